@@ -1,0 +1,1 @@
+"""Fewer visual tokens before the language model."""

@@ -1,0 +1,319 @@
+"""The plug-in interfaces on one page: read this first.
+
+A method is a frozen dataclass of settings; what it remembers about a stream is a `StreamState` that `new_state` makes
+and the session owns. A method never learns which model it serves; it declares what it `needs`, a model what it
+`offers`, and the two are compared when an engine is built.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onlooker.core.errors import ModelError
+from onlooker.core.spans import Layout, Plan, Recall, Span
+from onlooker.core.state import StreamState
+from onlooker.core.tokens import VisualTokens
+
+# ---------------------------------------------------------------------------------------------- what a model offers
+
+
+class VisionLayer(Protocol):
+    """One pre-norm transformer layer of a vision tower, in pieces, so that a method can run it on some tokens only.
+
+    Every piece is row-wise except `attend`. A plain layer is
+    `y = x + out(attend(q(h), k(h), v(h)))` with `h = norm(x)`, then `y + mlp(y)`.
+    """
+
+    def norm(self, hidden: Tensor) -> Tensor:
+        """The norm before attention, `[streams, tokens, dim]`."""
+        ...
+
+    def queries(self, normed: Tensor) -> Tensor:
+        """Query projection, heads not split, `[streams, tokens, dim]`."""
+        ...
+
+    def keys(self, normed: Tensor) -> Tensor:
+        """Key projection before any rotation, `[streams, tokens, dim]`."""
+        ...
+
+    def values(self, normed: Tensor) -> Tensor:
+        """Value projection, `[streams, tokens, dim]`."""
+        ...
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, index: Tensor | None = None) -> Tensor:
+        """Attention output before the output projection, `[streams, queries, dim]`.
+
+        `index` (int64 `[streams, queries]`) says which tokens the queries belong to; None means all, in order.
+        Rotation, windows and heads are the layer's own business.
+        """
+        ...
+
+    def out(self, attended: Tensor) -> Tensor:
+        """Output projection of the attention branch (with layer scale, if the family has one)."""
+        ...
+
+    def mlp(self, hidden: Tensor) -> Tensor:
+        """The MLP branch with its norm, without the residual."""
+        ...
+
+
+@dataclass(frozen=True)
+class VisionTower:
+    """The layers of a vision tower at one input geometry."""
+
+    layers: Sequence[VisionLayer]
+    num_tokens: int
+    """Tokens of one frame inside the tower (CLS included)."""
+    dim: int
+    group: int = 1
+    """Neighbouring tokens that are later merged into one and therefore must be chosen together."""
+    pinned: int = 0
+    """Leading tokens that describe the whole frame (CLS)."""
+    tap_layers: frozenset[int] = frozenset()
+    """Layers whose output the model also needs (DeepStack)."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What came out of a vision tower for one frame of each stream."""
+
+    hidden: Tensor
+    """After the last layer, `[streams, tokens, dim]`."""
+    taps: Mapping[int, Tensor] = field(default_factory=dict)
+    """Output of every tapped layer, each `[streams, tokens, dim]`."""
+    recomputed: Tensor | None = None
+    """Share of the layers in which each token was computed anew, float32 `[streams, tokens]`; None means all."""
+    refreshed: tuple[bool, ...] = ()
+    """Per stream: was the whole frame computed densely?"""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The sizes of a model that its surroundings need to know."""
+
+    name: str
+    num_layers: int
+    num_query_heads: int
+    num_kv_heads: int
+    head_dim: int
+    hidden_dim: int
+    dtype: torch.dtype
+    device: torch.device
+    max_positions: int
+    """Positions the language model was made for."""
+    position_axes: int = 1
+    """1 for plain rotary positions, 3 for M-RoPE."""
+    layout: Layout = "pack"
+    """The position layout that suits this model."""
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token in all layers."""
+        size = torch.empty((), dtype=self.dtype).element_size()
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * size
+
+
+class Attention(Protocol):
+    """What a model calls inside every language layer. Queries and keys come un-rotated."""
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """Attention output `[tokens, query_heads, head_dim]`.
+
+        `queries` is `[query_heads, tokens, head_dim]`, `keys` and `values` are `[kv_heads, tokens, head_dim]`: the
+        packed tokens of all streams of this step.
+        """
+        ...
+
+
+class VideoModel(ABC):
+    """One model family behind one face. It holds weights and no stream state."""
+
+    spec: ModelSpec
+    offers: frozenset[str] = frozenset()
+
+    # seeing
+    @abstractmethod
+    def preprocess(self, images: Sequence[np.ndarray]) -> list[Tensor]:
+        """Pixels ready for the tower, one `[channels, rows, cols]` per uint8 `[rows, cols, 3]` image, on the device."""
+
+    @abstractmethod
+    def embed_patches(self, pixels: Tensor) -> Tensor:
+        """Patch and position embedding: `[streams, channels, rows, cols]` to `[streams, tokens, dim]`."""
+
+    @abstractmethod
+    def tower(self, pixels_shape: tuple[int, ...]) -> VisionTower:
+        """The tower for pixels of shape `[channels, rows, cols]`. Frames of equal shape run in one batch."""
+
+    @abstractmethod
+    def project(
+        self, encoded: Encoded, pixels_shape: tuple[int, ...]
+    ) -> tuple[Tensor, tuple[int, int], dict[str, Tensor]]:
+        """Tower output to language-model tokens: features `[streams, tokens, dim]`, their grid, and extras by name
+        (each `[streams, tokens, ...]`)."""
+
+    # reading
+    @abstractmethod
+    def prefix_ids(self) -> list[int]:
+        """Token ids before the first frame (system prompt and the opening of the user's turn)."""
+
+    @abstractmethod
+    def frame_ids(self, time_s: float) -> list[int]:
+        """Token ids before a frame's visual tokens: its time as text where the model was trained with it, else none."""
+
+    @abstractmethod
+    def question_ids(self, question: str) -> list[int]:
+        """Token ids after the frames: the question and the opening of the answer."""
+
+    @abstractmethod
+    def retrieval_ids(self, question: str) -> list[int]:
+        """Token ids of the bare question, used to look for the memories that matter."""
+
+    @abstractmethod
+    def closing_embeddings(self) -> Tensor:
+        """Embeddings between the last frame and the question, `[tokens, hidden_dim]` (may be empty)."""
+
+    @abstractmethod
+    def embed_text(self, ids: Sequence[int]) -> Tensor:
+        """`[tokens, hidden_dim]`."""
+
+    @abstractmethod
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """The text of generated ids, special tokens left out."""
+
+    @property
+    @abstractmethod
+    def end_ids(self) -> frozenset[int]:
+        """Token ids that end an answer."""
+
+    # placing
+    @abstractmethod
+    def place_tokens(self, tokens: VisualTokens, layout: Layout) -> tuple[Tensor, int]:
+        """Positions relative to the block's start, int64 `[axes, tokens]`, and how far the block reaches."""
+
+    def place_text(self, num_tokens: int) -> tuple[Tensor, int]:
+        """Positions of text relative to its start, int64 `[axes, tokens]`, and how far they reach."""
+        place = torch.arange(num_tokens, device=self.spec.device)
+        return place.expand(self.spec.position_axes, -1), num_tokens
+
+    @abstractmethod
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, float32 `[tokens, head_dim]` each, of positions `[axes, tokens]` (half-split layout)."""
+
+    # thinking
+    @abstractmethod
+    def extend(self, embeddings: Tensor, attention: Attention, extras: Mapping[str, Tensor] | None = None) -> Tensor:
+        """One pass through the language layers over packed tokens `[tokens, hidden_dim]`; the last hidden states.
+
+        `extras` hold rows for every packed token (zeros where a token has none).
+        """
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores over the vocabulary, float32 `[tokens, vocabulary]`; ids that stand for no text are -inf."""
+
+
+# ------------------------------------------------------------------------------------------------- what methods are
+
+
+class Method(ABC):  # noqa: B024 - abstract by its families below, which add the abstract methods
+    """Base of every interchangeable method: a frozen dataclass of settings."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Names a model must offer."""
+
+    def check(self, model: VideoModel) -> None:
+        """Raise `ModelError` when the model does not offer what this method needs."""
+        if missing := sorted(self.needs - model.offers):
+            raise ModelError(
+                f"{type(self).__name__} needs {', '.join(missing)}, which {model.spec.name} does not offer",
+                given=f"the model offers {', '.join(sorted(model.offers)) or 'nothing special'}",
+                do="choose another method or model (see: onlooker methods)",
+            )
+
+
+class EncoderAccelerator(Method):
+    """Runs a vision tower over one frame of each of several streams, perhaps reusing earlier work."""
+
+    @abstractmethod
+    def new_state(self) -> StreamState:
+        """What this method remembers about one stream before its first frame."""
+
+    @abstractmethod
+    def encode(self, tower: VisionTower, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
+        """Run the tower. `hidden` is `[streams, tokens, dim]`; row b belongs to `states[b]`, which is updated.
+
+        The result of a stream must not depend on the other streams in the batch.
+        """
+
+
+class Compressor(Method):
+    """Keeps only the telling visual tokens of each frame, before the language model. Causal: emission is final."""
+
+    @abstractmethod
+    def new_state(self) -> StreamState:
+        """What this method remembers about one stream before its first frame."""
+
+    @abstractmethod
+    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
+        """The tokens to keep of the newest frame of one stream, in order; `state` is updated."""
+
+    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+        """The newest frame of several streams. Methods may override this to work on all of them at once."""
+        return [self.compress(tokens, state) for tokens, state in zip(batch, states, strict=True)]
+
+
+class MemoryPolicy(Method):
+    """Decides about blocks of keys and values; the store carries the decision out. Never touches a key or value."""
+
+    scores_layers: ClassVar[bool] = False
+    """True when `recall` wants the question's score of every block, layer by layer (a first pass over the question)."""
+    rereads: ClassVar[bool] = False
+    """True when nothing is prefilled while watching; the recalled frames' tokens are read at the question."""
+
+    @abstractmethod
+    def new_state(self) -> StreamState:
+        """What this policy remembers about one stream before its first frame."""
+
+    @abstractmethod
+    def plan(self, spans: Sequence[Span], state: StreamState) -> Plan:
+        """After a chunk was stored: what to park and what to forget. `spans` are all blocks, in stream order.
+
+        Must not take time that grows with the number of blocks already parked.
+        """
+
+    def recall(self, spans: Sequence[Span], scores: Tensor | None, state: StreamState) -> Recall:
+        """What a question may see, in one layer if `scores_layers` (then `scores` is float32 `[spans]`), else in all.
+
+        The default is everything on the device. Must not change `state`.
+        """
+        return Recall(tuple(span.id for span in spans if span.tier.value == "device"))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a response policy sees of the newest frame of one stream."""
+
+    time_s: float
+    kept_ratio: float
+    """Share of the frame's visual tokens that the compressor kept."""
+    recomputed_ratio: float
+    """Share of the tower's tokens that the encoder computed anew."""
+    speak_probability: float | None = None
+    """The model's own probability that the standing question is to be answered now, where it was asked for."""
+
+
+class ResponsePolicy(Method):
+    """Decides, frame by frame, whether the model should speak by itself. Never generates."""
+
+    @abstractmethod
+    def new_state(self) -> StreamState:
+        """What this policy remembers about one stream before its first frame."""
+
+    @abstractmethod
+    def should_speak(self, moment: Moment, state: StreamState) -> bool:
+        """Is now a moment to speak? `state` is updated."""

@@ -1,0 +1,49 @@
+"""What occupies memory, and the plans a memory policy returns for it."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+SpanKind = Literal["prefix", "vision", "text"]
+Layout = Literal["keep", "pack"]
+"""How positions are given out. `keep`: every slot of the full grid takes a position, pruned or not; `pack`: only the
+tokens that were kept do."""
+
+
+class Tier(Enum):
+    """Where a block's keys and values lie."""
+
+    DEVICE = "device"
+    HOST = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One immutable block of the store as a policy sees it: no tensor, only what it is and where."""
+
+    id: int
+    """Number of the block in its store, ascending in stream order."""
+    kind: SpanKind
+    num_tokens: int
+    start_s: float
+    """Stream time of its first token, seconds (0.0 for the prefix)."""
+    end_s: float
+    """Stream time of its last token, seconds."""
+    tier: Tier = Tier.DEVICE
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do with blocks after a chunk was stored. Block ids; an id may appear once only."""
+
+    park: tuple[int, ...] = ()
+    """Move to the host tier: not seen while watching, still there to be recalled."""
+    forget: tuple[int, ...] = ()
+    """Drop for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """What a question may see in one layer: block ids, ascending. Positions are packed in that order."""
+
+    blocks: tuple[int, ...]

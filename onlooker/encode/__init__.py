@@ -1,0 +1,1 @@
+"""Spend less on the vision encoder."""

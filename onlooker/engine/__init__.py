@@ -1,0 +1,1 @@
+"""Streams from frame to answer, with no input or output of its own."""

@@ -1,0 +1,1 @@
+"""The KV cache itself: immutable blocks of un-rotated keys with explicit positions, in tiers."""

@@ -1,0 +1,1 @@
+"""One file per model family: how it sees, reads, remembers and speaks."""

@@ -1,0 +1,1 @@
+"""When the model should speak by itself."""

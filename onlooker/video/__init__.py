@@ -1,0 +1,1 @@
+"""Pictures in, with their true times: files, live sources, frames handed in."""

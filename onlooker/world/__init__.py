@@ -1,0 +1,1 @@
+"""Pocket World: a procedural video world with exact ground truth."""
