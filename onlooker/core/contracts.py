@@ -76,6 +76,12 @@ class VisionTower:
     """Leading tokens that describe the whole frame (CLS)."""
     tap_layers: frozenset[int] = frozenset()
     """Layers whose output the model also needs (DeepStack)."""
+    mlp_dim: int | None = None
+    """Width inside the MLP, for counting FLOP; None means four times `dim`."""
+    grid: tuple[int, int] = (0, 0)
+    """Rows and columns of patches in the frame, for drawing."""
+    raster: Tensor | None = None
+    """Raster index of every token after the pinned ones, int64; None when they are in raster order already."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,8 @@ class VideoModel(ABC):
 
     spec: ModelSpec
     offers: frozenset[str] = frozenset()
+    language_extras: frozenset[str] = frozenset()
+    """Names of token extras that enter the language layers (DeepStack rows)."""
 
     # seeing
     @abstractmethod
@@ -249,6 +257,10 @@ class EncoderAccelerator(Method):
 
         The result of a stream must not depend on the other streams in the batch.
         """
+
+    def cost(self, tower: VisionTower) -> float:
+        """Mean FLOP of a frame as a share of the dense tower's (1.0 = dense), counted, not measured."""
+        return 1.0
 
 
 class Compressor(Method):

@@ -3,12 +3,17 @@
 import ast
 import dataclasses
 import difflib
+import enum
 import functools
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
+import os
 import pkgutil
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Mapping
@@ -33,7 +38,12 @@ class Setting:
 
 
 def names(kind: str) -> list[str]:
-    """The names of all methods of a kind (`encoder`, `compressor`, `memory`, `response`), sorted."""
+    """The names of all methods of a kind (`encoder`, `compressor`, `memory`, `response`), sorted.
+
+    Raises `InputError` for another kind.
+    """
+    if kind not in ROOMS:
+        raise InputError("there is no such kind of method", given=str(kind), do=f"one of: {', '.join(ROOMS)}")
     room = importlib.import_module(f"onlooker.{ROOMS[kind]}")
     return sorted(m.name for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_"))
 
@@ -41,48 +51,71 @@ def names(kind: str) -> list[str]:
 def method_class(kind: str, name: str) -> type:
     """The class of a built-in method, or of a method in a Python file of the caller (`path/to/my_method.py`).
 
-    Raises `InputError`, with the nearest names, when there is none.
+    Raises `InputError`, with the nearest names, when there is none, and when the file cannot be run or does not hold
+    exactly one frozen dataclass of that kind (classes whose name begins with an underscore do not count).
     """
+    known = names(kind)
     if name.endswith(".py"):
         module = _module_from_file(name)
-    elif name in names(kind):
+    elif name in known:
         module = importlib.import_module(f"onlooker.{ROOMS[kind]}.{name}")
     else:
-        near = difflib.get_close_matches(name, names(kind), n=2)
+        near = difflib.get_close_matches(name, known, n=2)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise InputError(f"there is no {kind} of that name", given=name, do=f"{hint}one of: {', '.join(names(kind))}")
+        rest = f"one of: {', '.join(known)}; or a file of your own (my_method.py)"
+        raise InputError(f"there is no {kind} of that name", given=name, do=f"{hint}{rest}")
     base = _base(kind)
-    found = [
+    found = {
         c
         for c in vars(module).values()
-        if inspect.isclass(c) and issubclass(c, base) and c.__module__ == module.__name__
-    ]
+        if inspect.isclass(c) and issubclass(c, base) and c.__module__ == module.__name__ and c.__name__[0] != "_"
+    }
     if len(found) != 1:
+        listed = ", ".join(sorted(c.__name__ for c in found)) or "none"
+        do = "keep one and move the others to files of their own" if found else f"write one class {base.__name__}"
+        raise InputError(f"a method file must define one {base.__name__}", given=f"{name} defines {listed}", do=do)
+    (cls,) = found
+    params = cls.__dict__.get("__dataclass_params__")
+    if params is None or not params.frozen:
+        given = f"{cls.__name__} in {name}"
         raise InputError(
-            f"a method file must define one {base.__name__}", given=f"{name} defines {len(found)}", do="split it"
+            "a method must be a frozen dataclass", given=given, do="write @dataclass(frozen=True) above it"
         )
-    return found[0]
+    return cls
+
+
+def class_named(kind: str, class_name: str) -> type | None:
+    """The built-in method whose class has this name (`STCPruner` is `stc_pruner`), or None. Imports no other."""
+    for name in names(kind):
+        if name.replace("_", "") == class_name.lower():
+            return method_class(kind, name)
+    return None
 
 
 def make(kind: str, chosen: Any) -> Any:
-    """A method from an instance, a name, or `name:key=value,...`.
+    """A method from an instance, a name, or `name:key=value,...`. A path to a Python file may stand for the name.
 
     Raises `InputError` for an unknown name or setting, or a value of the wrong type.
     """
+    chosen = os.fspath(chosen) if isinstance(chosen, os.PathLike) else chosen
     if not isinstance(chosen, str):
         base = _base(kind)
         if not isinstance(chosen, base):
             raise InputError(
                 f"{kind} must be a name or a {base.__name__}",
-                given=type(chosen).__name__,
-                do=f"one of: {', '.join(names(kind))}",
+                given=f"the class {chosen.__name__}" if inspect.isclass(chosen) else type(chosen).__name__,
+                do="make an instance of it" if inspect.isclass(chosen) else f"one of: {', '.join(names(kind))}",
             )
         return chosen
-    name, _, rest = chosen.partition(":")
+    # A path may hold a colon of its own: its name ends at ".py".
+    file, dot_py, rest = (f"{chosen}:" if chosen.endswith(".py") else chosen).partition(".py:")
+    name = file + ".py"
+    if not dot_py:
+        name, _, rest = chosen.partition(":")
     cls = method_class(kind, name)
     values: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
-        key, equals, text = part.partition("=")
+        key, equals, text = (word.strip() for word in part.partition("="))
         if not equals:
             raise InputError(f"settings of {name} are key=value", given=part, do=f"for example {_example(cls, name)}")
         if key in values:
@@ -94,7 +127,7 @@ def make(kind: str, chosen: Any) -> Any:
 def build(cls: type, name: str, values: Mapping[str, str]) -> Any:
     """A settings dataclass from texts. Raises `InputError` for unknown keys and values of the wrong type."""
     hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
+    known = {f.name for f in dataclasses.fields(cls) if f.init}
     parsed = {}
     for key, text in values.items():
         if key not in known:
@@ -104,6 +137,9 @@ def build(cls: type, name: str, values: Mapping[str, str]) -> Any:
                 f"{name} has no such setting", given=key, do=f"{hint}one of: {', '.join(sorted(known)) or 'none'}"
             )
         parsed[key] = _parse(hints[key], text, f"{name}:{key}")
+    required = [f.name for f in dataclasses.fields(cls) if f.init and _default(f) is dataclasses.MISSING]
+    if missing := [key for key in required if key not in parsed]:
+        raise InputError(f"{name} needs a setting", given="none", do=f"write {name}:{missing[0]}=...")
     return cls(**parsed)
 
 
@@ -112,36 +148,43 @@ def settings(cls: type) -> list[Setting]:
     helps = _field_docs(cls)
     rows = []
     for f in dataclasses.fields(cls):
-        default = f.default if f.default is not dataclasses.MISSING else None
-        kind = (
-            f.type
-            if isinstance(f.type, str)
-            else getattr(f.type, "__name__", str(f.type))
-            if isinstance(f.type, type)
-            else str(f.type)
-        )
-        rows.append(Setting(f.name, kind.replace("typing.", ""), default, helps.get(f.name, "")))
+        if f.init:
+            default = _default(f)
+            kind = f.type.__name__ if isinstance(f.type, type) and not typing.get_args(f.type) else str(f.type)
+            default = None if default is dataclasses.MISSING else default
+            rows.append(Setting(f.name, kind.replace("typing.", ""), default, helps.get(f.name, "")))
     return rows
 
 
 def caption(cls: type) -> str:
-    """The first line of the file a method lives in."""
-    return (sys.modules[cls.__module__].__doc__ or "").strip().splitlines()[0]
+    """The first line of the file a method lives in; empty when the file says nothing."""
+    return next(iter((sys.modules[cls.__module__].__doc__ or "").strip().splitlines()), "")
 
 
 def describe(method: Any) -> str:
     """A method as `name:key=value,...`, from which `make` builds it again."""
-    name = type(method).__module__.rsplit(".", 1)[-1]
+    module = sys.modules[type(method).__module__]
+    name = str(module.__file__) if _is_from_file(module.__name__) else module.__name__.rsplit(".", 1)[-1]
     parts = [
         f"{f.name}={_text(getattr(method, f.name))}"
         for f in dataclasses.fields(method)
-        if getattr(method, f.name) != f.default
+        if f.init and getattr(method, f.name) != _default(f)
     ]
     return f"{name}:{','.join(parts)}" if parts else name
 
 
+def _default(f: dataclasses.Field) -> Any:
+    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+
+
 def _text(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return "+".join(map(_text, value))
+    if isinstance(value, enum.Enum):
+        return str(value.value)
+    if isinstance(value, float):
+        return str(value).replace("e+", "e")  # the plus sign separates the members of a tuple
+    return str(value)
 
 
 def _base(kind: str) -> type:
@@ -155,19 +198,38 @@ def _base(kind: str) -> type:
 
 
 def _example(cls: type, name: str) -> str:
-    rows = settings(cls)
-    return f"{name}:{rows[0].name}={rows[0].default}" if rows else name
+    rows = [row for row in settings(cls) if row.default is not None] or settings(cls)
+    return f"{name}:{rows[0].name}={_text(rows[0].default)}" if rows else f"{name} (it has no settings)"
+
+
+_FILE_MODULES = "onlooker_method_file"
+
+
+def _is_from_file(module_name: str) -> bool:
+    return module_name.startswith(f"{_FILE_MODULES}_")
+
+
+def _module_from_file(path: str) -> types.ModuleType:
+    place = Path(path)
+    if not place.is_file():
+        raise InputError("there is no such method file", given=path, do="give the path of a Python file")
+    return _load_file(place.resolve(), place.stat().st_mtime_ns)
 
 
 @functools.cache
-def _module_from_file(path: str) -> types.ModuleType:
-    if not Path(path).is_file():
-        raise InputError("there is no such method file", given=path, do="give the path of a Python file")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+def _load_file(path: Path, changed_ns: int) -> types.ModuleType:
+    # The module's name must be unlike any other: a file may be called random.py, and two folders may hold one name.
+    name = f"{_FILE_MODULES}_{hashlib.sha256(f'{path} {changed_ns}'.encode()).hexdigest()[:12]}.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
-    sys.modules[Path(path).stem] = module
-    spec.loader.exec_module(module)
+    sys.modules[name] = module  # dataclasses and get_type_hints look the module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        given = f"{path}: {type(error).__name__}: {error}"
+        raise InputError("a method file cannot be run", given=given, do="run it with python to see where") from error
     return module
 
 
@@ -175,29 +237,66 @@ def _parse(hint: Any, text: str, where: str) -> Any:
     options = typing.get_args(hint)
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
-        if text in options:
-            return text
-        raise InputError(f"{where} has no such value", given=text, do=f"one of: {', '.join(map(str, options))}")
+        for option in options:
+            if text == str(option):
+                return option
+        near = difflib.get_close_matches(text, list(map(str, options)), n=1)
+        hinted = f"did you mean {near[0]}? " if near else ""
+        raise InputError(f"{where} has no such value", given=text, do=f"{hinted}one of: {', '.join(map(str, options))}")
     if origin in (typing.Union, types.UnionType):
-        if text.lower() == "none" and type(None) in options:
-            return None
-        return _parse(next(o for o in options if o is not type(None)), text, where)
+        return _parse_union(options, text, where)
     if origin is tuple:
-        return tuple(_parse(options[0], part, where) for part in text.split("+"))
+        parts = text.split("+") if text else []
+        hints = [options[0]] * len(parts) if options[-1] is Ellipsis else list(options)
+        if len(hints) != len(parts):
+            raise InputError(f"{where} has {len(hints)} members", given=text, do="separate them with +")
+        return tuple(_parse(one, part, where) for one, part in zip(hints, parts, strict=True))
     if hint is bool:
         if text.lower() in ("true", "yes", "on", "1"):
             return True
         if text.lower() in ("false", "no", "off", "0"):
             return False
         raise InputError(f"{where} is true or false", given=text, do="write true or false")
+    kind = getattr(hint, "__name__", str(hint))
     try:
-        return hint(text)
-    except ValueError:
-        raise InputError(f"{where} must be of type {hint.__name__}", given=text, do=f"give a {hint.__name__}") from None
+        value = hint(text)
+    except (ValueError, TypeError):
+        raise InputError(f"{where} must be of type {kind}", given=text, do=f"give {_a(kind)}") from None
+    if isinstance(value, float) and math.isnan(value):
+        raise InputError(f"{where} must be a number", given=text, do="give a number")
+    return value
+
+
+def _parse_union(options: tuple[Any, ...], text: str, where: str) -> Any:
+    if text.lower() == "none" and type(None) in options:
+        return None
+    kinds = [option for option in options if option is not type(None)]
+    for kind in kinds[:-1]:
+        try:
+            return _parse(kind, text, where)
+        except InputError:
+            continue  # perhaps it is of the next kind
+    return _parse(kinds[-1], text, where)
+
+
+def _a(kind: str) -> str:
+    return {"int": "a whole number", "float": "a number"}.get(kind, f"a {kind}")
 
 
 def _field_docs(cls: type) -> dict[str, str]:
-    body = ast.parse(inspect.cleandoc(inspect.getsource(cls))).body[0]
+    docs: dict[str, str] = {}
+    for owner in reversed(cls.__mro__):  # a setting may be inherited, and so is its help
+        if dataclasses.is_dataclass(owner):
+            docs.update(_own_field_docs(owner))
+    return docs
+
+
+def _own_field_docs(cls: type) -> dict[str, str]:
+    try:
+        source = inspect.getsource(cls)
+    except (OSError, TypeError):  # typed at a prompt: there is no source to read
+        return {}
+    body = ast.parse(textwrap.dedent(source)).body[0]
     assert isinstance(body, ast.ClassDef)
     docs: dict[str, str] = {}
     for before, after in zip(body.body, body.body[1:], strict=False):

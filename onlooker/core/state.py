@@ -5,10 +5,12 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
+
+from onlooker.core.errors import InputError
 
 
 @dataclass
@@ -16,32 +18,48 @@ class StreamState:
     """Base of every per-stream state.
 
     A state is a dataclass whose fields are tensors, numbers, strings, None, or lists, tuples, deques and dicts of
-    those. The session owns it; a method receives it and may change it, and keeps nothing anywhere else.
+    those; a field may also be another state (that of a wrapped method). The session owns it; a method receives it and
+    may change it, and keeps nothing anywhere else.
     """
 
     def num_bytes(self) -> int:
         """Bytes of all tensors held."""
-        return sum(t.numel() * t.element_size() for t in _tensors(self.__dict__))
+        return sum(t.numel() * t.element_size() for t in _tensors(vars(self)))
 
-    def fork(self) -> "StreamState":
+    def fork(self) -> Self:
         """An independent copy: what happens to one is not seen by the other."""
-        return copy.deepcopy(self)
+        twin = copy.copy(self)
+        for name, value in vars(self).items():
+            setattr(twin, name, _copy(value))
+        return twin
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors by path, and a JSON-able skeleton that `load` puts them back into."""
+        """A snapshot: tensors by path, and a JSON-able skeleton that `load` puts them back into.
+
+        Raises `TypeError` when a field holds something that a state may not hold.
+        """
         tensors: dict[str, Tensor] = {}
         skeleton = {f.name: _export(getattr(self, f.name), f.name, tensors) for f in dataclasses.fields(self)}
         return tensors, skeleton
 
     def load(self, tensors: dict[str, Tensor], skeleton: dict[str, Any]) -> None:
-        """Take over what `export` gave. The state must be of the same class."""
+        """Take over a copy of what `export` gave. Raises `InputError` when it came from a state of another class."""
+        known = {f.name for f in dataclasses.fields(self)}
+        if set(skeleton) != known:
+            raise InputError(
+                f"a saved state does not fit {type(self).__name__}",
+                given=f"fields {', '.join(sorted(skeleton)) or 'none'}",
+                do=f"load a state with {', '.join(sorted(known)) or 'no fields'} (same method, same version)",
+            )
         for name, value in skeleton.items():
-            setattr(self, name, _load(value, tensors))
+            setattr(self, name, _load(value, tensors, getattr(self, name)))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
+    elif isinstance(value, StreamState):
+        yield from _tensors(vars(value))
     elif isinstance(value, dict):
         for item in value.values():
             yield from _tensors(item)
@@ -50,26 +68,55 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
+def _copy(value: Any) -> Any:
+    # Not copy.deepcopy: for a view it copies the whole storage behind it, for instance a batch of all streams.
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, StreamState):
+        return value.fork()
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, deque):
+        return deque((_copy(item) for item in value), maxlen=value.maxlen)
+    if isinstance(value, list | tuple):
+        return type(value)([_copy(item) for item in value])
+    return copy.deepcopy(value)
+
+
 def _export(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
-        tensors[path] = value
+        tensors[path] = value.detach().clone()  # the stream goes on and may write into the tensor
         return {"tensor": path}
+    if isinstance(value, StreamState):
+        names = [f.name for f in dataclasses.fields(value)]
+        return {"state": {name: _export(getattr(value, name), f"{path}.{name}", tensors) for name in names}}
     if isinstance(value, dict):
-        return {"dict": {key: _export(item, f"{path}.{key}", tensors) for key, item in value.items()}}
+        # Pairs, because JSON makes text of an object's keys; numbered, because two keys may look alike as text.
+        pairs = [(f"{path}.{i}", key, item) for i, (key, item) in enumerate(value.items())]
+        return {"dict": [[_export(key, at, tensors), _export(item, at, tensors)] for at, key, item in pairs]}
     if isinstance(value, list | tuple | deque):
         items = [_export(item, f"{path}.{i}", tensors) for i, item in enumerate(value)]
         limit = value.maxlen if isinstance(value, deque) else None
         return {type(value).__name__: items, "maxlen": limit}
-    return value
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise TypeError(f"a state may not hold a {type(value).__name__} ({path})")
 
 
-def _load(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _load(value: Any, tensors: dict[str, Tensor], current: Any = None) -> Any:
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
-        return tensors[value["tensor"]]
+        return tensors[value["tensor"]].clone()  # one snapshot may be loaded into many streams
+    if "state" in value:
+        assert isinstance(current, StreamState), "a nested state can only be loaded into a state that has one"
+        nested = current.fork()
+        nested.load(tensors, value["state"])
+        return nested
     if "dict" in value:
-        return {key: _load(item, tensors) for key, item in value["dict"].items()}
+        return {_load(key, tensors): _load(item, tensors) for key, item in value["dict"]}
     kind = next(name for name in ("list", "tuple", "deque") if name in value)
     items = [_load(item, tensors) for item in value[kind]]
-    return {"list": list, "tuple": tuple}[kind](items) if kind != "deque" else deque(items, maxlen=value["maxlen"])
+    if kind == "deque":
+        return deque(items, maxlen=value["maxlen"])
+    return items if kind == "list" else tuple(items)

@@ -32,6 +32,11 @@ class VisualTokens:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     """Further arrays that travel with their tokens, each `[tokens, ...]` (DeepStack rows, saliency)."""
 
+    def __post_init__(self) -> None:
+        columns = {"frame": self.frame, "time_s": self.time_s, "row": self.row, "col": self.col, "weight": self.weight}
+        wrong = {name: len(value) for name, value in {**columns, **self.extras}.items() if len(value) != len(self)}
+        assert not wrong, f"{len(self)} tokens, but {wrong}"
+
     @classmethod
     def of_frame(
         cls,
@@ -81,21 +86,28 @@ class VisualTokens:
         """Average the tokens of each group, weighted by `weight`.
 
         `group` is int64 `[tokens]`, numbers 0..groups-1, each used. A merged token takes the coordinates of its
-        group's first member, so that groups must be numbered in the order of their first members.
+        group's first member, so that groups must be numbered in the order of their first members. Extras that are not
+        floating point (flags, numbers of things) have no average and are taken from the first member too.
         """
         num_groups = int(group.max()) + 1 if len(group) else 0
-        order = torch.arange(len(group), device=group.device)
-        first = torch.full((num_groups,), len(group), device=group.device, dtype=torch.int64)
-        first = first.scatter_reduce(0, group, order, "amin")
-        kept = self.select(first)
-        weight = torch.zeros(num_groups, device=group.device).index_add(0, group, self.weight)
+        if not num_groups:
+            return self
+        # Sorted segments and not index_add, whose order of summation changes from run to run on a GPU.
+        order = group.argsort(stable=True)
+        counts = torch.zeros(num_groups, dtype=torch.int64, device=group.device)
+        counts = counts.index_add(0, group, torch.ones_like(group))
+        kept = self.select(order[counts.cumsum(0) - counts])
+
+        def total(value: Tensor) -> Tensor:
+            return torch.segment_reduce(value[order].contiguous(), "sum", lengths=counts, unsafe=True)
+
+        weight = total(self.weight)
+        share = self.weight / weight[group]
 
         def mean(value: Tensor) -> Tensor:
-            share = (self.weight / weight[group]).view(-1, *[1] * (value.ndim - 1))
-            total = torch.zeros(num_groups, *value.shape[1:], device=value.device, dtype=torch.float32)
-            return total.index_add(0, group, value.float() * share).to(value.dtype)
+            return total(value.float() * share.view(-1, *[1] * (value.ndim - 1))).to(value.dtype)
 
-        extras = {name: mean(value) for name, value in self.extras.items()}
+        extras = {name: mean(v) if v.is_floating_point() else kept.extras[name] for name, v in self.extras.items()}
         return VisualTokens(mean(self.features), kept.frame, kept.time_s, kept.row, kept.col, self.grid, weight, extras)
 
     def frame_slices(self) -> list[slice]:
@@ -110,7 +122,11 @@ class VisualTokens:
 def join(parts: Iterable[VisualTokens]) -> VisualTokens:
     """Tokens of consecutive frames of one stream as one list. All parts share one grid and the same extras."""
     parts: Sequence[VisualTokens] = list(parts)
+    assert parts, "nothing to join"
     names = parts[0].extras
+    for part in parts:
+        assert part.grid == parts[0].grid, f"grids {part.grid} and {parts[0].grid} cannot be joined"
+        assert part.extras.keys() == names.keys(), f"extras {list(part.extras)} and {list(names)} cannot be joined"
     return VisualTokens(
         features=torch.cat([p.features for p in parts]),
         frame=torch.cat([p.frame for p in parts]),

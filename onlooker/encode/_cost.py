@@ -1,0 +1,26 @@
+"""FLOP of a vision layer, dense and with only some tokens recomputed (multiply-add = 2).
+
+Norms, similarities and the choice of tokens are left out: together under 0.1 % of a layer.
+"""
+
+from onlooker.core.contracts import VisionTower
+
+
+def dense_flop(tower: VisionTower) -> float:
+    """One layer on all tokens: four projections, attention, MLP."""
+    tokens, dim, inner = tower.num_tokens, tower.dim, tower.mlp_dim or 4 * tower.dim
+    return 8 * tokens * dim**2 + 4 * tokens**2 * dim + 4 * tokens * dim * inner
+
+
+def selective_flop(tower: VisionTower, count: int, all_values: bool = False) -> float:
+    """One layer with `count` tokens recomputed: keys of all tokens (values too if `all_values`), the rest of `count`."""
+    tokens, dim, inner = tower.num_tokens, tower.dim, tower.mlp_dim or 4 * tower.dim
+    of_all = 2 if all_values else 1
+    projections = 2 * of_all * tokens * dim**2 + 2 * (4 - of_all) * count * dim**2
+    return projections + 4 * count * tokens * dim + 4 * count * dim * inner
+
+
+def affordable_count(tower: VisionTower, budget_flop: float, all_values: bool = False) -> int:
+    """Most tokens one layer can recompute within `budget_flop`; negative or 0 when not even one."""
+    none, one = selective_flop(tower, 0, all_values), selective_flop(tower, 1, all_values)
+    return int((budget_flop - none) / (one - none) + 1e-9)

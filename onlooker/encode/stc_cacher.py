@@ -1,0 +1,353 @@
+"""STC-Cacher: recompute only the tokens that changed since a reference frame, in every layer of the vision tower.
+
+Paper: "Accelerating Streaming Video Large Language Models via Hierarchical Token Compression" (STC), arXiv 2512.00891,
+section 3 (STC-Cacher) and algorithm 1. Every `interval` frames a frame is computed whole and becomes the reference.
+On the frames between, each layer computes the keys of all tokens, recomputes the tokens whose keys resemble the
+reference's least, and lets every other token keep the attention and MLP branches it had in the reference.
+
+The defaults are the published form. What differs from the paper or its code, and why:
+- The MLP works on the residual stream (algorithm 1, line 20 leaves the residual out, the authors' code does not).
+- Equation 5 and the prose disagree about what is scattered; as in the code, keys are all fresh and values are fresh
+  only where recomputed.
+- Three tensors a layer are kept, not four: the two branches of a stale token are only ever added up.
+- Frames are counted, not chunks, and each stream has its own count, reference and refresh flag (the authors' code keeps
+  one reference per process, and refreshes at every call). A new frame size is a new reference.
+- Keys are projected once, chosen indices are sorted, norm and MLP run on chosen rows only; similarity is in float32.
+- `feature="value"` uses the values it had to compute for all tokens, rather than the stale ones.
+- `selection="patch"`, `reference="rolling"`, `refresh_on_cut`, `correct_stale`, `dense_tail_layers`, `global_tokens`,
+  `age_weight`, `layers` and `round_to` are ours. `selection="shared"` is in the authors' later code, not in the paper.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from onlooker.core.contracts import EncoderAccelerator, Encoded, VisionLayer, VisionTower
+from onlooker.core.errors import InputError
+from onlooker.core.state import StreamState
+from onlooker.encode._cost import affordable_count, dense_flop, selective_flop
+from onlooker.encode._layer import Computed, run_layer
+from onlooker.encode._selection import Metric, flatten_index, least_alike, put_rows, similarity, take_rows
+
+
+@dataclass
+class CacherState(StreamState):
+    """What one stream's reference left behind. Tensors are replaced, never written to, so forks share them."""
+
+    age: int = 0
+    """Frames since the last refresh, that one included."""
+    gate: Tensor | None = None
+    """What change is measured against, `[gates, tokens, dim]`: one per selective layer, or one for all."""
+    values: Tensor | None = None
+    """Attention values, `[selective layers, tokens, dim]`."""
+    sums: Tensor | None = None
+    """Attention branch plus MLP branch, `[selective layers, tokens, dim]`."""
+    waits: Tensor | None = None
+    """Frames since each token was computed, float32 `[gates, tokens]`; only with `age_weight`."""
+    patches: Tensor | None = None
+    """Patch embeddings of the last refresh, `[tokens, dim]`; only with `refresh_on_cut`."""
+
+    def fork(self) -> "CacherState":
+        return copy.copy(self)
+
+
+@dataclass
+class _Reference:
+    """The references of several streams side by side, each field a list over layers of `[streams, tokens, dim]`."""
+
+    gate: list[Tensor]
+    values: list[Tensor]
+    sums: list[Tensor]
+    waits: list[Tensor]
+
+
+@dataclass(frozen=True)
+class STCCacher(EncoderAccelerator):
+    """Reuses the work of a reference frame for the tokens that changed least."""
+
+    interval: int | None = 4
+    """Every how many frames one is computed whole; 0 or none: only the first."""
+    recompute_ratio: float = 0.25
+    """Share of a frame's tokens recomputed in between (the paper's R_Cacher is one minus this)."""
+    layers: tuple[int, ...] | None = None
+    """Layers that recompute only some tokens; none: all. The others stay dense."""
+    feature: Literal["key", "value", "hidden"] = "key"
+    """What change is measured on: keys, values, or the normed input of a layer."""
+    metric: Metric = "cosine"
+    """How change is measured."""
+    selection: Literal["per_layer", "shared", "patch"] = "per_layer"
+    """Who chooses: each layer, the first selective layer for all, or the patch embedding for all."""
+    reference: Literal["fixed", "rolling"] = "fixed"
+    """Whether recomputed tokens update the reference (rolling) or only whole frames do (fixed)."""
+    refresh_on_cut: float | None = None
+    """Refresh early when the mean cosine to the reference's patch embeddings falls below this; none: never."""
+    correct_stale: float = 0.0
+    """Share of the recomputed tokens' mean branch change that is added to the stale tokens."""
+    dense_tail_layers: int = 0
+    """Last layers kept dense, paid for by recomputing fewer tokens in the others (equal cost)."""
+    global_tokens: int = 0
+    """Tokens always recomputed: the tower's own global ones (CLS) first, then those with the largest reference branch."""
+    age_weight: float = 0.0
+    """How much each frame of waiting lowers a token's similarity (rolling reference)."""
+    round_to: int = 1
+    """Round the number of recomputed tokens up to a multiple of this (16 suits matrix units)."""
+
+    def __post_init__(self) -> None:
+        for name, valid, do in (
+            ("interval", self.interval is None or self.interval >= 0, "use 4, or none to never refresh"),
+            ("recompute_ratio", 0 < self.recompute_ratio <= 1, "use a share in (0, 1], for example 0.25"),
+            ("layers", self.layers is None or min(self.layers, default=-1) >= 0, "number layers from 0"),
+            ("dense_tail_layers", self.dense_tail_layers >= 0, "use 0 or more"),
+            ("global_tokens", self.global_tokens >= 0, "use 0 or more"),
+            ("correct_stale", 0 <= self.correct_stale <= 1, "use a share in [0, 1]"),
+            ("age_weight", self.age_weight >= 0, "use 0 or more"),
+            ("round_to", self.round_to >= 1, "use 1 or more"),
+        ):
+            if not valid:
+                raise InputError(f"stc_cacher: {name} is out of range", given=str(getattr(self, name)), do=do)
+        if self.age_weight and self.reference == "fixed":
+            raise InputError("stc_cacher: age_weight needs a rolling reference", do="set reference=rolling")
+
+    # ------------------------------------------------------------------------------------------------ what it costs
+
+    def selective_layers(self, tower: VisionTower) -> tuple[int, ...]:
+        """The layers that recompute only some tokens, ascending. Raises `InputError` when there are none."""
+        total = len(tower.layers)
+        named = range(total) if self.layers is None else sorted(set(self.layers))
+        if self.layers is not None and named[-1] >= total:
+            raise InputError("stc_cacher: there is no such layer", given=str(named[-1]), do=f"use 0 to {total - 1}")
+        chosen = tuple(n for n in named if n < total - self.dense_tail_layers)
+        if not chosen:
+            raise InputError("stc_cacher: no layer is left to save work in", do="lower dense_tail_layers")
+        return chosen
+
+    def recomputed_tokens(self, tower: VisionTower) -> int:
+        """Tokens recomputed in each selective layer. Raises `InputError` when the tail costs more than there is."""
+        tokens, group = tower.num_tokens, tower.group
+        count = max(1, int(self.recompute_ratio * tokens + 1e-9))
+        if self.dense_tail_layers:
+            count = self._count_beside_tail(tower, count)
+        count = min(tokens, -(-count // self.round_to) * self.round_to)
+        if group > 1:
+            count = tower.pinned + max(1, (count - tower.pinned) // group) * group
+        return count
+
+    def cost(self, tower: VisionTower) -> float:
+        """Mean FLOP of a frame over an interval as a share of the dense tower's; early refreshes are not foreseen."""
+        chosen, count = self.selective_layers(tower), self.recomputed_tokens(tower)
+        share = selective_flop(tower, count, self.feature == "value") / dense_flop(tower)
+        selective = 1 - len(chosen) / len(tower.layers) * (1 - share)
+        return (1 + (self.interval - 1) * selective) / self.interval if self.interval else selective
+
+    def _count_beside_tail(self, tower: VisionTower, count: int) -> int:
+        dense, all_values = dense_flop(tower), self.feature == "value"
+        chosen = len(self.selective_layers(tower))
+        named = len(tower.layers) if self.layers is None else len(set(self.layers))
+        budget = named * selective_flop(tower, count, all_values) - (named - chosen) * dense
+        if (count := affordable_count(tower, budget / chosen, all_values)) < 1:
+            raise InputError(
+                "stc_cacher: the dense last layers cost more than recompute_ratio allows",
+                given=f"dense_tail_layers={self.dense_tail_layers}, recompute_ratio={self.recompute_ratio}",
+                do="raise recompute_ratio or lower dense_tail_layers",
+            )
+        return count
+
+    # ------------------------------------------------------------------------------------------------ what it does
+
+    def new_state(self) -> CacherState:
+        return CacherState()
+
+    def encode(self, tower: VisionTower, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
+        mine: list[CacherState] = list(states)  # pyright: ignore[reportAssignmentType] - made by new_state
+        flags = self._refresh_flags(tower, hidden, mine)
+        parts: list[Encoded | None] = [None] * len(mine)
+        for flag, run in ((True, self._refresh), (False, self._reuse)):
+            rows = [b for b, f in enumerate(flags) if f is flag]
+            if not rows:
+                continue
+            part = hidden if len(rows) == len(mine) else torch.stack([hidden[b] for b in rows])
+            encoded = run(tower, part, [mine[b] for b in rows])
+            if len(rows) == len(mine):
+                return encoded
+            for place, b in enumerate(rows):
+                parts[b] = _row(encoded, place)
+        return _join([part for part in parts if part is not None])
+
+    def _refresh_flags(self, tower: VisionTower, hidden: Tensor, states: list[CacherState]) -> list[bool]:
+        shape = (len(self.selective_layers(tower)), *hidden.shape[1:])
+        flags = []
+        for state in states:
+            kept = state.sums
+            fits = kept is not None and kept.shape == shape and (kept.dtype, kept.device) == (hidden.dtype, hidden.device)
+            flags.append(not fits or bool(self.interval and state.age >= self.interval))
+        asked = [b for b, flag in enumerate(flags) if not flag]
+        if self.refresh_on_cut is not None and asked:
+            with torch.no_grad():
+                seen = torch.stack([_kept(states[b].patches) for b in asked])
+                alike = similarity(torch.stack([hidden[b] for b in asked]), seen, "cosine").mean(1)
+            # The one place that waits for the device, once a frame, and only with this setting.
+            for b, value in zip(asked, alike.tolist(), strict=True):
+                flags[b] = value < self.refresh_on_cut
+        return flags
+
+    def _refresh(self, tower: VisionTower, hidden: Tensor, states: list[CacherState]) -> Encoded:
+        """Whole frames, whose results become the reference of their streams."""
+        chosen = set(self.selective_layers(tower))
+        patches, taps, new = hidden, {}, _Reference([], [], [], [])
+        if self.selection == "patch":
+            new.gate.append(patches)
+        for number, layer in enumerate(tower.layers):
+            done = run_layer(layer, hidden)
+            if number in chosen:
+                if self.selection == "per_layer" or not new.gate:
+                    new.gate.append(self._gate_feature(done))
+                new.values.append(done.values)
+                new.sums.append(done.attention + done.mlp)
+            hidden = done.output
+            if number in tower.tap_layers:
+                taps[number] = hidden
+        if self.age_weight:
+            new.waits = [gate.new_zeros(gate.shape[:2], dtype=torch.float32) for gate in new.gate]
+        _remember(new, states)
+        for b, state in enumerate(states):
+            state.age = 1
+            if self.refresh_on_cut is not None:
+                state.patches = patches[b].detach().clone()
+        everywhere = torch.ones(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
+        return Encoded(hidden, taps, everywhere, refreshed=(True,) * len(states))
+
+    def _reuse(self, tower: VisionTower, hidden: Tensor, states: list[CacherState]) -> Encoded:
+        """Frames of which only the tokens that changed most are computed."""
+        place = {number: at for at, number in enumerate(self.selective_layers(tower))}
+        old, new = _side_by_side(states), _Reference([], [], [], [])
+        taps: dict[int, Tensor] = {}
+        picks: list[Tensor] = []
+        index: Tensor | None = None
+        if self.selection == "patch":
+            index = self._choose(tower, hidden, old, 0, new)
+        for number, layer in enumerate(tower.layers):
+            if number in place:
+                hidden, index = self._selective_layer(tower, layer, hidden, index, old, place[number], new)
+                picks.append(flatten_index(index, hidden.shape[1]))
+                index = None if self.selection == "per_layer" else index
+            else:
+                hidden = run_layer(layer, hidden).output
+            if number in tower.tap_layers:
+                taps[number] = hidden
+        if self.reference == "rolling":
+            _remember(new, states)
+        for state in states:
+            state.age += 1
+        computed = torch.full(hidden.shape[:2], float(len(tower.layers) - len(place)), device=hidden.device)
+        every = torch.cat(picks)
+        computed = computed.flatten().index_add(0, every, torch.ones_like(every, dtype=torch.float32)).view_as(computed)
+        return Encoded(hidden, taps, computed / len(tower.layers), refreshed=(False,) * len(states))
+
+    def _selective_layer(
+        self,
+        tower: VisionTower,
+        layer: VisionLayer,
+        hidden: Tensor,
+        index: Tensor | None,
+        old: _Reference,
+        at: int,
+        new: _Reference,
+    ) -> tuple[Tensor, Tensor]:
+        """One layer: its output `[streams, tokens, dim]`, and the tokens it computed, int64 `[streams, count]`."""
+        normed = layer.norm(hidden)
+        keys = layer.keys(normed)
+        all_values = layer.values(normed) if self.feature == "value" else None
+        if index is None:
+            feature = normed if self.feature == "hidden" else keys if all_values is None else all_values
+            index = self._choose(tower, feature, old, at if self.selection == "per_layer" else 0, new)
+        flat = flatten_index(index, hidden.shape[1])
+
+        picked = take_rows(normed, flat)
+        values = put_rows(old.values[at], flat, layer.values(picked)) if all_values is None else all_values
+        attention = layer.out(layer.attend(layer.queries(picked), keys, values, index))
+        middle = take_rows(hidden, flat) + attention
+        mlp = layer.mlp(middle)
+
+        stale = hidden + old.sums[at]
+        if self.correct_stale:
+            change = attention + mlp - take_rows(old.sums[at], flat)
+            stale = stale + self.correct_stale * change.mean(1, keepdim=True)
+        if self.reference == "rolling":
+            new.values.append(values)
+            new.sums.append(put_rows(old.sums[at], flat, attention + mlp))
+        # In place on a sum made just above: saves a copy of the frame, and no gradient needs the old content.
+        output = stale.flatten(0, 1).index_copy_(0, flat, (middle + mlp).flatten(0, 1))
+        return output.view_as(hidden), index
+
+    @torch.no_grad()
+    def _choose(self, tower: VisionTower, feature: Tensor, old: _Reference, gate: int, new: _Reference) -> Tensor:
+        alike = similarity(feature, old.gate[gate], self.metric)
+        if self.age_weight:
+            alike = alike - self.age_weight * (old.waits[gate] + 1)
+        if self.global_tokens:
+            alike[:, : min(tower.pinned, self.global_tokens)] = -torch.inf
+            if (others := self.global_tokens - tower.pinned) > 0:
+                weight = torch.linalg.vector_norm(old.sums[gate].float(), dim=-1)
+                weight[:, : tower.pinned] = 0
+                alike = alike.scatter(1, weight.topk(min(others, weight.shape[1]), dim=1).indices, -torch.inf)
+        index = least_alike(alike, self.recomputed_tokens(tower), tower.group, tower.pinned)
+        if self.reference == "rolling":
+            flat = flatten_index(index, feature.shape[1])
+            new.gate.append(put_rows(old.gate[gate], flat, take_rows(feature, flat)))
+            if self.age_weight:
+                new.waits.append((old.waits[gate] + 1).scatter(1, index, 0.0))
+        return index
+
+    def _gate_feature(self, done: Computed) -> Tensor:
+        return {"key": done.keys, "value": done.values, "hidden": done.normed}[self.feature]
+
+
+def _kept(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None, "a state was used before its first refresh"
+    return tensor
+
+
+def _side_by_side(states: list[CacherState]) -> _Reference:
+    def of(tensors: list[Tensor | None]) -> list[Tensor]:
+        if tensors[0] is None:
+            return []
+        if len(tensors) == 1:
+            return list(tensors[0].unsqueeze(1).unbind(0))
+        return list(torch.stack([_kept(tensor) for tensor in tensors], dim=1).unbind(0))
+
+    return _Reference(
+        of([s.gate for s in states]),
+        of([s.values for s in states]),
+        of([s.sums for s in states]),
+        of([s.waits for s in states]),
+    )
+
+
+def _remember(new: _Reference, states: list[CacherState]) -> None:
+    for name in ("gate", "values", "sums", "waits"):
+        if layers := getattr(new, name):
+            # A gate only steers the choice, which has no gradient; keeping its graph would hold memory for nothing.
+            layers = [layer.detach() for layer in layers] if name == "gate" else layers
+            streams = torch.stack(layers, dim=1).unbind(0)
+            for state, kept in zip(states, streams, strict=True):
+                # A view would keep the references of the whole batch alive as long as one of its streams lives.
+                shared = len(states) > 1 and not kept.requires_grad
+                setattr(state, name, kept.clone() if shared else kept)
+
+
+def _row(encoded: Encoded, row: int) -> Encoded:
+    taps = {number: tap[row] for number, tap in encoded.taps.items()}
+    return Encoded(encoded.hidden[row], taps, _kept(encoded.recomputed)[row], encoded.refreshed[row : row + 1])
+
+
+def _join(rows: list[Encoded]) -> Encoded:
+    return Encoded(
+        torch.stack([row.hidden for row in rows]),
+        {number: torch.stack([row.taps[number] for row in rows]) for number in rows[0].taps},
+        torch.stack([_kept(row.recomputed) for row in rows]),
+        tuple(flag for row in rows for flag in row.refreshed),
+    )

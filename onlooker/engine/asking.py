@@ -1,0 +1,188 @@
+"""One question on its way to an answer, pass by pass, beside a stream that it never touches."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from onlooker.core.contracts import MemoryPolicy, VideoModel
+from onlooker.core.errors import InputError
+from onlooker.core.events import Answer, AnswerTiming, Citation, FinishReason, Usage
+from onlooker.core.spans import Recall, Span
+from onlooker.core.state import StreamState
+from onlooker.core.tokens import VisualTokens
+from onlooker.engine.packing import Work
+from onlooker.engine.reading import read_frames
+from onlooker.engine.sampling import Decoding, Sampler
+from onlooker.kvstore import KVStore, QuestionView
+
+MOST_CITATIONS = 8
+
+
+class Asked(Protocol):
+    """What a question needs of the session it is put to."""
+
+    model: VideoModel
+    memory: MemoryPolicy
+    memory_state: StreamState
+    store: KVStore
+    unread: dict[int, tuple[Span, VisualTokens]]
+    layout: str
+
+
+class Asking:
+    """A question in flight: hand `pending()` to a pass, give its scores to `accept()`, until `done`.
+
+    The states are: look for memories (only if the policy scores layers), read the prompt, decode token by token. The
+    stream may go on between passes; the question keeps seeing the memory as it was when it was put.
+    """
+
+    def __init__(
+        self, session: "Asked", question: str, time_s: float, visible: tuple[float, float], decoding: Decoding
+    ):
+        if not question.strip():
+            raise InputError("a question needs words", given=repr(question), do="ask something")
+        self.question, self.time_s, self.decoding = question, time_s, decoding
+        self.done, self.finish = False, "stop"
+        self._began = time.perf_counter()
+        self._first_s: float | None = None
+        self._model, self._ids, self._text = session.model, [], ""
+        self._sampler = Sampler(decoding, session.model.spec.device)
+        self._prompt = session.model.question_ids(question)
+        self._store = session.store
+        self._passes = self._run(session, visible)
+        self._scores: Tensor | None = None
+        self._view: QuestionView | None = None
+        self._next: Work | None = next(self._passes)
+
+    def pending(self) -> Work:
+        """The tokens that have to be read next."""
+        assert self._next is not None, "a finished question has nothing pending"
+        return self._next
+
+    def accept(self, scores: Tensor | None) -> str:
+        """Take the scores of the pending work; the new text they led to (may be empty)."""
+        before = self._text
+        self._scores = scores
+        self._next = next(self._passes, None)
+        if self._next is None:
+            self._end()
+        return self._text[len(before) :]
+
+    def cancel(self) -> None:
+        """Stop here; what was said so far is the answer."""
+        if not self.done:
+            self.finish = "cancelled"
+            self._passes.close()
+            self._end()
+
+    def answer(self) -> Answer:
+        """The answer, once `done`."""
+        assert self.done and self._view is not None, "the question is still in flight"
+        now = time.perf_counter()
+        return Answer(
+            text=self._text.strip(),
+            question=self.question,
+            time_s=self.time_s,
+            citations=self._citations,
+            usage=Usage(self._context_tokens, len(self._prompt), len(self._ids)),
+            timing=AnswerTiming((self._first_s or now) - self._began, self._ended - self._began),
+            finish=self._finish(),
+        )
+
+    def _finish(self) -> FinishReason:
+        return self.finish  # pyright: ignore[reportReturnType] - one of the three words by construction
+
+    # ------------------------------------------------------------------------------------------------- the passes
+
+    def _run(self, session: "Asked", visible: tuple[float, float]) -> Iterator[Work]:
+        model, memory, state = session.model, session.memory, session.memory_state
+        since_s, until_s = visible
+
+        def can_see(span: Span) -> bool:
+            return span.kind == "prefix" or (span.start_s >= since_s and span.end_s <= until_s)
+
+        if memory.rereads:
+            spans = [span for span, _ in session.unread.values() if can_see(span)]
+            chosen = set(memory.recall(spans, None, state).blocks)
+            self._store = session.store.fork()
+            for number, (span, tokens) in session.unread.items():
+                if number in chosen:
+                    work, chunk = read_frames(model, self._store, tokens, span.start_s, session.layout)
+                    yield work
+                    chunk.seal()
+            view = self._view = self._store.question(_everything)
+        else:
+
+            def choose(layer: int, spans: Sequence[Span], scores: Tensor | None) -> Recall:
+                return memory.recall(spans, scores, state)
+
+            view = self._view = self._store.question(choose, visible=can_see, scored=memory.scores_layers)
+            if memory.scores_layers:
+                ids = model.retrieval_ids(self.question)
+                yield Work(model.embed_text(ids), view.retrieval(*model.place_text(len(ids))))
+
+        prompt = torch.cat([model.closing_embeddings(), model.embed_text(self._prompt)])
+        yield Work(prompt, view.segment(*model.place_text(len(prompt))), wants_logits=True)
+        while True:
+            assert self._scores is not None
+            token = self._sampler.draw(self._scores)
+            if self._first_s is None:
+                self._first_s = time.perf_counter()
+            if token in model.end_ids:
+                return
+            self._ids.append(token)
+            text = model.decode_text(self._ids)
+            # An unfinished character of several bytes decodes to the replacement sign: wait for the rest.
+            if not text.endswith("\ufffd"):
+                self._text = text
+            if len(self._ids) >= self.decoding.max_new_tokens:
+                self.finish = "length"
+                return
+            yield Work(model.embed_text([token]), view.segment(*model.place_text(1)), wants_logits=True)
+
+    def _end(self) -> None:
+        self.done, self._ended = True, time.perf_counter()
+        self._text = self._model.decode_text(self._ids)
+        if self._view is None:
+            self._view = self._store.question(_everything)
+        recalled, spans = self._view.recalled(), {span.id: span for span in self._view.spans}
+        layers = self._model.spec.num_layers
+        self._context_tokens = round(sum(spans[i].num_tokens * n for i, n in recalled.items()) / layers)
+        self._citations = _cite(spans, self._view.attention_mass(), recalled, layers)
+        self._view.close()
+
+
+def _everything(layer: int, spans: Sequence[Span], scores: Tensor | None) -> Recall:
+    return Recall(tuple(span.id for span in spans))
+
+
+def _cite(
+    spans: dict[int, Span], mass: dict[int, float], recalled: dict[int, int], layers: int
+) -> tuple[Citation, ...]:
+    """The spans an answer rests on, most attended first; neighbouring blocks are one span."""
+    seen = [spans[i] for i in sorted(recalled) if spans[i].kind == "vision"]
+    total = sum(mass.get(span.id, 0.0) for span in seen)
+    if not seen or total <= 0:
+        return ()
+    # Blocks above an even share of the attention are the ones worth showing.
+    telling = [span for span in seen if mass.get(span.id, 0.0) >= total / len(seen)]
+    runs: list[list[Span]] = []
+    order = {span.id: place for place, span in enumerate(seen)}
+    for span in telling:
+        if runs and order[span.id] == order[runs[-1][-1].id] + 1:
+            runs[-1].append(span)
+        else:
+            runs.append([span])
+    cited = [
+        Citation(
+            start_s=run[0].start_s,
+            end_s=run[-1].end_s,
+            share=sum(mass[span.id] for span in run) / total,
+            recalled=sum(recalled[span.id] for span in run) / (len(run) * layers),
+        )
+        for run in runs
+    ]
+    return tuple(sorted(cited, key=lambda citation: -citation.share)[:MOST_CITATIONS])

@@ -1,0 +1,278 @@
+"""Many streams on one model: each step encodes, compresses and reads for all of them at once."""
+
+import time
+import weakref
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from onlooker.core import registry
+from onlooker.core.contracts import (
+    Compressor,
+    Encoded,
+    EncoderAccelerator,
+    MemoryPolicy,
+    Method,
+    VideoModel,
+    VisionTower,
+)
+from onlooker.core.errors import CapacityError, InputError
+from onlooker.core.events import Failed, FrameTaken
+from onlooker.core.frame import Frame
+from onlooker.core.spans import Layout
+from onlooker.core.tokens import VisualTokens
+from onlooker.engine.asking import Asking
+from onlooker.engine.packing import Work, run_pass
+from onlooker.engine.reading import read_frames
+from onlooker.engine.session import Session, as_trace
+from onlooker.kvstore import KVStore
+
+
+class Engine:
+    """A model with one method of each kind, ready to open sessions.
+
+    `encoder`, `compressor` and `memory` are names (`"rekv"`), names with settings (`"rekv:topk=8"`), paths of your own
+    method files, or instances. Not thread-safe: one thread owns an engine and its sessions.
+
+    Raises `InputError` for unknown methods or settings and `ModelError` when a method needs what the model lacks.
+    """
+
+    def __init__(
+        self,
+        model: VideoModel,
+        *,
+        encoder: str | EncoderAccelerator = "stc_cacher",
+        compressor: str | Compressor = "stc_pruner",
+        memory: str | MemoryPolicy = "rekv",
+        layout: Layout | None = None,
+        device_budget_bytes: int | None = None,
+        host_budget_bytes: int | None = None,
+        profile: bool = False,
+    ) -> None:
+        self.model = model
+        self.encoder: EncoderAccelerator = registry.make("encoder", encoder)
+        self.compressor: Compressor = registry.make("compressor", compressor)
+        self.memory: MemoryPolicy = registry.make("memory", memory)
+        self.layout: Layout = layout or model.spec.layout
+        self.profile = profile
+        for method in self.methods:
+            method.check(model)
+        self._budgets = {"device_budget_bytes": device_budget_bytes, "host_budget_bytes": host_budget_bytes}
+        self._blank: KVStore | None = None
+        self.sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+    @classmethod
+    def from_pretrained(cls, source: str, *, dtype: str = "auto", device: str = "auto", **settings: Any) -> "Engine":
+        """An engine around a model: `"pocket"`, `"pocket-aware"`, a local folder or a Hugging Face id.
+
+        `dtype` is auto, float32, bfloat16 or float16; `device` is auto, cpu, cuda, cuda:N or mps; further arguments are
+        those of `Engine`. Raises `ModelError` when the model cannot be loaded.
+        """
+        from onlooker import models
+
+        return cls(models.load(source, dtype=dtype, device=device), **settings)
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The encoder, the compressor and the memory."""
+        return (self.encoder, self.compressor, self.memory)
+
+    def open(self, *, trace: bool = False) -> Session:
+        """A new stream. With `trace`, `Session.trace` tells of the newest frame which patches were recomputed and which
+        tokens were kept (costs a wait for the device at each frame)."""
+        session = Session(self, trace)
+        self.sessions.add(session)
+        return session
+
+    @torch.no_grad()
+    def new_store(self) -> KVStore:
+        """A store that holds the model's prefix, which is read once for all sessions."""
+        if self._blank is None:
+            store = KVStore(self.model.spec, self.model.rotary, **self._budgets)
+            ids = self.model.prefix_ids()
+            chunk = store.begin("prefix", 0.0, 0.0, *self.model.place_text(len(ids)))
+            run_pass(self.model, [Work(self.model.embed_text(ids), chunk)])
+            chunk.seal()
+            self._blank = store
+        assert self._blank is not None
+        return self._blank.fork()
+
+    @torch.no_grad()
+    def step(
+        self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[Asking] = ()
+    ) -> list[FrameTaken | Failed]:
+        """Take in one frame of each of several sessions and move questions on by one pass, all in one batch.
+
+        Returns one event per arrival: `Failed` (with a `CapacityError`) when that session had no room for its frame;
+        the others are not affected. Raises `InputError` or `SessionClosed` before anything is done when an arrival
+        may not be pushed.
+        """
+        events, _ = self._step(arrivals, askings)
+        return events
+
+    @torch.no_grad()
+    def step_asking(self, askings: Sequence[Asking]) -> list[str]:
+        """Move questions on by one pass; the new text of each."""
+        _, texts = self._step([], askings)
+        return texts
+
+    def _step(
+        self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[Asking]
+    ) -> tuple[list[FrameTaken | Failed], list[str]]:
+        if len({id(session) for session, _ in arrivals}) < len(arrivals):
+            raise InputError("a step takes one frame per session", given="a session twice", do="use two steps")
+        for session, frame in arrivals:
+            session.check_next(frame)
+        sessions = [session for session, _ in arrivals]
+        batch = self._see([(session, frame) for session, frame in arrivals]) if arrivals else []
+
+        works: list[Work] = []
+        chunks: list[Any] = []
+        errors: list[CapacityError | None] = []
+        with self._stage("prefill", sessions):
+            for session, seen in zip(sessions, batch, strict=True):
+                chunk, error = None, None
+                if not self.memory.rereads:
+                    try:
+                        work, chunk = read_frames(
+                            self.model, session.store, seen.tokens, seen.frame.time_s, self.layout
+                        )
+                        works.append(work)
+                    except CapacityError as full:
+                        error = full
+                chunks.append(chunk)
+                errors.append(error)
+            asking_works = [asking.pending() for asking in askings]
+            try:
+                scores = run_pass(self.model, works + asking_works) if works or asking_works else []
+            except BaseException:
+                for chunk in filter(None, chunks):
+                    chunk.abort()
+                raise
+        events = []
+        with self._stage("memory", sessions):
+            for session, seen, chunk, error in zip(sessions, batch, chunks, errors, strict=True):
+                events.append(self._remember(session, seen, chunk, error))
+        texts = [asking.accept(s) for asking, s in zip(askings, scores[len(works) :], strict=True)]
+        return events, texts
+
+    # ------------------------------------------------------------------------------------------------------ seeing
+
+    def _see(self, arrivals: Sequence[tuple[Session, Frame]]) -> list["_Seen"]:
+        """Pixels to kept tokens, for the newest frame of several streams. Frames of one shape share a batch."""
+        sessions = [session for session, _ in arrivals]
+        with self._stage("preprocess", sessions):
+            pixels = self.model.preprocess([frame.image for _, frame in arrivals])
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for number, one in enumerate(pixels):
+            groups[tuple(one.shape)].append(number)
+        seen: list[_Seen | None] = [None] * len(arrivals)
+        for shape, members in groups.items():
+            some = [sessions[n] for n in members]
+            tower = self.model.tower(shape)
+            with self._stage("encode", some):
+                hidden = self.model.embed_patches(torch.stack([pixels[n] for n in members]))
+                encoded = self.encoder.encode(tower, hidden, [session.encoder_state for session in some])
+            with self._stage("project", some):
+                features, grid, extras = self.model.project(encoded, shape)
+            with self._stage("compress", some):
+                whole = [
+                    VisualTokens.of_frame(
+                        features[row],
+                        grid,
+                        session.frames,
+                        arrivals[n][1].time_s,
+                        {name: value[row] for name, value in extras.items()},
+                    )
+                    for row, (n, session) in enumerate(zip(members, some, strict=True))
+                ]
+                kept = self.compressor.compress_streams(whole, [session.compressor_state for session in some])
+            for row, n in enumerate(members):
+                seen[n] = _Seen(arrivals[n][1], kept[row], len(whole[row]), tower, encoded, row)
+        return [one for one in seen if one is not None]
+
+    # ------------------------------------------------------------------------------------------------- remembering
+
+    def _remember(
+        self, session: Session, seen: "_Seen", chunk: Any, error: CapacityError | None
+    ) -> FrameTaken | Failed:
+        time_s, totals = seen.frame.time_s, session.totals
+        if error is not None:
+            failed = Failed(time_s, error)
+            session.tell(failed)
+            return failed
+        if self.memory.rereads:
+            session.remember_unread(seen.tokens, time_s)
+            plan = self.memory.plan([span for span, _ in session.unread.values()], session.memory_state)
+            for number in (*plan.forget, *plan.park):
+                del session.unread[number]
+        else:
+            span = chunk.seal()
+            totals.tokens_read += span.num_tokens
+            plan = self.memory.plan(session.store.spans, session.memory_state)
+            session.store.apply(plan)
+        totals.blocks_parked += len(plan.park)
+        totals.blocks_forgotten += len(plan.forget)
+        refreshed = seen.encoded.refreshed[seen.row] if seen.encoded.refreshed else True
+        event = FrameTaken(
+            time_s=time_s,
+            number=session.frames,
+            tokens_seen=seen.num_tokens,
+            tokens_kept=len(seen.tokens),
+            refreshed=refreshed,
+            recomputed_ratio=self._trace(session, seen, refreshed) if session.traces else None,
+        )
+        session.frames += 1
+        session.time_s = time_s
+        totals.frames += 1
+        totals.refreshed_frames += refreshed
+        totals.tokens_seen += event.tokens_seen
+        totals.tokens_kept += event.tokens_kept
+        session.tell(event)
+        return event
+
+    def _trace(self, session: Session, seen: "_Seen", refreshed: bool) -> float:
+        tower, rows_cols = seen.tower, seen.tokens.grid
+        if seen.encoded.recomputed is None:
+            share = torch.ones(tower.num_tokens)
+        else:
+            share = seen.encoded.recomputed[seen.row].float().cpu()
+        patches = share[tower.pinned :]
+        if tower.raster is not None:
+            patches = torch.zeros_like(patches).scatter(0, tower.raster.cpu(), patches)
+        kept = torch.zeros(rows_cols[0] * rows_cols[1], dtype=torch.bool)
+        kept[seen.tokens.slot.cpu()] = True
+        session.trace = as_trace(seen.frame.time_s, patches.view(tower.grid), kept.view(rows_cols), refreshed)
+        return float(share.mean())
+
+    # ------------------------------------------------------------------------------------------------------ timing
+
+    @contextmanager
+    def _stage(self, name: str, sessions: Sequence[Session]) -> Iterator[None]:
+        """Share the time of a stage among the sessions that took part. Device work is asynchronous: times are true on a
+        CPU, and on other devices only with `profile`, which waits at the end of every stage."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self.profile and self.model.spec.device.type == "cuda":
+                torch.cuda.synchronize(self.model.spec.device)
+            spent = (time.perf_counter() - began) / max(1, len(sessions))
+            for session in sessions:
+                stages = session.totals.stage_s
+                stages[name] = stages.get(name, 0.0) + spent
+
+
+class _Seen:
+    """One frame between the eye and the memory."""
+
+    __slots__ = ("encoded", "frame", "num_tokens", "row", "tokens", "tower")
+
+    def __init__(
+        self, frame: Frame, tokens: VisualTokens, num_tokens: int, tower: VisionTower, encoded: Encoded, row: int
+    ) -> None:
+        self.frame, self.tokens, self.num_tokens = frame, tokens, num_tokens
+        self.tower, self.encoded, self.row = tower, encoded, row

@@ -1,0 +1,99 @@
+"""Language layers of Transformers whose attention is given from outside, with un-rotated queries and keys.
+
+Two seams, both on one instance: an attention function registered under our name, which hands queries, keys and values
+to the `Attention` passed along with the call; and a rotary module that rotates by nothing, so that whoever keeps the
+keys decides about positions.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from onlooker.core.contracts import Attention
+from onlooker.core.errors import ModelError
+
+_NAME = "onlooker_stream"  # names with "flash" in them switch other code paths on
+
+
+class LanguageLayers:
+    """The decoder of one network, taken over: its own `forward` and `generate` are of no use afterwards."""
+
+    def __init__(self, network: nn.Module) -> None:
+        module: Any = network.get_decoder()  # pyright: ignore[reportCallIssue] - a PreTrainedModel has it
+        config = module.config
+        if unknown := sorted(set(getattr(config, "layer_types", None) or []) - {"full_attention"}):
+            raise ModelError(
+                "the language model has layers we cannot feed",
+                given=", ".join(unknown),
+                do="use a checkpoint whose layers all attend to everything (use_sliding_window=false)",
+            )
+        AttentionInterface.register(_NAME, _hand_over)
+        AttentionMaskInterface.register(_NAME, _no_mask)
+        network.set_attn_implementation({"text_config": _NAME})  # pyright: ignore[reportCallIssue]
+        self._module, self._rotary = module, module.rotary_emb
+        if isinstance(self._rotary, _NoRotation):  # a network may be wrapped twice
+            self._rotary = self._rotary.replaced[0]
+        module.rotary_emb = _NoRotation(self._rotary, _head_dim(config))
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, float32 `[tokens, head_dim]`, of positions int64 `[1, tokens]`."""
+        like = torch.empty(0, dtype=torch.float32, device=positions.device)
+        cos, sin = self._rotary(like, positions)
+        return cos[0], sin[0]
+
+    def extend(self, embeddings: Tensor, attention: Attention) -> Tensor:
+        """Last hidden states `[tokens, hidden_dim]` of packed tokens `[tokens, hidden_dim]`."""
+        # A ready-made four-dimensional mask is passed through untouched, and our attention ignores it: without one,
+        # the library would look for packed sequences in the positions, which waits for the device.
+        ready_mask = embeddings.new_empty(1, 1, 1, 1)
+        result = self._module(
+            inputs_embeds=embeddings[None], attention_mask=ready_mask, use_cache=False, stream=attention
+        )
+        return result.last_hidden_state[0]
+
+
+class _NoRotation(nn.Module):
+    """Stands in for the rotary module: rotates by nothing."""
+
+    def __init__(self, replaced: nn.Module, head_dim: int) -> None:
+        super().__init__()
+        self.replaced = (replaced,)  # in a tuple, so that it is not registered as a part
+        self.head_dim = head_dim
+
+    def forward(self, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        return hidden.new_ones(1, 1, self.head_dim), hidden.new_zeros(1, 1, self.head_dim)
+
+
+def _hand_over(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    stream: Attention | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    assert stream is not None, "a network taken over by onlooker runs through VideoModel.extend only"
+    scale = module.head_dim**-0.5 if scaling is None else scaling
+    return stream.attend(module.layer_idx, query[0], key[0], value[0], scale)[None], None
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    return None
+
+
+def _head_dim(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def token_mask(num_rows: int, num_tokens: int, silent: Mapping[str, int], device: torch.device) -> Tensor:
+    """True for vocabulary rows that stand for no text: padding rows and placeholders, bool `[num_rows]`."""
+    mask = torch.arange(num_rows, device=device) >= num_tokens
+    for number in silent.values():
+        if 0 <= number < num_rows:
+            mask[number] = True
+    return mask

@@ -1,0 +1,130 @@
+"""From a folder or a hub id to a network and its tokenizer, with errors that say what is wrong."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onlooker.core.errors import ModelError
+
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+
+
+def find_folder(source: str | Path) -> Path:
+    """The local folder of a checkpoint; a hub id (`owner/name`) is fetched into the hub's cache first.
+
+    No network is touched for a local folder. Raises `ModelError` when there is no such folder or checkpoint.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    text = str(source)
+    if text.count("/") != 1 or text.startswith((".", "~", "/")) or "\\" in text:
+        raise ModelError(
+            "there is no such model folder", given=text, do="give an existing folder, a hub id (owner/name) or pocket"
+        )
+    from huggingface_hub import snapshot_download  # costs a second, and only hub ids need it
+
+    try:
+        return Path(snapshot_download(text, allow_patterns=_WANTED))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            "the model is neither a local folder nor can it be fetched from the hub",
+            given=f"{text} ({type(error).__name__}: {_first_line(error)})",
+            do="check the name and the network, or give a local folder",
+        ) from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a checkpoint. Raises `ModelError` when it is missing, no JSON, or names no `model_type`."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(config, dict) and isinstance(config.get("model_type"), str):
+            return config
+        reason = "config.json names no model_type"
+    except FileNotFoundError:
+        reason = "there is no config.json"
+    except (OSError, ValueError) as error:
+        reason = f"config.json cannot be read: {_first_line(error)}"
+    raise ModelError("the folder holds no model", given=f"{folder} ({reason})", do="give a Transformers checkpoint")
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is CUDA, else Apple's GPU, else the CPU. Raises `ModelError` for a device this machine lacks."""
+    if device != "auto":
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(
+                "this machine has no such device", given=f"{device} ({_first_line(error)})", do="use auto or cpu"
+            ) from error
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on CUDA and float32 elsewhere. Raises `ModelError` for an unknown name."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype not in known:
+        raise ModelError("unknown number format", given=dtype, do=f"one of: auto, {', '.join(known)}")
+    return known[dtype]
+
+
+def load_network(network_class: Any, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """The weights in evaluation mode on the device. Raises `ModelError` when files are missing, damaged or incomplete."""
+    try:
+        with _quiet("transformers.modeling_utils"):
+            network, info = network_class.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True, attn_implementation="sdpa"
+            )
+    except Exception as error:  # the library raises half a dozen kinds here, safetensors' own among them
+        raise ModelError(
+            "the model's weights cannot be loaded",
+            given=f"{folder} ({type(error).__name__}: {_first_line(error)})",
+            do="fetch the checkpoint again",
+        ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            "the model's weights are incomplete",
+            given=f"{folder} lacks {len(missing)} tensors, first {missing[0]}",
+            do="fetch the checkpoint again",
+        )
+    return network.eval().to(device)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a checkpoint. Raises `ModelError` when it is missing or damaged."""
+    from transformers import AutoTokenizer  # drags in every tokenizer of the library, so not before it is needed
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # as above: any kind at all
+        raise ModelError(
+            "the model's tokenizer cannot be loaded",
+            given=f"{folder} ({type(error).__name__}: {_first_line(error)})",
+            do="add tokenizer.json and tokenizer_config.json",
+        ) from error
+
+
+class _quiet:  # noqa: N801 - reads as a word in a with statement
+    """Silences one logger: its report on missing weights becomes our error."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def __enter__(self) -> None:
+        self._before = self._logger.level
+        self._logger.setLevel(logging.CRITICAL)
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.setLevel(self._before)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]

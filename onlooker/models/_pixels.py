@@ -1,0 +1,86 @@
+"""Frames to pixels, as the checkpoint's own processor would make them, in plain PyTorch."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from onlooker.core.errors import ModelError
+
+_MODES = {2: "bilinear", 3: "bicubic"}
+"""PIL's numbers for the two ways of resizing that PyTorch shares."""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How a checkpoint wants its pictures."""
+
+    size: tuple[int, int]
+    """Rows and columns."""
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    mode: str = "bicubic"
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "Pixels":
+        """Read the processor's settings. Raises `ModelError` when there are none, or none we can follow."""
+        settings = _processor_settings(folder)
+        try:
+            size, resample = settings["size"], settings.get("resample", 3)
+            return cls(
+                size=(int(size["height"]), int(size["width"])),
+                mean=tuple(settings["image_mean"]),
+                std=tuple(settings["image_std"]),
+                mode=_MODES[resample],
+            )
+        except (KeyError, TypeError) as error:
+            raise ModelError(
+                "the checkpoint's image processor settings are incomplete or of an unknown kind",
+                given=f"{folder}: {error}",
+                do="use a checkpoint with size (height, width), image_mean, image_std and bicubic or bilinear resampling",
+            ) from error
+
+    def prepare(self, images: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+        """float32 `[3, rows, cols]` on the device per uint8 `[rows, cols, 3]` image; equal sizes share one resize.
+
+        Resizing happens in uint8 on the CPU, where it is exact: equal to the torchvision processors of Transformers
+        bit by bit and to those of PIL within one grey level.
+        """
+        done: list[Tensor | None] = [None] * len(images)
+        mean = torch.tensor(self.mean, device=device)[:, None, None] * 255
+        std = torch.tensor(self.std, device=device)[:, None, None] * 255
+        for shape in dict.fromkeys(image.shape for image in images):
+            places = [place for place, image in enumerate(images) if image.shape == shape]
+            batch = torch.from_numpy(np.stack([images[place] for place in places])).permute(0, 3, 1, 2)
+            if shape[:2] != self.size:
+                batch = F.interpolate(batch, size=self.size, mode=self.mode, antialias=True)
+            pixels = (batch.to(device).float() - mean) / std
+            for place, picture in zip(places, pixels, strict=True):
+                done[place] = picture
+        return [picture for picture in done if picture is not None]
+
+
+def _processor_settings(folder: Path) -> dict[str, Any]:
+    for name, part in (
+        ("video_preprocessor_config.json", None),
+        ("processor_config.json", "video_processor"),
+        ("processor_config.json", "image_processor"),
+        ("preprocessor_config.json", None),
+    ):
+        path = folder / name
+        if path.is_file():
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            settings = settings if part is None else settings.get(part)
+            if settings and "image_mean" in settings:
+                return settings
+    raise ModelError(
+        "the checkpoint has no image processor settings",
+        given=str(folder),
+        do="add its preprocessor_config.json or processor_config.json",
+    )

@@ -1,0 +1,68 @@
+"""The text around the frames, cut from the checkpoint's own chat template."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from onlooker.core.errors import ModelError
+
+_MARK = "QUESTION"
+
+
+class Prompt:
+    """Token ids before the frames and around a question.
+
+    The template is rendered once, with one video and one text, and cut at the video's placeholder and around the text.
+    Raises `ModelError` when there is no template, or when the cut pieces do not tokenise to what the whole does.
+    """
+
+    def __init__(self, tokenizer: Any, video_id: int, template: str | None = None) -> None:
+        self._tokenizer = tokenizer
+        placeholder = tokenizer.convert_ids_to_tokens(video_id)
+        if template is None and tokenizer.chat_template is None:
+            raise ModelError(
+                "the checkpoint has no chat template",
+                given=str(tokenizer.name_or_path),
+                do="add its chat_template.jinja or chat_template.json",
+            )
+        content = [{"type": "video"}, {"type": "text", "text": _MARK}]
+        whole = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+        before, found, after = whole.partition(placeholder)
+        self._opening, marked, self._closing = after.partition(_MARK)
+        pieces = [*self._ids(before), video_id, *self._ids(after)]
+        if not found or not marked or placeholder in after or pieces != self._ids(whole):
+            raise ModelError(
+                "the chat template cannot be cut at its video",
+                given=repr(whole),
+                do=f"use a template that puts {placeholder} once, before the text",
+            )
+        self.prefix_ids = self._ids(before)
+
+    @classmethod
+    def from_folder(cls, tokenizer: Any, video_id: int, folder: Path) -> "Prompt":
+        """Use the tokenizer's template, or the processor's where older checkpoints keep it."""
+        for name in ("chat_template.json", "processor_config.json"):
+            if tokenizer.chat_template is None and (folder / name).is_file():
+                template = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
+                if template:
+                    return cls(tokenizer, video_id, template)
+        return cls(tokenizer, video_id)
+
+    def question_ids(self, question: str) -> list[int]:
+        """Ids after the frames: the question in its frame of template text."""
+        return self._ids(self._opening + self._harmless(question) + self._closing)
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of bare text."""
+        return self._ids(self._harmless(text))
+
+    def _ids(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+    def _harmless(self, text: str) -> str:
+        # A question is data: a control token typed by a user must not end the turn or stand for a frame.
+        for token in self._tokenizer.get_added_vocab():
+            text = text.replace(token, f"{token[:1]} {token[1:]}")
+        return text

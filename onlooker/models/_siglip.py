@@ -1,0 +1,54 @@
+"""SigLIP and CLIP towers of Transformers, taken apart into pieces that can run on some tokens only."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onlooker.core.contracts import VisionTower
+
+
+class EncoderLayer:
+    """One SigLIP or CLIP encoder layer: both name their parts alike. Holds a module, no state of its own."""
+
+    def __init__(self, module: nn.Module) -> None:
+        attention, mlp = module.self_attn, module.mlp
+        self._head_dim, self._scale = attention.head_dim, attention.scale
+        self._mlp_norm, self._mlp = module.layer_norm2, mlp
+        self.norm = module.layer_norm1
+        self.queries, self.keys, self.values = attention.q_proj, attention.k_proj, attention.v_proj
+        self.out = attention.out_proj
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, index: Tensor | None = None) -> Tensor:
+        """Attention of all heads; positions are in the embedding already, so `index` makes no difference."""
+        heads = (-1, self._head_dim)
+        attended = F.scaled_dot_product_attention(
+            queries.unflatten(-1, heads).transpose(1, 2),
+            keys.unflatten(-1, heads).transpose(1, 2),
+            values.unflatten(-1, heads).transpose(1, 2),
+            scale=self._scale,
+        )
+        return attended.transpose(1, 2).flatten(2)
+
+    def mlp(self, hidden: Tensor) -> Tensor:
+        return self._mlp(self._mlp_norm(hidden))
+
+
+def take_apart(tower: nn.Module, num_layers: int | None = None) -> VisionTower:
+    """The first `num_layers` layers (None: all) of a `SiglipVisionModel` or `CLIPVisionModel`.
+
+    CLIP's class token is the one leading token that describes the whole frame.
+    """
+    embeddings, config = tower.embeddings, tower.config
+    return VisionTower(
+        layers=[EncoderLayer(module) for module in tower.encoder.layers[:num_layers]],
+        num_tokens=embeddings.num_positions,
+        dim=config.hidden_size,
+        pinned=embeddings.num_positions - embeddings.num_patches,
+        mlp_dim=config.intermediate_size,
+    )
+
+
+def embed(tower: nn.Module, pixels: Tensor) -> Tensor:
+    """Patch and position embedding `[streams, tokens, dim]` of pixels, and CLIP's norm before the first layer."""
+    hidden = tower.embeddings(pixels)
+    before = getattr(tower, "pre_layrnorm", None)  # Transformers spells it so
+    return hidden if before is None else before(hidden)

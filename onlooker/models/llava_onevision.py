@@ -1,0 +1,201 @@
+"""LLaVA-OneVision: SigLIP or CLIP tower, two-layer projector, pooled to a quarter, Qwen2 decoder.
+
+Paper: "LLaVA-OneVision: Easy Visual Task Transfer", arXiv 2408.03326; weights and code through Transformers 5.
+Two deviations from its forward pass, neither of which changes a result: pooling comes before the projector's second
+layer (bilinear weights sum to one, so it commutes with an affine map, and that layer runs on a quarter of the tokens);
+and frames are embedded one by one, the closing newline once, after the last frame.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from onlooker.core.contracts import Attention, Encoded, ModelSpec, VideoModel, VisionTower
+from onlooker.core.errors import ModelError
+from onlooker.core.spans import Layout
+from onlooker.core.tokens import VisualTokens
+from onlooker.models import _siglip
+from onlooker.models._language import LanguageLayers, token_mask
+from onlooker.models._loading import choose_device, choose_dtype, find_folder, load_network, load_tokenizer, read_config
+from onlooker.models._pixels import Pixels
+from onlooker.models._prompt import Prompt
+
+MODEL_TYPE = "llava_onevision"
+
+
+class Vision:
+    """The seeing half of a `LlavaOnevisionForConditionalGeneration`, in pieces through which gradients flow.
+
+    It changes nothing about the network, so that a trainer may use it beside the network's own forward pass.
+    Raises `ModelError` for feature layers and strategies that cannot be computed frame by frame.
+    """
+
+    def __init__(self, network: Any) -> None:
+        config, core = network.config, network.model
+        layer, strategy = config.vision_feature_layer, config.vision_feature_select_strategy
+        kind = config.vision_config.model_type
+        for what, given, valid in (
+            ("a vision tower we know", kind, kind in ("siglip_vision_model", "clip_vision_model")),
+            ("one vision feature layer", layer, isinstance(layer, int)),
+            ("strategy full or default", strategy, strategy in ("full", "default")),
+        ):
+            if not valid:
+                raise ModelError(f"the checkpoint needs {what}", given=str(given), do="use another checkpoint")
+        total = config.vision_config.num_hidden_layers
+        self._module, self._projector = core.vision_tower, core.multi_modal_projector
+        self.tower: VisionTower = _siglip.take_apart(self._module, layer if layer >= 0 else total + 1 + layer)
+        """The layers up to the one whose output is projected."""
+        self._dropped = 1 if strategy == "default" else 0
+        self._side = config.vision_config.image_size // config.vision_config.patch_size
+        if self.tower.num_tokens - self._dropped != self._side**2:
+            raise ModelError(
+                "the checkpoint's feature strategy does not fit its tower",
+                given=f"{strategy} on {kind}, {self.tower.num_tokens} tokens",
+                do="use full for SigLIP and default for CLIP",
+            )
+        self.grid = (math.ceil(self._side / 2), math.ceil(self._side / 2))
+        """Rows and columns of a frame's tokens in the language model."""
+
+    def embed_patches(self, pixels: Tensor) -> Tensor:
+        """`[streams, channels, rows, cols]` to `[streams, tokens, dim]`."""
+        return _siglip.embed(self._module, pixels)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Tower output `[streams, tokens, dim]` to language tokens `[streams, grid tokens, hidden_dim]`, in raster order."""
+        inner = self._projector.act(self._projector.linear_1(hidden[:, self._dropped :]))
+        image = inner.unflatten(1, (self._side, self._side)).permute(0, 3, 1, 2).contiguous()
+        pooled = F.interpolate(image, size=self.grid, mode="bilinear")
+        return self._projector.linear_2(pooled.flatten(2).transpose(1, 2))
+
+
+class LlavaOnevision(VideoModel):
+    """A LLaVA-OneVision checkpoint. Takes the network over: use it through this object only from then on."""
+
+    def __init__(self, network: Any, tokenizer: Any, pixels: Pixels, prompt: Prompt, name: str) -> None:
+        config, text = network.config, network.config.text_config
+        self.vision = Vision(network)
+        image_size = config.vision_config.image_size
+        if pixels.size != (image_size, image_size):
+            raise ModelError(
+                "the checkpoint's pictures do not fit its tower",
+                given=f"processor {pixels.size}, tower {image_size} x {image_size}",
+                do="correct size in its processor settings",
+            )
+        self._network, self._tokenizer, self._pixels, self._prompt = network, tokenizer, pixels, prompt
+        self._layers = LanguageLayers(network)
+        embedding = network.get_input_embeddings().weight
+        self.spec = ModelSpec(
+            name=name,
+            num_layers=text.num_hidden_layers,
+            num_query_heads=text.num_attention_heads,
+            num_kv_heads=text.num_key_value_heads,
+            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            hidden_dim=text.hidden_size,
+            dtype=embedding.dtype,
+            device=embedding.device,
+            max_positions=text.max_position_embeddings,
+        )
+        own = getattr(config, "onlooker", None) or {}
+        self._timestamps = own.get("timestamps")
+        if self._timestamps not in (None, "[mm:ss]"):
+            raise ModelError("unknown way of writing times", given=str(self._timestamps), do="use [mm:ss] or none")
+        self.offers = frozenset({"timestamps"} if self._timestamps else ())
+        placeholders = {"image": config.image_token_id, "video": config.video_token_id}
+        rows = network.get_output_embeddings().weight.shape[0]
+        self._silent = token_mask(rows, len(tokenizer), placeholders, embedding.device)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, dtype: str = "auto", device: str = "auto", name: str | None = None
+    ) -> "LlavaOnevision":
+        """A checkpoint from a local folder or a hub id; code shipped with a checkpoint is never run.
+
+        `name` is what it is called in messages and results (default: the source).
+        Raises `ModelError` for a missing, damaged or incomplete checkpoint, or one of another family.
+        """
+        from transformers import LlavaOnevisionForConditionalGeneration  # seconds of imports, so not before it is needed
+
+        folder = find_folder(source)
+        if (kind := read_config(folder)["model_type"]) != MODEL_TYPE:
+            raise ModelError(f"the checkpoint is no {MODEL_TYPE}", given=kind, do="use onlooker.models.load")
+        place = choose_device(device)
+        pixels, tokenizer = Pixels.from_folder(folder), load_tokenizer(folder)
+        network = load_network(LlavaOnevisionForConditionalGeneration, folder, choose_dtype(dtype, place), place)
+        prompt = Prompt.from_folder(tokenizer, network.config.video_token_id, folder)
+        return cls(network, tokenizer, pixels, prompt, name=name or str(source))
+
+    # ------------------------------------------------------------------------------------------------ seeing
+
+    def preprocess(self, images: Sequence[np.ndarray]) -> list[Tensor]:
+        return self._pixels.prepare(images, self.spec.device)
+
+    def embed_patches(self, pixels: Tensor) -> Tensor:
+        return self.vision.embed_patches(pixels)
+
+    def tower(self, pixels_shape: tuple[int, ...]) -> VisionTower:
+        if pixels_shape[-2:] != self._pixels.size:
+            raise ModelError("pixels do not fit the tower", given=str(pixels_shape), do="use preprocess")
+        return self.vision.tower
+
+    def project(
+        self, encoded: Encoded, pixels_shape: tuple[int, ...]
+    ) -> tuple[Tensor, tuple[int, int], dict[str, Tensor]]:
+        return self.vision.project(encoded.hidden), self.vision.grid, {}
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def prefix_ids(self) -> list[int]:
+        return list(self._prompt.prefix_ids)
+
+    def frame_ids(self, time_s: float) -> list[int]:
+        if self._timestamps is None:
+            return []
+        second = int(time_s)
+        return self._prompt.text_ids(f"[{second // 60:02d}:{second % 60:02d}]")
+
+    def question_ids(self, question: str) -> list[int]:
+        return self._prompt.question_ids(question)
+
+    def retrieval_ids(self, question: str) -> list[int]:
+        return self._prompt.text_ids(question)
+
+    def closing_embeddings(self) -> Tensor:
+        return self._network.model.image_newline[None]
+
+    def embed_text(self, ids: Sequence[int]) -> Tensor:
+        index = torch.tensor(list(ids), dtype=torch.int64, device=self.spec.device)
+        return self._network.get_input_embeddings()(index)
+
+    def decode_text(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        ends = self._network.generation_config.eos_token_id
+        ends = self._tokenizer.eos_token_id if ends is None else ends
+        return frozenset(ends if isinstance(ends, list | tuple) else () if ends is None else (ends,))
+
+    # ------------------------------------------------------------------------------------------------ placing
+
+    def place_tokens(self, tokens: VisualTokens, layout: Layout) -> tuple[Tensor, int]:
+        if layout == "pack" or not len(tokens):
+            return torch.arange(len(tokens), device=tokens.frame.device)[None], len(tokens)
+        slots, order = tokens.grid[0] * tokens.grid[1], tokens.frame - tokens.frame[0]
+        return (order * slots + tokens.slot)[None], (int(order[-1]) + 1) * slots
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return self._layers.rotary(positions)
+
+    # ------------------------------------------------------------------------------------------------ thinking
+
+    def extend(self, embeddings: Tensor, attention: Attention, extras: Mapping[str, Tensor] | None = None) -> Tensor:
+        return self._layers.extend(embeddings, attention)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self._network.get_output_embeddings()(hidden).float().masked_fill(self._silent, -torch.inf)

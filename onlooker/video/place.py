@@ -1,0 +1,113 @@
+"""Where the video is: a path, an address or an open file, checked before any decoder sees it."""
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from onlooker.core.errors import InputError, SourceError
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+)://")
+_WEB_SCHEMES = ("http", "https")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Something a container can be read from. `name` is safe to show: no user, password or query values."""
+
+    target: Any
+    """What the demuxer is given: a "file:" path, an address, or a file-like object."""
+    name: str
+    protocols: str
+    """Protocols the demuxer may follow from here, so that a playlist cannot reach where its owner may not."""
+    is_remote: bool = False
+
+
+def redact(address: str) -> str:
+    """Return an address without its user, password, query values and fragment."""
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return address.split("://", 1)[0] + "://***"
+    host = f"[{host}]" if ":" in host else host
+    user = "***@" if "@" in parts.netloc else ""
+    query = "&".join(f"{item.split('=', 1)[0]}=***" for item in parts.query.split("&")) if parts.query else ""
+    return urlunsplit((parts.scheme, f"{user}{host}{port}", parts.path, query, ""))
+
+
+def locate(source: str | os.PathLike[str] | BinaryIO) -> Place:
+    """Find out what `source` is. Raises `InputError` for a thing of another kind, `SourceError` if it is not there."""
+    if isinstance(source, str) and (match := _SCHEME.match(source)):
+        return _locate_address(source, match.group(1).lower())
+    if isinstance(source, str | os.PathLike):
+        path = os.fspath(source)
+        if isinstance(path, str):
+            return _locate_path(path)
+    if callable(getattr(source, "read", None)):
+        return _locate_object(source)
+    raise InputError(
+        "a video is given as a path, an address or an open binary file",
+        given=type(source).__name__,
+        do="open_video('clip.mp4'), or io.BytesIO(data) for bytes in memory",
+    )
+
+
+def _locate_address(address: str, scheme: str) -> Place:
+    if scheme == "file":
+        parts = urlsplit(address)
+        return _locate_path(unquote(parts.netloc + parts.path))
+    if scheme not in _WEB_SCHEMES:
+        raise SourceError(
+            f"open_video cannot read {scheme}:// addresses",
+            given=redact(address),
+            do="a path, a file-like object or an http(s) address",
+        )
+    return Place(address, redact(address), "http,https,tcp,tls,crypto,httpproxy", is_remote=True)
+
+
+def _locate_path(path: str) -> Place:
+    def refuse(what: str, do: str, error: Exception | None = None) -> SourceError:
+        problem = SourceError(what, given=repr(path), do=do)
+        problem.__cause__ = error
+        return problem
+
+    if not path:
+        raise refuse("the path is empty", "give the path of a video file")
+    try:
+        mode = Path(path).stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise refuse("this is a folder, not a video file", "give the path of one file in it")
+        if not stat.S_ISREG(mode):
+            raise refuse("this is not a regular file", "open it yourself and pass the file object")
+        with Path(path).open("rb") as file:
+            is_empty = not file.read(1)
+    except FileNotFoundError as error:
+        raise refuse("there is no such file", "check the path", error) from error
+    except PermissionError as error:
+        raise refuse("this file may not be read", "check its permissions", error) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise refuse(f"this file cannot be opened ({reason})", "check the path", error) from error
+    if is_empty:
+        raise refuse("this file is empty", "check that it was written to the end")
+    # "file:" keeps FFmpeg from reading a name such as "concat:a|b" as a protocol.
+    return Place("file:" + str(Path(path).absolute()), path, "file,crypto")
+
+
+def _locate_object(source: Any) -> Place:
+    given = getattr(source, "name", None)
+    name = given if isinstance(given, str) else f"<{type(source).__name__}>"
+    try:
+        # A buffer just written stands at its end, the commonest mistake; a pipe cannot go back and need not.
+        if source.seekable():
+            source.seek(0)
+    except AttributeError:
+        pass
+    except Exception as error:
+        raise SourceError("this file object cannot be read", given=name, do="pass one that is open") from error
+    return Place(source, name, "data")

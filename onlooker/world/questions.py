@@ -1,0 +1,145 @@
+"""Turn candidates into records: balanced answers, few wordings, exact evidence."""
+
+import random
+from collections.abc import Callable, Iterable
+
+from onlooker.core.errors import InputError
+from onlooker.core.records import AnswerType, QueryRecord
+from onlooker.world import ask_future, ask_now, ask_past
+from onlooker.world.episode import Episode
+from onlooker.world.lexicon import TASKS, TEMPLATES, WORDS
+from onlooker.world.moment import Candidate, Moment
+
+CLOCK_TOLERANCE_S = 1.5
+"""A clock answer this many seconds off is still right."""
+_ASKERS: dict[str, Callable[[Moment], Iterable[Candidate]]] = {
+    "present": ask_now.present, "attribute": ask_now.attribute, "reading": ask_now.reading,
+    "counting": ask_now.counting, "spatial": ask_now.spatial, "before": ask_past.before, "when": ask_past.when,
+    "order": ask_past.order, "repetition": ask_past.repetition, "ever": ask_past.ever, "next": ask_future.next_,
+    "proactive": ask_future.proactive,
+}  # fmt: skip
+# Common answers are thinned: the weight is the chance that an answer is used when it alone could be given.
+_THIN: dict[str, dict[str, float]] = {
+    "count_all": {"0": 0.6, "1": 0.3, "2": 0.22, "3": 0.35},
+    "count_shape": {"0": 0.04, "1": 0.05, "2": 0.6},
+    "count_colour": {"0": 0.04, "1": 0.05, "2": 0.6},
+    "blinks": {"0": 0.06, "1": 0.3, "2": 0.5},
+    "changes": {"0": 0.06, "1": 0.3, "2": 0.5},
+    "pattern_now": {"plain": 0.35},
+    "size_now": {"medium": 0.7},
+}
+# How often a form of a task is tried, against 1 for the others.
+_SHARE = {"first_of_two": 0.5, "size_now": 0.5, "pattern_now": 0.6, "shape_only": 0.5, "count_colour": 0.7}
+
+
+def ask(
+    episode: Episode, task: str, ask_time_s: float, rng: random.Random, *, offset_s: float = 0.0
+) -> QueryRecord | None:
+    """See `Episode.ask`."""
+    if task not in _ASKERS:
+        raise InputError("unknown task", given=repr(task), do=f"use one of {', '.join(TASKS)}")
+    if not 0 <= ask_time_s <= episode.duration_s:
+        given = f"{ask_time_s} of {episode.duration_s} s"
+        raise InputError("the time lies outside the episode", given=given, do="ask between 0 and duration_s")
+    ask_time_s = round(float(ask_time_s), 3)
+    chosen = _pick(_ASKERS[task](Moment(episode, ask_time_s)), rng) if ask_time_s >= 1.0 else None
+    return _record(episode, task, ask_time_s, chosen, rng, offset_s) if chosen else None
+
+
+def questions(
+    episode: Episode, num: int, rng_seed: int, *, tasks: tuple[str, ...] | None, between_s: tuple[float, float] | None,
+    offset_s: float,
+) -> list[QueryRecord]:  # fmt: skip
+    """See `Episode.questions`."""
+    tasks = tuple(TASKS) if tasks is None else tasks
+    rng = random.Random(f"{episode.id}/{rng_seed}")
+    low, high = between_s or (1.5, episode.duration_s - 0.01)
+    low, high = max(1.0, low), min(high, episode.duration_s)
+    if low > high:
+        raise InputError("no time is left to ask in", given=f"{low}..{high} s", do="widen between_s")
+    out: list[QueryRecord] = []
+    queue: list[str] = []
+    for _ in range(3 * num):
+        if len(out) == num:
+            break
+        queue = queue or rng.sample(tasks, len(tasks))
+        task = queue.pop()
+        for _ in range(10):
+            if record := ask(episode, task, _time(rng, episode, task, low, high), rng, offset_s=offset_s):
+                out.append(record)
+                break
+    out.sort(key=lambda record: record.ask_time)
+    return [_numbered(record, index) for index, record in enumerate(out)]
+
+
+def _time(rng: random.Random, episode: Episode, task: str, low: float, high: float) -> float:
+    """A little after a whole second, later rather than earlier for questions about the past."""
+    part = rng.random()
+    if task in ("before", "when", "order", "repetition", "ever"):
+        part = part**0.6
+    elif task == "proactive":
+        part *= max(0.1, 1 - 8 / episode.duration_s)
+    at = low + (high - low) * part
+    return min(high, max(low, int(at) + rng.uniform(0.05, 0.5)))
+
+
+def _numbered(record: QueryRecord, index: int) -> QueryRecord:
+    object.__setattr__(record, "id", f"{record.video}-{index:03d}")  # made a moment ago and not shared yet
+    object.__setattr__(record, "order", index)
+    return record
+
+
+def _pick(candidates: Iterable[Candidate], rng: random.Random) -> Candidate | None:
+    """A form by its share, then an answer by its weight, then any candidate that has it."""
+    forms: dict[str, dict[str, list[Candidate]]] = {}
+    for candidate in candidates:
+        answer = candidate.answer or str(candidate.seconds)
+        forms.setdefault(candidate.form, {}).setdefault(answer, []).append(candidate)
+    if not forms:
+        return None
+    form = rng.choices(list(forms), [_SHARE.get(name, 1.0) for name in forms])[0]
+    answers, thin = forms[form], _THIN.get(form, {})
+    weights = [thin.get(answer, 1.0) for answer in answers]
+    if rng.random() > sum(weights):
+        return None
+    return rng.choice(answers[rng.choices(list(answers), weights)[0]])
+
+
+def clock(seconds: float) -> str:
+    """A stream time as "[mm:ss]" (minutes beyond 99 take three digits)."""
+    whole = int(seconds)
+    return f"[{whole // 60:02d}:{whole % 60:02d}]"
+
+
+def _record(
+    episode: Episode, task: str, time_s: float, found: Candidate, rng: random.Random, offset_s: float
+) -> QueryRecord:
+    kind: AnswerType = "mcq"
+    answer, options, tolerance = found.answer, found.options, 0.0
+    meta = {"sprites": list(found.sprites), "form": found.form, **found.words}
+    if found.seconds is not None:
+        kind, answer, tolerance = "text", clock(found.seconds + offset_s), CLOCK_TOLERANCE_S
+        meta["seconds"] = found.seconds + offset_s
+    elif task == "proactive":
+        kind = "proactive"
+    elif task == "ever":
+        kind = "yesno"
+    elif answer.isdigit():
+        kind = "count" if options else "mcq"
+    if not options and kind == "mcq":
+        options = _texts(answer, rng)
+    return QueryRecord(
+        id=f"{episode.id}-{task}-{round(time_s * 1000)}", video=episode.id, benchmark="pocket_world", task=task,
+        family=TASKS[task][0], ask_time=time_s, question=rng.choice(TEMPLATES[found.form]).format(**found.words),
+        answer=answer, answer_type=kind, options=options, evidence=found.evidence, windows=found.windows,
+        tolerance=tolerance, test_points=tuple({"t": at, "expect": expect} for at, expect in found.test_points), meta=meta,
+    )  # fmt: skip
+
+
+def _texts(answer: str, rng: random.Random) -> tuple[str, ...]:
+    """Options for what a sign reads: all words, or the number among seven that are near it in writing."""
+    if not answer.isdigit():
+        return WORDS
+    near = [f"{a}{answer[1]}" for a in "123456789"] + [f"{answer[0]}{b}" for b in "0123456789"]
+    others = rng.sample(sorted(set(near) - {answer}), 7)
+    return tuple(sorted((*others, answer)))

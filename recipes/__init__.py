@@ -1,0 +1,1 @@
+"""Training recipes: how the models that ship with Onlooker were made."""

@@ -1,0 +1,1 @@
+"""The pocket models: a tiny video language model trained on Pocket World."""

@@ -1,0 +1,633 @@
+"""The promises every method makes, as functions that raise AssertionError when a method breaks one.
+
+`points(kind)` lists them; the tests run each over every method the registry finds. A method to which a point does not
+apply says so in its class: `contract_exceptions: ClassVar[dict[str, str]] = {"point": "reason"}`.
+"""
+
+import copy
+import dataclasses
+import json
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from synthetic import DIM, frame_tokens, moment, moving_features, moving_frame, toy_tower
+
+from onlooker.compress import num_kept
+from onlooker.core import registry
+from onlooker.core.contracts import Encoded, Moment
+from onlooker.core.errors import InputError
+from onlooker.core.spans import Plan, Span, Tier
+from onlooker.core.state import StreamState
+from onlooker.core.tokens import VisualTokens
+
+# ------------------------------------------------------------------------------------------------------- comparing
+
+
+def assert_same(one: Any, other: Any, tolerance: float = 0.0, what: str = "output") -> None:
+    """Equal in structure and, within `tolerance`, in every number."""
+    assert type(one) is type(other), f"{what}: {type(one)} and {type(other)}"
+    if isinstance(one, torch.Tensor):
+        assert one.shape == other.shape and one.dtype == other.dtype, f"{what}: {one.shape} and {other.shape}"
+        equal = torch.equal(one, other) if not tolerance else torch.allclose(one, other, rtol=0, atol=tolerance)
+        assert equal, f"{what} differs by up to {(one.double() - other.double()).abs().max():.3g}"
+    elif dataclasses.is_dataclass(one):
+        for f in dataclasses.fields(one):
+            assert_same(getattr(one, f.name), getattr(other, f.name), tolerance, f"{what}.{f.name}")
+    elif isinstance(one, Mapping):
+        assert one.keys() == other.keys(), f"{what}: {list(one)} and {list(other)}"
+        for key in one:
+            assert_same(one[key], other[key], tolerance, f"{what}[{key}]")
+    elif isinstance(one, Sequence) and not isinstance(one, str):
+        assert len(one) == len(other), f"{what}: {len(one)} and {len(other)} members"
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, tolerance, f"{what}[{i}]")
+    else:
+        assert one == other, f"{what}: {one!r} and {other!r}"
+
+
+def assert_finite(value: Any) -> None:
+    """No infinity and no NaN in any tensor of an output."""
+    if isinstance(value, torch.Tensor):
+        assert torch.isfinite(value.float()).all()
+    elif dataclasses.is_dataclass(value):
+        for f in dataclasses.fields(value):
+            assert_finite(getattr(value, f.name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            assert_finite(item)
+
+
+# --------------------------------------------------------------------------------------------- how a stream is run
+
+
+class Stream:
+    """One stream of a kind of method: its state, and `push` with the number of a frame of clip `seed`."""
+
+    batch_tolerance = 0.0
+    num_long = 220
+
+    def __init__(self, method: Any, seed: int = 0) -> None:
+        self.method, self.seed = method, seed
+        self.state: StreamState = method.new_state()
+
+    def push(self, number: int) -> Any:
+        """The output for frame `number`."""
+        return self.push_input(self.input(number))
+
+    def input(self, number: int) -> Any:
+        raise NotImplementedError
+
+    def push_input(self, given: Any) -> Any:
+        raise NotImplementedError
+
+    def push_together(self, others: Sequence["Stream"], numbers: Sequence[int]) -> list[Any]:
+        """One frame of each stream in one call, where the kind has such a call."""
+        return [stream.push(number) for stream, number in zip(others, numbers, strict=True)]
+
+    def fork(self) -> "Stream":
+        twin = copy.copy(self)
+        twin.state = self.state.fork()
+        return twin
+
+
+class CompressorStream(Stream):
+    """Frames of 20 tokens through a compressor."""
+
+    def input(self, number: int) -> VisualTokens:
+        return moving_frame(self.seed, number)
+
+    def push_input(self, given: VisualTokens) -> VisualTokens:
+        return self.method.compress(given, self.state)
+
+    def push_together(self, others: Sequence[Stream], numbers: Sequence[int]) -> list[Any]:
+        batch = [stream.input(number) for stream, number in zip(others, numbers, strict=True)]
+        return self.method.compress_streams(batch, [stream.state for stream in others])
+
+
+class EncoderStream(Stream):
+    """Frames of 13 tokens (one of them for the whole frame) through a tower of four layers."""
+
+    # The same row may be rounded differently in a larger matrix product; in float64 no choice hangs on that.
+    batch_tolerance = 1e-9
+    tower = toy_tower()
+
+    def input(self, number: int) -> torch.Tensor:
+        return moving_features(self.seed, number, self.tower.num_tokens, self.tower.dim)[None].double()
+
+    def push_input(self, given: torch.Tensor) -> Encoded:
+        return self.method.encode(self.tower, given, [self.state])
+
+    def push_together(self, others: Sequence[Stream], numbers: Sequence[int]) -> list[Any]:
+        hidden = torch.cat([stream.input(number) for stream, number in zip(others, numbers, strict=True)])
+        out: Encoded = self.method.encode(self.tower, hidden, [stream.state for stream in others])
+        split = []
+        for b in range(len(others)):
+            taps = {number: tap[b : b + 1] for number, tap in out.taps.items()}
+            recomputed = None if out.recomputed is None else out.recomputed[b : b + 1]
+            split.append(Encoded(out.hidden[b : b + 1], taps, recomputed, out.refreshed[b : b + 1]))
+        return split
+
+
+class MemoryStream(Stream):
+    """Blocks in a pretended store: a prefix, then a block of 196 tokens every half second, now and then some text."""
+
+    num_long = 600
+
+    def __init__(self, method: Any, seed: int = 0) -> None:
+        super().__init__(method, seed)
+        self.spans = [Span(0, "prefix", 12, 0.0, 0.0)]
+        self.next_id = 1
+
+    def input(self, number: int) -> Span:
+        time_s = number * 0.5
+        if (number + self.seed) % 50 == 49:
+            return Span(self.next_id, "text", 20, time_s, time_s)
+        return Span(self.next_id, "vision", 196 - self.seed, time_s, time_s)
+
+    def scores(self) -> torch.Tensor | None:
+        if not self.method.scores_layers:
+            return None
+        return torch.tensor([((span.id * 37 + self.seed) % 101) / 101 for span in self.spans])
+
+    def push_input(self, given: Span) -> Any:
+        self.spans = [*self.spans, given]
+        self.next_id = given.id + 1
+        plan = self.method.plan(tuple(self.spans), self.state)
+        self.check_plan(plan)
+        left = [span for span in self.spans if span.id not in plan.forget]
+        self.spans = [dataclasses.replace(s, tier=Tier.HOST) if s.id in plan.park else s for s in left]
+        return plan, self.method.recall(tuple(self.spans), self.scores(), self.state)
+
+    def check_plan(self, plan: Plan) -> None:
+        tiers = {span.id: span.tier for span in self.spans}
+        named = [*plan.park, *plan.forget]
+        assert len(named) == len(set(named)), f"a block is named twice: {named}"
+        assert set(named) <= tiers.keys(), f"there are no blocks {set(named) - tiers.keys()}"
+        assert all(tiers[i] is Tier.DEVICE for i in plan.park), f"parked already: {plan.park}"
+
+    def fork(self) -> "MemoryStream":
+        twin = typing.cast(MemoryStream, super().fork())
+        twin.spans = list(self.spans)
+        return twin
+
+
+class ResponseStream(Stream):
+    """Moments of a quiet stream with bursts."""
+
+    num_long = 300
+
+    def input(self, number: int) -> Moment:
+        given = moment(self.seed, number)
+        offered = "speak_probability" in self.method.needs
+        return given if offered else dataclasses.replace(given, speak_probability=None)
+
+    def push_input(self, given: Moment) -> bool:
+        return self.method.should_speak(given, self.state)
+
+
+STREAMS: dict[str, type[Stream]] = {
+    "compressor": CompressorStream,
+    "encoder": EncoderStream,
+    "memory": MemoryStream,
+    "response": ResponseStream,
+}
+
+
+def run(stream: Stream, numbers: Sequence[int]) -> list[Any]:
+    """Outputs as they were when they were made."""
+    return [copy.deepcopy(stream.push(number)) for number in numbers]
+
+
+Opener = Callable[..., Stream]
+NUM = 10
+
+# --------------------------------------------------------------------------------- points for methods of every kind
+
+
+def settings_are_frozen(method: Any, opened: Opener) -> None:
+    """Settings cannot change, compare by value and can be a key."""
+    assert dataclasses.is_dataclass(method) and method.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert hash(method) == hash(dataclasses.replace(method)) and method == dataclasses.replace(method)
+    before = dict(vars(method))
+    run(opened(method), range(4))
+    assert vars(method) == before, "settings changed, or something was stored beside them"
+
+
+def settings_are_documented(method: Any, opened: Opener) -> None:
+    """The file has a caption, and every setting a default and one line of help."""
+    assert registry.caption(type(method)), "the file needs a docstring"
+    for f in dataclasses.fields(method):
+        has_default = f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
+        assert has_default, f"{f.name} needs a default"
+    for setting in registry.settings(type(method)):
+        assert setting.help.strip(), f"{setting.name} needs a line of help under it"
+
+
+def description_round_trip(method: Any, opened: Opener) -> None:
+    """A method can be written as text and made from it again."""
+    kind = next(kind for kind, stream in STREAMS.items() if isinstance(opened(method), stream))
+    assert registry.make(kind, registry.describe(method)) == method
+
+
+def emission_is_final(method: Any, opened: Opener) -> None:
+    """What was given out for a frame does not depend on later frames, and is not changed afterwards."""
+    one, other = opened(method), opened(method)
+    kept = [one.push(number) for number in range(NUM)]
+    then = copy.deepcopy(kept)
+    early = run(other, range(NUM))
+    run(one, range(NUM, 2 * NUM))
+    run(other, range(5 * NUM, 7 * NUM))
+    assert_same(kept, then, what="earlier output")
+    assert_same(early, then)
+
+
+def determinism(method: Any, opened: Opener) -> None:
+    """Two runs are alike, whatever the global random numbers do."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        one = run(opened(method), range(NUM))
+        torch.manual_seed(2)
+        assert_same(run(opened(method), range(NUM)), one)
+
+
+def new_state_is_a_reset(method: Any, opened: Opener) -> None:
+    """A stream that was watched before leaves no trace in the next."""
+    fresh = run(opened(copy.deepcopy(method), seed=1), range(NUM))
+    run(opened(method, seed=0), range(NUM))
+    assert_same(run(opened(method, seed=1), range(NUM)), fresh)
+
+
+def isolation(method: Any, opened: Opener) -> None:
+    """Two interleaved streams are as two watched apart."""
+    apart = [run(opened(method, seed=seed), range(NUM)) for seed in (0, 1)]
+    streams = [opened(method, seed=seed) for seed in (0, 1)]
+    together = [[copy.deepcopy(s.push(number)) for s in streams] for number in range(NUM)]
+    for b in (0, 1):
+        assert_same([row[b] for row in together], apart[b], what=f"stream {b}")
+
+
+def batching(method: Any, opened: Opener) -> None:
+    """Streams of different age in one call are as one by one."""
+    starts = (0, 2, 5)
+    apart = [run(opened(method, seed=seed), range(NUM)) for seed in range(3)]
+    streams = [opened(method, seed=seed) for seed in range(3)]
+    for clock in range(NUM + 5):
+        ready = [b for b in range(3) if 0 <= clock - starts[b] < NUM]
+        outs = streams[0].push_together([streams[b] for b in ready], [clock - starts[b] for b in ready])
+        assert len(outs) == len(ready)
+        for b, out in zip(ready, outs, strict=True):
+            number = clock - starts[b]
+            assert_same(out, apart[b][number], streams[0].batch_tolerance, f"stream {b}, frame {number}")
+
+
+def inputs_are_left_alone(method: Any, opened: Opener) -> None:
+    """A method neither writes into its input nor relies on it later: the caller may use the buffer again."""
+    expected = run(opened(method), range(NUM))
+    stream = opened(method)
+    for number in range(NUM):
+        given = stream.input(number)
+        before = copy.deepcopy(given)
+        out = copy.deepcopy(stream.push_input(given))
+        assert_same(given, before, what="input")
+        assert_same(out, expected[number])
+        for tensor in (given.features, *given.extras.values()) if isinstance(given, VisualTokens) else (given,):
+            if isinstance(tensor, torch.Tensor):
+                tensor.fill_(7)
+
+
+def bounded_state(method: Any, opened: Opener) -> None:
+    """A stream twice as long is remembered in no more bytes."""
+    stream = opened(method)
+    sizes = []
+    for number in range(stream.num_long):
+        stream.push(number)
+        if number + 1 in (stream.num_long // 2, stream.num_long):
+            tensors, skeleton = stream.state.export()
+            assert stream.state.num_bytes() == sum(t.numel() * t.element_size() for t in tensors.values())
+            sizes.append((stream.state.num_bytes(), len(json.dumps(skeleton))))
+    assert sizes[1][0] <= sizes[0][0], f"tensor bytes grew: {sizes}"
+    # Counters get longer as text; anything else that grows with the stream at least doubles.
+    assert sizes[1][1] <= 1.25 * sizes[0][1] + 16, f"the state grew: {sizes}"
+
+
+def state_is_whole(method: Any, opened: Opener) -> None:
+    """A state is a StreamState all of whose content is in its fields."""
+    stream = opened(method)
+    run(stream, range(4))
+    assert isinstance(stream.state, StreamState)
+    assert vars(stream.state).keys() == {f.name for f in dataclasses.fields(stream.state)}, "forgot @dataclass?"
+    assert stream.state is not method.new_state()
+
+
+def fork_is_independent(method: Any, opened: Opener) -> None:
+    """After a fork both go their own way."""
+    one, two = list(range(6)) + list(range(20, 26)), list(range(6)) + list(range(40, 46))
+    expected = run(opened(method), one), run(opened(method), two)
+    stream = opened(method)
+    run(stream, range(6))
+    twin = stream.fork()
+    for a, b, left, right in zip(one[6:], two[6:], expected[0][6:], expected[1][6:], strict=True):
+        assert_same(stream.push(a), left, what="original")
+        assert_same(twin.push(b), right, what="fork")
+
+
+def saved_state_goes_on(method: Any, opened: Opener) -> None:
+    """A state written out, as JSON and tensors, and read back goes on as if nothing had happened."""
+    expected = run(opened(method), range(12))
+    stream = opened(method)
+    run(stream, range(6))
+    tensors, skeleton = stream.state.export()
+    text = json.dumps(skeleton)
+    twin = stream.fork()
+    twin.state = method.new_state()
+    run(stream, range(30, 33))  # what the original sees meanwhile must not reach the copy
+    twin.state.load(tensors, json.loads(text))
+    assert_same(run(twin, range(6, 12)), expected[6:])
+
+
+COMMON = (
+    settings_are_frozen,
+    settings_are_documented,
+    description_round_trip,
+    emission_is_final,
+    determinism,
+    new_state_is_a_reset,
+    isolation,
+    batching,
+    inputs_are_left_alone,
+    bounded_state,
+    state_is_whole,
+    fork_is_independent,
+    saved_state_goes_on,
+)
+
+# -------------------------------------------------------------------------------------------- points for compressors
+
+
+def _check_tokens(given: VisualTokens, out: VisualTokens) -> None:
+    assert 1 <= len(out) <= len(given), f"{len(out)} of {len(given)} tokens"
+    assert out.grid == given.grid and out.features.dtype == given.features.dtype
+    assert (out.slot.diff() > 0).all(), f"slots are not ascending and unique: {out.slot.tolist()}"
+    assert set(out.slot.tolist()) <= set(given.slot.tolist())
+    assert (out.frame == given.frame[0]).all() and (out.time_s == given.time_s[0]).all(), "not the newest frame"
+
+
+def order(method: Any, opened: Opener) -> None:
+    """Tokens of the newest frame, each once, in raster order."""
+    stream = opened(method)
+    for number in range(NUM):
+        given = stream.input(number)
+        _check_tokens(given, stream.push_input(given))
+
+
+def budget(method: Any, opened: Opener) -> None:
+    """As many tokens as `keep` or `keep_ratio` says; without them, at least one."""
+    stream = opened(method)
+    for number in range(NUM):
+        given = stream.input(number)
+        count = len(stream.push_input(given))
+        if hasattr(method, "keep"):
+            assert count == num_kept(len(given), method.keep, getattr(method, "keep_ratio", None))
+        assert 1 <= count <= len(given)
+
+
+def rows_are_carried(method: Any, opened: Opener) -> None:
+    """Pruned: every array holds the rows of the kept tokens. Merged: no weight is lost, and no array either."""
+    stream = opened(method)
+    for number in range(NUM):
+        given = stream.input(number)
+        out = stream.push_input(given)
+        assert out.extras.keys() == given.extras.keys(), f"extras {list(given.extras)} became {list(out.extras)}"
+        if (out.weight == 1).all():
+            for name, source in (("features", given.features), *given.extras.items()):
+                value = out.features if name == "features" else out.extras[name]
+                assert torch.equal(value, source[out.slot]), f"{name} are not those of the kept tokens"
+        else:
+            assert torch.allclose(out.weight.sum(), given.weight.sum()), "weight was lost"
+
+
+def engagement(method: Any, opened: Opener) -> None:
+    """On a moving clip something is left out."""
+    stream = opened(method)
+    assert any(len(stream.push_input(given)) < len(given) for given in map(stream.input, range(NUM)))
+
+
+def odd_streams(method: Any, opened: Opener) -> None:
+    """Constant, black, one-frame and one-token streams give finite tokens."""
+    still = moving_features(0, 0, 20, DIM)
+    for features in (still, torch.zeros(20, DIM), torch.ones(20, DIM), still[:1]):
+        state = method.new_state()
+        for number in range(4):
+            given = frame_tokens(features, number, (4, 5) if len(features) == 20 else (1, 1))
+            out = method.compress(given, state)
+            _check_tokens(given, out)
+            assert_finite(out)
+
+
+def half_precision(method: Any, opened: Opener) -> None:
+    """bfloat16 in, bfloat16 out."""
+    state = method.new_state()
+    for number in range(4):
+        given = moving_frame(0, number, torch.bfloat16)
+        out = method.compress(given, state)
+        _check_tokens(given, out)
+        assert_finite(out)
+
+
+def generous_budget(method: Any, opened: Opener) -> None:
+    """A budget larger than the frame keeps everything."""
+    if "keep" not in {f.name for f in dataclasses.fields(method)}:
+        return
+    changes = {"keep_ratio": None} if hasattr(method, "keep_ratio") else {}
+    stream = opened(dataclasses.replace(method, keep=10_000, **changes))
+    for number in range(4):
+        given = stream.input(number)
+        assert_same(stream.push_input(given), given)
+
+
+COMPRESSOR = (order, budget, rows_are_carried, engagement, odd_streams, half_precision, generous_budget)
+
+# ---------------------------------------------------------------------------------------------- points for encoders
+
+
+def _dense(tower: Any, hidden: torch.Tensor) -> torch.Tensor:
+    for layer in tower.layers:
+        hidden = layer.dense(hidden)
+    return hidden
+
+
+def _check_encoded(tower: Any, given: torch.Tensor, out: Encoded) -> None:
+    assert out.hidden.shape == given.shape and out.hidden.dtype == given.dtype
+    assert set(out.taps) == set(tower.tap_layers)
+    assert all(tap.shape == given.shape for tap in out.taps.values())
+    assert len(out.refreshed) == len(given)
+    if out.recomputed is not None:
+        assert out.recomputed.shape == given.shape[:2] and out.recomputed.dtype == torch.float32
+        assert ((out.recomputed >= 0) & (out.recomputed <= 1 + 1e-6)).all()
+    assert_finite(out)
+
+
+def encoder_output(method: Any, opened: Opener) -> None:
+    """Hidden states of the input's shape, every tap, shares between 0 and 1; also for tokens chosen in groups."""
+    for tower in (toy_tower(), toy_tower(12, group=4, pinned=0)):
+        state = method.new_state()
+        for number in range(NUM):
+            hidden = moving_features(0, number, tower.num_tokens, tower.dim)[None].double()
+            out = method.encode(tower, hidden, [state])
+            _check_encoded(tower, hidden, out)
+            if tower.group > 1 and out.recomputed is not None:
+                shares = out.recomputed[0].view(-1, tower.group)
+                assert torch.equal(shares, shares[:, :1].expand_as(shares)), "a group was split"
+
+
+def first_frame_is_dense(method: Any, opened: Opener) -> None:
+    """Without a past there is nothing to reuse."""
+    stream = typing.cast(EncoderStream, opened(method))
+    given = stream.input(0)
+    assert torch.allclose(stream.push_input(given).hidden, _dense(stream.tower, given), rtol=0, atol=1e-9)
+
+
+def encoder_engagement(method: Any, opened: Opener) -> None:
+    """On a moving clip some frame is not the dense result."""
+    stream = typing.cast(EncoderStream, opened(method))
+    inputs = [stream.input(number) for number in range(NUM)]
+    same = [torch.allclose(stream.push_input(x).hidden, _dense(stream.tower, x), rtol=0, atol=1e-9) for x in inputs]
+    assert not all(same)
+
+
+def encoder_odd_streams(method: Any, opened: Opener) -> None:
+    """Constant, black and one-token streams, in float64 and bfloat16; a change of size in mid-stream."""
+    for dtype in (torch.float64, torch.bfloat16):
+        state = method.new_state()
+        for num_tokens in (13, 1, 13):
+            tower = toy_tower(num_tokens, pinned=int(num_tokens > 1), dtype=dtype)
+            for features in (moving_features(0, 0, num_tokens, 16), torch.zeros(num_tokens, 16)):
+                for _ in range(3):
+                    _check_encoded(tower, hidden := features[None].to(dtype), method.encode(tower, hidden, [state]))
+
+
+ENCODER = (encoder_output, first_frame_is_dense, encoder_engagement, encoder_odd_streams)
+
+# ---------------------------------------------------------------------------------------------- points for memories
+
+
+def prefix_stays(method: Any, opened: Opener) -> None:
+    """The system prompt is never parked or forgotten, and every question sees it."""
+    stream = opened(method)
+    for number in range(stream.num_long):
+        plan, recall = stream.push(number)
+        assert 0 not in plan.park and 0 not in plan.forget, "the prefix was taken away"
+        assert 0 in recall.blocks, "a question does not see the prefix"
+
+
+def recall_is_in_order(method: Any, opened: Opener) -> None:
+    """Existing blocks, ascending, each once; asking changes nothing."""
+    stream = typing.cast(MemoryStream, opened(method))
+    for number in range(120):
+        stream.push(number)
+        before = stream.state.export()
+        blocks = method.recall(tuple(stream.spans), stream.scores(), stream.state).blocks
+        assert list(blocks) == sorted(set(blocks)) and set(blocks) <= {s.id for s in stream.spans}
+        assert_same(stream.state.export(), before, what="state after a question")
+
+
+def bounded_memory(method: Any, opened: Opener) -> None:
+    """A stream twice as long takes no more tokens on the device."""
+    stream = typing.cast(MemoryStream, opened(method))
+    peaks = [0, 0]
+    for number in range(stream.num_long):
+        stream.push(number)
+        tokens = sum(span.num_tokens for span in stream.spans if span.tier is Tier.DEVICE)
+        half = number * 2 // stream.num_long
+        peaks[half] = max(peaks[half], tokens)
+    # The blocks are not all of one size, so that the budget may be filled a little better later on.
+    assert peaks[1] <= peaks[0] + 196, f"tokens on the device grew: {peaks}"
+
+
+def memory_engagement(method: Any, opened: Opener) -> None:
+    """On a long stream something is parked or forgotten."""
+    stream = opened(method)
+    plans = [stream.push(number)[0] for number in range(stream.num_long)]
+    assert any(plan.park or plan.forget for plan in plans)
+
+
+MEMORY = (prefix_stays, recall_is_in_order, bounded_memory, memory_engagement)
+
+# ---------------------------------------------------------------------------------------------- points for responses
+
+
+def answers_yes_or_no(method: Any, opened: Opener) -> None:
+    """The answer is True or False, on quiet and odd streams too."""
+    stream = opened(method)
+    assert all(type(stream.push(number)) is bool for number in range(60))
+    offered = "speak_probability" in method.needs
+    for level in (0.0, 1.0):
+        state = method.new_state()
+        for number in range(10):
+            given = Moment(number * 0.5, level, level, level if offered else None)
+            assert type(method.should_speak(given, state)) is bool
+
+
+def response_engagement(method: Any, opened: Opener) -> None:
+    """On a stream with quiet and busy times it speaks, but not all the time."""
+    stream = opened(method)
+    assert len({stream.push(number) for number in range(stream.num_long)}) == 2
+
+
+RESPONSE = (answers_yes_or_no, response_engagement)
+
+# -------------------------------------------------------------------------------------------------------- the suite
+
+_SPECIAL = {"compressor": COMPRESSOR, "encoder": ENCODER, "memory": MEMORY, "response": RESPONSE}
+Point = Callable[[Any, Opener], None]
+
+
+def points(kind: str) -> dict[str, Point]:
+    """The points of the contract of a kind of method, by the name used in `contract_exceptions`."""
+    return {point.__name__.removeprefix(f"{kind}_"): point for point in (*COMMON, *_SPECIAL[kind])}
+
+
+def exceptions(kind: str, method: Any) -> dict[str, str]:
+    """The points that a method declares not to apply, with reasons."""
+    declared = getattr(type(method), "contract_exceptions", {})
+    assert declared.keys() <= points(kind).keys(), f"no such points: {declared.keys() - points(kind).keys()}"
+    assert all(reason.strip() for reason in declared.values()), "an exception needs a reason"
+    return declared
+
+
+def failing_points(kind: str, method: Any) -> set[str]:
+    """The names of the points that a method breaks."""
+    failed = set()
+    for name, point in points(kind).items():
+        try:
+            point(method, STREAMS[kind])
+        except AssertionError:
+            failed.add(name)
+    return failed - exceptions(kind, method).keys()
+
+
+def variants(kind: str, chosen: str) -> list[Any]:
+    """A method with its defaults, and with every other value of each setting that has few (and a small `keep`)."""
+    plain = registry.make(kind, chosen)
+    found = [plain]
+    for name, hint in typing.get_type_hints(type(plain)).items():
+        if not hasattr(plain, name) or name not in {f.name for f in dataclasses.fields(plain)}:
+            continue
+        values: Sequence[Any] = ()
+        if typing.get_origin(hint) is typing.Literal:
+            values = typing.get_args(hint)
+        elif hint is bool:
+            values = (False, True)
+        elif name == "keep":
+            values = (5,)
+        elif type(None) in typing.get_args(hint) and name != "keep_ratio":
+            values = (None,)
+        for value in values:
+            if value != getattr(plain, name):
+                try:
+                    found.append(dataclasses.replace(plain, **{name: value}))
+                except InputError:
+                    continue  # a value that asks for another setting
+    return found

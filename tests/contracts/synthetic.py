@@ -1,0 +1,99 @@
+"""Small made-up streams and a made-up vision tower: what methods of every kind are run on."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onlooker.core.contracts import Moment, VisionTower
+from onlooker.core.tokens import VisualTokens
+
+GRID = (4, 5)
+DIM = 12
+
+
+def _seeded(*seed: int) -> torch.Generator:
+    number = 17
+    for part in seed:
+        number = number * 1009 + part
+    return torch.Generator().manual_seed(number)
+
+
+def moving_features(seed: int, number: int, tokens: int, dim: int) -> Tensor:
+    """A steady background with a bright thing that moves and a little noise, float32 `[tokens, dim]`."""
+    features = torch.randn(tokens, dim, generator=_seeded(seed, 1)) + torch.randn(dim, generator=_seeded(seed, 2))
+    features[(number * 3) % tokens] += 4 * torch.randn(dim, generator=_seeded(seed, 3))
+    return features + 0.1 * torch.randn(tokens, dim, generator=_seeded(seed, 4, number))
+
+
+def frame_tokens(features: Tensor, number: int, grid: tuple[int, int] = GRID) -> VisualTokens:
+    """One frame's tokens with extras by which a lost or shuffled row is found."""
+    count = len(features)
+    extras = {
+        "deepstack": torch.arange(count * 6).view(count, 2, 3).to(features.dtype) + 1000 * number,
+        "saliency": torch.rand(count, generator=_seeded(5, number)),
+    }
+    return VisualTokens.of_frame(features, grid, number, number * 0.5, extras)
+
+
+def moving_frame(seed: int, number: int, dtype: torch.dtype = torch.float32) -> VisualTokens:
+    """Frame `number` of the moving clip `seed`."""
+    return frame_tokens(moving_features(seed, number, GRID[0] * GRID[1], DIM).to(dtype), number)
+
+
+def moment(seed: int, number: int) -> Moment:
+    """A quiet stream with a burst now and then."""
+    noise = float(torch.rand((), generator=_seeded(seed, number)))
+    busy = (number + seed) % 40 >= 34
+    level = 0.75 + 0.25 * noise if busy else 0.1 * noise
+    return Moment(number * 0.5, kept_ratio=level, recomputed_ratio=level, speak_probability=level)
+
+
+@dataclass
+class ToyLayer:
+    """A pre-norm transformer layer with two heads, in the pieces of `contracts.VisionLayer`."""
+
+    weights: dict[str, Tensor]
+
+    def norm(self, hidden: Tensor) -> Tensor:
+        return torch.nn.functional.layer_norm(hidden, hidden.shape[-1:])
+
+    def queries(self, normed: Tensor) -> Tensor:
+        return normed @ self.weights["q"]
+
+    def keys(self, normed: Tensor) -> Tensor:
+        return normed @ self.weights["k"]
+
+    def values(self, normed: Tensor) -> Tensor:
+        return normed @ self.weights["v"]
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, index: Tensor | None = None) -> Tensor:
+        def split(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (2, -1)).transpose(1, 2)
+
+        attended = torch.nn.functional.scaled_dot_product_attention(split(queries), split(keys), split(values))
+        return attended.transpose(1, 2).flatten(2)
+
+    def out(self, attended: Tensor) -> Tensor:
+        return attended @ self.weights["o"]
+
+    def mlp(self, hidden: Tensor) -> Tensor:
+        return torch.nn.functional.gelu(self.norm(hidden) @ self.weights["up"]) @ self.weights["down"]
+
+    def dense(self, hidden: Tensor) -> Tensor:
+        """The plain layer of the docstring of `contracts.VisionLayer`."""
+        normed = self.norm(hidden)
+        hidden = hidden + self.out(self.attend(self.queries(normed), self.keys(normed), self.values(normed)))
+        return hidden + self.mlp(hidden)
+
+
+def toy_tower(num_tokens: int = 13, group: int = 1, pinned: int = 1, dtype: torch.dtype = torch.float64) -> VisionTower:
+    """Four layers, the second of them tapped. float64, so that rounding does not choose tokens."""
+    layers = []
+    for number in range(4):
+        shapes = {"q": (16, 16), "k": (16, 16), "v": (16, 16), "o": (16, 16), "up": (16, 32), "down": (32, 16)}
+        make = _seeded(99, number)
+        layers.append(
+            ToyLayer({n: (torch.randn(s, generator=make) * s[0] ** -0.5).to(dtype) for n, s in shapes.items()})
+        )
+    return VisionTower(layers, num_tokens, 16, group, pinned, frozenset({1}))

@@ -1,0 +1,31 @@
+"""Every method the registry finds keeps every promise of its kind: a new file is tested without an edit here."""
+
+from typing import Any
+
+import pytest
+import torch
+from contract_suite import STREAMS, exceptions, points, variants
+
+from onlooker.core import registry
+
+torch.set_num_threads(1)
+
+CASES = [
+    pytest.param(kind, method, point, id=f"{kind}-{registry.describe(method)}-{point}")
+    for kind in registry.ROOMS
+    for name in registry.names(kind)
+    for method in variants(kind, name)
+    for point in points(kind)
+]
+
+
+@pytest.mark.parametrize(("kind", "method", "point"), CASES)
+def test_every_method_keeps_its_promises(kind: str, method: Any, point: str) -> None:
+    reason = exceptions(kind, method).get(point)
+    if reason is not None:
+        pytest.skip(f"{registry.describe(method)} declares that {point} does not apply: {reason}")
+    points(kind)[point](method, STREAMS[kind])
+
+
+def test_methods_are_found() -> None:
+    assert {"identity", "random", "stc_pruner", "uniform"} <= set(registry.names("compressor"))

@@ -1,0 +1,151 @@
+"""A tiny random LLaVA-OneVision checkpoint, made offline in a fraction of a second, for every test that needs a model."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPVisionConfig,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+TowerKind = Literal["siglip", "clip"]
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
+CORPUS = [
+    "what is happening in the video ?",
+    "which shape left first ? a red square , a blue circle .",
+    "user assistant system You watch a video.",
+    "yes no none 0123456789 [00:12] [03:27]",
+] * 25
+TEMPLATE = (
+    "{{ '<|im_start|>system\nYou watch a video.<|im_end|>\n' }}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
+    "{% if c['type'] == 'video' %}{{ '<video>\n' }}{% elif c['type'] == 'image' %}{{ '<image>\n' }}"
+    "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on a few lines, with the chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>", "<image>", "<video>"],
+        padding_side="left",
+        model_max_length=32768,
+    )
+    wrapped.chat_template = TEMPLATE
+    return wrapped
+
+
+def make_network(
+    tokenizer: PreTrainedTokenizerFast,
+    tower: TowerKind = "siglip",
+    image_size: int = 56,
+    num_layers: int = 3,
+    seed: int = 0,
+    timestamps: bool = False,
+) -> LlavaOnevisionForConditionalGeneration:
+    """A seeded random network: patches of 14 pixels, widths of 32; language weights wide enough that attention matters."""
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": 4,
+        "image_size": image_size,
+        "patch_size": 14,
+    }
+    vision = SiglipVisionConfig(**sizes, vision_use_head=False) if tower == "siglip" else CLIPVisionConfig(**sizes)
+    text = Qwen2Config(
+        vocab_size=(len(tokenizer) + 63) // 64 * 64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=32768,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    config = LlavaOnevisionConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full" if tower == "siglip" else "default",
+        image_grid_pinpoints=[[image_size, image_size]],
+        tie_word_embeddings=False,
+        **({"onlooker": {"timestamps": "[mm:ss]"}} if timestamps else {}),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = LlavaOnevisionForConditionalGeneration(config).eval()
+        with torch.no_grad():
+            for name, weight in network.named_parameters():
+                language = "language_model" in name or "lm_head" in name
+                if language and weight.ndim == 2:
+                    weight.normal_(0, 0.15)
+                elif weight.ndim == 1:  # biases of 0 and norms of 1 would hide mistakes
+                    weight.add_(torch.randn_like(weight), alpha=0.1)
+                elif "vision_tower" in name and weight.ndim == 2:
+                    weight.normal_(0, 0.15)
+    network.generation_config.eos_token_id = tokenizer.eos_token_id
+    network.generation_config.pad_token_id = tokenizer.pad_token_id
+    return network
+
+
+def make_folder(
+    folder: Path,
+    tower: TowerKind = "siglip",
+    image_size: int = 56,
+    num_layers: int = 3,
+    seed: int = 0,
+    timestamps: bool = False,
+) -> Path:
+    """Save network, tokenizer and processor settings as a checkpoint folder."""
+    tokenizer = make_tokenizer()
+    network = make_network(tokenizer, tower, image_size, num_layers, seed, timestamps)
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    pixels = {
+        "do_resize": True,
+        "size": {"height": image_size, "width": image_size},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5] if tower == "siglip" else [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.5, 0.5, 0.5] if tower == "siglip" else [0.26862954, 0.26130258, 0.27577711],
+    }
+    settings = {
+        "processor_class": "LlavaOnevisionProcessor",
+        "num_image_tokens": (image_size // 14) ** 2,
+        "vision_feature_select_strategy": "full" if tower == "siglip" else "default",
+        "image_processor": {"image_processor_type": "LlavaOnevisionImageProcessor", **pixels},
+        "video_processor": {"video_processor_type": "LlavaOnevisionVideoProcessor", **pixels},
+    }
+    (folder / "processor_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    return folder
