@@ -1,4 +1,4 @@
-"""A tiny random LLaVA-OneVision checkpoint, made offline in a fraction of a second, for every test that needs a model."""
+"""A tiny random LLaVA-OneVision checkpoint, made offline in a fraction of a second."""
 
 import json
 from pathlib import Path
@@ -66,7 +66,7 @@ def make_network(
     seed: int = 0,
     timestamps: bool = False,
 ) -> LlavaOnevisionForConditionalGeneration:
-    """A seeded random network: patches of 14 pixels, widths of 32; language weights wide enough that attention matters."""
+    """A seeded random network: patches of 14 pixels, width 32, weights wide enough that attention matters."""
     sizes = {
         "hidden_size": 32,
         "intermediate_size": 48,

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with a documented code; errors of ours end in one line, never a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     # Commands register themselves when their file is imported.
-    from onlooker.cli import ask, bench, doctor, methods, plan, watch  # noqa: F401
+    from onlooker.cli import ask, bench, doctor, evaluate, methods, plan, watch  # noqa: F401
 
     as_json = "--json" in arguments
     try:

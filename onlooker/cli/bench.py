@@ -195,7 +195,8 @@ def _card(model: Any, weights: str) -> dict[str, Any]:
         "dtype": str(spec.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "kv_bytes_per_token": spec.kv_bytes_per_token,
-        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, python {platform.python_version()}",
+        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
+        "python": platform.python_version(),
         "commit": _commit(),
     }
 

@@ -21,7 +21,7 @@ class Opened:
 
     def warnings(self) -> list[str]:
         """Damage and repairs, one line each, once the frames were read."""
-        return [line for report in self.reports for line in report.warnings()]
+        return [line for report in self.reports for line in report.damage]
 
 
 @contextmanager
@@ -34,7 +34,9 @@ def open_source(source: str, fps: float, end_s: float | None = None) -> Iterator
         return
     from onlooker.video import open_video
 
-    with open_video(source, fps=fps, end_s=end_s) as video:
+    # The end of a span is left out when reading; a frame at the very moment asked about belongs to it.
+    until = None if end_s is None else end_s + 1e-6
+    with open_video(source, fps=fps, end_s=until) as video:
         yield Opened(iter(video), video.info.duration_s, source, [video.report])
 
 

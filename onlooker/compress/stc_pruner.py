@@ -105,7 +105,7 @@ class STCPruner(Compressor):
             unit, past, present = normalize(features, dim=-1), normalize(past, dim=-1), normalize(present, dim=-1)
             like_past, like_present = (unit * past[:, None]).sum(-1), (unit * present[:, None]).sum(-1)
         else:
-            steady = features.var(1, correction=0).argsort(-1, stable=True)[:, : max(1, features.shape[2] // 2)]
+            steady = features.var(1, correction=0).argsort(dim=-1, stable=True)[:, : max(1, features.shape[2] // 2)]
             unit = normalize(features.gather(2, steady[:, None].expand(-1, features.shape[1], -1)), dim=-1)
             like_past = _gaussians(unit, normalize(past.gather(1, steady), dim=-1))
             like_present = _gaussians(unit, unit.mean(1))  # this anchor is left at its length, as in the source

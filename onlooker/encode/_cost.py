@@ -13,7 +13,7 @@ def dense_flop(tower: VisionTower) -> float:
 
 
 def selective_flop(tower: VisionTower, count: int, all_values: bool = False) -> float:
-    """One layer with `count` tokens recomputed: keys of all tokens (values too if `all_values`), the rest of `count`."""
+    """One layer that computes keys (and values, if `all_values`) of all tokens and the rest of `count` tokens."""
     tokens, dim, inner = tower.num_tokens, tower.dim, tower.mlp_dim or 4 * tower.dim
     of_all = 2 if all_values else 1
     projections = 2 * of_all * tokens * dim**2 + 2 * (4 - of_all) * count * dim**2

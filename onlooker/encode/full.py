@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from onlooker.core.contracts import EncoderAccelerator, Encoded, VisionTower
+from onlooker.core.contracts import Encoded, EncoderAccelerator, VisionTower
 from onlooker.core.state import StreamState
 from onlooker.encode._layer import run_layer
 

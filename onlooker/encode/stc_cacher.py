@@ -3,7 +3,8 @@
 Paper: "Accelerating Streaming Video Large Language Models via Hierarchical Token Compression" (STC), arXiv 2512.00891,
 section 3 (STC-Cacher) and algorithm 1. Every `interval` frames a frame is computed whole and becomes the reference.
 On the frames between, each layer computes the keys of all tokens, recomputes the tokens whose keys resemble the
-reference's least, and lets every other token keep the attention and MLP branches it had in the reference.
+reference's least, and lets every other token keep the attention and MLP branches it had in the reference. Gradients
+flow through frame and reference, so a tower can be trained with the method in the loop.
 
 The defaults are the published form. What differs from the paper or its code, and why:
 - The MLP works on the residual stream (algorithm 1, line 20 leaves the residual out, the authors' code does not).
@@ -18,7 +19,6 @@ The defaults are the published form. What differs from the paper or its code, an
   `age_weight`, `layers` and `round_to` are ours. `selection="shared"` is in the authors' later code, not in the paper.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -26,43 +26,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import EncoderAccelerator, Encoded, VisionLayer, VisionTower
+from onlooker.core.contracts import Encoded, EncoderAccelerator, VisionLayer, VisionTower
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.encode._cost import affordable_count, dense_flop, selective_flop
 from onlooker.encode._layer import Computed, run_layer
+from onlooker.encode._reference import CacherState, Reference, kept_tensor, remember, side_by_side
 from onlooker.encode._selection import Metric, flatten_index, least_alike, put_rows, similarity, take_rows
-
-
-@dataclass
-class CacherState(StreamState):
-    """What one stream's reference left behind. Tensors are replaced, never written to, so forks share them."""
-
-    age: int = 0
-    """Frames since the last refresh, that one included."""
-    gate: Tensor | None = None
-    """What change is measured against, `[gates, tokens, dim]`: one per selective layer, or one for all."""
-    values: Tensor | None = None
-    """Attention values, `[selective layers, tokens, dim]`."""
-    sums: Tensor | None = None
-    """Attention branch plus MLP branch, `[selective layers, tokens, dim]`."""
-    waits: Tensor | None = None
-    """Frames since each token was computed, float32 `[gates, tokens]`; only with `age_weight`."""
-    patches: Tensor | None = None
-    """Patch embeddings of the last refresh, `[tokens, dim]`; only with `refresh_on_cut`."""
-
-    def fork(self) -> "CacherState":
-        return copy.copy(self)
-
-
-@dataclass
-class _Reference:
-    """The references of several streams side by side, each field a list over layers of `[streams, tokens, dim]`."""
-
-    gate: list[Tensor]
-    values: list[Tensor]
-    sums: list[Tensor]
-    waits: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -90,7 +60,7 @@ class STCCacher(EncoderAccelerator):
     dense_tail_layers: int = 0
     """Last layers kept dense, paid for by recomputing fewer tokens in the others (equal cost)."""
     global_tokens: int = 0
-    """Tokens always recomputed: the tower's own global ones (CLS) first, then those with the largest reference branch."""
+    """Tokens always recomputed: the tower's own global ones (CLS), then those with the largest reference branch."""
     age_weight: float = 0.0
     """How much each frame of waiting lowers a token's similarity (rolling reference)."""
     round_to: int = 1
@@ -181,13 +151,16 @@ class STCCacher(EncoderAccelerator):
         shape = (len(self.selective_layers(tower)), *hidden.shape[1:])
         flags = []
         for state in states:
-            kept = state.sums
-            fits = kept is not None and kept.shape == shape and (kept.dtype, kept.device) == (hidden.dtype, hidden.device)
-            flags.append(not fits or bool(self.interval and state.age >= self.interval))
+            sums = state.sums
+            flags.append(
+                sums is None
+                or (sums.shape, sums.dtype, sums.device, state.grid) != (shape, hidden.dtype, hidden.device, tower.grid)
+                or bool(self.interval and state.age >= self.interval)
+            )
         asked = [b for b, flag in enumerate(flags) if not flag]
         if self.refresh_on_cut is not None and asked:
             with torch.no_grad():
-                seen = torch.stack([_kept(states[b].patches) for b in asked])
+                seen = torch.stack([kept_tensor(states[b].patches) for b in asked])
                 alike = similarity(torch.stack([hidden[b] for b in asked]), seen, "cosine").mean(1)
             # The one place that waits for the device, once a frame, and only with this setting.
             for b, value in zip(asked, alike.tolist(), strict=True):
@@ -197,7 +170,7 @@ class STCCacher(EncoderAccelerator):
     def _refresh(self, tower: VisionTower, hidden: Tensor, states: list[CacherState]) -> Encoded:
         """Whole frames, whose results become the reference of their streams."""
         chosen = set(self.selective_layers(tower))
-        patches, taps, new = hidden, {}, _Reference([], [], [], [])
+        patches, taps, new = hidden, {}, Reference()
         if self.selection == "patch":
             new.gate.append(patches)
         for number, layer in enumerate(tower.layers):
@@ -212,9 +185,9 @@ class STCCacher(EncoderAccelerator):
                 taps[number] = hidden
         if self.age_weight:
             new.waits = [gate.new_zeros(gate.shape[:2], dtype=torch.float32) for gate in new.gate]
-        _remember(new, states)
+        remember(new, states)
         for b, state in enumerate(states):
-            state.age = 1
+            state.age, state.grid = 1, tower.grid
             if self.refresh_on_cut is not None:
                 state.patches = patches[b].detach().clone()
         everywhere = torch.ones(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
@@ -223,7 +196,7 @@ class STCCacher(EncoderAccelerator):
     def _reuse(self, tower: VisionTower, hidden: Tensor, states: list[CacherState]) -> Encoded:
         """Frames of which only the tokens that changed most are computed."""
         place = {number: at for at, number in enumerate(self.selective_layers(tower))}
-        old, new = _side_by_side(states), _Reference([], [], [], [])
+        old, new = side_by_side(states), Reference()
         taps: dict[int, Tensor] = {}
         picks: list[Tensor] = []
         index: Tensor | None = None
@@ -239,7 +212,7 @@ class STCCacher(EncoderAccelerator):
             if number in tower.tap_layers:
                 taps[number] = hidden
         if self.reference == "rolling":
-            _remember(new, states)
+            remember(new, states)
         for state in states:
             state.age += 1
         computed = torch.full(hidden.shape[:2], float(len(tower.layers) - len(place)), device=hidden.device)
@@ -253,9 +226,9 @@ class STCCacher(EncoderAccelerator):
         layer: VisionLayer,
         hidden: Tensor,
         index: Tensor | None,
-        old: _Reference,
+        old: Reference,
         at: int,
-        new: _Reference,
+        new: Reference,
     ) -> tuple[Tensor, Tensor]:
         """One layer: its output `[streams, tokens, dim]`, and the tokens it computed, int64 `[streams, count]`."""
         normed = layer.norm(hidden)
@@ -284,7 +257,7 @@ class STCCacher(EncoderAccelerator):
         return output.view_as(hidden), index
 
     @torch.no_grad()
-    def _choose(self, tower: VisionTower, feature: Tensor, old: _Reference, gate: int, new: _Reference) -> Tensor:
+    def _choose(self, tower: VisionTower, feature: Tensor, old: Reference, gate: int, new: Reference) -> Tensor:
         alike = similarity(feature, old.gate[gate], self.metric)
         if self.age_weight:
             alike = alike - self.age_weight * (old.waits[gate] + 1)
@@ -306,48 +279,15 @@ class STCCacher(EncoderAccelerator):
         return {"key": done.keys, "value": done.values, "hidden": done.normed}[self.feature]
 
 
-def _kept(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None, "a state was used before its first refresh"
-    return tensor
-
-
-def _side_by_side(states: list[CacherState]) -> _Reference:
-    def of(tensors: list[Tensor | None]) -> list[Tensor]:
-        if tensors[0] is None:
-            return []
-        if len(tensors) == 1:
-            return list(tensors[0].unsqueeze(1).unbind(0))
-        return list(torch.stack([_kept(tensor) for tensor in tensors], dim=1).unbind(0))
-
-    return _Reference(
-        of([s.gate for s in states]),
-        of([s.values for s in states]),
-        of([s.sums for s in states]),
-        of([s.waits for s in states]),
-    )
-
-
-def _remember(new: _Reference, states: list[CacherState]) -> None:
-    for name in ("gate", "values", "sums", "waits"):
-        if layers := getattr(new, name):
-            # A gate only steers the choice, which has no gradient; keeping its graph would hold memory for nothing.
-            layers = [layer.detach() for layer in layers] if name == "gate" else layers
-            streams = torch.stack(layers, dim=1).unbind(0)
-            for state, kept in zip(states, streams, strict=True):
-                # A view would keep the references of the whole batch alive as long as one of its streams lives.
-                shared = len(states) > 1 and not kept.requires_grad
-                setattr(state, name, kept.clone() if shared else kept)
-
-
 def _row(encoded: Encoded, row: int) -> Encoded:
     taps = {number: tap[row] for number, tap in encoded.taps.items()}
-    return Encoded(encoded.hidden[row], taps, _kept(encoded.recomputed)[row], encoded.refreshed[row : row + 1])
+    return Encoded(encoded.hidden[row], taps, kept_tensor(encoded.recomputed)[row], encoded.refreshed[row : row + 1])
 
 
 def _join(rows: list[Encoded]) -> Encoded:
     return Encoded(
         torch.stack([row.hidden for row in rows]),
         {number: torch.stack([row.taps[number] for row in rows]) for number in rows[0].taps},
-        torch.stack([_kept(row.recomputed) for row in rows]),
+        torch.stack([kept_tensor(row.recomputed) for row in rows]),
         tuple(flag for row in rows for flag in row.refreshed),
     )

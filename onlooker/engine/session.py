@@ -151,7 +151,8 @@ class Session:
         self.tell(Closed(self.time_s or 0.0, self.frames))
         self.closed = True
         self.unread.clear()
-        self.store.close()
+        # A store with nothing but the prefix takes the old one's place, so that its memory is free at once.
+        self.store = self._engine.new_store()
         self.encoder_state = self._engine.encoder.new_state()
         self.compressor_state = self._engine.compressor.new_state()
         self._engine.sessions.discard(self)

@@ -21,8 +21,8 @@ _NAME = "onlooker_stream"  # names with "flash" in them switch other code paths 
 class LanguageLayers:
     """The decoder of one network, taken over: its own `forward` and `generate` are of no use afterwards."""
 
-    def __init__(self, network: nn.Module) -> None:
-        module: Any = network.get_decoder()  # pyright: ignore[reportCallIssue] - a PreTrainedModel has it
+    def __init__(self, network: Any) -> None:
+        module = network.get_decoder()
         config = module.config
         if unknown := sorted(set(getattr(config, "layer_types", None) or []) - {"full_attention"}):
             raise ModelError(
@@ -32,7 +32,7 @@ class LanguageLayers:
             )
         AttentionInterface.register(_NAME, _hand_over)
         AttentionMaskInterface.register(_NAME, _no_mask)
-        network.set_attn_implementation({"text_config": _NAME})  # pyright: ignore[reportCallIssue]
+        network.set_attn_implementation({"text_config": _NAME})
         self._module, self._rotary = module, module.rotary_emb
         if isinstance(self._rotary, _NoRotation):  # a network may be wrapped twice
             self._rotary = self._rotary.replaced[0]

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import torch
 from onlooker.core.errors import ModelError
 
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+_LARGE_BYTES = 500_000_000
+"""Weights above this take long enough to load for a progress bar."""
 
 
 def find_folder(source: str | Path) -> Path:
@@ -77,9 +81,9 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def load_network(network_class: Any, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """The weights in evaluation mode on the device. Raises `ModelError` when files are missing, damaged or incomplete."""
+    """The weights in evaluation mode on the device. Raises `ModelError` when files are missing or damaged."""
     try:
-        with _quiet("transformers.modeling_utils"):
+        with _quiet(progress=_weight_bytes(folder) > _LARGE_BYTES):
             network, info = network_class.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, output_loading_info=True, attn_implementation="sdpa"
             )
@@ -103,7 +107,7 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer  # drags in every tokenizer of the library, so not before it is needed
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above: any kind at all
         raise ModelError(
             "the model's tokenizer cannot be loaded",
@@ -112,18 +116,26 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
-class _quiet:  # noqa: N801 - reads as a word in a with statement
-    """Silences one logger: its report on missing weights becomes our error."""
+@contextmanager
+def _quiet(progress: bool) -> Iterator[None]:
+    """Silence the library's log, whose report on missing weights becomes our error, and perhaps its progress bar."""
+    from transformers.utils import logging as library
 
-    def __init__(self, name: str) -> None:
-        self._logger = logging.getLogger(name)
+    logger, bar = logging.getLogger("transformers"), library.is_progress_bar_enabled()
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    if not progress:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        if bar:
+            library.enable_progress_bar()
 
-    def __enter__(self) -> None:
-        self._before = self._logger.level
-        self._logger.setLevel(logging.CRITICAL)
 
-    def __exit__(self, *_: object) -> None:
-        self._logger.setLevel(self._before)
+def _weight_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def _first_line(error: Exception) -> str:

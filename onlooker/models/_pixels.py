@@ -43,14 +43,14 @@ class Pixels:
             raise ModelError(
                 "the checkpoint's image processor settings are incomplete or of an unknown kind",
                 given=f"{folder}: {error}",
-                do="use a checkpoint with size (height, width), image_mean, image_std and bicubic or bilinear resampling",
+                do="give it size (height and width), image_mean, image_std, and bicubic or bilinear resampling",
             ) from error
 
     def prepare(self, images: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
         """float32 `[3, rows, cols]` on the device per uint8 `[rows, cols, 3]` image; equal sizes share one resize.
 
-        Resizing happens in uint8 on the CPU, where it is exact: equal to the torchvision processors of Transformers
-        bit by bit and to those of PIL within one grey level.
+        Resizing happens in uint8 on the CPU, where it is exact: equal to the torchvision processors of
+        Transformers bit by bit, and to those of PIL within two grey levels (on noise; one on photographs).
         """
         done: list[Tensor | None] = [None] * len(images)
         mean = torch.tensor(self.mean, device=device)[:, None, None] * 255
@@ -75,7 +75,14 @@ def _processor_settings(folder: Path) -> dict[str, Any]:
     ):
         path = folder / name
         if path.is_file():
-            settings = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                settings = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise ModelError(
+                    "the checkpoint's image processor settings cannot be read",
+                    given=f"{path}: {error}",
+                    do="fetch the checkpoint again",
+                ) from error
             settings = settings if part is None else settings.get(part)
             if settings and "image_mean" in settings:
                 return settings

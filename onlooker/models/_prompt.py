@@ -42,9 +42,12 @@ class Prompt:
 
     @classmethod
     def from_folder(cls, tokenizer: Any, video_id: int, folder: Path) -> "Prompt":
-        """Use the tokenizer's template, or the processor's where older checkpoints keep it."""
+        """Use the processor's template where the checkpoint has one of its own, else the tokenizer's.
+
+        Older checkpoints have both, and then the tokenizer's is that of the bare language model: it knows no video.
+        """
         for name in ("chat_template.json", "processor_config.json"):
-            if tokenizer.chat_template is None and (folder / name).is_file():
+            if (folder / name).is_file():
                 template = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
                 if template:
                     return cls(tokenizer, video_id, template)

@@ -1,7 +1,9 @@
 """SigLIP and CLIP towers of Transformers, taken apart into pieces that can run on some tokens only."""
 
+from typing import Any
+
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from onlooker.core.contracts import VisionTower
 
@@ -9,7 +11,7 @@ from onlooker.core.contracts import VisionTower
 class EncoderLayer:
     """One SigLIP or CLIP encoder layer: both name their parts alike. Holds a module, no state of its own."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: Any) -> None:
         attention, mlp = module.self_attn, module.mlp
         self._head_dim, self._scale = attention.head_dim, attention.scale
         self._mlp_norm, self._mlp = module.layer_norm2, mlp
@@ -32,22 +34,24 @@ class EncoderLayer:
         return self._mlp(self._mlp_norm(hidden))
 
 
-def take_apart(tower: nn.Module, num_layers: int | None = None) -> VisionTower:
+def take_apart(tower: Any, num_layers: int | None = None) -> VisionTower:
     """The first `num_layers` layers (None: all) of a `SiglipVisionModel` or `CLIPVisionModel`.
 
     CLIP's class token is the one leading token that describes the whole frame.
     """
     embeddings, config = tower.embeddings, tower.config
+    side = config.image_size // config.patch_size
     return VisionTower(
         layers=[EncoderLayer(module) for module in tower.encoder.layers[:num_layers]],
         num_tokens=embeddings.num_positions,
         dim=config.hidden_size,
         pinned=embeddings.num_positions - embeddings.num_patches,
         mlp_dim=config.intermediate_size,
+        grid=(side, side),
     )
 
 
-def embed(tower: nn.Module, pixels: Tensor) -> Tensor:
+def embed(tower: Any, pixels: Tensor) -> Tensor:
     """Patch and position embedding `[streams, tokens, dim]` of pixels, and CLIP's norm before the first layer."""
     hidden = tower.embeddings(pixels)
     before = getattr(tower, "pre_layrnorm", None)  # Transformers spells it so

@@ -67,7 +67,7 @@ class Vision:
         return _siglip.embed(self._module, pixels)
 
     def project(self, hidden: Tensor) -> Tensor:
-        """Tower output `[streams, tokens, dim]` to language tokens `[streams, grid tokens, hidden_dim]`, in raster order."""
+        """Tower output `[streams, tokens, dim]` to language tokens `[streams, grid, hidden_dim]`, in raster order."""
         inner = self._projector.act(self._projector.linear_1(hidden[:, self._dropped :]))
         image = inner.unflatten(1, (self._side, self._side)).permute(0, 3, 1, 2).contiguous()
         pooled = F.interpolate(image, size=self.grid, mode="bilinear")
@@ -119,7 +119,9 @@ class LlavaOnevision(VideoModel):
         `name` is what it is called in messages and results (default: the source).
         Raises `ModelError` for a missing, damaged or incomplete checkpoint, or one of another family.
         """
-        from transformers import LlavaOnevisionForConditionalGeneration  # seconds of imports, so not before it is needed
+        from transformers import (
+            LlavaOnevisionForConditionalGeneration,
+        )  # seconds of imports, so not before it is needed
 
         folder = find_folder(source)
         if (kind := read_config(folder)["model_type"]) != MODEL_TYPE:

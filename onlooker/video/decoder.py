@@ -34,11 +34,11 @@ class Decoder:
     """
 
     def __init__(self, place: Place, report: SourceReport, *, threads: int = 0, timeout_s: float = 20.0) -> None:
-        import av
+        from av.error import FFmpegError
 
         self.place = place
         self._report = report
-        self._av_error = av.error.FFmpegError
+        self._av_error = FFmpegError
         self._waiting: deque[VideoFrame] = deque()
         self._num_read_errors = 0
         self._has_ended = False
@@ -128,11 +128,11 @@ class Decoder:
             return packet
 
     def _survives(self, error: Exception) -> bool:
-        import av
+        from av.error import InvalidDataError
 
         self._report.note_damage(f"reading failed: {_reason(error)}")
         self._num_read_errors += 1
-        return isinstance(error, av.error.InvalidDataError) and self._num_read_errors < MAX_READ_ERRORS
+        return isinstance(error, InvalidDataError) and self._num_read_errors < MAX_READ_ERRORS
 
     def _account(self, packet: "Packet") -> None:
         self.num_packets += 1

@@ -102,7 +102,8 @@ class FileSource(Source):
         decoder = Decoder(place, self._report, threads=settings.threads, timeout_s=settings.timeout_s)
         self._decoder = decoder
         try:
-            self._first: VideoFrame | None = self._first_picture(decoder)
+            first = self._first_picture(decoder)
+            self._first: VideoFrame | None = first
             stream = decoder.stream
             rate = stream.average_rate
             self._clock = Clock(
@@ -111,10 +112,10 @@ class FileSource(Source):
                 end_s=decoder.duration_s,
                 interval_s=1 / Fraction(rate) if rate else None,
             )
-            self._stored_size = (self._first.height, self._first.width)
+            self._stored_size = (first.height, first.width)
             self._maker: PictureMaker | None = PictureMaker(settings.size, settings.aspect, stream.sample_aspect_ratio)
-            self._info = self._describe(decoder, self._first)
-            self._go_to_start(decoder, self._first)
+            self._info = self._describe(decoder, first)
+            self._go_to_start(decoder, first)
         except BaseException:
             self.close()
             raise
@@ -135,7 +136,7 @@ class FileSource(Source):
                 if picture is None:
                     self._finish(decoder)
                     break
-                time_s = self._clock.time_of(picture.pts, picture.time_base)
+                time_s = self._clock.time_of(picture.pts, picture.time_base or decoder.stream.time_base)
                 if self._settings.end_s is not None and time_s >= self._settings.end_s:
                     self._report.num_skipped += 1
                     self._close_now()

@@ -100,7 +100,8 @@ class PushSource(Source):
             frame = self._checked(image, time_s, wall_time_s, arrived)
             with self._changed:
                 self._refuse_if_ended()
-                self._make_room(deadline, timeout_s)
+                if self._sampler.is_due(frame.time_s):
+                    self._make_room(deadline, timeout_s)
                 self._accept(frame, is_timed_by_caller=time_s is not None, arrived=arrived)
         finally:
             self._turn.release()

@@ -8,7 +8,7 @@ MAX_SLACK_S = 0.001
 
 
 class Sampler:
-    """Chooses frames by their times: for each due time `start_s + k / fps` (k = 0, 1, ...), the first frame at or after it.
+    """Takes, for each due time `start_s + k / fps` (k = 0, 1, ...), the first frame at or after it.
 
     A frame that is first for several due times (the stream is slower than `fps`, or has a gap) is taken once. With
     `fps=None` every frame from `start_s` on is taken. Containers round times to the millisecond, so a frame up to
@@ -28,13 +28,17 @@ class Sampler:
         self.slack_s = MAX_SLACK_S if fps is None else min(MAX_SLACK_S, 0.25 / fps)
         self._next_due = 0
 
+    def is_due(self, time_s: float) -> bool:
+        """Say whether a frame at `time_s` seconds would be taken, changing nothing."""
+        return time_s + self.slack_s >= (self.start_s if self.fps is None else self._due_s(self._next_due))
+
     def wants(self, time_s: float) -> bool:
         """Say whether the frame at `time_s` seconds is taken; saying yes moves on to the next due time."""
-        time_s += self.slack_s
-        if self.fps is None:
-            return time_s >= self.start_s
-        if time_s < self._due_s(self._next_due):
+        if not self.is_due(time_s):
             return False
+        if self.fps is None:
+            return True
+        time_s += self.slack_s
         k = math.floor((time_s - self.start_s) * self.fps) + 1
         # The product may round across a due time by one step; the comparison below is the rule, so settle by it.
         if self._due_s(k) <= time_s:

@@ -67,7 +67,8 @@ def proactive(moment: Moment) -> Iterator[Candidate]:
         points = [(round(at, 3), "no") for at in noes[-num:]] + [(round(at, 3), "yes") for at in yeses[:num]]
         yield _tell(noun, value, "yes", (sprite_id,), ((round(start, 3), round(stop, 3)),), tuple(points))
     for noun in [n for n in (*SHAPES, "word") if any(n == key[0] for key in coming)]:
-        values = WORDS if noun == "word" else {value for other, value in coming if other not in (noun, "word")}
+        near = {value for other, value in coming if other not in (noun, "word")}
+        values = WORDS if noun == "word" else near or COLOUR_NAMES
         for value in sorted(values):
             if (noun, value) not in coming and (noun, value) not in blocked:
                 points = tuple((round(time_s + (horizon - time_s) * part, 3), "no") for part in (0.3, 0.6, 0.9))

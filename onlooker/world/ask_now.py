@@ -82,9 +82,9 @@ def counting(moment: Moment) -> Iterator[Candidate]:
     for shape in SHAPES:
         num = sum(seen.sprite.name == shape for seen in shapes)
         yield Candidate("count_shape", str(num), {"things": PLURALS[shape]}, ids, moment.now_span, COUNTS)
-    lamp = moment.lamp
+    lit = {seen.colour for view in moment.views for seen in view if not seen.sprite.is_shape}
     for colour in COLOUR_NAMES:
-        if not (lamp and lamp.colour == colour):
+        if colour not in lit:
             num = sum(seen.colour == colour for seen in shapes)
             yield Candidate("count_colour", str(num), {"colour": colour}, ids, moment.now_span, COUNTS)
 

@@ -252,7 +252,8 @@ class Cast:
         self, start: float, stop: float, cell: int, texts: tuple[tuple[float, str], ...], cycle: int = 0
     ) -> Sprite:
         plate = self.rng.randint(0, 3)  # white, black, dark blue, cream
-        motion = _rest(cell, 0, self.rng.uniform(-0.06, 0.06))
+        # A little towards the middle, so that a moving camera does not cut the plate.
+        motion = _rest(cell, 0.03 * (1 - cell % 3), self.rng.uniform(-0.06, 0.06))
         return Sprite(0, SIGN_SLOT, SIGN_ID, 2, plate, start, stop, motion, ((start, 0),), texts, period=cycle)
 
 

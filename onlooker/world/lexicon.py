@@ -24,7 +24,7 @@ COLOURS = {
 COLOUR_NAMES = tuple(COLOURS)
 PATTERNS = ("plain", "striped", "dotted", "hollow")
 SIZES = ("small", "medium", "large")
-RADII = (0.057, 0.082, 0.114)
+RADII = (0.064, 0.091, 0.122)
 """Half extent of each size, as a share of the shorter side of the frame."""
 WORDS = (
     "cat", "dog", "sun", "map", "key", "box", "cup", "hat",

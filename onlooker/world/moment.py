@@ -65,8 +65,8 @@ class Moment:
 
     @property
     def is_settled(self) -> bool:
-        """Whether everything recent is steady."""
-        return len(self.steady) == len(self.recent)
+        """Whether every recent shape is steady."""
+        return len(self.shapes) == len(self.recent_shapes)
 
     @cached_property
     def shapes(self) -> list[tuple[Seen, Seen, Seen]]:

@@ -18,31 +18,42 @@ _ASKERS: dict[str, Callable[[Moment], Iterable[Candidate]]] = {
     "order": ask_past.order, "repetition": ask_past.repetition, "ever": ask_past.ever, "next": ask_future.next_,
     "proactive": ask_future.proactive,
 }  # fmt: skip
-# Common answers are thinned: the weight is the chance that an answer is used when it alone could be given.
+# Common answers are thinned: an answer is used only if its weight is above the luck of the draw (uniform in 0..1, and
+# the same for all times that `questions` tries, or else many tries would wear the thinning away).
 _THIN: dict[str, dict[str, float]] = {
-    "count_all": {"0": 0.6, "1": 0.3, "2": 0.22, "3": 0.35},
-    "count_shape": {"0": 0.04, "1": 0.05, "2": 0.6},
-    "count_colour": {"0": 0.04, "1": 0.05, "2": 0.6},
-    "blinks": {"0": 0.06, "1": 0.3, "2": 0.5},
-    "changes": {"0": 0.06, "1": 0.3, "2": 0.5},
-    "pattern_now": {"plain": 0.35},
-    "size_now": {"medium": 0.7},
+    "count_all": {"0": 0.5, "1": 0.3, "2": 0.3, "3": 0.45},
+    "count_shape": {"0": 0.25, "1": 0.25, "2": 0.5},
+    "count_colour": {"0": 0.25, "1": 0.25, "2": 0.6},
+    "blinks": {"0": 0.16, "1": 0.32, "2": 0.5},
+    "changes": {"0": 0.17, "1": 0.32, "2": 0.45, "3": 0.7},
+    "pattern_now": {"plain": 0.45},
+    "size_now": {"small": 0.65, "medium": 0.7},
+    "across": {"middle": 0.85},
+    "updown": {"middle": 0.85},
+    "tell_me": {"yes": 0.95},
+    "tell_word": {"no": 0.85},
 }
 # How often a form of a task is tried, against 1 for the others.
-_SHARE = {"first_of_two": 0.5, "size_now": 0.5, "pattern_now": 0.6, "shape_only": 0.5, "count_colour": 0.7}
+_SHARE = {
+    "first_of_two": 0.5, "size_now": 0.6, "pattern_now": 0.9, "shape_only": 0.7, "shape_by_colour": 0.4,
+    "shape_by_place": 1.5, "count_colour": 0.7, "beside": 3.0, "next_side": 0.4, "when_changed": 2.0,
+}  # fmt: skip
+_TRIES = 14
 
 
 def ask(
-    episode: Episode, task: str, ask_time_s: float, rng: random.Random, *, offset_s: float = 0.0
-) -> QueryRecord | None:
+    episode: Episode, task: str, ask_time_s: float, rng: random.Random, *, offset_s: float = 0.0,
+    luck: float | None = None,
+) -> QueryRecord | None:  # fmt: skip
     """See `Episode.ask`."""
+    luck = rng.random() if luck is None else luck
     if task not in _ASKERS:
         raise InputError("unknown task", given=repr(task), do=f"use one of {', '.join(TASKS)}")
     if not 0 <= ask_time_s <= episode.duration_s:
         given = f"{ask_time_s} of {episode.duration_s} s"
         raise InputError("the time lies outside the episode", given=given, do="ask between 0 and duration_s")
     ask_time_s = round(float(ask_time_s), 3)
-    chosen = _pick(_ASKERS[task](Moment(episode, ask_time_s)), rng) if ask_time_s >= 1.0 else None
+    chosen = _pick(_ASKERS[task](Moment(episode, ask_time_s)), rng, luck) if ask_time_s >= 1.0 else None
     return _record(episode, task, ask_time_s, chosen, rng, offset_s) if chosen else None
 
 
@@ -63,9 +74,9 @@ def questions(
         if len(out) == num:
             break
         queue = queue or rng.sample(tasks, len(tasks))
-        task = queue.pop()
-        for _ in range(10):
-            if record := ask(episode, task, _time(rng, episode, task, low, high), rng, offset_s=offset_s):
+        task, luck = queue.pop(), rng.random()
+        for _ in range(_TRIES):
+            if record := ask(episode, task, _time(rng, episode, task, low, high), rng, offset_s=offset_s, luck=luck):
                 out.append(record)
                 break
     out.sort(key=lambda record: record.ask_time)
@@ -89,20 +100,18 @@ def _numbered(record: QueryRecord, index: int) -> QueryRecord:
     return record
 
 
-def _pick(candidates: Iterable[Candidate], rng: random.Random) -> Candidate | None:
+def _pick(candidates: Iterable[Candidate], rng: random.Random, luck: float) -> Candidate | None:
     """A form by its share, then an answer by its weight, then any candidate that has it."""
     forms: dict[str, dict[str, list[Candidate]]] = {}
     for candidate in candidates:
         answer = candidate.answer or str(candidate.seconds)
-        forms.setdefault(candidate.form, {}).setdefault(answer, []).append(candidate)
+        if _THIN.get(candidate.form, {}).get(answer, 1.0) > luck:
+            forms.setdefault(candidate.form, {}).setdefault(answer, []).append(candidate)
     if not forms:
         return None
     form = rng.choices(list(forms), [_SHARE.get(name, 1.0) for name in forms])[0]
     answers, thin = forms[form], _THIN.get(form, {})
-    weights = [thin.get(answer, 1.0) for answer in answers]
-    if rng.random() > sum(weights):
-        return None
-    return rng.choice(answers[rng.choices(list(answers), weights)[0]])
+    return rng.choice(answers[rng.choices(list(answers), [thin.get(answer, 1.0) for answer in answers])[0]])
 
 
 def clock(seconds: float) -> str:

@@ -26,11 +26,11 @@ def _shot(rng: random.Random, kind: str, start_s: float, end_s: float, settings:
     sway_period_s = rng.uniform(8, 16)
     sigma, swing = rng.uniform(*settings.noise_sigma), rng.uniform(0, settings.light_swing)
     if kind in ("mixed", "long", "cuts") and rng.random() < settings.camera_share:
-        sway = (rng.uniform(0, 0.05), rng.uniform(0, 0.04))
+        sway = (rng.uniform(0, 0.04), rng.uniform(0, 0.04))
         zoom = rng.choice((0.0, rng.uniform(0.02, 0.07)))
         shake = rng.choice((0.0, 0.0, rng.uniform(0.002, 0.007)))
     elif kind == "pan":
-        speed, sway, sway_period_s = rng.uniform(0.12, 0.35), (rng.uniform(0.04, 0.06), 0.03), rng.uniform(7, 10)
+        speed, sway, sway_period_s = rng.uniform(0.12, 0.35), (rng.uniform(0.03, 0.045), 0.03), rng.uniform(7, 10)
     elif kind == "slow_drift":
         speed, swing = rng.uniform(0.008, 0.02), 0.0
     elif kind == "flicker":

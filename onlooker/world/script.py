@@ -138,4 +138,5 @@ class Seen:
     @property
     def whole(self) -> bool:
         """Whether it lies inside the frame far enough to be told for certain."""
-        return 0.02 <= self.x <= 0.98 and 0.02 <= self.y <= 0.98
+        edge = 0.037 * len(self.text) + 0.005 if self.text else 0.02
+        return edge <= self.x <= 1 - edge and 0.02 <= self.y <= 0.98

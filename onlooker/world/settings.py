@@ -9,7 +9,7 @@ from onlooker.core.errors import InputError
 class WorldSettings:
     """Difficulty of an episode. Shares are probabilities per episode, pairs are (least, most)."""
 
-    num_shapes: tuple[int, int] = (5, 8)
+    num_shapes: tuple[int, int] = (6, 8)
     """Shapes that come and go in each 24 seconds."""
     max_visible: int = 4
     """Most things visible at once."""
@@ -25,7 +25,7 @@ class WorldSettings:
     """Share of signs that show numbers instead of words."""
     lamp_share: float = 0.4
     """Share of episodes with a lamp that cycles through colours."""
-    twins_share: float = 0.35
+    twins_share: float = 0.45
     """Share of episodes in which several shapes of one kind appear."""
     sizes: tuple[float, float, float] = (0.35, 0.4, 0.25)
     """Weights of small, medium and large shapes."""

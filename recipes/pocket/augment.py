@@ -25,14 +25,14 @@ def draw_strengths(clips: int, generator: torch.Generator, plain_share: float = 
 
 
 def spoil(images: Tensor, strengths: Tensor) -> Tensor:
-    """Frames uint8 `[clips, frames, rows, cols, 3]` to pixels float32 `[clips, frames, 3, rows, cols]` in -1..1.
+    """Frames uint8 `[frames, rows, cols, 3]` to pixels float32 `[frames, 3, rows, cols]` in -1..1.
 
-    Strength 0 leaves a clip as it is. Rows and cols must be multiples of 8.
+    `strengths` is `[frames, 4]`; strength 0 leaves a frame as it is. Rows and cols must be multiples of 8.
     """
-    clips, frames, rows, cols, _ = images.shape
+    rows, cols = images.shape[1:3]
     device = images.device
-    x = images.permute(0, 1, 4, 2, 3).flatten(0, 1).float() / 255
-    blur, colour, blocks, noise = (s.repeat_interleave(frames)[:, None, None, None] for s in strengths.unbind(1))
+    x = images.permute(0, 3, 1, 2).float() / 255
+    blur, colour, blocks, noise = (s[:, None, None, None] for s in strengths.unbind(1))
     to_luma = torch.tensor(_TO_LUMA, device=device)
     smooth = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
     y = torch.einsum("ij,njrc->nirc", to_luma, x + (smooth - x) * (0.8 * blur))
@@ -48,4 +48,4 @@ def spoil(images: Tensor, strengths: Tensor) -> Tensor:
     y = torch.einsum("ux,ncaubv,vy->ncaxby", cosines, turned, cosines).reshape_as(y)
     x = torch.einsum("ij,njrc->nirc", torch.tensor(_FROM_LUMA, device=device), y)
     x = x + torch.randn_like(x[:, :1]) * (0.03 * noise)
-    return (x.clamp(0, 1) * 2 - 1).unflatten(0, (clips, frames))
+    return x.clamp(0, 1) * 2 - 1

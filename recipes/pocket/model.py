@@ -1,7 +1,8 @@
 """The pocket model: its sizes, and its training forward as pure functions over the Hugging Face module's parameters."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -284,6 +285,16 @@ class Pocket(nn.Module):
         self.dense_layer, self.reuse_layer, self.text_layer = (
             torch.compile(function) for function in (dense_layer, reuse_layer, text_layer)
         )
+
+    @contextlib.contextmanager
+    def eager(self) -> Iterator[None]:
+        """Run layers uncompiled inside: graphs made for training would be compiled again without gradients."""
+        saved = self.dense_layer, self.reuse_layer, self.text_layer
+        self.dense_layer, self.reuse_layer, self.text_layer = dense_layer, reuse_layer, text_layer
+        try:
+            yield
+        finally:
+            self.dense_layer, self.reuse_layer, self.text_layer = saved
 
     def vision_weights(self) -> list[VisionWeights]:
         """Parameters of the tower's layers."""

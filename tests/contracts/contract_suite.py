@@ -254,9 +254,10 @@ def determinism(method: Any, opened: Opener) -> None:
 
 def new_state_is_a_reset(method: Any, opened: Opener) -> None:
     """A stream that was watched before leaves no trace in the next."""
-    fresh = run(opened(copy.deepcopy(method), seed=1), range(NUM))
     run(opened(method, seed=0), range(NUM))
-    assert_same(run(opened(method, seed=1), range(NUM)), fresh)
+    after_one = run(opened(method, seed=1), range(NUM))
+    run(opened(method, seed=2), range(3))
+    assert_same(run(opened(method, seed=1), range(NUM)), after_one)
 
 
 def isolation(method: Any, opened: Opener) -> None:
@@ -592,20 +593,24 @@ def points(kind: str) -> dict[str, Point]:
 def exceptions(kind: str, method: Any) -> dict[str, str]:
     """The points that a method declares not to apply, with reasons."""
     declared = getattr(type(method), "contract_exceptions", {})
+    if registry.describe(method) == "full":  # the baseline of its kind, by definition
+        reasons = dict.fromkeys(("engagement", "bounded_memory"), "it is the baseline that leaves nothing out")
+        declared = {**{name: reasons[name] for name in points(kind) if name in reasons}, **declared}
     assert declared.keys() <= points(kind).keys(), f"no such points: {declared.keys() - points(kind).keys()}"
     assert all(reason.strip() for reason in declared.values()), "an exception needs a reason"
     return declared
 
 
 def failing_points(kind: str, method: Any) -> set[str]:
-    """The names of the points that a method breaks."""
+    """The names of the points that a method breaks, crashes included, less those it declares not to apply."""
+    declared = exceptions(kind, method)
     failed = set()
     for name, point in points(kind).items():
         try:
             point(method, STREAMS[kind])
-        except AssertionError:
+        except Exception:
             failed.add(name)
-    return failed - exceptions(kind, method).keys()
+    return failed - declared.keys()
 
 
 def variants(kind: str, chosen: str) -> list[Any]:

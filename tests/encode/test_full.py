@@ -2,6 +2,7 @@ import pytest
 import torch
 from towers import make_frames, make_tower, regroup
 
+from onlooker import encode
 from onlooker.core import registry
 from onlooker.encode.full import Full
 from onlooker.models._siglip import embed
@@ -37,3 +38,8 @@ def test_both_methods_are_found_by_name():
     assert (method.interval, method.layers, method.metric) == (None, (0, 2), "l2")
     assert registry.make("encoder", registry.describe(method)) == method
     assert all(setting.help for setting in registry.settings(type(method)))
+
+
+def test_methods_are_attributes_of_the_room():
+    assert encode.Full is Full and encode.STCCacher().interval == 4
+    assert not hasattr(encode, "Nothing")

@@ -143,6 +143,9 @@ def test_another_frame_size_is_a_new_reference():
         dense = Full().encode(tower, frame, [state]).hidden
         assert relative(encoded.hidden, dense) <= 2e-6
     assert encoded.refreshed == (True,)
+    module, tower = small
+    same_count = method.encode(regroup(tower, grid=(1, 9)), make_frames(module, 1), [state])
+    assert same_count.refreshed == (True,)
 
 
 @torch.no_grad()
@@ -300,7 +303,13 @@ def test_cost_is_the_published_one():
     """The table of FLOP reductions at 729 tokens, width 1152, MLP 4304 (26 layers)."""
     _, tower = make_tower()
     so400m = regroup(tower, num_tokens=729, dim=1152, mlp_dim=4304)
-    for interval, ratio, reduction in ((2, 0.25, 34.6), (4, 0.25, 51.9), (None, 0.25, 69.1), (4, 0.1, 62.3), (8, 0.5, 40.4)):
+    for interval, ratio, reduction in (
+        (2, 0.25, 34.6),
+        (4, 0.25, 51.9),
+        (None, 0.25, 69.1),
+        (4, 0.1, 62.3),
+        (8, 0.5, 40.4),
+    ):
         assert 100 * (1 - STCCacher(interval, ratio).cost(so400m)) == pytest.approx(reduction, abs=0.06)
     assert STCCacher().recomputed_tokens(so400m) == 182
     assert STCCacher(round_to=16).recomputed_tokens(so400m) == 192

@@ -1,0 +1,107 @@
+"""The attention arithmetic: one causal piece, two pieces under one softmax, and many streams in one pass.
+
+Legend: Hq query heads, H key-value heads, G = Hq / H, n queries, m keys, D head dimension.
+Query heads that share a key-value head ride as extra query rows `[H, G * n, D]`, so keys are never repeated.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+QUERY_BLOCK = 64
+"""Queries handled at once where logits are written out, which bounds their memory."""
+
+
+class Segment(Protocol):
+    """Tokens of one stream inside a pass: a chunk being stored, a retrieval, or a part of a question."""
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """Queries `[query_heads, tokens, head_dim]`, keys and values `[kv_heads, tokens, head_dim]`, un-rotated.
+
+        Returns `[tokens, query_heads, head_dim]`.
+        """
+        ...
+
+
+class PackedAttention:
+    """Attention of one model pass over the packed tokens of many segments (`core.contracts.Attention`).
+
+    Every segment attends to its own stream only. This is the reference: one call per segment and layer.
+    """
+
+    def __init__(self, segments: Sequence[tuple[Segment, int]]) -> None:
+        """`segments` are (segment, number of tokens), in the order in which their tokens are packed."""
+        self._segments = tuple(segments)
+        self._num_tokens = sum(count for _, count in self._segments)
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """Attention output `[tokens, query_heads, head_dim]`; see `core.contracts.Attention`."""
+        assert queries.shape[1] == self._num_tokens, f"{queries.shape[1]} tokens for {self._num_tokens} packed ones"
+        if len(self._segments) == 1:
+            return self._segments[0][0].attend(layer, queries, keys, values, scale)
+        outputs, start = [], 0
+        for segment, count in self._segments:
+            rows = slice(start, start + count)
+            outputs.append(segment.attend(layer, queries[:, rows], keys[:, rows], values[:, rows], scale))
+            start += count
+        return torch.cat(outputs)
+
+
+def causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor | None:
+    """Which keys each query sees, bool `[n, m]`; the last query is the last key. None when it sees all of them."""
+    if num_queries == 1:
+        return None
+    return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
+
+
+def attend_causally(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Rotated queries `[Hq, n, D]` over keys and values `[H, m, D]`; `[n, Hq, D]`. `mask` as from `causal_mask`."""
+    query_heads, num_queries, dim = queries.shape
+    groups = query_heads // keys.shape[0]
+    folded = queries.reshape(1, keys.shape[0], groups * num_queries, dim)
+    tiled = None if mask is None else mask.repeat(groups, 1)
+    out = F.scaled_dot_product_attention(folded, keys[None], values[None], attn_mask=tiled, scale=scale)
+    return out.reshape(query_heads, num_queries, dim).transpose(0, 1)
+
+
+def attend_context_and_tail(
+    queries: Tensor, context: tuple[Tensor, Tensor], tail: tuple[Tensor, Tensor], scale: float
+) -> tuple[Tensor, Tensor]:
+    """Rotated queries `[Hq, n, D]` over a frozen context and a causal tail that ends with the queries themselves.
+
+    `context` and `tail` are (rotated keys, values), each `[H, m, D]`. One softmax in float32 spans both, and neither
+    is copied. Returns the output `[n, Hq, D]` and the last query's weights on the context, float32 `[m]`, averaged
+    over heads.
+    """
+    query_heads, num_queries, dim = queries.shape
+    heads, num_context = context[0].shape[:2]
+    num_tail = tail[0].shape[1]
+    outputs, weights = [], queries.new_zeros(0)
+    for start in range(0, num_queries, QUERY_BLOCK):
+        block = queries[:, start : start + QUERY_BLOCK]
+        count = block.shape[1]
+        folded = block.reshape(heads, -1, dim)
+        before = _product(folded, context[0].transpose(1, 2)) * scale
+        within = _product(folded, tail[0].transpose(1, 2)) * scale
+        if num_queries > 1:
+            seen = torch.ones(count, num_tail, dtype=torch.bool, device=queries.device)
+            seen = seen.tril(num_tail - num_queries + start)
+            within = within.view(heads, -1, count, num_tail).masked_fill(~seen, float("-inf")).view_as(within)
+        weights = torch.cat((before, within), dim=-1).softmax(dim=-1)
+        on_context, on_tail = weights.split((num_context, num_tail), dim=-1)
+        out = _product(on_context.to(context[1].dtype), context[1]) + _product(on_tail.to(tail[1].dtype), tail[1])
+        outputs.append(out.to(queries.dtype).reshape(query_heads, count, dim))
+        weights = on_context.reshape(query_heads, count, num_context)
+    return torch.cat(outputs, dim=1).transpose(0, 1), weights[:, -1].mean(0)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Batched matrix product with a float32 result: bf16 logits of size 20 would be off by 0.06."""
+    if left.dtype == torch.float32:
+        return torch.bmm(left, right)
+    if left.is_cuda:
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    return torch.bmm(left.float(), right.float())

@@ -1,0 +1,17 @@
+"""What the store knows about a block that never changes: its size, its inner positions and how far it reaches."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """One immutable block. Where it lies and which offset a view gives it are the view's data, not the block's."""
+
+    id: int
+    num_tokens: int
+    extent: int
+    """How far the block advances the position counter."""
+    positions: Tensor
+    """Positions relative to the block's start, int64 `[axes, tokens]`, on the device."""

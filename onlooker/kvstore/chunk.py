@@ -1,0 +1,59 @@
+"""A block while it is being written: its tokens attend to everything resident before them and to themselves."""
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from onlooker.core.errors import InputError
+from onlooker.core.spans import Span, SpanKind
+from onlooker.kvstore.attention import attend_causally, causal_mask
+from onlooker.kvstore.blocks import Block
+from onlooker.kvstore.rotation import rotate
+
+if TYPE_CHECKING:
+    from onlooker.kvstore.store import KVStore
+
+
+class Chunk:
+    """One block on its way into the store: attend in every layer, then `seal` it or `abort`.
+
+    Made by `KVStore.begin`; a store has at most one at a time.
+    """
+
+    def __init__(self, store: "KVStore", block: Block, kind: SpanKind, start_s: float, end_s: float) -> None:
+        window = store._window
+        self._store, self._block, self._kind, self._times = store, block, kind, (start_s, end_s)
+        self._head, self._tail, self._end = window.head, window.tail, window.tail + block.num_tokens
+        # Angles and mask are the same in every layer: made once.
+        self._cos, self._sin = window.rotary(block.positions + window.next_offset)
+        self._mask = causal_mask(block.num_tokens, self._end - self._head, store.spec.device)
+        self._written = 0
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """Write this layer's raw keys and values and attend (see `Segment.attend`). Once per layer."""
+        self._check_open()
+        arena, new = self._store._window.arena, slice(self._tail, self._end)
+        assert keys.shape[1] == self._block.num_tokens, f"{keys.shape[1]} keys for {self._block.num_tokens} positions"
+        arena.keys[layer, :, new] = keys
+        arena.values[layer, :, new] = values
+        arena.rotated[layer, :, new] = rotate(keys, self._cos, self._sin)
+        self._written += 1
+        seen = slice(self._head, self._end)
+        turned = rotate(queries, self._cos, self._sin)
+        return attend_causally(turned, arena.rotated[layer, :, seen], arena.values[layer, :, seen], self._mask, scale)
+
+    def seal(self) -> Span:
+        """Make it an immutable block of the store and compute its signals. No host sync."""
+        self._check_open()
+        layers = self._store.spec.num_layers
+        assert self._written == layers, f"{self._written} of {layers} layers were written"
+        return self._store._seal(self, self._block, self._kind, *self._times)
+
+    def abort(self) -> None:
+        """Give up: the store holds what it held before. Aborting twice, or after the store was closed, is allowed."""
+        if self._store._open is self:
+            self._store._open = None
+
+    def _check_open(self) -> None:
+        if self._store._open is not self:
+            raise InputError("the chunk is no longer open", do="begin a new one")

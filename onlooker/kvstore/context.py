@@ -1,0 +1,105 @@
+"""What a question sees of the past in one layer: chosen blocks, gathered from both tiers and rotated once."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onlooker.core.contracts import ModelSpec
+from onlooker.kvstore.arena import Arena, allocate
+from onlooker.kvstore.blocks import Block
+from onlooker.kvstore.rotation import Rotary, rotate, shifted
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """The frozen past of one layer."""
+
+    keys: Tensor
+    """Rotated, `[kv_heads, rows, head_dim]`."""
+    values: Tensor
+    """`[kv_heads, rows, head_dim]`."""
+    blocks: tuple[int, ...]
+    """Whose rows these are, in order."""
+    reach: int
+    """The position after the last block: the question starts here."""
+    owned_bytes: int
+    """Bytes held beyond what the store holds anyway."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Where every block lay when a question was opened. The stream moves on; these stay valid."""
+
+    spec: ModelSpec
+    rotary: Rotary
+    blocks: dict[int, Block]
+    arena: Arena
+    rows: dict[int, int]
+    """First arena row of the blocks on the device."""
+    host: dict[int, Tensor]
+    """Slabs of the parked blocks, each `[2, layers, kv_heads, tokens, head_dim]`."""
+
+    def num_tokens(self, chosen: tuple[int, ...]) -> int:
+        """Rows that these blocks have together."""
+        return sum(self.blocks[block].num_tokens for block in chosen)
+
+    def resident(self, chosen: tuple[int, ...], rows: slice, reach: int) -> list[Context]:
+        """One context per layer without any copy: the blocks are what arena `rows` hold, rotated up to `reach`."""
+        keys, values = self.arena.rotated[:, :, rows], self.arena.values[:, :, rows]
+        return [Context(keys[layer], values[layer], chosen, reach, 0) for layer in range(self.spec.num_layers)]
+
+    def gather(self, chosen: tuple[int, ...], layers: range) -> list[Context]:
+        """One context per layer of `layers`: packed positions (a block starts where the one before it ends)."""
+        spec, picked = self.spec, slice(layers.start, layers.stop)
+        shape = (len(layers), spec.num_kv_heads, self.num_tokens(chosen), spec.head_dim)
+        keys, values = (allocate(shape, spec.dtype, spec.device) for _ in range(2))
+        at = 0
+        for slab, start, count in self._runs(chosen):
+            rows, to = slice(start, start + count), slice(at, at + count)
+            from_keys, from_values = slab if slab is not None else (self.arena.keys, self.arena.values)
+            keys[:, :, to].copy_(from_keys[picked, :, rows], non_blocking=True)
+            values[:, :, to].copy_(from_values[picked, :, rows], non_blocking=True)
+            at += count
+        offsets, reach = [], 0
+        for block in chosen:
+            offsets.append(reach)
+            reach += self.blocks[block].extent
+        if chosen:
+            cos, sin = self.rotary(shifted([self.blocks[block].positions for block in chosen], offsets))
+            for layer in range(len(layers)):
+                keys[layer] = rotate(keys[layer], cos, sin)
+        owned = (keys.nbytes + values.nbytes) // len(layers)
+        return [Context(k, v, chosen, reach, owned) for k, v in zip(keys, values, strict=True)]
+
+    def _runs(self, chosen: tuple[int, ...]) -> list[tuple[Tensor | None, int, int]]:
+        """(slab or None for the arena, first row, rows): neighbours in the arena are one run, one copy."""
+        runs: list[tuple[Tensor | None, int, int]] = []
+        for block in chosen:
+            count = self.blocks[block].num_tokens
+            if block in self.host:
+                runs.append((self.host[block], 0, count))
+                continue
+            row = self.rows[block]
+            if runs and runs[-1][0] is None and runs[-1][1] + runs[-1][2] == row:
+                runs[-1] = (None, runs[-1][1], runs[-1][2] + count)
+            else:
+                runs.append((None, row, count))
+        return runs
+
+
+def block_shares(contexts: list[Context], weights: list[Tensor], blocks: dict[int, Block]) -> dict[int, float]:
+    """Row weights of every layer (float32 `[rows]`), summed over layers and over the rows of each block."""
+    names = sorted({block for context in contexts for block in context.blocks})
+    if not names:
+        return {}
+    place = {block: number for number, block in enumerate(names)}
+    owners: dict[tuple[int, ...], Tensor] = {}
+    total = torch.zeros(len(names), dtype=torch.float32, device=weights[0].device)
+    for context, weight in zip(contexts, weights, strict=True):
+        if context.blocks not in owners:
+            counts = torch.tensor([blocks[block].num_tokens for block in context.blocks])
+            numbers = torch.tensor([place[block] for block in context.blocks], dtype=torch.int64)
+            owners[context.blocks] = torch.repeat_interleave(numbers, counts).to(total.device)
+        total.index_add_(0, owners[context.blocks], weight)
+    return dict(zip(names, total.tolist(), strict=True))

@@ -1,0 +1,250 @@
+"""A question beside the stream: it sees frozen blocks and grows a tail of its own, and nothing else changes."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from onlooker.core.errors import CapacityError, InputError
+from onlooker.core.spans import Recall, Span
+from onlooker.kvstore.arena import Reader, allocate
+from onlooker.kvstore.attention import attend_context_and_tail
+from onlooker.kvstore.context import Context, Sources, block_shares
+from onlooker.kvstore.rotation import rotate
+from onlooker.kvstore.signals import fold_queries, score_blocks
+
+if TYPE_CHECKING:
+    from onlooker.kvstore.store import KVStore
+
+Choose = Callable[[int, Sequence[Span], Tensor | None], Recall]
+"""(layer, spans, scores float32 `[spans]` on the CPU or None) to what that layer may see."""
+
+LEAST_TAIL_ROWS = 64
+
+
+class QuestionView:
+    """What one question sees, fixed when it was opened. Made by `KVStore.question`; use it with `with`, or `close` it.
+
+    1. If the question is scored: run the bare question once through `retrieval`. In every layer it scores all blocks,
+       asks the policy, freezes the layer's context, and attends to it, so deeper layers ask with what was found.
+    2. `segment` for the prompt, then for every decoded token: they see the context and what the view read before.
+
+    While the view lives, the stream may write, park, forget and renumber: rows that the view reads are not
+    overwritten (the store moves to a fresh arena instead).
+    """
+
+    def __init__(self, store: "KVStore", choose: Choose, visible: Callable[[Span], bool] | None, scored: bool) -> None:
+        """See `KVStore.question`."""
+        window, spans = store._window, store.spans
+        self.spec = store.spec
+        self.spans: tuple[Span, ...] = tuple(
+            span for span in spans if visible is None or span.kind == "prefix" or visible(span)
+        )
+        """What there was to choose from, in stream order; the prefix is always among it."""
+        self._store, self._choose = store, choose
+        self._sources = Sources(
+            store.spec, store.rotary, dict(store._blocks), window.arena, dict(window.rows), dict(store._host)
+        )
+        self._known = {span.id for span in self.spans}
+        self._prefix = tuple(span.id for span in self.spans[:1] if span.kind == "prefix")
+        self._contexts: list[Context] = []
+        self._weights: list[Tensor] = []
+        self._num_cited = 0
+        self._closed = False
+        self._num_tail, self._tail_reach = 0, 0
+        self._tail = self._new_tail(0)
+        self._reader: Reader | None = Reader(window.head, window.tail)
+        if scored:
+            window.arena.readers.add(self._reader)
+            self._means = store._signals.means
+            self._signal_rows = [store._signals.rows[span.id] for span in self.spans]
+            return
+        chosen = self._chosen(choose(0, self.spans, None))
+        rows = window.read(list(chosen))
+        if rows is not None:
+            window.arena.readers.add(self._reader)
+            self._freeze(self._sources.resident(chosen, rows, window.next_offset))
+        else:
+            self._reader = None
+            layers = range(self.spec.num_layers)
+            self._check_room(chosen, len(layers))
+            self._freeze(self._sources.gather(chosen, layers))
+
+    # ----------------------------------------------------------------------------------------------------- reading
+
+    def retrieval(self, positions: Tensor, extent: int) -> "Retrieval":
+        """The first pass of a scored question: positions int64 `[axes, tokens]` of the bare question.
+
+        Its keys and values are thrown away. Every layer waits once for its scores to reach the policy: the choice is
+        made on the CPU.
+        """
+        self._check_open()
+        if self._contexts:
+            raise InputError("this question has its context already", do="open a new one")
+        return Retrieval(self, positions.to(self.spec.device))
+
+    def segment(self, positions: Tensor, extent: int, *, cited: bool = True) -> "TailSegment":
+        """The next tokens of the question or its answer, positions int64 `[axes, tokens]` from the segment's start.
+
+        Attend in every layer before the next segment is made. `cited`: count where its last token looks.
+        """
+        self._check_open()
+        if len(self._contexts) < self.spec.num_layers:
+            raise InputError("a scored question reads nothing before its retrieval", do="run `retrieval` first")
+        positions = positions.to(self.spec.device)
+        num_tokens = positions.shape[1]
+        if self._num_tail + num_tokens > self._tail.shape[3]:
+            larger = self._new_tail(max(LEAST_TAIL_ROWS, 2 * self._num_tail, self._num_tail + num_tokens))
+            larger[:, :, :, : self._num_tail] = self._tail[:, :, :, : self._num_tail]
+            self._tail = larger
+        segment = TailSegment(self, positions + self._tail_reach, self._num_tail, cited)
+        self._num_tail += num_tokens
+        self._tail_reach += extent
+        self._num_cited += cited
+        return segment
+
+    # ---------------------------------------------------------------------------------------------------- afterwards
+
+    def attention_mass(self) -> dict[int, float]:
+        """Share of attention per block of the context, averaged over heads, layers and cited tokens.
+
+        What is missing to 1 went to the question itself. One host sync. Empty before anything was read.
+        """
+        if not self._num_cited or self._closed:
+            return {}
+        shares = block_shares(self._contexts, self._weights, self._sources.blocks)
+        count = self.spec.num_layers * self._num_cited
+        return {block: share / count for block, share in shares.items()}
+
+    def recalled(self) -> dict[int, int]:
+        """In how many layers each block of the context was seen."""
+        counts: dict[int, int] = {}
+        for context in self._contexts:
+            for block in context.blocks:
+                counts[block] = counts.get(block, 0) + 1
+        return counts
+
+    def num_bytes(self) -> int:
+        """Device bytes that exist because of this view; an arena the stream has left counts for each view of it."""
+        left = self._reader is not None and self._sources.arena is not self._store._window.arena
+        kept = sum(self._sources.arena.num_bytes()) if left else 0
+        return kept + self._tail.nbytes + sum(context.owned_bytes for context in self._contexts)
+
+    def close(self) -> None:
+        """Let go of everything; closing twice is allowed."""
+        if self._reader is not None:
+            self._sources.arena.readers.discard(self._reader)
+        self._closed, self._reader = True, None
+        self._contexts, self._weights, self._tail = [], [], self._new_tail(0)
+        self._forget_sources()
+
+    def __enter__(self) -> "QuestionView":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------------------- inside
+
+    def _choose_layer(self, layer: int, queries: Tensor) -> Context:
+        """Score all blocks with this layer's raw queries `[query_heads, tokens, head_dim]`, choose, gather, freeze."""
+        assert layer == len(self._contexts), f"layer {layer} attended when {len(self._contexts)} was next"
+        folded = fold_queries(queries, self.spec.num_kv_heads)
+        scores = score_blocks(self._means[layer], self._signal_rows, folded).cpu()
+        chosen = self._chosen(self._choose(layer, self.spans, scores))
+        self._check_room(chosen, 1)
+        self._freeze(self._sources.gather(chosen, range(layer, layer + 1)))
+        context = self._contexts[-1]
+        if len(self._contexts) == self.spec.num_layers:
+            assert self._reader is not None
+            self._sources.arena.readers.discard(self._reader)
+            self._reader, self._means = None, self._means[:, :0]
+            self._forget_sources()
+        return context
+
+    def _freeze(self, contexts: list[Context]) -> None:
+        with torch.inference_mode(False):
+            for context in contexts:
+                rows = context.keys.shape[1]
+                self._weights.append(torch.zeros(rows, dtype=torch.float32, device=self.spec.device))
+        self._contexts += contexts
+
+    def _forget_sources(self) -> None:
+        self._sources.rows.clear()
+        self._sources.host.clear()
+
+    def _chosen(self, recall: Recall) -> tuple[int, ...]:
+        blocks = recall.blocks
+        if unknown := [block for block in blocks if block not in self._known]:
+            raise InputError("the memory recalls blocks the question may not see", given=str(unknown), do="use `spans`")
+        if any(after <= before for before, after in zip(blocks, blocks[1:], strict=False)):
+            raise InputError("recalled blocks must ascend", given=str(blocks), do="sort them, each once")
+        return blocks if blocks[:1] == self._prefix or not self._prefix else self._prefix + blocks
+
+    def _check_room(self, chosen: tuple[int, ...], num_layers: int) -> None:
+        budget = self._store.device_budget_bytes
+        if budget is None:
+            return
+        spec = self.spec
+        more = self._sources.num_tokens(chosen) * spec.kv_bytes_per_token * num_layers // spec.num_layers
+        own = 0 if self in self._store._views else self.num_bytes()
+        held = sum(size for name, size in self._store.num_bytes().items() if name.startswith("device"))
+        if held + own + more > budget:
+            raise CapacityError(
+                "what the question recalls does not fit on the device beside the stream",
+                given=f"{held + own + more} bytes needed, {budget} allowed",
+                do="recall fewer blocks, close other questions, or raise the device budget",
+            )
+
+    def _new_tail(self, rows: int) -> Tensor:
+        """Rotated keys and values of what the view read, `[2, layers, kv_heads, rows, head_dim]`."""
+        spec = self.spec
+        return allocate((2, spec.num_layers, spec.num_kv_heads, rows, spec.head_dim), spec.dtype, spec.device)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError("the question is closed", do="ask again")
+
+
+class Retrieval:
+    """The bare question on its first pass (a `Segment`)."""
+
+    def __init__(self, view: QuestionView, positions: Tensor) -> None:
+        self._view, self._positions = view, positions
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """Choose this layer's context, then attend to it and to the question itself (see `Segment.attend`)."""
+        context = self._view._choose_layer(layer, queries)
+        # Layers may see different numbers of positions, so the angles are made per layer.
+        cos, sin = self._view._sources.rotary(self._positions + context.reach)
+        own = (rotate(keys, cos, sin), values)
+        return attend_context_and_tail(rotate(queries, cos, sin), (context.keys, context.values), own, scale)[0]
+
+
+class TailSegment:
+    """Tokens of a question or an answer (a `Segment`)."""
+
+    def __init__(self, view: QuestionView, positions: Tensor, start: int, cited: bool) -> None:
+        self._view, self._cited = view, cited
+        self._start, self._end = start, start + positions.shape[1]
+        # All layers in one call, however many different reaches there are.
+        reaches = sorted({context.reach for context in view._contexts})
+        cos, sin = view._sources.rotary(torch.cat([positions + reach for reach in reaches], dim=1))
+        count = positions.shape[1]
+        self._angles = dict(zip(reaches, zip(cos.split(count), sin.split(count), strict=True), strict=True))
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """Join the view's tail and attend to the context and the tail so far (see `Segment.attend`)."""
+        view = self._view
+        view._check_open()
+        context, new, seen = view._contexts[layer], slice(self._start, self._end), slice(0, self._end)
+        cos, sin = self._angles[context.reach]
+        tail_keys, tail_values = view._tail[0, layer], view._tail[1, layer]
+        tail_keys[:, new] = rotate(keys, cos, sin)
+        tail_values[:, new] = values
+        past, tail = (context.keys, context.values), (tail_keys[:, seen], tail_values[:, seen])
+        output, weights = attend_context_and_tail(rotate(queries, cos, sin), past, tail, scale)
+        if self._cited:
+            view._weights[layer].add_(weights)
+        return output

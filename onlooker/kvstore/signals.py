@@ -1,0 +1,87 @@
+"""One row per block of what policies may be told about it: the mean raw key of every layer."""
+
+import torch
+from torch import Tensor
+
+from onlooker.core.contracts import ModelSpec
+from onlooker.kvstore.arena import allocate
+
+LEAST_ROWS = 16
+
+
+class Signals:
+    """Mean raw keys, float32 `[layers, rows, kv_heads * head_dim]`, one row per block that is still remembered.
+
+    Rows are only appended; room is regained by moving to a fresh table, so an open question may keep the old one.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self.rows: dict[int, int] = {}
+        self._end = 0
+        self.means = self._table(LEAST_ROWS)
+
+    def bytes_after_reserve(self) -> int:
+        """Bytes of the table once `reserve` has been called."""
+        rows = self.means.shape[1] if self._end < self.means.shape[1] else self._next_size()
+        return rows * self._row_bytes()
+
+    def reserve(self) -> None:
+        """Make sure that one more row fits."""
+        if self._end == self.means.shape[1]:
+            table, kept = self._table(self._next_size()), len(self.rows)
+            index = torch.tensor(list(self.rows.values()), dtype=torch.int64, device=self.means.device)
+            table[:, :kept] = self.means.index_select(1, index)
+            self.means, self._end = table, kept
+            self.rows = dict(zip(self.rows, range(kept), strict=True))
+
+    def add(self, block: int, raw_keys: Tensor) -> None:
+        """Take in a block: its raw keys `[layers, kv_heads, tokens, head_dim]`. Call `reserve` before."""
+        self.means[:, self._end] = raw_keys.float().mean(2).flatten(1)
+        self.rows[block] = self._end
+        self._end += 1
+
+    def forget(self, block: int) -> None:
+        """Drop a block's row."""
+        del self.rows[block]
+
+    def export(self) -> Tensor:
+        """The rows in use, in stream order, `[layers, blocks, kv_heads * head_dim]`."""
+        index = torch.tensor(list(self.rows.values()), dtype=torch.int64, device=self.means.device)
+        return self.means.index_select(1, index)
+
+    def load(self, blocks: list[int], means: Tensor) -> None:
+        """Take over what `export` gave for these blocks."""
+        self.means = self._table(max(LEAST_ROWS, len(blocks) * 3 // 2))
+        self.means[:, : len(blocks)] = means
+        self.rows, self._end = dict(zip(blocks, range(len(blocks)), strict=True)), len(blocks)
+
+    def num_bytes(self) -> int:
+        """Bytes of the table."""
+        return self.means.nbytes
+
+    def _next_size(self) -> int:
+        return max(LEAST_ROWS, (len(self.rows) + 1) * 3 // 2)
+
+    def _row_bytes(self) -> int:
+        return self._spec.num_layers * self._spec.num_kv_heads * self._spec.head_dim * 4
+
+    def _table(self, rows: int) -> Tensor:
+        spec = self._spec
+        return allocate((spec.num_layers, rows, spec.num_kv_heads * spec.head_dim), torch.float32, spec.device)
+
+
+def fold_queries(queries: Tensor, num_kv_heads: int) -> Tensor:
+    """Mean query over tokens, query heads summed within their key-value head: `[Hq, tokens, D]` to float32 `[H * D]`.
+
+    Its dot product with a block's mean key equals that of the expanded heads exactly: key heads are only repeated.
+    """
+    mean = queries.float().mean(1)
+    return mean.view(num_kv_heads, -1, mean.shape[-1]).sum(1).flatten()
+
+
+def score_blocks(means: Tensor, rows: list[int], folded: Tensor) -> Tensor:
+    """Dot products of a folded query `[H * D]` with one layer's mean keys `[rows, H * D]`; float32 `[len(rows)]`."""
+    if rows and rows[-1] - rows[0] + 1 == len(rows):
+        return means[rows[0] : rows[-1] + 1] @ folded
+    return means.index_select(0, torch.tensor(rows, dtype=torch.int64, device=means.device)) @ folded

@@ -1,0 +1,117 @@
+"""A store as plain tensors and JSON-able facts, and back: continuing is bit for bit the same."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from onlooker.core.errors import CapacityError, InputError
+from onlooker.core.spans import Span, Tier
+from onlooker.kvstore.arena import Arena, allocate
+from onlooker.kvstore.blocks import Block
+
+if TYPE_CHECKING:
+    from onlooker.kvstore.store import KVStore
+
+FORMAT = 1
+
+
+def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """See `KVStore.export`. The rotated keys travel too: made anew, their last bits could differ."""
+    if store.spec.device.type == "cuda":
+        torch.cuda.synchronize(store.spec.device)
+    window = store._window
+    live = dict(zip(("keys", "values", "rotated"), window.tensors(), strict=True))
+    tensors = {f"device.{name}": tensor.to("cpu", copy=True).contiguous() for name, tensor in live.items()}
+    tensors["signals"] = store._signals.export().cpu()
+    blocks = list(store._blocks.values())
+    none = torch.empty(store.spec.position_axes, 0, dtype=torch.int64)
+    tensors["positions"] = torch.cat([none, *(block.positions.cpu() for block in blocks)], dim=1)
+    tensors |= {f"host.{block}": slab for block, slab in store._host.items()}
+    facts = {
+        "format": FORMAT,
+        "sizes": _sizes(store),
+        "next_id": store._next_id,
+        "next_offset": window.next_offset,
+        "blocks": [
+            {
+                "id": span.id,
+                "kind": span.kind,
+                "num_tokens": span.num_tokens,
+                "start_s": span.start_s,
+                "end_s": span.end_s,
+                "extent": store._blocks[span.id].extent,
+                "offset": window.offsets.get(span.id),
+            }
+            for span in store._spans
+        ],
+    }
+    return tensors, facts
+
+
+def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """See `KVStore.load`."""
+    if facts.get("format") != FORMAT or facts["sizes"] != _sizes(store):
+        raise InputError(
+            "the snapshot belongs to another model",
+            given=f"{facts.get('sizes')} where {_sizes(store)} is needed",
+            do="open it with the model, dtype and version it was made with",
+        )
+    _check_budgets(store, tensors)
+    store._reset()
+    window, device = store._window, store.spec.device
+    live = [tensors[f"device.{name}"] for name in ("keys", "values", "rotated")]
+    window.arena = Arena(store.spec, live[0].shape[2])
+    for target, source in zip(window.arena.tensors, live, strict=True):
+        target.copy_(source)
+    start = 0
+    for fact in facts["blocks"]:
+        end = start + fact["num_tokens"]
+        block = Block(fact["id"], fact["num_tokens"], fact["extent"], tensors["positions"][:, start:end].to(device))
+        start = end
+        resident = fact["offset"] is not None
+        tier = Tier.DEVICE if resident else Tier.HOST
+        store._blocks[block.id] = block
+        store._spans.append(Span(block.id, fact["kind"], block.num_tokens, fact["start_s"], fact["end_s"], tier))
+        store._position_bytes += block.positions.nbytes
+        if resident:
+            window.append(block, is_prefix=fact["kind"] == "prefix")
+            window.offsets[block.id] = fact["offset"]
+        else:
+            _park(store, block.id, tensors[f"host.{block.id}"])
+    window.next_offset, store._next_id = facts["next_offset"], facts["next_id"]
+    store._signals.load(list(store._blocks), tensors["signals"].to(device))
+
+
+def _park(store: "KVStore", block: int, source: Tensor) -> None:
+    pinned = store.spec.device.type == "cuda"
+    slab = allocate(tuple(source.shape), source.dtype, torch.device("cpu"), pinned=pinned)
+    store._host[block] = slab.copy_(source)
+    store._host_bytes += slab.nbytes
+
+
+def _check_budgets(store: "KVStore", tensors: Mapping[str, Tensor]) -> None:
+    host = sum(tensor.nbytes for name, tensor in tensors.items() if name.startswith("host."))
+    device = sum(tensor.nbytes for name, tensor in tensors.items() if not name.startswith("host."))
+    for tier, needed, allowed in (
+        ("device", device, store.device_budget_bytes),
+        ("host", host, store.host_budget_bytes),
+    ):
+        if allowed is not None and needed > allowed:
+            raise CapacityError(
+                f"the snapshot does not fit into the {tier} budget",
+                given=f"{needed} bytes needed, {allowed} allowed",
+                do=f"raise the {tier} budget",
+            )
+
+
+def _sizes(store: "KVStore") -> dict[str, Any]:
+    spec = store.spec
+    return {
+        "layers": spec.num_layers,
+        "kv_heads": spec.num_kv_heads,
+        "head_dim": spec.head_dim,
+        "axes": spec.position_axes,
+        "dtype": str(spec.dtype).removeprefix("torch."),
+    }

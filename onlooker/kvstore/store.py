@@ -1,0 +1,243 @@
+"""The blocks of one stream: written once, seen while watching, parked, recalled, forgotten, within budgets."""
+
+import bisect
+import dataclasses
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onlooker.core.contracts import ModelSpec
+from onlooker.core.errors import CapacityError, InputError
+from onlooker.core.spans import Plan, Span, SpanKind, Tier
+from onlooker.kvstore import snapshot
+from onlooker.kvstore.arena import Arena, allocate
+from onlooker.kvstore.blocks import Block
+from onlooker.kvstore.chunk import Chunk
+from onlooker.kvstore.question import Choose, QuestionView
+from onlooker.kvstore.rotation import Rotary
+from onlooker.kvstore.signals import Signals
+from onlooker.kvstore.window import Window
+
+POSITION_LIMIT = 2**15
+"""Watching positions start again from zero beyond this: float32 angles lose accuracy as positions grow."""
+
+
+class KVStore:
+    """Keys and values of one stream: immutable blocks of un-rotated keys, with positions local to each block.
+
+    Device tier: what the stream sees while watching (see `Window` for its position rule). Host tier: parked blocks,
+    pinned where CUDA is there, one slab per block. Policies decide what goes where (`apply`); questions read the store
+    through a `QuestionView` and leave no trace. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        rotary: Rotary,
+        *,
+        device_budget_bytes: int | None = None,
+        host_budget_bytes: int | None = None,
+    ) -> None:
+        """`rotary` takes positions int64 `[axes, tokens]` to (cos, sin) float32 `[tokens, head_dim]`.
+
+        The device budget covers the stream's rows (room to grow included), positions and signals. A question's context
+        must fit beside them when it is gathered, but never stops the stream. While rows move to a larger arena, both
+        exist for a moment.
+        """
+        self.spec, self.rotary = spec, rotary
+        self.device_budget_bytes, self.host_budget_bytes = device_budget_bytes, host_budget_bytes
+        self._reset()
+
+    def _reset(self) -> None:
+        self._window = Window(self.spec, self.rotary, min(self.spec.max_positions, POSITION_LIMIT))
+        self._signals = Signals(self.spec)
+        self._blocks: dict[int, Block] = {}
+        self._spans: list[Span] = []
+        self._host: dict[int, Tensor] = {}
+        self._next_id = 0
+        self._host_bytes = self._position_bytes = 0
+        self._open: Chunk | None = None
+        self._views: weakref.WeakSet[QuestionView] = weakref.WeakSet()
+
+    # ----------------------------------------------------------------------------------------------------- writing
+
+    @property
+    def spans(self) -> Sequence[Span]:
+        """All blocks in stream order, both tiers. A live list: read it, and copy it to keep it."""
+        return self._spans
+
+    def begin(self, kind: SpanKind, start_s: float, end_s: float, positions: Tensor, extent: int) -> Chunk:
+        """Open the next block. `positions` are int64 `[axes, tokens]` from the block's start; it reaches `extent` far.
+
+        Raises `CapacityError` when the device budget has no room and `InputError` for a wrong request; nothing is
+        changed then.
+        """
+        if self._open is not None:
+            raise InputError("a chunk of this store is still open", do="seal or abort it first")
+        if positions.ndim != 2 or positions.shape[0] != self.spec.position_axes or not positions.shape[1]:
+            wanted = f"[{self.spec.position_axes}, tokens]"
+            raise InputError("a block needs positions for each axis", given=str(list(positions.shape)), do=wanted)
+        if kind == "prefix" and self._next_id:
+            raise InputError("the prefix is the first block of a store", do="begin it before any frame")
+        num_tokens = positions.shape[1]
+        most_rows = self._most_rows(num_tokens)
+        self._signals.reserve()
+        self._window.reserve(num_tokens, extent, most_rows)
+        block = Block(self._next_id, num_tokens, extent, positions.to(self.spec.device, torch.int64))
+        self._open = Chunk(self, block, kind, start_s, end_s)
+        return self._open
+
+    def _seal(self, chunk: Chunk, block: Block, kind: SpanKind, start_s: float, end_s: float) -> Span:
+        rows = slice(self._window.tail, self._window.tail + block.num_tokens)
+        self._signals.add(block.id, self._window.arena.keys[:, :, rows])
+        self._window.append(block, is_prefix=kind == "prefix")
+        span = Span(block.id, kind, block.num_tokens, start_s, end_s)
+        self._blocks[block.id] = block
+        self._spans.append(span)
+        self._position_bytes += block.positions.nbytes
+        self._next_id += 1
+        self._open = None
+        return span
+
+    def _most_rows(self, num_tokens: int) -> int:
+        """How many arena rows the device budget allows once a block of this size is there."""
+        wanted = self._window.num_rows + num_tokens
+        if self.device_budget_bytes is None:
+            return 2**62
+        beside = self._signals.bytes_after_reserve() + self._position_bytes + num_tokens * self.spec.position_axes * 8
+        row_bytes = Arena.row_bytes(self.spec)
+        most = (self.device_budget_bytes - beside) // row_bytes
+        if wanted > most:
+            raise CapacityError(
+                "the stream's keys and values do not fit on the device",
+                given=f"{beside + wanted * row_bytes} bytes needed, {self.device_budget_bytes} allowed",
+                do="raise the device budget, keep fewer tokens per frame, or choose a memory that parks or forgets",
+            )
+        return most
+
+    # --------------------------------------------------------------------------------------------------- decisions
+
+    def apply(self, plan: Plan) -> None:
+        """Carry out a plan. Raises `InputError` or `CapacityError` (host budget) before anything is done."""
+        if not plan.park and not plan.forget:
+            return
+        self._check(plan)
+        slabs = {block: self._slab(block) for block in plan.park}
+        leaving = set(plan.park).union(block for block in plan.forget if block not in self._host)
+        self._window.remove(leaving)
+        for block, slab in slabs.items():
+            self._host[block] = slab
+            self._host_bytes += slab.nbytes
+            place = self._place(block)
+            self._spans[place] = dataclasses.replace(self._spans[place], tier=Tier.HOST)
+        if plan.forget:
+            self._forget(set(plan.forget))
+
+    def _forget(self, gone: set[int]) -> None:
+        for block in gone:
+            if (slab := self._host.pop(block, None)) is not None:
+                self._host_bytes -= slab.nbytes
+            self._signals.forget(block)
+            self._position_bytes -= self._blocks.pop(block).positions.nbytes
+        # One deletion of neighbours is the usual case: it moves the list once, not once per block.
+        first, last = self._place(min(gone)), self._place(max(gone)) + 1
+        if last - first == len(gone):
+            del self._spans[first:last]
+        else:
+            self._spans[first:last] = [span for span in self._spans[first:last] if span.id not in gone]
+
+    def _check(self, plan: Plan) -> None:
+        if self._open is not None:
+            raise InputError("a plan cannot be carried out while a chunk is open", do="seal or abort it first")
+        named = plan.park + plan.forget
+        if len(set(named)) != len(named):
+            raise InputError("a plan names a block twice", given=str(sorted(named)), do="park or forget, once")
+        if unknown := [block for block in named if block not in self._blocks]:
+            raise InputError("a plan names blocks that are not stored", given=str(unknown), do="use ids of `spans`")
+        prefix = self._window.prefix
+        if prefix is not None and prefix.id in named:
+            raise InputError("the prefix can be neither parked nor forgotten", given=str(prefix.id), do="leave it out")
+        if parked := [block for block in plan.park if block in self._host]:
+            raise InputError("a plan parks blocks that are parked already", given=str(parked), do="leave them out")
+        row_bytes = self.spec.kv_bytes_per_token
+        more = sum(self._blocks[block].num_tokens for block in plan.park) * row_bytes
+        less = sum(self._host[block].nbytes for block in plan.forget if block in self._host)
+        budget = self.host_budget_bytes
+        if budget is not None and more and self._host_bytes + more - less > budget:
+            raise CapacityError(
+                "the parked keys and values do not fit in host memory",
+                given=f"{self._host_bytes + more - less} bytes needed, {budget} allowed",
+                do="raise the host budget or let the memory forget (for example rekv:max_parked=...)",
+            )
+
+    def _slab(self, block: int) -> Tensor:
+        """A resident block as one host slab `[2, layers, kv_heads, tokens, head_dim]`: raw keys, then values."""
+        start = self._window.rows[block]
+        rows = slice(start, start + self._blocks[block].num_tokens)
+        arena = self._window.arena
+        both = torch.stack((arena.keys[:, :, rows], arena.values[:, :, rows]))
+        cuda = self.spec.device.type == "cuda"
+        slab = allocate(tuple(both.shape), both.dtype, torch.device("cpu"), pinned=cuda)
+        # Not waited for: every reader on the device comes later in the same stream, and `export` waits.
+        return slab.copy_(both, non_blocking=cuda)
+
+    def _place(self, block: int) -> int:
+        return bisect.bisect_left(self._spans, block, key=lambda span: span.id)
+
+    # --------------------------------------------------------------------------------------------------- questions
+
+    def question(
+        self, choose: Choose, *, visible: Callable[[Span], bool] | None = None, scored: bool = False
+    ) -> QuestionView:
+        """Open a question on what is stored now; the stream may go on meanwhile and is not touched.
+
+        `choose(layer, spans, scores)` returns the `Recall`: once, with layer 0 and no scores, or, if `scored`, for
+        every layer during `QuestionView.retrieval`. `visible` leaves only some spans to choose from. The prefix is
+        always part of the context. Raises `CapacityError` when the context does not fit beside the stream.
+        """
+        view = QuestionView(self, choose, visible, scored)
+        self._views.add(view)
+        return view
+
+    # ---------------------------------------------------------------------------------------------- whole-store acts
+
+    def num_bytes(self) -> dict[str, int]:
+        """Bytes held, by tier and kind. Device rows count with their room to grow; views with the rows they keep."""
+        raw, rotated = self._window.arena.num_bytes()
+        return {
+            "device_raw": raw,
+            "device_rotated": rotated,
+            "device_signals": self._signals.num_bytes(),
+            "device_positions": self._position_bytes,
+            "device_views": sum(view.num_bytes() for view in self._views),
+            "host_raw": self._host_bytes,
+        }
+
+    def fork(self) -> "KVStore":
+        """An independent copy. Host slabs are shared, since nobody ever writes to them; an open chunk is left out."""
+        twin = KVStore(
+            self.spec,
+            self.rotary,
+            device_budget_bytes=self.device_budget_bytes,
+            host_budget_bytes=self.host_budget_bytes,
+        )
+        twin._window = self._window.twin()
+        twin._signals.load(list(self._signals.rows), self._signals.export())
+        twin._blocks, twin._spans, twin._host = dict(self._blocks), list(self._spans), dict(self._host)
+        twin._next_id, twin._host_bytes, twin._position_bytes = self._next_id, self._host_bytes, self._position_bytes
+        return twin
+
+    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors by name, on the CPU, and JSON-able facts about them, from which `load` makes the same store."""
+        return snapshot.export(self)
+
+    def load(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Replace everything by what `export` gave. Raises `InputError` if it belongs to a model of other sizes."""
+        snapshot.load(self, tensors, facts)
+
+    def close(self) -> None:
+        """Let go of everything held. The store is empty afterwards; open questions keep what they see."""
+        self._reset()

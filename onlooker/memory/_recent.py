@@ -1,0 +1,58 @@
+"""The blocks that are neither prefix nor gone, counted as they come, so that a plan costs only what changed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onlooker.core.spans import Span
+from onlooker.core.state import StreamState
+
+
+@dataclass
+class WindowState(StreamState):
+    """Counts over the blocks in the window of one stream."""
+
+    seen: int = -1
+    """Id of the last block counted."""
+    num_blocks: int = 0
+    """Blocks in the window, the prefix not among them."""
+    num_tokens: int = 0
+    """Tokens of those blocks."""
+    num_parked: int = 0
+    """Blocks between the prefix and the window."""
+
+
+def count_new(spans: Sequence[Span], state: WindowState) -> int:
+    """Count the blocks that have come since the last call; the place of the window's first block in `spans`."""
+    place = len(spans)
+    while place and spans[place - 1].id > state.seen:
+        place -= 1
+        if spans[place].kind != "prefix":
+            state.num_blocks += 1
+            state.num_tokens += spans[place].num_tokens
+    if spans:
+        state.seen = spans[-1].id
+    return len(spans) - state.num_blocks
+
+
+def oldest_beyond(
+    spans: Sequence[Span], first: int, state: WindowState, window_tokens: int | None, window_blocks: int | None
+) -> tuple[int, ...]:
+    """Ids of the oldest window blocks that have to leave so that both bounds hold; at least the newest block stays.
+
+    `first` is the place of the window's first block. `state` is updated.
+    """
+    leaving = []
+    while state.num_blocks > 1 and (
+        (window_tokens is not None and state.num_tokens > window_tokens)
+        or (window_blocks is not None and state.num_blocks > window_blocks)
+    ):
+        span = spans[first + len(leaving)]
+        leaving.append(span.id)
+        state.num_blocks -= 1
+        state.num_tokens -= span.num_tokens
+    return tuple(leaving)
+
+
+def prefix_length(spans: Sequence[Span]) -> int:
+    """1 if the stream begins with a prefix, else 0."""
+    return int(bool(spans) and spans[0].kind == "prefix")

@@ -1,0 +1,80 @@
+"""Watch through a window, park everything older, and recall per layer what the question looks for (ReKV).
+
+Di et al., "Streaming Video Question-Answering with In-context Video KV-Cache Retrieval", ICLR 2025 (arXiv 2503.00540).
+As there: one block per frame; its key is the mean raw key; the question's mean raw query scores it by dot product, layer by
+layer, on a first pass over the bare question; the top k are laid out in time order at packed positions. Changed:
+
+- the newest blocks are always part of the answer (the paper's code leaves the local window out, so that the last
+  seconds are invisible unless they are retrieved);
+- scores use folded query heads: the same numbers from a smaller index, since key heads are only repeated;
+- while watching, the prefix sits right before the window at its true distance, not all of it at one capped distance;
+- blocks are parked when they leave the window instead of being held twice; the parked ones may be bounded;
+- no averaging over neighbouring blocks, and no block cache on the device.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from onlooker.core.contracts import MemoryPolicy
+from onlooker.core.errors import InputError
+from onlooker.core.spans import Plan, Recall, Span
+from onlooker.core.state import StreamState
+from onlooker.memory._recent import WindowState, count_new, oldest_beyond, prefix_length
+
+
+@dataclass(frozen=True)
+class ReKV(MemoryPolicy):
+    """Retrieve parked blocks by the question's own queries."""
+
+    scores_layers: ClassVar[bool] = True
+
+    topk: int = 64
+    """Blocks each layer recalls by score."""
+    recent: int = 4
+    """Newest blocks that every layer sees besides."""
+    window_tokens: int = 15000
+    """Most tokens seen behind the prefix while watching; older blocks are parked."""
+    max_parked: int | None = None
+    """Most blocks parked before the oldest are forgotten; None for no bound."""
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("topk", self.topk, 0),
+            ("recent", self.recent, 0),
+            ("window_tokens", self.window_tokens, 1),
+            ("max_parked", self.max_parked, 0),
+        ):
+            if value is not None and value < least:
+                raise InputError(f"{name} must be at least {least}", given=str(value), do=f"for example rekv:{name}=64")
+
+    def new_state(self) -> WindowState:
+        """Counts of the window and of what is parked."""
+        return WindowState()
+
+    def plan(self, spans: Sequence[Span], state: StreamState) -> Plan:
+        """Park what leaves the window; forget the oldest of what is parked beyond its bound."""
+        assert isinstance(state, WindowState)
+        first = count_new(spans, state)
+        park = oldest_beyond(spans, first, state, self.window_tokens, None)
+        state.num_parked += len(park)
+        if self.max_parked is None or state.num_parked <= self.max_parked:
+            return Plan(park=park)
+        surplus = state.num_parked - self.max_parked
+        state.num_parked -= surplus
+        start = prefix_length(spans)
+        forget = tuple(span.id for span in spans[start : start + surplus])
+        # A block may leave the window and be one too many at once.
+        return Plan(park=tuple(block for block in park if block not in forget), forget=forget)
+
+    def recall(self, spans: Sequence[Span], scores: Tensor | None, state: StreamState) -> Recall:
+        """The prefix, the top k by score, and the newest blocks, in time order."""
+        assert scores is not None, "ReKV chooses by score"
+        start = prefix_length(spans)
+        end = max(start, len(spans) - self.recent)
+        best = torch.topk(scores[start:end], min(self.topk, end - start)).indices.sort().values.tolist()
+        places = [*range(start), *(start + place for place in best), *range(end, len(spans))]
+        return Recall(tuple(spans[place].id for place in places))

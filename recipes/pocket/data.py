@@ -1,0 +1,349 @@
+"""Training clips from Pocket World: frame times, questions with token ids, and processes that make them (no torch here)."""
+
+import multiprocessing
+import os
+import queue
+import random
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onlooker.core.records import QueryRecord
+from onlooker.world import TASKS, Episode, make_episode, render_tables
+from recipes.pocket.tokenizer import Encoder, time_text
+
+TASK_NAMES = tuple(TASKS)
+TASK_WEIGHTS = {
+    "present": 0.8, "attribute": 0.8, "reading": 0.8, "counting": 1.6, "spatial": 0.9, "before": 1.2, "when": 2.4,
+    "order": 1.8, "repetition": 1.6, "ever": 1.0, "next": 1.0, "proactive": 0.6,
+}  # fmt: skip
+"""How often each task is asked for; time, counts and order are the hard ones."""
+_TRIES = {"counting": 40, "repetition": 14, "next": 14, "before": 6, "reading": 6}
+_KINDS = ("mixed", "frozen_noise", "slow_drift", "pan", "cuts", "flicker", "small_blink")
+_KIND_WEIGHTS = (0.8, 0.02, 0.03, 0.04, 0.04, 0.03, 0.04)
+_RATES = {1.0: 0.5, 2.0: 0.22, 0.5: 0.08, 0.0: 0.2}
+"""Frame rates and their shares; 0 stands for any rate between 0.7 and 2."""
+MAX_OFFSET_S = 95 * 60
+ANSWER_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What a batch is made of."""
+
+    frames_per_step: int = 1536
+    """Frames of all clips of a batch together: the work of the tower is the same in every step."""
+    buckets: tuple[tuple[int, float], ...] = ((16, 0.3), (24, 0.5), (48, 0.2))
+    """Frames of a clip, and the share of batches that have so many. All are multiples of 8."""
+    questions: int = 8
+    """Questions about one clip; they share its frames in one sequence."""
+    question_tokens: int = 23
+    """Token ids of a question and its answer, at most; with the newline before them a multiple of 8."""
+    sparse_share: float = 0.15
+    """Share of clips whose frames are a few picked from a longer stretch, as a memory recalls them."""
+    part_clips: int = 16
+    """Clips that a worker makes at a time."""
+    split: str = "train"
+    """Split of Pocket World that seeds are taken from."""
+
+    def clips(self, frames: int) -> int:
+        """Clips of a batch whose clips have so many frames."""
+        return max(1, self.frames_per_step // frames)
+
+    def parts(self, frames: int) -> int:
+        """Parts of a batch."""
+        return -(-self.clips(frames) // self.part_clips)
+
+    @property
+    def most_parts(self) -> int:
+        """Parts of the batch with the most clips; seeds are counted in these."""
+        return self.parts(min(frames for frames, _ in self.buckets))
+
+    def bucket(self, batch: int) -> int:
+        """Frames of the clips of batch number `batch`."""
+        rng = random.Random(f"bucket/{batch}")
+        return rng.choices([f for f, _ in self.buckets], [share for _, share in self.buckets])[0]
+
+
+SMOKE = DataSettings(frames_per_step=32, buckets=((8, 0.7), (16, 0.3)), questions=7, part_clips=4)
+"""Settings for smoke runs and tests."""
+
+
+@dataclass
+class Clip:
+    """One clip with its questions, not yet drawn. Arrays are `[frames, ...]` or `[questions, ...]`."""
+
+    episode: Episode
+    times_s: np.ndarray
+    arrays: dict[str, np.ndarray]
+    records: list[QueryRecord | None] = field(default_factory=list)
+
+
+def make_clip(
+    seed: int, frames: int, encoder: Encoder, settings: DataSettings, *, plain: bool = False, balanced: bool = False
+) -> Clip:
+    """The clip of this seed. `plain`: one frame a second from the start; `balanced`: tasks in equal shares."""
+    rng = random.Random(f"pocket/{settings.split}/{seed}")
+    sparse = not plain and rng.random() < settings.sparse_share
+    rate = 1.0 if plain or sparse else rng.choices(list(_RATES), list(_RATES.values()))[0] or rng.uniform(0.7, 2.0)
+    start = 0.0 if plain or rng.random() < 0.4 else rng.uniform(0, 1 / rate)
+    reach = int(frames * rng.uniform(1.5, 4.0)) if sparse else frames
+    times = [start + number / rate for number in range(reach)]
+    kind = "mixed" if plain else rng.choices(_KINDS, _KIND_WEIGHTS)[0]
+    duration = max(4.0, times[-1] + 0.5 + (24.0 if rng.random() < 0.5 else 0.0))
+    episode = make_episode(seed, settings.split, duration, kind)
+    offset = 0 if rng.random() < 0.3 else rng.randrange(MAX_OFFSET_S)
+    weights = [1.0 if balanced else TASK_WEIGHTS[name] for name in TASK_NAMES]
+    found: list[tuple[int, QueryRecord, str]] = []
+    needed: set[int] = set()
+    for _ in range(settings.questions * 3):
+        if len(found) == settings.questions:
+            break
+        (task,) = rng.choices(TASK_NAMES, weights)
+        asked = _ask(episode, task, times, offset, rng, rate)
+        if asked is None:
+            continue
+        if sparse:
+            wants = needed | set(_needed(asked[1], asked[0], times))
+            if len(wants) > frames:
+                continue
+            needed = wants
+        found.append(asked)
+    if sparse:
+        others = [number for number in range(reach) if number not in needed]
+        chosen = sorted(needed | set(rng.sample(others, frames - len(needed))))
+        place = {number: at for at, number in enumerate(chosen)}
+        times = [times[number] for number in chosen]
+        found = [(place[last], record, answer) for last, record, answer in found]
+    return _pack(episode, times, offset, found, encoder, settings)
+
+
+def _ask(
+    episode: Episode, task: str, times: Sequence[float], offset: int, rng: random.Random, rate: float
+) -> tuple[int, QueryRecord, str] | None:
+    """A question with the number of the last frame it sees and its answer, or None when none was found."""
+    for _ in range(_TRIES.get(task, 4)):
+        part = rng.random()
+        last = 1 + int((len(times) - 1) * (part**0.6 if TASKS[task][0] == "backward" else part))
+        last = min(last, len(times) - 1)
+        record = episode.ask(task, times[last], rng, offset_s=offset)
+        if record is None:
+            continue
+        if task == "proactive":
+            # A standing question is put again at every moment: here at one of its test points.
+            points = [point for point in record.test_points if point["t"] < times[-1] + 0.5 / rate]
+            if not points or rate < 0.95:
+                continue
+            wanted = rng.choice(("yes", "no"))
+            point = rng.choice([point for point in points if point["expect"] == wanted] or points)
+            last = max(number for number, at in enumerate(times) if at <= point["t"] + 1e-6)
+            return last, record, point["expect"]
+        if rate < 0.95 and task == "repetition":
+            continue  # blinks would fall between the frames
+        if record.answer.startswith("["):
+            # The frame in which it can first be seen has a time the model can read; the tolerance covers the rest.
+            event = record.evidence[0][0] + 0.5
+            first = next(number for number, at in enumerate(times) if at >= event - 1e-6)
+            if first > last:
+                continue
+            return last, record, time_text(offset + times[first])
+        return last, record, record.answer
+    return None
+
+
+def _needed(record: QueryRecord, last: int, times: Sequence[float]) -> list[int]:
+    """Frames that a question must see: its evidence with a margin, and the last three before it was asked."""
+    spans = record.evidence or ((0.0, times[last]),)
+    inside = {n for a, b in spans for n in range(last + 1) if a - 0.6 <= times[n] <= b + 0.6}
+    return sorted(inside | set(range(max(0, last - 2), last + 1)))
+
+
+def _pack(
+    episode: Episode, times: Sequence[float], offset: int, found: list[tuple[int, QueryRecord, str]],
+    encoder: Encoder, settings: DataSettings,
+) -> Clip:  # fmt: skip
+    num, size, frames = settings.questions, settings.question_tokens, len(times)
+    arrays: dict[str, np.ndarray] = {
+        "ids": np.full((num, size), encoder.pad, np.int16),
+        "rows": np.zeros((num, ANSWER_TOKENS), np.int16),
+        "targets": np.full((num, ANSWER_TOKENS), -100, np.int16),
+        "asked": np.full(num, -1, np.int16),
+        "task": np.full(num, -1, np.int16),
+        "needed": np.ones((num, frames), bool),
+        "clock": np.zeros((frames, 2), np.int16),
+    }
+    for number, at in enumerate(times):
+        seconds = int(offset + at + 1e-6)
+        arrays["clock"][number] = encoder.minutes[seconds // 60 % 100], encoder.seconds[seconds % 60]
+    records: list[QueryRecord | None] = [None] * num
+    place = 0
+    for last, record, text in found:
+        question, answer = encoder.question(record.question), encoder.answer(text)
+        if len(question) + len(answer) - 1 > size or len(answer) > ANSWER_TOKENS:
+            continue
+        both = question + answer[:-1]
+        arrays["ids"][place, : len(both)] = both
+        # Row 0 is the newline embedding, so that row n is the one after n ids.
+        arrays["rows"][place, : len(answer)] = np.arange(len(answer)) + len(question)
+        arrays["targets"][place, : len(answer)] = answer
+        arrays["asked"][place], arrays["task"][place] = last, TASK_NAMES.index(record.task)
+        arrays["needed"][place] = False
+        arrays["needed"][place, _needed(record, last, times)] = True
+        records[place] = record
+        place += 1
+    return Clip(episode, np.array(times), arrays, records)
+
+
+def stack(clips: Sequence[Clip]) -> dict[str, np.ndarray]:
+    """The arrays of clips of equal length side by side, and the tables to draw them from (names with `draw_`)."""
+    out = {name: np.stack([clip.arrays[name] for clip in clips]) for name in clips[0].arrays}
+    tables = render_tables([clip.episode for clip in clips], np.stack([clip.times_s for clip in clips]))
+    return out | {f"draw_{name}": table for name, table in tables.items()}
+
+
+def join(parts: Sequence[dict[str, np.ndarray]], clips: int) -> dict[str, np.ndarray]:
+    """Parts as one batch of `clips` clips."""
+    return {name: np.concatenate([part[name] for part in parts])[:clips] for name in parts[0]}
+
+
+def make_part(number: int, settings: DataSettings, encoder: Encoder) -> tuple[int, int, dict[str, np.ndarray] | None]:
+    """(batch, frames, arrays) of part `number`; None where the batch has fewer parts than the largest."""
+    batch, place = divmod(number, settings.most_parts)
+    frames = settings.bucket(batch)
+    if place >= settings.parts(frames):
+        return batch, frames, None
+    first = number * settings.part_clips
+    return batch, frames, stack([make_clip(first + i, frames, encoder, settings) for i in range(settings.part_clips)])
+
+
+def _work(first: int, step: int, settings: DataSettings, out: Any, stop: Any) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    encoder, number = Encoder(), first
+    while not stop.is_set():
+        made = make_part(number, settings, encoder)
+        number += step
+        while made[2] is not None and not stop.is_set():
+            try:
+                out.put(made, timeout=1.0)
+                break
+            except queue.Full:
+                continue
+
+
+class Feed:
+    """Batches from worker processes, or made on the spot with `workers` 0 (then the order is fixed).
+
+    When the workers fall behind, a recent batch is given again, up to `most_uses` times in all: other frames are kept
+    and other noise is put on it, so that it is better than waiting.
+    """
+
+    def __init__(self, settings: DataSettings, workers: int, first_batch: int = 0, most_uses: int = 3) -> None:
+        self.settings, self.next_batch, self.most_uses = settings, first_batch, most_uses
+        self.made = self.reused = 0
+        self.waited_s = 0.0
+        self._encoder = None if workers else Encoder()
+        self._partial: dict[int, list[dict[str, np.ndarray]]] = {}
+        self._recent: deque[list] = deque(maxlen=256)
+        self._rng = random.Random(first_batch)
+        self._workers: list[Any] = []
+        if workers:
+            # Forked before the device is touched: they start at once and share the parent's memory.
+            context = multiprocessing.get_context("fork")
+            self._out, self._stop = context.Queue(maxsize=8 * settings.most_parts), context.Event()
+            start = first_batch * settings.most_parts
+            for index in range(workers):
+                args = (start + index, workers, settings, self._out, self._stop)
+                self._workers.append(context.Process(target=_work, args=args, daemon=True))
+                self._workers[-1].start()
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """(frames per clip, arrays), without end."""
+        while True:
+            yield self._inline() if self._encoder else self._fetch()
+
+    def _inline(self) -> tuple[int, dict[str, np.ndarray]]:
+        start = self.next_batch * self.settings.most_parts
+        made = [make_part(start + place, self.settings, self._encoder) for place in range(self.settings.most_parts)]
+        parts = [arrays for _, _, arrays in made if arrays is not None]
+        self.next_batch += 1
+        self.made += 1
+        return made[0][1], join(parts, self.settings.clips(made[0][1]))
+
+    def _fetch(self) -> tuple[int, dict[str, np.ndarray]]:
+        begin = time.perf_counter()
+        while True:
+            waited = time.perf_counter() - begin
+            try:
+                batch, frames, arrays = self._out.get(timeout=0.002 if self._recent else 60.0)
+            except queue.Empty:
+                usable = [entry for entry in self._recent if entry[2] < self.most_uses]
+                if not usable and waited < 60:
+                    continue
+                if not usable:
+                    raise RuntimeError("the data workers made nothing for a minute") from None
+                entry = self._rng.choice(usable)
+                entry[2] += 1
+                self.reused += 1
+                self.waited_s += waited
+                return entry[0], entry[1]
+            self.next_batch = max(self.next_batch, batch + 1)
+            parts = self._partial.setdefault(batch, [])
+            parts.append(arrays)
+            if len(parts) == self.settings.parts(frames):
+                del self._partial[batch]
+                whole = join(parts, self.settings.clips(frames))
+                self._recent.append([frames, whole, 1])
+                self.made += 1
+                self.waited_s += time.perf_counter() - begin
+                return frames, whole
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._workers:
+            self._stop.set()
+            for worker in self._workers:
+                worker.terminate()
+                worker.join()
+            self._out.cancel_join_thread()
+            self._out.close()
+
+
+@dataclass
+class ClipSet:
+    """A fixed set of clips to evaluate on."""
+
+    arrays: dict[str, np.ndarray]
+    records: list[list[QueryRecord | None]]
+    texts: list[list[str]]
+    """The answers trained for (a clock answer names the first frame that shows the change)."""
+    split: str
+    first_seed: int
+
+
+def make_set(
+    split: str, clips: int, frames: int, first_seed: int = 0, *, questions: int = 8, workers: int = 0
+) -> ClipSet:
+    """`clips` clips of `frames` frames, one a second from the start, tasks in equal shares.
+
+    `workers` processes share the work; they are forked, so call this before the device is touched.
+    """
+    settings = DataSettings(split=split, questions=questions)
+    seeds = range(first_seed, first_seed + clips)
+    jobs = [(seed, frames, settings) for seed in seeds]
+    if workers:
+        with multiprocessing.get_context("fork").Pool(workers) as pool:
+            made = pool.map(_test_clip, jobs, chunksize=4)
+    else:
+        made = [_test_clip(job) for job in jobs]
+    encoder = Encoder()
+    texts = [[encoder.decode([int(i) for i in row if i >= 0]) for row in clip.arrays["targets"]] for clip in made]
+    return ClipSet(stack(made), [clip.records for clip in made], texts, split, first_seed)
+
+
+def _test_clip(job: tuple[int, int, DataSettings]) -> Clip:
+    seed, frames, settings = job
+    return make_clip(seed, frames, Encoder(), settings, plain=True, balanced=True)

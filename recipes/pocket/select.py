@@ -1,0 +1,60 @@
+"""Which visual tokens a training batch keeps: many patterns, so that any pruner's choice is familiar."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def draw_counts(clips: int, frames: int, most: int, tokens: int, generator: torch.Generator) -> Tensor:
+    """Tokens to keep, int64 `[clips, frames]`, none above `most`.
+
+    With `most` = `tokens` all are kept. Else half of the clips keep `most` in every frame, a quarter a smaller
+    number, and a quarter a number that changes from frame to frame, as budgets that follow the content do.
+    """
+    counts = torch.full((clips, frames), most)
+    if most == tokens:
+        return counts
+    least = max(1, tokens // 8)
+    draw = torch.rand(clips, 1, generator=generator)
+    smaller = least + (torch.rand(clips, 1, generator=generator) * (most - least)).long().clamp(min=0)
+    changing = least // 2 + (torch.rand(clips, frames, generator=generator) ** 2 * (most - least // 2)).long()
+    counts = torch.where(draw < 0.25, smaller.expand_as(counts), counts)
+    return torch.where(draw > 0.75, changing, counts).clamp(1, most)
+
+
+@torch.no_grad()
+def choose_tokens(features: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+    """Tokens kept, bool `[clips, frames, tokens]`, `counts` of each frame.
+
+    Each clip draws one way: a random set for every frame, one random set for all frames, a block that wanders over
+    the grid, or scores like those of pruners (unlike the frame's mean, unlike the past's mean, unlike the frame
+    before) with some noise.
+    """
+    clips, frames, tokens, _ = features.shape
+    device = features.device
+    noise = torch.rand(clips, frames, tokens, generator=generator).to(device)
+    way = torch.rand(clips, 1, 1, generator=generator).to(device)
+    mix = torch.rand(clips, 1, 1, 3, generator=generator).to(device)
+    side = round(tokens**0.5)
+    place = torch.arange(side, device=device, dtype=torch.float32)
+    centre = torch.rand(clips, 1, 2, generator=generator) + 0.15 * torch.rand(clips, frames, 2, generator=generator)
+    down, across = (centre.to(device) * (side - 1))[..., None].unbind(2)
+    block = -torch.maximum((place.repeat_interleave(side) - down).abs(), (place.repeat(side) - across).abs())
+
+    unit = F.normalize(features.float(), dim=-1)
+    mean = unit.mean(2, keepdim=True)
+    past = mean.cumsum(1) / torch.arange(1, frames + 1, device=device).view(1, -1, 1, 1)
+    before = torch.cat([unit[:, :1], unit[:, :-1]], dim=1)
+    unlike = torch.stack([
+        1 - (unit * F.normalize(mean, dim=-1)).sum(-1),
+        1 - (unit * F.normalize(past, dim=-1)).sum(-1),
+        1 - (unit * before).sum(-1),
+    ], dim=-1)  # fmt: skip
+    unlike = unlike / unlike.mean(2, keepdim=True).clamp(min=1e-4)
+    score = (unlike * mix).sum(-1) + 0.5 * noise * mix[..., 0]
+
+    rank_by = torch.where(way < 0.45, noise, score)
+    rank_by = torch.where((way >= 0.45) & (way < 0.55), noise[:, :1].expand_as(noise), rank_by)
+    rank_by = torch.where((way >= 0.55) & (way < 0.65), block + 0.01 * noise, rank_by)
+    rank = rank_by.argsort(2, descending=True).argsort(2)
+    return rank < counts[..., None]

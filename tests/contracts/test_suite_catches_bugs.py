@@ -1,0 +1,209 @@
+"""The contract suite rejects methods with seeded bugs, each by the point meant for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from contract_suite import failing_points
+
+from onlooker.compress import STCPruner, best
+from onlooker.core.contracts import Compressor, Encoded, EncoderAccelerator, MemoryPolicy, Moment, ResponsePolicy
+from onlooker.core.spans import Plan, Recall, Span
+from onlooker.core.state import StreamState
+from onlooker.core.tokens import VisualTokens
+
+torch.set_num_threads(1)
+_seen_by_all: list[torch.Tensor] = []
+
+
+@dataclass
+class LastFrames(StreamState):
+    frames: list[torch.Tensor] = field(default_factory=list)
+    held: dict[str, Any] = field(default_factory=dict)
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Broken(Compressor):
+    """Keeps the six largest tokens, correctly; the bugs are in what follows."""
+
+    keep: int = 6
+    """Tokens to keep."""
+
+    def new_state(self) -> LastFrames:
+        return LastFrames()
+
+    def compress(self, tokens: VisualTokens, state: Any) -> VisualTokens:
+        return tokens.select(best(tokens.features.square().sum(-1), min(self.keep, len(tokens))))
+
+
+class RemembersInTheModule(Broken):
+    def compress(self, tokens, state):
+        _seen_by_all.append(tokens.features.mean(0))
+        away = (tokens.features - torch.stack(_seen_by_all).mean(0)).square().sum(-1)
+        return tokens.select(best(away, min(self.keep, len(tokens))))
+
+
+class ReturnsTokensByScore(Broken):
+    def compress(self, tokens, state):
+        score = tokens.features.square().sum(-1)
+        return tokens.select(score.argsort(descending=True)[: self.keep])
+
+
+class ForgetsExtras(Broken):
+    def compress(self, tokens, state):
+        kept = super().compress(tokens, state)
+        return VisualTokens(kept.features, kept.frame, kept.time_s, kept.row, kept.col, kept.grid, kept.weight)
+
+
+class ShufflesExtras(Broken):
+    def compress(self, tokens, state):
+        kept = super().compress(tokens, state)
+        kept.extras["deepstack"].copy_(tokens.extras["deepstack"][: len(kept)])
+        return kept
+
+
+class AnswersLate(Broken):
+    """Holds a frame back until it has seen the next one."""
+
+    def compress(self, tokens, state):
+        late = state.held.get("tokens", tokens)
+        state.held["tokens"] = tokens
+        return super().compress(late, state)
+
+
+class EditsWhatItGaveOut(Broken):
+    def compress(self, tokens, state):
+        kept = super().compress(tokens, state)
+        for old in state.frames:
+            old.mul_(0.5)
+        state.frames = [kept.features]
+        return kept
+
+
+class RemembersForEver(Broken):
+    def compress(self, tokens, state):
+        state.frames.append(tokens.features.mean(0))
+        away = (tokens.features - torch.stack(state.frames).mean(0)).square().sum(-1)
+        return tokens.select(best(away, min(self.keep, len(tokens))))
+
+
+class DrawsFromTheGlobalGenerator(Broken):
+    def compress(self, tokens, state):
+        return tokens.select(best(torch.rand(len(tokens)), min(self.keep, len(tokens))))
+
+
+class KeepsTheCallersBuffer(Broken):
+    def compress(self, tokens, state):
+        old = state.frames[0] if state.frames and state.frames[0].shape == tokens.features.shape else 0
+        state.frames = [tokens.features]
+        return tokens.select(best((tokens.features - old).square().sum(-1), min(self.keep, len(tokens))))
+
+
+class LooksAtItsNeighbours(Broken):
+    def compress_streams(self, batch, states):
+        mean = torch.stack([tokens.features.mean() for tokens in batch]).mean()
+        return [t.select(best((t.features - mean).square().sum(-1), min(self.keep, len(t)))) for t in batch]
+
+
+class DoesNothing(Broken):
+    def compress(self, tokens, state):
+        return tokens
+
+
+class CountsOnTheMethod(Broken):
+    def compress(self, tokens, state):
+        object.__setattr__(self, "frames", getattr(self, "frames", 0) + 1)
+        return super().compress(tokens, state)
+
+
+COMPRESSORS = [
+    (RemembersInTheModule, "isolation"),
+    (RemembersInTheModule, "new_state_is_a_reset"),
+    (ReturnsTokensByScore, "order"),
+    (ForgetsExtras, "rows_are_carried"),
+    (ShufflesExtras, "rows_are_carried"),
+    (AnswersLate, "order"),
+    (EditsWhatItGaveOut, "emission_is_final"),
+    (RemembersForEver, "bounded_state"),
+    (DrawsFromTheGlobalGenerator, "determinism"),
+    (KeepsTheCallersBuffer, "inputs_are_left_alone"),
+    (LooksAtItsNeighbours, "batching"),
+    (DoesNothing, "engagement"),
+    (CountsOnTheMethod, "settings_are_frozen"),
+]
+
+
+@pytest.mark.parametrize(("broken", "point"), COMPRESSORS, ids=lambda x: x if isinstance(x, str) else x.__name__)
+def test_a_broken_compressor_is_caught(broken: type[Broken], point: str) -> None:
+    failed = _failing("compressor", broken())
+    assert point in failed, failed
+
+
+def test_a_sound_compressor_passes() -> None:
+    assert not _failing("compressor", Broken())
+    assert not failing_points("compressor", STCPruner(keep=7, window=None))
+
+
+def _failing(kind: str, method: Any) -> set[str]:
+    # Its text form would name this test file, which is no method file.
+    return failing_points(kind, method) - {"description_round_trip"}
+
+
+@dataclass(frozen=True)
+class OneReferenceForAll(EncoderAccelerator):
+    last = {}
+
+    def new_state(self) -> StreamState:
+        return StreamState()
+
+    def encode(self, tower: Any, hidden: torch.Tensor, states: Sequence[StreamState]) -> Encoded:
+        old = self.last.get(hidden.shape, hidden)
+        self.last[hidden.shape] = hidden.clone()
+        mixed, taps = (hidden + old) / 2, {}
+        for number, layer in enumerate(tower.layers):
+            mixed = layer.dense(mixed)
+            taps[number] = mixed
+        return Encoded(mixed, {n: taps[n] for n in tower.tap_layers}, refreshed=(True,) * len(states))
+
+
+def test_a_broken_encoder_is_caught() -> None:
+    assert {"isolation", "new_state_is_a_reset", "batching"} <= _failing("encoder", OneReferenceForAll())
+
+
+@dataclass(frozen=True)
+class LosesThePrefix(MemoryPolicy):
+    def new_state(self) -> StreamState:
+        return StreamState()
+
+    def plan(self, spans: Sequence[Span], state: StreamState) -> Plan:
+        return Plan(forget=tuple(span.id for span in spans[:-8]))
+
+    def recall(self, spans: Sequence[Span], scores: Any, state: StreamState) -> Recall:
+        return Recall(tuple(span.id for span in reversed(spans)))
+
+
+def test_a_broken_memory_is_caught() -> None:
+    assert {"prefix_stays", "recall_is_in_order"} <= _failing("memory", LosesThePrefix())
+
+
+@dataclass(frozen=True)
+class NeverSpeaks(ResponsePolicy):
+    def new_state(self) -> LastFrames:
+        return LastFrames()
+
+    def should_speak(self, moment: Moment, state: Any) -> bool:
+        state.frames.append(torch.tensor(moment.time_s))
+        return False
+
+
+def test_a_broken_response_is_caught() -> None:
+    assert {"engagement", "bounded_state"} <= _failing("response", NeverSpeaks())
+
+
+def test_an_exception_needs_a_known_point_and_a_reason() -> None:
+    for declared in ({"budgett": "a slip"}, {"budget": " "}):
+        with pytest.raises(AssertionError):
+            failing_points("compressor", type("Excused", (Broken,), {"contract_exceptions": declared})())
