@@ -1,6 +1,6 @@
 """Visual tokens that remember where and when they came from."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -121,7 +121,7 @@ class VisualTokens:
 
 def join(parts: Iterable[VisualTokens]) -> VisualTokens:
     """Tokens of consecutive frames of one stream as one list. All parts share one grid and the same extras."""
-    parts: Sequence[VisualTokens] = list(parts)
+    parts = list(parts)
     assert parts, "nothing to join"
     names = parts[0].extras
     for part in parts:

@@ -1,6 +1,6 @@
 """Which tokens changed most, and how to read and write those rows."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,10 +39,20 @@ def least_alike(alike: Tensor, count: int, group: int = 1, pinned: int = 0) -> T
     return torch.cat([always, members.flatten(1)], dim=1)
 
 
-def flatten_index(index: Tensor, num_tokens: int) -> Tensor:
-    """Token indices `[streams, count]` as row numbers of a flattened `[streams * tokens, dim]` tensor."""
-    first = torch.arange(len(index), device=index.device)[:, None] * num_tokens
-    return (index + first).flatten()
+class Picked(NamedTuple):
+    """The tokens to recompute."""
+
+    index: Tensor
+    """Their numbers in their frame, int64 `[streams, count]`, ascending."""
+    flat: Tensor
+    """Their row numbers in a flattened `[streams * tokens, dim]` tensor, int64 `[streams * count]`."""
+
+    @classmethod
+    def of(cls, index: Tensor, num_tokens: int) -> "Picked":
+        if len(index) == 1:
+            return cls(index, index[0])
+        first = torch.arange(0, len(index) * num_tokens, num_tokens, device=index.device)
+        return cls(index, (index + first[:, None]).flatten())
 
 
 def take_rows(tokens: Tensor, flat: Tensor) -> Tensor:

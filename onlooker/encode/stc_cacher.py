@@ -32,7 +32,7 @@ from onlooker.core.state import StreamState
 from onlooker.encode._cost import affordable_count, dense_flop, selective_flop
 from onlooker.encode._layer import Computed, run_layer
 from onlooker.encode._reference import CacherState, Reference, kept_tensor, remember, side_by_side
-from onlooker.encode._selection import Metric, flatten_index, least_alike, put_rows, similarity, take_rows
+from onlooker.encode._selection import Metric, Picked, least_alike, put_rows, similarity, take_rows
 
 
 @dataclass(frozen=True)
@@ -199,14 +199,15 @@ class STCCacher(EncoderAccelerator):
         old, new = side_by_side(states), Reference()
         taps: dict[int, Tensor] = {}
         picks: list[Tensor] = []
-        index: Tensor | None = None
+        picked: Picked | None = None
         if self.selection == "patch":
-            index = self._choose(tower, hidden, old, 0, new)
+            picked = self._choose(tower, hidden, old, 0, new)
         for number, layer in enumerate(tower.layers):
             if number in place:
-                hidden, index = self._selective_layer(tower, layer, hidden, index, old, place[number], new)
-                picks.append(flatten_index(index, hidden.shape[1]))
-                index = None if self.selection == "per_layer" else index
+                if self.selection == "per_layer":
+                    picked = None
+                hidden, picked = self._selective_layer(tower, layer, hidden, picked, old, place[number], new)
+                picks.append(picked.flat)
             else:
                 hidden = run_layer(layer, hidden).output
             if number in tower.tap_layers:
@@ -225,23 +226,23 @@ class STCCacher(EncoderAccelerator):
         tower: VisionTower,
         layer: VisionLayer,
         hidden: Tensor,
-        index: Tensor | None,
+        picked: Picked | None,
         old: Reference,
         at: int,
         new: Reference,
-    ) -> tuple[Tensor, Tensor]:
-        """One layer: its output `[streams, tokens, dim]`, and the tokens it computed, int64 `[streams, count]`."""
+    ) -> tuple[Tensor, Picked]:
+        """One layer: its output `[streams, tokens, dim]`, and the tokens it computed."""
         normed = layer.norm(hidden)
         keys = layer.keys(normed)
         all_values = layer.values(normed) if self.feature == "value" else None
-        if index is None:
+        if picked is None:
             feature = normed if self.feature == "hidden" else keys if all_values is None else all_values
-            index = self._choose(tower, feature, old, at if self.selection == "per_layer" else 0, new)
-        flat = flatten_index(index, hidden.shape[1])
+            picked = self._choose(tower, feature, old, at if self.selection == "per_layer" else 0, new)
+        index, flat = picked
 
-        picked = take_rows(normed, flat)
-        values = put_rows(old.values[at], flat, layer.values(picked)) if all_values is None else all_values
-        attention = layer.out(layer.attend(layer.queries(picked), keys, values, index))
+        fresh = take_rows(normed, flat)
+        values = put_rows(old.values[at], flat, layer.values(fresh)) if all_values is None else all_values
+        attention = layer.out(layer.attend(layer.queries(fresh), keys, values, index))
         middle = take_rows(hidden, flat) + attention
         mlp = layer.mlp(middle)
 
@@ -254,10 +255,10 @@ class STCCacher(EncoderAccelerator):
             new.sums.append(put_rows(old.sums[at], flat, attention + mlp))
         # In place on a sum made just above: saves a copy of the frame, and no gradient needs the old content.
         output = stale.flatten(0, 1).index_copy_(0, flat, (middle + mlp).flatten(0, 1))
-        return output.view_as(hidden), index
+        return output.view_as(hidden), picked
 
     @torch.no_grad()
-    def _choose(self, tower: VisionTower, feature: Tensor, old: Reference, gate: int, new: Reference) -> Tensor:
+    def _choose(self, tower: VisionTower, feature: Tensor, old: Reference, gate: int, new: Reference) -> Picked:
         alike = similarity(feature, old.gate[gate], self.metric)
         if self.age_weight:
             alike = alike - self.age_weight * (old.waits[gate] + 1)
@@ -268,12 +269,12 @@ class STCCacher(EncoderAccelerator):
                 weight[:, : tower.pinned] = 0
                 alike = alike.scatter(1, weight.topk(min(others, weight.shape[1]), dim=1).indices, -torch.inf)
         index = least_alike(alike, self.recomputed_tokens(tower), tower.group, tower.pinned)
+        picked = Picked.of(index, feature.shape[1])
         if self.reference == "rolling":
-            flat = flatten_index(index, feature.shape[1])
-            new.gate.append(put_rows(old.gate[gate], flat, take_rows(feature, flat)))
+            new.gate.append(put_rows(old.gate[gate], picked.flat, take_rows(feature, picked.flat)))
             if self.age_weight:
                 new.waits.append((old.waits[gate] + 1).scatter(1, index, 0.0))
-        return index
+        return picked
 
     def _gate_feature(self, done: Computed) -> Tensor:
         return {"key": done.keys, "value": done.values, "hidden": done.normed}[self.feature]

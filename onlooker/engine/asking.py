@@ -16,7 +16,7 @@ from onlooker.core.tokens import VisualTokens
 from onlooker.engine.packing import Work
 from onlooker.engine.reading import read_frames
 from onlooker.engine.sampling import Decoding, Sampler
-from onlooker.kvstore import KVStore, View
+from onlooker.kvstore import KVStore, QuestionView
 
 MOST_CITATIONS = 8
 
@@ -54,7 +54,7 @@ class Asking:
         self._store = session.store
         self._passes = self._run(session, visible)
         self._scores: Tensor | None = None
-        self._view: View | None = None
+        self._view: QuestionView | None = None
         self._next: Work | None = next(self._passes)
 
     def pending(self) -> Work:
@@ -116,13 +116,13 @@ class Asking:
             view = self._view = self._store.question(_everything)
         else:
 
-            def choose(layer: int | None, spans: Sequence[Span], scores: Tensor | None) -> Recall:
+            def choose(layer: int, spans: Sequence[Span], scores: Tensor | None) -> Recall:
                 return memory.recall(spans, scores, state)
 
-            view = self._view = self._store.question(choose, scores_layers=memory.scores_layers, visible=can_see)
-            if view.needs_probe:
+            view = self._view = self._store.question(choose, scored=memory.scores_layers, visible=can_see)
+            if memory.scores_layers:
                 ids = model.retrieval_ids(self.question)
-                yield Work(model.embed_text(ids), view.probe(*model.place_text(len(ids))))
+                yield Work(model.embed_text(ids), view.retrieval(*model.place_text(len(ids))))
 
         prompt = torch.cat([model.closing_embeddings(), model.embed_text(self._prompt)])
         yield Work(prompt, view.segment(*model.place_text(len(prompt))), wants_logits=True)
@@ -156,7 +156,7 @@ class Asking:
         self._view.close()
 
 
-def _everything(layer: int | None, spans: Sequence[Span], scores: Tensor | None) -> Recall:
+def _everything(layer: int, spans: Sequence[Span], scores: Tensor | None) -> Recall:
     return Recall(tuple(span.id for span in spans))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from onlooker.core.contracts import VideoModel
-from onlooker.kvstore import Chunk, PackedAttention, Probe, Segment
+from onlooker.kvstore import PackedAttention, Segment
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Work:
 
     embeddings: Tensor
     """`[tokens, hidden_dim]`."""
-    segment: Chunk | Probe | Segment
+    segment: Segment
     """Where their keys and values go and what they may attend to."""
     extras: Mapping[str, Tensor] | None = None
     """Rows that enter language layers beside some of the tokens, each `[tokens, ...]` (DeepStack)."""

@@ -45,7 +45,7 @@ class Arena:
         return self.keys, self.values, self.rotated
 
     def is_read(self, start: int, end: int) -> bool:
-        """Does an open question read any of the rows `[start, end)`?"""
+        """Whether an open question reads any of the rows `[start, end)`."""
         return any(reader.start < end and start < reader.end for reader in self.readers)
 
     def copy_rows(self, source: "Arena", rows: slice | Tensor, at: int, count: int) -> None:

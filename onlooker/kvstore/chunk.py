@@ -22,7 +22,8 @@ class Chunk:
 
     def __init__(self, store: "KVStore", block: Block, kind: SpanKind, start_s: float, end_s: float) -> None:
         window = store._window
-        self._store, self._block, self._kind, self._times = store, block, kind, (start_s, end_s)
+        self._store, self._block, self._times = store, block, (start_s, end_s)
+        self._kind: SpanKind = kind
         self._head, self._tail, self._end = window.head, window.tail, window.tail + block.num_tokens
         # Angles and mask are the same in every layer: made once.
         self._cos, self._sin = window.rotary(block.positions + window.next_offset)

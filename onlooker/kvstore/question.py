@@ -1,5 +1,6 @@
 """A question beside the stream: it sees frozen blocks and grows a tail of its own, and nothing else changes."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -178,7 +179,7 @@ class QuestionView:
         blocks = recall.blocks
         if unknown := [block for block in blocks if block not in self._known]:
             raise InputError("the memory recalls blocks the question may not see", given=str(unknown), do="use `spans`")
-        if any(after <= before for before, after in zip(blocks, blocks[1:], strict=False)):
+        if any(after <= before for before, after in itertools.pairwise(blocks)):
             raise InputError("recalled blocks must ascend", given=str(blocks), do="sort them, each once")
         return blocks if blocks[:1] == self._prefix or not self._prefix else self._prefix + blocks
 

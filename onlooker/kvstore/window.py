@@ -19,8 +19,9 @@ class Window:
     The position rule while watching is `pack`: a block starts where the one before it ends, and the prefix ends where
     the first block begins. Only distances matter to rotary attention, so when the oldest blocks leave, the others keep
     the rotation they were written with, and only the prefix is rotated anew (from raw keys) and written in front of the
-    new first block. When positions would pass `position_limit`, or a block leaves from the middle, all resident keys are
-    rotated anew from their raw keys, starting at zero. Raw keys are moved, never changed.
+    new first block. When positions would pass `position_limit` (or twice the live positions, if those are more), or a
+    block leaves from the middle, all resident keys are rotated anew from their raw keys, starting at zero. Raw keys are
+    moved, never changed.
     """
 
     def __init__(self, spec: ModelSpec, rotary: Rotary, position_limit: int) -> None:
@@ -160,7 +161,7 @@ class Window:
             self.arena.rotated[layer, :, rows] = rotate(self.arena.keys[layer, :, rows], cos, sin)
 
     def _move(self, rows: slice, count: int, capacity: int) -> None:
-        """Bring the live rows to the front, of this arena if it may be overwritten and is of the size, else of another."""
+        """Bring the live rows to the front, of this arena if it is of the size and unread, else of another."""
         same = capacity == self.arena.capacity and not self.arena.readers
         arena = self.arena if same else Arena(self.spec, capacity)
         arena.copy_rows(self.arena, rows, 0, count)

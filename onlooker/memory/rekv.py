@@ -1,8 +1,9 @@
 """Watch through a window, park everything older, and recall per layer what the question looks for (ReKV).
 
 Di et al., "Streaming Video Question-Answering with In-context Video KV-Cache Retrieval", ICLR 2025 (arXiv 2503.00540).
-As there: one block per frame; its key is the mean raw key; the question's mean raw query scores it by dot product, layer by
-layer, on a first pass over the bare question; the top k are laid out in time order at packed positions. Changed:
+As there: one block per frame; its key is the mean raw key; the question's mean raw query scores it by dot product,
+layer by layer, on a first pass over the bare question; the top k are laid out in time order at packed positions.
+Changed:
 
 - the newest blocks are always part of the answer (the paper's code leaves the local window out, so that the last
   seconds are invisible unless they are retrieved);

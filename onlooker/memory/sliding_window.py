@@ -1,8 +1,8 @@
 """Keep the prompt prefix and the newest blocks (StreamingLLM): constant memory, no long past.
 
-Xiao et al., "Efficient Streaming Language Models with Attention Sinks", ICLR 2024 (arXiv 2309.17453). Changed: the sinks
-are the whole prompt prefix instead of the first four tokens; whole blocks leave instead of single tokens; positions
-stay packed by moving the prefix up behind the window instead of renumbering the window at every step.
+Xiao et al., "Efficient Streaming Language Models with Attention Sinks", ICLR 2024 (arXiv 2309.17453). Changed: the
+sinks are the whole prompt prefix instead of the first four tokens; whole blocks leave instead of single tokens;
+positions stay packed by moving the prefix up behind the window instead of renumbering the window at every step.
 """
 
 from collections.abc import Sequence

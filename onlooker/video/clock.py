@@ -12,9 +12,13 @@ The rule, in order:
    `max_overrun_s` to past the declared end: the clock leapt, not the picture. The frame is set one interval after the
    frame before, and the origin moves so that later stamps follow on (`num_clock_jumps`).
 
+A step forward of more than `GAP_STEPS` usual intervals that is believed is counted too (`num_gaps`): it is a pause, a
+variable rate, or pictures lost on the way, and nobody can tell which from the stamps.
+
 Times therefore strictly increase. All sums are exact fractions; one rounding to float at the end.
 """
 
+from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -22,8 +26,9 @@ from onlooker.video.source import SourceReport
 
 MAX_LATE_RUN = 8
 SMALLEST_STEP = Fraction(1, 1000)
-LONGEST_INTERVAL = Fraction(1)
+NUM_STEPS = 5
 USUAL_INTERVAL = Fraction(1, 25)
+GAP_STEPS = Fraction(5, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +60,18 @@ class Clock:
         rule: ClockRule | None = None,
     ) -> None:
         self.origin = origin
-        self.interval = interval_s if interval_s else USUAL_INTERVAL
+        self._steps = deque([interval_s if interval_s else USUAL_INTERVAL], maxlen=NUM_STEPS)
         self._report = report
         self._end_s = end_s
         self._rule = rule if rule is not None else ClockRule()
         self._last: Fraction | None = None
         self._late_run = 0
         self._is_anchored = False
+
+    @property
+    def interval(self) -> Fraction:
+        """The usual time between frames: the median of the last few, so that one gap does not count."""
+        return sorted(self._steps)[len(self._steps) // 2]
 
     def restart(self) -> None:
         """Forget the last frame but keep the origin: the next stamp is taken as it is (after seeking)."""
@@ -100,8 +110,9 @@ class Clock:
                 return last + min(SMALLEST_STEP, self.interval / 2)
         elif not self._is_leap(ahead, last):
             self._late_run = 0
-            if ahead <= LONGEST_INTERVAL:
-                self.interval = ahead
+            if ahead > GAP_STEPS * self.interval:
+                self._report.num_gaps += 1
+            self._steps.append(ahead)
             return last + ahead
         self._report.num_clock_jumps += 1
         self.origin = stamp - joined

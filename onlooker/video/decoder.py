@@ -42,13 +42,17 @@ class Decoder:
         self._waiting: deque[VideoFrame] = deque()
         self._num_read_errors = 0
         self._has_ended = False
-        self.num_packets = 0
+        self._threads = threads
+        self._timeout_s = timeout_s
         self.end_pts = 0
-        self._container: Any = _open_container(place, timeout_s)
+        self._open()
+
+    def _open(self) -> None:
+        self._container: Any = _open_container(self.place, self._timeout_s)
         try:
-            self.stream: VideoStream = _video_stream(self._container, place)
+            self.stream: VideoStream = _video_stream(self._container, self.place)
             self.stream.thread_type = "AUTO"
-            self.stream.codec_context.thread_count = threads
+            self.stream.codec_context.thread_count = self._threads
             self.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             self._packets: Iterator[Packet] = self._container.demux(self.stream)
         except BaseException:
@@ -103,6 +107,14 @@ class Decoder:
         self._packets = self._container.demux(self.stream)
         return True
 
+    def rewind(self) -> None:
+        """Go back to the very first picture by opening the source again: what a seek cannot promise everywhere."""
+        self.close()
+        if hasattr(self.place.target, "seek"):
+            self.place.target.seek(0)
+        self._has_ended = False
+        self._open()
+
     def close(self) -> None:
         """Close the container and let go of decoder threads."""
         self._has_ended = True
@@ -135,7 +147,6 @@ class Decoder:
         return isinstance(error, InvalidDataError) and self._num_read_errors < MAX_READ_ERRORS
 
     def _account(self, packet: "Packet") -> None:
-        self.num_packets += 1
         if packet.pts is not None:
             self.end_pts = max(self.end_pts, packet.pts + (packet.duration or 0))
         if packet.is_corrupt:

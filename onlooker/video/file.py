@@ -225,7 +225,7 @@ class FileSource(Source):
             stamp = None if self._first is None else exact_seconds(self._first.pts, self._first.time_base)
             if self._first is not None and self._first.key_frame and stamp is not None and stamp <= wanted:
                 return
-        decoder.seek(math.floor(self._clock.origin / time_base))
+        decoder.rewind()
         self._first = decoder.read()
 
     def _next_picture(self, decoder: Decoder) -> "VideoFrame | None":

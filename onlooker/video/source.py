@@ -59,6 +59,8 @@ class SourceReport:
     """Frames whose time repeated or ran back a little: theirs was set just after the frame before."""
     num_clock_jumps: int = 0
     """Times the stream's clock was restarted or leapt: later frames were joined on without the leap."""
+    num_gaps: int = 0
+    """Steps in time much longer than usual, kept as they are: a pause, a variable rate, or pictures lost."""
     num_corrupt_packets: int = 0
     """Packets marked damaged, or that could not be decoded."""
     num_corrupt_frames: int = 0

@@ -63,15 +63,16 @@ def proactive(moment: Moment) -> Iterator[Candidate]:
             continue
         noes = [at for at in (time_s + 1.0, (time_s + start) / 2, start - 0.7) if time_s < at < start - 0.3]
         yeses = [at for at in (start + 1.3, start + 2.4, start + 3.5) if at < stop]
-        num = max(1, min(len(noes), len(yeses)))
-        points = [(round(at, 3), "no") for at in noes[-num:]] + [(round(at, 3), "yes") for at in yeses[:num]]
+        # One "no" less than "yes" here, and one where the thing never comes: polls are balanced over all questions.
+        num = max(1, len(yeses) - 1)
+        points = [(round(at, 3), "no") for at in noes[-num:]] + [(round(at, 3), "yes") for at in yeses]
         yield _tell(noun, value, "yes", (sprite_id,), ((round(start, 3), round(stop, 3)),), tuple(points))
     for noun in [n for n in (*SHAPES, "word") if any(n == key[0] for key in coming)]:
         near = {value for other, value in coming if other not in (noun, "word")}
         values = WORDS if noun == "word" else near or COLOUR_NAMES
         for value in sorted(values):
             if (noun, value) not in coming and (noun, value) not in blocked:
-                points = tuple((round(time_s + (horizon - time_s) * part, 3), "no") for part in (0.3, 0.6, 0.9))
+                points = ((round((time_s + horizon) / 2, 3), "no"),)
                 yield _tell(noun, value, "no", (), (), points)
 
 

@@ -3,7 +3,15 @@
 from collections.abc import Iterator
 
 from onlooker.world.lexicon import (
-    ACROSS, COLOUR_NAMES, COUNTS, PATTERNS, PLURALS, RELATIONS, SHAPES, SIZES, UPDOWN,
+    ACROSS,
+    COLOUR_NAMES,
+    COUNTS,
+    PATTERNS,
+    PLURALS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    UPDOWN,
 )  # fmt: skip
 from onlooker.world.moment import Candidate, Moment
 from onlooker.world.script import Seen
@@ -111,7 +119,11 @@ def spatial(moment: Moment) -> Iterator[Candidate]:
                 [sign * (getattr(b, axis) - getattr(a, axis)) for a, b in zip(trio, other, strict=True)]
                 for other in shapes if other is not trio
             ]  # fmt: skip
-            beside = [other[0] for other, gap in zip([o for o in shapes if o is not trio], gaps, strict=True) if min(gap) > 0.1]
+            beside = [
+                other[0]
+                for other, gap in zip([o for o in shapes if o is not trio], gaps, strict=True)
+                if min(gap) > 0.1
+            ]
             if len(beside) == 1 and sum(max(gap) < 0.03 for gap in gaps) == len(gaps) - 1:
                 ids = (trio[0].sprite.id, beside[0].sprite.id)
                 words = {"thing": name, "relation": relation}

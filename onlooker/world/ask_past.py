@@ -73,9 +73,13 @@ def order(moment: Moment) -> Iterator[Candidate]:
         last = shapes[-1]
         yield Candidate("came_last", last.name, {}, (last.id,), ((round(starts[-1], 3), time_s),), SHAPES)
     # A shape that crosses the edge is gone somewhere in its last two seconds.
-    gone = [(s.end_s - (2.0 if s.side else 0.0), s.end_s, s) for s in shapes if s.end_s - (2.0 if s.side else 0) <= time_s]
+    gone = [
+        (s.end_s - (2.0 if s.side else 0.0), s.end_s, s) for s in shapes if s.end_s - (2.0 if s.side else 0) <= time_s
+    ]
     gone.sort(key=lambda row: row[1])
-    if len(gone) > 1:
+    # A shape that is off in a blink could be taken for one that left.
+    is_off = any(a <= time_s and b > time_s - SETTLE_S for s in shapes for a, b in s.hidden)
+    if len(gone) > 1 and not is_off:
         first, last = gone[0], gone[-1]
         if short and first[1] + SETTLE_S <= min(row[0] for row in gone[1:]):
             yield Candidate("left_first", first[2].name, {}, (first[2].id,), whole, SHAPES)

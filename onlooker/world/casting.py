@@ -45,7 +45,9 @@ class Cast:
 
     def ids_of(self, marks: list[Sprite]) -> tuple[int, ...]:
         """The ids that `finished` gives to these sprites."""
-        order = {id(sprite): index for index, sprite in enumerate(sorted(self.sprites, key=lambda s: (s.start_s, s.slot)))}
+        order = {
+            id(sprite): index for index, sprite in enumerate(sorted(self.sprites, key=lambda s: (s.start_s, s.slot)))
+        }
         return tuple(order[id(mark)] for mark in marks)
 
     def fill(self, begin: float, end: float) -> None:
@@ -128,8 +130,7 @@ class Cast:
         used = {s.slot for a, b, _, s in self.placed if a < end and b > start}
         return next(slot for slot in range(SIGN_SLOT + 1) if slot not in used)
 
-    def _add(self, start: float, end: float, cells: int, stop: float, sprite: Sprite) -> None:
-        # What is still there when its stretch ends stays to the end: a later start clears the place at a cut.
+    def _add(self, start: float, end: float, cells: int, sprite: Sprite) -> None:
         self.placed.append((start, end, cells, sprite))
         self.sprites.append(sprite)
 
@@ -171,7 +172,7 @@ class Cast:
         sprite = Sprite(
             0, self._slot(start, stop), shape, size, pattern, start, stop, motion, colours, (), hidden, spin, side
         )
-        self._add(start, stop, cells, end, sprite)
+        self._add(start, stop, cells, sprite)
 
     def _path(self, radius: float, life: float, small: bool) -> tuple[Motion, int]:
         """(motion, cells) of a sprite that stays in the frame."""
@@ -229,7 +230,7 @@ class Cast:
             0, self._slot(start, stop), LAMP_ID, rng.choice((0, 1, 1)), 0, start, stop,
             _rest(cell, rng.uniform(-0.04, 0.04), rng.uniform(-0.04, 0.04)), colours, period=period,
         )  # fmt: skip
-        self._add(start, stop, 1 << cell, end, sprite)
+        self._add(start, stop, 1 << cell, sprite)
 
     def _sign(self, begin: float, end: float) -> None:
         rng = self.rng
@@ -246,7 +247,7 @@ class Cast:
         num = min(max(1, int((stop - start) / beat)), 16 if cycle else len(pool))
         texts = tuple((start + i * beat, pool[i % cycle if cycle else i]) for i in range(num))
         cell = rng.randrange(9)
-        self._add(start, stop, 1 << cell, end, self._make_sign(start, stop, cell, texts, cycle))
+        self._add(start, stop, 1 << cell, self._make_sign(start, stop, cell, texts, cycle))
 
     def _make_sign(
         self, start: float, stop: float, cell: int, texts: tuple[tuple[float, str], ...], cycle: int = 0

@@ -1,6 +1,7 @@
 """An episode: the script of one video, what is visible when, and the questions that may be asked about it."""
 
 import bisect
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -115,12 +116,11 @@ class Episode:
         return frames(self, fps, size, chunk_frames)
 
     def quiet(self, pad_s: float = 1.5) -> tuple[tuple[float, float], ...]:
-        """Spans without any event (arrival, departure, blink, change, cut): an unprompted reply there is a false alarm."""
+        """Spans without arrival, departure, blink, change or cut: an unprompted reply there is a false alarm."""
         times = {0.0, self.duration_s, *self._cuts}
         for sprite in self.sprites:
             times |= {sprite.start_s, min(sprite.end_s, self.duration_s)}
             times |= {at for at, _ in sprite.colours} | {at for at, _ in sprite.texts}
             times |= {at for span in sprite.hidden for at in span}
         marks = sorted(at for at in times if 0 <= at <= self.duration_s)
-        return tuple((a + pad_s, b) for a, b in zip(marks, marks[1:], strict=False) if b - a > 2 * pad_s)
-
+        return tuple((a + pad_s, b) for a, b in itertools.pairwise(marks) if b - a > 2 * pad_s)

@@ -14,9 +14,7 @@ from onlooker.world.raster import rasterise
 from onlooker.world.tables import render_tables
 
 
-def frames(
-    episode: Episode, fps: float, size: tuple[int, int] = (128, 128), chunk_frames: int = 16
-) -> Iterator[Frame]:
+def frames(episode: Episode, fps: float, size: tuple[int, int] = (128, 128), chunk_frames: int = 16) -> Iterator[Frame]:
     """See `Episode.frames`. Raises `InputError` for a bad rate or size."""
     if not 0 < fps <= 240:
         raise InputError("frames per second must lie in 0..240", given=str(fps), do="use 1 to 30")

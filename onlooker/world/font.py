@@ -72,7 +72,7 @@ def glyph_field() -> np.ndarray:
     return field
 
 
-SHAPE_FINE = 96
+SHAPE_FINE = 192
 """Side of a shape field, in samples."""
 SHAPE_REACH = 1.12
 """Half extent of a shape field, in radii."""
@@ -80,7 +80,7 @@ SHAPE_REACH = 1.12
 
 @cache
 def shape_fields() -> tuple[np.ndarray, np.ndarray]:
-    """(distance, tone), float32 `[10, 4, 96, 96]` by shape id and pattern.
+    """(distance, tone), float32 `[10, 4, 192, 192]` by shape id and pattern.
 
     `distance` is in radii and positive inside; `tone` is 1 where the full colour shows and 0 where its dark one does.
     """
@@ -96,7 +96,7 @@ def shape_fields() -> tuple[np.ndarray, np.ndarray]:
         tone[shape, 3] = field < 0.3
     lit = 0.66 - np.hypot(x, y)
     tone[LAMP_ID] = np.clip(lit * 14 + 0.5, 0, 1)
-    # Three box passes soften the tone so that sampling the nearest entry does not flicker when a shape moves.
+    # A box of three by three softens the tone so that sampling the nearest entry does not flicker when a shape moves.
     for axis_index in (2, 3):
         tone = (np.roll(tone, 1, axis_index) + tone + np.roll(tone, -1, axis_index)) / 3
     return distance, np.ascontiguousarray(tone, dtype=np.float32)

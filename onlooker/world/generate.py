@@ -1,6 +1,7 @@
 """Make an episode from (split, seed): who appears when and where, and what happens to it."""
 
 import hashlib
+import itertools
 import random
 
 from onlooker.core.errors import InputError
@@ -110,7 +111,7 @@ def _long(
     rng.shuffle(pairs)
     words = list(WORDS)
     rng.shuffle(words)
-    gaps = [(a[1], b[0]) for a, b in zip(blocks, blocks[1:], strict=False)]
+    gaps = [(a[1], b[0]) for a, b in itertools.pairwise(blocks)]
     num = min(len(gaps), 16, max(3, round(settings.needles_per_hour * duration_s / 3600)))
     # The last 14 pairs and 3 words never appear: what "ever" asks about must be missing now and then.
     cast.forbid(pairs[:16] + pairs[-14:], words[:4] + words[-3:])

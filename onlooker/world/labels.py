@@ -25,9 +25,13 @@ def patch_labels(
     """
     rows, cols = owner.shape[-2:]
     if rows % patch or cols % patch:
-        raise InputError("the picture is no whole number of patches", given=f"{rows} x {cols} / {patch}", do="change one")
+        raise InputError(
+            "the picture is no whole number of patches", given=f"{rows} x {cols} / {patch}", do="change one"
+        )
     device = owner.device
-    tensors = {name: torch.as_tensor(tables[name]).to(device) for name in ("shape", "colour_id", "glyphs", "x", "y", "size")}
+    tensors = {
+        name: torch.as_tensor(tables[name]).to(device) for name in ("shape", "colour_id", "glyphs", "x", "y", "size")
+    }
     tiles = owner.unflatten(-1, (-1, patch)).unflatten(-3, (-1, patch))  # [..., down, patch, across, patch]
     shares = torch.stack([(tiles == slot).sum((-3, -1), dtype=torch.int32) for slot in range(SLOTS)], dim=-1)
     most, slot = shares.max(-1)

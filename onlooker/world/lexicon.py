@@ -62,7 +62,11 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "size_now": ("how large is {thing} now?", "what size is {thing}?"),
     "pattern_now": ("what pattern does {thing} have?", "which pattern is on {thing} now?"),
     "word_now": ("what word is written now?", "read the word on the sign.", "which word does the sign show now?"),
-    "number_now": ("what number is written now?", "read the number on the sign.", "which number does the sign show now?"),
+    "number_now": (
+        "what number is written now?",
+        "read the number on the sign.",
+        "which number does the sign show now?",
+    ),
     "count_all": ("how many shapes are visible now?", "count the shapes you see now."),
     "count_shape": ("how many {things} are visible now?", "count the {things} you see now."),
     "count_colour": ("how many {colour} shapes are visible now?", "count the {colour} shapes you see now."),

@@ -141,7 +141,8 @@ def _record(
         id=f"{episode.id}-{task}-{round(time_s * 1000)}", video=episode.id, benchmark="pocket_world", task=task,
         family=TASKS[task][0], ask_time=time_s, question=rng.choice(TEMPLATES[found.form]).format(**found.words),
         answer=answer, answer_type=kind, options=options, evidence=found.evidence, windows=found.windows,
-        tolerance=tolerance, test_points=tuple({"t": at, "expect": expect} for at, expect in found.test_points), meta=meta,
+        tolerance=tolerance, test_points=tuple({"t": at, "expect": expect} for at, expect in found.test_points),
+        meta=meta,
     )  # fmt: skip
 
 

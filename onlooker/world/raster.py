@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from onlooker.world.font import (
-    CELL, GLYPH_COLS, GLYPH_FINE, GLYPH_PITCH, GLYPH_ROWS, PLATE_MARGIN, SHAPE_FINE, SHAPE_REACH, glyph_field, shape_fields,
+    CELL,
+    GLYPH_COLS,
+    GLYPH_FINE,
+    GLYPH_PITCH,
+    GLYPH_ROWS,
+    PLATE_MARGIN,
+    SHAPE_FINE,
+    SHAPE_REACH,
+    glyph_field,
+    shape_fields,
 )  # fmt: skip
 from onlooker.world.lexicon import LAMP_ID, RADII
 from onlooker.world.script import SIGN_SLOT
@@ -21,8 +30,11 @@ _INK_LIMIT = 128.0
 
 
 class Raster(NamedTuple):
-    """`images` uint8 `[episodes, frames, rows, cols, 3]`; `owner` int16 `[episodes, frames, rows, cols]`: the sprite slot
-    that shows at each pixel, -1 where the background does."""
+    """Pictures, and who is where in them.
+
+    `images` is uint8 `[episodes, frames, rows, cols, 3]`; `owner` is int16 `[episodes, frames, rows, cols]`, the sprite
+    slot that shows at each pixel, -1 where the background does.
+    """
 
     images: Tensor
     owner: Tensor
@@ -81,7 +93,7 @@ def _fields(device: str) -> tuple[Tensor, Tensor, Tensor]:
 def draw_chunk(
     tables: dict[str, Tensor], fields: tuple[Tensor, Tensor, Tensor], rows: int, cols: int, slots: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
-    """(images `[frames, rows, cols, 3]`, owner `[frames, rows, cols]`) of flat tables `[frames, ...]`; pure elementwise."""
+    """(images `[frames, rows, cols, 3]`, owner `[frames, rows, cols]`) of tables `[frames, ...]`, elementwise only."""
     device = tables["x"].device
     short = min(rows, cols)
     # Picture coordinates: shares of the shorter side, 0 at the centre of the frame.
@@ -108,7 +120,8 @@ def draw_chunk(
     gain = tables["gain"][:, None, None]
     noise = _noise(tables, rows, cols)
     channels = [
-        (channel * gain + extra).clamp(0.0, 255.0).round() for channel, extra in zip((red, green, blue), noise, strict=True)
+        (channel * gain + extra).clamp(0.0, 255.0).round()
+        for channel, extra in zip((red, green, blue), noise, strict=True)
     ]
     return torch.stack(channels, dim=-1).to(torch.uint8), owner.to(torch.int16)
 

@@ -11,10 +11,14 @@ BACKGROUNDS = ("marble", "stripes", "checks", "gradient", "blobs")
 NUM_WAVES = 5
 
 
-def make_shots(rng: random.Random, kind: str, cuts: list[float], duration_s: float, settings: WorldSettings) -> list[Shot]:
+def make_shots(
+    rng: random.Random, kind: str, cuts: list[float], duration_s: float, settings: WorldSettings
+) -> list[Shot]:
     """One shot from each time in `cuts` (the first is 0) to the next."""
     return [
-        _shot(rng, kind, start, end, settings) for start, end in zip(cuts, [*cuts[1:], duration_s], strict=True) if end > start
+        _shot(rng, kind, start, end, settings)
+        for start, end in zip(cuts, [*cuts[1:], duration_s], strict=True)
+        if end > start
     ]
 
 
@@ -54,8 +58,8 @@ def _wave(rng: random.Random, cycles: float, angle: float) -> tuple[float, float
 def _background(rng: random.Random, kind: int, settings: WorldSettings) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(waves, mix): five waves, then weights, sharpness, bias, fine texture and the two colours of one background.
 
-    The picture is `v = clip(0.5 + sharp * (q0 s0 + q1 s1 + q2 s0 s1 + q3 s2 + q4 s3 + bias)) + fine * s4`, mixed between
-    the colours, with `s2`, `s3` and `s4` warped by `s0`, `s1` and `s2`.
+    The picture is `clip(0.5 + sharp * (q0 s0 + q1 s1 + q2 s0 s1 + q3 s2 + q4 s3 + bias)) + fine * s4`, which mixes the
+    colours; `s2`, `s3` and `s4` are warped by `s0`, `s1` and `s2`.
     """
     angle = rng.uniform(0, math.pi)
     cross = angle + math.pi / 2

@@ -109,7 +109,6 @@ class Shot(NamedTuple):
     light_swing: float = 0.0
     flicker: float = 0.0
     noise_sigma: float = 0.0
-    steady_s: float = 0.0
 
     def camera(self, time_s):
         """(x, y, zoom) of the camera at `time_s` (a number or an array)."""

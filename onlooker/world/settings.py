@@ -56,6 +56,8 @@ class WorldSettings:
         if not 1 <= self.max_visible <= 5:
             raise InputError("max_visible must lie in 1..5", given=str(self.max_visible), do="use 4")
         if self.gap_s < 1.2:
-            raise InputError("gap_s must be 1.2 or more", given=str(self.gap_s), do="events must show at one frame a second")
+            raise InputError(
+                "gap_s must be 1.2 or more", given=str(self.gap_s), do="events must show at one frame a second"
+            )
         if self.needle_depth is not None and not 0 <= self.needle_depth <= 1:
             raise InputError("needle_depth must lie in 0..1", given=str(self.needle_depth), do="use 0.5 for the middle")

@@ -17,7 +17,9 @@ _RGB = np.array([(0, 0, 0), *COLOURS.values()], dtype=np.float32)
 _RADII = np.array(RADII, dtype=np.float32)
 
 
-def render_tables(episodes: Sequence[Episode], times_s: Sequence[Sequence[float]] | np.ndarray) -> dict[str, np.ndarray]:
+def render_tables(
+    episodes: Sequence[Episode], times_s: Sequence[Sequence[float]] | np.ndarray
+) -> dict[str, np.ndarray]:
     """The state of every episode at its frame times `times_s` `[episodes, frames]`, in seconds since its start.
 
     Per sprite slot, `[episodes, frames, slots]` (8 slots, a later one is in front; slot 7 is the sign):

@@ -126,9 +126,10 @@ def _summary(right: np.ndarray, task: np.ndarray, intervals: bool) -> dict:
         draws = np.stack([shares(rng.integers(0, len(right), len(right))) for _ in range(500)])
         low, high = np.nanpercentile(np.nanmean(draws, axis=1), [2.5, 97.5])
         out["interval"] = [round(float(low), 4), round(float(high), 4)]
-        spans = np.nanpercentile(draws, [2.5, 97.5], axis=0).T
         out["task_intervals"] = {
-            name: [round(float(v), 3) for v in span] for name, span in zip(TASK_NAMES, spans, strict=True)
+            name: [round(float(v), 3) for v in np.nanpercentile(draws[:, n], [2.5, 97.5])]
+            for n, name in enumerate(TASK_NAMES)
+            if name in out
         }
     return out
 

@@ -178,13 +178,14 @@ def dense_layer(x: Tensor, w: VisionWeights, heads: int) -> tuple[Tensor, Tensor
 
 
 def reuse_layer(
-    x: Tensor, w: VisionWeights, heads: int, ref_k: Tensor, ref_v: Tensor, ref_sum: Tensor, count: int
+    x: Tensor, w: VisionWeights, heads: int, ref_k: Tensor, ref_v: Tensor, ref_sum: Tensor, budget: Tensor
 ) -> Tensor:
-    """A tower layer on the `count` tokens whose keys changed most; the rest keeps the branches of the reference.
+    """A tower layer on the tokens whose keys changed most; the rest keeps the branches of the reference.
 
-    All are `[frames, tokens, dim]`; row b of the reference tensors is the reference of frame b.
+    All are `[frames, tokens, dim]`; row b of the reference tensors is the reference of frame b. The length of `budget`
+    is the number of tokens to recompute: a size may vary in a compiled graph, a plain number would be compiled in.
     """
-    dim = x.shape[-1]
+    dim, count = x.shape[-1], budget.shape[0]
     normed = _layer_norm(x, w.norm1, w.norm1_bias)
     k = linear(normed, w.k, w.k_bias)
     alike = F.cosine_similarity(k.detach().float(), ref_k.detach().float(), dim=-1)
@@ -344,17 +345,17 @@ class Pocket(nn.Module):
         interval = interval or frames
         assert frames % interval == 0, f"{interval} does not divide {frames} frames"
         x = self.embed_patches(pixels.flatten(0, 1)).unflatten(0, (clips * frames // interval, interval))
-        count = max(1, int(ratio * x.shape[2] + 1e-9))
+        budget = x.new_empty(max(1, int(ratio * x.shape[2] + 1e-9)))
         whole, rest = x[:, 0].contiguous(), x[:, 1:]
-        spread, rest = rest.shape, rest.flatten(0, 1)
+        spread, rest = rest.shape, rest.flatten(0, 1).contiguous()
         for w in self.vision_weights():
             _vary((whole,))
             whole, *reference = self.dense_layer(whole, w, self.sizes.vision_heads)
             if interval > 1:
                 # With a fixed reference, frames between two refreshes do not depend on each other: all at once.
-                wide = [t[:, None].expand(spread).flatten(0, 1) for t in reference]
-                _vary((rest, *wide))
-                rest = self.reuse_layer(rest, w, self.sizes.vision_heads, *wide, count)
+                wide = [t[:, None].expand(spread).flatten(0, 1).contiguous() for t in reference]
+                _vary((rest, *wide, budget))
+                rest = self.reuse_layer(rest, w, self.sizes.vision_heads, *wide, budget)
         return torch.cat([whole[:, None], rest.view(spread)], dim=1).reshape(clips, frames, *whole.shape[1:])
 
     def patch_logits(self, hidden: Tensor) -> tuple[Tensor, ...]:

@@ -189,3 +189,12 @@ def test_states_made_in_inference_mode_go_on_outside() -> None:
 def test_wrong_settings_are_refused_with_advice(wrong) -> None:
     with pytest.raises(InputError, match="try: "):
         STCPruner(**wrong)
+
+
+def test_without_a_window_the_past_is_the_mean_of_all_frames() -> None:
+    method, frames = STCPruner(keep=9, window=None), clip(6)
+    state = method.new_state()
+    for tokens in frames:
+        method.compress(tokens, state)
+    expected = torch.stack([tokens.features.mean(0) for tokens in frames]).mean(0)
+    torch.testing.assert_close(state.history, expected[None], rtol=0, atol=1e-6)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from synthetic import DIM, frame_tokens, moment, moving_features, moving_frame, toy_tower
+from contract_streams import DIM, frame_tokens, moment, moving_features, moving_frame, toy_tower
 
 from onlooker.compress import num_kept
 from onlooker.core import registry

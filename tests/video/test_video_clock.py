@@ -64,6 +64,7 @@ def test_a_repeat_is_moved_on_by_a_millisecond_and_the_clock_stays():
 def test_a_real_gap_is_kept():
     times, report = run([0, 40, 600_000, 600_040])
     assert times == [0.0, 0.04, 600.0, 600.04]
+    assert report.num_gaps == 1
     assert counts(report) == (0, 0, 0)
 
 

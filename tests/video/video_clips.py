@@ -1,6 +1,5 @@
 """Small encoded clips whose pictures carry their own number, so that a test can tell which one it was given."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -30,6 +29,7 @@ class Clip:
     sample_aspect: Fraction | None = None
     first_number: int = 0
     with_sound: bool = False
+    is_noisy: bool = False
     codec_options: dict[str, str] = field(default_factory=lambda: {"g": "12"})
     container_options: dict[str, str] = field(default_factory=dict)
 
@@ -53,6 +53,7 @@ def number_of(image: np.ndarray) -> int:
 def write(path: Path, clip: Clip | None = None) -> Path:
     """Encode `clip` into `path`."""
     clip = clip or Clip()
+    chance = np.random.default_rng(0)
     time_base = clip.time_base or Fraction(1, clip.fps)
     with av.open(str(path), "w", format=clip.container, options=clip.container_options) as container:
         stream = container.add_stream(clip.codec, rate=clip.fps, options=clip.codec_options)
@@ -65,6 +66,8 @@ def write(path: Path, clip: Clip | None = None) -> Path:
         sound = container.add_stream("aac", rate=16000, layout="mono") if clip.with_sound else None
         for index in range(clip.num_frames):
             image = picture(clip.first_number + index, clip.rows, clip.cols)
+            if clip.is_noisy:  # spreads the bytes over all pictures instead of the first
+                image = image + chance.integers(0, 25, image.shape, dtype=np.uint8)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=clip.pixels)
             frame.pts = clip.stamps[index] if clip.stamps else index
             frame.time_base = time_base
@@ -103,7 +106,7 @@ def open_files() -> list[str]:
     names = []
     for entry in Path("/proc/self/fd").iterdir():
         try:
-            names.append(os.readlink(entry))
+            names.append(str(entry.readlink()))
         except OSError:
             continue
     return sorted(name for name in names if "/proc/" not in name)

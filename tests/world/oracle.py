@@ -1,5 +1,7 @@
 """Answers questions from what one frame a second shows, and nothing else: proof that they can be answered."""
 
+import itertools
+
 from onlooker.world.lexicon import ACROSS, LAMP_ID, PATTERNS, RELATIONS, SIZES, UPDOWN
 
 
@@ -34,6 +36,12 @@ class Oracle:
         assert all(len(found) < 2 for _, found in rows)
         return [(at, found[0] if found else None) for at, found in rows]
 
+    def _trace(self):
+        """(time, seen or None) of the thing that bears the name now."""
+        subject = self._thing().sprite.id
+        rows = zip(self.times, self.views, strict=True)
+        return [(at, next((s for s in view if s.sprite.id == subject), None)) for at, view in rows]
+
     def _runs(self, values):
         return [value for index, value in enumerate(values) if index == 0 or value != values[index - 1]]
 
@@ -46,7 +54,9 @@ class Oracle:
 
     def _shape_by_place(self):
         place = self.meta["place"]
-        value = {"left": lambda s: s.x, "right": lambda s: 1 - s.x, "top": lambda s: s.y, "bottom": lambda s: 1 - s.y}[place]
+        value = {"left": lambda s: s.x, "right": lambda s: 1 - s.x, "top": lambda s: s.y, "bottom": lambda s: 1 - s.y}[
+            place
+        ]
         return self._one([s for s in self.shapes if value(s) < 1 / 3]).sprite.name
 
     def _shape_only(self):
@@ -91,7 +101,7 @@ class Oracle:
 
     # past
     def _colour_before(self):
-        return self._runs([s.colour for _, s in self._track(self.meta["thing"]) if s])[-2]
+        return self._runs([s.colour for _, s in self._trace() if s])[-2]
 
     def _texts(self):
         return self._runs([s.text for view in self.views for s in view if s.text])
@@ -112,8 +122,8 @@ class Oracle:
         return self._clock(max(at for at, seen in self._track(self.meta["thing"]) if seen) + 1)
 
     def _when_changed(self):
-        track = [(at, seen.colour) for at, seen in self._track(self.meta["thing"]) if seen]
-        return self._clock(max(b[0] for a, b in zip(track, track[1:], strict=False) if a[1] != b[1]))
+        track = [(at, seen.colour) for at, seen in self._trace() if seen]
+        return self._clock(max(b[0] for a, b in itertools.pairwise(track) if a[1] != b[1]))
 
     def _when_word(self):
         word = self.meta["word"]
@@ -156,12 +166,12 @@ class Oracle:
         return phrases[firsts.index(min(firsts))].removeprefix("the ")
 
     def _blinks(self):
-        on = [seen is not None for _, seen in self._track(self.meta["thing"])]
+        on = [seen is not None for _, seen in self._trace()]
         on = on[on.index(True) :]
-        return str(sum(b and not a for a, b in zip(on, on[1:], strict=False)))
+        return str(sum(b and not a for a, b in itertools.pairwise(on)))
 
     def _changes(self):
-        return str(len(self._runs([s.colour for _, s in self._track(self.meta["thing"]) if s])) - 1)
+        return str(len(self._runs([s.colour for _, s in self._trace() if s])) - 1)
 
     def _ever_thing(self):
         return "yes" if any(self._is(s, self.meta["a_thing"]) for view in self.views for s in view) else "no"
@@ -181,6 +191,6 @@ class Oracle:
         return self._cycle(self._texts())
 
     def _next_side(self):
-        places = [(s.x, s.y) for _, s in self._track(self.meta["thing"]) if s]
+        places = [(s.x, s.y) for _, s in self._trace() if s]
         dx, dy = places[-1][0] - places[0][0], places[-1][1] - places[0][1]
         return ("right" if dx > 0 else "left") if abs(dx) > abs(dy) else ("bottom" if dy > 0 else "top")

@@ -4,11 +4,11 @@ import random
 from collections import Counter, defaultdict
 
 import pytest
+from oracle import Oracle
 
 from onlooker.core.errors import InputError
 from onlooker.core.records import from_json, to_json
 from onlooker.world import KINDS, TASKS, VOCABULARY, make_episode, split_words
-from tests.world.oracle import Oracle
 
 BINARY = ("ever", "proactive")
 

@@ -1,0 +1,252 @@
+"""What the stream sees while it is watched."""
+
+import pytest
+import torch
+from stack import Stack, assert_same, digest, new_store, noise, packed_past, place, raw, rotary, watch
+
+from onlooker.core.errors import CapacityError, InputError
+from onlooker.core.spans import Plan, Tier
+from onlooker.kvstore import KVStore, PackedAttention
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_frame_by_frame_equals_one_offline_forward(axes):
+    stack = Stack(axes)
+    store = KVStore(stack.spec, rotary)
+    lengths = [3, 5, 1, 4, 6, 2, 7]
+    outs, places, reach = [], [], 0
+    for number, count in enumerate(lengths):
+        outs.append(watch(stack, store, count, number, "vision" if number else "prefix"))
+        positions, extent = place(count, axes, number)
+        places.append(positions + reach)
+        reach += extent
+    hidden = torch.cat([noise(count, number) for number, count in enumerate(lengths)])
+    assert_same(torch.cat(outs), stack.offline(hidden, torch.cat(places, 1)))
+
+
+def test_two_interleaved_stores_in_one_pass_equal_separate_ones():
+    stack = Stack()
+    apart = [KVStore(stack.spec, rotary), KVStore(stack.spec, rotary)]
+    together = [KVStore(stack.spec, rotary), KVStore(stack.spec, rotary)]
+    for number in range(6):
+        counts = (2 + number % 3, 5 - number % 4)
+        wanted = [watch(stack, s, c, number * 2 + i) for i, (s, c) in enumerate(zip(apart, counts, strict=True))]
+        chunks = [s.begin("vision", number, number, *place(c)) for s, c in zip(together, counts, strict=True)]
+        hidden = torch.cat([noise(c, number * 2 + i) for i, c in enumerate(counts)])
+        got = stack.extend(hidden, PackedAttention(list(zip(chunks, counts, strict=True))))
+        for chunk in chunks:
+            chunk.seal()
+        assert_same(got, torch.cat(wanted))
+
+
+@pytest.mark.parametrize(("axes", "prefix"), [(1, 3), (3, 3), (1, 0), (1, 9)])
+def test_sliding_window_equals_fresh_attention_over_kept_raw_keys(axes, prefix):
+    stack = Stack(axes)
+    store = new_store(stack, prefix)
+    store._window.position_limit = 150
+    rebased, before = 0, 0
+    for number in range(2500):
+        count = 1 + number % 5
+        resident = list(store._window.blocks)
+        checked = number % 83 == 0 or number > 2490
+        past, reach = packed_past(store, resident) if checked else (None, 0)
+        out = watch(stack, store, count, number)
+        if checked:
+            positions, _ = place(count, axes, number)
+            wanted, _ = stack.dense(noise(count, number), positions + reach, past)
+            assert_same(out, wanted)
+        rebased += store._window.next_offset < before
+        before = store._window.next_offset
+        window = [span.id for span in store.spans if span.kind != "prefix"]
+        if len(window) > 8:
+            store.apply(Plan(forget=tuple(window[: 1 + number % 2])))
+    assert rebased > 10
+    assert len(store.spans) <= 9 + (prefix > 0)
+
+
+def test_ten_thousand_renumberings_leave_raw_keys_bit_identical():
+    stack = Stack()
+    store = new_store(stack)
+    for number in range(3):
+        watch(stack, store, 4, number)
+    before = [raw(store, span.id) for span in store.spans]
+    for number in range(10_000):
+        store._window.offsets[0] = number  # renumbering starts from any offsets
+        store._window._rotate_anew()
+    for span, (keys, values) in zip(store.spans, before, strict=True):
+        assert torch.equal(raw(store, span.id)[0], keys) and torch.equal(raw(store, span.id)[1], values)
+
+
+def test_forgetting_from_the_middle_packs_the_rest():
+    stack = Stack()
+    store = new_store(stack)
+    for number in range(8):
+        watch(stack, store, 3 + number % 3, number)
+    kept = {span.id: raw(store, span.id) for span in store.spans if span.id not in (2, 5, 6)}
+    store.apply(Plan(forget=(2, 6), park=(5,)))
+    assert [span.id for span in store.spans] == [0, 1, 3, 4, 5, 7, 8]
+    assert [span.id for span in store.spans if span.tier is Tier.HOST] == [5]
+    for block, (keys, values) in kept.items():
+        assert torch.equal(raw(store, block)[0], keys) and torch.equal(raw(store, block)[1], values)
+    past, reach = packed_past(store, list(kept))
+    wanted, _ = stack.dense(noise(4, 50), place(4)[0] + reach, past)
+    assert_same(watch(stack, store, 4, 50), wanted)
+
+
+def test_forgetting_all_frames_leaves_the_prefix_working():
+    stack = Stack()
+    store = new_store(stack)
+    for number in range(5):
+        watch(stack, store, 3, number)
+    store.apply(Plan(forget=(1, 2, 3, 4, 5)))
+    fresh = new_store(stack)
+    assert_same(watch(stack, store, 4, 9), watch(stack, fresh, 4, 9))
+
+
+def test_park_is_bit_identical_and_shares_nothing():
+    stack = Stack()
+    store = new_store(stack)
+    for number in range(4):
+        watch(stack, store, 3, number)
+    before = [raw(store, block) for block in (1, 2)]
+    store.apply(Plan(park=(1, 2)))
+    for number in range(4, 30):
+        watch(stack, store, 3, number)
+    for block, (keys, values) in zip((1, 2), before, strict=True):
+        assert torch.equal(raw(store, block)[0], keys) and torch.equal(raw(store, block)[1], values)
+    assert store.num_bytes()["host_raw"] == 2 * 3 * stack.spec.kv_bytes_per_token
+
+
+def test_abort_leaves_no_trace():
+    stack = Stack()
+    store = new_store(stack)
+    watch(stack, store, 4, 0)
+    before = digest(store)
+    chunk = store.begin("vision", 1.0, 1.0, *place(6))
+    stack.extend(noise(6, 5), PackedAttention([(chunk, 6)]))
+    chunk.abort()
+    chunk.abort()
+    assert digest(store) == before
+    with pytest.raises(InputError, match="no longer open"):
+        chunk.seal()
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (Plan(forget=(99,)), "not stored"),
+        (Plan(forget=(2, 2)), "twice"),
+        (Plan(park=(2,), forget=(2,)), "twice"),
+        (Plan(forget=(0,)), "prefix"),
+        (Plan(park=(0,)), "prefix"),
+        (Plan(park=(1,)), "parked already"),
+    ],
+)
+def test_wrong_plans_are_refused_and_nothing_is_done(plan, words):
+    stack = Stack()
+    store = new_store(stack)
+    for number in range(3):
+        watch(stack, store, 3, number)
+    store.apply(Plan(park=(1,)))
+    before = digest(store)
+    with pytest.raises(InputError, match=words):
+        store.apply(plan)
+    assert digest(store) == before
+
+
+def test_wrong_requests_are_refused():
+    store = new_store(Stack())
+    with pytest.raises(InputError, match="first block"):
+        store.begin("prefix", 0.0, 0.0, *place(2))
+    with pytest.raises(InputError, match="each axis"):
+        store.begin("vision", 0.0, 0.0, *place(2, axes=3))
+    chunk = store.begin("vision", 0.0, 0.0, *place(2))
+    with pytest.raises(InputError, match="still open"):
+        store.begin("vision", 0.0, 0.0, *place(2))
+    with pytest.raises(InputError, match="chunk is open"):
+        store.apply(Plan(forget=(0,)))
+    chunk.abort()
+
+
+def test_device_budget_is_refused_before_anything_is_written():
+    stack = Stack()
+    store = new_store(stack, device_budget_bytes=60_000)
+    number = 0
+    with pytest.raises(CapacityError, match=r"bytes needed, 60000 allowed; try: raise"):
+        for number in range(200):
+            before = digest(store)
+            watch(stack, store, 5, number)
+            assert sum(size for name, size in store.num_bytes().items() if name.startswith("device")) <= 60_000
+    assert digest(store) == before and number > 5
+    store.apply(Plan(forget=(1, 2)))
+    watch(stack, store, 5, number)
+
+
+def test_host_budget_is_refused_before_anything_is_moved():
+    stack = Stack()
+    store = new_store(stack, host_budget_bytes=2 * 4 * stack.spec.kv_bytes_per_token)
+    for number in range(5):
+        watch(stack, store, 4, number)
+    before = digest(store)
+    with pytest.raises(CapacityError, match="host memory"):
+        store.apply(Plan(park=(1, 2, 3)))
+    assert digest(store) == before
+    store.apply(Plan(park=(1, 2)))
+    store.apply(Plan(park=(3,), forget=(1,)))
+    assert [span.id for span in store.spans if span.tier is Tier.HOST] == [2, 3]
+
+
+@pytest.mark.parametrize("budget", [None, 40_000])
+def test_bytes_stay_constant_from_frame_100_to_10000(budget):
+    stack = Stack()
+    store = new_store(stack, device_budget_bytes=budget)
+    positions, extent = place(2)
+    nothing = torch.zeros(stack.spec.num_query_heads, 2, stack.spec.head_dim)
+    sizes = []
+    for number in range(10_000):
+        chunk = store.begin("vision", number, number, positions, extent)
+        for layer in range(stack.spec.num_layers):
+            chunk.attend(layer, nothing, nothing[:2], nothing[:2], 1.0)
+        chunk.seal()
+        if number >= 20:
+            store.apply(Plan(forget=(store.spans[1].id,)))
+        if number in (100, 1000, 9999):
+            sizes.append(store.num_bytes())
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+def test_export_load_and_fork_continue_bit_for_bit():
+    stack = Stack(3)
+    store = new_store(stack)
+    for number in range(9):
+        watch(stack, store, 4, number)
+    store.apply(Plan(park=(1, 2)))
+    store.apply(Plan(park=(4,), forget=(3, 1)))
+    loaded, twin = KVStore(stack.spec, rotary), store.fork()
+    loaded.load(*store.export())
+    assert digest(loaded) == digest(twin) == digest(store)
+    outs = [watch(stack, s, 5, 70) for s in (store, loaded, twin)]
+    assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
+    assert digest(loaded) == digest(twin) == digest(store)
+    before = digest(store)
+    watch(stack, twin, 5, 71)
+    twin.apply(Plan(forget=(2, 5)))
+    assert digest(store) == before
+    with pytest.raises(InputError, match="another model"):
+        KVStore(Stack(1).spec, rotary).load(*store.export())
+    with pytest.raises(CapacityError, match="host budget"):
+        KVStore(stack.spec, rotary, host_budget_bytes=10).load(*store.export())
+
+
+def test_a_store_works_in_and_out_of_inference_mode():
+    stack = Stack()
+    store = KVStore(stack.spec, rotary)
+    with torch.inference_mode():
+        watch(stack, store, 3, 0, "prefix")
+        for number in range(4):
+            watch(stack, store, 3, number)
+    store.apply(Plan(forget=(1,)))
+    watch(stack, store, 3, 9)
+    store.apply(Plan(forget=(3,)))
+    store.close()
+    assert not store.spans

@@ -1,0 +1,145 @@
+"""Promises that every memory policy keeps, checked over random streams without a model."""
+
+import dataclasses
+import random
+
+import pytest
+import torch
+
+from onlooker.core import registry
+from onlooker.core.errors import InputError
+from onlooker.core.spans import Plan, Recall, Span, Tier
+from onlooker.memory.full import Full
+from onlooker.memory.last_frames import LastFrames
+from onlooker.memory.rekv import ReKV
+from onlooker.memory.sliding_window import SlidingWindow
+
+NAMES = registry.names("memory")
+SMALL = [
+    Full(),
+    LastFrames(frames=3),
+    SlidingWindow(window_tokens=50),
+    SlidingWindow(window_tokens=None, window_frames=4),
+    ReKV(topk=3, recent=2, window_tokens=40),
+    ReKV(topk=3, recent=0, window_tokens=40, max_parked=5),
+    ReKV(topk=0, recent=1, window_tokens=1, max_parked=0),
+]
+
+
+class CountingSpans(list):
+    """A list of spans that counts how often it is read."""
+
+    reads = 0
+
+    def __getitem__(self, index):
+        self.reads += len(range(*index.indices(len(self)))) if isinstance(index, slice) else 1
+        return super().__getitem__(index)
+
+    def __iter__(self):
+        self.reads += len(self)
+        return super().__iter__()
+
+
+def carry_out(spans: list[Span], plan: Plan) -> None:
+    """What the store does with a plan."""
+    named = plan.park + plan.forget
+    assert list(plan.park) == sorted(plan.park) and list(plan.forget) == sorted(plan.forget)
+    assert len(set(named)) == len(named), "a block is named twice"
+    by_id = {span.id: span for span in spans}
+    for block in named:
+        assert by_id[block].kind != "prefix"
+    assert all(by_id[block].tier is Tier.DEVICE for block in plan.park)
+    kept = [span for span in list(spans) if span.id not in plan.forget]
+    spans[:] = [dataclasses.replace(span, tier=Tier.HOST) if span.id in plan.park else span for span in kept]
+
+
+def live(policy, seed: int, num_blocks: int = 120, prefix: bool = True):
+    """Spans and state after every block of a random stream."""
+    chance, spans, state = random.Random(seed), CountingSpans(), policy.new_state()
+    for number in range(num_blocks):
+        kind = "prefix" if prefix and not number else chance.choice(["vision"] * 6 + ["text"])
+        spans.append(Span(number, kind, chance.randrange(1, 15), float(number), float(number)))
+        spans.reads = 0
+        plan = policy.plan(spans, state)
+        reads = spans.reads
+        carry_out(spans, plan)
+        yield spans, state, plan, reads
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+@pytest.mark.parametrize("policy", [*(registry.make("memory", name) for name in NAMES), *SMALL], ids=repr)
+def test_plans_and_recalls_are_ordered_disjoint_and_known(policy, prefix):
+    for seed in range(3):
+        for spans, state, _, _ in live(policy, seed, prefix=prefix):
+            before = repr(state)
+            scores = torch.randn(len(spans)) if policy.scores_layers else None
+            recall = policy.recall(tuple(spans), scores, state)
+            assert isinstance(recall, Recall) and repr(state) == before, "recall changed the state"
+            assert list(recall.blocks) == sorted(set(recall.blocks))
+            assert set(recall.blocks) <= {span.id for span in spans}
+            assert not prefix or recall.blocks[0] == 0
+            # A restricted question (at, since) hands over fewer spans.
+            some = tuple(span for span in spans if span.kind == "prefix" or span.id % 2)
+            fewer = policy.recall(some, scores[: len(some)] if scores is not None else None, state)
+            assert set(fewer.blocks) <= {span.id for span in some}
+
+
+@pytest.mark.parametrize("policy", SMALL, ids=repr)
+def test_a_plan_costs_what_changed_not_what_is_stored(policy):
+    reads = [(reads, len(plan.park) + len(plan.forget)) for _, _, plan, reads in live(policy, 1, 2000)]
+    assert max(count - 3 * changed for count, changed in reads) <= 8
+
+
+@pytest.mark.parametrize("policy", SMALL, ids=repr)
+def test_a_forked_or_restored_state_goes_on_alike(policy):
+    for number, (spans, state, _, _) in enumerate(live(policy, 2)):
+        if number == 60:
+            twin, restored, copy = state.fork(), policy.new_state(), list(spans)
+            restored.load(*state.export())
+            more = [*copy, Span(900, "vision", 14, 900.0, 900.0)]
+            plans = {policy.plan(list(more), s) for s in (twin, restored)}
+            assert len(plans) == 1 and repr(twin) == repr(restored)
+
+
+def test_windows_are_bounded():
+    for policy, tokens, blocks in (
+        (SMALL[2], 50, 120),
+        (SMALL[3], 10**6, 4),
+        (SMALL[4], 40, 120),
+        (SMALL[1], 10**6, 3),
+    ):
+        for spans, _, _, _ in live(policy, 3):
+            window = [span for span in spans if span.kind != "prefix" and span.tier is Tier.DEVICE]
+            assert len(window) <= blocks and (sum(span.num_tokens for span in window) <= tokens or len(window) == 1)
+    for spans, _, _, _ in live(SMALL[5], 3):
+        assert sum(span.tier is Tier.HOST for span in spans) <= 5
+
+
+def test_rekv_recalls_the_best_and_the_newest_in_time_order():
+    spans = [Span(0, "prefix", 3, 0.0, 0.0), *(Span(i, "vision", 4, float(i), float(i)) for i in range(1, 11))]
+    scores = torch.tensor([99.0, 0.0, 5.0, 1.0, 9.0, 2.0, 7.0, 3.0, 4.0, 50.0, 60.0])
+    policy = ReKV(topk=3, recent=2)
+    assert policy.recall(spans, scores, policy.new_state()).blocks == (0, 2, 4, 6, 9, 10)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: SlidingWindow(window_tokens=0),
+        lambda: SlidingWindow(window_tokens=None),
+        lambda: LastFrames(frames=0),
+        lambda: ReKV(topk=-1),
+        lambda: ReKV(window_tokens=0),
+        lambda: ReKV(max_parked=-1),
+    ],
+)
+def test_settings_without_sense_are_refused(build):
+    with pytest.raises(InputError):
+        build()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_has_help(name):
+    cls = registry.method_class("memory", name)
+    assert all(setting.help for setting in registry.settings(cls))
+    assert registry.make("memory", registry.describe(cls())) == cls()

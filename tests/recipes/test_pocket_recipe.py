@@ -1,0 +1,161 @@
+"""The pocket recipe: its forward is the Hugging Face model's, packing is exact, training goes on where it stopped."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
+
+from onlooker.world import corpus
+from recipes.pocket.data import SMOKE, Feed, join, make_part
+from recipes.pocket.evaluate import LABEL_SIZES, evaluate
+from recipes.pocket.export import export
+from recipes.pocket.model import TINY, Pocket
+from recipes.pocket.tokenizer import MAX_VOCABULARY, PREFIX, Encoder, question_text, time_text
+from recipes.pocket.train import Trainer, TrainSettings
+
+CPU = torch.device("cpu")
+DATA = replace(SMOKE, frames_per_step=32, buckets=((8, 1.0),), part_clips=2)
+
+
+def make_model(seed: int = 0) -> tuple[Pocket, Encoder]:
+    torch.manual_seed(seed)
+    encoder = Encoder()
+    model = Pocket(TINY, encoder, MAX_VOCABULARY, tuple(LABEL_SIZES.values()))
+    for name, p in model.named_parameters():  # a head start, so that scores are not flat and biases not zero
+        if p.ndim == 1:
+            p.data += 0.1 * torch.randn_like(p)
+        elif "position" in name:
+            p.data.normal_(0, 0.5)
+    return model, encoder
+
+
+def make_trainer(steps: int = 8, **changes) -> Trainer:
+    settings = replace(TrainSettings(steps=steps), **changes)
+    return Trainer(settings, TINY, CPU, compiled=False)
+
+
+def run(trainer: Trainer, feed: Feed, steps: int) -> list[float]:
+    out = []
+    for _, (frames, arrays) in zip(range(steps), feed, strict=False):
+        losses = trainer.step(frames, arrays)
+        trainer.progress.next_batch = feed.next_batch
+        out.append(float(losses.answers if losses.answers is not None else losses.labels))
+    return out
+
+
+@pytest.fixture(scope="module")
+def arrays() -> dict[str, np.ndarray]:
+    encoder = Encoder()
+    parts = [make_part(number, DATA, encoder)[2] for number in range(2)]
+    return join([part for part in parts if part is not None], 4)
+
+
+def test_tokenizer_round_trip():
+    encoder = Encoder()
+    for text in (*list(corpus())[:300], "Hello, World! Grüße 你好 [12:5] x05]\n\ttabs", "[99:59]", ""):
+        assert encoder.decode(encoder.encode(text)) == text
+    assert len(encoder.encode("[07:59]")) == 2
+    assert [len(encoder.encode(word)) for word in ("circle", " circle", "yes", "middle", "cyan")] == [1] * 5
+    assert time_text(61.9) == "[01:01]"
+    whole = PREFIX + time_text(0) + question_text("which shape is red now?") + "star"
+    pieces = [PREFIX, time_text(0), question_text("which shape is red now?"), "star"]
+    assert encoder.encode(whole) == [i for piece in pieces for i in encoder.encode(piece)]
+
+
+def test_exported_folder_answers_like_the_recipe(tmp_path):
+    model, encoder = make_model()
+    frames = 5
+    pixels = torch.randn(1, frames, 3, TINY.image, TINY.image)
+    clock = torch.tensor([[[encoder.minutes[3], encoder.seconds[7 + f]] for f in range(frames)]])
+    question = torch.tensor([[encoder.question("which shape is red now?") + encoder.encode("star")]])
+    with torch.no_grad():
+        features = model.project(model.encode(pixels[0]))[None]
+        keep = torch.ones(1, frames, TINY.frame_tokens, dtype=torch.bool)
+        stream = model.pack(features, keep, clock, torch.ones(1, frames, dtype=torch.bool), 256)
+        ours = model.logits(model.read(stream, question, torch.tensor([[frames - 1]])))[0, 0]
+    export(copy.deepcopy(model), tmp_path, torch.float32)
+
+    network = LlavaOnevisionForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer(PREFIX).input_ids
+    for frame in range(frames):
+        ids += clock[0, frame].tolist() + [encoder.video] * TINY.frame_tokens
+    ids += [encoder.video] + question[0, 0].tolist()  # the last placeholder takes the newline embedding
+    with torch.no_grad():
+        theirs = network(input_ids=torch.tensor([ids]), pixel_values_videos=pixels).logits[0, -ours.shape[0] :]
+    assert theirs.std() > 0.3
+    torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=0)
+    assert network.config.onlooker["timestamps"] == "[mm:ss]"
+    assert tokenizer.decode(tokenizer("the red star [00:07]").input_ids) == "the red star [00:07]"
+
+
+def test_packed_questions_equal_questions_alone():
+    model, encoder = make_model()
+    clips, frames, questions = 2, 6, 3
+    features = torch.randn(clips, frames, TINY.frame_tokens, TINY.dim)
+    keep = torch.rand(clips, frames, TINY.frame_tokens) < 0.5
+    clock = torch.randint(200, 300, (clips, frames, 2))
+    shown = torch.ones(clips, frames, dtype=torch.bool)
+    ids = torch.randint(0, 600, (clips, questions, 7))
+    asked = torch.tensor([[1, 5, 3], [0, 2, 5]])
+    with torch.no_grad():
+        packed = model.read(model.pack(features, keep, clock, shown, 128), ids, asked)
+        for clip in range(clips):
+            for number in range(questions):
+                last = int(asked[clip, number]) + 1
+                row = slice(clip, clip + 1)
+                alone = model.pack(features[row, :last], keep[row, :last], clock[row, :last], shown[row, :last], 192)
+                one = model.read(alone, ids[row, number : number + 1], torch.tensor([[last - 1]]))
+                torch.testing.assert_close(packed[clip, number], one[0, 0], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("interval", "ratio"), [(4, 0.25), (0, 0.4), (2, 0.15)])
+def test_cacher_in_the_loop_equals_the_streaming_one(interval, ratio):
+    from onlooker.encode.stc_cacher import STCCacher
+    from onlooker.models.llava_onevision import Vision
+
+    model, _ = make_model()
+    pixels = torch.randn(2, 8, 3, TINY.image, TINY.image)
+    pixels = pixels[:, :1] + 0.3 * pixels
+    vision, cacher = Vision(model.hf), STCCacher(interval=interval or None, recompute_ratio=ratio)
+    states = [cacher.new_state() for _ in range(2)]
+    with torch.no_grad():
+        ours = model.encode_cached(pixels, interval, ratio)
+        for frame in range(8):
+            hidden = cacher.encode(vision.tower, vision.embed_patches(pixels[:, frame]), states).hidden
+            torch.testing.assert_close(ours[:, frame], hidden, atol=2e-4, rtol=0)
+            torch.testing.assert_close(model.project(hidden), vision.project(hidden), atol=2e-5, rtol=0)
+
+
+def test_training_lowers_the_loss_on_one_batch(arrays):
+    trainer = make_trainer(steps=1000, branch="pocket", dense_share=1.0, hide_share=0.0)
+    losses = [float(trainer.step(8, arrays).answers) for _ in range(25)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("branch", ["trunk", "aware"])
+def test_resumed_training_goes_on_exactly(tmp_path, branch):
+    changes = {"branch": branch, "eyes_share": 0.2, "drop_from": 0.4}
+    whole = run(make_trainer(6, **changes), Feed(DATA, 0), 6)
+    first = make_trainer(6, **changes)
+    begun = run(first, Feed(DATA, 0), 3)
+    first.save(tmp_path / "state.pt")
+    torch.manual_seed(99)
+    second = make_trainer(6, **changes)
+    second.load(tmp_path / "state.pt")
+    rest = run(second, Feed(DATA, 0, first_batch=second.progress.next_batch), 3)
+    assert begun + rest == whole
+
+
+def test_evaluation_runs_every_setting(arrays):
+    from recipes.pocket.data import make_set
+
+    model, encoder = make_model()
+    data = make_set("validation", 2, 8)
+    settings = ("dense", "blind", "keep=2", "unlike=2,cacher=4:0.25")
+    scores = evaluate(model, encoder, data, settings, CPU, torch.float32, intervals=True)
+    assert set(scores) == set(settings)
+    assert all(0 <= row["all"] <= 1 for row in scores.values())
