@@ -110,8 +110,11 @@ class Decoder:
     def rewind(self) -> None:
         """Go back to the very first picture by opening the source again: what a seek cannot promise everywhere."""
         self.close()
-        if hasattr(self.place.target, "seek"):
-            self.place.target.seek(0)
+        if self.place.is_object:
+            try:
+                self.place.target.seek(0)
+            except Exception as error:  # a caller's file object may raise anything at all
+                raise SourceError("this file object cannot go back", given=self.place.name, do="start_s=0.0") from error
         self._has_ended = False
         self._open()
 

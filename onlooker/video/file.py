@@ -243,7 +243,7 @@ class FileSource(Source):
     def _convert(self, maker: PictureMaker, picture: "VideoFrame") -> np.ndarray:
         try:
             return maker.image(picture)
-        except (ValueError, OSError, MemoryError) as error:
+        except Exception as error:  # swscale's errors have no ancestor of their own in common
             self._close_now()
             raise SourceError(
                 f"pictures of format {picture.format.name}, {picture.height} x {picture.width}, cannot be made RGB",

@@ -65,8 +65,8 @@ def turn_of(frame: "VideoFrame") -> Turn:
 def shown_size(frame: "VideoFrame", sample_aspect: Fraction | None) -> tuple[int, int]:
     """(rows, cols) of the picture upright and with square pixels, never smaller than it is stored."""
     rows, cols = frame.height, frame.width
-    # A pixel ten times as wide as high is damage, not a format.
-    if sample_aspect and Fraction(1, 10) <= sample_aspect <= 10:
+    # A pixel four times as wide as high is damage, not a format; believing it would cost memory.
+    if sample_aspect and Fraction(1, 4) <= sample_aspect <= 4:
         if sample_aspect > 1:
             cols = round(cols * sample_aspect)
         else:

@@ -24,6 +24,7 @@ class Place:
     protocols: str
     """Protocols the demuxer may follow from here, so that a playlist cannot reach where its owner may not."""
     is_remote: bool = False
+    is_object: bool = False
 
 
 def redact(address: str) -> str:
@@ -110,4 +111,4 @@ def _locate_object(source: Any) -> Place:
         pass
     except Exception as error:
         raise SourceError("this file object cannot be read", given=name, do="pass one that is open") from error
-    return Place(source, name, "data")
+    return Place(source, name, "data", is_object=True)

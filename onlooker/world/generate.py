@@ -109,7 +109,7 @@ def _long(
     """Fill the blocks with an ordinary cast and put needles, which appear once, into gaps between them."""
     pairs = [(colour + 1, shape + 1) for colour in range(len(COLOUR_NAMES)) for shape in range(len(SHAPES))]
     rng.shuffle(pairs)
-    words = list(WORDS)
+    words: list[str] = list(WORDS)
     rng.shuffle(words)
     gaps = [(a[1], b[0]) for a, b in itertools.pairwise(blocks)]
     num = min(len(gaps), 16, max(3, round(settings.needles_per_hour * duration_s / 3600)))

@@ -56,8 +56,10 @@ class Moment:
         later = [{seen.sprite.id: seen for seen in view} for view in self.views]
         out = []
         for seen in self.views[0]:
-            trio = tuple(view.get(seen.sprite.id) for view in later)
-            if all(s and s.whole and s.colour == seen.colour and s.text == seen.text for s in trio) and not any(
+            trio = tuple(view[seen.sprite.id] for view in later if seen.sprite.id in view)
+            if len(trio) < 3:
+                continue
+            if all(s.whole and s.colour == seen.colour and s.text == seen.text for s in trio) and not any(
                 _covered(s, view) for s, view in zip(trio, self.views, strict=True)
             ):
                 out.append(trio)

@@ -30,6 +30,7 @@ _THIN: dict[str, dict[str, float]] = {
     "size_now": {"small": 0.65, "medium": 0.7},
     "across": {"middle": 0.85},
     "updown": {"middle": 0.85},
+    "ever_thing": {"yes": 0.9},
     "tell_me": {"yes": 0.95},
     "tell_word": {"no": 0.85},
 }

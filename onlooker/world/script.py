@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -12,7 +12,7 @@ SLOTS = 8
 """Sprites that can be drawn at once; a higher slot is nearer to the viewer."""
 SIGN_SLOT = SLOTS - 1
 """The one slot of signs: nothing ever covers a sign."""
-Steps = tuple[tuple[float, int], ...]
+Steps: TypeAlias = tuple[tuple[float, int], ...]
 """A value over time: (from this time on, value), first entry at the sprite's start."""
 
 
@@ -82,7 +82,10 @@ class Sprite(NamedTuple):
         return step_at(self.texts, time_s) if self.texts else ""
 
 
-def step_at(steps: Sequence[tuple[float, object]], time_s: float):
+Value = TypeVar("Value", int, str)
+
+
+def step_at(steps: Sequence[tuple[float, Value]], time_s: float) -> Value:
     """The value of `steps` that holds at `time_s` (the first one before it begins)."""
     value = steps[0][1]
     for start, later in steps:

@@ -14,22 +14,23 @@ from onlooker.core.records import QueryRecord
 from onlooker.world import patch_labels, rasterise
 from recipes.pocket.data import ANSWER_TOKENS, TASK_NAMES, ClipSet, make_set
 from recipes.pocket.model import Pocket, PocketSizes
+from recipes.pocket.select import dual_anchor
 from recipes.pocket.tokenizer import MAX_VOCABULARY, Encoder
 
 LABEL_SIZES = {"shape": 11, "colour": 9, "glyph": 37}
 """What the label heads tell about each patch, and how many classes there are."""
 DEFAULT_SETTINGS = (
     "dense", "blind", "cacher=2:0.25", "cacher=4:0.25", "cacher=8:0.25", "cacher=0:0.25", "cacher=4:0.15",
-    "keep=32", "keep=20", "keep=12", "unlike=20", "unlike=12", "cacher=4:0.25,keep=20",
+    "keep=32", "keep=20", "keep=12", "stc=20", "stc=12", "cacher=4:0.25,keep=20",
 )  # fmt: skip
-"""dense; blind: the question alone; cacher=interval:ratio; keep=count: at random; unlike=count: by score."""
+"""dense; blind: the question alone; cacher=interval:ratio; keep=count: at random; stc=count: by STC-Pruner's score."""
 _CLOCK = re.compile(r"\[(\d\d):(\d\d)\]")
 
 
 def parse_setting(text: str) -> dict[str, str]:
     """A setting's parts: `{"cacher": "4:0.25", "keep": "20"}`. Raises `ValueError` for an unknown one."""
     parts = dict((part + "=").split("=")[:2] for part in text.split(","))
-    if unknown := set(parts) - {"dense", "blind", "cacher", "keep", "unlike"}:
+    if unknown := set(parts) - {"dense", "blind", "cacher", "keep", "stc"}:
         raise ValueError(f"unknown setting {', '.join(sorted(unknown))}: see DEFAULT_SETTINGS")
     return parts
 
@@ -57,11 +58,9 @@ def answers(model: Pocket, encoder: Encoder, batch: dict[str, Tensor], setting: 
     else:
         hidden = model.encode(pixels.flatten(0, 1)).unflatten(0, (clips, frames))
     features = model.project(hidden.flatten(0, 1)).unflatten(0, (clips, frames))
-    count = int(parts.get("keep") or parts.get("unlike") or features.shape[2])
-    if "unlike" in parts:
-        unit = torch.nn.functional.normalize(features.float(), dim=-1)
-        past = unit.mean(2).cumsum(1) / torch.arange(1, frames + 1, device=unit.device)[None, :, None]
-        score = -(unit * unit.mean(2, keepdim=True)).sum(-1) - (unit * past[:, :, None]).sum(-1)
+    count = int(parts.get("keep") or parts.get("stc") or features.shape[2])
+    if "stc" in parts:
+        score = sum(dual_anchor(features))
     else:
         generator = torch.Generator().manual_seed(0)
         score = torch.rand(features.shape[:3], generator=generator).to(features.device)

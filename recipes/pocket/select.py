@@ -22,6 +22,17 @@ def draw_counts(clips: int, frames: int, most: int, tokens: int, generator: torc
     return torch.where(draw > 0.75, changing, counts).clamp(1, most)
 
 
+def dual_anchor(features: Tensor) -> tuple[Tensor, Tensor]:
+    """STC-Pruner's two terms, `[clips, frames, tokens]` each: how unlike the frame's mean token, and the past's."""
+    wide = features.float()
+    means = wide.mean(2)
+    count = torch.arange(1, means.shape[1], device=means.device)[None, :, None]
+    past = torch.cat([means[:, :1], means[:, :-1].cumsum(1) / count], dim=1)
+    anchors = torch.stack([means, past], dim=2)
+    alike = F.normalize(wide, dim=-1) @ F.normalize(anchors, dim=-1).mT
+    return 1 - alike[..., 0], 1 - alike[..., 1]
+
+
 @torch.no_grad()
 def choose_tokens(features: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
     """Tokens kept, bool `[clips, frames, tokens]`, `counts` of each frame.
@@ -42,16 +53,13 @@ def choose_tokens(features: Tensor, counts: Tensor, generator: torch.Generator) 
     block = -torch.maximum((place.repeat_interleave(side) - down).abs(), (place.repeat(side) - across).abs())
 
     unit = F.normalize(features.float(), dim=-1)
-    mean = unit.mean(2, keepdim=True)
-    past = mean.cumsum(1) / torch.arange(1, frames + 1, device=device).view(1, -1, 1, 1)
     before = torch.cat([unit[:, :1], unit[:, :-1]], dim=1)
-    unlike = torch.stack([
-        1 - (unit * F.normalize(mean, dim=-1)).sum(-1),
-        1 - (unit * F.normalize(past, dim=-1)).sum(-1),
-        1 - (unit * before).sum(-1),
-    ], dim=-1)  # fmt: skip
+    space, past = dual_anchor(features)
+    unlike = torch.stack([space, past, 1 - (unit * before).sum(-1)], dim=-1)
     unlike = unlike / unlike.mean(2, keepdim=True).clamp(min=1e-4)
     score = (unlike * mix).sum(-1) + 0.5 * noise * mix[..., 0]
+    # Some clips exactly as STC-Pruner does, without noise.
+    score = torch.where(way > 0.85, space + past, score)
 
     rank_by = torch.where(way < 0.45, noise, score)
     rank_by = torch.where((way >= 0.45) & (way < 0.55), noise[:, :1].expand_as(noise), rank_by)

@@ -39,16 +39,16 @@ def test_two_interleaved_stores_in_one_pass_equal_separate_ones():
         assert_same(got, torch.cat(wanted))
 
 
-@pytest.mark.parametrize(("axes", "prefix"), [(1, 3), (3, 3), (1, 0), (1, 9)])
-def test_sliding_window_equals_fresh_attention_over_kept_raw_keys(axes, prefix):
+@pytest.mark.parametrize(("axes", "prefix", "frames"), [(1, 3, 2500), (3, 3, 600), (1, 0, 600), (1, 9, 600)])
+def test_sliding_window_equals_fresh_attention_over_kept_raw_keys(axes, prefix, frames):
     stack = Stack(axes)
     store = new_store(stack, prefix)
     store._window.position_limit = 150
     rebased, before = 0, 0
-    for number in range(2500):
+    for number in range(frames):
         count = 1 + number % 5
         resident = list(store._window.blocks)
-        checked = number % 83 == 0 or number > 2490
+        checked = number % 83 == 0 or number > frames - 10
         past, reach = packed_past(store, resident) if checked else (None, 0)
         out = watch(stack, store, count, number)
         if checked:
@@ -196,23 +196,24 @@ def test_host_budget_is_refused_before_anything_is_moved():
     assert [span.id for span in store.spans if span.tier is Tier.HOST] == [2, 3]
 
 
-@pytest.mark.parametrize("budget", [None, 40_000])
-def test_bytes_stay_constant_from_frame_100_to_10000(budget):
+@pytest.mark.parametrize(("budget", "frames"), [(None, 10_000), (60_000, 1001)])
+def test_bytes_stay_constant_from_frame_100_on(budget, frames):
     stack = Stack()
     store = new_store(stack, device_budget_bytes=budget)
     positions, extent = place(2)
     nothing = torch.zeros(stack.spec.num_query_heads, 2, stack.spec.head_dim)
     sizes = []
-    for number in range(10_000):
+    for number in range(frames):
         chunk = store.begin("vision", number, number, positions, extent)
         for layer in range(stack.spec.num_layers):
             chunk.attend(layer, nothing, nothing[:2], nothing[:2], 1.0)
         chunk.seal()
         if number >= 20:
             store.apply(Plan(forget=(store.spans[1].id,)))
-        if number in (100, 1000, 9999):
+        if number in (100, 1000, frames - 1):
             sizes.append(store.num_bytes())
-    assert sizes[0] == sizes[1] == sizes[2]
+    assert len(sizes) >= 2
+    assert all(size == sizes[0] for size in sizes)
 
 
 def test_export_load_and_fork_continue_bit_for_bit():

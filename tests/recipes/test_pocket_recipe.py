@@ -155,7 +155,7 @@ def test_evaluation_runs_every_setting(arrays):
 
     model, encoder = make_model()
     data = make_set("validation", 2, 8)
-    settings = ("dense", "blind", "keep=2", "unlike=2,cacher=4:0.25")
+    settings = ("dense", "blind", "keep=2", "stc=2,cacher=4:0.25")
     scores = evaluate(model, encoder, data, settings, CPU, torch.float32, intervals=True)
     assert set(scores) == set(settings)
     assert all(0 <= row["all"] <= 1 for row in scores.values())

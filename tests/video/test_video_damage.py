@@ -110,7 +110,7 @@ def test_a_file_object_failing_on_the_way_is_damage(tmp_path):
     disk.is_broken = True
     frames += source
     assert 1 <= len(frames) < 200
-    assert source.report.damage == ["reading failed: KeyError"]
+    assert source.report.damage[0] == "reading failed: KeyError"
 
 
 def png(cols: int, rows: int) -> bytes:
@@ -283,6 +283,16 @@ def test_hostile_input_is_one_clear_error(name, tmp_path):
     del caught
     gc.collect()
     assert num_threads() <= threads
+
+
+def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    path = written(tmp_path, "secret.mp4", b"x")
+    monkeypatch.setattr(Path, "open", refuse)  # a superuser may read everything, and tests often run as one
+    with pytest.raises(SourceError, match="may not be read"):
+        open_video(path)
 
 
 def test_random_damage_never_escapes_our_errors(mp4, mkv, ts):
