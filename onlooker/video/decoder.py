@@ -171,10 +171,14 @@ class Decoder:
 def _open_container(place: Place, timeout_s: float) -> Any:
     import av
 
-    options = {"max_pixels": str(MAX_PIXELS), "pattern_type": "none", "protocol_whitelist": place.protocols}
+    options = {"pattern_type": "none", "protocol_whitelist": place.protocols}
     try:
         container = av.open(
-            place.target, options=options, metadata_errors="replace", timeout=timeout_s if place.is_remote else None
+            place.target,
+            # Not `options`: PyAV before 18 writes past its array when a container finds its streams late (FLV).
+            container_options=options,
+            metadata_errors="replace",
+            timeout=timeout_s if place.is_remote else None,
         )
     except Exception as error:  # a caller's file object may raise anything at all
         problem = SourceError(f"this cannot be opened as a video ({_reason(error)})", given=place.name, do=_TRY)
@@ -189,9 +193,12 @@ def _open_container(place: Place, timeout_s: float) -> Any:
 def _video_stream(container: Any, place: Place) -> "VideoStream":
     for stream in container.streams.video:
         # The cover of a song is a video stream to FFmpeg; to us it is no video.
-        if not int(stream.disposition) & int(type(stream.disposition).attached_pic):
+        if not stream.disposition & type(stream.disposition).attached_pic:
             if stream.codec_context is None:
                 raise SourceError("no decoder for this video", given=place.name, do="convert it to H.264")
+            if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+                size = f"{stream.codec_context.height} x {stream.codec_context.width}"
+                raise SourceError(f"pictures of {size} are too large", given=place.name, do="scale it down first")
             return stream
     kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
     raise SourceError(f"this holds no video, only {', '.join(kinds)}", given=place.name, do="give a file with pictures")

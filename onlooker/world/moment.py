@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from onlooker.world.episode import Episode
 from onlooker.world.lexicon import COLOUR_NAMES, LAMP_ID, SIGN_ID
-from onlooker.world.script import Seen, Sprite
+from onlooker.world.script import Seen, Sprite, step_at
 
 SETTLE_S = 1.2
 """Changes younger than this are not asked about: one frame a second must have shown them."""
@@ -120,7 +120,7 @@ class Moment:
     def _coloured(self, sprite: Sprite) -> str:
         if not sprite.is_shape or len(sprite.colours) > 1:
             return ""
-        colour = sprite.colours[0][1]
+        colour = step_at(sprite.colours, sprite.start_s)
         for other in self.past:
             if other.shape == sprite.shape and other.id != sprite.id and any(c == colour for _, c in other.colours):
                 return ""

@@ -21,17 +21,16 @@ _ASKERS: dict[str, Callable[[Moment], Iterable[Candidate]]] = {
 # Common answers are thinned: an answer is used only if its weight is above the luck of the draw (uniform in 0..1, and
 # the same for all times that `questions` tries, or else many tries would wear the thinning away).
 _THIN: dict[str, dict[str, float]] = {
-    "count_all": {"0": 0.5, "1": 0.3, "2": 0.3, "3": 0.45},
-    "count_shape": {"0": 0.25, "1": 0.25, "2": 0.5},
-    "count_colour": {"0": 0.25, "1": 0.25, "2": 0.6},
-    "blinks": {"0": 0.16, "1": 0.32, "2": 0.5},
-    "changes": {"0": 0.17, "1": 0.32, "2": 0.45, "3": 0.7},
+    "count_all": {"0": 0.85, "1": 0.42, "2": 0.5, "3": 0.75},
+    "count_shape": {"0": 0.33, "1": 0.33, "2": 0.8},
+    "count_colour": {"0": 0.4, "1": 0.33, "2": 0.9},
+    "blinks": {"0": 0.24, "1": 0.5, "2": 0.8},
+    "changes": {"0": 0.25, "1": 0.5, "2": 0.7},
     "pattern_now": {"plain": 0.45},
     "size_now": {"small": 0.65, "medium": 0.7},
     "across": {"middle": 0.85},
     "updown": {"middle": 0.85},
-    "ever_thing": {"yes": 0.9},
-    "tell_me": {"yes": 0.95},
+    "ever_thing": {"yes": 0.96},
     "tell_word": {"no": 0.85},
 }
 # How often a form of a task is tried, against 1 for the others.

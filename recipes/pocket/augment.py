@@ -18,10 +18,9 @@ def _cosines() -> list[list[float]]:
 
 def draw_strengths(clips: int, generator: torch.Generator, plain_share: float = 0.35) -> Tensor:
     """How strongly each clip is spoiled, float32 `[clips, 4]` (blur, colour, blocks, noise); some clips not at all."""
-    draw = torch.rand(clips, 4, generator=generator)
-    used = torch.rand(clips, 4, generator=generator) < torch.tensor([0.5, 0.6, 0.6, 0.4])
-    plain = torch.rand(clips, 1, generator=generator) < plain_share
-    return draw * used * ~plain
+    draw, used = torch.rand(2, clips, 4, generator=generator, device=generator.device)
+    plain = torch.rand(clips, 1, generator=generator, device=generator.device) < plain_share
+    return draw * (used < 0.5) * ~plain
 
 
 def spoil(images: Tensor, strengths: Tensor) -> Tensor:

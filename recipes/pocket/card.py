@@ -1,4 +1,4 @@
-"""Write a model card and its loss curve: `python -m recipes.pocket.card --branch pocket --scores out/pocket/scores.json`."""
+"""Write a model card and its loss curve: `python -m recipes.pocket.card --branch pocket ...`."""
 
 import argparse
 import json
@@ -85,13 +85,14 @@ def write_card(branch: str, scores: dict, history: Path, folder: Path, command: 
     )
     taught = {
         "pocket": "It never saw STC-Cacher's features in training, as no published model did.",
-        "aware": "More than half of its last batches were encoded by STC-Cacher (N 2, 4, 8 or never; r 0.15, 0.25, 0.40).",
+        "aware": "More than half of its last batches were encoded by STC-Cacher (N 2, 4, 8, never; r 0.15 to 0.40).",
     }[branch]
     (folder / "MODEL_CARD.md").write_text(f"""# {name}
 
-A video language model of {size / 1e6:.1f} MB that ships with Onlooker, so that streaming methods can be tried and tested
-anywhere. It was trained from nothing on Pocket World, a procedural video world. **It understands that world and no
-other**: it cannot describe photographs, films or your camera, and it knows no language beyond its questions.
+A video language model of {size / 1e6:.1f} MB that ships with Onlooker, so that streaming methods can be
+tried and tested anywhere. It was trained from nothing on Pocket World, a procedural video world.
+**It understands that world and no other**: it cannot describe photographs, films or your camera, and it knows no
+language beyond its questions.
 {taught}
 
 - Format: LLaVA-OneVision of Transformers (SigLIP tower, projector, Qwen2 decoder), bfloat16, own byte-level tokenizer.

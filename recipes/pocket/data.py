@@ -1,4 +1,4 @@
-"""Training clips from Pocket World: frame times, questions with token ids, and processes that make them (no torch here)."""
+"""Training clips from Pocket World: frame times, questions with token ids, made by processes without torch."""
 
 import multiprocessing
 import os
@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -253,7 +254,7 @@ class Feed:
         if workers:
             # Forked before the device is touched: they start at once and share the parent's memory.
             context = multiprocessing.get_context("fork")
-            self._out, self._stop = context.Queue(maxsize=8 * settings.most_parts), context.Event()
+            self._out, self._stop = context.Queue(maxsize=16 * settings.most_parts), context.Event()
             start = first_batch * settings.most_parts
             for index in range(workers):
                 args = (start + index, workers, settings, self._out, self._stop)
@@ -346,4 +347,9 @@ def make_set(
 
 def _test_clip(job: tuple[int, int, DataSettings]) -> Clip:
     seed, frames, settings = job
-    return make_clip(seed, frames, Encoder(), settings, plain=True, balanced=True)
+    return make_clip(seed, frames, _encoder(), settings, plain=True, balanced=True)
+
+
+@cache
+def _encoder() -> Encoder:
+    return Encoder()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import LlavaOnevisionForConditionalGeneration
 
 from onlooker.core.records import QueryRecord
 from onlooker.world import patch_labels, rasterise
@@ -44,7 +45,9 @@ def is_right(said: str, expected: str, record: QueryRecord) -> bool:
 
 
 @torch.no_grad()
-def answers(model: Pocket, encoder: Encoder, batch: dict[str, Tensor], setting: str, dtype: torch.dtype) -> list[list[str]]:
+def answers(
+    model: Pocket, encoder: Encoder, batch: dict[str, Tensor], setting: str, dtype: torch.dtype
+) -> list[list[str]]:
     """What the model says to every question of a batch, greedily."""
     parts = parse_setting(setting)
     tables = {name.removeprefix("draw_"): t for name, t in batch.items() if name.startswith("draw_")}
@@ -114,7 +117,9 @@ def _summary(right: np.ndarray, task: np.ndarray, intervals: bool) -> dict:
 
     def shares(rows: np.ndarray) -> np.ndarray:
         hits, kinds = right[rows], task[rows]
-        return np.array([np.nanmean(hits[kinds == n]) if (kinds == n).any() else np.nan for n in range(len(TASK_NAMES))])
+        return np.array(
+            [np.nanmean(hits[kinds == n]) if (kinds == n).any() else np.nan for n in range(len(TASK_NAMES))]
+        )
 
     every = np.arange(len(right))
     means = shares(every)
@@ -134,17 +139,23 @@ def _summary(right: np.ndarray, task: np.ndarray, intervals: bool) -> dict:
 
 
 def load_checkpoint(path: Path, device: torch.device, sizes: PocketSizes | None = None) -> tuple[Pocket, Encoder]:
-    """The model of a training checkpoint."""
+    """The model of a training checkpoint, or of an exported folder (which has no label heads: they are untrained)."""
     encoder = Encoder()
     model = Pocket(sizes or PocketSizes(), encoder, MAX_VOCABULARY, tuple(LABEL_SIZES.values()))
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["model"])
+    if path.is_dir():
+        network = LlavaOnevisionForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
+        model.hf.load_state_dict(network.state_dict())
+    else:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["model"])
     return model.to(device), encoder
 
 
 @torch.no_grad()
 def eyes(model: Pocket, data: ClipSet, device: torch.device, dtype: torch.dtype, clips: int = 32) -> dict[str, float]:
     """Share of patches that show something whose label the tower's heads tell right (32 clips)."""
-    tables = {n.removeprefix("draw_"): torch.from_numpy(a[:clips]).to(device) for n, a in data.arrays.items() if "draw_" in n}
+    tables = {
+        n.removeprefix("draw_"): torch.from_numpy(a[:clips]).to(device) for n, a in data.arrays.items() if "draw_" in n
+    }
     raster = rasterise(tables, model.sizes.image, model.sizes.image)
     labels = patch_labels(tables, raster.owner, model.sizes.patch)
     pixels = (raster.images.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1).to(dtype)
@@ -170,7 +181,9 @@ def print_table(scores: dict[str, dict]) -> None:
 def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--model", type=Path, nargs="+", required=True, help="checkpoints of train.py")
+    parser.add_argument(
+        "--model", type=Path, nargs="+", required=True, help="checkpoints of train.py, or exported folders"
+    )
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="seeds of the clips")
     parser.add_argument("--clips", type=int, default=512, help="number of clips, 8 questions each")
     parser.add_argument("--frames", type=int, default=24, help="frames of a clip, one a second (a multiple of 8)")
@@ -182,9 +195,10 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     torch.backends.cuda.enable_cudnn_sdp(False)
+    device_name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     result: dict = {"split": given.split, "clips": given.clips, "frames": given.frames, "first_seed": 0, "fps": 1.0,
                     "torch": torch.__version__, "precision": str(dtype).removeprefix("torch."),
-                    "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "models": {}}  # fmt: skip
+                    "device": device_name, "models": {}}  # fmt: skip
     for path in given.model:
         model, encoder = load_checkpoint(path, device)
         scores = evaluate(model, encoder, data, given.settings, device, dtype, intervals=True)

@@ -43,7 +43,11 @@ def export(model: Pocket, folder: Path, dtype: torch.dtype = torch.bfloat16) -> 
         "vision_feature_select_strategy": "full", "image_token": "<image>", "video_token": "<video>",
         "vision_aspect_ratio": "anyres_max_1",
     }  # fmt: skip
-    for name, content in (("preprocessor_config", image), ("video_preprocessor_config", video), ("processor_config", processor)):
+    for name, content in (
+        ("preprocessor_config", image),
+        ("video_preprocessor_config", video),
+        ("processor_config", processor),
+    ):
         content = content | {"processor_class": "LlavaOnevisionProcessor"}
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     size = (folder / "model.safetensors").stat().st_size

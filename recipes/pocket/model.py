@@ -201,7 +201,7 @@ def reuse_layer(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions on `[batch, heads, tokens, head_dim]`; `cos` and `sin` are `[batch or 1, 1, tokens, head_dim]`."""
+    """Rotary positions: `x` is `[batch, heads, tokens, dim]`, `cos` and `sin` `[1 or batch, 1, tokens, dim]`."""
     half = x.shape[-1] // 2
     turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
     return (x * cos + turned * sin).to(x.dtype)
@@ -321,11 +321,13 @@ class Pocket(nn.Module):
     # ---------------------------------------------------------------------------------------------------- seeing
 
     def embed_patches(self, pixels: Tensor) -> Tensor:
-        """Patch and position embedding: `[frames, 3, rows, cols]` to `[frames, tokens, dim]`, in the pixels' precision."""
+        """Patch and position embedding: `[frames, 3, rows, cols]` to `[frames, tokens, dim]`."""
         embeddings, patch = self.hf.model.vision_tower.embeddings, self.sizes.patch
         # A convolution whose stride is its size is a matrix product over cut-out patches.
         cut = pixels.unflatten(3, (-1, patch)).unflatten(2, (-1, patch)).permute(0, 2, 4, 1, 3, 5).flatten(3)
-        tokens = linear(cut.flatten(1, 2), embeddings.patch_embedding.weight.flatten(1), embeddings.patch_embedding.bias)
+        tokens = linear(
+            cut.flatten(1, 2), embeddings.patch_embedding.weight.flatten(1), embeddings.patch_embedding.bias
+        )
         return tokens + embeddings.position_embedding.weight.to(tokens.dtype)
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -395,7 +397,9 @@ class Pocket(nn.Module):
         frame = torch.cat([frame.new_full((start,), -1), frame]).expand(clips, -1)
         place = torch.where(present, present.cumsum(1) - 1, length).clamp(max=length)
         source = torch.arange(flat.shape[1], device=keep.device).expand(clips, -1)
-        index = torch.zeros(clips, length + 1, dtype=torch.int64, device=keep.device).scatter(1, place, source)[:, :length]
+        index = torch.zeros(clips, length + 1, dtype=torch.int64, device=keep.device).scatter(1, place, source)[
+            :, :length
+        ]
         ends = present.sum(1, keepdim=True)
         real = torch.arange(length, device=keep.device) < ends
         packed = flat.gather(1, index[..., None].expand(-1, -1, dim))

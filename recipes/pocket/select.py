@@ -11,13 +11,18 @@ def draw_counts(clips: int, frames: int, most: int, tokens: int, generator: torc
     With `most` = `tokens` all are kept. Else half of the clips keep `most` in every frame, a quarter a smaller
     number, and a quarter a number that changes from frame to frame, as budgets that follow the content do.
     """
-    counts = torch.full((clips, frames), most)
+    device = generator.device
+
+    def shares(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=device)
+
+    counts = torch.full((clips, frames), most, device=device)
     if most == tokens:
         return counts
     least = max(1, tokens // 8)
-    draw = torch.rand(clips, 1, generator=generator)
-    smaller = least + (torch.rand(clips, 1, generator=generator) * (most - least)).long().clamp(min=0)
-    changing = least // 2 + (torch.rand(clips, frames, generator=generator) ** 2 * (most - least // 2)).long()
+    draw = shares(clips, 1)
+    smaller = least + (shares(clips, 1) * (most - least)).long().clamp(min=0)
+    changing = least // 2 + (shares(clips, frames) ** 2 * (most - least // 2)).long()
     counts = torch.where(draw < 0.25, smaller.expand_as(counts), counts)
     return torch.where(draw > 0.75, changing, counts).clamp(1, most)
 
@@ -43,13 +48,14 @@ def choose_tokens(features: Tensor, counts: Tensor, generator: torch.Generator) 
     """
     clips, frames, tokens, _ = features.shape
     device = features.device
-    noise = torch.rand(clips, frames, tokens, generator=generator).to(device)
-    way = torch.rand(clips, 1, 1, generator=generator).to(device)
-    mix = torch.rand(clips, 1, 1, 3, generator=generator).to(device)
+    noise = torch.rand(clips, frames, tokens, generator=generator, device=device)
+    way = torch.rand(clips, 1, 1, generator=generator, device=device)
+    mix = torch.rand(clips, 1, 1, 3, generator=generator, device=device)
     side = round(tokens**0.5)
     place = torch.arange(side, device=device, dtype=torch.float32)
-    centre = torch.rand(clips, 1, 2, generator=generator) + 0.15 * torch.rand(clips, frames, 2, generator=generator)
-    down, across = (centre.to(device) * (side - 1))[..., None].unbind(2)
+    centre = torch.rand(clips, 1, 2, generator=generator, device=device)
+    centre = centre + 0.15 * torch.rand(clips, frames, 2, generator=generator, device=device)
+    down, across = (centre * (side - 1))[..., None].unbind(2)
     block = -torch.maximum((place.repeat_interleave(side) - down).abs(), (place.repeat(side) - across).abs())
 
     unit = F.normalize(features.float(), dim=-1)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -115,7 +116,8 @@ class Trainer:
         self.optimiser = Optimiser(self.model.named_parameters())
         self.progress = Progress()
         self.random = random.Random(f"{settings.branch}/{settings.seed}")
-        self.generator = torch.Generator().manual_seed(settings.seed)
+        # On the device: a copy from the host in the middle of a step would stop the queue.
+        self.generator = torch.Generator(device).manual_seed(settings.seed)
         self.clock = Clock()
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.draw, self.spoil = draw_chunk, augment.spoil
@@ -125,11 +127,11 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------- one step
 
-    def step(self, frames: int, arrays: dict) -> Losses:
+    def step(self, frames: int, arrays: dict[str, np.ndarray]) -> Losses:
         """One step on a batch."""
         share = self.progress.share(self.settings)
         with self.clock.part("copy"):
-            batch = {name: torch.from_numpy(a).to(self.device, non_blocking=True) for name, a in arrays.items()}
+            batch = {name: self._copy(array) for name, array in arrays.items()}
         with self.clock.part("render"):
             pixels, labels = self.render(batch)
         with self.clock.part("forward"):
@@ -140,6 +142,10 @@ class Trainer:
             self.optimiser.step(self.rate(share))
         self.progress.step += 1
         return losses
+
+    def _copy(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def rate(self, share: float) -> float:
         """Learning rate: the trunk rises and stays, a branch falls to nothing."""
@@ -156,7 +162,7 @@ class Trainer:
         clips, frames = tables["x"].shape[:2]
         raster = rasterise(tables, side, side, chunk_frames=clips * frames, draw=self.draw)
         labels = patch_labels(tables, raster.owner, patch)
-        strengths = augment.draw_strengths(clips, self.generator).repeat_interleave(frames, 0).to(self.device)
+        strengths = augment.draw_strengths(clips, self.generator).repeat_interleave(frames, 0)
         # Frames of all clips in one row: the same shape in every step, so that one compiled graph serves all.
         pixels = self.spoil(raster.images.flatten(0, 1), strengths).to(self.dtype)
         return pixels.unflatten(0, (clips, frames)), labels
@@ -184,7 +190,7 @@ class Trainer:
         if (not trunk or share >= settings.drop_from) and self.random.random() >= settings.dense_share:
             most = max(1, round(tokens * self.random.choice((1.0, 0.75, 0.5, 0.32, 0.19))))
         counts = draw_counts(clips, frames, most, tokens, self.generator)
-        keep = choose_tokens(features.detach(), counts.to(self.device), self.generator)
+        keep = choose_tokens(features.detach(), counts, self.generator)
         shown = torch.ones(clips, frames, dtype=torch.bool, device=self.device)
         length = model.stream_length(frames, most)
         stream = model.pack(features, keep, batch["clock"].long(), shown, length)
@@ -221,10 +227,10 @@ class Trainer:
     def _hidden_frames(self, needed: Tensor) -> Tensor:
         """Frames that questions must not look at, bool like `needed`: some of the ones that prove nothing."""
         clips, questions, frames = needed.shape
-        some = torch.rand(clips, questions, 1, generator=self.generator) < self.settings.hide_share
-        share = torch.rand(clips, questions, 1, generator=self.generator)
-        hide = (torch.rand(clips, questions, frames, generator=self.generator) < share) & some
-        return hide.to(self.device) & ~needed
+        draw = {"generator": self.generator, "device": self.device}
+        some = torch.rand(clips, questions, 1, **draw) < self.settings.hide_share
+        hide = torch.rand(clips, questions, frames, **draw) < torch.rand(clips, questions, 1, **draw)
+        return hide & some & ~needed
 
     # ---------------------------------------------------------------------------------------------- checkpoints
 
@@ -292,7 +298,8 @@ def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0,
 
     for frames, arrays in feed:
         now = time.perf_counter()
-        progress.seconds += now - last
+        # Compiling and checking take long and train nothing: a box of minutes is filled with steps.
+        progress.seconds += min(now - last, 2.0) if trainer.device.type == "cuda" else now - last
         last = now
         if progress.share(settings) >= 1.0 or now - began >= stop_after_s:
             break
@@ -309,14 +316,23 @@ def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0,
             line |= {name: round(value, 4) for name, value in mean.items()}
             if "asked" in sums:
                 right, asked = (torch.stack(sums[name]).sum(0).cpu() for name in ("right", "asked"))
-                line["right"] = {n: round((r / max(a, 1)).item(), 3) for n, r, a in zip(TASK_NAMES, right, asked, strict=True)}
+                line["right"] = {
+                    n: round((r / max(a, 1)).item(), 3) for n, r, a in zip(TASK_NAMES, right, asked, strict=True)
+                }
             note(line)
             sums, num, shown = {}, 0, now
         if now - minute >= 60:
             trainer.save(out / f"{branch}.pt")
             if check:
                 scores = evaluate(trainer.model, trainer.encoder, device=trainer.device, dtype=trainer.dtype, **check)
-                note({"branch": branch, "step": progress.step, "seconds": round(progress.seconds, 1), "validation": scores})
+                note(
+                    {
+                        "branch": branch,
+                        "step": progress.step,
+                        "seconds": round(progress.seconds, 1),
+                        "validation": scores,
+                    }
+                )
             minute = time.perf_counter()
     trainer.save(out / f"{branch}.pt")
     return history

@@ -1,5 +1,7 @@
 """Questions beside the stream: right, repeatable, and without a trace."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,7 +26,7 @@ from stack import (
 
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import Plan, Recall
-from onlooker.kvstore import PackedAttention
+from onlooker.kvstore import KVStore, PackedAttention
 from onlooker.kvstore.signals import fold_queries, score_blocks
 from onlooker.memory.rekv import ReKV
 
@@ -210,6 +212,37 @@ def test_an_open_view_sees_the_same_whatever_the_stream_does(stack, store, form)
     assert store.num_bytes()["device_views"] == 0
 
 
+@pytest.mark.parametrize("act", ["append", "evict", "slide", "grow", "rotate", "squeeze", "close"])
+def test_no_single_act_of_the_stream_disturbs_an_open_view(act):
+    stack = Stack()
+    store = new_store(stack)
+    for number in range(24):
+        watch(stack, store, 4, number)
+        if number > 3:
+            store.apply(Plan(forget=(store.spans[1].id,)))
+    arena = store._window.arena
+    with store.question(everything) as view:
+        wanted = ask(stack, view)
+    with store.question(everything) as view:
+        assert view.num_bytes() == 0, "this view reads the stream's own rows"
+        if act in ("evict", "squeeze"):
+            store.apply(Plan(forget=(store.spans[1 if act == "evict" else 2].id,)))
+        elif act == "rotate":
+            assert store._window._base() > 0
+            store._window._rotate_anew()
+        elif act == "close":
+            store.close()
+        elif act == "append":
+            watch(stack, store, 1, 90)
+        else:
+            assert store._window.head * 2 > 30 or act == "grow"
+            room = arena.capacity - store._window.tail
+            watch(stack, store, room + (1 if act == "slide" else 200), 90)
+            assert (store._window.arena.capacity == arena.capacity) == (act == "slide")
+        assert (store._window.arena is arena) == (act == "append")
+        assert torch.equal(ask(stack, view), wanted)
+
+
 def test_at_and_since_equal_a_store_that_never_had_the_others():
     stack = Stack()
     store, short = new_store(stack), new_store(stack)
@@ -279,10 +312,6 @@ def test_half_precision_stays_close():
     exact = new_store(stack)
     for number in range(5):
         watch(stack, exact, 4, number)
-    import dataclasses
-
-    from onlooker.kvstore import KVStore
-
     half = KVStore(dataclasses.replace(stack.spec, dtype=torch.bfloat16), exact.rotary)
     for span in exact.spans:
         chunk = half.begin(span.kind, 0.0, 0.0, *place(span.num_tokens))

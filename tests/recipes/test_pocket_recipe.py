@@ -83,7 +83,7 @@ def test_exported_folder_answers_like_the_recipe(tmp_path):
     ids = tokenizer(PREFIX).input_ids
     for frame in range(frames):
         ids += clock[0, frame].tolist() + [encoder.video] * TINY.frame_tokens
-    ids += [encoder.video] + question[0, 0].tolist()  # the last placeholder takes the newline embedding
+    ids += [encoder.video, *question[0, 0].tolist()]  # the last placeholder takes the newline embedding
     with torch.no_grad():
         theirs = network(input_ids=torch.tensor([ids]), pixel_values_videos=pixels).logits[0, -ours.shape[0] :]
     assert theirs.std() > 0.3
@@ -93,7 +93,7 @@ def test_exported_folder_answers_like_the_recipe(tmp_path):
 
 
 def test_packed_questions_equal_questions_alone():
-    model, encoder = make_model()
+    model, _ = make_model()
     clips, frames, questions = 2, 6, 3
     features = torch.randn(clips, frames, TINY.frame_tokens, TINY.dim)
     keep = torch.rand(clips, frames, TINY.frame_tokens) < 0.5

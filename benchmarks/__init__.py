@@ -1,0 +1,1 @@
+"""Measurements: each prints a short table and one JSON line."""
