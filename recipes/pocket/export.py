@@ -50,6 +50,7 @@ def export(model: Pocket, folder: Path, dtype: torch.dtype = torch.bfloat16) -> 
     ):
         content = content | {"processor_class": "LlavaOnevisionProcessor"}
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    (folder / "model.safetensors").chmod(0o644)
     size = (folder / "model.safetensors").stat().st_size
     if size > MOST_BYTES and dtype == torch.bfloat16:
         raise ValueError(f"the weights take {size} bytes, more than {MOST_BYTES}: make the model smaller")

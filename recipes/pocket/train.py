@@ -290,6 +290,12 @@ def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0,
             file.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
 
+    def look() -> None:
+        if check:
+            scores = evaluate(trainer.model, trainer.encoder, device=trainer.device, dtype=trainer.dtype, **check)
+            seconds = round(progress.seconds, 1)
+            note({"branch": branch, "step": progress.step, "seconds": seconds, "validation": scores})
+
     def add(losses: Losses) -> None:
         for name in ("labels", "answers", "right", "asked"):
             value = getattr(losses, name)
@@ -323,18 +329,10 @@ def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0,
             sums, num, shown = {}, 0, now
         if now - minute >= 60:
             trainer.save(out / f"{branch}.pt")
-            if check:
-                scores = evaluate(trainer.model, trainer.encoder, device=trainer.device, dtype=trainer.dtype, **check)
-                note(
-                    {
-                        "branch": branch,
-                        "step": progress.step,
-                        "seconds": round(progress.seconds, 1),
-                        "validation": scores,
-                    }
-                )
+            look()
             minute = time.perf_counter()
     trainer.save(out / f"{branch}.pt")
+    look()
     return history
 
 
