@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-footage check format bench clean
+.PHONY: setup demo test test-footage check format readme bench clean
 
 setup: $(READY)
 
@@ -33,6 +33,10 @@ check: $(READY)  ## style, types, room contracts, generated texts
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python tools/captions.py --write
+
+readme: $(READY)  ## run the README's example and draw its picture, so that both are true
+	$(BIN)/python tools/readme.py
 	$(BIN)/python tools/captions.py --write
 
 bench: $(READY)  ## time the encoder and the prefill on this machine

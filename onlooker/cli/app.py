@@ -1,62 +1,124 @@
 """The commands, and the one place where errors become a line and an exit code."""
 
-import json
+import io
+import logging
+import os
+import signal
 import sys
+from pathlib import Path
+from types import FrameType
 
 import typer
-from rich.console import Console
 
+from onlooker.cli.output import emit, notes
 from onlooker.core.errors import OnlookerError
 
-EXIT_CODES = """Exit codes: 0 done, 1 unexpected error, 2 wrong argument, 3 source cannot be opened, 4 source damaged,
-5 model cannot be loaded or does not fit, 6 out of memory budget, 7 session closed, 130 interrupted."""
+EXIT_CODES = """[bold]Exit codes[/]: 0 done; 1 unexpected error; 2 wrong argument; 3 source cannot be opened;
+4 source damaged (with --strict); 5 model cannot be loaded or does not fit; 6 out of memory budget; 7 session closed;
+130 interrupted; 141 nobody reads the output; 143 terminated."""
 
 app = typer.Typer(
     name="onlooker",
-    help="Watch video as it arrives and answer at any moment.\n\nTry: onlooker ask clip.mp4 'What happened last?'",
-    epilog=EXIT_CODES,
-    no_args_is_help=True,
+    help="Watch video as it arrives and answer at any moment.\n\n"
+    'Try: onlooker ask synthetic:4 "which shape is at the left now?"',
+    epilog=EXIT_CODES.replace("\n", " "),
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="rich",
 )
 
-notes = Console(stderr=True, highlight=False)
+
+class Terminated(BaseException):
+    """Somebody asked this process to end (SIGTERM): unwind, so that no half-written file is left."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with a documented code; errors of ours end in one line, never a traceback."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    # Commands register themselves when their file is imported.
-    from onlooker.cli import ask, bench, doctor, evaluate, methods, plan, watch  # noqa: F401
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments in ([], ["bench"]):
+        arguments.append("--help")
+    # Closed outputs are None, and nothing can be printed to that.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open as long as we run
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    # What the video room has to say of a damaged file reaches the user as our warning, said once.
+    logging.getLogger("onlooker").addHandler(logging.NullHandler())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an answer may hold characters that the terminal's encoding lacks
+    previous = _listen_for_the_end()
+    try:
+        code = _run(arguments)
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+    sys.exit(code)
 
+
+def _run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
-        code = app(args=arguments, standalone_mode=False)
+        # Commands register themselves when their file is imported.
+        from onlooker.cli import ask, bench, doctor, evaluate, methods, plan, watch  # noqa: F401
+
+        # Not through `app()`, which has its own ideas about interruptions and readers that go away.
+        command = typer.main.get_command(app)
+        with command.make_context("onlooker", list(arguments)) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+        return 0
     except OnlookerError as error:
-        _complain(error.what, error.given, error.do, as_json, error.exit_code)
-        code = error.exit_code
+        return _complain(error.what, error.given, error.do, as_json, error.exit_code)
     except typer.Exit as stop:
-        code = stop.exit_code
+        return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
         notes.print("stopped")
-        code = 130
+        return 130
+    except Terminated:
+        notes.print("terminated")
+        return 143
     except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody left to tell.
-        sys.stderr.close()
-        code = 0
+        _forget_output()
+        return 141
     except Exception as error:
         # Usage errors of the argument parser know how to show themselves; anything else is a bug and keeps its trace.
         if not hasattr(error, "format_message"):
             raise
-        message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue] - checked above
-        _complain(message, None, "onlooker --help shows the commands", as_json, 2)
-        code = 2
-    sys.exit(code or 0)
+        message = " ".join(error.format_message().split())  # pyright: ignore[reportAttributeAccessIssue] - see above
+        words = [word for word in arguments[:2] if word.isalpha()]
+        command = " ".join(["onlooker", *words[: 2 if words[:1] == ["bench"] else 1]])
+        return _complain(message.rstrip("."), _given(error, arguments), f"{command} --help", as_json, 2)
 
 
-def _complain(what: str, given: str | None, do: str | None, as_json: bool, code: int) -> None:
+def _given(error: Exception, arguments: list[str]) -> str | None:
+    """The words a usage error is about: an option and what followed it."""
+    names = getattr(getattr(error, "param", None), "opts", [])
+    places = [place for place, word in enumerate(arguments[:-1]) if word in names]
+    return " ".join(arguments[places[-1] : places[-1] + 2]) if places else None
+
+
+def _complain(what: str, given: str | None, do: str | None, as_json: bool, code: int) -> int:
     if as_json:
-        print(json.dumps({"error": {"what": what, "given": given, "try": do, "exit_code": code}}))
+        try:
+            emit({"error": {"what": what, "given": given, "try": do, "exit_code": code}})
+        except BrokenPipeError:
+            _forget_output()
     line = "; ".join([what] + ([f"given: {given}"] if given else []) + ([f"try: {do}"] if do else []))
-    print(f"onlooker: {line}", file=sys.stderr)
+    # One line, whatever was in the names of files and settings.
+    print("onlooker: " + " ".join(line.split()), file=sys.stderr)
+    return code
+
+
+def _forget_output() -> None:
+    """Whoever read our output has gone: send the rest nowhere, or the interpreter complains when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _listen_for_the_end() -> signal.Handlers | None:
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    try:
+        return signal.signal(signal.SIGTERM, end)  # pyright: ignore[reportReturnType] - nobody set one in C
+    except ValueError:  # not the main thread: whoever runs us there ends us in another way
+        return None

@@ -1,228 +1,170 @@
 """onlooker bench: time the encoder and the prefill on this machine, beside what arithmetic allows."""
 
-import json
-import platform
-import statistics
-import subprocess
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from onlooker.cli import options
 from onlooker.cli.app import app
+from onlooker.cli.output import progress
+from onlooker.cli.timing import Action, machine_card, numbers_of, show, time_in_turns
 from onlooker.core.errors import InputError
 
-bench = typer.Typer(help="Time stages of the engine on this machine.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from onlooker.core.contracts import EncoderAccelerator, VideoModel
+
+bench = typer.Typer(help="Time the encoder or the prefill on this machine.")
 app.add_typer(bench, name="bench")
 
-Repeats = Annotated[int, typer.Option(help="Timed repetitions; the median is reported, p95 beside it.")]
+CLIP_FRAMES = 8
+Repeats = Annotated[int, typer.Option(help="Timed repetitions; medians are reported, and p95.", min=1, max=100_000)]
+Streams = Annotated[str, typer.Option(help="Streams in a batch; several by commas.")]
+BenchModel = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A model, or the sizes of one with random weights: llava-onevision-0.5b, llava-onevision-7b.",
+    ),
+]
 
 
 @bench.command()
 def encode(
-    model: options.Model = "pocket-aware",
+    model: BenchModel = "pocket-aware",
     encoder: options.Encoder = options.DEFAULTS["encoder"],
-    streams: Annotated[str, typer.Option(help="Streams in a batch, several by commas.")] = "1,4",
+    streams: Streams = "1,4",
     repeats: Repeats = 40,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
 ) -> None:
-    """Time a frame encoded whole and a frame encoded by the chosen method, with equal treatment, in turns."""
+    """Time a frame encoded whole (dense), as a refresh and selectively, in turns, beside the FLOP floor.
+
+    Example: onlooker bench encode --encoder stc_cacher:recompute_ratio=0.25 --streams 1,8
+    """
+    from onlooker.core import registry
+
+    method, counts = registry.make("encoder", encoder), numbers_of(streams)
+    loaded, weights = _load(model, dtype, device)
+    # The lone selective frame's floor: what an interval would cost without its refresh.
+    endless = dataclasses.replace(method, interval=None) if _interval(method) else method
+    rows = []
+    with progress(as_json, "timed runs") as bar:
+        task = bar.add_task("encoding", total=len(counts) * repeats)
+        for count in counts:
+            tower, actions = _encode_actions(loaded, method, count)
+            timed = time_in_turns(actions, repeats, loaded.spec.device, lambda: bar.advance(task))
+            row: dict[str, Any] = {"streams": count} | timed
+            row["selective_of_dense"] = timed["selective_ms"] / timed["dense_ms"]
+            row["selective_floor"] = endless.cost(tower)
+            if interval := _interval(method):
+                mean_ms = (timed["refresh_ms"] + (interval - 1) * timed["selective_ms"]) / interval
+                row |= {"interval_mean_of_dense": mean_ms / timed["dense_ms"], "interval_floor": method.cost(tower)}
+            rows.append(row)
+    card = machine_card(loaded, weights) | {"encoder": registry.describe(method), "patches": tower.num_tokens}
+    show("encode", card, rows, as_json)
+
+
+def _encode_actions(model: "VideoModel", method: "EncoderAccelerator", count: int) -> tuple[Any, dict[str, Action]]:
+    """What is timed with so many streams in a batch; making and forking states is left out of the time."""
     import torch
 
-    from onlooker.core import registry
     from onlooker.encode.full import Full
 
-    method, dense = registry.make("encoder", encoder), Full()
-    loaded, weights = _load(model, dtype, device)
-    rows = []
+    dense = Full()
     with torch.no_grad():
-        for count in _counts(streams):
-            clip = _clip(loaded, count, 8)
-            tower = loaded.tower(tuple(clip[0].shape[1:]))
-            hidden = [loaded.embed_patches(pixels) for pixels in clip]
-            states = [method.new_state() for _ in range(count)]
-            plain = [dense.new_state() for _ in range(count)]
-            method.encode(tower, hidden[0], states)
-            after_refresh = [state.fork() for state in states]
-
-            def whole(n: int) -> None:
-                dense.encode(tower, hidden[n % 8], plain)  # noqa: B023 - called within this turn
-
-            def refresh(n: int) -> None:
-                method.encode(tower, hidden[n % 8], [method.new_state() for _ in range(count)])  # noqa: B023
-
-            def selective(n: int) -> None:
-                method.encode(tower, hidden[n % 7 + 1], [s.fork() for s in after_refresh])  # noqa: B023
-
-            timed = _in_turns({"dense": whole, "refresh": refresh, "selective": selective}, repeats, loaded.spec.device)
-            row = {"streams": count} | timed
-            row["selective_of_dense"] = timed["selective_ms"] / timed["dense_ms"]
-            interval = getattr(method, "interval", None)
-            if interval:
-                mean = (timed["refresh_ms"] + (interval - 1) * timed["selective_ms"]) / interval
-                row["interval_mean_of_dense"] = mean / timed["dense_ms"]
-            row["flop_floor_interval"] = method.cost(tower)
-            rows.append(row)
-    card = _card(loaded, weights) | {"encoder": registry.describe(method), "patches": tower.num_tokens}
-    if hasattr(method, "recomputed_tokens"):
-        one_frame = registry.make("encoder", _without_interval(method, registry))
-        card["flop_floor_selective"] = one_frame.cost(tower)
-    _show("encode", card, rows, as_json)
+        clip = _clip(model, count)
+        tower = model.tower(tuple(clip[0].shape[1:]))
+        hidden = [model.embed_patches(pixels) for pixels in clip]
+        plain = [dense.new_state() for _ in range(count)]
+        begun = [method.new_state() for _ in range(count)]
+        method.encode(tower, hidden[0], begun)
+    return tower, {
+        "dense": Action(lambda n: plain, lambda n, states: dense.encode(tower, hidden[n % CLIP_FRAMES], states)),
+        "refresh": Action(
+            lambda n: [method.new_state() for _ in range(count)],
+            lambda n, states: method.encode(tower, hidden[n % CLIP_FRAMES], states),
+        ),
+        "selective": Action(
+            lambda n: [state.fork() for state in begun],
+            lambda n, states: method.encode(tower, hidden[1 + n % (CLIP_FRAMES - 1)], states),
+        ),
+    }
 
 
 @bench.command()
 def prefill(
-    model: options.Model = "pocket-aware",
-    tokens: Annotated[str, typer.Option(help="Visual tokens of a frame, several by commas.")] = "19,64",
-    context: Annotated[int, typer.Option(help="Tokens already in memory.")] = 2000,
-    streams: Annotated[str, typer.Option(help="Streams in a step, several by commas.")] = "1,4",
+    model: BenchModel = "pocket-aware",
+    tokens: Annotated[str, typer.Option(help="Visual tokens of a frame; several by commas.")] = "19,64",
+    context: Annotated[int, typer.Option(help="Tokens already in memory.", min=1, max=1_000_000)] = 2000,
+    streams: Streams = "1,4",
     repeats: Repeats = 20,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
 ) -> None:
-    """Time reading one frame of each stream into its memory, all streams in one packed pass."""
+    """Time reading one frame of each stream into its memory, all streams in one packed pass.
+
+    Example: onlooker bench prefill --tokens 16,49 --context 4000
+    """
     import torch
 
     from onlooker.engine.packing import Work, run_pass
     from onlooker.kvstore import KVStore
 
+    stream_counts, token_counts = numbers_of(streams), numbers_of(tokens)
     loaded, weights = _load(model, dtype, device)
     spec = loaded.spec
     rows = []
-    with torch.no_grad():
-        for count in _counts(streams):
+    with progress(as_json, "timed runs") as bar, torch.no_grad():
+        task = bar.add_task("reading", total=len(stream_counts) * len(token_counts) * repeats)
+        filler = torch.randn(max(context, *token_counts), spec.hidden_dim, device=spec.device).to(spec.dtype) * 0.02
+        for count in stream_counts:
             stores = [KVStore(spec, loaded.rotary) for _ in range(count)]
-            filler = torch.randn(context, spec.hidden_dim, device=spec.device).to(spec.dtype) * 0.02
             for store in stores:
-                for part in filler.split(500):
+                for part in filler[:context].split(500):
                     chunk = store.begin("vision", 0.0, 0.0, *loaded.place_text(len(part)))
                     run_pass(loaded, [Work(part, chunk)])
                     chunk.seal()
-            for frame_tokens in _counts(tokens):
-                embeddings = filler[:frame_tokens]
+            for frame_tokens in token_counts:
+                embeddings, place = filler[:frame_tokens], loaded.place_text(frame_tokens)
 
-                def read(n: int) -> None:
-                    chunks = [s.begin("vision", 1.0, 1.0, *loaded.place_text(frame_tokens)) for s in stores]  # noqa: B023
-                    run_pass(loaded, [Work(embeddings, chunk) for chunk in chunks])  # noqa: B023
+                def read(n: int, stores: Any, embeddings: Any = embeddings, place: Any = place) -> None:
+                    chunks = [store.begin("vision", 1.0, 1.0, *place) for store in stores]
+                    run_pass(loaded, [Work(embeddings, chunk) for chunk in chunks])
                     for chunk in chunks:
                         # The context stays as long as it was, so that every repetition does the same work.
                         chunk.abort()
 
-                timed = _in_turns({"step": read}, repeats, spec.device)
-                per_frame = {"frame_ms": timed["step_ms"] / count}
-                rows.append({"streams": count, "frame_tokens": frame_tokens, "context": context} | timed | per_frame)
-    _show("prefill", _card(loaded, weights), rows, as_json)
+                step = {"step": Action(lambda n, stores=stores: stores, read)}
+                timed = time_in_turns(step, repeats, spec.device, lambda: bar.advance(task))
+                shape = {"streams": count, "frame_tokens": frame_tokens, "context": context}
+                rows.append(shape | timed | {"per_frame_ms": timed["step_ms"] / count})
+    show("prefill", machine_card(loaded, weights), rows, as_json)
 
 
-# ------------------------------------------------------------------------------------------------------- the parts
+def _interval(method: Any) -> int | None:
+    names = {field.name for field in dataclasses.fields(method)}
+    return method.interval if "interval" in names else None
 
 
-def _counts(text: str) -> list[int]:
-    try:
-        counts = [int(part) for part in text.split(",")]
-    except ValueError:
-        counts = []
-    if not counts or min(counts) < 1:
-        raise InputError("counts are whole numbers from 1, by commas", given=text, do="for example 1,4,16")
-    return counts
-
-
-def _load(model: str, dtype: str, device: str) -> tuple[Any, str]:
+def _load(model: str, dtype: str, device: str) -> tuple["VideoModel", str]:
     from onlooker import models
 
     if model in models.SHAPES:
         return models.random_model(model, dtype=dtype, device=device), "random"
-    return models.load(model, dtype=dtype, device=device), model
+    return models.load(model, dtype=dtype, device=device), "trained"
 
 
-def _clip(model: Any, streams: int, frames: int) -> list[Any]:
+def _clip(model: "VideoModel", streams: int) -> list[Any]:
     """Pixels of moving Pocket World frames, one `[streams, channels, rows, cols]` per moment."""
     import torch
 
     from onlooker.world import make_episode
 
-    shown = [
-        list(make_episode(seed, "test", duration_s=float(frames)).frames(fps=1.0))[:frames] for seed in range(streams)
-    ]
-    return [torch.stack(model.preprocess([clip[n].image for clip in shown])) for n in range(frames)]
-
-
-def _in_turns(actions: dict[str, Callable[[int], None]], repeats: int, device: Any) -> dict[str, float]:
-    """Medians and p95 in milliseconds of actions that take turns, so that a busy machine disturbs all alike."""
-    import torch
-
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    spent: dict[str, list[float]] = {name: [] for name in actions}
-    for n in range(repeats + 3):
-        for name, action in actions.items():
-            wait()
-            began = time.perf_counter()
-            action(n)
-            wait()
-            if n >= 3:
-                spent[name].append((time.perf_counter() - began) * 1000)
-    rows = {}
-    for name, times in spent.items():
-        rows[f"{name}_ms"] = statistics.median(times)
-        rows[f"{name}_p95_ms"] = sorted(times)[int(0.95 * (len(times) - 1))]
-    return rows
-
-
-def _without_interval(method: Any, registry: Any) -> str:
-    import dataclasses
-
-    return registry.describe(dataclasses.replace(method, interval=None))
-
-
-def _card(model: Any, weights: str) -> dict[str, Any]:
-    import torch
-    import transformers
-
-    spec = model.spec
-    place = torch.cuda.get_device_name(spec.device) if spec.device.type == "cuda" else platform.machine()
-    return {
-        "model": spec.name,
-        "weights": weights,
-        "device": f"{spec.device.type} ({place})",
-        "dtype": str(spec.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "kv_bytes_per_token": spec.kv_bytes_per_token,
-        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
-        "python": platform.python_version(),
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str:
-    folder = Path(__file__).resolve().parent
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
-
-
-def _show(name: str, card: dict[str, Any], rows: list[dict[str, Any]], as_json: bool) -> None:
-    line = json.dumps({"bench": name} | card | {"rows": rows})
-    if as_json:
-        print(line)
-        return
-    console = Console(highlight=False)
-    for key, value in card.items():
-        console.print(
-            f"{key.replace('_', ' ')}: {value:.3f}" if isinstance(value, float) else f"{key.replace('_', ' ')}: {value}"
-        )
-    table = Table(*[key.replace("_", " ") for key in rows[0]], box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()])
-    console.print()
-    console.print(table)
-    console.print()
-    print(line)
+    if streams > 4096:
+        raise InputError("so many streams are not timed at once", given=str(streams), do="4096 or fewer")
+    clips = [list(make_episode(seed, "test", CLIP_FRAMES).frames(fps=1.0)) for seed in range(streams)]
+    return [torch.stack(model.preprocess([clip[n].image for clip in clips])) for n in range(CLIP_FRAMES)]

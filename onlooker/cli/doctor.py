@@ -1,16 +1,15 @@
 """onlooker doctor: check that everything is here, and say what runs where."""
 
 import importlib.metadata
-import json
 import os
 import platform
 import time
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
 from onlooker.cli import options
 from onlooker.cli.app import app
+from onlooker.cli.output import emit, show_table
 from onlooker.core.errors import ModelError, OnlookerError
 
 PACKAGES = ("onlooker", "torch", "transformers", "numpy", "av", "pillow", "safetensors", "tokenizers", "typer", "rich")
@@ -18,18 +17,20 @@ PACKAGES = ("onlooker", "torch", "transformers", "numpy", "av", "pillow", "safet
 
 @app.command()
 def doctor(model: options.Model = "pocket-aware", as_json: options.Json = False) -> None:
-    """Check the installation: versions, devices, decoding, and a question put to the model."""
+    """Check the installation: versions, devices, decoding, and a question put to the model.
+
+    Example: onlooker doctor --model my_checkpoint
+    """
     checks = [_versions(), _devices(), _decoding(), _answering(model)]
     if as_json:
-        print(json.dumps({name: {"ok": ok, "found": found} for name, ok, found in checks}))
+        emit({name: {"ok": ok, "found": found} for name, ok, found in checks})
     else:
-        table = Table("check", "", "found", box=None, pad_edge=False)
-        for name, ok, found in checks:
-            table.add_row(name, "[green]ok[/]" if ok else "[red]FAIL[/]", found)
-        Console(highlight=False).print(table)
+        show_table(["check", "", "found"], [[name, "ok" if ok else "FAILED", found] for name, ok, found in checks])
     failed = [name for name, ok, _ in checks if not ok]
+    if failed and as_json:
+        raise typer.Exit(ModelError.exit_code)
     if failed:
-        raise ModelError("the installation is not complete", given=", ".join(failed), do="see the lines marked FAIL")
+        raise ModelError("the installation is not complete", given=", ".join(failed), do="see the lines marked FAILED")
 
 
 Check = tuple[str, bool, str]
@@ -83,7 +84,7 @@ def _decoding() -> Check:
     with open_video(buffer, fps=None) as video:
         times = [frame.time_s for frame in video]
     ok = len(times) == 8 and abs(times[-1] - 1.75) < 1e-3
-    return "H.264", ok, f"{len(times)} of 8 frames came back, the last at {times[-1] if times else 0:.2f} s"
+    return "video", ok, f"H.264: {len(times)} of 8 frames came back, the last at {times[-1] if times else 0:.2f} s"
 
 
 def _answering(model: str) -> Check:
@@ -99,4 +100,8 @@ def _answering(model: str) -> Check:
             answer = session.ask("how many objects are visible now?", max_new_tokens=8)
     except OnlookerError as error:
         return "model", False, str(error)
-    return "model", True, f"{model} watched 6 s and said {answer.text!r} after {time.perf_counter() - began:.1f} s"
+    return (
+        "model",
+        True,
+        f"{model} watched 6 s of Pocket World and said {answer.text!r}, all in {time.perf_counter() - began:.1f} s",
+    )

@@ -1,58 +1,90 @@
 """onlooker methods: what can be put in, with every setting."""
 
-import json
+import ast
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from onlooker.cli import options
 from onlooker.cli.app import app
+from onlooker.cli.output import emit, show_table
 from onlooker.core import registry
+from onlooker.core.errors import InputError
 
 
 @app.command()
 def methods(
-    name: str = typer.Argument("", help="Show only this method, with its settings."),
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Show this method with its settings.")] = "",
     as_json: options.Json = False,
 ) -> None:
-    """List the methods of every kind; name one to see its settings."""
-    rows = [_row(kind, method) for kind in registry.ROOMS for method in registry.names(kind)]
-    if name:
-        rows = [row for row in rows if row["name"] == name]
-        if not rows:
-            kinds = "; ".join(f"{kind}: {', '.join(registry.names(kind))}" for kind in registry.ROOMS)
-            raise registry.InputError("there is no method of that name", given=name, do=kinds)
+    """List the methods of every kind; name one to see its settings.
+
+    Example: onlooker methods stc_cacher
+    """
+    found = [(kind, known) for kind in registry.ROOMS for known in registry.names(kind) if name in ("", known)]
+    if not found and name.endswith(".py"):
+        raise InputError("only built-in methods are listed", given=name, do=f"onlooker ask ... --compressor {name}")
+    if not found:
+        _refuse(name)
     if as_json:
-        print(json.dumps(rows))
-        return
-    console = Console(highlight=False)
-    table = Table("kind", "name", "what it does", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(row["kind"], row["name"], row["caption"])
-    console.print(table)
-    for row in rows if name else []:
-        settings = Table("setting", "type", "default", "meaning", box=None, pad_edge=False)
-        for s in row["settings"]:
-            settings.add_row(s["name"], s["type"], str(s["default"]), s["help"])
-        console.print()
-        console.print(settings if row["settings"] else "no settings")
-        console.print(f"\nuse it as: --{row['kind']} {_usage(row)}", markup=False)
+        emit([_described(kind, known) for kind, known in found])
+    elif name:
+        for kind, known in found:
+            _show_one(_described(kind, known))
+    else:
+        show_table(["kind", "name", "what it does"], [[kind, known, _caption(kind, known)] for kind, known in found])
+        print("\nsettings of one: onlooker methods NAME; use it as --KIND NAME:key=value,...")
 
 
-def _row(kind: str, name: str) -> dict:
+def _refuse(name: str) -> None:
+    import difflib
+
+    known = [method for kind in registry.ROOMS for method in registry.names(kind)]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise InputError("there is no method of that name", given=name, do=f"{hint}one of: {', '.join(known)}")
+
+
+def _caption(kind: str, name: str) -> str:
+    """The first line of a method's file, read without importing it: a list needs no torch."""
+    spec = importlib.util.find_spec(f"onlooker.{registry.ROOMS[kind]}.{name}")
+    assert spec is not None and spec.origin is not None, name
+    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+    return text.split("\n")[0]
+
+
+def _described(kind: str, name: str) -> dict[str, Any]:
     cls = registry.method_class(kind, name)
-    return {
-        "kind": kind,
-        "name": name,
-        "class": cls.__name__,
-        "caption": registry.caption(cls),
-        "settings": [
-            {"name": s.name, "type": s.type, "default": s.default, "help": s.help} for s in registry.settings(cls)
-        ],
-    }
+    settings = [{"name": s.name, "type": s.type, "default": s.default, "help": s.help} for s in registry.settings(cls)]
+    return {"kind": kind, "name": name, "class": cls.__name__, "caption": registry.caption(cls), "settings": settings}
 
 
-def _usage(row: dict) -> str:
+def _show_one(row: dict[str, Any]) -> None:
+    print(f"{row['name']} ({row['kind']}): {row['caption']}\n")
+    if not row["settings"]:
+        print("It has no settings.")
+    else:
+        lines = [[s["name"], _value(s["default"]), _type(s["type"]), s["help"]] for s in row["settings"]]
+        show_table(["setting", "default", "type", "meaning"], lines)
+    print(f"\nuse it as: --{row['kind']} {_usage(row)}")
+
+
+def _value(default: Any) -> str:
+    if isinstance(default, tuple):
+        return "+".join(map(str, default)) or "none"
+    return "none" if default is None else str(default)
+
+
+def _type(text: str) -> str:
+    """A type as a user would say it: `int | none`, `key | value | hidden`."""
+    if text.startswith("Literal["):
+        return text.removeprefix("Literal[").rstrip("]").replace("'", "").replace(", ", " | ")
+    words = {"None": "none", "float": "number", "int": "whole number", "bool": "true | false", "str": "text"}
+    return " | ".join(words.get(part, part) for part in text.split(" | "))
+
+
+def _usage(row: dict[str, Any]) -> str:
     shown = [s for s in row["settings"] if s["default"] is not None][:2]
-    return row["name"] + (":" + ",".join(f"{s['name']}={s['default']}" for s in shown) if shown else "")
+    return row["name"] + (":" + ",".join(f"{s['name']}={_value(s['default'])}" for s in shown) if shown else "")

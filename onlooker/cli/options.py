@@ -1,21 +1,101 @@
 """Options that several commands share, so that they mean the same everywhere."""
 
-from typing import Annotated
+import math
+import re
+from typing import Annotated, Any
 
 import typer
 
+from onlooker.core.errors import InputError
+
+METHODS, MODELS, LIMITS = "Methods", "Model", "Memory budget"
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def num_bytes(text: str) -> int:
+    """Bytes from `200MB`, `1.5GiB` or a plain number. Raises `InputError` for anything else, and for none at all."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    if found and (not found[3] or found[2]):
+        size = float(found[1]) * (_BINARY if found[3] else _UNITS)[found[2]]
+        if 1 <= size < 2**62:
+            return int(size)
+    raise InputError("a budget is a number of bytes", given=text, do="for example 200MB, 1.5GiB or 4000000")
+
+
+def check_seconds(name: str, value: float | None) -> None:
+    """Raise `InputError` unless a time option is a finite number of seconds from 0, or not given."""
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise InputError(f"{name} is a time in seconds since the start", given=str(value), do="use 0 or more")
+
+
+def check_words(question: str) -> None:
+    """Raise `InputError` for a question without words, or with characters that are none."""
+    if not question.strip():
+        raise InputError("a question needs words", given=repr(question), do="ask something")
+    if not question.isascii() and question != question.encode("utf-8", "replace").decode("utf-8"):
+        raise InputError("the question is not valid UTF-8", given=ascii(question), do="write it in UTF-8")
+
+
+def engine_settings(
+    encoder: str, compressor: str, memory: str, device_budget: str | None = None, host_budget: str | None = None
+) -> dict[str, Any]:
+    """The arguments of `Engine`, with every method made and checked, so that a typing error costs no loading.
+
+    Raises `InputError` for unknown methods, settings or sizes.
+    """
+    from onlooker.core import registry
+
+    return {
+        "encoder": registry.make("encoder", encoder),
+        "compressor": registry.make("compressor", compressor),
+        "memory": registry.make("memory", memory),
+        "device_budget_bytes": None if device_budget is None else num_bytes(device_budget),
+        "host_budget_bytes": None if host_budget is None else num_bytes(host_budget),
+    }
+
+
 Source = Annotated[
-    str, typer.Argument(help="A video file, a URL, or [bold]synthetic[/] (Pocket World; synthetic:7 is seed 7).")
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A video file, an http(s) address, or [bold]synthetic:SEED:SECONDS[/], a clip of Pocket World.",
+        show_default=False,
+    ),
 ]
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="pocket, pocket-aware, a local folder, or a Hugging Face id.")
+    str,
+    typer.Option("--model", "-m", help="pocket, pocket-aware, a folder, or a Hugging Face id.", rich_help_panel=MODELS),
 ]
-Encoder = Annotated[str, typer.Option(help="Vision encoder method, as name or name:key=value,... (onlooker methods).")]
-Compressor = Annotated[str, typer.Option(help="Token compressor, as name or name:key=value,...")]
-Memory = Annotated[str, typer.Option(help="Memory policy, as name or name:key=value,...")]
+Encoder = Annotated[
+    str,
+    typer.Option(
+        help="Vision encoder: NAME or NAME:key=value,... [dim](see: onlooker methods)[/]", rich_help_panel=METHODS
+    ),
+]
+Compressor = Annotated[
+    str,
+    typer.Option(
+        help="Token compressor, such as [bold]stc_pruner:keep_ratio=0.3[/] or my_method.py", rich_help_panel=METHODS
+    ),
+]
+Memory = Annotated[str, typer.Option(help="Memory policy, such as [bold]sliding_window[/].", rich_help_panel=METHODS)]
 Fps = Annotated[float, typer.Option(help="Frames looked at per second of video.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=MODELS)]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=MODELS)]
+DeviceBudget = Annotated[
+    str | None,
+    typer.Option(
+        help="Most bytes a stream may hold beside the model, such as 200MB or 1.5GiB.",
+        rich_help_panel=LIMITS,
+        metavar="SIZE",
+    ),
+]
+HostBudget = Annotated[
+    str | None,
+    typer.Option(help="Most bytes a stream may park in the host's memory.", rich_help_panel=LIMITS, metavar="SIZE"),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Fail (exit code 4) when the source is damaged.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 
 DEFAULTS = {"encoder": "stc_cacher", "compressor": "stc_pruner", "memory": "rekv"}

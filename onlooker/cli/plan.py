@@ -1,21 +1,24 @@
 """onlooker plan: how much memory a stream takes, and how many fit."""
 
-import json
-from typing import Annotated
+import math
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from onlooker.cli import options
 from onlooker.cli.app import app
+from onlooker.cli.output import emit, note, show_table, size_text, warn
 from onlooker.core.errors import InputError
+
+SPARE = 0.1
+"""Share of the device left for activations."""
+MOST = 1e12
 
 
 @app.command()
 def plan(
     model: Annotated[
-        str, typer.Option("--model", "-m", help="A shape (llava-onevision-7b, -0.5b), pocket, or a local folder.")
+        str, typer.Option("--model", "-m", help="llava-onevision-7b, llava-onevision-0.5b, pocket, or a folder.")
     ] = "llava-onevision-7b",
     fps: options.Fps = 1.0,
     keep_ratio: Annotated[float, typer.Option(help="Share of the visual tokens that the compressor keeps.")] = 0.3,
@@ -24,28 +27,31 @@ def plan(
     device_gb: Annotated[float, typer.Option(help="Memory of the device, in GB (10^9 bytes).")] = 80.0,
     as_json: options.Json = False,
 ) -> None:
-    """Work out bytes per token, frame, hour and stream, and how many streams fit on a device. Nothing is loaded."""
+    """Work out bytes per token, frame and stream, and how many streams fit on a device. Nothing is loaded.
+
+    Example: onlooker plan --model llava-onevision-7b --hours 8 --device-gb 24
+    """
+    for name, value, most in (
+        ("--fps", fps, MOST),
+        ("--keep-ratio", keep_ratio, 1),
+        ("--window-tokens", window_tokens, MOST),
+        ("--hours", hours, MOST),
+        ("--device-gb", device_gb, MOST),
+    ):
+        if not (math.isfinite(value) and 0 < value <= most):
+            raise InputError(f"{name} is out of range", given=str(value), do=f"a number above 0, at most {most:g}")
     from onlooker.models import shape_of
 
-    for name, value, good in (
-        ("--fps", fps, fps > 0),
-        ("--keep-ratio", keep_ratio, 0 < keep_ratio <= 1),
-        ("--window-tokens", window_tokens, window_tokens > 0),
-        ("--hours", hours, hours > 0),
-        ("--device-gb", device_gb, device_gb > 0),
-    ):
-        if not good:
-            raise InputError(f"{name} is out of range", given=str(value), do="see onlooker plan --help")
     shape = shape_of(model)
     kept = max(1, int(shape.frame_tokens * keep_ratio))
-    frames = int(hours * 3600 * fps)
+    frames = max(1, int(hours * 3600 * fps))
     weights = shape.parameters * 2
     window = min(window_tokens, frames * kept)
     # The store holds raw keys, values, and a rotated copy of the keys for what is on the device.
     on_device = window * shape.kv_bytes_per_token * 3 // 2 + shape.reference_bytes
     parked = max(0, frames * kept - window) * shape.kv_bytes_per_token
-    streams = max(0, int((device_gb * 1e9 * 0.9 - weights) // on_device))
-    rows = {
+    room = device_gb * 1e9 * (1 - SPARE) - weights
+    row: dict[str, Any] = {
         "model": shape.name,
         "parameters": shape.parameters,
         "weights_bytes": weights,
@@ -57,29 +63,33 @@ def plan(
         "device_bytes_per_stream": on_device,
         "seconds_in_window": window / (kept * fps),
         "host_bytes_per_stream_at_end": parked,
-        "streams_that_fit": streams,
+        "streams_that_fit": max(0, int(room // on_device)),
     }
     if as_json:
-        print(json.dumps(rows))
+        emit(row)
         return
-    table = Table("what", "how much", box=None, pad_edge=False)
-    for name, value in rows.items():
-        table.add_row(name.replace("_", " "), _human(name, value))
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(
-        f"\n16-bit weights and keys; {hours:g} h at {fps:g} fps, {window_tokens} tokens on the device; a tenth of the "
-        "device is left for activations. This counts memory only: how many streams are fast enough is what "
-        "[bold]onlooker bench[/] measures."
+    show_table(["what", "how much"], [[name, text] for name, text in _lines(row, hours)], numbers=True)
+    note(
+        f"16-bit weights, keys and values; {hours:g} h at {fps:g} fps on a device of {device_gb:g} GB, a tenth of it "
+        "left for activations.\nMemory only: whether so many streams are fast enough is what onlooker bench tells."
     )
+    if room < on_device:
+        what = "the weights alone do not fit" if room <= 0 else "not one stream fits"
+        warn(f"{what} on a device of {device_gb:g} GB")
 
 
-def _human(name: str, value: float | str) -> str:
-    if isinstance(value, str):
-        return value
-    if "bytes" in name:
-        for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-            if value >= size:
-                return f"{value / size:.1f} {unit}"
-        return f"{value:.0f} B"
-    return f"{value:,.0f}" if name != "seconds_in_window" else f"{value:,.0f} s"
+def _lines(row: dict[str, Any], hours: float) -> list[tuple[str, str]]:
+    return [
+        ("model", row["model"]),
+        ("parameters", f"{row['parameters']:,}"),
+        ("weights", size_text(row["weights_bytes"])),
+        ("keys and values of a token", size_text(row["kv_bytes_per_token"])),
+        ("tokens of a frame, seen", f"{row['tokens_per_frame']:,}"),
+        ("tokens of a frame, kept", f"{row['tokens_kept_per_frame']:,}"),
+        ("keys and values of a frame", size_text(row["kv_bytes_per_frame"])),
+        ("a stream's encoder reference (STC-Cacher)", size_text(row["cacher_bytes_per_stream"])),
+        ("a stream on the device, in all", size_text(row["device_bytes_per_stream"])),
+        ("time its window spans", f"{row['seconds_in_window']:,.0f} s"),
+        (f"a stream parked on the host after {hours:g} h", size_text(row["host_bytes_per_stream_at_end"])),
+        ("streams that fit", f"{row['streams_that_fit']:,}"),
+    ]

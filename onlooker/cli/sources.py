@@ -1,11 +1,13 @@
 """From what a user types to frames with times."""
 
+import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from onlooker.core.errors import InputError
+from onlooker.core.errors import DamagedSource, InputError
 from onlooker.core.frame import Frame
 
 
@@ -23,12 +25,34 @@ class Opened:
         """Damage and repairs, one line each, once the frames were read."""
         return [line for report in self.reports for line in report.damage]
 
+    def remarks(self) -> list[str]:
+        """What is odd about the times of the frames, though perhaps as it should be."""
+        lines = []
+        for report in self.reports:
+            if report.num_gaps:
+                lines.append(f"the source has {_times(report.num_gaps, 'gap')} in time: a pause, or pictures lost")
+            if report.num_clock_jumps:
+                lines.append(f"the source's clock jumped {_times(report.num_clock_jumps, 'time')}: joined without it")
+            if report.num_guessed_times:
+                lines.append(
+                    f"{_times(report.num_guessed_times, 'frame')} came without a time: set from the frame rate"
+                )
+        return lines
+
+
+def _times(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
 
 @contextmanager
-def open_source(source: str, fps: float, end_s: float | None = None) -> Iterator[Opened]:
-    """Open a file, a URL or `synthetic[:SEED[:SECONDS]]`. Raises `InputError` or `SourceError`."""
-    if fps <= 0:
-        raise InputError("fps must be above 0", given=str(fps), do="use 1 for one frame a second")
+def open_source(source: str, fps: float, end_s: float | None = None, strict: bool = False) -> Iterator[Opened]:
+    """Open a file, an address or `synthetic[:SEED[:SECONDS]]`, up to and with the moment `end_s` (seconds).
+
+    With `strict` a damaged source ends in `DamagedSource`; without it the damage is in `warnings()`.
+    Raises `InputError` or `SourceError`.
+    """
+    if not (math.isfinite(fps) and fps > 0):
+        raise InputError("fps must be a number above 0", given=str(fps), do="use 1 for one frame a second")
     if source == "synthetic" or source.startswith("synthetic:"):
         yield _synthetic(source, fps, end_s)
         return
@@ -36,8 +60,11 @@ def open_source(source: str, fps: float, end_s: float | None = None) -> Iterator
 
     # The end of a span is left out when reading; a frame at the very moment asked about belongs to it.
     until = None if end_s is None else end_s + 1e-6
-    with open_video(source, fps=fps, end_s=until) as video:
-        yield Opened(iter(video), video.info.duration_s, source, [video.report])
+    try:
+        with open_video(source, fps=fps, end_s=until, on_damage="raise" if strict else "report") as video:
+            yield Opened(iter(video), video.info.duration_s, video.info.name, [video.report])
+    except DamagedSource as damage:
+        raise DamagedSource(damage.what, given=damage.given, do="without --strict, what decodes is used") from damage
 
 
 def _synthetic(source: str, fps: float, end_s: float | None) -> Opened:
@@ -47,13 +74,15 @@ def _synthetic(source: str, fps: float, end_s: float | None) -> Opened:
     try:
         seed = int(parts[0]) if parts else 0
         seconds = float(parts[1]) if len(parts) > 1 else 24.0
-        if len(parts) > 2 or seed < 0 or not 1 <= seconds <= 86400:
+        if len(parts) > 2 or seed < 0 or not 4 <= seconds <= 86400:
             raise ValueError
     except ValueError:
         raise InputError(
-            "a synthetic source is synthetic:SEED:SECONDS", given=source, do="for example synthetic:7:60"
+            "a synthetic source is synthetic:SEED:SECONDS, with 4 to 86400 seconds",
+            given=source,
+            do="for example synthetic:7:60",
         ) from None
     episode = make_episode(seed, "test", duration_s=seconds)
     frames = episode.frames(fps=fps)
-    kept = frames if end_s is None else (frame for frame in frames if frame.time_s <= end_s)
+    kept = frames if end_s is None else itertools.takewhile(lambda frame: frame.time_s <= end_s, frames)
     return Opened(kept, seconds, source)

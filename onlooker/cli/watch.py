@@ -1,144 +1,156 @@
 """onlooker watch: the video plays on while questions are typed."""
 
-import json
-import queue
+import dataclasses
 import sys
-import threading
 import time
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from onlooker.cli import options
-from onlooker.cli.app import app, notes
-from onlooker.cli.ask import as_dict, clock, explain
-from onlooker.cli.sources import open_source
-from onlooker.core.errors import InputError
+from onlooker.cli.app import app
+from onlooker.cli.ask import as_dict, explain
+from onlooker.cli.output import clock, emit, note, plain, size_text, warn
+from onlooker.cli.questions import AT_THE_END, NOW, Question, TypedQuestions
+from onlooker.cli.sources import Opened, open_source
+from onlooker.core.errors import InputError, SourceError
 from onlooker.core.frame import Frame
-from onlooker.engine import Engine, Session
 
-MOST_WAITING = 64
+if TYPE_CHECKING:
+    from onlooker.engine import Session
 
 
 @app.command()
 def watch(
     source: options.Source,
-    model: options.Model = "pocket-aware",
-    encoder: options.Encoder = options.DEFAULTS["encoder"],
-    compressor: options.Compressor = options.DEFAULTS["compressor"],
-    memory: options.Memory = options.DEFAULTS["memory"],
-    fps: options.Fps = 1.0,
     pace: Annotated[
         Literal["real", "max"], typer.Option(help="real: as fast as the video was shot; max: as fast as we can.")
     ] = "real",
+    fps: options.Fps = 1.0,
+    strict: options.Strict = False,
+    as_json: options.Json = False,
+    model: options.Model = "pocket-aware",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    as_json: options.Json = False,
+    encoder: options.Encoder = options.DEFAULTS["encoder"],
+    compressor: options.Compressor = options.DEFAULTS["compressor"],
+    memory: options.Memory = options.DEFAULTS["memory"],
+    device_budget: options.DeviceBudget = None,
+    host_budget: options.HostBudget = None,
 ) -> None:
     """Watch SOURCE while you type questions, one a line.
 
-    A line that begins with @SECONDS waits for that moment of the stream: "@12.5 How many stars are there?". End the
-    input (Ctrl-D) to let the video run out; the lines that still wait are answered at its end.
+    Example: onlooker watch synthetic:4
+
+    A line "@12.5 how many stars are there?" waits for that second of the stream. End the input (Ctrl-D) when you have
+    no more questions: the video runs out, and what still waits is answered at its end.
+
+    With --pace max all lines are read first; those without a time are answered at the end of the video:
+    echo "@12 what is there now?" | onlooker watch clip.mp4 --pace max
+
+    With --json every answer is one line, and so is the summary at the end.
     """
-    questions = TypedQuestions()
-    engine = Engine.from_pretrained(
-        model, dtype=dtype, device=device, encoder=encoder, compressor=compressor, memory=memory
-    )
-    with open_source(source, fps) as opened, engine.open() as session:
-        questions.start()
-        if not as_json:
-            notes.print("watching; type a question and press Enter", style="dim")
-        began = time.monotonic()
-        for frame in opened.frames:
+    settings = options.engine_settings(encoder, compressor, memory, device_budget, host_budget)
+    from onlooker.engine import Engine
+
+    with open_source(source, fps, strict=strict) as opened:
+        engine = Engine.from_pretrained(model, dtype=dtype, device=device, **settings)
+        with engine.open() as session:
+            typed = TypedQuestions(sys.stdin)
+            if pace == "max":
+                typed.read_all()
+            else:
+                typed.start()
+                if sys.stdin is not None and sys.stdin.isatty():
+                    note("watching; type a question and press Enter, Ctrl-D when you have no more")
+            talk = _Talk(session, typed, fps, as_json)
+            began, behind_s = time.monotonic(), 0.0
+            for frame in opened.frames:
+                if pace == "real":
+                    behind_s = max(0.0, time.monotonic() - began - frame.time_s)
+                    talk.wait_until(began + frame.time_s)
+                talk.answer_before(frame)
+                session.push(frame)
+            if session.time_s is None:
+                raise SourceError("the source showed no frame", given=source, do="check it, and --fps")
             if pace == "real":
-                _wait(began + frame.time_s, questions, session, as_json)
-            _answer_due(questions, session, frame, as_json)
-            session.push(frame)
-        questions.wait_for_end()
-        for _, text in questions.take(float("inf")):
-            _say(session, text, as_json)
-        for line in opened.warnings():
-            notes.print(f"warning: {line}", style="yellow")
+                if sys.stdin is not None and sys.stdin.isatty():
+                    note("the video has ended; ask on, or press Ctrl-D to leave")
+                typed.wait_for_end(talk.answer_now)
+            talk.answer_rest()
+            _sum_up(session, opened, behind_s, as_json)
 
 
-class TypedQuestions:
-    """Lines from the standard input, read beside the video. At most 64 wait; the reader pauses beyond that."""
+class _Talk:
+    """Questions put to a session, and its answers printed."""
 
-    def __init__(self) -> None:
-        self._lines: queue.Queue[str] = queue.Queue(maxsize=MOST_WAITING)
-        self._waiting: list[tuple[float, str]] = []
-        self._reader = threading.Thread(target=self._read, name="onlooker-questions", daemon=True)
+    def __init__(self, session: "Session", typed: TypedQuestions, fps: float, as_json: bool) -> None:
+        self._session, self._typed, self._fps, self._as_json = session, typed, fps, as_json
 
-    def start(self) -> None:
-        """Begin to read."""
-        self._reader.start()
+    def wait_until(self, moment: float) -> None:
+        """Sleep until a frame is due, answering what is typed meanwhile."""
+        while (left := moment - time.monotonic()) > 0:
+            self.answer_now()
+            time.sleep(min(left, 0.05))
 
-    def wait_for_end(self) -> None:
-        """Wait until the input ends, unless a person sits at it: the video is over, nothing new can be asked."""
-        if not sys.stdin.isatty():
-            while self._reader.is_alive():
-                self._collect()
-                self._reader.join(0.02)
+    def answer_now(self) -> None:
+        """Answer what was asked for this very moment, and what is overdue."""
+        if self._session.time_s is not None:
+            self._answer(self._typed.take(self._session.time_s - 1e-9))
 
-    def take(self, stream_s: float, immediate: bool = True) -> list[tuple[float, str]]:
-        """The questions that are due at this stream time, in the order they are due."""
-        self._collect()
-        due = [q for q in self._waiting if q[0] <= stream_s and (immediate or q[0] >= 0)]
-        self._waiting = [q for q in self._waiting if q not in due]
-        return sorted(due, key=lambda q: q[0])
+    def answer_before(self, upcoming: Frame) -> None:
+        """Answer what was asked for a moment before the upcoming frame: it must not see that frame."""
+        if self._session.time_s is not None:
+            self._answer(self._typed.take(upcoming.time_s - 1e-9))
 
-    def _read(self) -> None:
-        for line in sys.stdin:
-            if line.strip():
-                self._lines.put(line.strip())
+    def answer_rest(self) -> None:
+        """Answer what still waits: the stream is over."""
+        rest = self._typed.take(AT_THE_END)
+        end_s = (self._session.time_s or 0.0) + 1 / self._fps
+        if late := sum(end_s < question.at_s < AT_THE_END for question in rest):
+            note(f"the video ended before the time of {late} of the questions: answered from its end")
+        self._answer(rest)
 
-    def _collect(self) -> None:
-        while True:
+    def _answer(self, due: list[Question]) -> None:
+        for question in due:
             try:
-                line = self._lines.get_nowait()
-            except queue.Empty:
-                return
-            self._waiting.append(_parse(line))
+                self._say(question)
+            except InputError as error:
+                # A question that cannot be asked must not end the watching.
+                warn(f"cannot answer {question.text!r}: {' '.join(str(error).split())}")
+        for complaint in self._typed.complaints():
+            warn(complaint)
 
-
-def _parse(line: str) -> tuple[float, str]:
-    if not line.startswith("@"):
-        return -1.0, line
-    moment, _, question = line[1:].partition(" ")
-    try:
-        return float(moment), question.strip()
-    except ValueError:
-        raise InputError("a line for later begins with @SECONDS", given=line, do="@12.5 What is there now?") from None
-
-
-def _wait(until: float, questions: TypedQuestions, session: Session, as_json: bool) -> None:
-    """Sleep until a frame is due, answering what is typed meanwhile."""
-    while (left := until - time.monotonic()) > 0:
-        if session.time_s is not None:
-            for _, text in questions.take(-1.0):
-                _say(session, text, as_json)
-        time.sleep(min(left, 0.05))
-
-
-def _answer_due(questions: TypedQuestions, session: Session, upcoming: Frame, as_json: bool) -> None:
-    """Answer what was asked for a moment before the upcoming frame: it must not see that frame."""
-    if session.time_s is not None:
-        for _, text in questions.take(upcoming.time_s - 1e-9):
-            _say(session, text, as_json)
-
-
-def _say(session: Session, question: str, as_json: bool) -> None:
-    try:
-        if as_json:
-            answer = session.ask(question)
-            print(json.dumps(as_dict(answer, session.stats())), flush=True)
+    def _say(self, question: Question) -> None:
+        session = self._session
+        options.check_words(question.text)
+        # One that came late is still answered as of its moment.
+        at = None if question.at_s in (NOW, AT_THE_END) else question.at_s
+        if self._as_json:
+            answer = session.ask(question.text, at=at)
+            emit({"event": "answer", "asked_at_s": at} | as_dict(answer, session.stats()))
             return
-        stream = session.stream(question)
-        print(f"[{clock(session.time_s or 0.0)}] {question} ", end="", flush=True)
+        stream = session.stream(question.text, at=at)
+        moment = session.time_s or 0.0 if at is None else min(at, session.time_s or 0.0)
+        print(f"[{clock(moment)}] {question.text} ", end="", flush=True)
         for piece in stream:
-            print(piece, end="", flush=True)
+            print(plain(piece), end="", flush=True)
         print(flush=True)
-        notes.print(explain(stream.answer, session.stats())[0], style="dim")
-    except InputError as error:
-        # A question that cannot be asked must not end the watching.
-        notes.print(f"cannot answer: {error}", style="yellow")
+        note(explain(stream.answer, session.stats())[0])
+
+
+def _sum_up(session: "Session", opened: Opened, behind_s: float, as_json: bool) -> None:
+    stats = session.stats()
+    if as_json:
+        end = {"event": "end", "time_s": session.time_s, "behind_s": behind_s, "warnings": opened.warnings()}
+        end |= {"source": opened.name, "notes": opened.remarks()}
+        emit(end | {"stream": dataclasses.asdict(stats)})
+        return
+    held = size_text(sum(stats.memory_bytes.values()))
+    note(f"the video ended at {clock(session.time_s or 0.0)}: {stats.frames} frames, {held} of memory")
+    if behind_s > 2:
+        warn(f"this machine was {behind_s:.0f} s behind the video at its end: lower --fps, or use --pace max")
+    for line in opened.remarks():
+        note(line)
+    for line in opened.warnings():
+        warn(line)

@@ -77,7 +77,10 @@ class VisionTower:
     tap_layers: frozenset[int] = frozenset()
     """Layers whose output the model also needs (DeepStack)."""
     mlp_dim: int | None = None
-    """Width inside the MLP, for counting FLOP; None means four times `dim`."""
+    """Width inside the MLP, for counting FLOP; None means four times `dim`. A gated MLP has three matrices instead of
+    two, so it counts as one and a half times its width."""
+    mean_attended: float | None = None
+    """Keys a query attends to, mean over layers, for counting FLOP; None means all tokens (windows see fewer)."""
     grid: tuple[int, int] = (0, 0)
     """Rows and columns of patches in the frame, for drawing."""
     raster: Tensor | None = None
@@ -173,6 +176,10 @@ class VideoModel(ABC):
     def frame_ids(self, time_s: float) -> list[int]:
         """Token ids before a frame's visual tokens: its time as text where the model was trained with it, else none."""
 
+    def frame_closing_ids(self) -> list[int]:
+        """Token ids after a frame's visual tokens, for models that put every frame between marks; none by default."""
+        return []
+
     @abstractmethod
     def question_ids(self, question: str) -> list[int]:
         """Token ids after the frames: the question and the opening of the answer."""
@@ -201,7 +208,11 @@ class VideoModel(ABC):
     # placing
     @abstractmethod
     def place_tokens(self, tokens: VisualTokens, layout: Layout) -> tuple[Tensor, int]:
-        """Positions relative to the block's start, int64 `[axes, tokens]`, and how far the block reaches."""
+        """Positions of a frame's tokens relative to its start, int64 `[axes, tokens]`, and how far the frame reaches.
+
+        Every position lies in `[0, reach)` on every axis, so that whatever follows starts behind all of them. The store
+        moves a block by one integer on all axes, which leaves its inner geometry as it is.
+        """
 
     def place_text(self, num_tokens: int) -> tuple[Tensor, int]:
         """Positions of text relative to its start, int64 `[axes, tokens]`, and how far they reach."""
@@ -223,6 +234,44 @@ class VideoModel(ABC):
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores over the vocabulary, float32 `[tokens, vocabulary]`; ids that stand for no text are -inf."""
+
+
+@dataclass(frozen=True)
+class ClipAnswer:
+    """What a `ClipModel` said."""
+
+    text: str
+    context_tokens: int
+    """Tokens that stood for pictures."""
+    prompt_tokens: int
+    """All other tokens before the answer."""
+    new_tokens: int
+    complete: bool
+    """Did the model end by itself?"""
+
+
+class ClipModel(ABC):
+    """A model that can do no more than look at a few pictures and answer, all over again at every question.
+
+    The face of models without an adapter of their own. It holds weights and no stream state, offers nothing to encoders
+    and compressors, and remembers nothing: a session keeps the last pictures for it.
+    """
+
+    name: str
+    device: torch.device
+
+    @abstractmethod
+    def answer(
+        self,
+        images: Sequence[np.ndarray],
+        question: str,
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> ClipAnswer:
+        """Answer a question about uint8 `[rows, cols, 3]` pictures, oldest first; `temperature` 0 is greedy."""
 
 
 # ------------------------------------------------------------------------------------------------- what methods are

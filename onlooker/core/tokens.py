@@ -65,6 +65,11 @@ class VisualTokens:
         return self.features.shape[0]
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the features and of the extras."""
+        return self.features.nbytes + sum(value.nbytes for value in self.extras.values())
+
+    @property
     def slot(self) -> Tensor:
         """Raster index of each token in its frame's full grid, int64 `[tokens]`."""
         return self.row * self.grid[1] + self.col

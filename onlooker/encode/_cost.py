@@ -9,7 +9,7 @@ from onlooker.core.contracts import VisionTower
 def dense_flop(tower: VisionTower) -> float:
     """One layer on all tokens: four projections, attention, MLP."""
     tokens, dim, inner = tower.num_tokens, tower.dim, tower.mlp_dim or 4 * tower.dim
-    return 8 * tokens * dim**2 + 4 * tokens**2 * dim + 4 * tokens * dim * inner
+    return 8 * tokens * dim**2 + 4 * tokens * (tower.mean_attended or tokens) * dim + 4 * tokens * dim * inner
 
 
 def selective_flop(tower: VisionTower, count: int, all_values: bool = False) -> float:
@@ -17,7 +17,7 @@ def selective_flop(tower: VisionTower, count: int, all_values: bool = False) -> 
     tokens, dim, inner = tower.num_tokens, tower.dim, tower.mlp_dim or 4 * tower.dim
     of_all = 2 if all_values else 1
     projections = 2 * of_all * tokens * dim**2 + 2 * (4 - of_all) * count * dim**2
-    return projections + 4 * count * tokens * dim + 4 * count * dim * inner
+    return projections + 4 * count * (tower.mean_attended or tokens) * dim + 4 * count * dim * inner
 
 
 def affordable_count(tower: VisionTower, budget_flop: float, all_values: bool = False) -> int:

@@ -1,8 +1,8 @@
 """One question on its way to an answer, pass by pass, beside a stream that it never touches."""
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Generator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -10,9 +10,8 @@ from torch import Tensor
 from onlooker.core.contracts import MemoryPolicy, VideoModel
 from onlooker.core.errors import InputError
 from onlooker.core.events import Answer, AnswerTiming, Citation, FinishReason, Usage
-from onlooker.core.spans import Recall, Span
+from onlooker.core.spans import Layout, Recall, Span
 from onlooker.core.state import StreamState
-from onlooker.core.tokens import VisualTokens
 from onlooker.engine.packing import Work
 from onlooker.engine.reading import read_frames
 from onlooker.engine.sampling import Decoding, Sampler
@@ -28,8 +27,8 @@ class Asked(Protocol):
     memory: MemoryPolicy
     memory_state: StreamState
     store: KVStore
-    unread: dict[int, tuple[Span, VisualTokens]]
-    layout: str
+    unread: dict[int, tuple[Span, Any]]
+    layout: Layout
 
 
 class Asking:
@@ -97,7 +96,7 @@ class Asking:
 
     # ------------------------------------------------------------------------------------------------- the passes
 
-    def _run(self, session: "Asked", visible: tuple[float, float]) -> Iterator[Work]:
+    def _run(self, session: "Asked", visible: tuple[float, float]) -> Generator[Work, None, None]:
         model, memory, state = session.model, session.memory, session.memory_state
         since_s, until_s = visible
 

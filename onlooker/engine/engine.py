@@ -11,6 +11,7 @@ import torch
 
 from onlooker.core import registry
 from onlooker.core.contracts import (
+    ClipModel,
     Compressor,
     Encoded,
     EncoderAccelerator,
@@ -27,6 +28,7 @@ from onlooker.core.tokens import VisualTokens
 from onlooker.engine.asking import Asking
 from onlooker.engine.packing import Work, run_pass
 from onlooker.engine.reading import read_frames
+from onlooker.engine.sampling import Decoding
 from onlooker.engine.session import Session, as_trace
 from onlooker.kvstore import KVStore
 
@@ -52,28 +54,39 @@ class Engine:
         host_budget_bytes: int | None = None,
         profile: bool = False,
     ) -> None:
-        self.model = model
+        self._model = model
         self.encoder: EncoderAccelerator = registry.make("encoder", encoder)
         self.compressor: Compressor = registry.make("compressor", compressor)
         self.memory: MemoryPolicy = registry.make("memory", memory)
-        self.layout: Layout = layout or model.spec.layout
-        self.profile = profile
         for method in self.methods:
             method.check(model)
         self._budgets = {"device_budget_bytes": device_budget_bytes, "host_budget_bytes": host_budget_bytes}
+        self._prepare(profile, layout or model.spec.layout)
+
+    def _prepare(self, profile: bool, layout: Layout = "pack") -> None:
+        self.profile = profile
+        self.layout: Layout = layout
         self._blank: KVStore | None = None
         self.sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+    @property
+    def model(self) -> VideoModel:
+        """The model all sessions share."""
+        return self._model
 
     @classmethod
     def from_pretrained(cls, source: str, *, dtype: str = "auto", device: str = "auto", **settings: Any) -> "Engine":
         """An engine around a model: `"pocket"`, `"pocket-aware"`, a local folder or a Hugging Face id.
 
         `dtype` is auto, float32, bfloat16 or float16; `device` is auto, cpu, cuda, cuda:N or mps; further arguments are
-        those of `Engine`. Raises `ModelError` when the model cannot be loaded.
+        those of `Engine`. A model without an adapter of its own gets a `WindowEngine`. Raises `ModelError` when the
+        model cannot be loaded.
         """
         from onlooker import models
+        from onlooker.engine.window import WindowEngine
 
-        return cls(models.load(source, dtype=dtype, device=device), **settings)
+        model = models.load(source, dtype=dtype, device=device)
+        return WindowEngine(model, **settings) if isinstance(model, ClipModel) else cls(model, **settings)
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -122,10 +135,7 @@ class Engine:
     def _step(
         self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[Asking]
     ) -> tuple[list[FrameTaken | Failed], list[str]]:
-        if len({id(session) for session, _ in arrivals}) < len(arrivals):
-            raise InputError("a step takes one frame per session", given="a session twice", do="use two steps")
-        for session, frame in arrivals:
-            session.check_next(frame)
+        self.check_arrivals(arrivals)
         sessions = [session for session, _ in arrivals]
         batch = self._see([(session, frame) for session, frame in arrivals]) if arrivals else []
 
@@ -158,6 +168,19 @@ class Engine:
                 events.append(self._remember(session, seen, chunk, error))
         texts = [asking.accept(s) for asking, s in zip(askings, scores[len(works) :], strict=True)]
         return events, texts
+
+    def check_arrivals(self, arrivals: Sequence[tuple[Session, Frame]]) -> None:
+        """Raise `InputError` or `SessionClosed` unless every frame may be pushed now."""
+        if len({id(session) for session, _ in arrivals}) < len(arrivals):
+            raise InputError("a step takes one frame per session", given="a session twice", do="use two steps")
+        for session, frame in arrivals:
+            session.check_next(frame)
+
+    def put(
+        self, session: Session, question: str, time_s: float, visible: tuple[float, float], decoding: Decoding
+    ) -> Asking:
+        """A question in flight, put to what a session saw between two times (see `Session.put`)."""
+        return Asking(session, question, time_s, visible, decoding)
 
     # ------------------------------------------------------------------------------------------------------ seeing
 
@@ -205,7 +228,7 @@ class Engine:
             session.tell(failed)
             return failed
         if self.memory.rereads:
-            session.remember_unread(seen.tokens, time_s)
+            session.remember_unread(seen.tokens, len(seen.tokens), time_s)
             plan = self.memory.plan([span for span, _ in session.unread.values()], session.memory_state)
             for number in (*plan.forget, *plan.park):
                 del session.unread[number]

@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,8 +14,7 @@ import torch
 from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import Answer, Closed, Event, Failed, FrameTaken, SessionStats
 from onlooker.core.frame import Frame
-from onlooker.core.spans import Span
-from onlooker.core.tokens import VisualTokens
+from onlooker.core.spans import Layout, Span
 from onlooker.engine.asking import Asking
 from onlooker.engine.sampling import Decoding
 
@@ -46,12 +45,14 @@ class Session:
 
     def __init__(self, engine: "Engine", trace: bool = False) -> None:
         self._engine = engine
-        self.model, self.memory, self.layout = engine.model, engine.memory, engine.layout
+        self.model, self.memory = engine.model, engine.memory
+        self.layout: Layout = engine.layout
         self.encoder_state = engine.encoder.new_state()
         self.compressor_state = engine.compressor.new_state()
         self.memory_state = engine.memory.new_state()
         self.store = engine.new_store()
-        self.unread: dict[int, tuple[Span, VisualTokens]] = {}
+        self.unread: dict[int, tuple[Span, Any]] = {}
+        """Frames that are read at a question only: tokens, or pictures where the model takes no tokens."""
         self.traces = trace
         self.trace: Trace | None = None
         self.frames = 0
@@ -114,7 +115,7 @@ class Session:
                 given=f"since={since}, at={at}, stream time {self.time_s:.2f} s",
                 do="give 0 <= since <= at, in seconds",
             )
-        return Asking(self, question, min(now, self.time_s), (start, now), decoding or Decoding())
+        return self._engine.put(self, question, min(now, self.time_s), (start, now), decoding or Decoding())
 
     def events(self) -> Iterator[Event]:
         """What happened since the last call, oldest first. At most 1,024 events wait; older ones are dropped, counted
@@ -127,7 +128,7 @@ class Session:
         held = dict(self.store.num_bytes())
         held["encoder_state"] = self.encoder_state.num_bytes()
         held["compressor_state"] = self.compressor_state.num_bytes()
-        held["unread_frames"] = sum(t.features.numel() * t.features.element_size() for _, t in self.unread.values())
+        held["unread_frames"] = sum(frame.nbytes for _, frame in self.unread.values())
         return dataclasses.replace(self.totals, stage_s=dict(self.totals.stage_s), memory_bytes=held)
 
     def fork(self) -> "Session":
@@ -186,10 +187,10 @@ class Session:
             self.totals.dropped_events += 1
         self._events.append(event)
 
-    def remember_unread(self, tokens: VisualTokens, time_s: float) -> None:
-        """Keep a frame's tokens for a policy that reads at the question."""
+    def remember_unread(self, frame: Any, num_tokens: int, time_s: float) -> None:
+        """Keep a frame's tokens (or its picture) for a policy that reads at the question."""
         number = next(self._unread_numbers)
-        self.unread[number] = (Span(number, "vision", len(tokens), time_s, time_s), tokens)
+        self.unread[number] = (Span(number, "vision", num_tokens, time_s, time_s), frame)
 
     @property
     def _unread_numbers(self) -> Iterator[int]:

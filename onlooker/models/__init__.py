@@ -4,10 +4,14 @@ import difflib
 import importlib
 import pkgutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from onlooker.models._shapes import SHAPES, Shape, random_model, shape_of
 
 if TYPE_CHECKING:
-    from onlooker.core.contracts import VideoModel
+    from onlooker.core.contracts import ClipModel, VideoModel
+
+__all__ = ["BUILT_IN", "SHAPES", "Shape", "families", "load", "random_model", "shape_of"]
 
 BUILT_IN = {"pocket": "pocket", "pocket-aware": "pocket_aware"}
 """Names of the models that come with the package, and their folders in this room."""
@@ -18,12 +22,13 @@ def families() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_") and not m.ispkg)
 
 
-def load(source: str | Path, dtype: str = "auto", device: str = "auto") -> "VideoModel":
+def load(source: str | Path, dtype: str = "auto", device: str = "auto") -> "VideoModel | ClipModel":
     """A model by built-in name (`pocket`, `pocket-aware`), local folder or hub id (`owner/name`).
 
-    The family is found by the `model_type` in `config.json`. `dtype` is `auto` (bfloat16 on CUDA, else float32),
-    `float32`, `float16` or `bfloat16`; `device` is `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Raises `ModelError` when
-    there is no such model, its family is unknown, or its files are missing or damaged.
+    The family is found by the `model_type` in `config.json`; a type without a file here that Transformers has an image
+    language model for gives a `ClipModel`, which looks at the last frames anew at every question. `dtype` is `auto`
+    (bfloat16 on CUDA, else float32), `float32`, `float16` or `bfloat16`; `device` is `auto`, `cpu`, `cuda`, `cuda:1`,
+    `mps`. Raises `ModelError` when there is no such model, its family is unknown, or its files are missing or damaged.
     """
     from onlooker.core.contracts import VideoModel
     from onlooker.core.errors import ModelError
@@ -43,6 +48,8 @@ def load(source: str | Path, dtype: str = "auto", device: str = "auto") -> "Vide
             raise ModelError("there is no model of that name", given=name, do=f"did you mean {near[0]}?")
         folder = find_folder(source)
     kind = read_config(folder)["model_type"]
+    if kind not in families() and (other := _without_adapter(kind)):
+        return other.from_pretrained(folder, dtype, device, name=name)
     if kind not in families():
         near = difflib.get_close_matches(kind, families(), n=1)
         hint = f"did you mean {near[0]}? " if near else ""
@@ -55,3 +62,9 @@ def load(source: str | Path, dtype: str = "auto", device: str = "auto") -> "Vide
     ]
     assert len(found) == 1, f"{kind}.py must define one VideoModel, not {len(found)}"
     return found[0].from_pretrained(folder, dtype, device, name=name)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _without_adapter(kind: str) -> Any:
+    from onlooker.models import _window
+
+    return _window.WindowModel if _window.can_load(kind) else None

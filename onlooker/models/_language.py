@@ -39,18 +39,31 @@ class LanguageLayers:
         module.rotary_emb = _NoRotation(self._rotary, _head_dim(config))
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, float32 `[tokens, head_dim]`, of positions int64 `[1, tokens]`."""
+        """Cosines and sines, float32 `[tokens, head_dim]`, of positions int64 `[axes, tokens]`.
+
+        With three axes, the family's own module decides which frequencies belong to which axis (M-RoPE).
+        """
         like = torch.empty(0, dtype=torch.float32, device=positions.device)
-        cos, sin = self._rotary(like, positions)
+        cos, sin = self._rotary(like, positions if len(positions) == 1 else positions[:, None])
         return cos[0], sin[0]
 
-    def extend(self, embeddings: Tensor, attention: Attention) -> Tensor:
-        """Last hidden states `[tokens, hidden_dim]` of packed tokens `[tokens, hidden_dim]`."""
+    def extend(self, embeddings: Tensor, attention: Attention, deepstack: Tensor | None = None) -> Tensor:
+        """Last hidden states `[tokens, hidden_dim]` of packed tokens `[tokens, hidden_dim]`.
+
+        `deepstack` (`[tokens, levels, hidden_dim]`) is added to the hidden states after the first `levels` layers, as
+        the decoders of models with DeepStack do; rows of tokens that have none are zero.
+        """
+        more = {}
+        if deepstack is not None:
+            # The place of the rows is given as the number of the only sequence, not as a mask of tokens: the library
+            # indexes with it, and counting a mask waits for the device.
+            only = torch.zeros(1, dtype=torch.int64, device=embeddings.device)
+            more = {"visual_pos_masks": only, "deepstack_visual_embeds": list(deepstack.unbind(1))}
         # A ready-made four-dimensional mask is passed through untouched, and our attention ignores it: without one,
         # the library would look for packed sequences in the positions, which waits for the device.
         ready_mask = embeddings.new_empty(1, 1, 1, 1)
         result = self._module(
-            inputs_embeds=embeddings[None], attention_mask=ready_mask, use_cache=False, stream=attention
+            inputs_embeds=embeddings[None], attention_mask=ready_mask, use_cache=False, stream=attention, **more
         )
         return result.last_hidden_state[0]
 

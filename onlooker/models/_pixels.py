@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onlooker.core.errors import ModelError
 
-_MODES = {2: "bilinear", 3: "bicubic"}
+MODES = {2: "bilinear", 3: "bicubic"}
 """PIL's numbers for the two ways of resizing that PyTorch shares."""
 
 
@@ -30,14 +30,14 @@ class Pixels:
     @classmethod
     def from_folder(cls, folder: Path) -> "Pixels":
         """Read the processor's settings. Raises `ModelError` when there are none, or none we can follow."""
-        settings = _processor_settings(folder)
+        settings = processor_settings(folder)
         try:
             size, resample = settings["size"], settings.get("resample", 3)
             return cls(
                 size=(int(size["height"]), int(size["width"])),
                 mean=tuple(settings["image_mean"]),
                 std=tuple(settings["image_std"]),
-                mode=_MODES[resample],
+                mode=MODES[resample],
             )
         except (KeyError, TypeError) as error:
             raise ModelError(
@@ -45,6 +45,10 @@ class Pixels:
                 given=f"{folder}: {error}",
                 do="give it size (height and width), image_mean, image_std, and bicubic or bilinear resampling",
             ) from error
+
+    def fit(self, rows: int, cols: int) -> tuple[int, int]:
+        """Rows and columns to which a picture of this size is resized."""
+        return self.size
 
     def prepare(self, images: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
         """float32 `[3, rows, cols]` on the device per uint8 `[rows, cols, 3]` image; equal sizes share one resize.
@@ -58,21 +62,26 @@ class Pixels:
         for shape in dict.fromkeys(image.shape for image in images):
             places = [place for place, image in enumerate(images) if image.shape == shape]
             batch = torch.from_numpy(np.stack([images[place] for place in places])).permute(0, 3, 1, 2)
-            if shape[:2] != self.size:
-                batch = F.interpolate(batch, size=self.size, mode=self.mode, antialias=True)
+            if shape[:2] != (size := self.fit(*shape[:2])):
+                batch = F.interpolate(batch, size=size, mode=self.mode, antialias=True)
             pixels = (batch.to(device).float() - mean) / std
             for place, picture in zip(places, pixels, strict=True):
                 done[place] = picture
         return [picture for picture in done if picture is not None]
 
 
-def _processor_settings(folder: Path) -> dict[str, Any]:
-    for name, part in (
-        ("video_preprocessor_config.json", None),
-        ("processor_config.json", "video_processor"),
-        ("processor_config.json", "image_processor"),
-        ("preprocessor_config.json", None),
-    ):
+VIDEO_FIRST = (
+    ("video_preprocessor_config.json", None),
+    ("processor_config.json", "video_processor"),
+    ("processor_config.json", "image_processor"),
+    ("preprocessor_config.json", None),
+)
+"""Where processors keep their settings (file, and the part of it), those for videos before those for images."""
+
+
+def processor_settings(folder: Path, places: Sequence[tuple[str, str | None]] = VIDEO_FIRST) -> dict[str, Any]:
+    """The first settings of a processor that tell a mean. Raises `ModelError` when there are none, or damaged ones."""
+    for name, part in places:
         path = folder / name
         if path.is_file():
             try:

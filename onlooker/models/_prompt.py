@@ -1,6 +1,7 @@
 """The text around the frames, cut from the checkpoint's own chat template."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ _MARK = "QUESTION"
 class Prompt:
     """Token ids before the frames and around a question.
 
-    The template is rendered once, with one video and one text, and cut at the video's placeholder and around the text.
-    Raises `ModelError` when there is no template, or when the cut pieces do not tokenise to what the whole does.
+    The template is rendered once, with one video and one text, and cut at the video's placeholder (one or more special
+    tokens) and around the text. Raises `ModelError` when there is no template, or when the cut pieces do not tokenise
+    to what the whole does.
     """
 
-    def __init__(self, tokenizer: Any, video_id: int, template: str | None = None) -> None:
+    def __init__(self, tokenizer: Any, video_ids: Sequence[int], template: str | None = None) -> None:
         self._tokenizer = tokenizer
-        placeholder = tokenizer.convert_ids_to_tokens(video_id)
+        placeholder = "".join(tokenizer.convert_ids_to_tokens(list(video_ids)))
         if template is None and tokenizer.chat_template is None:
             raise ModelError(
                 "the checkpoint has no chat template",
@@ -31,7 +33,7 @@ class Prompt:
         )
         before, found, after = whole.partition(placeholder)
         self._opening, marked, self._closing = after.partition(_MARK)
-        pieces = [*self._ids(before), video_id, *self._ids(after)]
+        pieces = [*self._ids(before), *video_ids, *self._ids(after)]
         if not found or not marked or placeholder in after or pieces != self._ids(whole):
             raise ModelError(
                 "the chat template cannot be cut at its video",
@@ -41,7 +43,7 @@ class Prompt:
         self.prefix_ids = self._ids(before)
 
     @classmethod
-    def from_folder(cls, tokenizer: Any, video_id: int, folder: Path) -> "Prompt":
+    def from_folder(cls, tokenizer: Any, video_ids: Sequence[int], folder: Path) -> "Prompt":
         """Use the processor's template where the checkpoint has one of its own, else the tokenizer's.
 
         Older checkpoints have both, and then the tokenizer's is that of the bare language model: it knows no video.
@@ -50,22 +52,27 @@ class Prompt:
             if (folder / name).is_file():
                 template = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
                 if template:
-                    return cls(tokenizer, video_id, template)
-        return cls(tokenizer, video_id)
+                    return cls(tokenizer, video_ids, template)
+        return cls(tokenizer, video_ids)
 
     def question_ids(self, question: str) -> list[int]:
         """Ids after the frames: the question in its frame of template text."""
-        return self._ids(self._opening + self._harmless(question) + self._closing)
+        return self._ids(self._opening + harmless(self._tokenizer, question) + self._closing)
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of bare text."""
-        return self._ids(self._harmless(text))
+        return self._ids(harmless(self._tokenizer, text))
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
-    def _harmless(self, text: str) -> str:
-        # A question is data: a control token typed by a user must not end the turn or stand for a frame.
-        for token in self._tokenizer.get_added_vocab():
-            text = text.replace(token, f"{token[:1]} {token[1:]}")
-        return text
+
+def harmless(tokenizer: Any, text: str) -> str:
+    """Text in which no control token is left: a question is data, and must not end the turn or stand for a frame.
+
+    Added tokens that are ordinary words (times, say) may stay.
+    """
+    for token in tokenizer.added_tokens_decoder.values():
+        if token.special:
+            text = text.replace(token.content, f"{token.content[:1]} {token.content[1:]}")
+    return text

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onlooker.core.errors import ModelError
+
+if TYPE_CHECKING:
+    from onlooker.core.contracts import VideoModel
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Shape:
     @property
     def frame_tokens(self) -> int:
         """Tokens of a frame before compression, after pooling to half the side."""
-        return -((-(self.image_size // self.patch_size) // 2) ** 2)
+        return (-(-(self.image_size // self.patch_size) // 2)) ** 2
 
     @property
     def head_dim(self) -> int:
@@ -62,11 +65,50 @@ class Shape:
         return 3 * self.vision_layers * self.patches * self.vision_dim * 2
 
 
+@dataclass(frozen=True)
+class QwenShape(Shape):
+    """Sizes of a Qwen-VL model; `image_size` is that of a frame, which may be of any size."""
+
+    family: str = "qwen3_vl"
+    key_dim: int = 128
+    """Width of an attention head of the language model, which Qwen3 does not derive from `text_dim`."""
+    whole_layers: tuple[int, ...] | None = None
+    """Tower layers that attend to the whole frame, the others within windows (and all have gated MLPs); None: all."""
+    tap_layers: tuple[int, ...] = ()
+    """Tower layers whose output enters the language layers (DeepStack)."""
+
+    @property
+    def head_dim(self) -> int:
+        return self.key_dim
+
+    @property
+    def parameters(self) -> int:
+        in_mlp = (3 if self.whole_layers is not None else 2) * self.vision_dim * self.vision_mlp
+        vision = self.vision_layers * (4 * self.vision_dim**2 + in_mlp)
+        attention = self.text_dim * self.head_dim * (2 * self.query_heads + 2 * self.kv_heads)
+        text = self.text_layers * (attention + 3 * self.text_dim * self.text_mlp)
+        embeddings = self.vocabulary * self.text_dim * (1 if self.tied else 2)
+        merger = 4 * self.vision_dim * (4 * self.vision_dim + self.text_dim)
+        return vision + (1 + len(self.tap_layers)) * merger + text + embeddings
+
+
+_WHOLE = (7, 15, 23, 31)
+_QWEN25 = {"family": "qwen2_5_vl", "whole_layers": _WHOLE}
+
 SHAPES = {
     shape.name: shape
     for shape in (
         Shape("llava-onevision-0.5b", 384, 14, 26, 1152, 4304, 16, 24, 896, 4864, 14, 2, 152000, tied=True),
         Shape("llava-onevision-7b", 384, 14, 26, 1152, 4304, 16, 28, 3584, 18944, 28, 4, 152128),
+        QwenShape("qwen2.5-vl-3b", 448, 14, 32, 1280, 3420, 16, 36, 2048, 11008, 16, 2, 151936, True, **_QWEN25),
+        QwenShape("qwen2.5-vl-7b", 448, 14, 32, 1280, 3420, 16, 28, 3584, 18944, 28, 4, 152064, **_QWEN25),
+        QwenShape(
+            "qwen3-vl-2b", 448, 16, 24, 1024, 4096, 16, 28, 2048, 6144, 16, 8, 151936, True, tap_layers=(5, 11, 17)
+        ),
+        QwenShape(
+            "qwen3-vl-4b", 448, 16, 24, 1024, 4096, 16, 36, 2560, 9728, 32, 8, 151936, True, tap_layers=(5, 11, 17)
+        ),
+        QwenShape("qwen3-vl-8b", 448, 16, 27, 1152, 4304, 16, 36, 4096, 12288, 32, 8, 151936, tap_layers=(8, 16, 24)),
     )
 }
 
@@ -76,11 +118,11 @@ def shape_of(source: str) -> Shape:
 
     Raises `ModelError` when there is none; no weights are read and no network is touched.
     """
-    from onlooker.models import BUILT_IN
-    from onlooker.models._loading import read_config
-
     if source in SHAPES:
         return SHAPES[source]
+    from onlooker.models import BUILT_IN
+    from onlooker.models._loading import read_config  # imports torch, so only where a folder is read
+
     folder = Path(__file__).parent / BUILT_IN[source] if source in BUILT_IN else Path(source).expanduser()
     if not folder.is_dir():
         known = ", ".join([*SHAPES, *BUILT_IN])
@@ -104,12 +146,52 @@ def shape_of(source: str) -> Shape:
             vocabulary=text["vocab_size"],
             tied=bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings")),
         )
-    except KeyError as missing:
-        raise ModelError("the checkpoint's config lacks a size", given=str(missing), do="give another folder") from None
+    except (KeyError, TypeError) as missing:
+        raise ModelError(
+            "the checkpoint's config lacks sizes that planning needs",
+            given=f"{folder}: {missing}",
+            do=f"give a LLaVA-OneVision folder or one of: {', '.join(SHAPES)}",
+        ) from missing
 
 
-def random_network(shape: Shape, dtype: Any, device: Any) -> Any:
-    """A network of this shape with random weights: right in every size, wrong in every answer; for timing only."""
+def random_model(name: str, dtype: str = "auto", device: str = "auto") -> "VideoModel":
+    """A model of a shape in `SHAPES` with random weights: right in every size, wrong in every answer; for timing only.
+
+    It sees and reads, but has no words: questions cannot be put to it. `dtype` and `device` are those of `load`.
+    Raises `ModelError` for an unknown name, device or number format.
+    """
+    if name not in SHAPES:
+        raise ModelError("there is no shape of that name", given=name, do=f"one of: {', '.join(SHAPES)}")
+    from onlooker.models._loading import choose_device, choose_dtype
+    from onlooker.models._pixels import Pixels
+    from onlooker.models.llava_onevision import LlavaOnevision
+
+    shape, place = SHAPES[name], choose_device(device)
+    if isinstance(shape, QwenShape):
+        from onlooker.models._qwen_random import random_qwen
+
+        return random_qwen(shape, choose_dtype(dtype, place), place, _Wordless(shape.vocabulary))
+    network = _random_network(shape, choose_dtype(dtype, place), place)
+    wordless = _Wordless(shape.vocabulary)
+    return LlavaOnevision(network, wordless, Pixels((shape.image_size, shape.image_size)), wordless, name)  # pyright: ignore[reportArgumentType]
+
+
+class _Wordless:
+    """Stands in for the tokenizer and the prompt of a model without words: one token opens the stream."""
+
+    prefix_ids = (0,)
+
+    def __init__(self, vocabulary: int) -> None:
+        self._vocabulary = vocabulary
+
+    def __len__(self) -> int:
+        return self._vocabulary
+
+    def __getattr__(self, name: str) -> Any:
+        raise ModelError("a random model has no words", given=name, do="load a checkpoint to ask questions")
+
+
+def _random_network(shape: Shape, dtype: Any, device: Any) -> Any:
     import torch
     from transformers import (
         LlavaOnevisionConfig,
@@ -135,7 +217,7 @@ def random_network(shape: Shape, dtype: Any, device: Any) -> Any:
             num_attention_heads=shape.query_heads,
             num_key_value_heads=shape.kv_heads,
             vocab_size=shape.vocabulary,
-            rope_theta=1e6,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
             tie_word_embeddings=shape.tied,
         ),
         image_token_index=shape.vocabulary - 2,

@@ -7,7 +7,7 @@ and frames are embedded one by one, the closing newline once, after the last fra
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onlooker.core.contracts import Attention, Encoded, ModelSpec, VideoModel, VisionTower
+from onlooker.core.contracts import Encoded, VisionTower
 from onlooker.core.errors import ModelError
 from onlooker.core.spans import Layout
 from onlooker.core.tokens import VisualTokens
 from onlooker.models import _siglip
-from onlooker.models._language import LanguageLayers, token_mask
-from onlooker.models._loading import choose_device, choose_dtype, find_folder, load_network, load_tokenizer, read_config
+from onlooker.models._checkpoint import CheckpointModel
 from onlooker.models._pixels import Pixels
 from onlooker.models._prompt import Prompt
 
@@ -74,11 +73,14 @@ class Vision:
         return self._projector.linear_2(pooled.flatten(2).transpose(1, 2))
 
 
-class LlavaOnevision(VideoModel):
-    """A LLaVA-OneVision checkpoint. Takes the network over: use it through this object only from then on."""
+class LlavaOnevision(CheckpointModel):
+    """A LLaVA-OneVision checkpoint."""
+
+    model_type = MODEL_TYPE
+    network_class = "LlavaOnevisionForConditionalGeneration"
 
     def __init__(self, network: Any, tokenizer: Any, pixels: Pixels, prompt: Prompt, name: str) -> None:
-        config, text = network.config, network.config.text_config
+        config = network.config
         self.vision = Vision(network)
         image_size = config.vision_config.image_size
         if pixels.size != (image_size, image_size):
@@ -87,50 +89,21 @@ class LlavaOnevision(VideoModel):
                 given=f"processor {pixels.size}, tower {image_size} x {image_size}",
                 do="correct size in its processor settings",
             )
-        self._network, self._tokenizer, self._pixels, self._prompt = network, tokenizer, pixels, prompt
-        self._layers = LanguageLayers(network)
-        embedding = network.get_input_embeddings().weight
-        self.spec = ModelSpec(
-            name=name,
-            num_layers=text.num_hidden_layers,
-            num_query_heads=text.num_attention_heads,
-            num_kv_heads=text.num_key_value_heads,
-            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-            hidden_dim=text.hidden_size,
-            dtype=embedding.dtype,
-            device=embedding.device,
-            max_positions=text.max_position_embeddings,
-        )
+        super().__init__(network, tokenizer, prompt, name)
+        self._pixels = pixels
         own = getattr(config, "onlooker", None) or {}
         self._timestamps = own.get("timestamps")
         if self._timestamps not in (None, "[mm:ss]"):
             raise ModelError("unknown way of writing times", given=str(self._timestamps), do="use [mm:ss] or none")
+        self._minutes_modulo: int | None = own.get("timestamp_minutes_modulo")
+        """The clock the model was trained with starts again after so many minutes."""
         self.offers = frozenset({"timestamps"} if self._timestamps else ())
-        placeholders = {"image": config.image_token_id, "video": config.video_token_id}
-        rows = network.get_output_embeddings().weight.shape[0]
-        self._silent = token_mask(rows, len(tokenizer), placeholders, embedding.device)
 
     @classmethod
-    def from_pretrained(
-        cls, source: str | Path, dtype: str = "auto", device: str = "auto", name: str | None = None
-    ) -> "LlavaOnevision":
-        """A checkpoint from a local folder or a hub id; code shipped with a checkpoint is never run.
-
-        `name` is what it is called in messages and results (default: the source).
-        Raises `ModelError` for a missing, damaged or incomplete checkpoint, or one of another family.
-        """
-        from transformers import (
-            LlavaOnevisionForConditionalGeneration,
-        )  # seconds of imports, so not before it is needed
-
-        folder = find_folder(source)
-        if (kind := read_config(folder)["model_type"]) != MODEL_TYPE:
-            raise ModelError(f"the checkpoint is no {MODEL_TYPE}", given=kind, do="use onlooker.models.load")
-        place = choose_device(device)
-        pixels, tokenizer = Pixels.from_folder(folder), load_tokenizer(folder)
-        network = load_network(LlavaOnevisionForConditionalGeneration, folder, choose_dtype(dtype, place), place)
-        prompt = Prompt.from_folder(tokenizer, network.config.video_token_id, folder)
-        return cls(network, tokenizer, pixels, prompt, name=name or str(source))
+    def of_network(cls, network: Any, tokenizer: Any, folder: Path, name: str) -> "LlavaOnevision":
+        pixels = Pixels.from_folder(folder)
+        prompt = Prompt.from_folder(tokenizer, [network.config.video_token_id], folder)
+        return cls(network, tokenizer, pixels, prompt, name)
 
     # ------------------------------------------------------------------------------------------------ seeing
 
@@ -152,36 +125,16 @@ class LlavaOnevision(VideoModel):
 
     # ------------------------------------------------------------------------------------------------ reading
 
-    def prefix_ids(self) -> list[int]:
-        return list(self._prompt.prefix_ids)
-
     def frame_ids(self, time_s: float) -> list[int]:
         if self._timestamps is None:
             return []
-        second = int(time_s)
-        return self._prompt.text_ids(f"[{second // 60:02d}:{second % 60:02d}]")
-
-    def question_ids(self, question: str) -> list[int]:
-        return self._prompt.question_ids(question)
-
-    def retrieval_ids(self, question: str) -> list[int]:
-        return self._prompt.text_ids(question)
+        minute, second = divmod(int(time_s), 60)
+        if self._minutes_modulo:
+            minute %= self._minutes_modulo
+        return self._prompt.text_ids(f"[{minute:02d}:{second:02d}]")
 
     def closing_embeddings(self) -> Tensor:
         return self._network.model.image_newline[None]
-
-    def embed_text(self, ids: Sequence[int]) -> Tensor:
-        index = torch.tensor(list(ids), dtype=torch.int64, device=self.spec.device)
-        return self._network.get_input_embeddings()(index)
-
-    def decode_text(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
-
-    @property
-    def end_ids(self) -> frozenset[int]:
-        ends = self._network.generation_config.eos_token_id
-        ends = self._tokenizer.eos_token_id if ends is None else ends
-        return frozenset(ends if isinstance(ends, list | tuple) else () if ends is None else (ends,))
 
     # ------------------------------------------------------------------------------------------------ placing
 
@@ -190,14 +143,3 @@ class LlavaOnevision(VideoModel):
             return torch.arange(len(tokens), device=tokens.frame.device)[None], len(tokens)
         slots, order = tokens.grid[0] * tokens.grid[1], tokens.frame - tokens.frame[0]
         return (order * slots + tokens.slot)[None], (int(order[-1]) + 1) * slots
-
-    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        return self._layers.rotary(positions)
-
-    # ------------------------------------------------------------------------------------------------ thinking
-
-    def extend(self, embeddings: Tensor, attention: Attention, extras: Mapping[str, Tensor] | None = None) -> Tensor:
-        return self._layers.extend(embeddings, attention)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self._network.get_output_embeddings()(hidden).float().masked_fill(self._silent, -torch.inf)

@@ -5,13 +5,31 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from dense_attention import DenseAttention
 from moving_pictures import make_frames
+from stock_models import FAMILIES, load_stock, offline_inputs
+from tiny import make_family_folder
 
+from onlooker.compress.uniform import Uniform
 from onlooker.core.frame import Frame
+from onlooker.core.tokens import VisualTokens
+from onlooker.encode.full import Full
 from onlooker.engine import Decoding, Engine
 from onlooker.engine.packing import run_pass
+from onlooker.models import load
 
 QUESTION = "which shape left first ?"
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def tiny_folder(request, tmp_path_factory):
+    """A tiny checkpoint of each family in turn: every test here runs on all of them."""
+    return make_family_folder(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tiny_folder):
+    return load(tiny_folder, device="cpu")
 
 
 def watch(engine, frames, **options):
@@ -44,20 +62,9 @@ def digest(store):
 
 @torch.no_grad()
 def test_frame_by_frame_with_full_memory_equals_one_offline_forward(tiny_folder, plain, frames):
-    from transformers import LlavaOnevisionForConditionalGeneration
-
-    stock = LlavaOnevisionForConditionalGeneration.from_pretrained(tiny_folder, attn_implementation="sdpa").eval()
     session = watch(plain, frames)
-    model = plain.model
-    pixels = torch.stack(model.preprocess([frame.image for frame in frames]))
-    video = stock.config.video_token_id
-    ids = list(model.prefix_ids())
-    per_frame = 4
-    for number, frame in enumerate(frames):
-        # The library appends one newline embedding after the whole video: the last frame has one place more.
-        ids += [*model.frame_ids(frame.time_s), *[video] * (per_frame + (number == len(frames) - 1))]
-    ids += model.question_ids(QUESTION)
-    offline = stock(input_ids=torch.tensor([ids]), pixel_values_videos=pixels[None]).logits[0, -1]
+    stock = load_stock(tiny_folder)
+    offline = stock(**offline_inputs(stock, plain.model, frames, QUESTION)).logits[0, -1]
     streamed = scores_after(session)
     usable = streamed.isfinite()
     assert usable.sum() > 100
@@ -156,30 +163,92 @@ def test_a_question_in_flight_keeps_its_moment_while_the_stream_goes_on(saving, 
 
 
 def test_greedy_answers_equal_the_stock_generate(tiny_folder, plain, frames):
-    from transformers import LlavaOnevisionForConditionalGeneration
-
-    stock = LlavaOnevisionForConditionalGeneration.from_pretrained(tiny_folder, attn_implementation="sdpa").eval()
-    model = plain.model
-    session = watch(plain, frames[:4])
-    answer = session.ask(QUESTION, max_new_tokens=8)
-    video = stock.config.video_token_id
-    ids = list(model.prefix_ids())
-    for number, frame in enumerate(frames[:4]):
-        ids += [*model.frame_ids(frame.time_s), *[video] * (4 + (number == 3))]
-    ids += model.question_ids(QUESTION)
-    pixels = torch.stack(model.preprocess([frame.image for frame in frames[:4]]))
-    rows = stock.get_output_embeddings().weight.shape[0]
+    model, stock = plain.model, load_stock(tiny_folder)
+    answer = watch(plain, frames[:4]).ask(QUESTION, max_new_tokens=8)
+    inputs = offline_inputs(stock, model, frames[:4], QUESTION)
     usable = model.logits(torch.zeros(1, model.spec.hidden_dim))[0].isfinite()
-    silent = [n for n in range(rows) if not usable[n]]
     made = stock.generate(
-        input_ids=torch.tensor([ids]),
-        attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
-        pixel_values_videos=pixels[None],
+        **inputs,
+        attention_mask=torch.ones_like(inputs["input_ids"]),
         max_new_tokens=8,
         do_sample=False,
-        suppress_tokens=silent,
-    )[0, len(ids) :].tolist()
-    ends = model.end_ids
-    until = next((n for n, token in enumerate(made) if token in ends), len(made))
+        suppress_tokens=[n for n in range(len(usable)) if not usable[n]],
+    )[0, inputs["input_ids"].shape[1] :].tolist()
+    until = next((n for n, token in enumerate(made) if token in model.end_ids), len(made))
     assert answer.text == model.decode_text(made[:until]).strip()
     assert np.isfinite(answer.timing.total_s)
+
+
+@pytest.mark.parametrize("layout", ["keep", "pack"])
+@torch.no_grad()
+def test_a_pruned_stream_equals_one_dense_pass_over_what_was_kept(tiny_model, frames, layout):
+    """Kept tokens bring their positions and their DeepStack rows along, in both layouts."""
+    model, pruner = tiny_model, Uniform(keep=3)
+    engine = Engine(model, encoder="full", compressor=pruner, memory="full", layout=layout)
+    streamed = scores_after(watch(engine, frames[:5]))
+
+    parts, rows, places, reach = [], [], [], 0
+
+    def add(features, place, extent, deepstack=None):
+        nonlocal reach
+        parts.append(features)
+        rows.append(torch.zeros(len(features), 2, features.shape[1]) if deepstack is None else deepstack)
+        places.append(place + reach)
+        reach += extent
+
+    def add_text(ids):
+        add(model.embed_text(ids), *model.place_text(len(ids)))
+
+    add_text(model.prefix_ids())
+    for number, frame in enumerate(frames[:5]):
+        pixels = model.preprocess([frame.image])[0][None]
+        shape = tuple(pixels.shape[1:])
+        encoded = Full().encode(model.tower(shape), model.embed_patches(pixels), [Full().new_state()])
+        features, grid, extras = model.project(encoded, shape)
+        whole = VisualTokens.of_frame(
+            features[0], grid, number, 0.0, {name: value[0] for name, value in extras.items()}
+        )
+        kept = pruner.compress(whole, pruner.new_state())
+        assert len(kept) == 3
+        add_text(model.frame_ids(frame.time_s))
+        add(kept.features, *model.place_tokens(kept, layout), kept.extras.get("deepstack"))
+        add_text(model.frame_closing_ids())
+    closing = model.closing_embeddings()
+    add(closing, *model.place_text(len(closing)))
+    add_text(model.question_ids(QUESTION))
+    attention = DenseAttention(model, [sum(map(len, parts))], torch.cat(places, 1))
+    extras = {"deepstack": torch.cat(rows)} if model.language_extras else None
+    offline = model.logits(model.extend(torch.cat(parts), attention, extras)[-1:])[0]
+    usable = streamed.isfinite()
+    torch.testing.assert_close(streamed[usable], offline[usable], rtol=1e-4, atol=1e-4)
+
+
+def test_sizes_shapes_and_rates_may_change_in_flight(saving):
+    """Another resolution, another aspect ratio, another frame rate, in one of two streams that share every step."""
+    rng = np.random.default_rng(0)
+    sizes = [(56, 56)] * 3 + [(84, 140)] * 3 + [(140, 84)] * 2 + [(31, 97)] + [(56, 56)] * 3
+    times = np.cumsum([1.0] * 4 + [0.04] * 4 + [7.5] * 4)
+    changing = [
+        Frame(rng.integers(0, 256, (*size, 3), dtype=np.uint8), float(time_s))
+        for size, time_s in zip(sizes, times, strict=True)
+    ]
+    steady = make_frames(12, seed=6)
+    together = [saving.open(), saving.open()]
+    for pair in zip(changing, steady, strict=True):
+        saving.step(list(zip(together, pair, strict=True)))
+    for clip, session in zip((changing, steady), together, strict=True):
+        alone = watch(saving, clip)
+        torch.testing.assert_close(scores_after(session), scores_after(alone), rtol=1e-4, atol=1e-4)
+    assert together[0].ask(QUESTION, max_new_tokens=4).citations[0].end_s <= times[-1]
+
+
+@torch.no_grad()
+def test_a_stream_of_changing_sizes_equals_one_offline_forward(tiny_folder, plain):
+    rng = np.random.default_rng(1)
+    sizes = [(56, 56), (84, 140), (84, 140), (140, 84), (56, 56)]
+    frames = [Frame(rng.integers(0, 256, (*s, 3), dtype=np.uint8), 0.5 * n**2) for n, s in enumerate(sizes)]
+    stock = load_stock(tiny_folder)
+    offline = stock(**offline_inputs(stock, plain.model, frames, QUESTION)).logits[0, -1]
+    streamed = scores_after(watch(plain, frames))
+    usable = streamed.isfinite()
+    torch.testing.assert_close(streamed[usable], offline[usable], rtol=1e-4, atol=1e-4)

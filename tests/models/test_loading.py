@@ -145,4 +145,4 @@ def test_loading_says_nothing(tiny_folder, capfd):
 def test_templates_that_cannot_be_cut_are_refused(template):
     tokenizer = make_tokenizer()
     with pytest.raises(ModelError, match="cut"):
-        Prompt(tokenizer, tokenizer.convert_tokens_to_ids("<video>"), template)
+        Prompt(tokenizer, [tokenizer.convert_tokens_to_ids("<video>")], template)

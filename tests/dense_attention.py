@@ -10,11 +10,12 @@ def rotate(x, cos, sin):
 
 
 class DenseAttention:
-    """Each stream is `lengths[i]` packed tokens, at positions 0, 1, ... of its own; nothing comes before."""
+    """Each stream is `lengths[i]` packed tokens, at positions 0, 1, ... of its own unless given, and nothing before."""
 
-    def __init__(self, model, lengths):
+    def __init__(self, model, lengths, positions=None):
         self.lengths, self.calls = lengths, 0
-        positions = torch.cat([torch.arange(n) for n in lengths])[None]
+        if positions is None:
+            positions = torch.cat([torch.arange(n) for n in lengths]).expand(model.spec.position_axes, -1)
         self.cos, self.sin = model.rotary(positions)
 
     def attend(self, layer, queries, keys, values, scale):

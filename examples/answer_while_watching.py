@@ -1,0 +1,27 @@
+"""An answer is written piece by piece while frames keep coming: one step moves both.
+
+Run it with `python examples/answer_while_watching.py`.
+"""
+
+import onlooker
+from onlooker.world import make_episode
+
+
+def main() -> None:
+    """Put a question every eight seconds and go on watching while it is answered."""
+    engine = onlooker.Engine.from_pretrained("pocket-aware")
+    asking = None
+    with engine.open() as session:
+        for frame in make_episode(3, "test", duration_s=24.0).frames(fps=2.0):
+            if frame.time_s in (6, 14, 22):
+                asking = session.put("which shape is at the top now?")
+                print(f"[{asking.time_s:.1f} s] {asking.question}")
+            flying = [asking] if asking and not asking.done else []
+            engine.step([(session, frame)], flying)
+            if flying and asking and asking.done:
+                # It saw the stream as it was when it was put, whatever came since.
+                print(f"[{frame.time_s:.1f} s] {asking.answer().text}, for {asking.answer().time_s:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Streams on models that remember nothing: a session keeps the last pictures, a question looks at them anew."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from onlooker.compress.identity import Identity
+from onlooker.core import registry
+from onlooker.core.contracts import ClipAnswer, ClipModel, Compressor, EncoderAccelerator, MemoryPolicy
+from onlooker.core.errors import InputError, ModelError
+from onlooker.core.events import Answer, AnswerTiming, Failed, FrameTaken, Usage
+from onlooker.core.frame import Frame
+from onlooker.encode.full import Full
+from onlooker.engine.asking import Asking
+from onlooker.engine.engine import Engine
+from onlooker.engine.sampling import Decoding
+from onlooker.engine.session import Session
+
+
+class WindowEngine(Engine):
+    """An engine around a `ClipModel`; sessions on it look like all others.
+
+    Nothing is computed while watching, so there is nothing to encode sparingly or to compress: only memories that read
+    at the question make sense (`last_frames`). Raises `ModelError` for other methods.
+    """
+
+    def __init__(
+        self,
+        model: ClipModel,
+        *,
+        encoder: str | EncoderAccelerator = "full",
+        compressor: str | Compressor = "identity",
+        memory: str | MemoryPolicy = "last_frames",
+        profile: bool = False,
+        **unused: Any,
+    ) -> None:
+        self.encoder: EncoderAccelerator = registry.make("encoder", encoder)
+        self.compressor: Compressor = registry.make("compressor", compressor)
+        self.memory: MemoryPolicy = registry.make("memory", memory)
+        fits = (isinstance(self.encoder, Full), isinstance(self.compressor, Identity), self.memory.rereads)
+        for method, good in zip(self.methods, fits, strict=True):
+            if not good:
+                raise ModelError(
+                    f"{type(method).__name__} needs a stream's state, and {model.name} has no adapter that offers one",
+                    given=f"{type(method).__name__} on a model that looks at the last frames at every question",
+                    do="use encoder=full, compressor=identity, memory=last_frames (or onlooker methods for models)",
+                )
+        if left := sorted(name for name, value in unused.items() if value is not None):
+            raise InputError("a model that remembers nothing has no use for a setting", given=", ".join(left))
+        self._clip_model = model
+        self._prepare(profile)
+
+    @property
+    def model(self) -> Any:
+        return self._clip_model
+
+    def new_store(self) -> Any:
+        """Nothing: this engine stores no keys and values."""
+        return _Nothing()
+
+    def put(
+        self, session: Session, question: str, time_s: float, visible: tuple[float, float], decoding: Decoding
+    ) -> Any:
+        return WindowAsking(self._clip_model, session, question, time_s, visible, decoding)
+
+    def _step(
+        self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[Asking]
+    ) -> tuple[list[FrameTaken | Failed], list[str]]:
+        self.check_arrivals(arrivals)
+        events: list[FrameTaken | Failed] = [self._keep(session, frame) for session, frame in arrivals]
+        return events, [asking.accept(None) for asking in askings]
+
+    def _keep(self, session: Session, frame: Frame) -> FrameTaken:
+        # A copy: the caller may write the next frame into the same memory before anyone asks.
+        session.remember_unread(frame.image.copy(), 1, frame.time_s)
+        plan = self.memory.plan([span for span, _ in session.unread.values()], session.memory_state)
+        for number in (*plan.forget, *plan.park):
+            del session.unread[number]
+        event = FrameTaken(frame.time_s, session.frames, 0, 0, refreshed=False, recomputed_ratio=None)
+        session.frames += 1
+        session.time_s = frame.time_s
+        session.totals.frames += 1
+        session.totals.blocks_forgotten += len(plan.forget)
+        session.tell(event)
+        return event
+
+
+class WindowAsking:
+    """A question in flight on a `WindowEngine`: one step, in which the model looks and answers (as `Asking`)."""
+
+    def __init__(
+        self,
+        model: ClipModel,
+        session: Session,
+        question: str,
+        time_s: float,
+        visible: tuple[float, float],
+        decoding: Decoding,
+    ) -> None:
+        if not question.strip():
+            raise InputError("a question needs words", given=repr(question), do="ask something")
+        self.question, self.time_s, self.done = question, time_s, False
+        self._began, self._model, self._decoding = time.perf_counter(), model, decoding
+        spans = [s for s, _ in session.unread.values() if s.start_s >= visible[0] and s.end_s <= visible[1]]
+        chosen = session.memory.recall(spans, None, session.memory_state).blocks
+        # The pictures as they are now: the stream may move on before the next step.
+        self._images = [session.unread[number][1] for number in chosen]
+        self._said: ClipAnswer | None = None
+        self._ended = self._began
+
+    def accept(self, scores: torch.Tensor | None) -> str:
+        """Look and answer; the whole text."""
+        options = {name: getattr(self._decoding, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
+        self._said = self._model.answer(self._images, self.question, **options)
+        self.done, self._ended = True, time.perf_counter()
+        return self._said.text
+
+    def cancel(self) -> None:
+        """Do not even look."""
+        self.done, self._ended = True, time.perf_counter()
+
+    def answer(self) -> Answer:
+        """The answer, once `done`. What the model looked at is not known to it, so nothing is cited."""
+        assert self.done, "the question is still in flight"
+        said, spent = self._said, self._ended - self._began
+        return Answer(
+            text=said.text if said else "",
+            question=self.question,
+            time_s=self.time_s,
+            citations=(),
+            usage=Usage(said.context_tokens, said.prompt_tokens, said.new_tokens) if said else Usage(0, 0, 0),
+            timing=AnswerTiming(spent, spent),
+            finish="cancelled" if said is None else "stop" if said.complete else "length",
+        )
+
+
+class _Nothing:
+    """A store without anything in it."""
+
+    def num_bytes(self) -> dict[str, int]:
+        return {}
+
+    def fork(self) -> "_Nothing":
+        return self

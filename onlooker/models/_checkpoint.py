@@ -1,0 +1,123 @@
+"""What all families share: a network and a tokenizer of Transformers, the text around the frames, the sizes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from onlooker.core.contracts import Attention, ModelSpec, VideoModel
+from onlooker.core.errors import ModelError
+from onlooker.core.spans import Layout
+from onlooker.models._language import LanguageLayers, token_mask
+from onlooker.models._loading import choose_device, choose_dtype, find_folder, load_network, load_tokenizer, read_config
+from onlooker.models._prompt import Prompt
+
+
+class CheckpointModel(VideoModel):
+    """The reading and thinking half of a family. Takes the network over: use it through this object only."""
+
+    model_type: ClassVar[str]
+    """`model_type` of the family's checkpoints."""
+    network_class: ClassVar[str]
+    """Name of the family's class in Transformers."""
+
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        prompt: Prompt,
+        name: str,
+        *,
+        position_axes: int = 1,
+        layout: Layout = "pack",
+    ) -> None:
+        config, text = network.config, network.config.text_config
+        self._network, self._tokenizer, self._prompt = network, tokenizer, prompt
+        self._layers = LanguageLayers(network)
+        embedding = network.get_input_embeddings().weight
+        self.spec = ModelSpec(
+            name=name,
+            num_layers=text.num_hidden_layers,
+            num_query_heads=text.num_attention_heads,
+            num_kv_heads=text.num_key_value_heads,
+            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            hidden_dim=text.hidden_size,
+            dtype=embedding.dtype,
+            device=embedding.device,
+            max_positions=text.max_position_embeddings,
+            position_axes=position_axes,
+            layout=layout,
+        )
+        silent = {name: getattr(config, name, -1) for name in _PLACEHOLDERS}
+        rows = network.get_output_embeddings().weight.shape[0]
+        self._silent = token_mask(rows, len(tokenizer), silent, embedding.device)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, dtype: str = "auto", device: str = "auto", name: str | None = None
+    ) -> Self:
+        """A checkpoint from a local folder or a hub id; code shipped with a checkpoint is never run.
+
+        `name` is what it is called in messages and results (default: the source).
+        Raises `ModelError` for a missing, damaged or incomplete checkpoint, or one of another family.
+        """
+        import transformers  # its model classes cost seconds, so not before one is needed
+
+        folder = find_folder(source)
+        if (kind := read_config(folder)["model_type"]) != cls.model_type:
+            raise ModelError(f"the checkpoint is no {cls.model_type}", given=kind, do="use onlooker.models.load")
+        place, tokenizer = choose_device(device), load_tokenizer(folder)
+        network = load_network(getattr(transformers, cls.network_class), folder, choose_dtype(dtype, place), place)
+        return cls.of_network(network, tokenizer, folder, name or str(source))
+
+    @classmethod
+    def of_network(cls, network: Any, tokenizer: Any, folder: Path, name: str) -> Self:
+        """A loaded network with the processor settings and the chat template of `folder`."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def prefix_ids(self) -> list[int]:
+        return list(self._prompt.prefix_ids)
+
+    def frame_ids(self, time_s: float) -> list[int]:
+        return []
+
+    def question_ids(self, question: str) -> list[int]:
+        return self._prompt.question_ids(question)
+
+    def retrieval_ids(self, question: str) -> list[int]:
+        return self._prompt.text_ids(question)
+
+    def closing_embeddings(self) -> Tensor:
+        return self.embed_text([])
+
+    def embed_text(self, ids: Sequence[int]) -> Tensor:
+        index = torch.tensor(list(ids), dtype=torch.int64, device=self.spec.device)
+        return self._network.get_input_embeddings()(index)
+
+    def decode_text(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        ends = self._network.generation_config.eos_token_id
+        ends = self._tokenizer.eos_token_id if ends is None else ends
+        return frozenset(ends if isinstance(ends, list | tuple) else () if ends is None else (ends,))
+
+    # ------------------------------------------------------------------------------------------------ thinking
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return self._layers.rotary(positions)
+
+    def extend(self, embeddings: Tensor, attention: Attention, extras: Mapping[str, Tensor] | None = None) -> Tensor:
+        return self._layers.extend(embeddings, attention)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self._network.get_output_embeddings()(hidden).float().masked_fill(self._silent, -torch.inf)
+
+
+_PLACEHOLDERS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+"""Names, in a config, of the tokens that stand for or around pictures: no model means to say them."""

@@ -1,0 +1,84 @@
+"""Frames to pixels for models that take pictures of any size: resized to whole merge blocks within pixel bounds."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from onlooker.core.errors import InputError, ModelError
+from onlooker.models._pixels import MODES, Pixels, processor_settings
+
+MOST_FRAME_TOKENS = 768
+"""Most language tokens of one frame of a video, as in the family's reference code for videos."""
+LONGEST_ASPECT = 200
+"""The family refuses pictures whose sides differ more than this."""
+
+_IMAGE_FIRST = (
+    ("preprocessor_config.json", None),
+    ("processor_config.json", "image_processor"),
+    ("video_preprocessor_config.json", None),
+    ("processor_config.json", "video_processor"),
+)
+
+
+@dataclass(frozen=True)
+class FittedPixels(Pixels):
+    """Keeps a picture's aspect ratio: both sides become multiples of `factor`, their product stays within bounds.
+
+    A live frame is treated as the family treats an image, since the bounds for videos are bounds on whole clips. A
+    frame has at most `MOST_FRAME_TOKENS` tokens, whatever an image may have.
+    """
+
+    factor: int = 28
+    """Side of a merge block in pixels: patch size times merge size."""
+    min_pixels: int = 56 * 56
+    max_pixels: int = MOST_FRAME_TOKENS * 28 * 28
+
+    @classmethod
+    def of_checkpoint(cls, folder: Path, patch_size: int, merge_size: int) -> "FittedPixels":
+        """Read the processor's settings. Raises `ModelError` when there are none, or none we can follow."""
+        settings = processor_settings(folder, _IMAGE_FIRST)
+        factor = patch_size * merge_size
+        try:
+            size, mode = settings.get("size") or {}, MODES[settings.get("resample", 3)]
+            least = settings.get("min_pixels") or size["shortest_edge"]
+            most = settings.get("max_pixels") or size["longest_edge"]
+            made_for = (settings.get("patch_size", patch_size), settings.get("merge_size", merge_size))
+        except (KeyError, TypeError) as error:
+            raise ModelError(
+                "the checkpoint's image processor settings are incomplete or of an unknown kind",
+                given=f"{folder}: {error}",
+                do="give it min_pixels and max_pixels (or size), image_mean, image_std, bicubic or bilinear resampling",
+            ) from error
+        if made_for != (patch_size, merge_size):
+            raise ModelError(
+                "the checkpoint's pictures do not fit its tower",
+                given=f"processor {made_for}, tower {(patch_size, merge_size)} (patch size, merge size)",
+                do="correct its processor settings",
+            )
+        return cls(
+            size=(0, 0),
+            mean=tuple(settings["image_mean"]),
+            std=tuple(settings["image_std"]),
+            mode=mode,
+            factor=factor,
+            min_pixels=int(least),
+            max_pixels=min(int(most), MOST_FRAME_TOKENS * factor**2),
+        )
+
+    def fit(self, rows: int, cols: int) -> tuple[int, int]:
+        """Rows and columns to which a picture of this size is resized. Raises `InputError` for a mere line."""
+        if max(rows, cols) > LONGEST_ASPECT * min(rows, cols):
+            raise InputError(
+                "a frame is too long and thin for this model",
+                given=f"{rows} x {cols} pixels",
+                do=f"crop it so that its sides differ by a factor of {LONGEST_ASPECT} at most",
+            )
+        side = self.factor
+        tall, wide = (round(length / side) * side for length in (rows, cols))
+        if tall * wide > self.max_pixels:
+            shrink = math.sqrt(rows * cols / self.max_pixels)
+            tall, wide = (max(side, math.floor(length / shrink / side) * side) for length in (rows, cols))
+        elif tall * wide < self.min_pixels:
+            grow = math.sqrt(self.min_pixels / (rows * cols))
+            tall, wide = (math.ceil(length * grow / side) * side for length in (rows, cols))
+        return max(side, tall), max(side, wide)

@@ -1,0 +1,49 @@
+"""Qwen2.5-VL: window attention, gated MLPs and 2-D rotary positions in the tower, M-RoPE in the decoder.
+
+Bai et al., "Qwen2.5-VL Technical Report", arXiv 2502.13923; weights and code through Transformers 5. Deviation from
+its forward pass: every frame is a video of its own (see `_qwen.QwenVideoModel`), so time is the order of frames, not
+the seconds between them, which this family tells its decoder by positions inside one long video only.
+"""
+
+import torch
+from torch import Tensor
+
+from onlooker.core.contracts import Encoded
+from onlooker.models._qwen import QwenVideoModel
+from onlooker.models._qwen_vision import QwenVision, Windows
+
+MODEL_TYPE = "qwen2_5_vl"
+
+
+class Vision(QwenVision):
+    """The tower of a `Qwen2_5_VLForConditionalGeneration` and its merger."""
+
+    def windows(self, rows: int, cols: int) -> Windows:
+        """Squares of `window_size` pixels; those at the right and lower edge are smaller."""
+        side = self.config.window_size // self.factor
+        across = -(-(cols // self.merge) // side)
+        row, col = (torch.arange(length, device=self.device) // self.merge // side for length in (rows, cols))
+        return Windows.of(self.to_blocks(row[:, None] * across + col))
+
+    def has_windows(self, layer: int) -> bool:
+        return layer not in self.config.fullatt_block_indexes
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Tower output `[streams, tokens, dim]` to language tokens `[streams, tokens / 4, hidden_dim]`."""
+        return self.merged(hidden, self.module.merger)
+
+
+class Qwen25VL(QwenVideoModel):
+    """A Qwen2.5-VL checkpoint."""
+
+    model_type = MODEL_TYPE
+    network_class = "Qwen2_5_VLForConditionalGeneration"
+    vision_class = Vision
+    vision: Vision
+
+    def project(
+        self, encoded: Encoded, pixels_shape: tuple[int, ...]
+    ) -> tuple[Tensor, tuple[int, int], dict[str, Tensor]]:
+        rows, cols = self.vision.patches(pixels_shape)
+        grid = (rows // self.vision.merge, cols // self.vision.merge)
+        return self.vision.project(encoded.hidden), grid, {}

@@ -1,0 +1,112 @@
+"""Half an hour of video: three-axis positions stay bounded, and equal a fresh computation over what is kept."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from stock_models import FAMILIES
+from tiny import make_qwen_folder
+
+from onlooker.core.frame import Frame
+from onlooker.core.tokens import VisualTokens
+from onlooker.engine import Engine
+from onlooker.engine.packing import Work, run_pass
+from onlooker.kvstore.rotation import rotate
+from onlooker.models import load
+
+MOST_POSITIONS = 256
+MINUTES = 30
+SIZES = [(28, 28), (28, 56), (56, 28)]
+
+
+@pytest.fixture(scope="module", params=[family for family in FAMILIES if family.startswith("qwen")])
+def short_sighted(request, tmp_path_factory):
+    """A model made for so few positions that half an hour needs them many times over."""
+    folder = make_qwen_folder(tmp_path_factory.mktemp(request.param), request.param, num_layers=1)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = MOST_POSITIONS
+    (folder / "config.json").write_text(json.dumps(config))
+    return load(folder, device="cpu")
+
+
+def fresh_positions(model, times, sizes, start):
+    """Positions `[3, tokens]` of blocks of whole frames laid one behind the other from `start`, and where they end."""
+    parts, reach = [], start
+    for time_s, size in zip(times, sizes, strict=True):
+        grid = (size[0] // 28, size[1] // 28)
+        tokens = VisualTokens.of_frame(torch.zeros(grid[0] * grid[1], 1), grid, 0, time_s)
+        before, after = len(model.frame_ids(time_s)), len(model.frame_closing_ids())
+        place, extent = model.place_tokens(tokens, "keep")
+        for part, more in ((model.place_text(before)[0], before), (place, extent), (model.place_text(after)[0], after)):
+            parts.append(part + reach)
+            reach += more
+    return torch.cat(parts, 1), reach
+
+
+def watch_half_an_hour(engine, each_time):
+    rng = np.random.default_rng(0)
+    pictures = {size: rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES}
+    session, shown = engine.open(), {}
+    for second in range(60 * MINUTES):
+        size = SIZES[second // 100 % 3]  # the camera turns and zooms now and then
+        session.push(Frame(pictures[size], float(second)))
+        shown[float(second)] = size
+        each_time(session)
+    return session, shown
+
+
+@torch.no_grad()
+def test_sliding_window_renumbers_within_bounds(short_sighted):
+    model = short_sighted
+    engine = Engine(model, encoder="full", compressor="identity", memory="sliding_window:window_tokens=60")
+    highest = []
+    session, shown = watch_half_an_hour(engine, lambda s: highest.append(s.store._window.next_offset))
+    assert max(highest) <= MOST_POSITIONS
+    assert sum(after < before for before, after in itertools.pairwise(highest)) > 5, "it started again"
+
+    window, spans = session.store._window, session.store.spans
+    keys, _, rotated = window.tensors()
+    prefix = window.prefix.num_tokens
+    times = [span.start_s for span in spans[1:]]
+    start = window.offsets[spans[1].id]
+    seen, reach = fresh_positions(model, times, [shown[t] for t in times], start)
+    assert reach == window.next_offset
+    places = torch.cat([model.place_text(prefix)[0] + start - prefix, seen], 1)
+    torch.testing.assert_close(rotated, rotate(keys, *model.rotary(places)), rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_rekv_recalls_at_packed_positions(short_sighted):
+    model = short_sighted
+    engine = Engine(model, encoder="full", compressor="identity", memory="rekv:topk=4,recent=2,window_tokens=60")
+    highest = []
+    session, shown = watch_half_an_hour(engine, lambda s: highest.append(s.store._window.next_offset))
+    assert max(highest) <= MOST_POSITIONS
+    store, memory, state = session.store, session.memory, session.memory_state
+    assert len(store.spans) == 1 + 60 * MINUTES, "nothing was forgotten"
+
+    view = store.question(lambda layer, spans, scores: memory.recall(spans, scores, state), scored=True)
+    ids = model.retrieval_ids("which shape left first ?")
+    run_pass(model, [Work(model.embed_text(ids), view.retrieval(*model.place_text(len(ids))))])
+    by_id = {span.id: span for span in store.spans}
+    for layer, context in enumerate(view._contexts):
+        assert len(context.blocks) == 1 + 4 + 2
+        prefix, times = by_id[context.blocks[0]].num_tokens, [by_id[block].start_s for block in context.blocks[1:]]
+        assert any(time_s < 60 * (MINUTES - 2) for time_s in times), "the past was recalled"
+        seen, reach = fresh_positions(model, times, [shown[t] for t in times], prefix)
+        assert context.reach == reach < MOST_POSITIONS
+        raw = [
+            store._host[block][0, layer] if block in store._host else _resident(store, block, layer)
+            for block in context.blocks
+        ]
+        places = torch.cat([model.place_text(prefix)[0], seen], 1)
+        wanted = rotate(torch.cat(raw, 1), *model.rotary(places))
+        torch.testing.assert_close(context.keys, wanted, rtol=1e-5, atol=1e-6)
+    view.close()
+
+
+def _resident(store, block, layer):
+    start = store._window.rows[block]
+    return store._window.arena.keys[layer, :, start : start + store._blocks[block].num_tokens]
