@@ -8,12 +8,12 @@ from onlooker.world import make_episode
 
 
 def main() -> None:
-    """Put a question every eight seconds and go on watching while it is answered."""
+    """Put a question every six seconds and go on watching while it is answered."""
     engine = onlooker.Engine.from_pretrained("pocket-aware")
     asking = None
     with engine.open() as session:
         for frame in make_episode(3, "test", duration_s=24.0).frames(fps=2.0):
-            if frame.time_s in (6, 14, 22):
+            if frame.time_s in (5, 11, 17):
                 asking = session.put("which shape is at the top now?")
                 print(f"[{asking.time_s:.1f} s] {asking.question}")
             flying = [asking] if asking and not asking.done else []

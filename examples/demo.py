@@ -33,7 +33,7 @@ def main() -> None:
     began = time.perf_counter()
     clip = chosen.out / "clip.mp4"
     episode = make_episode(SEED, "test", duration_s=SECONDS)
-    write_video(episode, clip, fps=8, size=(192, 192))
+    write_video(episode, clip, fps=4)
     questions = episode.questions(8, rng_seed=1, tasks=TASKS)
     console.print(f"{clip}: {SECONDS:.0f} s of H.264, made in {time.perf_counter() - began:.1f} s")
 

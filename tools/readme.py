@@ -43,6 +43,17 @@ def main() -> None:
     arguments[arguments.index("--overlay") + 1] = str(ROOT / "docs" / "overlay.png")
     with contextlib.suppress(SystemExit):
         onlooker(arguments)
+    _shrink(ROOT / "docs" / "overlay.png")
+
+
+def _shrink(path: Path) -> None:
+    """A picture for a page: narrower than the real one and in 96 colours, so that the repository stays small."""
+    from PIL import Image
+
+    with Image.open(path) as drawn:
+        size = (1280, round(drawn.height * 1280 / drawn.width))
+        small = drawn.convert("RGB").resize(size, Image.Resampling.LANCZOS).quantize(96, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from onlooker.cli import options
 from onlooker.cli.app import app
 from onlooker.cli.output import progress
 from onlooker.cli.timing import Action, machine_card, numbers_of, show, time_in_turns
-from onlooker.core.errors import InputError
+from onlooker.core.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     from onlooker.core.contracts import EncoderAccelerator, VideoModel
@@ -152,10 +152,16 @@ def _interval(method: Any) -> int | None:
 
 def _load(model: str, dtype: str, device: str) -> tuple["VideoModel", str]:
     from onlooker import models
+    from onlooker.core.contracts import VideoModel
 
     if model in models.SHAPES:
         return models.random_model(model, dtype=dtype, device=device), "random"
-    return models.load(model, dtype=dtype, device=device), "trained"
+    loaded = models.load(model, dtype=dtype, device=device)
+    if not isinstance(loaded, VideoModel):
+        raise ModelError(
+            "this model's stages cannot be timed", given=model, do="one with an adapter of its own, such as pocket"
+        )
+    return loaded, "trained"
 
 
 def _clip(model: "VideoModel", streams: int) -> list[Any]:

@@ -85,7 +85,7 @@ class Engine:
         from onlooker import models
         from onlooker.engine.window import WindowEngine
 
-        model = models.load(source, dtype=dtype, device=device)
+        model = models.load_any(source, dtype=dtype, device=device)
         return WindowEngine(model, **settings) if isinstance(model, ClipModel) else cls(model, **settings)
 
     @property

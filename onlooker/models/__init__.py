@@ -4,14 +4,14 @@ import difflib
 import importlib
 import pkgutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onlooker.models._shapes import SHAPES, Shape, random_model, shape_of
 
 if TYPE_CHECKING:
     from onlooker.core.contracts import ClipModel, VideoModel
 
-__all__ = ["BUILT_IN", "SHAPES", "Shape", "families", "load", "random_model", "shape_of"]
+__all__ = ["BUILT_IN", "SHAPES", "Shape", "families", "load", "load_any", "random_model", "shape_of"]
 
 BUILT_IN = {"pocket": "pocket", "pocket-aware": "pocket_aware"}
 """Names of the models that come with the package, and their folders in this room."""
@@ -22,19 +22,35 @@ def families() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_") and not m.ispkg)
 
 
-def load(source: str | Path, dtype: str = "auto", device: str = "auto") -> "VideoModel | ClipModel":
+def load(source: str | Path, dtype: str = "auto", device: str = "auto") -> "VideoModel":
     """A model by built-in name (`pocket`, `pocket-aware`), local folder or hub id (`owner/name`).
 
-    The family is found by the `model_type` in `config.json`; a type without a file here that Transformers has an image
-    language model for gives a `ClipModel`, which looks at the last frames anew at every question. `dtype` is `auto`
-    (bfloat16 on CUDA, else float32), `float32`, `float16` or `bfloat16`; `device` is `auto`, `cpu`, `cuda`, `cuda:1`,
-    `mps`. Raises `ModelError` when there is no such model, its family is unknown, or its files are missing or damaged.
+    The family is found by the `model_type` in `config.json`. `dtype` is `auto` (bfloat16 on CUDA, else float32),
+    `float32`, `float16` or `bfloat16`; `device` is `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Raises `ModelError` when
+    there is no such model, its family has no adapter, or its files are missing or damaged.
     """
-    from onlooker.core.contracts import VideoModel
+    return _load_family(*_find(str(source)), str(source), dtype, device)
+
+
+def load_any(source: str | Path, dtype: str = "auto", device: str = "auto") -> "VideoModel | ClipModel":
+    """As `load`, but a family without an adapter for which Transformers has an image language model is welcome too.
+
+    It gives a `ClipModel`, which looks at the last frames anew at every question.
+    """
+    folder, kind = _find(str(source))
+    if kind not in families():
+        from onlooker.models._window import WindowModel, can_load
+
+        if can_load(kind):
+            return WindowModel.from_pretrained(folder, dtype, device, name=str(source))
+    return _load_family(folder, kind, str(source), dtype, device)
+
+
+def _find(name: str) -> tuple[Path, str]:
+    """The folder of a checkpoint and its `model_type`."""
     from onlooker.core.errors import ModelError
     from onlooker.models._loading import find_folder, read_config
 
-    name = str(source)
     folder = Path(__file__).parent / BUILT_IN[name] if name in BUILT_IN else Path(name).expanduser()
     if name in BUILT_IN and not (folder / "config.json").is_file():
         raise ModelError(
@@ -46,10 +62,14 @@ def load(source: str | Path, dtype: str = "auto", device: str = "auto") -> "Vide
         near = difflib.get_close_matches(name, BUILT_IN, n=1)
         if near and "/" not in name:
             raise ModelError("there is no model of that name", given=name, do=f"did you mean {near[0]}?")
-        folder = find_folder(source)
-    kind = read_config(folder)["model_type"]
-    if kind not in families() and (other := _without_adapter(kind)):
-        return other.from_pretrained(folder, dtype, device, name=name)
+        folder = find_folder(name)
+    return folder, read_config(folder)["model_type"]
+
+
+def _load_family(folder: Path, kind: str, name: str, dtype: str, device: str) -> "VideoModel":
+    from onlooker.core.contracts import VideoModel
+    from onlooker.core.errors import ModelError
+
     if kind not in families():
         near = difflib.get_close_matches(kind, families(), n=1)
         hint = f"did you mean {near[0]}? " if near else ""
@@ -62,9 +82,3 @@ def load(source: str | Path, dtype: str = "auto", device: str = "auto") -> "Vide
     ]
     assert len(found) == 1, f"{kind}.py must define one VideoModel, not {len(found)}"
     return found[0].from_pretrained(folder, dtype, device, name=name)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _without_adapter(kind: str) -> Any:
-    from onlooker.models import _window
-
-    return _window.WindowModel if _window.can_load(kind) else None

@@ -114,7 +114,7 @@ SHAPES = {
 
 
 def shape_of(source: str) -> Shape:
-    """The shape of a name in `SHAPES`, a built-in model or a local LLaVA-OneVision folder.
+    """The shape of a name in `SHAPES`, a built-in model or a local folder of a family with an adapter.
 
     Raises `ModelError` when there is none; no weights are read and no network is touched.
     """
@@ -129,6 +129,8 @@ def shape_of(source: str) -> Shape:
         raise ModelError("there is no shape of that name", given=source, do=f"a local folder or one of: {known}")
     config = read_config(folder)
     try:
+        if config["model_type"] in ("qwen2_5_vl", "qwen3_vl"):
+            return _qwen_shape(source, config)
         vision, text = config["vision_config"], config["text_config"]
         return Shape(
             name=source,
@@ -150,8 +152,33 @@ def shape_of(source: str) -> Shape:
         raise ModelError(
             "the checkpoint's config lacks sizes that planning needs",
             given=f"{folder}: {missing}",
-            do=f"give a LLaVA-OneVision folder or one of: {', '.join(SHAPES)}",
+            do=f"give a folder of a family with an adapter, or one of: {', '.join(SHAPES)}",
         ) from missing
+
+
+def _qwen_shape(name: str, config: dict[str, Any]) -> QwenShape:
+    vision = config["vision_config"]
+    text = config.get("text_config") or config  # older checkpoints of Qwen2.5-VL have no part for the text
+    return QwenShape(
+        name=name,
+        image_size=32 * vision["patch_size"],
+        patch_size=vision["patch_size"],
+        vision_layers=vision["depth"],
+        vision_dim=vision["hidden_size"],
+        vision_mlp=vision["intermediate_size"],
+        vision_heads=vision["num_heads"],
+        text_layers=text["num_hidden_layers"],
+        text_dim=text["hidden_size"],
+        text_mlp=text["intermediate_size"],
+        query_heads=text["num_attention_heads"],
+        kv_heads=text["num_key_value_heads"],
+        vocabulary=text["vocab_size"],
+        tied=bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings")),
+        family=config["model_type"],
+        key_dim=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"],
+        whole_layers=tuple(vision["fullatt_block_indexes"]) if config["model_type"] == "qwen2_5_vl" else None,
+        tap_layers=tuple(vision.get("deepstack_visual_indexes", ())),
+    )
 
 
 def random_model(name: str, dtype: str = "auto", device: str = "auto") -> "VideoModel":

@@ -67,26 +67,36 @@ def draw_curves(curves: dict[str, list[tuple[float, float]]], path: Path) -> Non
     picture.save(path, optimize=True)
 
 
-def write_card(branch: str, scores: dict, history: Path, folder: Path, command: str, hardware: str) -> None:
-    """`MODEL_CARD.md` and `training.png` in `folder`."""
+def write_card(branch: str, rows: Sequence[dict], history: Path, folder: Path, command: str, hardware: str) -> None:
+    """`MODEL_CARD.md` and `training.png` in `folder`, from the rows of `benchmarks.pocket_table`.
+
+    Raises `ValueError` when the rows lack this model with nothing saved.
+    """
     draw_curves(read_history(history, ("trunk", branch)), folder / "training.png")
     lines = [json.loads(line) for line in history.read_text().splitlines()]
     steps = {b: max((line["step"] for line in lines if line["branch"] == b), default=0) for b in ("trunk", branch)}
-    answers, name, sizes = scores["models"][branch]["answers"], _NAMES[branch], PocketSizes()
+    name, sizes = _NAMES[branch], PocketSizes()
+    mine = [row for row in rows if row["model"] == name]
+    dense = next(
+        (r for r in mine if (r["encoder"], r["compressor"], r["memory"]) == ("full", "identity", "full")), None
+    )
+    if dense is None:
+        raise ValueError(f"the scores hold no dense row of {name}: run benchmarks.pocket_table first")
     size = (folder / "model.safetensors").stat().st_size if (folder / "model.safetensors").exists() else 0
-    rows = "\n".join(
-        f"| {setting} | {row['all']:.3f} ({row['interval'][0]:.3f} to {row['interval'][1]:.3f}) | "
-        + " | ".join(f"{row[task]:.2f}" if task in row else "-" for task in TASKS) + " |"
-        for setting, row in answers.items()
-    )  # fmt: skip
     spans = "\n".join(
-        f"| {task} | {TASKS[task][1]} | {answers['dense'][task]:.3f} | {a:.3f} to {b:.3f} |"
-        for task, (a, b) in answers["dense"]["task_intervals"].items()
+        f"| {task} | {TASKS[task][1]} | {right:.3f} | {low:.3f} to {high:.3f} |"
+        for task, (right, low, high) in dense["tasks"].items()
+    )
+    settings = "\n".join(
+        f"| {r['encoder']} | {r['compressor']} | {r['memory']} "
+        f"| {r['accuracy']:.3f} ({r['low']:.3f} to {r['high']:.3f}) | {r['asked']} | {r['context_tokens']} |"
+        for r in mine
     )
     taught = {
         "pocket": "It never saw STC-Cacher's features in training, as no published model did.",
         "aware": "More than half of its last batches were encoded by STC-Cacher (N 2, 4, 8, never; r 0.15 to 0.40).",
     }[branch]
+    weak = [f"`{task}` ({right:.0%})" for task, (right, _, _) in dense["tasks"].items() if right < 0.65]
     (folder / "MODEL_CARD.md").write_text(f"""# {name}
 
 A video language model of {size / 1e6:.1f} MB that ships with Onlooker, so that streaming methods can be
@@ -102,30 +112,32 @@ language beyond its questions.
   embedding and the question. Key `onlooker` of `config.json` says so to the adapter.
 - Training: `{command}`
   ({steps["trunk"]} steps of the trunk, {steps[branch]} of the branch; {hardware}); split `train` of Pocket World, seeds
-  from 0; 16, 24 or 48 frames a clip. Loss curve: `training.png`.
-- Evaluation: `python -m recipes.pocket.evaluate`, split `{scores["split"]}`, {scores["clips"]} clips of \
-{scores["frames"]} frames at {scores["fps"]} a second, seeds from {scores["first_seed"]}, 8 questions each, greedy,
-  {scores["precision"]} on {scores["device"]}, torch {scores["torch"]}. Clock times count within 1.5 s.
+  from 0; 16, 24 or 48 frames a clip.
+- Evaluation: `python -m benchmarks.pocket_table`: {dense["suite"]}, greedy, strict matching, clock times within 1.5 s;
+  {dense["hardware"]}, torch {dense["torch"]}, transformers {dense["transformers"]}, commit {dense["commit"]}.
 
-## Accuracy by task, dense
+![Loss over the training](training.png)
 
-95 % intervals by bootstrap over clips.
+## Accuracy by category, nothing saved
 
-| task | what is asked | right | interval |
+{dense["accuracy"]:.3f} ({dense["low"]:.3f} to {dense["high"]:.3f}) of {dense["asked"]} questions; 95 % intervals from \
+resampling clips.
+
+| category | what is asked | right | interval |
 | --- | --- | --- | --- |
 {spans}
 
-## What compression costs
+## What saving costs
 
-`all` weighs every task the same. cacher=N:r refreshes every N frames (0: only the first) and recomputes the share r;
-keep=k keeps k of {sizes.frame_tokens} tokens at random, stc=k by STC-Pruner's score; blind sees no frame.
+`context` is the mean number of tokens an answer could see.
 
-| setting | all | {" | ".join(TASKS)} |
-| --- | --- | {" | ".join("---" for _ in TASKS)} |
-{rows}
+| encoder | compressor | memory | right | questions | context |
+| --- | --- | --- | --- | --- | --- |
+{settings}
 
 ## What it cannot do
 
+{"Weakest, and below what we want: " + ", ".join(weak) + "." if weak else ""}
 Anything outside Pocket World: other pictures, other words, free conversation, sound. Times beyond 99 minutes wrap
 around. More than about 48 frames in view at once, or more than 3,300 positions, were not in its training.
 """)
@@ -135,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--branch", choices=tuple(FOLDERS), required=True, help="which model")
-    parser.add_argument("--scores", type=Path, required=True, help="what evaluate.py wrote with --json")
+    parser.add_argument("--scores", type=Path, required=True, help="what benchmarks.pocket_table wrote with --out")
     parser.add_argument("--history", type=Path, default=Path("out/pocket/history.jsonl"), help="what train.py wrote")
     parser.add_argument("--to", type=Path, help="folder of the model; by default where the package keeps it")
     parser.add_argument("--command", required=True, help="the training command, as it was run")
@@ -143,8 +155,8 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     folder = given.to or FOLDERS[given.branch]
     folder.mkdir(parents=True, exist_ok=True)
-    scores = json.loads(given.scores.read_text())
-    write_card(given.branch, scores, given.history, folder, given.command, given.hardware)
+    rows = [json.loads(line) for line in given.scores.read_text().splitlines()]
+    write_card(given.branch, rows, given.history, folder, given.command, given.hardware)
     print(folder / "MODEL_CARD.md")
 
 

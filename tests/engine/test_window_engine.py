@@ -15,7 +15,7 @@ from onlooker.core.events import Closed, FrameTaken
 from onlooker.core.frame import Frame
 from onlooker.engine import Decoding, Engine
 from onlooker.engine.window import WindowEngine
-from onlooker.models import load
+from onlooker.models import load, load_any
 from onlooker.models._window import WindowModel
 
 QUESTION = "which shape left first ?"
@@ -147,6 +147,8 @@ def test_a_missing_package_is_named(other, tmp_path, monkeypatch):
 
     monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", missing)
     with pytest.raises(ModelError, match="needs the Torchvision library"):
+        load_any(tmp_path, device="cpu")
+    with pytest.raises(ModelError, match="no adapter for this model family"):
         load(tmp_path, device="cpu")
 
 
