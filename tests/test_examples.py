@@ -21,7 +21,7 @@ def run(*arguments: object, folder: Path) -> str:
     command = [sys.executable, *map(str, arguments)]
     environment = os.environ | {"COLUMNS": "140"}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=170, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

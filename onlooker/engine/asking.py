@@ -30,6 +30,10 @@ class Asked(Protocol):
     unread: dict[int, tuple[Span, Any]]
     layout: Layout
 
+    def note_answer(self, answer: Answer) -> None:
+        """Told once, when the answer is complete."""
+        ...
+
 
 class Asking:
     """A question in flight: hand `pending()` to a pass, give its scores to `accept()`, until `done`.
@@ -44,6 +48,7 @@ class Asking:
         if not question.strip():
             raise InputError("a question needs words", given=repr(question), do="ask something")
         self.question, self.time_s, self.decoding = question, time_s, decoding
+        self._session = session
         self.done, self.finish = False, "stop"
         self._began = time.perf_counter()
         self._first_s: float | None = None
@@ -153,6 +158,7 @@ class Asking:
         self._context_tokens = round(sum(spans[i].num_tokens * n for i, n in seen.items()) / layers)
         self._citations = _cite(spans, self._view.attention_mass(), seen, layers)
         self._view.close()
+        self._session.note_answer(self.answer())
 
 
 def _everything(layer: int, spans: Sequence[Span], scores: Tensor | None) -> Recall:

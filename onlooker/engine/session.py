@@ -187,6 +187,11 @@ class Session:
             self.totals.dropped_events += 1
         self._events.append(event)
 
+    def note_answer(self, answer: Answer) -> None:
+        """Count an answer and note it for `events()`; what the stream remembers does not change."""
+        self.totals.answers += 1
+        self.tell(answer)
+
     def remember_unread(self, frame: Any, num_tokens: int, time_s: float) -> None:
         """Keep a frame's tokens (or its picture) for a policy that reads at the question."""
         number = next(self._unread_numbers)

@@ -103,6 +103,7 @@ class WindowAsking:
             raise InputError("a question needs words", given=repr(question), do="ask something")
         self.question, self.time_s, self.done = question, time_s, False
         self._began, self._model, self._decoding = time.perf_counter(), model, decoding
+        self._session = session
         spans = [s for s, _ in session.unread.values() if s.start_s >= visible[0] and s.end_s <= visible[1]]
         chosen = session.memory.recall(spans, None, session.memory_state).blocks
         # The pictures as they are now: the stream may move on before the next step.
@@ -114,12 +115,16 @@ class WindowAsking:
         """Look and answer; the whole text."""
         options = {name: getattr(self._decoding, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
         self._said = self._model.answer(self._images, self.question, **options)
-        self.done, self._ended = True, time.perf_counter()
+        self._finish()
         return self._said.text
 
     def cancel(self) -> None:
         """Do not even look."""
+        self._finish()
+
+    def _finish(self) -> None:
         self.done, self._ended = True, time.perf_counter()
+        self._session.note_answer(self.answer())
 
     def answer(self) -> Answer:
         """The answer, once `done`. What the model looked at is not known to it, so nothing is cited."""

@@ -69,6 +69,15 @@ def test_waiting_events_are_bounded_and_drops_are_counted(plain, monkeypatch):
     assert session.stats().dropped_events == 6
 
 
+def test_answers_are_events_and_are_counted(plain, frames):
+    session = plain.open()
+    session.push(frames[0])
+    list(session.events())
+    answer = session.ask(QUESTION, max_new_tokens=3)
+    assert list(session.events()) == [answer]
+    assert session.stats().answers == 1
+
+
 def test_a_streamed_answer_is_the_asked_answer(plain, frames):
     session = plain.open()
     session.push(frames[0])

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_others import FRAME_TOKENS, PlainProcessor, make_other_network, make_other_tokenizer
 
 from onlooker.core.errors import InputError, ModelError, SessionClosed
-from onlooker.core.events import Closed, FrameTaken
+from onlooker.core.events import Answer, Closed, FrameTaken
 from onlooker.core.frame import Frame
 from onlooker.engine import Decoding, Engine
 from onlooker.engine.window import WindowEngine
@@ -112,7 +112,7 @@ def test_a_session_is_a_session(three):
     asking.cancel()
     assert asking.answer().finish == "cancelled"
     session.close()
-    assert [type(event) for event in session.events()] == [FrameTaken] * 5 + [Closed]
+    assert [type(event) for event in session.events()] == [FrameTaken] * 5 + [Answer, Closed]
     with pytest.raises(SessionClosed):
         session.push(Frame(frames[0].image, 10.0))
 
