@@ -16,9 +16,9 @@ from onlooker import models
 from onlooker.core import registry
 from onlooker.core.records import QueryRecord
 from onlooker.engine import Engine
+from onlooker.evals.item import Item
 from onlooker.evals.replay import replay
 from onlooker.evals.score import by_task, difference, score
-from onlooker.evals.suites import Item
 from onlooker.world import WorldSettings, make_episode
 from onlooker.world.export import video_record
 
@@ -75,8 +75,8 @@ def main() -> None:
         rows.append(row)
         print(f"{row['memory']:45} {whole.accuracy:.3f} [{whole.low:.3f}, {whole.high:.3f}] {row['tasks']}", flush=True)
     gap = difference(outcomes[MEMORIES[0]], outcomes[MEMORIES[1]])
-    print(f"rekv minus sliding_window: {gap[0]:+.3f} [{gap[1]:+.3f}, {gap[2]:+.3f}]")
-    print(json.dumps({"bench": "half_hour", "rows": rows, "rekv_minus_window": gap} | vars(given)))
+    print(f"rekv minus sliding_window: {gap.gap:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]: {gap.verdict}")
+    print(json.dumps({"bench": "half_hour", "rows": rows, "rekv_minus_window": dataclasses.asdict(gap)} | vars(given)))
 
 
 if __name__ == "__main__":

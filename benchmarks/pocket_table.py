@@ -22,9 +22,9 @@ import transformers
 from onlooker import models
 from onlooker.core.contracts import VideoModel
 from onlooker.engine import Engine
+from onlooker.evals import suites
 from onlooker.evals.replay import replay
 from onlooker.evals.score import by_task, score
-from onlooker.evals.suites import pocketworld
 
 STC = "stc_cacher:interval=4,recompute_ratio=0.25"
 PRUNER = "stc_pruner:keep_ratio=0.3"
@@ -46,7 +46,7 @@ def measure(model: VideoModel, setting: Sequence[str], limit: int, parallel: int
     encoder, compressor, memory = setting
     engine = Engine(model, encoder=encoder, compressor=compressor, memory=memory)
     began = time.perf_counter()
-    outcomes = replay(engine, pocketworld(limit=limit), parallel=parallel)
+    outcomes = replay(engine, suites.items("pocketworld", limit), parallel=parallel)
     replies = [o.reply for o in outcomes if o.reply]
     context = sum(r.meta["context_tokens"] for r in replies) / max(1, len(replies))
     tasks = {name: [round(v, 4) for v in (s.accuracy, s.low, s.high)] for name, s in by_task(outcomes).items()}

@@ -1,35 +1,51 @@
-"""onlooker eval: put a suite's questions to a setting, and score the answers."""
+"""onlooker eval: put a suite's questions to one setting or a grid of them, and score the answers."""
 
 import dataclasses
-import time
+import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from onlooker.cli import options
 from onlooker.cli.app import app
-from onlooker.cli.output import emit, note, progress, show_table
+from onlooker.cli.output import emit, note, progress, show_table, warn
 from onlooker.core.errors import InputError
-from onlooker.core.records import to_json
 
 if TYPE_CHECKING:
-    from onlooker.evals.replay import Outcome
+    from onlooker.evals.runs import Run
     from onlooker.evals.score import Score
+    from onlooker.evals.settings import RunSettings
 
-Suite = Literal["pocketworld", "needle"]
+RUN, FILES = "Run", "Published benchmarks"
 
 
 @app.command(name="eval")
 def evaluate(
-    suite: Annotated[Suite, typer.Argument(help="pocketworld: all categories; needle: half an hour back.")],
+    suite: Annotated[str, typer.Argument(help="pocketworld, pocketworld-long, pocketworld-temporal, or a benchmark.")],
     limit: Annotated[int, typer.Option(help="Number of questions.", min=1, max=1_000_000)] = 200,
     seed: Annotated[int, typer.Option(help="First seed of the held-out clips.", min=0, max=10**9)] = 0,
     fps: options.Fps = 1.0,
     parallel: Annotated[int, typer.Option(help="Videos watched side by side.", min=1, max=1024)] = 8,
-    out: Annotated[Path | None, typer.Option(help="Write every answer as JSON lines to this new file.")] = None,
+    pace: Annotated[str, typer.Option(help="max, or realtime (then lag counts).", rich_help_panel=RUN)] = "max",
+    control: Annotated[
+        str, typer.Option(help="Test the harness instead of a model: oracle:0.1, yes, guess:0.", rich_help_panel=RUN)
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="A new .jsonl file for the answers, or a folder for whole runs.")
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(help="Many runs: a .toml file, controls, stc, or key=a|b; key=c|d. Needs --out.", metavar="GRID"),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes for a grid.", min=1, max=256, rich_help_panel=RUN)] = 1,
+    gpus: Annotated[int, typer.Option(help="GPUs for a grid: cuda:0 and so on.", min=0, rich_help_panel=RUN)] = 0,
+    ray: Annotated[bool, typer.Option("--ray", help="Spread a grid with Ray.", rich_help_panel=RUN)] = False,
+    annotations: Annotated[Path | None, typer.Option(help="Its annotation file.", rich_help_panel=FILES)] = None,
+    videos: Annotated[Path | None, typer.Option(help="The folder of its videos.", rich_help_panel=FILES)] = None,
     as_json: options.Json = False,
     model: options.Model = "pocket-aware",
     device: options.Device = "auto",
@@ -42,32 +58,71 @@ def evaluate(
 
     Example: onlooker eval pocketworld --limit 200 --memory last_frames
     """
-    if not 0 < fps <= 240:
-        raise InputError("fps must lie above 0 and up to 240", given=str(fps), do="use 1 for one frame a second")
-    methods = options.engine_settings(encoder, compressor, memory)
-    with _new_file(out) as file:
-        from onlooker.engine import Engine
-        from onlooker.evals import suites
-        from onlooker.evals.replay import replay
+    from onlooker.evals.grid import expand
+    from onlooker.evals.settings import check, from_dict
 
-        engine = Engine.from_pretrained(model, dtype=dtype, device=device, **methods)
-        items = getattr(suites, suite)(limit=limit, seed=seed)
-        began = time.perf_counter()
+    values: dict[str, Any] = {
+        "suite": suite, "limit": limit, "seed": seed, "fps": fps, "parallel": parallel, "pace": pace,
+        "control": control, "annotations": str(annotations or ""), "videos": str(videos or ""), "model": model,
+        "device": device, "dtype": dtype, "encoder": encoder, "compressor": compressor, "memory": memory,
+    }  # fmt: skip
+    if grid is not None:
+        if out is None:
+            raise InputError("a grid needs a place for its runs", given="--grid without --out", do="--out runs/")
+        _grid(expand(grid, values), out, workers, gpus, ray, as_json)
+        return
+    settings = from_dict(values)
+    check(settings)
+    _one(settings, out, as_json)
+
+
+def _one(settings: "RunSettings", out: Path | None, as_json: bool) -> None:
+    from onlooker.evals.runs import execute, folder_of
+
+    lines = out if out is not None and out.suffix == ".jsonl" else None
+    with _new_file(lines) as file, tempfile.TemporaryDirectory() as scratch:
+        folder = folder_of(settings, Path(scratch) if out is None or lines else out)
         with progress(as_json, "questions") as bar:
-            task = bar.add_task("asking", total=limit)
-
-            def on_outcome(outcome: "Outcome") -> None:
-                bar.advance(task)
-                for record in (outcome.query, outcome.reply):
-                    if file is not None and record is not None:
-                        file.write(to_json(record) + "\n")
-
-            outcomes = replay(engine, items, fps=fps, parallel=parallel, on_outcome=on_outcome)
-    setting = {"suite": suite, "model": model, "encoder": encoder, "compressor": compressor, "memory": memory}
-    setting |= {"seed": seed, "fps": fps, "seconds": time.perf_counter() - began}
-    _report(outcomes, setting, as_json)
+            task = bar.add_task("asking", total=settings.limit)
+            run = execute(settings, folder, on_outcome=lambda _: bar.advance(task))
+        if file is not None:
+            _write_records(file, run)
+        _show(run, as_json)
     if out is not None and not as_json:
-        note(f"wrote {out}")
+        note(f"wrote {lines or folder}")
+
+
+def _grid(grid: list["RunSettings"], out: Path, workers: int, gpus: int, ray: bool, as_json: bool) -> None:
+    from onlooker.evals.compare import compare
+    from onlooker.evals.report.table import markdown, row_dict
+    from onlooker.evals.workers import results, run_grid
+
+    total = sum(settings.limit for settings in grid)
+    with progress(as_json, "questions") as bar:
+        task = bar.add_task(f"{len(grid)} runs", total=total)
+        finished = run_grid(
+            grid, out, workers=workers, gpus=gpus, ray=ray, on_progress=lambda n: bar.update(task, completed=n)
+        )
+    for one in finished:
+        if one.failure:
+            warn(f"{one.settings.label}: {one.failure}")
+    runs = results(finished)
+    if not runs:
+        raise InputError("no run of the grid came to its end", given=str(out), do="see the warnings above")
+    rows = compare(runs)
+    if as_json:
+        emit([row_dict(row) for row in rows])
+    else:
+        print(markdown(rows, out))
+        note(f"{len(runs)} of {len(grid)} runs in {out}; next: onlooker report {out}/*")
+
+
+def _write_records(file: TextIO, run: "Run") -> None:
+    from onlooker.core.records import to_json
+
+    for outcome in run.outcomes:
+        for record in (outcome.query, *outcome.replies):
+            file.write(to_json(record) + "\n")
 
 
 @contextmanager
@@ -92,21 +147,43 @@ def _new_file(path: Path | None) -> Iterator[TextIO | None]:
         partial.unlink(missing_ok=True)
 
 
-def _report(outcomes: list["Outcome"], setting: dict, as_json: bool) -> None:
-    from onlooker.evals.score import by_task, score
+def _show(run: "Run", as_json: bool) -> None:
+    from onlooker.evals.compare import tokens_per_second
+    from onlooker.evals.score import by_task, official, score
+    from onlooker.evals.timing import timing
 
-    whole, parts = score(outcomes), by_task(outcomes)
-    replies = [o.reply for o in outcomes if o.reply is not None]
-    read = sum(r.meta["tokens_read"] for r in replies) / max(1, sum(r.meta["frames"] for r in replies))
+    outcomes, settings = run.outcomes, run.settings
+    whole, parts = score(outcomes, rejected=run.rejected), by_task(outcomes)
+    rate, _ = tokens_per_second(run)
+    frames = sum(row["stats"].get("frames", 0) for row in run.videos)
+    read = sum(row["stats"].get("tokens_read", 0) for row in run.videos) / max(1, frames)
+    spoke = timing(outcomes, {row["video"].id: row["video"] for row in run.videos})
+    assert run.done is not None, "the run was just finished"
     if as_json:
-        tasks = {name: dataclasses.asdict(part) for name, part in parts.items()}
-        emit(setting | {"tokens_read_per_frame": read, "overall": dataclasses.asdict(whole), "tasks": tasks})
+        found = {
+            "tokens_read_per_frame": read, "tokens_per_second": rate, "seconds": run.done["seconds"], "lane": run.lane,
+            "rejected": run.rejected, "overall": dataclasses.asdict(whole) | {"coverage": whole.coverage},
+            "official": official(outcomes), "proactive": dataclasses.asdict(spoke) if spoke else None,
+            "tasks": {name: dataclasses.asdict(part) for name, part in parts.items()},
+        }  # fmt: skip
+        emit(settings.as_dict() | found)
         return
     rows = [_row(name, part) for name, part in [*parts.items(), ("all", whole)]]
     show_table(["category", "accuracy", "95 % interval", "answered"], rows, numbers=True)
+    for name, value in official(outcomes).items():
+        print(f"{name} by the published scorer: {value:.1%}")
+    if spoke:
+        alarms = "none measured" if spoke.alarms_per_quiet_hour is None else f"{spoke.alarms_per_quiet_hour:.0f}"
+        note(f"speaking unasked: F1 {spoke.f1:.2f}, false alarms per quiet hour {alarms}")
+    failures = sorted({outcome.failure for outcome in outcomes if outcome.failure})
+    if failures or run.rejected:
+        first = f" (first: {failures[0]})" if failures else ""
+        warn(f"coverage {whole.coverage:.1%}: {whole.asked - whole.answered} questions without a score{first}")
+    if run.lane == "looks ahead":
+        warn(f"this system looks into the future: {json.dumps(run.done['violations'][0])}")
     note(
-        f"\n{setting['suite']} from seed {setting['seed']}, {setting['model']}: {read:.1f} tokens read per frame, "
-        f"{setting['seconds']:.0f} s"
+        f"\n{settings.suite} from seed {settings.seed}, {settings.control or settings.model}: {read:.1f} tokens read per "
+        f"frame, {rate:.1f} per second of video, {run.done['seconds']:.0f} s, lane: {run.lane}"
     )
 
 

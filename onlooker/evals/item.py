@@ -25,7 +25,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row of a benchmark that cannot be asked. It lowers the coverage by `questions` and never counts as an answer."""
+    """A row of a benchmark that cannot be asked. It lowers the coverage by `questions`, and is no answer."""
 
     where: str
     reason: str

@@ -1,24 +1,54 @@
-"""Causal replay: frames reach sessions in order, a question sees only its past, many videos run side by side."""
+"""Causal replay: frames reach a system in order, a question sees only its past, many videos run side by side.
+
+With pace "max" a question is put after all frames up to its time. With pace "realtime" a virtual clock runs along: work
+takes the time it really took, frames wait while the system is busy and are dropped when they are too old, and a
+question is put when its time has come, whatever has been seen by then. So lag costs answers, and no test has to wait
+for it.
+"""
 
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from onlooker.core.events import Failed
 from onlooker.core.frame import Frame
-from onlooker.core.records import QueryRecord, ReplyRecord
-from onlooker.engine import Decoding, Engine, Session
-from onlooker.evals.suites import Item
+from onlooker.core.records import QueryRecord, ReplyRecord, VideoRecord
+from onlooker.engine import Engine
+from onlooker.evals.asking import Due, History, schedule
+from onlooker.evals.item import Item
+from onlooker.evals.systems import Question, Said, System, Watcher, as_system
+
+Pace = Literal["max", "realtime"]
+DROP_AFTER_S = 2.0
+"""In real time a frame this old is dropped instead of watched."""
+SLACK_S = 1e-6
 
 
 @dataclass
 class Outcome:
-    """What came of one question: a reply, or the failure that stood in its way."""
+    """What came of one question: replies in order of time, or the failure that stood in their way."""
 
     query: QueryRecord
-    reply: ReplyRecord | None = None
+    replies: tuple[ReplyRecord, ...] = ()
     failure: str = ""
+
+    @property
+    def reply(self) -> ReplyRecord | None:
+        """The reply that was asked for; of a polled question the last poll. None after a failure."""
+        if self.failure or not self.replies:
+            return None
+        return next((r for r in self.replies if r.kind == "answer"), self.replies[-1])
+
+
+@dataclass
+class VideoOutcome:
+    """What came of one video: the outcomes of its questions and the totals of its stream."""
+
+    video: VideoRecord
+    outcomes: list[Outcome]
+    stats: dict[str, Any] = field(default_factory=dict)
+    """Of the system, and `seconds` watched, `dropped` frames, greatest `lag_s`, `held` (time, bytes) over time."""
 
 
 @dataclass
@@ -26,94 +56,187 @@ class _Run:
     """One video on its way."""
 
     item: Item
-    session: Session
+    watcher: Watcher
     frames: Iterator[Frame]
-    upcoming: Frame | None
-    waiting: list[QueryRecord]
+    due: list[Due]
+    history: History = field(default_factory=History)
+    upcoming: Frame | None = None
     failure: str = ""
-    outcomes: list[Outcome] = field(default_factory=list)
+    said: dict[str, list[ReplyRecord]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    held: list[tuple[float, int]] = field(default_factory=list)
+    last_s: float = 0.0
+    dropped: int = 0
+    lag_s: float = 0.0
+
+    def advance(self) -> None:
+        """Fetch the next frame; a source that breaks ends the video."""
+        try:
+            self.upcoming = next(self.frames, None)
+        except Exception as error:
+            self.upcoming, self.failure = None, f"the video broke: {error}"
 
 
 def replay(
-    engine: Engine,
+    system: Engine | System,
     items: Iterable[Item],
     *,
     fps: float = 1.0,
     parallel: int = 8,
     max_new_tokens: int = 12,
+    pace: Pace = "max",
     on_outcome: Callable[[Outcome], None] = lambda _: None,
+    on_video: Callable[[VideoOutcome], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Watch every video once and ask its questions on the way; `parallel` videos share each step of the engine.
+    """Watch every video once and ask its questions on the way; `parallel` videos share each step of the system.
 
-    A question is put after all frames up to its ask time and before any later one. A failure (no room, a broken video)
-    is an outcome without a reply: it lowers the coverage, never the score.
+    A failure (no room, a broken video, a crash) is an outcome without a reply: it lowers the coverage, never the score.
     """
-    outcomes: list[Outcome] = []
-    source = iter(items)
+    runner, outcomes, source = as_system(system, max_new_tokens), [], iter(items)
     while batch := list(itertools.islice(source, parallel)):
-        runs = [_start(engine, item, fps) for item in batch]
-        while any(run.upcoming or run.waiting for run in runs):
-            _ask_due(engine, runs, max_new_tokens)
-            arrivals = [(run.session, run.upcoming) for run in runs if run.upcoming]
-            moving = [run for run in runs if run.upcoming]
-            if not arrivals:
-                continue
-            for run, event in zip(moving, engine.step(arrivals), strict=True):
-                if isinstance(event, Failed):
-                    run.failure, run.upcoming = f"frame at {event.time_s:.1f} s: {event.error}", None
-                else:
-                    run.upcoming = next(run.frames, None)
-        for run in runs:
-            run.session.close()
-            for outcome in run.outcomes:
+        for video in _Batch(runner, batch, fps, pace).play():
+            outcomes += video.outcomes
+            for outcome in video.outcomes:
                 on_outcome(outcome)
-            outcomes += run.outcomes
+            on_video(video)
     return outcomes
 
 
-def _start(engine: Engine, item: Item, fps: float) -> _Run:
-    frames = item.open(fps)
-    return _Run(item, engine.open(), frames, next(frames, None), sorted(item.queries, key=lambda q: q.ask_time))
+class _Batch:
+    """Some videos side by side, on one clock."""
 
+    def __init__(self, system: System, items: list[Item], fps: float, pace: Pace) -> None:
+        self.system, self.fps, self.pace, self.now_s = system, fps, pace, 0.0
+        self.runs = [_Run(item, system.open(item), item.open(fps), schedule(item.queries)) for item in items]
 
-def _ask_due(engine: Engine, runs: list[_Run], max_new_tokens: int) -> None:
-    """Put every question whose time has come, and answer all of them in common passes."""
-    flying = []
-    for run in runs:
-        while run.waiting and (run.upcoming is None or run.waiting[0].ask_time < run.upcoming.time_s):
-            query = run.waiting.pop(0)
-            if run.failure or run.session.time_s is None:
-                run.outcomes.append(Outcome(query, failure=run.failure or "asked before the first frame"))
+    def play(self) -> list[VideoOutcome]:
+        for run in self.runs:
+            run.advance()
+        while True:
+            self._ask_what_is_due()
+            moving = self._next_frames()
+            if not moving:
+                break
+            began = time.perf_counter()
+            results = self.system.watch_all([(run.watcher, run.upcoming) for run in moving if run.upcoming])
+            self._spend(time.perf_counter() - began)
+            for run, error in zip(moving, results, strict=True):
+                self._taken(run, error)
+        return [self._finish(run) for run in self.runs]
+
+    def _next_frames(self) -> list[_Run]:
+        """The runs whose next frame is watched now; in real time the clock moves on, and stale frames are dropped."""
+        moving = [run for run in self.runs if run.upcoming is not None]
+        if self.pace == "max" or not moving:
+            return moving
+        for run in moving:
+            while run.upcoming is not None and run.upcoming.time_s < self.now_s - DROP_AFTER_S:
+                run.dropped += 1
+                run.advance()
+        moving = [run for run in moving if run.upcoming is not None]
+        first = min((run.upcoming.time_s for run in moving if run.upcoming), default=None)
+        if first is None:
+            self._ask_what_is_due()
+            return []
+        self.now_s = max(self.now_s, first)
+        return [run for run in moving if run.upcoming and run.upcoming.time_s <= self.now_s]
+
+    def _taken(self, run: _Run, error: Exception | None) -> None:
+        assert run.upcoming is not None
+        if error is not None:
+            run.failure, run.upcoming = f"frame at {run.upcoming.time_s:.1f} s: {error}", None
+            return
+        run.last_s = run.upcoming.time_s
+        run.lag_s = max(run.lag_s, self.now_s - run.last_s) if self.pace == "realtime" else 0.0
+        if (held := run.watcher.stats().get("memory_bytes")) is not None:
+            run.held.append((run.last_s, int(held)))
+        run.advance()
+
+    def _spend(self, seconds: float) -> None:
+        if self.pace == "realtime":
+            self.now_s += seconds
+
+    def _is_due(self, run: _Run, due: Due) -> bool:
+        if run.upcoming is None:
+            return True
+        # A picture at the very time of the question is part of what it may see.
+        waits_for = run.upcoming.time_s if self.pace == "max" else max(self.now_s, run.upcoming.time_s)
+        return due.time_s < waits_for - SLACK_S
+
+    def _ask_what_is_due(self) -> None:
+        """Put every question whose time has come; those of all videos share their passes.
+
+        A question whose words hang on an earlier reply (a dialogue, a poll that ends with yes) waits for that reply.
+        """
+        while True:
+            asked: list[tuple[_Run, Due, Question]] = []
+            for run in self.runs:
+                waiting: set[str] = set()
+                for due in list(run.due):
+                    if not self._is_due(run, due):
+                        break
+                    if due.thread in waiting:
+                        continue
+                    run.due.remove(due)
+                    waiting |= {due.thread} if due.thread else set()
+                    if trouble := self._trouble(run, due):
+                        run.failed.setdefault(due.query.id, trouble)
+                    elif not run.history.is_over(due):
+                        question = Question(run.history.words(due), due.time_s, due.since_s, due.query)
+                        asked.append((run, due, question))
+            if not asked:
+                if not any(run.due and self._is_due(run, run.due[0]) for run in self.runs):
+                    return
                 continue
             began = time.perf_counter()
-            start = query.context[0]
-            since = max(0.0, query.ask_time + start) if start < 0 else start
-            asking = run.session.put(query.question, since=since, decoding=Decoding(max_new_tokens))
-            flying.append((run, query, asking, began))
-    while active := [asking for _, _, asking, _ in flying if not asking.done]:
-        engine.step_asking(active)
-    for run, query, asking, began in flying:
-        answer, stats = asking.answer(), run.session.stats()
-        reply = ReplyRecord(
-            query=query.id,
-            t=answer.time_s,
-            text=answer.text,
-            latency={"first": answer.timing.first_token_s, "total": time.perf_counter() - began},
-            meta={
-                "tokens_seen": stats.tokens_seen,
-                "tokens_kept": stats.tokens_kept,
-                "tokens_read": stats.tokens_read,
-                "context_tokens": answer.usage.context_tokens,
-                "frames": stats.frames,
-                "evidence_recalled": _evidence_recalled(query, answer.citations),
-            },
-        )
-        run.outcomes.append(Outcome(query, reply))
+            replies = self.system.answer_all([(run.watcher, question) for run, _, question in asked])
+            self._spend(time.perf_counter() - began)
+            for (run, due, question), said in zip(asked, replies, strict=True):
+                self._note(run, due, question, said)
+
+    def _trouble(self, run: _Run, due: Due) -> str:
+        if run.failure:
+            return run.failure
+        # The last picture of a video may stand for a while, but not for longer than a step and a bit.
+        gap_s = due.time_s - run.last_s
+        if run.upcoming is None and gap_s > 2.0 / self.fps + 1.0:
+            return f"the video ended at {run.last_s:.1f} s, before the question at {due.time_s:.1f} s"
+        return ""
+
+    def _note(self, run: _Run, due: Due, question: Question, said: Said | Exception) -> None:
+        query = due.query
+        if isinstance(said, Exception):
+            run.failed.setdefault(query.id, f"{type(said).__name__}: {said}")
+            return
+        if said.latest_used_s is not None and said.latest_used_s > question.time_s + SLACK_S:
+            run.failed[query.id] = f"looked ahead: the answer rests on {said.latest_used_s:.1f} s"
+            return
+        meta = dict(said.meta) | {"evidence_recalled": evidence_recalled(query, said.meta.get("cited", ()))}
+        if self.pace == "realtime":
+            meta["lag_s"] = max(0.0, self.now_s - due.time_s)
+        reply = ReplyRecord(query.id, due.time_s, said.text, due.kind, latency=said.latency, meta=meta)
+        run.said.setdefault(query.id, []).append(reply)
+        if follow_up := run.history.heard(due, said.text):
+            run.due.insert(0, follow_up)
+
+    def _finish(self, run: _Run) -> VideoOutcome:
+        stats = run.watcher.stats()
+        run.watcher.close()
+        stats |= {"seconds": run.last_s + 1.0 / self.fps, "dropped": run.dropped, "lag_s": run.lag_s}
+        stats["held"] = run.held[:: max(1, len(run.held) // 100)]
+        outcomes = []
+        for query in run.item.queries:
+            # A question counts as failed as soon as one of its polls did: half of it cannot be scored.
+            failure = run.failed.get(query.id, "")
+            replies = () if failure else tuple(run.said.get(query.id, ()))
+            outcomes.append(Outcome(query, replies, failure or ("" if replies else "was never put")))
+        return VideoOutcome(run.item.video, outcomes, stats)
 
 
-def _evidence_recalled(query: QueryRecord, citations) -> float | None:
-    """Share of the evidence spans that a cited span touches; None where the question names no evidence."""
+def evidence_recalled(query: QueryRecord, cited: Iterable[Iterable[float]]) -> float | None:
+    """Share of the evidence spans that a cited span (start, end, ...) touches; None where there is no evidence."""
     if not query.evidence:
         return None
-    hit = [any(c.start_s <= end + 1 and c.end_s >= start - 1 for c in citations) for start, end in query.evidence]
+    spans = [tuple(span)[:2] for span in cited]
+    hit = [any(a <= end + 1 and b >= start - 1 for a, b in spans) for start, end in query.evidence]
     return sum(hit) / len(hit)

@@ -1,16 +1,18 @@
-"""Scores: strict matching, coverage, and intervals from resampling whole videos."""
+"""Scores: strict matching beside the published one, coverage, and intervals from resampling whole videos."""
 
-import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onlooker.core.records import QueryRecord
+from onlooker.evals.benchmark import Mark, benchmark, mean
+from onlooker.evals.matching import is_right
 from onlooker.evals.replay import Outcome
 
 RESAMPLES = 2000
+
+__all__ = ["Difference", "Score", "by", "by_task", "difference", "is_right", "marks", "official", "score"]
 
 
 @dataclass(frozen=True)
@@ -29,64 +31,93 @@ class Score:
         return self.answered / self.asked if self.asked else 0.0
 
 
-def is_right(query: QueryRecord, text: str) -> bool:
-    """Strict: the reply is the answer, apart from case, outer spaces and a final full stop.
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of one run minus that of another on what both answered, with the 95 % interval of paired resampling."""
 
-    A clock time is right within the query's tolerance (seconds).
+    gap: float
+    low: float
+    high: float
+    questions: int
+
+    @property
+    def verdict(self) -> str:
+        """ "better", "worse", or "tie" where the interval holds zero."""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "tie"
+
+    def __iter__(self):
+        return iter((self.gap, self.low, self.high))
+
+
+def marks(outcome: Outcome, scorer: str = "strict") -> list[Mark]:
+    """The marks of one question by the `strict` or the `official` scorer that count; none after a failure."""
+    if outcome.failure or not outcome.replies:
+        return []
+    bench = benchmark(outcome.query.benchmark)
+    marker = bench.strict if scorer == "strict" else bench.official
+    return [mark for mark in marker(outcome.query, outcome.replies) if mark.counts] if marker else []
+
+
+def score(outcomes: Sequence[Outcome], seed: int = 0, *, scorer: str = "strict", rejected: int = 0) -> Score:
+    """Accuracy over all marks of answered questions; `rejected` rows of the benchmark count as asked, not answered.
+
+    The interval resamples videos, because questions on one video go together.
     """
-    said, meant = _normal(text), _normal(query.answer)
-    if said == meant:
-        return True
-    if query.tolerance > 0 and (meant_s := _clock(meant)) is not None:
-        said_s = _clock(said)
-        return said_s is not None and abs(said_s - meant_s) <= query.tolerance
-    return False
+    by_video: dict[str, list[float]] = defaultdict(list)
+    answered = 0
+    for outcome in outcomes:
+        found = marks(outcome, scorer)
+        answered += bool(found)
+        if found:
+            by_video[outcome.query.video] += [mark.value for mark in found]
+    asked = len(outcomes) + rejected
+    if not by_video:
+        return Score(float("nan"), float("nan"), float("nan"), 0, asked)
+    low, high = _interval(list(by_video.values()), seed)
+    return Score(mean([v for values in by_video.values() for v in values]), low, high, answered, asked)
 
 
-def score(outcomes: Sequence[Outcome], seed: int = 0) -> Score:
-    """Accuracy over answered questions; the interval resamples videos, because questions on one video go together."""
-    answered = [o for o in outcomes if o.reply is not None]
-    if not answered:
-        return Score(float("nan"), float("nan"), float("nan"), 0, len(outcomes))
-    by_video: dict[str, list[bool]] = defaultdict(list)
-    for o in answered:
-        by_video[o.query.video].append(is_right(o.query, o.reply.text))  # pyright: ignore[reportOptionalMemberAccess]
-    right = np.array([sum(r) for r in by_video.values()])
-    total = np.array([len(r) for r in by_video.values()])
-    drawn = np.random.default_rng(seed).integers(0, len(right), (RESAMPLES, len(right)))
-    spread = right[drawn].sum(1) / total[drawn].sum(1)
-    low, high = np.percentile(spread, [2.5, 97.5])
-    return Score(float(right.sum() / total.sum()), float(low), float(high), len(answered), len(outcomes))
-
-
-def by_task(outcomes: Sequence[Outcome]) -> dict[str, Score]:
-    """One score per category, sorted by name."""
+def by(outcomes: Sequence[Outcome], key: Callable[[Outcome], str], scorer: str = "strict") -> dict[str, Score]:
+    """One score per group, sorted by name."""
     groups: dict[str, list[Outcome]] = defaultdict(list)
-    for o in outcomes:
-        groups[o.query.task].append(o)
-    return {task: score(group) for task, group in sorted(groups.items())}
+    for outcome in outcomes:
+        groups[key(outcome)].append(outcome)
+    return {name: score(group, scorer=scorer) for name, group in sorted(groups.items())}
 
 
-def difference(first: Sequence[Outcome], second: Sequence[Outcome], seed: int = 0) -> tuple[float, float, float]:
+def by_task(outcomes: Sequence[Outcome], scorer: str = "strict") -> dict[str, Score]:
+    """One score per category, sorted by name."""
+    return by(outcomes, lambda outcome: outcome.query.task, scorer)
+
+
+def official(outcomes: Sequence[Outcome], scorer: str = "official") -> dict[str, float]:
+    """The benchmark's own averages (its published formula), by either scorer; empty where it has none."""
+    tasks: dict[str, list[float]] = defaultdict(list)
+    for outcome in outcomes:
+        tasks[outcome.query.task] += [mark.value for mark in marks(outcome, scorer)]
+    return benchmark(outcomes[0].query.benchmark).summary(tasks) if outcomes else {}
+
+
+def difference(first: Sequence[Outcome], second: Sequence[Outcome], seed: int = 0) -> Difference:
     """Accuracy of `first` minus `second` on what both answered, with the 95 % interval of paired resampling."""
-    theirs = {o.query.id: o for o in second if o.reply is not None}
-    by_video: dict[str, list[int]] = defaultdict(list)
-    for o in first:
-        other = theirs.get(o.query.id)
-        if o.reply is not None and other is not None and other.reply is not None:
-            gap = int(is_right(o.query, o.reply.text)) - int(is_right(o.query, other.reply.text))
-            by_video[o.query.video].append(gap)
-    gaps = np.array([sum(g) for g in by_video.values()])
-    total = np.array([len(g) for g in by_video.values()])
-    drawn = np.random.default_rng(seed).integers(0, len(gaps), (RESAMPLES, len(gaps)))
-    low, high = np.percentile(gaps[drawn].sum(1) / total[drawn].sum(1), [2.5, 97.5])
-    return float(gaps.sum() / total.sum()), float(low), float(high)
+    theirs = {outcome.query.id: outcome for outcome in second}
+    by_video: dict[str, list[float]] = defaultdict(list)
+    for outcome in first:
+        other = theirs.get(outcome.query.id)
+        ours, rival = marks(outcome), marks(other) if other else []
+        if ours and rival:
+            gap = mean([mark.value for mark in ours]) - mean([mark.value for mark in rival])
+            by_video[outcome.query.video].append(gap)
+    gaps = [gap for values in by_video.values() for gap in values]
+    if not gaps:
+        return Difference(float("nan"), float("-inf"), float("inf"), 0)
+    low, high = _interval(list(by_video.values()), seed)
+    return Difference(mean(gaps), low, high, len(gaps))
 
 
-def _normal(text: str) -> str:
-    return " ".join(text.strip().rstrip(".").lower().split())
-
-
-def _clock(text: str) -> int | None:
-    found = re.fullmatch(r"\[?(\d+):(\d\d)\]?", text)
-    return int(found[1]) * 60 + int(found[2]) if found else None
+def _interval(groups: Sequence[Sequence[float]], seed: int) -> tuple[float, float]:
+    """The middle 95 % of the mean over all values when whole groups are drawn anew."""
+    sums, counts = np.array([sum(g) for g in groups]), np.array([len(g) for g in groups])
+    drawn = np.random.default_rng(seed).integers(0, len(groups), (RESAMPLES, len(groups)))
+    low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), [2.5, 97.5])
+    return float(low), float(high)

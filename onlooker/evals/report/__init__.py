@@ -1,0 +1,1 @@
+"""Reports: tables, figures and one page that needs nothing else."""

@@ -1,0 +1,190 @@
+"""The settings of a run: everything its answers depend on, as one file, and the system they describe."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from onlooker.core import registry
+from onlooker.core.errors import InputError
+from onlooker.core.records import QueryRecord
+from onlooker.evals import readers, suites
+from onlooker.evals.item import Item, Reading, Rejected
+from onlooker.evals.systems import EngineSystem, System
+
+CONTROLS = ("oracle", "yes", "best_constant", "blind_clock", "guess", "text_only", "peek", "crash")
+"""Systems that may stand in the place of the engine; `oracle:0.2` errs in one answer of five, `guess:1` is seed 1."""
+OWN_COMPRESSORS = ("oracle", "lower_resolution")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What is asked, and who is asked. Two runs with equal settings give equal answers."""
+
+    suite: str = "pocketworld"
+    limit: int = 200
+    seed: int = 0
+    annotations: str = ""
+    videos: str = ""
+    model: str = "pocket-aware"
+    encoder: str = "stc_cacher"
+    compressor: str = "stc_pruner"
+    memory: str = "rekv"
+    control: str = ""
+    fps: float = 1.0
+    pace: str = "max"
+    parallel: int = 8
+    max_new_tokens: int = 12
+    device: str = "auto"
+    dtype: str = "auto"
+    device_budget_bytes: int | None = None
+    host_budget_bytes: int | None = None
+    layout: str = ""
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fps <= 240:
+            raise InputError(
+                "fps must lie above 0 and up to 240", given=str(self.fps), do="use 1 for one frame a second"
+            )
+        if self.limit < 1 or self.parallel < 1:
+            given = f"limit={self.limit}, parallel={self.parallel}"
+            raise InputError("a run needs questions and a lane to put them in", given=given, do="use 1 or more")
+        if self.pace not in ("max", "realtime"):
+            raise InputError("unknown pace", given=self.pace, do="use max or realtime")
+        if self.control.split(":")[0] not in ("", *CONTROLS):
+            raise InputError("there is no such control", given=self.control, do=f"one of: {', '.join(CONTROLS)}")
+
+    @property
+    def key(self) -> str:
+        """A short name for these settings; the device and how many videos run side by side are no part of it."""
+        rest = {k: v for k, v in self.as_dict().items() if k not in ("name", "parallel", "device")}
+        return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def label(self) -> str:
+        """What tables call this run."""
+        if self.name or self.control:
+            return self.name or self.control
+        rate = f" at {self.fps:g} fps" if self.fps != 1.0 else ""
+        return f"{self.encoder} + {self.compressor} + {self.memory}{rate}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def from_dict(values: dict[str, Any]) -> RunSettings:
+    """Settings from a mapping. Raises `InputError` for unknown names and wrong types."""
+    fields = {field.name: field for field in dataclasses.fields(RunSettings)}
+    if unknown := sorted(set(values) - set(fields)):
+        raise InputError("a run has no such setting", given=", ".join(unknown), do=f"one of: {', '.join(fields)}")
+    texts = {key: "none" if value is None else str(value) for key, value in values.items()}
+    return registry.build(RunSettings, "run", texts)
+
+
+def load_items(settings: RunSettings) -> Reading:
+    """The questions of a run, with the rows that cannot be asked."""
+    if settings.suite.replace("-", "_") in suites.names():
+        return Reading(tuple(suites.items(settings.suite, settings.limit, settings.seed)))
+    if settings.suite not in readers.names():
+        do = f"one of: {', '.join(suites.names())}; with annotations and videos: {', '.join(readers.names())}"
+        raise InputError("there is no such suite", given=settings.suite, do=do)
+    if not settings.annotations or not settings.videos:
+        do = "--annotations FILE --videos FOLDER"
+        raise InputError("a published benchmark needs its files", given=settings.suite, do=do)
+    reading = readers.read(settings.suite, settings.annotations, settings.videos)
+    return Reading(tuple(_first(reading.items, settings.limit)), reading.rejected)
+
+
+def _first(items: tuple[Item, ...], limit: int) -> Iterator[Item]:
+    for item in items:
+        if limit <= 0:
+            return
+        queries: tuple[QueryRecord, ...] = item.queries[:limit]
+        limit -= len(queries)
+        yield dataclasses.replace(item, queries=queries)
+
+
+def make_system(settings: RunSettings, reading: Reading) -> System:
+    """The engine of these settings, or the control that stands in its place.
+
+    Raises `InputError` or `ModelError` for what cannot be built.
+    """
+    from onlooker.evals import controls
+
+    kind, _, value = settings.control.partition(":")
+    if kind == "oracle":
+        return controls.Oracle(float(value or 0.0))
+    if kind == "yes":
+        return controls.Constant("yes")
+    if kind == "best_constant":
+        return controls.BestConstant(reading.items)
+    if kind == "blind_clock":
+        return controls.BlindClock(float(value or 6.0))
+    if kind == "guess":
+        return controls.Guessing(int(value or 0))
+    system = _engine_system(settings, controls.TextOnly if kind == "text_only" else EngineSystem)
+    if kind == "peek":
+        return controls.Peeking(system, float(value or 5.0), settings.fps)
+    return controls.Crashing(system, int(value or 10)) if kind == "crash" else system
+
+
+def _engine_system(settings: RunSettings, kind: type[EngineSystem]) -> EngineSystem:
+    from onlooker.engine import Engine
+    from onlooker.engine.window import WindowEngine
+
+    methods: dict[str, Any] = {"encoder": settings.encoder, "compressor": _compressor(settings.compressor)}
+    budgets = {"device_budget_bytes": settings.device_budget_bytes, "host_budget_bytes": settings.host_budget_bytes}
+    model = _model(settings.model, settings.dtype, settings.device)
+    from onlooker.core.contracts import ClipModel
+
+    if isinstance(model, ClipModel):
+        engine = WindowEngine(model, **methods, memory=settings.memory, profile=True)
+    else:
+        layout: Any = settings.layout or None
+        engine = Engine(model, **methods, memory=settings.memory, layout=layout, profile=True, **budgets)
+    return kind(engine, settings.max_new_tokens)
+
+
+@lru_cache(maxsize=1)
+def _model(source: str, dtype: str, device: str) -> Any:
+    """The model, which the runs of a grid share: it holds no state."""
+    from onlooker import models
+
+    return models.load(source, dtype=dtype, device=device)
+
+
+def _compressor(text: str) -> Any:
+    """A compressor of the library, or one of the two controls that only make sense here."""
+    from onlooker.evals.lower_resolution import LowerResolution
+    from onlooker.evals.oracle import OracleTokens
+
+    name, _, rest = text.partition(":")
+    if name not in OWN_COMPRESSORS:
+        return registry.make("compressor", text)
+    values = dict(part.split("=", 1) for part in rest.split(",") if "=" in part)
+    return registry.build(OracleTokens if name == "oracle" else LowerResolution, name, values)
+
+
+def check(settings: RunSettings) -> None:
+    """Raise `InputError` for methods that do not exist, before anything is loaded."""
+    registry.make("encoder", settings.encoder)
+    _compressor(settings.compressor)
+    registry.make("memory", settings.memory)
+    if settings.suite.replace("-", "_") not in suites.names() and settings.suite not in readers.names():
+        load_items(settings)
+
+
+def rejected_row(row: Rejected) -> dict[str, Any]:
+    """A rejected row, ready for JSON."""
+    return {"type": "rejected", **dataclasses.asdict(row)}
+
+
+def settings_file(path: Path) -> RunSettings:
+    """The settings of a finished or unfinished run folder."""
+    return from_dict(json.loads(path.read_text(encoding="utf-8")))
