@@ -139,7 +139,6 @@ def _engine_system(settings: RunSettings, kind: type[EngineSystem]) -> EngineSys
     from onlooker.engine.window import WindowEngine
 
     methods: dict[str, Any] = {"encoder": settings.encoder, "compressor": _compressor(settings.compressor)}
-    budgets = {"device_budget_bytes": settings.device_budget_bytes, "host_budget_bytes": settings.host_budget_bytes}
     model = _model(settings.model, settings.dtype, settings.device)
     from onlooker.core.contracts import ClipModel
 
@@ -147,7 +146,15 @@ def _engine_system(settings: RunSettings, kind: type[EngineSystem]) -> EngineSys
         engine = WindowEngine(model, **methods, memory=settings.memory, profile=True)
     else:
         layout: Any = settings.layout or None
-        engine = Engine(model, **methods, memory=settings.memory, layout=layout, profile=True, **budgets)
+        engine = Engine(
+            model,
+            **methods,
+            memory=settings.memory,
+            layout=layout,
+            profile=True,
+            device_budget_bytes=settings.device_budget_bytes,
+            host_budget_bytes=settings.host_budget_bytes,
+        )
     return kind(engine, settings.max_new_tokens)
 
 
