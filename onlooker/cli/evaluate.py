@@ -182,8 +182,8 @@ def _show(run: "Run", as_json: bool) -> None:
     if run.lane == "looks ahead":
         warn(f"this system looks into the future: {json.dumps(run.done['violations'][0])}")
     note(
-        f"\n{settings.suite} from seed {settings.seed}, {settings.control or settings.model}: {read:.1f} tokens read per "
-        f"frame, {rate:.1f} per second of video, {run.done['seconds']:.0f} s, lane: {run.lane}"
+        f"\n{settings.suite} from seed {settings.seed}, {settings.control or settings.model}: {read:.1f} tokens read "
+        f"per frame, {rate:.1f} per second of video, {run.done['seconds']:.0f} s, lane: {run.lane}"
     )
 
 

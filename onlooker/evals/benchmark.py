@@ -1,4 +1,4 @@
-"""What a benchmark brings: its questions as records, how replies are marked, and how marks become its number."""
+"""What a benchmark brings: questions as records, how replies are marked, and how marks become its number."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

@@ -105,7 +105,7 @@ def _set_threads(threads: int) -> None:
 
 
 def _on_ray(jobs: Sequence[tuple[RunSettings, Path]]) -> list[Finished]:
-    """The same over a Ray cluster whose machines share the output folder; each run takes one GPU where there are any."""
+    """The same over a Ray cluster whose machines share the output folder; a run takes one GPU where there are any."""
     try:
         import ray  # pyright: ignore[reportMissingImports] - an extra
     except ImportError as error:

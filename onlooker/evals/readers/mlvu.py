@@ -3,7 +3,7 @@
 Reads one file (`1_plotQA.json` ...) or the folder of them; videos lie in a folder of the same name, or flat.
 
 Published scorer: the character before the first ")" of the reply, else the whole reply, is the letter, case and all.
-M-Avg = mean over tasks, not over questions. The open tasks (`sub_scene`, `summary`) need a judge: the strict stand-in is
+M-Avg = mean over tasks, not over questions. The open tasks (`sub_scene`, `summary`) need a judge: the stand-in is
 the word overlap (F1) with the reference, reported under their own names and left out of M-Avg.
 """
 

@@ -35,9 +35,11 @@ def _query(rows: Rows, name: str, video: str, entry: dict[str, Any], row: dict[s
     if ask_s is None:
         raise KeyError("end_time")
     start = row.get("start_time")
+    task = str(row.get("answer_type") or row.get("question_type", "qa"))
     evidence = ((seconds(start), ask_s),) if start is not None else ()
     return QueryRecord(
-        id=name, video=video, benchmark="vstream_qa", task=str(row.get("answer_type") or row.get("question_type", "qa")),
+        id=name, video=video, benchmark="vstream_qa",
+        task=task,
         family="realtime", ask_time=ask_s, question=row["question"], answer=str(row["answer"]), answer_type="text",
         evidence=evidence,
     )  # fmt: skip
