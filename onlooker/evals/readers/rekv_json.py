@@ -43,7 +43,7 @@ def _query(rows: Rows, name: str, video: str, entry: dict[str, Any], row: dict[s
     words, answer, options, prompt = str(row["question"]), str(row["answer"]), (), ""
     if row.get("choices"):
         options = plain_options(row["choices"])
-        answer = by_letter(options, answer) if len(answer.strip()) == 1 else by_text(options, answer)
+        answer = by_text(options, answer) if answer.strip() in options else by_letter(options, answer)
         prompt = f"Question: {words}\nOptions:\n{lines(options, '({}) ')}\nBest option: ("
     return QueryRecord(
         id=name, video=video, benchmark="rekv_json", task=str(row.get("question_type", "qa")),

@@ -1,0 +1,306 @@
+"""Every published schema, with the awkward rows: good rows load, bad ones are named, nothing is lost in silence."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from onlooker.core.errors import InputError
+from onlooker.evals import readers
+from onlooker.evals.readers._rows import seconds
+from onlooker.world import make_episode, write_video
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Eight seconds of video, to be linked under the names a benchmark wants."""
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    write_video(make_episode(1, "test", duration_s=8.0), path, fps=2, size=(32, 32))
+    return path
+
+
+@pytest.fixture
+def place(tmp_path, clip):
+    """`place("a/b.mp4", ...)` puts the clip there; returns the folder of videos."""
+
+    def put(*names):
+        for name in names:
+            path = tmp_path / "videos" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(clip)
+        (tmp_path / "videos").mkdir(exist_ok=True)
+        return tmp_path / "videos"
+
+    return put
+
+
+@pytest.fixture
+def write(tmp_path):
+    def put(name, data):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(data), encoding="utf-8")
+        return path
+
+    return put
+
+
+def queries(reading):
+    return [query for item in reading.items for query in item.queries]
+
+
+def reasons(reading):
+    return [row.reason for row in reading.rejected]
+
+
+def timed(stamp="00:00:04", answer="B", options=("A. red", "B. blue", "C. green", "D. pink"), **more):
+    return {
+        "task_type": "Object Recognition", "question": "What?", "time_stamp": stamp, "answer": answer,
+        "options": list(options), "required_ability": "episodic memory", **more,
+    }  # fmt: skip
+
+
+def test_every_benchmark_of_the_list_has_a_reader():
+    wanted = {
+        "streamingbench", "ovobench", "svbench", "streamgaze", "mlvu", "egoschema", "videomme", "longvideobench",
+        "vstream_qa", "niavh", "rekv_json",
+    }  # fmt: skip
+    assert set(readers.names()) == wanted
+
+
+def test_streamingbench_questions_and_its_bad_rows(write, place):
+    videos = place("sample_1_real.mp4")
+    (videos / "empty.mp4").touch()
+    path = "./videos/sample_1_real.mp4"
+    rows = [
+        timed(), timed(options=("red", "blue", "green", "pink")), timed(answer="E"), timed("00:01:00"), timed("4 s"),
+        {"task_type": "Counting"}, timed(options=("red", "red", "a", "b")), timed() | {"options": "red, blue"},
+    ]  # fmt: skip
+    data = [
+        {"time": "[0:00:00 - 0:00:10]", "video_path": path, "questions": rows},
+        {"video_path": "./videos/gone.mp4", "questions": [timed()]},
+        {"video_path": "./videos/empty.mp4", "questions": [timed()]},
+    ]
+    found = readers.read("streamingbench", write("questions_real.json", data), videos.parent)
+    plain, bare = queries(found)
+    assert plain.options == bare.options == ("red", "blue", "green", "pink") and plain.answer == "blue"
+    assert plain.ask_time == 4.0 and plain.meta["ability"] == "episodic memory" and "A. red" in plain.meta["prompt"]
+    assert len(found.rejected) == 8 and found.asked == 10
+    for row, said in zip(found.rejected, (
+        "none of 4", "short: it ends at 8.0 s", "no time", "no field 'time_stamp'", "the same", "no list", "missing",
+        "cannot be opened",
+    ), strict=True):  # fmt: skip
+        assert said in row.reason and "questions_real.json" in row.where
+
+
+def test_streamingbench_csv_holds_options_as_text(tmp_path, place):
+    path = tmp_path / "questions.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.DictWriter(file, ["question_id", "task_type", "question", "time_stamp", "answer", "options"])
+        rows.writeheader()
+        common = {"task_type": "Counting", "question": "Q, with a comma?", "time_stamp": "00:00:03", "answer": "C"}
+        rows.writerow(common | {"question_id": "sample_7_1", "options": "['A. 1', 'B. 2', 'C. 3', 'D. 4']"})
+        rows.writerow(common | {"question_id": "sample_7_2", "options": "['A. 1', 'B. 2'"})
+    found = readers.read("streamingbench", path, place("sample_7/video.mp4"))
+    assert [query.answer for query in queries(found)] == ["3"] and "no list" in reasons(found)[0]
+
+
+def test_streamingbench_chains_show_the_gold_answers(write, place):
+    entry = {"video_path": "s.mp4", "questions": [timed(task_type="Sequential Question Answering")]}
+    chain = [entry, {"video_path": "s.mp4", "questions": [timed("00:00:06")]}]
+    found = readers.read("streamingbench", write("questions_sqa.json", [chain, chain[:1]]), place("s.mp4"))
+    first, second = [query for query in queries(found) if query.group == "chain-0" or "chain 0" in query.group]
+    assert first.history == "gold" and "Earlier" not in first.meta["prompt"]
+    assert "At 00:00:04: What?" in second.meta["prompt"] and "Answer: B" in second.meta["prompt"] and second.order == 1
+
+
+def test_streamingbench_proactive_has_no_options(write, place):
+    row = {
+        "task_type": "Proactive Output", "question": 'When it rings, output "ring".', "time_stamp": "00:00:01",
+        "ground_truth_time_stamp": "00:00:05", "ground_truth_output": "ring",
+    }  # fmt: skip
+    late = row | {"ground_truth_time_stamp": "00:00:00"}
+    data = [{"video_path": "s.mp4", "questions": [row, late]}]
+    found = readers.read("streamingbench", write("questions_proactive.json", data), place("s.mp4"))
+    (query,) = queries(found)
+    assert query.windows == ((3.0, 7.0),) and query.context == (1.0, None) and "before the request" in reasons(found)[0]
+
+
+def test_ovobench_three_families_and_two_to_five_options(write, place):
+    base = {"video": "src/a.mp4", "question": "Q?"}
+    data = [
+        base | {"id": 0, "task": "EPM", "realtime": 4, "options": ["x", "y"], "answer": "y", "gt": 1},
+        base | {"id": 1, "task": "OCR", "realtime": 5.5, "options": list("vwxyz"), "answer": "z", "gt": 4},
+        base | {"id": 2, "task": "ASI", "realtime": 4, "options": ["x", "y"], "gt": 2},
+        base | {"id": 3, "task": "XXX", "realtime": 4, "options": ["x", "y"], "gt": 0},
+        {"id": 4, "task": "REC", "video": "src/a.mp4", "activity": "jump", "start_times": [1, 4], "end_times": [2, 5],
+         "test_info": [{"realtime": 3, "count": 1}, {"realtime": 6, "count": 2}]},
+        {"id": 5, "task": "SSR", "video": "src/a.mp4", "tutorial": "tea", "all_steps": ["boil", "pour"],
+         "start_time": [0, 4], "end_time": [3, 6], "test_info": [
+             {"realtime": 2, "step": "boil", "type": 1}, {"realtime": 5, "step": "boil", "type": 0},
+             {"realtime": 5, "step": "pour", "type": 1}]},
+        base | {"id": 6, "task": "CRR", "answer": "rain", "ask_time": 1, "clue_time": 4,
+                "test_info": [{"realtime": 2, "type": 0}, {"realtime": 6, "type": 1}]},
+        base | {"id": 7, "task": "CRR", "answer": "rain", "ask_time": 1, "clue_time": 4,
+                "test_info": [{"realtime": 2, "type": 0}, {"realtime": 600, "type": 1}]},
+        base | {"id": 0, "task": "EPM", "realtime": 4, "options": ["x", "y"], "gt": 1},
+    ]  # fmt: skip
+    found = readers.read("ovobench", write("ovo_bench_new.json", data), place("src/a.mp4"))
+    by_id = {query.id: query for query in queries(found)}
+    assert set(by_id) == {"ovo-0", "ovo-1", "ovo-4", "ovo-5-0", "ovo-5-1", "ovo-6"}
+    assert by_id["ovo-1"].answer == "z" and "A. v; B. w;" in by_id["ovo-1"].meta["prompt"]
+    assert [p["expect"] for p in by_id["ovo-4"].test_points] == ["1", "2"] and by_id["ovo-4"].answer_type == "count"
+    assert by_id["ovo-5-0"].windows == ((0.0, 3.0),) and len(by_id["ovo-5-0"].test_points) == 2
+    assert by_id["ovo-6"].ask_time == 1.0 and by_id["ovo-6"].windows == ((4.0, 34.0),)
+    assert ["none of 2" in reasons(found)[0], "unknown task" in reasons(found)[1]] == [True, True]
+    assert "short" in reasons(found)[2] and found.rejected[2].questions == 2 and "before" in reasons(found)[3]
+
+
+def test_ovobench_reads_the_published_chunks(write, place):
+    row = {
+        "id": 9,
+        "task": "OJR",
+        "video": "src/a.mp4",
+        "realtime": 7.3,
+        "question": "Q?",
+        "options": ["a", "b"],
+        "gt": 0,
+    }
+    found = readers.read("ovobench", write("ovo.json", [row]), place("9.mp4"))
+    assert len(found.items) == 1 and found.items[0].video.path.endswith("9.mp4")
+
+
+def test_svbench_chains_and_links(write, place, tmp_path):
+    chain = {
+        "questions": ["a?", "b?"], "answers": ["x", "y"], "qac_timestamps_start": ["0:00", "0:02"],
+        "qac_timestamps_end": ["0:02", "0:05"],
+    }  # fmt: skip
+    write("sv/gt/v.json", [chain, chain, chain | {"answers": ["x"]}, {"questions": ["c?"]}])
+    write("sv/con/v.json", [{"relationship": {"chainBefore": [0], "chainAfter": [1], "relationship": "cause"}}])
+    found = readers.read("svbench", tmp_path / "sv", place("v.mp4"))
+    asked = {query.id: query for query in queries(found)}
+    assert set(asked) == {"v-0-0", "v-0-1", "v-1-0", "v-1-1"}
+    assert asked["v-1-1"].links == ("v-0-0",) and asked["v-0-1"].ask_time == 5.0
+    assert {query.history for query in asked.values()} == {"own"} and len(found.rejected) == 2
+
+
+def test_streamgaze_windows_of_the_present_and_alerts(write, place, tmp_path):
+    question = {"question": "Q?", "time_stamp": "00:05", "answer": "A", "options": ["A. x", "B. y", "C. z", "D. w"]}
+    alert = {
+        "question": "Tell me.", "time_stamp": "00:00", "first_appearance": 4, "target_object": "cup",
+        "test_info": [{"realtime": 2, "type": 0}, {"realtime": 5, "type": 1}],
+    }  # fmt: skip
+    entry = {"response_time": "[0-5]", "video_path": "g.mp4"}
+    write("gaze/OAR.json", [entry | {"questions": [question, question | {"answer": "X"}]}])
+    write("gaze/NFI.json", [entry | {"questions": [question]}])
+    wrong = alert | {"test_info": [{"realtime": 2, "type": 7}, {"realtime": 3, "type": 0}]}
+    write("gaze/OAA.json", [entry | {"questions": [alert, wrong]}])
+    found = readers.read("streamgaze", tmp_path / "gaze", place("g.mp4"))
+    contexts = {query.task: query.context[0] for query in queries(found)}
+    assert contexts == {"NFI": 0.0, "OAR": -60.0, "OAA": 0.0}
+    assert [row.questions for row in found.rejected] == [2, 1]
+
+
+def test_mlvu_answers_are_texts(write, place, tmp_path):
+    row = {"video": "m.mp4", "duration": 8, "question": "Q?", "candidates": ["a", "b", "c", "d"], "answer": "c"}
+    write("mlvu/1_plotQA.json", [row | {"question_type": "plotQA"}, row | {"question_type": "plotQA", "answer": "e"}])
+    write("mlvu/2_needle.json", [row | {"question_type": "findNeedle", "video": "none.mp4"}])
+    summary = {"video": "m.mp4", "duration": 8, "question": "Sum up.", "answer": "All.", "question_type": "summary"}
+    write("mlvu/9_summary.json", [summary])
+    found = readers.read("mlvu", tmp_path / "mlvu", place("1_plotQA/m.mp4", "m.mp4"))
+    assert [query.task for query in queries(found)] == ["plotQA", "summary"]
+    assert "not among" in reasons(found)[0] and "missing" in reasons(found)[1]
+    assert queries(found)[0].ask_time == pytest.approx(8.0, abs=0.6)
+
+
+def test_egoschema_without_public_answers(write, place):
+    row = {"q_uid": "u1", "question": "Q?", **{f"option {n}": f"o{n}" for n in range(5)}}
+    write("subset_answers.json", {"u1": 3})
+    found = readers.read("egoschema", write("questions.json", [row, row | {"q_uid": "u2"}]), place("u1.mp4", "u2.mp4"))
+    assert [query.answer for query in queries(found)] == ["o3"] and "not public" in reasons(found)[0]
+
+
+def test_videomme_nested_and_flat(write, place):
+    question = {"question_id": "1-1", "task_type": "T", "question": "Q?", "options": ["A. a", "B. b", "C. c", "D. d"]}
+    entry = {"video_id": "001", "videoID": "yt", "duration": "short", "domain": "D"}
+    data = [
+        entry | {"questions": [question | {"answer": "B"}, question | {"question_id": "1-2", "answer": "b"}]},
+        entry | question | {"question_id": "1-3", "answer": "D"},
+    ]
+    found = readers.read("videomme", write("mme.json", data), place("yt.mp4"))
+    assert [query.answer for query in queries(found)] == ["b", "d"] and "none of 4" in reasons(found)[0]
+
+
+def test_longvideobench_na_columns_and_subtitles(write, place):
+    row = {
+        "id": "l_0", "video_path": "l.mp4", "question": "Q?", "duration_group": 15, "question_category": "S2E",
+        "subtitle_path": "l.json", "starting_timestamp_for_subtitles": 2, "correct_choice": 1,
+        "option0": "a", "option1": "b", "option2": "N/A", "option3": "N/A", "option4": "N/A",
+    }  # fmt: skip
+    write("lvb/subtitles/l.json", [{"start": "00:00:04.5", "end": "00:00:05", "line": "hello"}])
+    beyond = row | {"id": "l_1", "correct_choice": 2}
+    found = readers.read("longvideobench", write("lvb/lvb_val.json", [row, beyond]), place("l.mp4"))
+    assert queries(found)[0].options == ("a", "b") and queries(found)[0].answer == "b"
+    assert found.items[0].video.side == ({"kind": "asr", "t0": 2.5, "t1": 3.5, "text": "hello"},)
+    assert "none of 2" in reasons(found)[0]
+
+
+def test_vstream_qa_both_forms(write, place):
+    rvs = {"video_id": "r", "video_path": "ego/r.mp4", "conversations": [
+        {"question": "A?", "answer": "a", "start_time": 0, "end_time": 4}, {"question": "B?", "end_time": 5},
+    ]}  # fmt: skip
+    flat = {"video_id": "r", "question": "C?", "id": 1, "answer": "c", "answer_type": "Scene", "duration": 6}
+    found = readers.read("vstream_qa", write("rvs.json", [rvs, flat]), place("r.mp4"))
+    assert [query.ask_time for query in queries(found)] == [4.0, 6.0] or len(queries(found)) == 2
+    assert "no field 'answer'" in reasons(found)[0]
+
+
+def test_niavh_needles_have_evidence(write, place):
+    row = {"video": "n.mp4", "length": 8, "depth": 50, "question": "Q?", "answer": "eating ice cream"}
+    found = readers.read("niavh", write("niavh.json", [row, row | {"depth": 150}]), place("n.mp4"))
+    assert queries(found)[0].evidence == ((4.0, 5.0),) and "no needle" in reasons(found)[0]
+
+
+def test_rekv_form_with_windows_and_without_choices(write, place):
+    talk = [
+        {"question": "Q?", "choices": ["x", "y", "z"], "answer": "y", "temporal_windows": [[1, 3]]},
+        {"question": "Open?", "answer": "a dog", "end_time": 5},
+        {"question": "Q?", "choices": ["x", "y"], "answer": "B"},
+        {"question": "Q?", "choices": ["x", "y"], "answer": "x", "temporal_windows": [[5, 1]]},
+    ]
+    data = [{"video_id": "q", "video_path": "data/q.mp4", "duration": 8.0, "conversations": talk}]
+    found = readers.read("rekv_json", write("rekv.json", data), place("q.mp4"))
+    by_id = {query.id: query for query in queries(found)}
+    assert by_id["rekv-0-0"].evidence == ((1.0, 3.0),) and by_id["rekv-0-1"].ask_time == 5.0
+    assert by_id["rekv-0-2"].answer == "y" and "ends before" in reasons(found)[0]
+
+
+@pytest.mark.parametrize("name", sorted(readers.names()))
+def test_a_file_of_nonsense_is_refused_or_reported(name, tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text("{not json", encoding="utf-8")
+    with pytest.raises(InputError, match="annotations cannot be read"):
+        readers.read(name, path, tmp_path)
+    path.write_text(json.dumps([{"anything": 1}]), encoding="utf-8")
+    found = readers.read(name, path, tmp_path)
+    assert not found.items and len(found.rejected) == 1 and found.asked == 1
+
+
+def test_frames_of_an_item_come_from_its_file(write, place):
+    data = [{"video_path": "s.mp4", "questions": [timed()]}]
+    found = readers.read("streamingbench", write("q.json", data), place("s.mp4"))
+    frames = list(found.items[0].open(1.0))
+    assert [round(frame.time_s) for frame in frames] == list(range(8)) and frames[0].image.dtype == np.uint8
+
+
+@pytest.mark.parametrize(("text", "value"), [("1:02:03", 3723.0), ("02:03", 123.0), (7, 7.0), ("[00:05]", 5.0)])
+def test_times(text, value):
+    assert seconds(text) == value
+
+
+def test_unknown_names_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no reader"):
+        readers.read("moonbench", tmp_path, tmp_path)
+    with pytest.raises(InputError, match="no such annotation"):
+        readers.read("mlvu", tmp_path / "none.json", tmp_path)

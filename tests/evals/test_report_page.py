@@ -1,0 +1,63 @@
+"""The report is one page that needs nothing else, and every number links to its run."""
+
+import re
+
+import pytest
+from scripted_items import many
+
+from onlooker.evals import runs
+from onlooker.evals.item import Reading
+from onlooker.evals.report.failures import wrong
+from onlooker.evals.report.figures import AGES_S, age_class
+from onlooker.evals.report.page import write_report
+from onlooker.evals.runs import execute
+from onlooker.evals.settings import RunSettings
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def three_runs(tmp_path, tiny_folder, monkeypatch):
+    reading = Reading(tuple(many(4)))
+    monkeypatch.setattr(runs, "load_items", lambda settings: reading)
+    monkeypatch.setattr("onlooker.evals.report.failures.load_items", lambda settings: reading)
+    model = {"model": str(tiny_folder), "device": "cpu", "encoder": "full", "memory": "full"}
+    chosen = [
+        RunSettings(limit=20, compressor="identity", name="all <tokens>", **model),
+        RunSettings(limit=20, compressor="random:keep=2", name="random", **model),
+        RunSettings(limit=20, control="oracle:0.1", name="oracle"),
+    ]
+    return [execute(settings, tmp_path / "runs" / str(n)) for n, settings in enumerate(chosen)]
+
+
+def test_the_page_stands_alone(three_runs, tmp_path):
+    page = write_report(three_runs, tmp_path / "report", num_pictures=1)
+    text = page.read_text(encoding="utf-8")
+    assert (
+        "all &lt;tokens&gt;" in text and "<script" not in text and "http" not in re.sub(r'src="data:[^"]*"', "", text)
+    )
+    links = set(re.findall(r'href="([^"]*)"', text))
+    assert links and all((tmp_path / "report" / link / "settings.json").is_file() for link in links)
+    assert len(links) == 3 and "90.0%" in text
+    pictures = {path.name for path in (tmp_path / "report").glob("*.png")}
+    assert {"accuracy_against_tokens_kept.png", "accuracy_by_category.png", "latency_per_stage.png",
+            "memory_over_time.png"} <= pictures  # fmt: skip
+    assert text.count("data:image/png") >= 5 and "Failures of" in text
+    assert "](../runs/0)" in (tmp_path / "report" / "table.md").read_text()
+
+
+def test_failures_cover_the_categories_first(three_runs):
+    chosen = wrong(three_runs[0], 2)
+    assert {outcome.query.task for outcome in chosen} == {"task0", "task1"}
+
+
+def test_age_of_evidence():
+    import dataclasses
+
+    outcome = many(1)[0]
+    query = dataclasses.replace(outcome.queries[0], ask_time=9.0, evidence=((0.0, 1.0), (3.0, 5.5)))
+    from onlooker.evals.replay import Outcome
+
+    assert age_class(Outcome(query)) == "under 5 s" and age_class(Outcome(outcome.queries[0])) is None
+    old = dataclasses.replace(query, ask_time=9.0 + AGES_S[-1])
+    assert age_class(Outcome(old)) == "30 min and more"
