@@ -10,7 +10,7 @@ from onlooker.core.frame import Frame
 from onlooker.core.records import QueryRecord
 from onlooker.evals import matching
 from onlooker.evals.item import Item
-from onlooker.evals.systems import EngineSystem, Question, Said, System, Watcher
+from onlooker.evals.systems import Question, Said, System, Watcher
 
 
 class _Scripted(Watcher):
@@ -39,6 +39,12 @@ def truth(question: Question) -> str:
     return matching.option_letter(query) if query.meta.get("lettered") else query.answer
 
 
+def is_scored(question: Question) -> bool:
+    """Whether this answer gets a mark: polls between the test points only show when a system would speak."""
+    points = question.query.test_points
+    return not points or any(abs(float(point["t"]) - question.time_s) < 1e-3 for point in points)
+
+
 def _phrase_truth(question: Question) -> str:
     start, _ = question.query.windows[0]
     gold_s = start + question.query.tolerance
@@ -47,8 +53,8 @@ def _phrase_truth(question: Question) -> str:
 
 
 class Oracle(System):
-    """Knows every answer and gives exactly `round(error_rate * answers)` wrong ones, spread evenly: it must score
-    1 - error rate. Several errors in one hundred answers fall on fixed places, not on random ones."""
+    """Knows every answer and gets every so many of the marked ones wrong, evenly and not by chance: of n marks exactly
+    `floor(error_rate * n)`, so that it must score 1 - error rate."""
 
     def __init__(self, error_rate: float = 0.0) -> None:
         self.error_rate, self._said, self._wrong = error_rate, 0, 0
@@ -57,6 +63,8 @@ class Oracle(System):
         return _Scripted(self._say)
 
     def _say(self, question: Question) -> str:
+        if not is_scored(question):
+            return truth(question)
         self._said += 1
         if int(self._said * self.error_rate + 1e-9) > self._wrong:
             self._wrong += 1
@@ -110,11 +118,27 @@ class BlindClock(System):
         return "yes" if question.time_s - query.ask_time >= self.delay_s else "no"
 
 
-class TextOnly(EngineSystem):
+class Wrapped(System):
+    """A system around another one; its streams are plain, so every call goes through `Watcher`."""
+
+    def __init__(self, inner: System) -> None:
+        self.inner = inner
+
+    def open(self, item: Item) -> Watcher:
+        return self.inner.open(item)
+
+    def watch_all(self, arrivals):
+        return System.watch_all(self, arrivals)
+
+    def answer_all(self, asked):
+        return System.answer_all(self, asked)
+
+
+class TextOnly(Wrapped):
     """The model without the video: one grey picture stands for all of it. What it scores needs no eyes."""
 
     def open(self, item: Item) -> Watcher:
-        return _Grey(super().open(item))
+        return _Grey(self.inner.open(item))
 
 
 class _Grey(Watcher):
@@ -134,22 +158,6 @@ class _Grey(Watcher):
 
     def close(self) -> None:
         self.inner.close()
-
-
-class Wrapped(System):
-    """A system around another one; its streams are plain, so every call goes through `Watcher`."""
-
-    def __init__(self, inner: System) -> None:
-        self.inner = inner
-
-    def open(self, item: Item) -> Watcher:
-        return self.inner.open(item)
-
-    def watch_all(self, arrivals):
-        return System.watch_all(self, arrivals)
-
-    def answer_all(self, asked):
-        return System.answer_all(self, asked)
 
 
 class Peeking(Wrapped):

@@ -16,7 +16,7 @@ BUILT_IN: dict[str, list[dict[str, Any]]] = {
         *({**_DENSE, "compressor": f"random:keep=16,seed={s}", "name": f"random, seed {s}"} for s in range(3)),
         {**_DENSE, "compressor": "uniform:keep=16", "name": "uniform"},
         {**_DENSE, "compressor": "lower_resolution:side=4", "name": "lower resolution"},
-        {**_DENSE, "compressor": "identity", "fps": 0.41, "name": "fewer frames"},
+        {**_DENSE, "compressor": "identity", "fps": 0.27, "name": "fewer frames"},
         {**_DENSE, "compressor": "identity", "memory": "last_frames:frames=1", "name": "newest frame"},
         {**_DENSE, "compressor": "identity", "memory": "sliding_window:window_frames=8", "name": "recent 8 frames"},
         {**_DENSE, "compressor": "oracle:keep=16", "name": "oracle tokens"},
@@ -37,7 +37,8 @@ BUILT_IN: dict[str, list[dict[str, Any]]] = {
         )
     ],
 }  # fmt: skip
-"""`controls`: everything at about 16 tokens a frame, beside all tokens and the blind ones; `stc`: Cacher and Pruner."""
+"""`controls`: everything at 16 of 64 tokens a frame (18 a second with the clock), beside all tokens and blind players;
+`stc`: Cacher and Pruner, alone and together."""
 
 
 def expand(spec: str, base: dict[str, Any]) -> list[RunSettings]:

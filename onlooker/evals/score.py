@@ -102,17 +102,19 @@ def difference(first: Sequence[Outcome], second: Sequence[Outcome], seed: int = 
     """Accuracy of `first` minus `second` on what both answered, with the 95 % interval of paired resampling."""
     theirs = {outcome.query.id: outcome for outcome in second}
     by_video: dict[str, list[float]] = defaultdict(list)
+    questions = 0
     for outcome in first:
         other = theirs.get(outcome.query.id)
         ours, rival = marks(outcome), marks(other) if other else []
         if ours and rival:
-            gap = mean([mark.value for mark in ours]) - mean([mark.value for mark in rival])
-            by_video[outcome.query.video].append(gap)
+            # Both have the same marks in the same order: those of the question's own test points.
+            by_video[outcome.query.video] += [one.value - two.value for one, two in zip(ours, rival, strict=True)]
+            questions += 1
     gaps = [gap for values in by_video.values() for gap in values]
     if not gaps:
         return Difference(float("nan"), float("-inf"), float("inf"), 0)
     low, high = _interval(list(by_video.values()), seed)
-    return Difference(mean(gaps), low, high, len(gaps))
+    return Difference(mean(gaps), low, high, questions)
 
 
 def _interval(groups: Sequence[Sequence[float]], seed: int) -> tuple[float, float]:

@@ -128,13 +128,15 @@ def make_system(settings: RunSettings, reading: Reading) -> System:
         return controls.BlindClock(float(value or 6.0))
     if kind == "guess":
         return controls.Guessing(int(value or 0))
-    system = _engine_system(settings, controls.TextOnly if kind == "text_only" else EngineSystem)
+    system = _engine_system(settings)
+    if kind == "text_only":
+        return controls.TextOnly(system)
     if kind == "peek":
         return controls.Peeking(system, float(value or 5.0), settings.fps)
     return controls.Crashing(system, int(value or 10)) if kind == "crash" else system
 
 
-def _engine_system(settings: RunSettings, kind: type[EngineSystem]) -> EngineSystem:
+def _engine_system(settings: RunSettings) -> EngineSystem:
     from onlooker.engine import Engine
     from onlooker.engine.window import WindowEngine
 
@@ -155,7 +157,7 @@ def _engine_system(settings: RunSettings, kind: type[EngineSystem]) -> EngineSys
             device_budget_bytes=settings.device_budget_bytes,
             host_budget_bytes=settings.host_budget_bytes,
         )
-    return kind(engine, settings.max_new_tokens)
+    return EngineSystem(engine, settings.max_new_tokens)
 
 
 @lru_cache(maxsize=1)

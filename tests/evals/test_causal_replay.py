@@ -138,10 +138,12 @@ def test_an_engine_answers_the_same_in_every_run_and_counts_tokens(tiny_model):
 
 def test_text_only_never_sees_the_video(tiny_model):
     engine = Engine(tiny_model, encoder="full", compressor="identity", memory="full")
-    system = controls.TextOnly(engine)
+    system = controls.TextOnly(EngineSystem(engine))
     one = item("a", asks=(1.5,), answers=("x",))
     other = Item(one.video, one.queries, lambda fps: (type(f)(255 - f.image, f.time_s) for f in frames_of(10, fps)))
-    assert texts(replay(system, [one])) == texts(replay(system, [other]))
+    outcomes = replay(system, [one])
+    assert outcomes[0].failure == "" and outcomes[0].replies[0].meta["frames"] == 1
+    assert texts(outcomes) == texts(replay(system, [other]))
 
 
 def test_an_engine_that_peeks_is_caught(tiny_model):

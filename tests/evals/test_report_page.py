@@ -42,7 +42,7 @@ def test_the_page_stands_alone(three_runs, tmp_path):
     pictures = {path.name for path in (tmp_path / "report").glob("*.png")}
     assert {"accuracy_against_tokens_kept.png", "accuracy_by_category.png", "latency_per_stage.png",
             "memory_over_time.png"} <= pictures  # fmt: skip
-    assert text.count("data:image/png") >= 5 and "Failures of" in text
+    assert text.count("data:image/png") >= 4 and text.count("data:image/jpeg") == 1 and "Failures of" in text
     assert "](../runs/0)" in (tmp_path / "report" / "table.md").read_text()
 
 

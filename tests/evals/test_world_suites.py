@@ -55,6 +55,9 @@ def test_limit_and_name_are_checked():
 def test_controls_on_the_real_suite(world):
     items = [blank(item) for item in world]
     assert score(replay(controls.Oracle(), items)).accuracy == 1.0
+    marked = sum(max(1, len(query.test_points)) for item in items for query in item.queries)
+    found = score(replay(controls.Oracle(0.1), items)).accuracy
+    assert found == pytest.approx(1 - int(0.1 * marked) / marked)
     blind = by_task(replay(controls.BestConstant(items), items))
     assert blind["reading"].accuracy < 0.7 and score(replay(controls.Constant("yes"), items)).accuracy < 0.3
 

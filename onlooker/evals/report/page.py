@@ -2,8 +2,11 @@
 
 import base64
 import html
+import io
 from collections.abc import Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from onlooker.evals.compare import Row, compare
 from onlooker.evals.replay import Outcome
@@ -133,7 +136,20 @@ def _failure(outcome: Outcome, path: Path) -> str:
         f"{query.id} ({query.task}) at {query.ask_time:.1f} s: {query.question} "
         f"Said: {said or 'nothing'}. True: {query.answer}."
     )
-    return _image(path.read_bytes(), query.id) + f"<p class=note>{html.escape(words)}</p>" if path.is_file() else ""
+    if not path.is_file():
+        return ""
+    data = base64.b64encode(_smaller(path)).decode()
+    figure = f'<figure><img alt="{html.escape(query.id)}" src="data:image/jpeg;base64,{data}"></figure>'
+    return f"{figure}<p class=note>{html.escape(words)}</p>"
+
+
+def _smaller(path: Path) -> bytes:
+    """The picture as JPEG, at most as wide as the page: noise makes PNGs of frames ten times as large."""
+    out = io.BytesIO()
+    with Image.open(path) as picture:
+        picture.thumbnail((1400, 4000))
+        picture.convert("RGB").save(out, format="JPEG", quality=82)
+    return out.getvalue()
 
 
 def _provenance(rows: Sequence[Row], folder: Path) -> str:
