@@ -14,17 +14,18 @@ from onlooker.world.tables import render_tables
 
 if TYPE_CHECKING:
     from onlooker.world.export import video_record, write_records, write_video
-    from onlooker.world.labels import patch_labels
+    from onlooker.world.labels import change_frames, patch_labels
     from onlooker.world.raster import Raster, rasterise, to_torch
 
 __all__ = [
-    "COLOURS", "KINDS", "SHAPES", "TASKS", "TEMPLATES", "VOCABULARY", "Episode", "Raster", "WorldSettings", "corpus",
-    "make_episode", "patch_labels", "rasterise", "render_tables", "split_words", "to_torch", "video_record",
-    "write_records", "write_video",
+    "COLOURS", "KINDS", "SHAPES", "TASKS", "TEMPLATES", "VOCABULARY", "Episode", "Raster", "WorldSettings",
+    "change_frames", "corpus", "make_episode", "patch_labels", "rasterise", "render_tables", "split_words", "to_torch",
+    "video_record", "write_records", "write_video",
 ]  # fmt: skip
 
 _LATE = {
     "Raster": "raster", "rasterise": "raster", "to_torch": "raster", "patch_labels": "labels",
+    "change_frames": "labels",
     "video_record": "export", "write_records": "export", "write_video": "export",
 }  # fmt: skip
 

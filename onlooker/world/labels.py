@@ -19,7 +19,8 @@ def patch_labels(
     """Targets per patch, int64 `[episodes, frames, rows / patch, cols / patch]`, on the device of `owner`.
 
     `shape`: 0 background, 1..8 shapes, 9 lamp, 10 sign; `colour`: 0 none (background, sign), 1..8; both of the sprite
-    that covers most of the patch, if it covers `least_share` of it. `glyph`: 0 none, 1..36 (A..Z, 0..9): the
+    that covers most of the patch, if it covers `least_share` of it. `slot`: 1 + the slot of that sprite, 0 background
+    (a slot may serve several sprites, one after the other). `glyph`: 0 none, 1..36 (A..Z, 0..9): the
     character that covers most of it, if it covers `least_glyph_share` of it. `owner` is that of `rasterise`.
     Raises `InputError` when the picture is no whole number of patches.
     """
@@ -43,7 +44,34 @@ def patch_labels(
 
     glyph = _glyphs(tensors, rows, cols, patch, least_glyph_share)
     shown = shares[..., SIGN_SLOT] > 0
-    return {"shape": of_slot("shape"), "colour": of_slot("colour_id"), "glyph": glyph * shown}
+    return {
+        "shape": of_slot("shape"),
+        "colour": of_slot("colour_id"),
+        "glyph": glyph * shown,
+        "slot": (slot + 1) * counts,
+    }
+
+
+def change_frames(tables: Mapping[str, np.ndarray | Tensor], device: torch.device) -> dict[str, Tensor]:
+    """When the things on show began, int64 frame numbers `[episodes, frames, slots]`, 0 where a slot shows nothing.
+
+    `born`: the first of the given frames that shows this sprite; `since`: the first from which it has looked as it does
+    now (colour, or text of a sign), frames in which it was hidden aside.
+    """
+    names = ("visible", "sprite", "colour_id", "glyphs")
+    visible, sprite, colour, glyphs = (torch.as_tensor(tables[name]).to(device) for name in names)
+    shown = visible.bool()
+    text = (glyphs.long() * torch.tensor([1, 64, 64**2, 64**3], device=device)).sum(-1)
+    look = colour.long()
+    look = torch.cat([look[..., :SIGN_SLOT], text[..., None], look[..., SIGN_SLOT + 1 :]], dim=-1)
+    frames = torch.arange(shown.shape[1], device=device)
+    # [episodes, frames, earlier frames, slots]
+    same = (sprite[:, :, None] == sprite[:, None]) & shown[:, None] & (frames[:, None] >= frames)[None, :, :, None]
+    born = same.int().argmax(2)
+    other = same & (look[:, :, None] != look[:, None])
+    last_other = torch.where(other, frames[:, None], -1).amax(2, keepdim=True)
+    since = (same & (frames[:, None] > last_other)).int().argmax(2)
+    return {"born": born * shown, "since": since * shown}
 
 
 def _glyphs(tensors: dict[str, Tensor], rows: int, cols: int, patch: int, least_share: float) -> Tensor:

@@ -19,8 +19,8 @@ from recipes.pocket.tokenizer import Encoder, time_text
 
 TASK_NAMES = tuple(TASKS)
 TASK_WEIGHTS = {
-    "present": 0.6, "attribute": 0.7, "reading": 0.6, "counting": 1.4, "spatial": 0.9, "before": 1.2, "when": 5.0,
-    "order": 1.8, "repetition": 1.6, "ever": 1.0, "next": 1.3, "proactive": 0.4,
+    "present": 0.6, "attribute": 0.7, "reading": 0.6, "counting": 1.4, "spatial": 1.2, "before": 1.2, "when": 5.0,
+    "order": 1.8, "repetition": 2.0, "ever": 1.0, "next": 1.4, "proactive": 0.4,
 }  # fmt: skip
 """How often each task is asked for; time, counts and order are the hard ones."""
 _TRIES = {"counting": 40, "repetition": 14, "next": 14, "before": 6, "reading": 6}
@@ -29,6 +29,7 @@ _KIND_WEIGHTS = (0.8, 0.02, 0.03, 0.04, 0.04, 0.03, 0.04)
 _RATES = {1.0: 0.5, 2.0: 0.22, 0.5: 0.08, 0.0: 0.2}
 """Frame rates and their shares; 0 stands for any rate between 0.7 and 2."""
 MAX_OFFSET_S = 95 * 60
+LONGEST_LEAP_S = 60 * 60
 ANSWER_TOKENS = 4
 
 
@@ -46,6 +47,8 @@ class DataSettings:
     """Token ids of a question and its answer, at most; with the newline before them a multiple of 8."""
     sparse_share: float = 0.15
     """Share of clips whose frames are a few picked from a longer stretch, as a memory recalls them."""
+    leap_share: float = 0.2
+    """Share of clips whose clock leaps ahead somewhere, up to `LONGEST_LEAP_S`: what was recalled, then what is new."""
     part_clips: int = 16
     """Clips that a worker makes at a time."""
     split: str = "train"
@@ -98,6 +101,9 @@ def make_clip(
     duration = max(4.0, times[-1] + 0.5 + (24.0 if rng.random() < 0.5 else 0.0))
     episode = make_episode(seed, settings.split, duration, kind)
     offset = 0 if rng.random() < 0.3 else rng.randrange(MAX_OFFSET_S)
+    clock = _Clock(offset)
+    if not plain and rng.random() < settings.leap_share:
+        clock = _Clock(offset, rng.uniform(0, times[-1]), rng.randrange(LONGEST_LEAP_S))
     weights = [1.0 if balanced else TASK_WEIGHTS[name] for name in TASK_NAMES]
     found: list[tuple[int, QueryRecord, str]] = []
     needed: set[int] = set()
@@ -105,7 +111,7 @@ def make_clip(
         if len(found) == settings.questions:
             break
         (task,) = rng.choices(TASK_NAMES, weights)
-        asked = _ask(episode, task, times, offset, rng, rate)
+        asked = _ask(episode, task, times, clock, rng, rate)
         if asked is None:
             continue
         if sparse:
@@ -120,18 +126,30 @@ def make_clip(
         place = {number: at for at, number in enumerate(chosen)}
         times = [times[number] for number in chosen]
         found = [(place[last], record, answer) for last, record, answer in found]
-    return _pack(episode, times, offset, found, encoder, settings)
+    return _pack(episode, times, clock, found, encoder, settings)
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Stream time of each moment of a clip: it starts at `offset` and leaps ahead once."""
+
+    offset: int
+    leap_at_s: float = 0.0
+    leap_s: int = 0
+
+    def __call__(self, time_s: float) -> float:
+        return self.offset + time_s + (self.leap_s if time_s > self.leap_at_s else 0)
 
 
 def _ask(
-    episode: Episode, task: str, times: Sequence[float], offset: int, rng: random.Random, rate: float
+    episode: Episode, task: str, times: Sequence[float], clock: _Clock, rng: random.Random, rate: float
 ) -> tuple[int, QueryRecord, str] | None:
     """A question with the number of the last frame it sees and its answer, or None when none was found."""
     for _ in range(_TRIES.get(task, 4)):
         part = rng.random()
         last = 1 + int((len(times) - 1) * (part**0.6 if TASKS[task][0] == "backward" else part))
         last = min(last, len(times) - 1)
-        record = episode.ask(task, times[last], rng, offset_s=offset)
+        record = episode.ask(task, times[last], rng, offset_s=clock.offset)
         if record is None:
             continue
         if task == "proactive":
@@ -151,7 +169,7 @@ def _ask(
             first = next(number for number, at in enumerate(times) if at >= event - 1e-6)
             if first > last:
                 continue
-            return last, record, time_text(offset + times[first])
+            return last, record, time_text(clock(times[first]))
         return last, record, record.answer
     return None
 
@@ -164,7 +182,7 @@ def _needed(record: QueryRecord, last: int, times: Sequence[float]) -> list[int]
 
 
 def _pack(
-    episode: Episode, times: Sequence[float], offset: int, found: list[tuple[int, QueryRecord, str]],
+    episode: Episode, times: Sequence[float], clock: _Clock, found: list[tuple[int, QueryRecord, str]],
     encoder: Encoder, settings: DataSettings,
 ) -> Clip:  # fmt: skip
     num, size, frames = settings.questions, settings.question_tokens, len(times)
@@ -178,7 +196,7 @@ def _pack(
         "clock": np.zeros((frames, 2), np.int16),
     }
     for number, at in enumerate(times):
-        seconds = int(offset + at + 1e-6)
+        seconds = int(clock(at) + 1e-6)
         arrays["clock"][number] = encoder.minutes[seconds // 60 % 100], encoder.seconds[seconds % 60]
     records: list[QueryRecord | None] = [None] * num
     place = 0

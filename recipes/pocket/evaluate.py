@@ -78,7 +78,7 @@ def answers(
     ids = torch.where(place >= start[..., None], encoder.pad, ids)
     said = []
     for number in range(ANSWER_TOKENS):
-        states = model.read(stream, ids, asked)
+        states = model.read(stream, ids, asked).answered
         row = (start + number).clamp(max=ids.shape[2] - 1)[..., None]
         scores = model.logits(states.gather(2, row[..., None].expand(-1, -1, -1, states.shape[-1])))
         token = scores[:, :, 0].argmax(-1, keepdim=True)

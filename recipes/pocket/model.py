@@ -246,6 +246,23 @@ class Stream(NamedTuple):
     """`[clips, length, dim]`; what lies behind a clip's end is padding."""
     frame: Tensor
     """Frame of each packed token, int64 `[clips, length]`; -1 for the prefix, a large number for padding."""
+    visual: Tensor
+    """Visual token of each packed one, int64 `[clips, length]`, numbered over all frames; -1 where it is none."""
+
+
+class Reading(NamedTuple):
+    """What came of reading streams with questions."""
+
+    answered: Tensor
+    """Last hidden states of the question tokens, `[clips, questions, tokens, dim]`."""
+    watched: Tensor
+    """Hidden states of the stream two layers before the end, `[clips, length, dim]`."""
+
+
+CLOCK_HEADS = ("now", "born", "since")
+"""What stream tokens learn to tell besides: the second of their frame, and of the frame in which what they show came,
+and took its present look."""
+SECONDS = 60
 
 
 class Pocket(nn.Module):
@@ -257,6 +274,7 @@ class Pocket(nn.Module):
         self.label_sizes = label_sizes
         self.hf = LlavaOnevisionForConditionalGeneration(hf_config(sizes, encoder, vocabulary)).float()
         self.heads = nn.Linear(sizes.vision_dim, sum(label_sizes))
+        self.stream_heads = nn.Linear(sizes.dim, len(CLOCK_HEADS) * SECONDS + 2 * (sizes.side // 2))
         self.register_buffer("prefix", torch.tensor(encoder.prefix), persistent=False)
         self.pad = encoder.pad
         self._init()
@@ -403,14 +421,18 @@ class Pocket(nn.Module):
         ends = present.sum(1, keepdim=True)
         real = torch.arange(length, device=keep.device) < ends
         packed = flat.gather(1, index[..., None].expand(-1, -1, dim))
-        return Stream(packed, torch.where(real, frame.gather(1, index), 1 << 30))
+        numbers = torch.arange(frames * tokens, device=keep.device).unflatten(0, (frames, tokens))
+        numbers = torch.cat([numbers.new_full((frames, 2), -1), numbers], dim=1).flatten()
+        numbers = torch.cat([numbers.new_full((start,), -1), numbers]).expand(clips, -1)
+        visual = torch.where(real, numbers.gather(1, index), -1)
+        return Stream(packed, torch.where(real, frame.gather(1, index), 1 << 30), visual)
 
     def stream_length(self, frames: int, keep: int) -> int:
         """Packed length that holds `frames` frames of `keep` tokens, rounded up to a multiple of 64."""
         return -(-(len(self.prefix) + frames * (keep + 2)) // 64) * 64
 
-    def read(self, stream: Stream, ids: Tensor, asked: Tensor, hidden_frames: Tensor | None = None) -> Tensor:
-        """Last hidden states of the question tokens, `[clips, questions, tokens, dim]`.
+    def read(self, stream: Stream, ids: Tensor, asked: Tensor, hidden_frames: Tensor | None = None) -> Reading:
+        """Hidden states of the question tokens and of the stream.
 
         `ids` is int64 `[clips, questions, tokens]` (question and answer; the closing newline embedding is put before
         them, and the result has a row for it), `asked` int64 `[clips, questions]` the last frame a question sees.
@@ -434,11 +456,21 @@ class Pocket(nn.Module):
         bias = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, float("-inf"))[:, None]
         positions = (ends[..., None] + torch.arange(size, device=device)).flatten(1)
         turn = (*self.rotary(torch.arange(length, device=device)[None]), *self.rotary(positions))
-        x, y = stream.embeddings, own.flatten(1, 2)
-        for w in self.text_weights():
+        x = watched = stream.embeddings
+        y = own.flatten(1, 2)
+        for number, w in enumerate(self.text_weights(), start=1):
             _vary((x, y, bias, turn[0], turn[1], turn[2], turn[3]), (x, turn[0], turn[1]), bias)
             x, y = self.text_layer(x, y, w, self.sizes.heads, self.sizes.kv_heads, turn, bias)
-        return _rms_norm(y, self.hf.model.language_model.norm.weight).unflatten(1, (questions, size))
+            if number <= max(1, self.sizes.layers - 2):
+                watched = x
+        answered = _rms_norm(y, self.hf.model.language_model.norm.weight).unflatten(1, (questions, size))
+        return Reading(answered, watched)
+
+    def stream_logits(self, watched: Tensor) -> tuple[Tensor, ...]:
+        """Scores of the clock heads, then of the row and the column, of stream tokens `[..., dim]`."""
+        normed = _rms_norm(watched, torch.ones(watched.shape[-1], device=watched.device))
+        scores = linear(normed, self.stream_heads.weight, self.stream_heads.bias).float()
+        return scores.split([SECONDS] * len(CLOCK_HEADS) + [self.sizes.side // 2] * 2, dim=-1)
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines `[clips, 1, tokens, head_dim]` of positions `[clips, tokens]`."""

@@ -39,12 +39,16 @@ def dual_anchor(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def choose_tokens(features: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+def choose_tokens(
+    features: Tensor, counts: Tensor, things: Tensor, generator: torch.Generator, pruner_share: float
+) -> Tensor:
     """Tokens kept, bool `[clips, frames, tokens]`, `counts` of each frame.
 
-    Each clip draws one way: a random set for every frame, one random set for all frames, a block that wanders over
-    the grid, or scores like those of pruners (unlike the frame's mean, unlike the past's mean, unlike the frame
-    before) with some noise.
+    `things` bool `[clips, frames, tokens]` marks tokens of patches that show something. Each clip draws one way:
+    exactly as STC-Pruner does (`pruner_share` of the clips); of the rest, a tenth a random set for every frame, a tenth
+    a block that wanders over the grid, three tenths things first, and half scores like those of pruners (unlike the
+    frame's mean, unlike the past's mean, unlike the frame before) with some noise. Chance is kept rare on purpose: a
+    tower that sees much of it spreads the picture over all tokens, and then no choice of tokens matters.
     """
     clips, frames, tokens, _ = features.shape
     device = features.device
@@ -64,11 +68,10 @@ def choose_tokens(features: Tensor, counts: Tensor, generator: torch.Generator) 
     unlike = torch.stack([space, past, 1 - (unit * before).sum(-1)], dim=-1)
     unlike = unlike / unlike.mean(2, keepdim=True).clamp(min=1e-4)
     score = (unlike * mix).sum(-1) + 0.5 * noise * mix[..., 0]
-    # Some clips exactly as STC-Pruner does, without noise.
-    score = torch.where(way > 0.85, space + past, score)
-
-    rank_by = torch.where(way < 0.45, noise, score)
-    rank_by = torch.where((way >= 0.45) & (way < 0.55), noise[:, :1].expand_as(noise), rank_by)
-    rank_by = torch.where((way >= 0.55) & (way < 0.65), block + 0.01 * noise, rank_by)
+    other = (way - pruner_share) / max(1 - pruner_share, 1e-6)
+    rank_by = torch.where(other < 0.5, score, things + noise)
+    rank_by = torch.where((other >= 0.8) & (other < 0.9), block + 0.01 * noise, rank_by)
+    rank_by = torch.where(other >= 0.9, noise, rank_by)
+    rank_by = torch.where(other < 0, space + past, rank_by)
     rank = rank_by.argsort(2, descending=True).argsort(2)
     return rank < counts[..., None]

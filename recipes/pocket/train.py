@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onlooker.world import patch_labels, rasterise
+from onlooker.world import change_frames, patch_labels, rasterise
 from onlooker.world.raster import draw_chunk
 from recipes.pocket import augment
 from recipes.pocket.data import SMOKE, TASK_NAMES, DataSettings, Feed, make_set
 from recipes.pocket.evaluate import LABEL_SIZES as LABELS
 from recipes.pocket.evaluate import evaluate
-from recipes.pocket.model import TINY, Pocket, PocketSizes, count_parameters
+from recipes.pocket.model import TINY, Pocket, PocketSizes, Stream, count_parameters
 from recipes.pocket.optimise import Optimiser
 from recipes.pocket.select import choose_tokens, draw_counts
 from recipes.pocket.tokenizer import MAX_VOCABULARY, Encoder
@@ -47,11 +47,15 @@ class TrainSettings:
     """Share of the trunk in which only the tower learns, from patch labels."""
     label_weight: float = 0.2
     """Weight of the patch labels later."""
-    drop_from: float = 0.7
+    stream_weight: float = 0.1
+    """Weight of what the decoder's stream tokens tell of their place and of when things came."""
+    drop_from: float = 0.4
     """Share of the trunk after which visual tokens are dropped."""
     dense_share: float = 0.25
     """Share of batches that keep all tokens, once tokens are dropped."""
-    cached_share: float = 0.6
+    pruner_share: tuple[float, float] = (0.2, 0.6)
+    """Share of clips whose tokens STC-Pruner chooses, once tokens are dropped: elsewhere, and in the aware branch."""
+    cached_share: float = 0.7
     """Share of batches of the aware branch that STC-Cacher encodes."""
     hide_share: float = 0.25
     """Share of questions that cannot look at some of the older frames they do not need."""
@@ -80,6 +84,7 @@ class Losses:
 
     total: Tensor
     labels: Tensor
+    stream: Tensor | None = None
     answers: Tensor | None = None
     right: Tensor | None = None
     """Correct answers by task, float `[tasks]`."""
@@ -161,7 +166,7 @@ class Trainer:
         side, patch = self.model.sizes.image, self.model.sizes.patch
         clips, frames = tables["x"].shape[:2]
         raster = rasterise(tables, side, side, chunk_frames=clips * frames, draw=self.draw)
-        labels = patch_labels(tables, raster.owner, patch)
+        labels = patch_labels(tables, raster.owner, patch) | change_frames(tables, self.device)
         strengths = augment.draw_strengths(clips, self.generator).repeat_interleave(frames, 0)
         # Frames of all clips in one row: the same shape in every step, so that one compiled graph serves all.
         pixels = self.spoil(raster.images.flatten(0, 1), strengths).to(self.dtype)
@@ -188,14 +193,18 @@ class Trainer:
         tokens = features.shape[2]
         most = tokens
         if (not trunk or share >= settings.drop_from) and self.random.random() >= settings.dense_share:
-            most = max(1, round(tokens * self.random.choice((1.0, 0.75, 0.5, 0.32, 0.19))))
+            most = max(1, round(tokens * self.random.choice((0.75, 0.5, 0.3, 0.3, 0.19))))
         counts = draw_counts(clips, frames, most, tokens, self.generator)
-        keep = choose_tokens(features.detach(), counts, self.generator)
+        slot, thing = self._pooled_slots(labels["slot"])
+        share = settings.pruner_share[settings.branch == "aware"]
+        keep = choose_tokens(features.detach(), counts, thing, self.generator, share)
         shown = torch.ones(clips, frames, dtype=torch.bool, device=self.device)
         length = model.stream_length(frames, most)
         stream = model.pack(features, keep, batch["clock"].long(), shown, length)
         ids, asked, rows = batch["ids"].long(), batch["asked"].long(), batch["rows"].long()
-        states = model.read(stream, ids, asked, self._hidden_frames(batch["needed"]))
+        reading = model.read(stream, ids, asked, self._hidden_frames(batch["needed"]))
+        stream_loss = self._stream_loss(reading.watched, stream, labels, slot, thing, batch["clock"])
+        states = reading.answered
         states = states.gather(2, rows[..., None].expand(-1, -1, -1, states.shape[-1]))
         scores, targets = model.logits(states), batch["targets"].long()
         each = F.cross_entropy(scores.flatten(0, 2), targets.flatten(), ignore_index=-100, reduction="none")
@@ -210,8 +219,8 @@ class Trainer:
             zero = torch.zeros(len(TASK_NAMES), device=self.device)
             right = zero.scatter_add(0, task.flatten(), hit.flatten())
             count = zero.scatter_add(0, task.flatten(), valid.float().flatten())
-        total = answer_loss + settings.label_weight * label_loss
-        return Losses(total, label_loss.detach(), answer_loss.detach(), right, count)
+        total = answer_loss + settings.label_weight * label_loss + settings.stream_weight * stream_loss
+        return Losses(total, label_loss.detach(), stream_loss.detach(), answer_loss.detach(), right, count)
 
     def _label_loss(self, hidden: Tensor, labels: dict[str, Tensor]) -> Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)
@@ -222,6 +231,39 @@ class Trainer:
             thing = (target > 0).float()
             total = total + (each * thing).sum() / thing.sum().clamp(min=1) / 2
             total = total + (each * (1 - thing)).sum() / (1 - thing).sum().clamp(min=1) / 2
+        return total
+
+    @staticmethod
+    def _pooled_slots(slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Slot that a visual token shows (0 for none) and whether it shows anything, `[clips, frames, tokens]`.
+
+        `slots` is that of `patch_labels`, `[clips, frames, rows, cols]`; a token pools 2 x 2 patches.
+        """
+        pooled = torch.stack([slots[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]).amax(0).flatten(2)
+        return pooled, pooled > 0
+
+    def _stream_loss(
+        self, watched: Tensor, stream: Stream, labels: dict[str, Tensor], slot: Tensor, thing: Tensor, clock: Tensor
+    ) -> Tensor:
+        """How badly stream tokens tell their place, their time, and when what they show came and changed."""
+        clips, frames, tokens = slot.shape
+        first = self.encoder.seconds[0]
+        second = (clock[..., 1].long() - first)[..., None].expand(-1, -1, tokens)
+        targets = [second]
+        for name in ("born", "since"):
+            at = labels[name].gather(2, (slot - 1).clamp(min=0))
+            targets.append(second[..., 0].gather(1, at.flatten(1)).unflatten(1, (frames, tokens)))
+        side = self.model.sizes.side // 2
+        place = torch.arange(tokens, device=slot.device).expand(clips, frames, -1)
+        packed = stream.visual >= 0
+        index = stream.visual.clamp(min=0)
+        shows = thing.flatten(1).gather(1, index) & packed
+        total = watched.new_zeros((), dtype=torch.float32)
+        every = [(target, shows) for target in targets] + [(place // side, packed), (place % side, packed)]
+        for scores, (target, counted) in zip(self.model.stream_logits(watched), every, strict=True):
+            wanted = torch.where(counted, target.flatten(1).gather(1, index), -100)
+            each = F.cross_entropy(scores.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="sum")
+            total = total + each / counted.sum().clamp(min=1)
         return total
 
     def _hidden_frames(self, needed: Tensor) -> Tensor:
@@ -297,7 +339,7 @@ def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0,
             note({"branch": branch, "step": progress.step, "seconds": seconds, "validation": scores})
 
     def add(losses: Losses) -> None:
-        for name in ("labels", "answers", "right", "asked"):
+        for name in ("labels", "stream", "answers", "right", "asked"):
             value = getattr(losses, name)
             if value is not None:
                 sums.setdefault(name, []).append(value)
@@ -315,7 +357,9 @@ def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0,
         if now - shown >= log_every_s:
             if trainer.device.type == "cuda":
                 torch.cuda.synchronize()
-            mean = {name: torch.stack(sums[name]).mean().item() for name in ("labels", "answers") if name in sums}
+            mean = {
+                name: torch.stack(sums[name]).mean().item() for name in ("labels", "stream", "answers") if name in sums
+            }
             line = {"branch": branch, "step": progress.step, "seconds": round(progress.seconds, 1),
                     "rate": round(trainer.rate(progress.share(settings)), 6), "clips_per_s": round(num / (now - shown)),
                     "reused": round(feed.reused / max(1, feed.made + feed.reused), 3)}  # fmt: skip

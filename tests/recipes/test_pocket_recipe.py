@@ -75,7 +75,7 @@ def test_exported_folder_answers_like_the_recipe(tmp_path):
         features = model.project(model.encode(pixels[0]))[None]
         keep = torch.ones(1, frames, TINY.frame_tokens, dtype=torch.bool)
         stream = model.pack(features, keep, clock, torch.ones(1, frames, dtype=torch.bool), 256)
-        ours = model.logits(model.read(stream, question, torch.tensor([[frames - 1]])))[0, 0]
+        ours = model.logits(model.read(stream, question, torch.tensor([[frames - 1]])).answered)[0, 0]
     export(copy.deepcopy(model), tmp_path, torch.float32)
 
     network = LlavaOnevisionForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32).eval()
@@ -102,13 +102,13 @@ def test_packed_questions_equal_questions_alone():
     ids = torch.randint(0, 600, (clips, questions, 7))
     asked = torch.tensor([[1, 5, 3], [0, 2, 5]])
     with torch.no_grad():
-        packed = model.read(model.pack(features, keep, clock, shown, 128), ids, asked)
+        packed = model.read(model.pack(features, keep, clock, shown, 128), ids, asked).answered
         for clip in range(clips):
             for number in range(questions):
                 last = int(asked[clip, number]) + 1
                 row = slice(clip, clip + 1)
                 alone = model.pack(features[row, :last], keep[row, :last], clock[row, :last], shown[row, :last], 192)
-                one = model.read(alone, ids[row, number : number + 1], torch.tensor([[last - 1]]))
+                one = model.read(alone, ids[row, number : number + 1], torch.tensor([[last - 1]])).answered
                 torch.testing.assert_close(packed[clip, number], one[0, 0], atol=2e-5, rtol=0)
 
 
@@ -128,6 +128,19 @@ def test_cacher_in_the_loop_equals_the_streaming_one(interval, ratio):
             hidden = cacher.encode(vision.tower, vision.embed_patches(pixels[:, frame]), states).hidden
             torch.testing.assert_close(ours[:, frame], hidden, atol=2e-4, rtol=0)
             torch.testing.assert_close(model.project(hidden), vision.project(hidden), atol=2e-5, rtol=0)
+
+
+def test_packed_tokens_know_which_visual_token_they_are():
+    model, _ = make_model()
+    clips, frames, tokens, dim = 2, 4, TINY.frame_tokens, TINY.dim
+    features = torch.randn(clips, frames, tokens, dim)
+    keep = torch.rand(clips, frames, tokens) < 0.5
+    shown = torch.ones(clips, frames, dtype=torch.bool)
+    stream = model.pack(features, keep, torch.zeros(clips, frames, 2, dtype=torch.long), shown, 64)
+    for clip in range(clips):
+        at = stream.visual[clip] >= 0
+        assert stream.visual[clip][at].tolist() == keep[clip].flatten().nonzero().flatten().tolist()
+        torch.testing.assert_close(stream.embeddings[clip][at], features[clip].flatten(0, 1)[stream.visual[clip][at]])
 
 
 def test_training_lowers_the_loss_on_one_batch(arrays):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from onlooker.core.errors import InputError
-from onlooker.world import make_episode, patch_labels, rasterise, render_tables, to_torch
+from onlooker.world import change_frames, make_episode, patch_labels, rasterise, render_tables, to_torch
 from onlooker.world.font import CELL, CHARACTERS, GLYPH_COLS, GLYPH_PITCH, GLYPH_ROWS, glyph_bitmaps
 from onlooker.world.lexicon import COLOURS, RADII, SIGN_ID
 from onlooker.world.script import SIGN_SLOT
@@ -157,3 +157,22 @@ def test_an_episode_of_hours_is_drawn_in_bounded_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 << 20
+
+
+def test_change_frames_equal_the_script():
+    episodes = [make_episode(seed, "validation", 30.0) for seed in range(4)]
+    times = np.tile(np.arange(30.0), (len(episodes), 1))
+    tables = render_tables(episodes, times)
+    found = {name: value.numpy() for name, value in change_frames(tables, torch.device("cpu")).items()}
+    changes = 0
+    for row, episode in enumerate(episodes):
+        sprites = {sprite.id: sprite for sprite in episode.sprites_between(0, 30)}
+        for frame, slot in np.argwhere(tables["visible"][row]):
+            sprite = sprites[tables["sprite"][row, frame, slot]]
+            seen = np.flatnonzero(tables["visible"][row, :, slot] & (tables["sprite"][row, :, slot] == sprite.id))
+            assert found["born"][row, frame, slot] == seen[0]
+            steps = [at for at, _ in sprite.texts or sprite.colours if at <= frame]
+            since = seen[seen >= max(steps, default=0)][0]
+            assert found["since"][row, frame, slot] == since
+            changes += since > seen[0]
+    assert changes > 20
