@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+PAST = 16
+"""Frames that make up STC-Pruner's past."""
+
 
 def draw_counts(clips: int, frames: int, most: int, tokens: int, generator: torch.Generator) -> Tensor:
     """Tokens to keep, int64 `[clips, frames]`, none above `most`.
@@ -31,8 +34,11 @@ def dual_anchor(features: Tensor) -> tuple[Tensor, Tensor]:
     """STC-Pruner's two terms, `[clips, frames, tokens]` each: how unlike the frame's mean token, and the past's."""
     wide = features.float()
     means = wide.mean(2)
-    count = torch.arange(1, means.shape[1], device=means.device)[None, :, None]
-    past = torch.cat([means[:, :1], means[:, :-1].cumsum(1) / count], dim=1)
+    # The past is the last `PAST` frames; the first frame stands in for its own.
+    frame = torch.arange(means.shape[1], device=means.device)
+    sums = F.pad(means.cumsum(1), (0, 0, 1, 0))
+    past = (sums[:, :-1] - sums[:, (frame - PAST).clamp(min=0)]) / frame.clamp(1, PAST)[:, None]
+    past = torch.cat([means[:, :1], past[:, 1:]], dim=1)
     anchors = torch.stack([means, past], dim=2)
     alike = F.normalize(wide, dim=-1) @ F.normalize(anchors, dim=-1).mT
     return 1 - alike[..., 0], 1 - alike[..., 1]

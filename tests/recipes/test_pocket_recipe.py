@@ -8,11 +8,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
+from onlooker.compress import STCPruner
+from onlooker.core.tokens import VisualTokens
 from onlooker.world import corpus
 from recipes.pocket.data import SMOKE, Feed, join, make_part
 from recipes.pocket.evaluate import LABEL_SIZES, evaluate
 from recipes.pocket.export import export
 from recipes.pocket.model import TINY, Pocket
+from recipes.pocket.select import choose_tokens
 from recipes.pocket.tokenizer import MAX_VOCABULARY, PREFIX, Encoder, question_text, time_text
 from recipes.pocket.train import Trainer, TrainSettings
 
@@ -141,6 +144,20 @@ def test_packed_tokens_know_which_visual_token_they_are():
         at = stream.visual[clip] >= 0
         assert stream.visual[clip][at].tolist() == keep[clip].flatten().nonzero().flatten().tolist()
         torch.testing.assert_close(stream.embeddings[clip][at], features[clip].flatten(0, 1)[stream.visual[clip][at]])
+
+
+def test_the_pruner_of_training_chooses_as_the_real_one():
+    features = torch.randn(2, 20, 16, 8)
+    counts = torch.full((2, 20), 5)
+    nothing = torch.zeros(2, 20, 16, dtype=torch.bool)
+    keep = choose_tokens(features, counts, nothing, torch.Generator().manual_seed(0), pruner_share=1.0)
+    pruner = STCPruner(keep=5)
+    for clip in range(2):
+        state = pruner.new_state()
+        for frame in range(20):
+            tokens = VisualTokens.of_frame(features[clip, frame], (4, 4), frame, float(frame))
+            kept = pruner.compress(tokens, state)
+            assert kept.slot.tolist() == keep[clip, frame].nonzero().flatten().tolist()
 
 
 def test_training_lowers_the_loss_on_one_batch(arrays):
