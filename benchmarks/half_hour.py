@@ -22,7 +22,12 @@ from onlooker.evals.score import by_task, difference, score
 from onlooker.world import WorldSettings, make_episode
 from onlooker.world.export import video_record
 
-MEMORIES = ("rekv:topk=8,recent=4,window_tokens=512", "sliding_window:window_tokens=512", "last_frames:frames=16")
+# With 21 tokens a frame, an answer sees about 1,440 tokens of video in each of them.
+MEMORIES = (
+    "rekv:topk=64,recent=4,window_tokens=1440",
+    "sliding_window:window_tokens=1440",
+    "last_frames:frames=68",
+)
 
 
 def clip(seed: int, minutes: float, early_s: float) -> Item:

@@ -19,8 +19,8 @@ from recipes.pocket.tokenizer import Encoder, time_text
 
 TASK_NAMES = tuple(TASKS)
 TASK_WEIGHTS = {
-    "present": 0.6, "attribute": 0.7, "reading": 0.6, "counting": 1.4, "spatial": 1.2, "before": 1.2, "when": 5.0,
-    "order": 1.8, "repetition": 2.0, "ever": 1.0, "next": 1.4, "proactive": 0.4,
+    "present": 0.6, "attribute": 1.0, "reading": 0.6, "counting": 1.4, "spatial": 1.2, "before": 1.2, "when": 2.5,
+    "order": 2.2, "repetition": 2.0, "ever": 3.5, "next": 1.4, "proactive": 0.4,
 }  # fmt: skip
 """How often each task is asked for; time, counts and order are the hard ones."""
 _TRIES = {"counting": 40, "repetition": 14, "next": 14, "before": 6, "reading": 6}

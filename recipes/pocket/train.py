@@ -297,6 +297,8 @@ class Trainer:
         """Go on from a checkpoint; one of another branch gives weights and optimiser only."""
         state = torch.load(path, map_location=self.device, weights_only=False)
         self.model.load_state_dict(state["model"])
+        if "optimiser" not in state:  # weights alone: its moments come back within some steps
+            return
         self.optimiser.load_state_dict(state["optimiser"])
         progress = Progress(**state["progress"])
         if state["branch"] != self.settings.branch:
@@ -462,9 +464,9 @@ def main(argv: list[str] | None = None) -> None:
         source = own
     elif source is None and given.branch != "trunk":
         source = out / "trunk.pt"
-    state = torch.load(source, map_location="cpu", weights_only=False, mmap=True)["progress"] if source else {}
+    state = torch.load(source, map_location="cpu", weights_only=False, mmap=True).get("progress", {}) if source else {}
     # Workers first: they are forked, which must happen before the device is touched.
-    feed = Feed(data, workers, first_batch=state.get("next_batch", 0))
+    feed = Feed(data, workers, first_batch=state.get("next_batch", 0 if source is None else 100_000))
     try:
         device = torch.device("cuda" if torch.cuda.is_available() and not given.smoke else "cpu")
         torch.backends.cuda.enable_cudnn_sdp(False)  # it would make a plan for every new shape
