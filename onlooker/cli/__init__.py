@@ -1,4 +1,4 @@
-"""The command line: watch, ask, eval, bench, methods, plan, doctor."""
+"""The command line: watch, ask, serve, eval, bench, methods, plan, doctor."""
 
 from onlooker.cli.app import main
 

@@ -64,6 +64,8 @@ def ask(
 
     decoding = Decoding(max_new_tokens, temperature, seed=seed)
     with open_source(source, fps, at, strict) as opened, _overlay(overlay, source, fps) as writer:
+        if at is None and opened.is_live:
+            raise InputError("a live stream has no end to ask at", given=opened.name, do="--at 10, or onlooker watch")
         engine = Engine.from_pretrained(model, dtype=dtype, device=device, **settings)
         with engine.open(trace=writer is not None) as session, progress(as_json, "s of video") as bar:
             end = at if opened.duration_s is None else min(opened.duration_s, at or opened.duration_s)

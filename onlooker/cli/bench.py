@@ -1,6 +1,8 @@
 """onlooker bench: time the encoder and the prefill on this machine, beside what arithmetic allows."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,6 +38,9 @@ def encode(
     encoder: options.Encoder = options.DEFAULTS["encoder"],
     streams: Streams = "1,4",
     repeats: Repeats = 40,
+    graphs: Annotated[
+        bool, typer.Option("--graphs", help="Prepared steps (on CUDA: kernels, captured graphs), dense ones too.")
+    ] = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
@@ -47,14 +52,17 @@ def encode(
     from onlooker.core import registry
 
     method, counts = registry.make("encoder", encoder), numbers_of(streams)
-    loaded, weights = _load(model, dtype, device)
+    loaded, weights = load_for_timing(model, dtype, device)
     # The lone selective frame's floor: what an interval would cost without its refresh.
     endless = dataclasses.replace(method, interval=None) if _interval(method) else method
     rows = []
     with progress(as_json, "timed runs") as bar:
         task = bar.add_task("encoding", total=len(counts) * repeats)
         for count in counts:
-            tower, actions = _encode_actions(loaded, method, count)
+            tower, actions = _encode_actions(
+                loaded, method, count, graphs, lambda name: bar.update(task, description=f"making {name}")
+            )
+            bar.update(task, description="encoding")
             timed = time_in_turns(actions, repeats, loaded.spec.device, lambda: bar.advance(task))
             row: dict[str, Any] = {"streams": count} | timed
             row["selective_of_dense"] = timed["selective_ms"] / timed["dense_ms"]
@@ -63,11 +71,14 @@ def encode(
                 mean_ms = (timed["refresh_ms"] + (interval - 1) * timed["selective_ms"]) / interval
                 row |= {"interval_mean_of_dense": mean_ms / timed["dense_ms"], "interval_floor": method.cost(tower)}
             rows.append(row)
-    card = machine_card(loaded, weights) | {"encoder": registry.describe(method), "patches": tower.num_tokens}
+    card = machine_card(loaded, weights)
+    card |= {"encoder": registry.describe(method), "patches": tower.num_tokens, "graphs": graphs}
     show("encode", card, rows, as_json)
 
 
-def _encode_actions(model: "VideoModel", method: "EncoderAccelerator", count: int) -> tuple[Any, dict[str, Action]]:
+def _encode_actions(
+    model: "VideoModel", method: "EncoderAccelerator", count: int, graphs: bool, on_step: Callable[[str], None]
+) -> tuple[Any, dict[str, Action]]:
     """What is timed with so many streams in a batch; making and forking states is left out of the time."""
     import torch
 
@@ -80,16 +91,21 @@ def _encode_actions(model: "VideoModel", method: "EncoderAccelerator", count: in
         hidden = [model.embed_patches(pixels) for pixels in clip]
         plain = [dense.new_state() for _ in range(count)]
         begun = [method.new_state() for _ in range(count)]
-        method.encode(tower, hidden[0], begun)
+        ways = {
+            each: each.prepare(tower, hidden[0][0], count, on_step).encode if graphs else partial(each.encode, tower)
+            for each in (dense, method)
+        }
+        run = ways[method]
+        run(hidden[0], begun)
     return tower, {
-        "dense": Action(lambda n: plain, lambda n, states: dense.encode(tower, hidden[n % CLIP_FRAMES], states)),
+        "dense": Action(lambda n: plain, lambda n, states: ways[dense](hidden[n % CLIP_FRAMES], states)),
         "refresh": Action(
             lambda n: [method.new_state() for _ in range(count)],
-            lambda n, states: method.encode(tower, hidden[n % CLIP_FRAMES], states),
+            lambda n, states: run(hidden[n % CLIP_FRAMES], states),
         ),
         "selective": Action(
             lambda n: [state.fork() for state in begun],
-            lambda n, states: method.encode(tower, hidden[1 + n % (CLIP_FRAMES - 1)], states),
+            lambda n, states: run(hidden[1 + n % (CLIP_FRAMES - 1)], states),
         ),
     }
 
@@ -105,18 +121,23 @@ def prefill(
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
 ) -> None:
-    """Time reading one frame of each stream into its memory, all streams in one packed pass.
+    """Time reading one frame of each stream into its memory, all streams in one pass (packed, as a graph, on CUDA).
 
     Example: onlooker bench prefill --tokens 16,49 --context 4000
     """
     import torch
 
-    from onlooker.engine.packing import Work, run_pass
+    from onlooker.engine.packing import Work
+    from onlooker.engine.passes import make_passes
     from onlooker.kvstore import KVStore
 
     stream_counts, token_counts = numbers_of(streams), numbers_of(tokens)
-    loaded, weights = _load(model, dtype, device)
-    spec = loaded.spec
+    loaded, weights = load_for_timing(model, dtype, device)
+    spec, passes = loaded.spec, make_passes(loaded, "auto")
+    filling = 500
+    if spec.device.type == "cuda":
+        sizes = {-(-count * each // 16) * 16 for count in stream_counts for each in token_counts}
+        passes.prepare(sorted(sizes | {-(-filling // 16) * 16}), lambda name: None)
     rows = []
     with progress(as_json, "timed runs") as bar, torch.no_grad():
         task = bar.add_task("reading", total=len(stream_counts) * len(token_counts) * repeats)
@@ -124,16 +145,16 @@ def prefill(
         for count in stream_counts:
             stores = [KVStore(spec, loaded.rotary) for _ in range(count)]
             for store in stores:
-                for part in filler[:context].split(500):
+                for part in filler[:context].split(filling):
                     chunk = store.begin("vision", 0.0, 0.0, *loaded.place_text(len(part)))
-                    run_pass(loaded, [Work(part, chunk)])
+                    passes.run([Work(part, chunk)])
                     chunk.seal()
             for frame_tokens in token_counts:
                 embeddings, place = filler[:frame_tokens], loaded.place_text(frame_tokens)
 
                 def read(n: int, stores: Any, embeddings: Any = embeddings, place: Any = place) -> None:
                     chunks = [store.begin("vision", 1.0, 1.0, *place) for store in stores]
-                    run_pass(loaded, [Work(embeddings, chunk) for chunk in chunks])
+                    passes.run([Work(embeddings, chunk) for chunk in chunks])
                     for chunk in chunks:
                         # The context stays as long as it was, so that every repetition does the same work.
                         chunk.abort()
@@ -150,7 +171,8 @@ def _interval(method: Any) -> int | None:
     return method.interval if "interval" in names else None
 
 
-def _load(model: str, dtype: str, device: str) -> tuple["VideoModel", str]:
+def load_for_timing(model: str, dtype: str, device: str) -> tuple["VideoModel", str]:
+    """A model by name, or one with random weights by the name of its sizes, and which of the two it is."""
     from onlooker import models
     from onlooker.core.contracts import VideoModel
 

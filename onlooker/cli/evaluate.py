@@ -39,7 +39,11 @@ def evaluate(
     ] = None,
     grid: Annotated[
         str | None,
-        typer.Option(help="Many runs: a .toml file, controls, stc, or key=a|b; key=c|d. Needs --out.", metavar="GRID"),
+        typer.Option(
+            "--grid",
+            help="Many runs: a .toml file, controls, stc, or key=a|b; key=c|d. Needs --out.",
+            metavar="GRID",
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes for a grid.", min=1, max=256, rich_help_panel=RUN)] = 1,
     gpus: Annotated[int, typer.Option(help="GPUs for a grid: cuda:0 and so on.", min=0, rich_help_panel=RUN)] = 0,

@@ -55,6 +55,7 @@ def engine_settings(
     }
 
 
+# Options with a metavar name themselves: typer 0.27 would take the metavar for the name.
 Source = Annotated[
     str,
     typer.Argument(
@@ -86,6 +87,7 @@ Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", 
 DeviceBudget = Annotated[
     str | None,
     typer.Option(
+        "--device-budget",
         help="Most bytes a stream may hold beside the model, such as 200MB or 1.5GiB.",
         rich_help_panel=LIMITS,
         metavar="SIZE",
@@ -93,7 +95,12 @@ DeviceBudget = Annotated[
 ]
 HostBudget = Annotated[
     str | None,
-    typer.Option(help="Most bytes a stream may park in the host's memory.", rich_help_panel=LIMITS, metavar="SIZE"),
+    typer.Option(
+        "--host-budget",
+        help="Most bytes a stream may park in the host's memory.",
+        rich_help_panel=LIMITS,
+        metavar="SIZE",
+    ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Fail (exit code 4) when the source is damaged.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]

@@ -27,7 +27,7 @@ def note(line: str) -> None:
 
 def emit(thing: dict[str, Any] | list[Any]) -> None:
     """Print one line of JSON at once; numbers that JSON lacks (nan, inf) become null."""
-    print(json.dumps(_sound(thing), allow_nan=False), flush=True)
+    print(json.dumps(sound(thing), allow_nan=False), flush=True)
 
 
 def show_table(headers: list[str], rows: list[list[str]], numbers: bool = False) -> None:
@@ -78,9 +78,10 @@ def size_text(num_bytes: float) -> str:
     return f"{num_bytes:.0f} B"
 
 
-def _sound(thing: Any) -> Any:
+def sound(thing: Any) -> Any:
+    """The same with null for the numbers that JSON lacks (nan, inf)."""
     if isinstance(thing, dict):
-        return {key: _sound(value) for key, value in thing.items()}
+        return {key: sound(value) for key, value in thing.items()}
     if isinstance(thing, list | tuple):
-        return [_sound(value) for value in thing]
+        return [sound(value) for value in thing]
     return None if isinstance(thing, float) and not math.isfinite(thing) else thing

@@ -20,6 +20,8 @@ class Opened:
     name: str
     reports: list[Any] = field(default_factory=list)
     """What the decoder had to say, filled when the frames are used up."""
+    is_live: bool = False
+    """Whether frames come at their own pace, so that waiting would only make them old."""
 
     def warnings(self) -> list[str]:
         """Damage and repairs, one line each, once the frames were read."""
@@ -56,13 +58,13 @@ def open_source(source: str, fps: float, end_s: float | None = None, strict: boo
     if source == "synthetic" or source.startswith("synthetic:"):
         yield _synthetic(source, fps, end_s)
         return
-    from onlooker.video import open_video
+    from onlooker.video import is_live, open_video
 
     # The end of a span is left out when reading; a frame at the very moment asked about belongs to it.
     until = None if end_s is None else end_s + 1e-6
     try:
         with open_video(source, fps=fps, end_s=until, on_damage="raise" if strict else "report") as video:
-            yield Opened(iter(video), video.info.duration_s, video.info.name, [video.report])
+            yield Opened(iter(video), video.info.duration_s, video.info.name, [video.report], is_live(source))
     except DamagedSource as damage:
         raise DamagedSource(damage.what, given=damage.given, do="without --strict, what decodes is used") from damage
 

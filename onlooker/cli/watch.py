@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from onlooker.cli import options
+from onlooker.cli import alerts, options
 from onlooker.cli.app import app
 from onlooker.cli.ask import as_dict, explain
 from onlooker.cli.output import clock, emit, note, plain, size_text, warn
@@ -28,6 +28,11 @@ def watch(
     ] = "real",
     fps: options.Fps = 1.0,
     strict: options.Strict = False,
+    rule: alerts.RuleTexts = None,
+    rules: alerts.RulesFile = None,
+    webhook: alerts.WebhookUrl = None,
+    webhook_secret_file: alerts.SecretFile = None,
+    evidence: alerts.EvidenceFolder = None,
     as_json: options.Json = False,
     model: options.Model = "pocket-aware",
     device: options.Device = "auto",
@@ -38,9 +43,11 @@ def watch(
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
 ) -> None:
-    """Watch SOURCE while you type questions, one a line.
+    """Watch SOURCE while you type questions, one a line, and tell when a rule's condition comes true.
 
     Example: onlooker watch synthetic:4
+
+    Example: onlooker watch synthetic:1 --rule "heart: say yes when you see a blue heart."
 
     A line "@12.5 how many stars are there?" waits for that second of the stream. End the input (Ctrl-D) when you have
     no more questions: the video runs out, and what still waits is answered at its end.
@@ -48,14 +55,15 @@ def watch(
     With --pace max all lines are read first; those without a time are answered at the end of the video:
     echo "@12 what is there now?" | onlooker watch clip.mp4 --pace max
 
-    With --json every answer is one line, and so is the summary at the end.
+    With --json every answer and every alert is one line, and so is the summary at the end.
     """
     settings = options.engine_settings(encoder, compressor, memory, device_budget, host_budget)
+    standing = alerts.AlertOptions.of(rule, rules, webhook, webhook_secret_file, evidence)
     from onlooker.engine import Engine
 
     with open_source(source, fps, strict=strict) as opened:
         engine = Engine.from_pretrained(model, dtype=dtype, device=device, **settings)
-        with engine.open() as session:
+        with engine.open() as session, standing.on(session, opened.name, as_json) as watching:
             typed = TypedQuestions(sys.stdin)
             if pace == "max":
                 typed.read_all()
@@ -66,11 +74,11 @@ def watch(
             talk = _Talk(session, typed, fps, as_json)
             began, behind_s = time.monotonic(), 0.0
             for frame in opened.frames:
-                if pace == "real":
+                if pace == "real" and not opened.is_live:
                     behind_s = max(0.0, time.monotonic() - began - frame.time_s)
                     talk.wait_until(began + frame.time_s)
                 talk.answer_before(frame)
-                session.push(frame)
+                watching.look(frame, session.push(frame))
             if session.time_s is None:
                 raise SourceError("the source showed no frame", given=source, do="check it, and --fps")
             if pace == "real":
@@ -78,7 +86,7 @@ def watch(
                     note("the video has ended; ask on, or press Ctrl-D to leave")
                 typed.wait_for_end(talk.answer_now)
             talk.answer_rest()
-            _sum_up(session, opened, behind_s, as_json)
+            _sum_up(session, opened, watching, behind_s, as_json)
 
 
 class _Talk:
@@ -139,12 +147,12 @@ class _Talk:
         note(explain(stream.answer, session.stats())[0])
 
 
-def _sum_up(session: "Session", opened: Opened, behind_s: float, as_json: bool) -> None:
-    stats = session.stats()
+def _sum_up(session: "Session", opened: Opened, watching: alerts.Alerts, behind_s: float, as_json: bool) -> None:
+    stats, standing = session.stats(), watching.sum_up()
     if as_json:
         end = {"event": "end", "time_s": session.time_s, "behind_s": behind_s, "warnings": opened.warnings()}
         end |= {"source": opened.name, "notes": opened.remarks()}
-        emit(end | {"stream": dataclasses.asdict(stats)})
+        emit(end | {"stream": dataclasses.asdict(stats)} | standing)
         return
     held = size_text(sum(stats.memory_bytes.values()))
     note(f"the video ended at {clock(session.time_s or 0.0)}: {stats.frames} frames, {held} of memory")

@@ -6,7 +6,7 @@ and the session owns. A method never learns which model it serves; it declares w
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -62,6 +62,37 @@ class VisionLayer(Protocol):
         ...
 
 
+class PackedLayer(Protocol):
+    """A vision layer whose weights are laid out for fixed-shape steps over rows of many streams; for inference only.
+
+    Rows are `[rows, dim]`, whichever streams they belong to. The same layer as the `VisionLayer` it was made of.
+    """
+
+    norm: torch.nn.LayerNorm
+    mlp_norm: torch.nn.LayerNorm
+
+    def keys(self, normed: Tensor) -> Tensor:
+        """Key projection of rows."""
+        ...
+
+    def queries_values(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """Query and value projection of rows, from one product."""
+        ...
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, way: str) -> Tensor:
+        """Attention before the output projection, `[streams, queries, dim]`, computed in one of the ways that
+        `onlooker.kernels.head_attention` knows. `keys` and `values` are `[streams, tokens, dim]`."""
+        ...
+
+    def out(self, attended: Tensor) -> Tensor:
+        """Output projection of rows."""
+        ...
+
+    def feed(self, normed: Tensor) -> Tensor:
+        """The MLP on rows, without its norm."""
+        ...
+
+
 @dataclass(frozen=True)
 class VisionTower:
     """The layers of a vision tower at one input geometry."""
@@ -85,6 +116,8 @@ class VisionTower:
     """Rows and columns of patches in the frame, for drawing."""
     raster: Tensor | None = None
     """Raster index of every token after the pinned ones, int64; None when they are in raster order already."""
+    pack: Callable[[], Sequence[PackedLayer]] | None = None
+    """Makes the layers' packed form, which copies some weights; None when the family has none yet."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +184,14 @@ class VideoModel(ABC):
     @abstractmethod
     def preprocess(self, images: Sequence[np.ndarray]) -> list[Tensor]:
         """Pixels ready for the tower, one `[channels, rows, cols]` per uint8 `[rows, cols, 3]` image, on the device."""
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """The picture at the size the tower wants, uint8 `[rows, cols, 3]`.
+
+        `preprocess` makes the same pixels of it with less work, so that this changes nothing but time: it may run in any
+        thread, ahead of the step that takes the frame.
+        """
+        return image
 
     @abstractmethod
     def embed_patches(self, pixels: Tensor) -> Tensor:
@@ -230,6 +271,13 @@ class VideoModel(ABC):
 
         `extras` hold rows for every packed token (zeros where a token has none).
         """
+
+    def extend_lean(
+        self, embeddings: Tensor, attention: Attention, extras: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """As `extend` within rounding, by the fastest way the model has for packed serving; nothing in it may wait for
+        the device."""
+        return self.extend(embeddings, attention, extras)
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
@@ -311,6 +359,30 @@ class EncoderAccelerator(Method):
         """Mean FLOP of a frame as a share of the dense tower's (1.0 = dense), counted, not measured."""
         return 1.0
 
+    def prepare(self, tower: VisionTower, like: Tensor, max_streams: int, on_step: Callable[[str], None]) -> "Prepared":
+        """This method in steps of fixed shape for up to `max_streams` streams of one tower, all made now.
+
+        `like` is any embedded frame (`[tokens, dim]`): its dtype and device are those of all frames to come. `on_step`
+        is told the name of every step made. Raises `ModelError` when the method, with its settings, or the tower has no
+        such form.
+        """
+        raise ModelError(
+            f"{type(self).__name__} has no steps of fixed shape",
+            do="run it without graphs, or choose stc_cacher or full",
+        )
+
+    def take_over(self, prepared: "Prepared") -> "Prepared":
+        """Steps that were prepared by the same method with other refresh settings, under these settings."""
+        return prepared
+
+
+class Prepared(Protocol):
+    """An encoder made ready for one tower: the same results and states as its method, within rounding, but faster."""
+
+    def encode(self, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
+        """As `EncoderAccelerator.encode`. Raises `InputError` for more streams than were prepared for."""
+        ...
+
 
 class Compressor(Method):
     """Keeps only the telling visual tokens of each frame, before the language model. Causal: emission is final."""
@@ -362,10 +434,10 @@ class Moment:
     time_s: float
     kept_ratio: float
     """Share of the frame's visual tokens that the compressor kept."""
-    recomputed_ratio: float
-    """Share of the tower's tokens that the encoder computed anew."""
+    recomputed_ratio: float | None
+    """Share of the tower's tokens that the encoder computed anew; None unless the session traces its work."""
     speak_probability: float | None = None
-    """The model's own probability that the standing question is to be answered now, where it was asked for."""
+    """The model's own probability of yes to the standing question, where a method needs it and it was asked for."""
 
 
 class ResponsePolicy(Method):

@@ -1,7 +1,9 @@
-"""What a session says: a frame was taken in, an answer was given, something failed, the session ended."""
+"""What a session says: a frame was taken in, an answer was given, a rule spoke, something failed, the session ended."""
 
 from dataclasses import dataclass, field
 from typing import Literal
+
+from onlooker.core.frame import Frame
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -66,6 +68,24 @@ class FrameTaken:
 
 
 @dataclass(frozen=True, slots=True)
+class Alert:
+    """A rule's condition held long enough: the model said yes to its prompt."""
+
+    rule: str
+    """Name of the rule."""
+    prompt: str
+    time_s: float
+    """Time of the frame on which the rule spoke."""
+    probability: float | None
+    """Probability of yes then; None for a policy that does not ask for it."""
+    evidence_s: float
+    """Time of the frame on which yes was surest since it last was less likely than no. What a rule waits for may be
+    out of sight again when it speaks."""
+    evidence: Frame | None = None
+    """That frame; None among a session's events, which keep no pictures."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """Something a session accepted could not be done; the stream goes on."""
 
@@ -81,7 +101,7 @@ class Closed:
     frames: int
 
 
-Event = FrameTaken | Answer | Failed | Closed
+Event = FrameTaken | Answer | Alert | Failed | Closed
 
 
 @dataclass

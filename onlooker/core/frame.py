@@ -1,5 +1,6 @@
 """One picture of a stream and the true time it was shown."""
 
+import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,3 +36,13 @@ class Frame:
                 given=repr(self.time_s),
                 do="pass time_s >= 0",
             )
+
+    def jpeg(self, longest_side: int = 1280, quality: int = 85) -> bytes:
+        """The picture as a JPEG file, made smaller when a side has more than `longest_side` pixels."""
+        from PIL import Image
+
+        picture = Image.fromarray(self.image)
+        picture.thumbnail((longest_side, longest_side))
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=quality)
+        return file.getvalue()

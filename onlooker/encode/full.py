@@ -3,7 +3,7 @@
 The baseline of all encoder methods, and what a recompute ratio of one must equal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import Tensor
 from onlooker.core.contracts import Encoded, EncoderAccelerator, VisionTower
 from onlooker.core.state import StreamState
 from onlooker.encode._layer import run_layer
+from onlooker.encode._packed import PackedTower, Plan, fastest_ways, packed_layers
+from onlooker.encode._prepared import PreparedEncoder
 
 
 @dataclass(frozen=True)
@@ -27,3 +29,11 @@ class Full(EncoderAccelerator):
             if number in tower.tap_layers:
                 taps[number] = hidden
         return Encoded(hidden, taps, refreshed=(True,) * len(states))
+
+    def prepare(
+        self, tower: VisionTower, like: Tensor, max_streams: int, on_step: Callable[[str], None]
+    ) -> PreparedEncoder:
+        packed = PackedTower(packed_layers(tower), Plan(), fastest_ways(like))
+        return PreparedEncoder(
+            tower, packed, lambda tower, hidden, states: [True] * len(states), like, max_streams, on_step
+        )

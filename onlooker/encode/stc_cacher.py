@@ -19,18 +19,20 @@ The defaults are the published form. What differs from the paper or its code, an
   `age_weight`, `layers` and `round_to` are ours. `selection="shared"` is in the authors' later code, not in the paper.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import Encoded, EncoderAccelerator, VisionLayer, VisionTower
-from onlooker.core.errors import InputError
+from onlooker.core.contracts import Encoded, EncoderAccelerator, Prepared, VisionLayer, VisionTower
+from onlooker.core.errors import InputError, ModelError
 from onlooker.core.state import StreamState
 from onlooker.encode._cost import affordable_count, dense_flop, selective_flop
 from onlooker.encode._layer import Computed, run_layer
+from onlooker.encode._packed import PackedTower, Plan, fastest_ways, packed_layers
+from onlooker.encode._prepared import PreparedEncoder
 from onlooker.encode._reference import CacherState, Reference, kept_tensor, remember, side_by_side
 from onlooker.encode._selection import Metric, Picked, least_alike, put_rows, similarity, take_rows
 
@@ -147,7 +149,29 @@ class STCCacher(EncoderAccelerator):
                 parts[b] = _row(encoded, place)
         return _join([part for part in parts if part is not None])
 
-    def _refresh_flags(self, tower: VisionTower, hidden: Tensor, states: list[CacherState]) -> list[bool]:
+    def prepare(
+        self, tower: VisionTower, like: Tensor, max_streams: int, on_step: Callable[[str], None]
+    ) -> PreparedEncoder:
+        packed = PackedTower(packed_layers(tower), self.plan(tower), fastest_ways(like))
+        return PreparedEncoder(tower, packed, self._refresh_flags, like, max_streams, on_step)
+
+    def take_over(self, prepared: Prepared) -> Prepared:
+        assert isinstance(prepared, PreparedEncoder), "prepared by this method"
+        return prepared.refreshing(self._refresh_flags)
+
+    def plan(self, tower: VisionTower) -> Plan:
+        """This method's packed form. Raises `ModelError` for settings that have none."""
+        plain = STCCacher(self.interval, self.recompute_ratio, selection=self.selection, round_to=self.round_to)
+        if self != plain or tower.group > 1:
+            changed = [f.name for f in fields(self) if getattr(self, f.name) != getattr(plain, f.name)]
+            raise ModelError(
+                "stc_cacher has no steps of fixed shape with these settings",
+                given=", ".join(changed) or f"a tower that chooses {tower.group} tokens together",
+                do="leave all but interval, recompute_ratio, selection and round_to alone, or run it without graphs",
+            )
+        return Plan(self.recomputed_tokens(tower), self.selection)
+
+    def _refresh_flags(self, tower: VisionTower, hidden: Tensor, states: Sequence[CacherState]) -> list[bool]:
         shape = (len(self.selective_layers(tower)), *hidden.shape[1:])
         flags = []
         for state in states:

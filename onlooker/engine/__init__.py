@@ -1,7 +1,22 @@
 """Streams from frame to answer, with no input or output of its own."""
 
 from onlooker.engine.engine import Engine
+from onlooker.engine.lane import Lane
+from onlooker.engine.promises import Busy, Promises
 from onlooker.engine.sampling import Decoding
+from onlooker.engine.scheduler import Scheduler
 from onlooker.engine.session import AnswerStream, Session, Trace
+from onlooker.engine.watching import Watch
 
-__all__ = ["AnswerStream", "Decoding", "Engine", "Session", "Trace"]
+__all__ = [
+    "AnswerStream",
+    "Busy",
+    "Decoding",
+    "Engine",
+    "Lane",
+    "Promises",
+    "Scheduler",
+    "Session",
+    "Trace",
+    "Watch",
+]

@@ -35,6 +35,23 @@ class Asked(Protocol):
         ...
 
 
+class InFlight(Protocol):
+    """What a step moves on by one pass: a question on its way to an answer, or a probe of one word."""
+
+    @property
+    def done(self) -> bool:
+        """True when nothing is pending any more."""
+        ...
+
+    def pending(self) -> Work:
+        """The tokens that have to be read next."""
+        ...
+
+    def accept(self, scores: Tensor | None) -> str:
+        """Take the scores of the pending work; the new text they led to (may be empty)."""
+        ...
+
+
 class Asking:
     """A question in flight: hand `pending()` to a pass, give its scores to `accept()`, until `done`.
 
@@ -48,7 +65,8 @@ class Asking:
         if not question.strip():
             raise InputError("a question needs words", given=repr(question), do="ask something")
         self.question, self.time_s, self.decoding = question, time_s, decoding
-        self._session = session
+        self.session = session
+        """Whom it is put to."""
         self.done, self.finish = False, "stop"
         self._began = time.perf_counter()
         self._first_s: float | None = None
@@ -60,6 +78,11 @@ class Asking:
         self._scores: Tensor | None = None
         self._view: QuestionView | None = None
         self._next: Work | None = next(self._passes)
+
+    @property
+    def has_spoken(self) -> bool:
+        """True once the first token is known; its text may come later."""
+        return self._first_s is not None
 
     def pending(self) -> Work:
         """The tokens that have to be read next."""
@@ -158,7 +181,7 @@ class Asking:
         self._context_tokens = round(sum(spans[i].num_tokens * n for i, n in seen.items()) / layers)
         self._citations = _cite(spans, self._view.attention_mass(), seen, layers)
         self._view.close()
-        self._session.note_answer(self.answer())
+        self.session.note_answer(self.answer())
 
 
 def _everything(layer: int, spans: Sequence[Span], scores: Tensor | None) -> Recall:

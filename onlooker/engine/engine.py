@@ -3,10 +3,11 @@
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from onlooker.core import registry
@@ -17,6 +18,7 @@ from onlooker.core.contracts import (
     EncoderAccelerator,
     MemoryPolicy,
     Method,
+    Prepared,
     VideoModel,
     VisionTower,
 )
@@ -25,8 +27,9 @@ from onlooker.core.events import Failed, FrameTaken
 from onlooker.core.frame import Frame
 from onlooker.core.spans import Layout
 from onlooker.core.tokens import VisualTokens
-from onlooker.engine.asking import Asking
-from onlooker.engine.packing import Work, run_pass
+from onlooker.engine.asking import Asking, InFlight
+from onlooker.engine.packing import Work
+from onlooker.engine.passes import Passes, make_passes, pass_sizes
 from onlooker.engine.reading import read_frames
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.session import Session, as_trace
@@ -38,6 +41,9 @@ class Engine:
 
     `encoder`, `compressor` and `memory` are names (`"rekv"`), names with settings (`"rekv:topk=8"`), paths of your own
     method files, or instances. Not thread-safe: one thread owns an engine and its sessions.
+
+    `passes` says how tokens go through the language model: `"plain"` is the reference, `"packed"` one attention launch
+    a layer for all streams (a Triton kernel on CUDA), `"auto"` packed on CUDA where the model's head size allows it.
 
     Raises `InputError` for unknown methods or settings and `ModelError` when a method needs what the model lacks.
     """
@@ -53,6 +59,7 @@ class Engine:
         device_budget_bytes: int | None = None,
         host_budget_bytes: int | None = None,
         profile: bool = False,
+        passes: Literal["auto", "plain", "packed"] = "auto",
     ) -> None:
         self._model = model
         self.encoder: EncoderAccelerator = registry.make("encoder", encoder)
@@ -61,18 +68,35 @@ class Engine:
         for method in self.methods:
             method.check(model)
         self._budgets = {"device_budget_bytes": device_budget_bytes, "host_budget_bytes": host_budget_bytes}
+        self.passes: Passes = make_passes(model, passes)
         self._prepare(profile, layout or model.spec.layout)
 
     def _prepare(self, profile: bool, layout: Layout = "pack") -> None:
         self.profile = profile
         self.layout: Layout = layout
         self._blank: KVStore | None = None
+        self._prepared: dict[tuple[int, ...], Prepared] = {}
+        self._most_frames = 0
         self.sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
     @property
     def model(self) -> VideoModel:
         """The model all sessions share."""
         return self._model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.spec.device
+
+    def wait(self) -> None:
+        """Until the device has done what was asked of it."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """A picture at the size the model wants (see `VideoModel.resize`); may run in any thread."""
+        return self.model.resize(image)
 
     @classmethod
     def from_pretrained(cls, source: str, *, dtype: str = "auto", device: str = "auto", **settings: Any) -> "Engine":
@@ -93,6 +117,34 @@ class Engine:
         """The encoder, the compressor and the memory."""
         return (self.encoder, self.compressor, self.memory)
 
+    @torch.no_grad()
+    def prepare(
+        self,
+        *,
+        most_frames: int = 16,
+        most_tokens: int = 1024,
+        picture: tuple[int, int] = (384, 384),
+        on_step: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        """Make steps of fixed shape for the encoder and the language model, captured as graphs on CUDA; none later.
+
+        `most_frames` go through the encoder at once, `most_tokens` through one pass; more are split. `picture` (rows,
+        cols) is the size of the frames, for models that take any. `on_step` is told the name of every step when it is
+        ready. Raises `ModelError` where the model or a method has no such steps.
+        """
+        blank = np.zeros((*picture, 3), dtype=np.uint8)
+        (pixels,) = self.model.preprocess([blank])
+        shape = tuple(pixels.shape)
+        like = self.model.embed_patches(pixels[None])[0]
+        prepared = self.encoder.prepare(self.model.tower(shape), like, most_frames, on_step)
+        self.passes.prepare(pass_sizes(most_tokens), on_step)
+        self._prepared, self._most_frames = {shape: prepared}, most_frames
+
+    def use(self, encoder: EncoderAccelerator, compressor: Compressor) -> None:
+        """Serve with other settings of the same methods from the next frame on; prepared steps and states stay."""
+        self.encoder, self.compressor = encoder, compressor
+        self._prepared = {shape: encoder.take_over(prepared) for shape, prepared in self._prepared.items()}
+
     def open(self, *, trace: bool = False) -> Session:
         """A new stream. With `trace`, `Session.trace` tells of the newest frame which patches were recomputed and which
         tokens were kept (costs a wait for the device at each frame)."""
@@ -107,7 +159,7 @@ class Engine:
             store = KVStore(self.model.spec, self.model.rotary, **self._budgets)
             ids = self.model.prefix_ids()
             chunk = store.begin("prefix", 0.0, 0.0, *self.model.place_text(len(ids)))
-            run_pass(self.model, [Work(self.model.embed_text(ids), chunk)])
+            self.passes.run([Work(self.model.embed_text(ids), chunk)])
             chunk.seal()
             self._blank = store
         assert self._blank is not None
@@ -115,7 +167,7 @@ class Engine:
 
     @torch.no_grad()
     def step(
-        self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[Asking] = ()
+        self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[InFlight] = ()
     ) -> list[FrameTaken | Failed]:
         """Take in one frame of each of several sessions and move questions on by one pass, all in one batch.
 
@@ -127,13 +179,20 @@ class Engine:
         return events
 
     @torch.no_grad()
-    def step_asking(self, askings: Sequence[Asking]) -> list[str]:
+    def step_asking(self, askings: Sequence[InFlight]) -> list[str]:
         """Move questions on by one pass; the new text of each."""
         _, texts = self._step([], askings)
         return texts
 
+    @torch.no_grad()
+    def advance(
+        self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[InFlight]
+    ) -> tuple[list[FrameTaken | Failed], list[str]]:
+        """`step` and `step_asking` in one pass: an event per arrival, and the new text per question."""
+        return self._step(arrivals, askings)
+
     def _step(
-        self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[Asking]
+        self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[InFlight]
     ) -> tuple[list[FrameTaken | Failed], list[str]]:
         self.check_arrivals(arrivals)
         sessions = [session for session, _ in arrivals]
@@ -157,7 +216,7 @@ class Engine:
                 errors.append(error)
             asking_works = [asking.pending() for asking in askings]
             try:
-                scores = run_pass(self.model, works + asking_works) if works or asking_works else []
+                scores = self.passes.run(works + asking_works) if works or asking_works else []
             except BaseException:
                 for chunk in filter(None, chunks):
                     chunk.abort()
@@ -193,12 +252,16 @@ class Engine:
         for number, one in enumerate(pixels):
             groups[tuple(one.shape)].append(number)
         seen: list[_Seen | None] = [None] * len(arrivals)
-        for shape, members in groups.items():
+        for shape, members in self._batches(groups):
             some = [sessions[n] for n in members]
             tower = self.model.tower(shape)
             with self._stage("encode", some):
                 hidden = self.model.embed_patches(torch.stack([pixels[n] for n in members]))
-                encoded = self.encoder.encode(tower, hidden, [session.encoder_state for session in some])
+                states = [session.encoder_state for session in some]
+                if (prepared := self._prepared.get(shape)) is not None:
+                    encoded = prepared.encode(hidden, states)
+                else:
+                    encoded = self.encoder.encode(tower, hidden, states)
             with self._stage("project", some):
                 features, grid, extras = self.model.project(encoded, shape)
             with self._stage("compress", some):
@@ -216,6 +279,13 @@ class Engine:
             for row, n in enumerate(members):
                 seen[n] = _Seen(arrivals[n][1], kept[row], len(whole[row]), tower, encoded, row)
         return [one for one in seen if one is not None]
+
+    def _batches(self, groups: Mapping[tuple[int, ...], list[int]]) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+        """Frames of one shape, as many at once as the encoder was prepared for."""
+        for shape, members in groups.items():
+            most = self._most_frames if shape in self._prepared else len(members)
+            for first in range(0, len(members), most):
+                yield shape, members[first : first + most]
 
     # ------------------------------------------------------------------------------------------------- remembering
 

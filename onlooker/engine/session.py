@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from onlooker.core.frame import Frame
 from onlooker.core.spans import Layout, Span
 from onlooker.engine.asking import Asking
 from onlooker.engine.sampling import Decoding
+from onlooker.engine.watching import Watch
+from onlooker.respond import Rule
 
 if TYPE_CHECKING:
     from onlooker.engine.engine import Engine
@@ -116,6 +118,11 @@ class Session:
                 do="give 0 <= since <= at, in seconds",
             )
         return self._engine.put(self, question, min(now, self.time_s), (start, now), decoding or Decoding())
+
+    def watch(self, rules: Sequence[Rule] = ()) -> Watch:
+        """Rules over this stream, which look at every frame that is fed to them (see `Watch`)."""
+        self.check_open()
+        return Watch(self._engine, self, rules)
 
     def events(self) -> Iterator[Event]:
         """What happened since the last call, oldest first. At most 1,024 events wait; older ones are dropped, counted

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from onlooker.compress.identity import Identity
@@ -13,7 +14,7 @@ from onlooker.core.errors import InputError, ModelError
 from onlooker.core.events import Answer, AnswerTiming, Failed, FrameTaken, Usage
 from onlooker.core.frame import Frame
 from onlooker.encode.full import Full
-from onlooker.engine.asking import Asking
+from onlooker.engine.asking import InFlight
 from onlooker.engine.engine import Engine
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.session import Session
@@ -56,6 +57,14 @@ class WindowEngine(Engine):
     def model(self) -> Any:
         return self._clip_model
 
+    @property
+    def device(self) -> torch.device:
+        return self._clip_model.device
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """The picture as it is: such a model has a processor of its own."""
+        return image
+
     def new_store(self) -> Any:
         """Nothing: this engine stores no keys and values."""
         return _Nothing()
@@ -66,7 +75,7 @@ class WindowEngine(Engine):
         return WindowAsking(self._clip_model, session, question, time_s, visible, decoding)
 
     def _step(
-        self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[Asking]
+        self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[InFlight]
     ) -> tuple[list[FrameTaken | Failed], list[str]]:
         self.check_arrivals(arrivals)
         events: list[FrameTaken | Failed] = [self._keep(session, frame) for session, frame in arrivals]
@@ -103,13 +112,18 @@ class WindowAsking:
             raise InputError("a question needs words", given=repr(question), do="ask something")
         self.question, self.time_s, self.done = question, time_s, False
         self._began, self._model, self._decoding = time.perf_counter(), model, decoding
-        self._session = session
+        self.session = session
         spans = [s for s, _ in session.unread.values() if s.start_s >= visible[0] and s.end_s <= visible[1]]
         chosen = session.memory.recall(spans, None, session.memory_state).blocks
         # The pictures as they are now: the stream may move on before the next step.
         self._images = [session.unread[number][1] for number in chosen]
         self._said: ClipAnswer | None = None
         self._ended = self._began
+
+    @property
+    def has_spoken(self) -> bool:
+        """True once the answer is known."""
+        return self._said is not None
 
     def accept(self, scores: torch.Tensor | None) -> str:
         """Look and answer; the whole text."""
@@ -124,7 +138,7 @@ class WindowAsking:
 
     def _finish(self) -> None:
         self.done, self._ended = True, time.perf_counter()
-        self._session.note_answer(self.answer())
+        self.session.note_answer(self.answer())
 
     def answer(self) -> Answer:
         """The answer, once `done`. What the model looked at is not known to it, so nothing is cited."""

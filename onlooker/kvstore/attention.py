@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onlooker.core.contracts import ModelSpec
+from onlooker.kernels.packed_attention import Rows
+
 QUERY_BLOCK = 64
 """Queries handled at once where logits are written out, which bounds their memory."""
 
@@ -22,6 +25,13 @@ class Segment(Protocol):
         """Queries `[query_heads, tokens, head_dim]`, keys and values `[kv_heads, tokens, head_dim]`, un-rotated.
 
         Returns `[tokens, query_heads, head_dim]`.
+        """
+        ...
+
+    def rows(self) -> Rows | None:
+        """Where its keys and values lie, for whoever attends to many segments at once, instead of `attend`.
+
+        Taken once; the taker writes the new tokens' rows in every layer. None when it can only `attend`.
         """
         ...
 
@@ -50,11 +60,14 @@ class PackedAttention:
         return torch.cat(outputs)
 
 
-def causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor | None:
-    """Which keys each query sees, bool `[n, m]`; the last query is the last key. None when it sees all of them."""
+def causal_mask(spec: ModelSpec, num_queries: int, num_keys: int) -> Tensor | None:
+    """What is added to logits so that no query sees later keys, `[G * n, m]` in the model's dtype; the last query is
+    the last key. None when it sees all of them."""
     if num_queries == 1:
         return None
-    return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
+    # Numbers and not booleans, tiled once: a CPU would turn them into numbers again in every layer.
+    mask = torch.full((num_queries, num_keys), -torch.inf, dtype=spec.dtype, device=spec.device)
+    return mask.triu_(num_keys - num_queries + 1).repeat(spec.num_query_heads // spec.num_kv_heads, 1)
 
 
 def attend_causally(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -62,8 +75,7 @@ def attend_causally(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor 
     query_heads, num_queries, dim = queries.shape
     groups = query_heads // keys.shape[0]
     folded = queries.reshape(1, keys.shape[0], groups * num_queries, dim)
-    tiled = None if mask is None else mask.repeat(groups, 1)
-    out = F.scaled_dot_product_attention(folded, keys[None], values[None], attn_mask=tiled, scale=scale)
+    out = F.scaled_dot_product_attention(folded, keys[None], values[None], attn_mask=mask, scale=scale)
     return out.reshape(query_heads, num_queries, dim).transpose(0, 1)
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from onlooker.core.errors import InputError
 from onlooker.core.spans import Span, SpanKind
+from onlooker.kernels.packed_attention import Rows
 from onlooker.kvstore.attention import attend_causally, causal_mask
 from onlooker.kvstore.blocks import Block
 from onlooker.kvstore.rotation import rotate
@@ -25,23 +26,45 @@ class Chunk:
         self._store, self._block, self._times = store, block, (start_s, end_s)
         self._kind: SpanKind = kind
         self._head, self._tail, self._end = window.head, window.tail, window.tail + block.num_tokens
-        # Angles and mask are the same in every layer: made once.
-        self._cos, self._sin = window.rotary(block.positions + window.next_offset)
-        self._mask = causal_mask(block.num_tokens, self._end - self._head, store.spec.device)
+        self._offset = window.next_offset
+        self._shared: tuple[Tensor, Tensor, Tensor | None] | None = None
         self._written = 0
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """Write this layer's raw keys and values and attend (see `Segment.attend`). Once per layer."""
         self._check_open()
+        if self._shared is None:
+            # Angles and mask are the same in every layer: made once.
+            cos, sin = self._store.rotary(self._block.positions + self._offset)
+            mask = causal_mask(self._store.spec, self._block.num_tokens, self._end - self._head)
+            self._shared = cos, sin, mask
+        cos, sin, mask = self._shared
         arena, new = self._store._window.arena, slice(self._tail, self._end)
         assert keys.shape[1] == self._block.num_tokens, f"{keys.shape[1]} keys for {self._block.num_tokens} positions"
         arena.keys[layer, :, new] = keys
         arena.values[layer, :, new] = values
-        arena.rotated[layer, :, new] = rotate(keys, self._cos, self._sin)
+        arena.rotated[layer, :, new] = rotate(keys, cos, sin)
         self._written += 1
         seen = slice(self._head, self._end)
-        turned = rotate(queries, self._cos, self._sin)
-        return attend_causally(turned, arena.rotated[layer, :, seen], arena.values[layer, :, seen], self._mask, scale)
+        turned = rotate(queries, cos, sin)
+        return attend_causally(turned, arena.rotated[layer, :, seen], arena.values[layer, :, seen], mask, scale)
+
+    def rows(self) -> Rows:
+        """All resident rows as the past, and the rows behind them (see `Segment.rows`)."""
+        self._check_open()
+        assert not self._written, "a chunk is either attended layer by layer or handed out, once"
+        self._written = self._store.spec.num_layers
+        arena, seen, new = self._store._window.arena, slice(self._head, self._tail), slice(self._tail, self._end)
+        return Rows(
+            past_keys=arena.rotated[:, :, seen],
+            past_values=arena.values[:, :, seen],
+            own_keys=arena.rotated[:, :, new],
+            own_values=arena.values[:, :, new],
+            own_raw=arena.keys[:, :, new],
+            own_before=0,
+            positions=self._block.positions,
+            offset=self._offset,
+        )
 
     def seal(self) -> Span:
         """Make it an immutable block of the store and compute its signals. No host sync."""

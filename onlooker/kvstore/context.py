@@ -1,4 +1,4 @@
-"""What a question sees of the past in one layer: chosen blocks, gathered from both tiers and rotated once."""
+"""What a question sees of the past: chosen blocks, gathered from both tiers and rotated once."""
 
 from dataclasses import dataclass
 
@@ -13,18 +13,26 @@ from onlooker.kvstore.rotation import Rotary, rotate, shifted
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """The frozen past of one layer."""
+    """The frozen past of one layer, or of several that see the same."""
 
     keys: Tensor
-    """Rotated, `[kv_heads, rows, head_dim]`."""
+    """Rotated, `[layers, kv_heads, rows, head_dim]`."""
     values: Tensor
-    """`[kv_heads, rows, head_dim]`."""
+    """`[layers, kv_heads, rows, head_dim]`."""
     blocks: tuple[int, ...]
     """Whose rows these are, in order."""
     reach: int
     """The position after the last block: the question starts here."""
     owned_bytes: int
     """Bytes held beyond what the store holds anyway."""
+
+    def layers(self) -> list["Context"]:
+        """One context for each layer."""
+        owned = self.owned_bytes // len(self.keys)
+        return [
+            Context(self.keys[n : n + 1], self.values[n : n + 1], self.blocks, self.reach, owned)
+            for n in range(len(self.keys))
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +52,12 @@ class Sources:
         """Rows that these blocks have together."""
         return sum(self.blocks[block].num_tokens for block in chosen)
 
-    def resident(self, chosen: tuple[int, ...], rows: slice, reach: int) -> list[Context]:
-        """One context per layer without any copy: the blocks are what arena `rows` hold, rotated up to `reach`."""
-        keys, values = self.arena.rotated[:, :, rows], self.arena.values[:, :, rows]
-        return [Context(keys[layer], values[layer], chosen, reach, 0) for layer in range(self.spec.num_layers)]
+    def resident(self, chosen: tuple[int, ...], rows: slice, reach: int) -> Context:
+        """A context without any copy: the blocks are what arena `rows` hold, rotated up to `reach`."""
+        return Context(self.arena.rotated[:, :, rows], self.arena.values[:, :, rows], chosen, reach, 0)
 
-    def gather(self, chosen: tuple[int, ...], layers: range) -> list[Context]:
-        """One context per layer of `layers`: packed positions (a block starts where the one before it ends)."""
+    def gather(self, chosen: tuple[int, ...], layers: range) -> Context:
+        """A context of some neighbouring layers: packed positions (a block starts where the one before it ends)."""
         spec, picked = self.spec, slice(layers.start, layers.stop)
         shape = (len(layers), spec.num_kv_heads, self.num_tokens(chosen), spec.head_dim)
         keys, values = (allocate(shape, spec.dtype, spec.device) for _ in range(2))
@@ -69,8 +76,7 @@ class Sources:
             cos, sin = self.rotary(shifted([self.blocks[block].positions for block in chosen], offsets))
             for layer in range(len(layers)):
                 keys[layer] = rotate(keys[layer], cos, sin)
-        owned = (keys.nbytes + values.nbytes) // len(layers)
-        return [Context(k, v, chosen, reach, owned) for k, v in zip(keys, values, strict=True)]
+        return Context(keys, values, chosen, reach, keys.nbytes + values.nbytes)
 
     def _runs(self, chosen: tuple[int, ...]) -> list[tuple[Tensor | None, int, int]]:
         """(slab or None for the arena, first row, rows): neighbours in the arena are one run, one copy."""

@@ -1,5 +1,6 @@
 """A question beside the stream: it sees frozen blocks and grows a tail of its own, and nothing else changes."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import Recall, Span
+from onlooker.kernels.packed_attention import Rows
 from onlooker.kvstore.arena import Reader, allocate
 from onlooker.kvstore.attention import attend_context_and_tail
 from onlooker.kvstore.context import Context, Sources, block_shares
@@ -50,7 +52,10 @@ class QuestionView:
         self._known = {span.id for span in self.spans}
         self._prefix = tuple(span.id for span in self.spans[:1] if span.kind == "prefix")
         self._contexts: list[Context] = []
-        self._weights: list[Tensor] = []
+        self._whole: Context | None = None
+        """The contexts of all layers in one piece, where all are of one size."""
+        self._ledgers: list[Tensor] = []
+        """Of each context, float32 `[layers, rows]`: attention of the cited tokens."""
         self._num_cited = 0
         self._closed = False
         self._num_tail, self._tail_reach = 0, 0
@@ -99,7 +104,7 @@ class QuestionView:
             larger = self._new_tail(max(LEAST_TAIL_ROWS, 2 * self._num_tail, self._num_tail + num_tokens))
             larger[:, :, :, : self._num_tail] = self._tail[:, :, :, : self._num_tail]
             self._tail = larger
-        segment = TailSegment(self, positions + self._tail_reach, self._num_tail, cited)
+        segment = TailSegment(self, positions, self._tail_reach, self._num_tail, cited)
         self._num_tail += num_tokens
         self._tail_reach += extent
         self._num_cited += cited
@@ -114,7 +119,8 @@ class QuestionView:
         """
         if not self._num_cited or self._closed:
             return {}
-        shares = block_shares(self._contexts, self._weights, self._sources.blocks)
+        weights = [row for ledger in self._ledgers for row in ledger]
+        shares = block_shares(self._contexts, weights, self._sources.blocks)
         count = self.spec.num_layers * self._num_cited
         return {block: share / count for block, share in shares.items()}
 
@@ -137,7 +143,7 @@ class QuestionView:
         if self._reader is not None:
             self._sources.arena.readers.discard(self._reader)
         self._closed, self._reader = True, None
-        self._contexts, self._weights, self._tail = [], [], self._new_tail(0)
+        self._contexts, self._whole, self._ledgers, self._tail = [], None, [], self._new_tail(0)
         self._forget_sources()
 
     def __enter__(self) -> "QuestionView":
@@ -162,14 +168,30 @@ class QuestionView:
             self._sources.arena.readers.discard(self._reader)
             self._reader, self._means = None, self._means[:, :0]
             self._forget_sources()
+            self._join()
         return context
 
-    def _freeze(self, contexts: list[Context]) -> None:
-        with torch.inference_mode(False):
-            for context in contexts:
-                rows = context.keys.shape[1]
-                self._weights.append(torch.zeros(rows, dtype=torch.float32, device=self.spec.device))
-        self._contexts += contexts
+    def _freeze(self, context: Context) -> None:
+        num_layers, _, rows, _ = context.keys.shape
+        ledger = allocate((num_layers, rows), torch.float32, self.spec.device)
+        self._ledgers.append(ledger.zero_())
+        self._contexts += context.layers()
+        if num_layers == self.spec.num_layers:
+            self._whole = context
+
+    def _join(self) -> None:
+        """Lay the contexts of all layers side by side if they are alike in size, as they are when every frame has as
+        many tokens: then a packed pass can take them, though each layer sees other blocks."""
+        if len({(context.reach, context.keys.shape) for context in self._contexts}) > 1:
+            return
+        keys, values = (torch.cat([getattr(c, name) for c in self._contexts]) for name in ("keys", "values"))
+        blocks = [context.blocks for context in self._contexts]
+        self._whole = Context(keys, values, (), self._contexts[0].reach, keys.nbytes + values.nbytes)
+        self._contexts = [
+            dataclasses.replace(context, blocks=seen)
+            for context, seen in zip(self._whole.layers(), blocks, strict=True)
+        ]
+        self._ledgers = [torch.cat(self._ledgers)]
 
     def _forget_sources(self) -> None:
         self._sources.rows.clear()
@@ -219,33 +241,58 @@ class Retrieval:
         context = self._view._choose_layer(layer, queries)
         # Layers may see different numbers of positions, so the angles are made per layer.
         cos, sin = self._view._sources.rotary(self._positions + context.reach)
-        own = (rotate(keys, cos, sin), values)
-        return attend_context_and_tail(rotate(queries, cos, sin), (context.keys, context.values), own, scale)[0]
+        own, past = (rotate(keys, cos, sin), values), (context.keys[0], context.values[0])
+        return attend_context_and_tail(rotate(queries, cos, sin), past, own, scale)[0]
+
+    def rows(self) -> None:
+        """None: what a layer sees is chosen from its own queries, in the middle of the pass."""
 
 
 class TailSegment:
     """Tokens of a question or an answer (a `Segment`)."""
 
-    def __init__(self, view: QuestionView, positions: Tensor, start: int, cited: bool) -> None:
+    def __init__(self, view: QuestionView, positions: Tensor, reach: int, start: int, cited: bool) -> None:
         self._view, self._cited = view, cited
+        self._positions, self._reach = positions, reach
         self._start, self._end = start, start + positions.shape[1]
-        # All layers in one call, however many different reaches there are.
-        reaches = sorted({context.reach for context in view._contexts})
-        cos, sin = view._sources.rotary(torch.cat([positions + reach for reach in reaches], dim=1))
-        count = positions.shape[1]
-        self._angles = dict(zip(reaches, zip(cos.split(count), sin.split(count), strict=True), strict=True))
+        self._angles: dict[int, tuple[Tensor, Tensor]] = {}
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """Join the view's tail and attend to the context and the tail so far (see `Segment.attend`)."""
         view = self._view
         view._check_open()
         context, new, seen = view._contexts[layer], slice(self._start, self._end), slice(0, self._end)
-        cos, sin = self._angles[context.reach]
+        cos, sin = self._turns(context.reach)
         tail_keys, tail_values = view._tail[0, layer], view._tail[1, layer]
         tail_keys[:, new] = rotate(keys, cos, sin)
         tail_values[:, new] = values
-        past, tail = (context.keys, context.values), (tail_keys[:, seen], tail_values[:, seen])
+        past, tail = (context.keys[0], context.values[0]), (tail_keys[:, seen], tail_values[:, seen])
         output, weights = attend_context_and_tail(rotate(queries, cos, sin), past, tail, scale)
         if self._cited:
-            view._weights[layer].add_(weights)
+            ledger = view._ledgers[0][layer] if view._whole else view._ledgers[layer][0]
+            ledger.add_(weights)
         return output
+
+    def rows(self) -> Rows | None:
+        """The context as the past and the tail as its own rows; None where contexts differ in size."""
+        view, whole = self._view, self._view._whole
+        view._check_open()
+        if whole is None:
+            return None
+        return Rows(
+            past_keys=whole.keys,
+            past_values=whole.values,
+            own_keys=view._tail[0],
+            own_values=view._tail[1],
+            own_raw=None,
+            own_before=self._start,
+            positions=self._positions,
+            offset=whole.reach + self._reach,
+            ledger=view._ledgers[0] if self._cited else None,
+        )
+
+    def _turns(self, reach: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines behind a context that reaches so far: few are different, so each is made once."""
+        if reach not in self._angles:
+            self._angles[reach] = self._view._sources.rotary(self._positions + (self._reach + reach))
+        return self._angles[reach]

@@ -22,6 +22,9 @@ def shifted(positions: list[Tensor], offsets: list[int]) -> Tensor:
 
     Moving a block moves all axes alike, so its inner geometry stays.
     """
+    if len(positions) == 1:
+        # The prefix, at every frame of a sliding window: no upload, which would wait for the device.
+        return positions[0] + offsets[0]
     moved = torch.cat(positions, dim=1)
     counts = torch.tensor([p.shape[1] for p in positions])
     steps = torch.repeat_interleave(torch.tensor(offsets), counts)

@@ -37,7 +37,9 @@ class Signals:
 
     def add(self, block: int, raw_keys: Tensor) -> None:
         """Take in a block: its raw keys `[layers, kv_heads, tokens, head_dim]`. Call `reserve` before."""
-        self.means[:, self._end] = raw_keys.float().mean(2).flatten(1)
+        torch.mean(
+            raw_keys, dim=2, dtype=torch.float32, out=self.means[:, self._end].unflatten(1, raw_keys.shape[1::2])
+        )
         self.rows[block] = self._end
         self._end += 1
 

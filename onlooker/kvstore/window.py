@@ -11,6 +11,8 @@ from onlooker.kvstore.blocks import Block
 from onlooker.kvstore.rotation import Rotary, rotate, shifted
 
 LEAST_ROWS = 64
+ROWS_AT_ONCE = 4096
+"""Rows times layers that are rotated by one call."""
 
 
 class Window:
@@ -47,9 +49,10 @@ class Window:
         needed = self.num_rows + num_tokens
         if self.tail + num_tokens > self.arena.capacity or self.arena.capacity > most_rows:
             wanted = self.arena.capacity
-            # Grow only when little would be won by moving the live rows to the front.
-            if self.head * 2 < needed:
-                wanted = max(needed, wanted * 3 // 2, LEAST_ROWS)
+            # Grow only when little would be won by moving the live rows to the front: a window that slides settles at
+            # a quarter more rows than it holds, and moves them once for every quarter that comes.
+            if self.head * 4 < needed:
+                wanted = max(needed * 5 // 4, LEAST_ROWS)
             # Below the budget, leave a little for the signals, which grow with every block.
             wanted = wanted if wanted <= most_rows else max(needed, most_rows * 7 // 8)
             self._move(slice(self.head, self.tail), self.num_rows, wanted)
@@ -157,8 +160,11 @@ class Window:
         offsets = [self.offsets[block.id] for block in blocks]
         cos, sin = self.rotary(shifted([block.positions for block in blocks], offsets))
         rows = slice(start, start + cos.shape[0])
-        for layer in range(self.spec.num_layers):
-            self.arena.rotated[layer, :, rows] = rotate(self.arena.keys[layer, :, rows], cos, sin)
+        # A short prefix, which moves at every frame, in one go; much in bites, to bound the temporary copies.
+        bite = max(1, ROWS_AT_ONCE // max(1, cos.shape[0]))
+        for first in range(0, self.spec.num_layers, bite):
+            some = slice(first, first + bite)
+            self.arena.rotated[some, :, rows] = rotate(self.arena.keys[some, :, rows], cos, sin)
 
     def _move(self, rows: slice, count: int, capacity: int) -> None:
         """Bring the live rows to the front, of this arena if it is of the size and unread, else of another."""

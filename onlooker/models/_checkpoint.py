@@ -1,6 +1,7 @@
 """What all families share: a network and a tokenizer of Transformers, the text around the frames, the sizes."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from onlooker.core.contracts import Attention, ModelSpec, VideoModel
 from onlooker.core.errors import ModelError
 from onlooker.core.spans import Layout
-from onlooker.models._language import LanguageLayers, token_mask
+from onlooker.models._language import LanguageLayers, LeanLayers, token_mask
 from onlooker.models._loading import choose_device, choose_dtype, find_folder, load_network, load_tokenizer, read_config
 from onlooker.models._prompt import Prompt
 
@@ -95,7 +96,9 @@ class CheckpointModel(VideoModel):
         return self.embed_text([])
 
     def embed_text(self, ids: Sequence[int]) -> Tensor:
-        index = torch.tensor(list(ids), dtype=torch.int64, device=self.spec.device)
+        # From pinned memory the copy is not waited for; it would hold up every frame that carries its time as text.
+        index = torch.tensor(list(ids), dtype=torch.int64, pin_memory=bool(ids) and self.spec.device.type == "cuda")
+        index = index.to(self.spec.device, non_blocking=True)
         return self._network.get_input_embeddings()(index)
 
     def decode_text(self, ids: Sequence[int]) -> str:
@@ -114,6 +117,16 @@ class CheckpointModel(VideoModel):
 
     def extend(self, embeddings: Tensor, attention: Attention, extras: Mapping[str, Tensor] | None = None) -> Tensor:
         return self._layers.extend(embeddings, attention)
+
+    @cached_property
+    def lean(self) -> LeanLayers:
+        """The layers laid out for packed serving: made when they are first used, since they copy some weights."""
+        return LeanLayers(self._network.get_decoder())
+
+    def extend_lean(
+        self, embeddings: Tensor, attention: Attention, extras: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        return self.lean.extend(embeddings, attention)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._network.get_output_embeddings()(hidden).float().masked_fill(self._silent, -torch.inf)

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from onlooker.core.contracts import Attention
 from onlooker.core.errors import ModelError
+from onlooker.kernels.language_rows import add_norm, language_kernels, silu_product
 
 _NAME = "onlooker_stream"  # names with "flash" in them switch other code paths on
 
@@ -66,6 +68,75 @@ class LanguageLayers:
             inputs_embeds=embeddings[None], attention_mask=ready_mask, use_cache=False, stream=attention, **more
         )
         return result.last_hidden_state[0]
+
+
+class LeanLayers:
+    """The same decoder from its weights, for serving: queries, keys and values from one product, each residual and its
+    norm in one pass over memory. Within rounding of `LanguageLayers.extend`; for inference only.
+
+    Knows pre-norm decoder layers with RMS norms and a SiLU-gated MLP (Qwen2, Qwen3, Llama). Raises `ModelError` for
+    others. Copies the projections that it joins.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        config = decoder.config
+        if config.hidden_act != "silu" or not all(_is_plain(layer) for layer in decoder.layers):
+            raise ModelError(
+                "the language model's layers are not built as lean passes know them",
+                given=type(decoder).__name__,
+                do="run it through plain passes",
+            )
+        self._layers = decoder.layers
+        self._norms = [layer.input_layernorm for layer in decoder.layers] + [decoder.norm]
+        self._head_dim = _head_dim(config)
+        self._heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+        self._joined = [_joined(layer.self_attn) for layer in decoder.layers]
+        self._kernels = language_kernels() if decoder.norm.weight.is_cuda else None
+
+    def extend(self, embeddings: Tensor, attention: Attention, deepstack: Tensor | None = None) -> Tensor:
+        """As `LanguageLayers.extend`."""
+        hidden = embeddings.clone()
+        normed = self._norm(hidden, None, 0)
+        for number, layer in enumerate(self._layers):
+            own, mlp = layer.self_attn, layer.mlp
+            heads = F.linear(normed, *self._joined[number]).unflatten(-1, (-1, self._head_dim))
+            queries, keys, values = heads.split(self._heads, dim=1)
+            if hasattr(own, "q_norm"):
+                queries, keys = own.q_norm(queries), own.k_norm(keys)
+            turned = (part.transpose(0, 1) for part in (queries, keys, values))
+            attended = attention.attend(number, *turned, own.scaling)
+            after = layer.post_attention_layernorm
+            normed = add_norm(
+                hidden, own.o_proj(attended.flatten(1)), after.weight, after.variance_epsilon, self._kernels
+            )
+            more = mlp.down_proj(silu_product(mlp.gate_proj(normed), mlp.up_proj(normed), self._kernels))
+            if deepstack is not None and number < deepstack.shape[1]:
+                # The stock module rounds after the layer, and then adds.
+                hidden += more
+                more = deepstack[:, number].contiguous()
+            normed = self._norm(hidden, more, number + 1)
+        return normed
+
+    def _norm(self, hidden: Tensor, more: Tensor | None, number: int) -> Tensor:
+        norm = self._norms[number]
+        return add_norm(hidden, more, norm.weight, norm.variance_epsilon, self._kernels)
+
+
+def _is_plain(layer: Any) -> bool:
+    """True for the layer that `LeanLayers` runs."""
+    wanted = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
+    gated = {"gate_proj", "up_proj", "down_proj"}
+    return wanted == {name for name, _ in layer.named_children()} and gated <= {
+        n for n, _ in layer.mlp.named_children()
+    }
+
+
+def _joined(own: Any) -> tuple[Tensor, Tensor | None]:
+    """Weights and biases of the three projections, one above the other."""
+    parts = (own.q_proj, own.k_proj, own.v_proj)
+    biases = [part.bias for part in parts]
+    weight = torch.cat([part.weight for part in parts]).detach()
+    return weight, None if biases[0] is None else torch.cat(biases).detach()
 
 
 class _NoRotation(nn.Module):

@@ -50,6 +50,14 @@ class Pixels:
         """Rows and columns to which a picture of this size is resized."""
         return self.size
 
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """The picture as `prepare` would resize it, uint8 `[rows, cols, 3]`; preparing that gives the same pixels."""
+        size = self.fit(*image.shape[:2])
+        if image.shape[:2] == size:
+            return image
+        batch = torch.from_numpy(image).permute(2, 0, 1)[None]
+        return F.interpolate(batch, size=size, mode=self.mode, antialias=True)[0].permute(1, 2, 0).contiguous().numpy()
+
     def prepare(self, images: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
         """float32 `[3, rows, cols]` on the device per uint8 `[rows, cols, 3]` image; equal sizes share one resize.
 
@@ -64,7 +72,9 @@ class Pixels:
             batch = torch.from_numpy(np.stack([images[place] for place in places])).permute(0, 3, 1, 2)
             if shape[:2] != (size := self.fit(*shape[:2])):
                 batch = F.interpolate(batch, size=size, mode=self.mode, antialias=True)
-            pixels = (batch.to(device).float() - mean) / std
+            if device.type == "cuda":
+                batch = batch.pin_memory()  # so that the copy is not waited for
+            pixels = (batch.to(device, non_blocking=True).float() - mean) / std
             for place, picture in zip(places, pixels, strict=True):
                 done[place] = picture
         return [picture for picture in done if picture is not None]

@@ -27,32 +27,44 @@ GEOMETRIES_KEPT = 32
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Which tokens attend to each other."""
+    """Which tokens attend to each other, kept in groups of windows of equal size, so that no attention needs a mask."""
 
     number: Tensor
     """Window of each token, int64 `[tokens]`."""
-    members: Tensor
-    """Tokens of each window, int64 `[windows, most]`; short windows are filled up with token 0."""
-    filled: Tensor | None
-    """Which places of `members` are taken, bool `[windows, 1, 1, most]`; None when all are."""
-    place: Tensor
-    """Where in the flattened `members` each token is, int64 `[tokens]`."""
+    groups: tuple[Tensor, ...]
+    """Tokens of the windows of one size, int64 `[windows, size]`, a tensor for each size."""
+    start: Tensor
+    """Tokens in the groups before the one of each token, int64 `[tokens]`."""
+    length: Tensor
+    """Tokens in the group of each token, int64 `[tokens]`."""
+    within: Tensor
+    """Place of each token in its flattened group, int64 `[tokens]`."""
 
     @classmethod
     def of(cls, number: Tensor) -> "Windows":
         """Windows from the window of each token, int64 `[tokens]`, numbered from 0 without gaps. Waits for the device,
         once for a frame size."""
-        counts = number.bincount()
-        most = int(counts.max())
-        order = number.argsort(stable=True)
-        within = torch.arange(len(number), device=number.device) - (counts.cumsum(0) - counts)[number[order]]
-        place = torch.empty_like(order)
-        place[order] = number[order] * most + within
-        members = torch.zeros(len(counts) * most, dtype=torch.int64, device=number.device)
-        members[place] = torch.arange(len(number), device=number.device)
-        filled = torch.arange(most, device=number.device) < counts[:, None]
-        ragged = not bool(filled.all())
-        return cls(number, members.view(-1, most), filled[:, None, None] if ragged else None, place)
+        counts, order = number.bincount(), number.argsort(stable=True)
+        sizes = counts[number[order]]
+        groups = tuple(order[sizes == size].view(-1, size) for size in sorted(set(counts.tolist())))
+        start, length, within = (torch.empty_like(number) for _ in range(3))
+        before = 0
+        for group in groups:
+            members = group.flatten()
+            start[members], length[members] = before, len(members)
+            within[members] = torch.arange(len(members), device=number.device)
+            before += len(members)
+        return cls(number, groups, start, length, within)
+
+    def rows(self, streams: int, index: Tensor | None = None) -> Tensor:
+        """Where tokens lie in a list of the windows of all streams, group by group, int64 `[streams, queries]`.
+
+        `index` are the tokens of each stream, int64 `[streams, queries]`; none: all of them.
+        """
+        start, length, within = self.start, self.length, self.within
+        if index is not None:
+            start, length, within = start[index], length[index], within[index]
+        return start * streams + length * torch.arange(streams, device=start.device)[:, None] + within
 
     @property
     def mean_attended(self) -> float:
@@ -86,35 +98,47 @@ class VisionBlock:
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, index: Tensor | None = None) -> Tensor:
         """Attention of all heads, rotated by row and column, within the token's window if the layer has windows."""
-        cos, sin = (self._cos, self._sin) if index is None else (self._cos[index], self._sin[index])
-        q = _rotate(self._heads(queries), cos, sin)
-        k, v = _rotate(self._heads(keys), self._cos, self._sin), self._heads(values)
-        windows = self._windows
-        if windows is not None and index is None:
-            return self._attend_within(windows, q, k, v)
-        seen = None if windows is None or index is None else self.may_see(index)
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=self._scale)
-        return attended.transpose(1, 2).flatten(2)
-
-    def may_see(self, index: Tensor) -> Tensor:
-        """Which keys the queries at `index` (`[streams, queries]`) may see, bool `[streams, 1, queries, tokens]`."""
-        assert self._windows is not None, "this layer has no windows"
-        number = self._windows.number
-        return (number[index][:, :, None] == number)[:, None]
+        q, k, v = self._heads(queries), self._heads(keys), self._heads(values)
+        if self._windows is not None:
+            return self._attend_within(self._windows, q, k, v, index)
+        q, k = self._turned(q, index), self._turned(k)
+        return self._attended(q, k, v).flatten(2)
 
     def mlp(self, hidden: Tensor) -> Tensor:
         return self._mlp(self._mlp_norm(hidden))
 
-    def _attend_within(self, windows: Windows, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """All queries, window by window: the same as with a mask, without the products that a mask throws away."""
-        streams, most = len(q), windows.members.shape[1]
-        flat = windows.members.flatten()
-        q, k, v = (part[:, flat].unflatten(1, (-1, most)).flatten(0, 1).transpose(1, 2) for part in (q, k, v))
-        filled = None if windows.filled is None else windows.filled.repeat(streams, 1, 1, 1)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=filled, scale=self._scale)
-        rows = attended.transpose(1, 2).flatten(2).unflatten(0, (streams, -1)).flatten(1, 2)
-        return rows[:, windows.place]
+    def _attend_within(self, windows: Windows, q: Tensor, k: Tensor, v: Tensor, index: Tensor | None) -> Tensor:
+        """Window by window: the same as with a mask, without the products that a mask throws away.
+
+        Queries of some tokens only are written to their places among all. The empty places are computed for nothing,
+        which costs less than a mask does: a window has far fewer keys than a frame, and the shapes stay fixed.
+        """
+        streams = len(k)
+        rows = windows.rows(streams, index).flatten()
+        apart = None
+        if index is not None:
+            places = q.new_zeros(streams * k.shape[1], *q.shape[2:])
+            spread = places.index_copy(0, rows, self._turned(q, index).flatten(0, 1))
+            apart = spread.split([streams * group.numel() for group in windows.groups])
+        parts = []
+        for at, group in enumerate(windows.groups):
+            if apart is None:
+                own = self._turned(q[:, group], group).flatten(0, 1)
+            else:
+                own = apart[at].unflatten(0, (-1, group.shape[1]))
+            seen_k, seen_v = self._turned(k[:, group], group).flatten(0, 1), v[:, group].flatten(0, 1)
+            parts.append(self._attended(own, seen_k, seen_v).flatten(0, 1))
+        return torch.cat(parts).index_select(0, rows).unflatten(0, (streams, -1)).flatten(2)
+
+    def _attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Plain attention; all `[batch, tokens, heads, head_dim]`."""
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, scale=self._scale).transpose(1, 2)
+
+    def _turned(self, states: Tensor, index: Tensor | None = None) -> Tensor:
+        """Heads rotated by the angles of their tokens; `index`: which tokens they are, none: all in order."""
+        cos, sin = (self._cos, self._sin) if index is None else (self._cos[index], self._sin[index])
+        return _rotate(states, cos, sin)
 
     def _third(self, normed: Tensor, which: int) -> Tensor:
         width = self._qkv.out_features // 3
@@ -235,8 +259,8 @@ class QwenVision:
 
 
 def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate `[streams, tokens, heads, head_dim]` by angles `[tokens or (streams, tokens), 1, head_dim]` in float32."""
+    """Rotate `[..., tokens, heads, head_dim]` by angles `[..., tokens, 1, head_dim]` in float32."""
     half = states.shape[-1] // 2
-    plain = states.float()
-    turned = torch.cat((-plain[..., half:], plain[..., :half]), dim=-1)
-    return (plain * cos + turned * sin).to(states.dtype)
+    turned = torch.cat((-states[..., half:], states[..., :half]), dim=-1)
+    # The angles are float32, and so are the products: no copy of the states in float32 is made for them.
+    return (states * cos + turned * sin).to(states.dtype)

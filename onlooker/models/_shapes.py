@@ -181,32 +181,35 @@ def _qwen_shape(name: str, config: dict[str, Any]) -> QwenShape:
     )
 
 
-def random_model(name: str, dtype: str = "auto", device: str = "auto") -> "VideoModel":
-    """A model of a shape in `SHAPES` with random weights: right in every size, wrong in every answer; for timing only.
+def random_model(name: str | Shape, dtype: str = "auto", device: str = "auto") -> "VideoModel":
+    """A model of a shape (or of its name in `SHAPES`) with random weights, for timing only: right in every size, wrong
+    in every answer.
 
-    It sees and reads, but has no words: questions cannot be put to it. `dtype` and `device` are those of `load`.
-    Raises `ModelError` for an unknown name, device or number format.
+    It has no words: a question is as many tokens as it would be, and its answer is empty however long. `dtype` and
+    `device` are those of `load`. Raises `ModelError` for an unknown name, device or number format.
     """
-    if name not in SHAPES:
+    if isinstance(name, str) and name not in SHAPES:
         raise ModelError("there is no shape of that name", given=name, do=f"one of: {', '.join(SHAPES)}")
     from onlooker.models._loading import choose_device, choose_dtype
     from onlooker.models._pixels import Pixels
     from onlooker.models.llava_onevision import LlavaOnevision
 
-    shape, place = SHAPES[name], choose_device(device)
+    shape, place = SHAPES[name] if isinstance(name, str) else name, choose_device(device)
     if isinstance(shape, QwenShape):
         from onlooker.models._qwen_random import random_qwen
 
         return random_qwen(shape, choose_dtype(dtype, place), place, _Wordless(shape.vocabulary))
     network = _random_network(shape, choose_dtype(dtype, place), place)
     wordless = _Wordless(shape.vocabulary)
-    return LlavaOnevision(network, wordless, Pixels((shape.image_size, shape.image_size)), wordless, name)  # pyright: ignore[reportArgumentType]
+    return LlavaOnevision(network, wordless, Pixels((shape.image_size, shape.image_size)), wordless, shape.name)  # pyright: ignore[reportArgumentType]
 
 
 class _Wordless:
-    """Stands in for the tokenizer and the prompt of a model without words: one token opens the stream."""
+    """Stands in for the tokenizer and the prompt of a model without words, with as many tokens as words would be."""
 
     prefix_ids = (0,)
+    eos_token_id = None
+    """Answers never end by themselves."""
 
     def __init__(self, vocabulary: int) -> None:
         self._vocabulary = vocabulary
@@ -214,8 +217,17 @@ class _Wordless:
     def __len__(self) -> int:
         return self._vocabulary
 
-    def __getattr__(self, name: str) -> Any:
-        raise ModelError("a random model has no words", given=name, do="load a checkpoint to ask questions")
+    def text_ids(self, text: str) -> list[int]:
+        """A token for every four letters."""
+        return [1 + number % (self._vocabulary // 2) for number in range(-(-len(text) // 4))]
+
+    def question_ids(self, question: str) -> list[int]:
+        """The question and what a chat template puts around it."""
+        return self.text_ids(question) + [1] * 8
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        """Nothing: the ids mean nothing."""
+        return ""
 
 
 def _random_network(shape: Shape, dtype: Any, device: Any) -> Any:

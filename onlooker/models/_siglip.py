@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from onlooker.core.contracts import VisionTower
+from onlooker.kernels.head_attention import attend_heads
 
 
 class EncoderLayer:
@@ -34,6 +36,35 @@ class EncoderLayer:
         return self._mlp(self._mlp_norm(hidden))
 
 
+class PackedEncoderLayer:
+    """The same layer over rows of many streams: queries and values from one product, GELU inside the MLP's first."""
+
+    def __init__(self, module: Any) -> None:
+        attention, mlp = module.self_attn, module.mlp
+        self.norm, self.mlp_norm = module.layer_norm1, module.layer_norm2
+        self.keys, self.out = attention.k_proj, attention.out_proj
+        self._num_heads, self._scale = attention.num_heads, attention.scale
+        both = (attention.q_proj, attention.v_proj)
+        self._weight = torch.cat([linear.weight for linear in both]).detach()
+        self._bias = torch.cat([linear.bias for linear in both]).detach()
+        self._mlp, self._up, self._down = mlp, mlp.fc1, mlp.fc2
+        # cuBLAS has the tanh form of GELU in its epilogue, which saves a pass over the widest tensor of the layer.
+        self._gelu_inside = mlp.config.hidden_act == "gelu_pytorch_tanh" and self._weight.is_cuda
+
+    def queries_values(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        queries, values = F.linear(normed, self._weight, self._bias).chunk(2, dim=-1)
+        return queries, values
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, way: str) -> Tensor:
+        return attend_heads(queries, keys, values, self._num_heads, self._scale, way)
+
+    def feed(self, normed: Tensor) -> Tensor:
+        if not self._gelu_inside:
+            return self._mlp(normed)
+        inner = torch._addmm_activation(self._up.bias, normed, self._up.weight.t(), use_gelu=True)
+        return self._down(inner)
+
+
 def take_apart(tower: Any, num_layers: int | None = None) -> VisionTower:
     """The first `num_layers` layers (None: all) of a `SiglipVisionModel` or `CLIPVisionModel`.
 
@@ -48,6 +79,7 @@ def take_apart(tower: Any, num_layers: int | None = None) -> VisionTower:
         pinned=embeddings.num_positions - embeddings.num_patches,
         mlp_dim=config.intermediate_size,
         grid=(side, side),
+        pack=lambda: [PackedEncoderLayer(module) for module in tower.encoder.layers[:num_layers]],
     )
 
 

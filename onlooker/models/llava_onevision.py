@@ -110,6 +110,9 @@ class LlavaOnevision(CheckpointModel):
     def preprocess(self, images: Sequence[np.ndarray]) -> list[Tensor]:
         return self._pixels.prepare(images, self.spec.device)
 
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        return self._pixels.resize(image)
+
     def embed_patches(self, pixels: Tensor) -> Tensor:
         return self.vision.embed_patches(pixels)
 

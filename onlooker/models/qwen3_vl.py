@@ -67,3 +67,8 @@ class Qwen3VL(QwenVideoModel):
 
     def extend(self, embeddings: Tensor, attention: Attention, extras: Mapping[str, Tensor] | None = None) -> Tensor:
         return self._layers.extend(embeddings, attention, (extras or {}).get(DEEPSTACK))
+
+    def extend_lean(
+        self, embeddings: Tensor, attention: Attention, extras: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        return self.lean.extend(embeddings, attention, (extras or {}).get(DEEPSTACK))

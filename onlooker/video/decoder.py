@@ -30,10 +30,19 @@ class Decoder:
     """The pictures of the first video stream of a container, in the order shown.
 
     Raises `SourceError` when the container cannot be opened or has no video. Pictures of more than 134 million pixels
-    are refused by the decoder. `threads` is the number of decoder threads, 0 for automatic.
+    are refused by the decoder. `threads` is the number of decoder threads, 0 for automatic. `timeout_s` is the longest
+    wait for a remote place to open (None: for ever), `read_timeout_s` for its next packet (None: as long).
     """
 
-    def __init__(self, place: Place, report: SourceReport, *, threads: int = 0, timeout_s: float = 20.0) -> None:
+    def __init__(
+        self,
+        place: Place,
+        report: SourceReport,
+        *,
+        threads: int = 0,
+        timeout_s: float | None = 20.0,
+        read_timeout_s: float | None = None,
+    ) -> None:
         from av.error import FFmpegError
 
         self.place = place
@@ -43,12 +52,12 @@ class Decoder:
         self._num_read_errors = 0
         self._has_ended = False
         self._threads = threads
-        self._timeout_s = timeout_s
+        self._timeouts_s = (timeout_s, timeout_s if read_timeout_s is None else read_timeout_s)
         self.end_pts = 0
         self._open()
 
     def _open(self) -> None:
-        self._container: Any = _open_container(self.place, self._timeout_s)
+        self._container: Any = _open_container(self.place, self._timeouts_s)
         try:
             self.stream: VideoStream = _video_stream(self._container, self.place)
             self.stream.thread_type = "AUTO"
@@ -95,6 +104,15 @@ class Decoder:
             self._report.num_corrupt_frames += 1
             self._report.note_damage("some pictures were decoded from damaged data")
         return frame
+
+    @property
+    def skips_to_keys(self) -> bool:
+        """Whether all but key frames are left out, undecoded: the quick way forward for who has fallen behind."""
+        return self.stream.codec_context.skip_frame == "NONKEY"
+
+    @skips_to_keys.setter
+    def skips_to_keys(self, value: bool) -> None:
+        self.stream.codec_context.skip_frame = "NONKEY" if value else "DEFAULT"
 
     def seek(self, pts: int) -> bool:
         """Go to the key frame at or before `pts` (in the stream's time base); False where the source cannot."""
@@ -168,17 +186,18 @@ class Decoder:
             return []
 
 
-def _open_container(place: Place, timeout_s: float) -> Any:
+def _open_container(place: Place, timeouts_s: tuple[float | None, float | None]) -> Any:
     import av
 
-    options = {"pattern_type": "none", "protocol_whitelist": place.protocols}
+    options = {"pattern_type": "none", "protocol_whitelist": place.protocols, **place.options}
     try:
         container = av.open(
             place.target,
+            format=place.container,
             # Not `options`: PyAV before 18 writes past its array when a container finds its streams late (FLV).
             container_options=options,
             metadata_errors="replace",
-            timeout=timeout_s if place.is_remote else None,
+            timeout=timeouts_s if place.is_remote else None,
         )
     except Exception as error:  # a caller's file object may raise anything at all
         problem = SourceError(f"this cannot be opened as a video ({_reason(error)})", given=place.name, do=_TRY)

@@ -14,6 +14,8 @@ from onlooker.core.errors import DamagedSource, InputError, SourceError
 from onlooker.core.frame import Frame
 from onlooker.video.clock import Clock
 from onlooker.video.decoder import Decoder, exact_seconds
+from onlooker.video.live import LiveSettings, LiveSource, open_live
+from onlooker.video.live_place import is_live
 from onlooker.video.picture import Aspect, PictureMaker, check_size, shown_size, turn_of
 from onlooker.video.place import Place, locate
 from onlooker.video.sampling import Sampler
@@ -72,9 +74,11 @@ def open_video(
     threads: int = 0,
     timeout_s: float = 20.0,
 ) -> Source:
-    """Open a recorded video and return its frames as a `Source`, with the first picture already decoded.
+    """Open a video and return its frames as a `Source`, with the first picture already decoded.
 
-    `source`: a path, an http(s) or file address, or a binary file-like object (read from its start, left open).
+    `source`: a path, an http(s) or file address, or a binary file-like object (read from its start, left open). A live
+    address (rtsp://, webcam:0, ...) is one too: it is followed for ever once it has shown a picture, and `open_live`
+    has more to set.
     `fps`: frames taken per second of video, by time (see `Sampler`); None for every frame.
     `size`: (rows, cols) of the images; None for the size shown. `aspect`: "squash" fills `size`, "fit" keeps shapes.
     `start_s`, `end_s`: the span to deliver, in seconds since the stream began; `end_s` is left out.
@@ -86,7 +90,23 @@ def open_video(
     no readable video.
     """
     settings = ReadSettings(fps, size, aspect, start_s, end_s, on_damage, threads, timeout_s)
+    if isinstance(source, str) and is_live(source):
+        return _live_source(source, settings)
     return FileSource(locate(source), settings)
+
+
+def _live_source(address: str, settings: ReadSettings) -> LiveSource:
+    """A live stream that has shown its first picture."""
+    if settings.start_s:
+        raise InputError("a live stream begins now", given=f"start_s={settings.start_s}", do="leave start_s out")
+    follow = LiveSettings(
+        fps=settings.fps,
+        size=settings.size,
+        aspect=settings.aspect,
+        connect_s=settings.timeout_s,
+        end_s=settings.end_s,
+    )
+    return open_live(address, follow, wait=True)
 
 
 class FileSource(Source):

@@ -3,7 +3,8 @@
 import os
 import re
 import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -25,6 +26,10 @@ class Place:
     """Protocols the demuxer may follow from here, so that a playlist cannot reach where its owner may not."""
     is_remote: bool = False
     is_object: bool = False
+    container: str | None = None
+    """The demuxer to use, where it is not to be guessed."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """For the demuxer and the protocols below it."""
 
 
 def redact(address: str) -> str:
@@ -33,6 +38,8 @@ def redact(address: str) -> str:
         parts = urlsplit(address)
         host = parts.hostname or ""
         port = f":{parts.port}" if parts.port else ""
+        if "@" in parts.path + parts.query + parts.fragment:
+            raise ValueError("a password that is not encoded ends up there")
     except ValueError:
         return address.split("://", 1)[0] + "://***"
     host = f"[{host}]" if ":" in host else host
@@ -66,7 +73,7 @@ def _locate_address(address: str, scheme: str) -> Place:
         raise SourceError(
             f"open_video cannot read {scheme}:// addresses",
             given=redact(address),
-            do="a path, a file-like object or an http(s) address",
+            do="a path, a file-like object, an http(s) address or a live one, such as rtsp://",
         )
     return Place(address, redact(address), "http,https,tcp,tls,crypto,httpproxy", is_remote=True)
 

@@ -83,8 +83,8 @@ class Source(ABC):
     When the frames end the source closes itself; leaving a `with` block, or dropping the last reference, closes it
     too. A closed source yields nothing more. `next` and `close` may be called from different threads.
 
-    A source to come (camera, RTSP, screen) implements `info`, `report`, `__next__` and `close`, sets `info.live`, and
-    counts in `report.num_dropped` what it had to throw away.
+    A source implements `info`, `report`, `__next__` and `close`, sets `info.live`, and counts in `report.num_dropped`
+    what it had to throw away.
     """
 
     @property

@@ -169,6 +169,8 @@ def test_bench_encode_reports_times_beside_the_floor(run, model: list[str]) -> N
     assert [row["streams"] for row in found["rows"]] == [1, 2] and found["commit"] and found["versions"]
     row = found["rows"][0]
     assert row["selective_of_dense"] > 0 and 0 < row["selective_floor"] < row["interval_floor"] < 1
+    prepared = run(*arguments, "--graphs", "--json").json
+    assert prepared["graphs"] and prepared["rows"][0]["selective_floor"] == row["selective_floor"]
 
 
 def test_bench_prefill_reports_a_step(run, model: list[str]) -> None:

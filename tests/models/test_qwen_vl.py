@@ -76,16 +76,27 @@ def test_streams_and_sizes_do_not_touch(pair, family):
 
 @torch.no_grad()
 def test_windows_gathered_equal_windows_masked(pair):
+    """Of all queries, and of some in each stream, with windows of one size and of several."""
     model, _ = pair("qwen2_5_vl")
     for size in ((112, 112), (84, 140), (28, 196)):
         tower = model.tower((3, *size))
-        states = torch.randn(2, 3, tower.num_tokens, 32, generator=torch.Generator().manual_seed(0))
-        every = torch.arange(tower.num_tokens).expand(2, -1)
-        for layer in tower.layers:
-            gathered = layer.attend(*states.unbind(1))
-            masked = layer.attend(*states.unbind(1), index=every)
-            torch.testing.assert_close(gathered, masked, rtol=1e-5, atol=1e-6)
-    assert tower.layers[0].may_see(every[:1])[0, 0].sum() < tower.num_tokens**2
+        layer, tokens = tower.layers[0], tower.num_tokens
+        number = model.vision.windows(size[0] // 14, size[1] // 14).number
+        generator = torch.Generator().manual_seed(0)
+        q, k, v = torch.randn(3, 2, tokens, 32, generator=generator)
+        assert model.vision.has_windows(0)
+        assert len(set(number.bincount().tolist())) == {(112, 112): 1, (84, 140): 3, (28, 196): 2}[size]
+        turned = [layer._turned(layer._heads(part)).transpose(1, 2) for part in (q, k)]
+        mask = number[:, None] == number
+        assert mask.sum() < tokens**2
+        masked = torch.nn.functional.scaled_dot_product_attention(
+            *turned, layer._heads(v).transpose(1, 2), attn_mask=mask, scale=layer._scale
+        )
+        masked = masked.transpose(1, 2).flatten(2)
+        torch.testing.assert_close(layer.attend(q, k, v), masked, rtol=1e-5, atol=1e-6)
+        some = torch.rand(2, tokens, generator=generator).topk(tokens // 3).indices.sort(1).values
+        here = torch.arange(2)[:, None], some
+        torch.testing.assert_close(layer.attend(q[here], k, v, some), masked[here], rtol=1e-5, atol=1e-6)
     assert tower.mean_attended < tower.num_tokens
 
 

@@ -1,0 +1,239 @@
+"""Simulated streams on a real engine, to find how many hold: arrivals come by a clock, everything else is done."""
+
+import gc
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onlooker.core.errors import InputError
+
+if TYPE_CHECKING:
+    from onlooker.core.frame import Frame
+    from onlooker.engine import Engine, Session
+
+QUESTION = "What is happening now, and what has changed since a moment ago?"
+SETTLE_S = 1.5
+"""Seconds of each trial before anything counts."""
+
+
+class SkippingClock:
+    """Real time, but for the moments when nobody has anything to do: those are skipped."""
+
+    def __init__(self) -> None:
+        self._skipped = -time.perf_counter()
+
+    def __call__(self) -> float:
+        return time.perf_counter() + self._skipped
+
+    def skip_to(self, moment: float) -> None:
+        """Go on at this moment, if it is still to come."""
+        self._skipped += max(0.0, moment - self())
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What every stream wants, and what it is promised. Raises `InputError` for values out of range."""
+
+    fps: float = 1.0
+    frame_lag_s: float = 1.0
+    first_token_s: float = 0.5
+    questions_per_minute: float = 1.0
+    answer_tokens: int = 32
+    most_frames: int = 16
+    trial_s: float = 6.0
+    """Seconds that count in one trial."""
+
+    def __post_init__(self) -> None:
+        for name in ("fps", "frame_lag_s", "first_token_s", "trial_s"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name.replace('_', '-')} is above 0", given=str(getattr(self, name)))
+        if self.questions_per_minute < 0:
+            raise InputError("questions a minute are 0 or more", given=str(self.questions_per_minute))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What happened to so many streams."""
+
+    streams: int
+    holds: bool
+    frame_lag_p50_s: float
+    frame_lag_p95_s: float
+    first_token_p50_s: float | None
+    first_token_p95_s: float | None
+    dropped: int
+    left_waiting: int
+    questions: int
+    steps: int
+    frames_a_step: float
+    busy: float
+    """Share of the time in which a step ran."""
+    stage_ms: dict[str, float] = field(default_factory=dict)
+    """Milliseconds of each stage per frame, where stages were timed one by one."""
+
+
+class Crowd:
+    """Streams that have watched for as long as their memory is, all with a past of their own."""
+
+    def __init__(self, engine: "Engine", demand: Demand, frames: Sequence[np.ndarray], most_filling: int) -> None:
+        """`frames` are pictures that repeat; `most_filling` bounds the frames that fill a memory."""
+        self.engine, self.demand, self._frames = engine, demand, frames
+        self._first = engine.open()
+        # Until the memory forgets something, that is, as it will be from then on.
+        while self._first.frames < most_filling and not self._first.totals.blocks_forgotten:
+            self._first.push(self._frame(self._first.frames, self._first.frames))
+        self._sessions: list[Session] = []
+        self._next: list[int] = []
+
+    @property
+    def stream_bytes(self) -> int:
+        """Device bytes that one stream holds, with the room its memory needs to slide."""
+        held = self._first.stats().memory_bytes
+        return round(1.3 * sum(size for name, size in held.items() if not name.startswith("host")))
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens in memory when a trial begins."""
+        return sum(span.num_tokens for span in self._first.store.spans)
+
+    def close(self) -> None:
+        """Let go of all streams."""
+        for session in (*self._sessions, self._first):
+            session.close()
+        self._sessions.clear()
+        gc.collect()
+
+    def trial(self, streams: int, *, by_stage: bool = False) -> Trial:
+        """Let so many streams come in evenly, and questions among them at random, for `SETTLE_S` and `trial_s`."""
+        from onlooker.engine import Decoding
+        from onlooker.engine.scheduler import Busy, Promises, Rung, Scheduler
+
+        demand, chosen = self.demand, random.Random(streams)
+        promises = Promises(demand.frame_lag_s, demand.first_token_s, demand.most_frames, most_questions=48)
+        while len(self._sessions) < streams:
+            self._sessions.append(self._first.fork())
+            self._next.append(self._first.frames)
+        # From here on the clock runs: everything is set up.
+        self.engine.profile, clock = by_stage, SkippingClock()
+        scheduler = Scheduler(self.engine, promises, ladder=[Rung("everything")], now=clock)
+        lanes = [scheduler.adopt(session, demand.fps) for session in self._sessions[:streams]]
+        end_s = SETTLE_S + demand.trial_s
+        num_frames = math.ceil(end_s * streams * demand.fps)
+        arrivals = [(n / (streams * demand.fps), n % streams) for n in range(num_frames)]
+        rate = streams * demand.questions_per_minute / 60
+        questions = sorted((chosen.uniform(0, end_s), chosen.randrange(streams)) for _ in range(round(end_s * rate)))
+        arrivals.reverse()
+        questions.reverse()
+        lags, first_tokens, put, worked, steps, stepped = [], [], {}, 0.0, 0, 0
+        stages_before = self._stages(streams)
+        while (now := clock()) < end_s:
+            while arrivals and arrivals[-1][0] <= now:
+                at, number = arrivals.pop()
+                lanes[number].offer(self._frame(self._next[number], number), arrived_s=at)
+                self._next[number] += 1
+            while questions and questions[-1][0] <= now:
+                at, number = questions.pop()
+                try:
+                    decoding = Decoding(demand.answer_tokens)
+                    put[scheduler.ask(lanes[number], QUESTION, put_s=at, decoding=decoding)] = at
+                except Busy:
+                    first_tokens.append(float("inf"))
+            report = scheduler.step()
+            now = clock()
+            if report.idle:
+                if any(lane.is_waiting for lane in lanes):
+                    scheduler.wait(0.05)  # its picture is still being resized
+                else:
+                    clock.skip_to(min([end_s, *(queue[-1][0] for queue in (arrivals, questions) if queue)]))
+                continue
+            if now > SETTLE_S:
+                lags.extend(report.lags_s)
+                worked, steps, stepped = worked + report.seconds, steps + 1, stepped + len(report.events)
+            for asking in [asking for asking in put if asking.has_spoken]:
+                first_tokens.append(now - put.pop(asking))
+        self.engine.profile = False
+        waiting = sum(lane.is_waiting for lane in lanes)
+        dropped = sum(lane.counts.dropped for lane in lanes)
+        # What nobody saw in time counts as never.
+        lags += [float("inf")] * dropped
+        first_tokens += [float("inf") for at in put.values() if end_s - at > demand.first_token_s]
+        for asking, _ in list(scheduler.in_flight):
+            asking.cancel()
+        if scheduler.resizer is not None:
+            scheduler.resizer.shutdown(wait=True)
+        lag, first = _percentiles(lags), _percentiles(first_tokens)
+        holds = (
+            bool(lags)
+            and lag[1] <= demand.frame_lag_s
+            and (not first_tokens or first[1] <= demand.first_token_s)
+            and waiting <= max(2, 0.3 * streams * demand.fps)
+        )
+        after = self._stages(streams)
+        taken = max(1, sum(lane.counts.taken for lane in lanes))
+        return Trial(
+            streams=streams,
+            holds=holds,
+            frame_lag_p50_s=lag[0],
+            frame_lag_p95_s=lag[1],
+            first_token_p50_s=first[0] if first_tokens else None,
+            first_token_p95_s=first[1] if first_tokens else None,
+            dropped=dropped,
+            left_waiting=waiting,
+            questions=len(first_tokens),
+            steps=steps,
+            frames_a_step=stepped / max(1, steps),
+            busy=worked / demand.trial_s,
+            stage_ms={name: 1000 * (after[name] - stages_before.get(name, 0.0)) / taken for name in after},
+        )
+
+    def _stages(self, streams: int) -> dict[str, float]:
+        total: dict[str, float] = {}
+        for session in self._sessions[:streams]:
+            for name, spent in session.totals.stage_s.items():
+                total[name] = total.get(name, 0.0) + spent
+        return total
+
+    def _frame(self, number: int, stream: int) -> "Frame":
+        from onlooker.core.frame import Frame
+
+        image = self._frames[(number + 7 * stream) % len(self._frames)]
+        return Frame(image, number / self.demand.fps)
+
+
+def find_most(
+    crowd: Crowd, first: int, most: int, seconds: float, on_trial: Callable[[Trial], None]
+) -> tuple[Trial | None, list[Trial]]:
+    """The largest number of streams that hold: doubling from `first` while they do, then halving the gap.
+
+    Stops when the gap is five percent or the seconds are used up. Returns the best trial (None: not even one stream
+    holds) and all trials.
+    """
+    began, trials = time.perf_counter(), []
+    held, broken, streams = 0, most + 1, min(first, most)
+    best: Trial | None = None
+    while held < streams < broken:
+        trial = crowd.trial(streams)
+        trials.append(trial)
+        on_trial(trial)
+        if trial.holds:
+            held, best = streams, trial
+        else:
+            broken = streams
+        out_of_time = time.perf_counter() - began > seconds
+        if broken - held <= max(1, 0.05 * held) or (out_of_time and held):
+            break
+        streams = min(2 * held, most) if broken > most else (held + broken) // 2
+    return best, trials
+
+
+def _percentiles(values: Sequence[float]) -> tuple[float, float]:
+    """Median and p95; an infinite value among them stays one."""
+    if not values:
+        return float("inf"), float("inf")
+    ordered = sorted(values)
+    return ordered[(len(ordered) - 1) // 2], ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]

@@ -1,0 +1,91 @@
+"""What steps cost and how long things took: small running estimates that never grow with history."""
+
+import math
+from collections import deque
+
+import numpy as np
+
+REMEMBERED = 512
+
+
+class StepCost:
+    """Seconds of a step as `base + frame * frames + question * (any question)`, fitted to recent steps.
+
+    Least squares with exponential forgetting: three numbers and a 3 x 3 matrix, whatever has passed.
+    """
+
+    FORGETTING = 0.98
+
+    def __init__(self) -> None:
+        self._moments, self._sums = np.eye(3) * 1e-3, np.zeros(3)
+        self._cost = np.zeros(3)
+        self.steps = 0
+
+    def note(self, frames: int, questions: int, seconds: float) -> None:
+        """Take in one step."""
+        row = np.array([1.0, frames, float(questions > 0)])
+        self._moments = self._moments * self.FORGETTING + np.outer(row, row) + np.eye(3) * 1e-6
+        self._sums = self._sums * self.FORGETTING + row * seconds
+        # A cost below zero is an accident of noise.
+        self._cost = np.linalg.solve(self._moments, self._sums).clip(min=0.0)
+        self.steps += 1
+
+    @property
+    def base_s(self) -> float:
+        """Seconds of a step before its first frame."""
+        return float(self._cost[0])
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds that one more frame adds."""
+        return float(self._cost[1])
+
+    @property
+    def question_s(self) -> float:
+        """Seconds that questions in flight add, however many."""
+        return float(self._cost[2])
+
+    def expected_s(self, frames: int, questions: int) -> float:
+        """Seconds that a step should take."""
+        return self.base_s + self.frame_s * frames + self.question_s * (questions > 0)
+
+    def frames_within(self, seconds: float, questions: int, most: int) -> int:
+        """How many frames a step may take to end within so many seconds: at least one, at most `most`."""
+        left = seconds - self.expected_s(0, questions)
+        if self.frame_s <= 0:
+            return most
+        return int(min(most, max(1, left // self.frame_s)))
+
+
+class Share:
+    """Seconds of work per second of a clock, over about the last `over_s` seconds."""
+
+    def __init__(self, over_s: float = 10.0) -> None:
+        self._over_s = over_s
+        self._sum, self._at = 0.0, 0.0
+
+    def note(self, seconds: float, now: float) -> None:
+        """Take in work that ended now."""
+        self._sum, self._at = self._decayed(now) + seconds, now
+
+    def at(self, now: float) -> float:
+        """The share now."""
+        return self._decayed(now) / self._over_s
+
+    def _decayed(self, now: float) -> float:
+        return self._sum * math.exp(min(0.0, (self._at - now) / self._over_s))
+
+
+class Recent:
+    """The last few hundred durations, for percentiles."""
+
+    def __init__(self) -> None:
+        self._values: deque[float] = deque(maxlen=REMEMBERED)
+
+    def note(self, seconds: float) -> None:
+        """Take in one."""
+        self._values.append(seconds)
+
+    def percentile(self, percent: float) -> float | None:
+        """Seconds that so many percent did not exceed; None before the first."""
+        return float(np.percentile(self._values, percent)) if self._values else None

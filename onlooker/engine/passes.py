@@ -1,0 +1,257 @@
+"""How a step's tokens go through the language model: one plain pass, or packed passes of fixed sizes, captured once."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onlooker.core.contracts import VideoModel
+from onlooker.core.errors import InputError, ModelError
+from onlooker.engine.packing import Work, run_pass
+from onlooker.kernels.graph import CapturedStep
+from onlooker.kernels.packed_attention import (
+    HEAD_DIMS,
+    PassTables,
+    PlainRowAttention,
+    RowAttention,
+    Rows,
+    tiles_for,
+)
+
+MOST_SEGMENTS = 64
+"""Segments of one packed pass: frames, questions and decoding answers together."""
+FREE_SIZE = 8192
+"""Tokens of the largest packed pass while nothing is captured."""
+
+
+@dataclass
+class PassCounts:
+    """Running totals of what went through the language model."""
+
+    passes: int = 0
+    tokens: int = 0
+    padding: int = 0
+    """Tokens computed for nothing, to fill a pass of fixed size."""
+    captured: int = 0
+    """Passes that replayed a graph."""
+    plain: int = 0
+    """Plain passes; in a packed engine those whose layers choose what they see while they run (retrieval)."""
+
+
+class Passes(ABC):
+    """Reads the works of one step and gives, for each, the scores after its last token `[vocabulary]` or None."""
+
+    def __init__(self) -> None:
+        self.counts = PassCounts()
+
+    @abstractmethod
+    def run(self, works: Sequence[Work]) -> list[Tensor | None]:
+        """Read all works. The result of one does not depend on the others beyond rounding."""
+
+    def prepare(self, sizes: Sequence[int], on_step: Callable[[str], None]) -> None:  # noqa: B027 - plain passes have none
+        """Capture what can be captured, for passes of these numbers of tokens; `on_step` is told every step's name."""
+
+
+def make_passes(model: VideoModel, kind: str) -> Passes:
+    """Passes of a kind: plain, packed or auto (packed on CUDA where the kernel knows the model's head size).
+
+    Raises `InputError` for another word and `ModelError` when packed kernels lack the head size.
+    """
+    on_gpu = model.spec.device.type == "cuda"
+    if kind == "auto":
+        kind = "packed" if on_gpu and model.spec.head_dim in HEAD_DIMS else "plain"
+    if kind not in ("plain", "packed"):
+        raise InputError("there are no such passes", given=f"passes={kind}", do="auto, plain or packed")
+    return PackedPasses(model, kernels=on_gpu) if kind == "packed" else PlainPasses(model)
+
+
+class PlainPasses(Passes):
+    """The reference: one pass, one attention call per segment and layer. Any device, any model."""
+
+    def run(self, works: Sequence[Work]) -> list[Tensor | None]:
+        self.counts.passes += 1
+        self.counts.plain += 1
+        self.counts.tokens += sum(len(work.embeddings) for work in works)
+        return run_pass(self._model, works)
+
+    def __init__(self, model: VideoModel) -> None:
+        super().__init__()
+        self._model = model
+
+
+class PackedPasses(Passes):
+    """One attention launch a layer for all segments, over rows where the store keeps them, in passes of fixed sizes.
+
+    With `kernels` (a CUDA device, or Triton's interpreter) the attention is the Triton kernel; without, plain PyTorch
+    over the same tables. Before `prepare` passes run as they are, of any size. Afterwards every pass is a graph
+    captured then, none later. Works that do not fit are cut, or go into the next pass.
+
+    Works whose layers choose what they see in the middle of the pass (the first pass of a retrieval question) go
+    through a plain pass, counted in `counts.plain`.
+    """
+
+    def __init__(self, model: VideoModel, *, kernels: bool) -> None:
+        super().__init__()
+        self._model, self._kernels = model, kernels
+        self._steps: dict[int, LanguageStep] = {}
+        self._sizes: tuple[int, ...] | None = None
+
+    def prepare(self, sizes: Sequence[int], on_step: Callable[[str], None]) -> None:
+        """Capture passes of these numbers of tokens (see `pass_sizes`), the largest first: the others share its memory.
+
+        Raises `ModelError` for a model whose tokens carry rows into its layers (DeepStack): graphs have none yet.
+        """
+        if self._model.language_extras:
+            raise ModelError(
+                "passes of this model cannot be captured",
+                given=f"{self._model.spec.name} has {', '.join(sorted(self._model.language_extras))} beside its tokens",
+                do="run it without prepare: packed passes work, uncaptured",
+            )
+        if not sizes or min(sizes) < 1:
+            raise InputError("passes are captured by size", given=str(list(sizes)), do="give sizes from 1 token")
+        pool = CapturedStep.new_pool(self._model.spec.device)
+        self._steps.clear()
+        for size in sorted(sizes, reverse=True):
+            self._steps[size] = LanguageStep(self._model, size, self._kernels, captured=True, pool=pool)
+            on_step(f"read {size} tokens")
+        self._sizes = tuple(sorted(sizes))
+
+    def run(self, works: Sequence[Work]) -> list[Tensor | None]:
+        results: list[Tensor | None] = [None] * len(works)
+        taken = [(number, work, work.segment.rows()) for number, work in enumerate(works)]
+        plain = [(number, work) for number, work, rows in taken if rows is None]
+        if plain:
+            self.counts.plain += 1
+            self.counts.passes += 1
+            scores = run_pass(self._model, [work for _, work in plain])
+            for (number, _), score in zip(plain, scores, strict=True):
+                results[number] = score
+        pieces = [_Piece(number, work, rows) for number, work, rows in taken if rows is not None]
+        # Those that are asked about come first: their last tokens are then the first entries of the tables.
+        pieces.sort(key=lambda piece: not piece.work.wants_logits)
+        for pack in _packs(pieces, self._sizes[-1] if self._sizes else FREE_SIZE, MOST_SEGMENTS):
+            self._run_pack(pack, results)
+        return results
+
+    def _run_pack(self, pack: Sequence["_Piece"], results: list[Tensor | None]) -> None:
+        num_tokens = sum(piece.num_tokens for piece in pack)
+        step = self._step_for(num_tokens)
+        hidden = step.run(pack)
+        self.counts.passes += 1
+        self.counts.tokens += num_tokens
+        self.counts.padding += step.num_tokens - num_tokens
+        self.counts.captured += self._sizes is not None
+        asked = [piece.number for piece in pack if piece.work.wants_logits]
+        if asked:
+            scores = self._model.logits(hidden.index_select(0, step.tables.ends[: len(asked)]))
+            for number, score in zip(asked, scores, strict=True):
+                # A work that was cut gets its scores from its last piece.
+                results[number] = score
+
+    def _step_for(self, num_tokens: int) -> "LanguageStep":
+        if self._sizes is not None:
+            return self._steps[next(size for size in self._sizes if size >= num_tokens)]
+        size = pass_sizes(num_tokens)[-1]
+        if size not in self._steps:
+            self._steps[size] = LanguageStep(self._model, size, self._kernels, captured=False)
+        return self._steps[size]
+
+
+class LanguageStep:
+    """One pass over up to `num_tokens` packed tokens: buffers that stay where they are, perhaps a graph over them."""
+
+    def __init__(self, model: VideoModel, num_tokens: int, kernels: bool, *, captured: bool, pool: Any = None) -> None:
+        spec = model.spec
+        self.num_tokens = num_tokens
+        self._model, self._axes = model, spec.position_axes
+        self.tables = PassTables(spec, num_tokens, min(num_tokens, MOST_SEGMENTS), tiles_for(num_tokens))
+        self._attention = RowAttention(self.tables) if kernels else PlainRowAttention(self.tables)
+        self._embeddings = torch.zeros(num_tokens, spec.hidden_dim, dtype=spec.dtype, device=spec.device)
+        self._step = None
+        if captured:
+            name = f"the language pass over {num_tokens} tokens"
+            # The tables describe an empty pass now: trial runs read and write nobody's rows.
+            self._step = CapturedStep(name, lambda given: (self._forward(given),), [self._embeddings], pool=pool)
+
+    def run(self, pieces: Sequence["_Piece"]) -> Tensor:
+        """Last hidden states of the packed pieces, `[num_tokens, hidden_dim]`, until the next pass of the pool."""
+        self.tables.fill([piece.rows for piece in pieces])
+        embeddings = [piece.work.embeddings[piece.begin : piece.end] for piece in pieces]
+        count = sum(map(len, embeddings))
+        torch.cat(embeddings, out=self._embeddings[:count])
+        if self._step is not None:
+            return self._step.replay()[0]
+        return self._forward(self._embeddings, self._extras(pieces))
+
+    def _forward(self, embeddings: Tensor, extras: dict[str, Tensor] | None = None) -> Tensor:
+        self._attention.turn(*self._model.rotary(self.tables.positions))
+        return self._model.extend_lean(embeddings, self._attention, extras)
+
+    def _extras(self, pieces: Sequence["_Piece"]) -> dict[str, Tensor] | None:
+        """Rows beside some of the tokens, padded with zeros to the size of the pass."""
+        packed: dict[str, Tensor] = {}
+        start = 0
+        for piece in pieces:
+            for name, rows in (piece.work.extras or {}).items():
+                if name not in packed:
+                    packed[name] = rows.new_zeros(self.num_tokens, *rows.shape[1:])
+                packed[name][start : start + piece.num_tokens] = rows[piece.begin : piece.end]
+            start += piece.num_tokens
+        return packed or None
+
+
+def pass_sizes(most_tokens: int) -> tuple[int, ...]:
+    """Sizes of passes up to one that holds `most_tokens`, in steps that waste little and feed the matrix units.
+
+    Raises `InputError` for less than one token.
+    """
+    if most_tokens < 1:
+        raise InputError("a pass has tokens", given=str(most_tokens), do="give 1 or more")
+    sizes = [16]
+    while sizes[-1] < most_tokens:
+        last = sizes[-1]
+        steps = ((32, 16), (128, 32), (512, 64), (1024, 128), (2**60, 256))
+        sizes.append(last + next(step for below, step in steps if last < below))
+    return tuple(sizes)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A work, or neighbouring tokens of one that is too large for a pass."""
+
+    number: int
+    work: Work
+    rows: Rows
+    begin: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return self.rows.num_tokens
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.num_tokens
+
+    def cut(self, most: int) -> Iterator["_Piece"]:
+        """Pieces of at most so many tokens, in order."""
+        for begin in range(0, self.num_tokens, most):
+            end = min(begin + most, self.num_tokens)
+            yield _Piece(self.number, self.work, self.rows.part(begin, end), begin)
+
+
+def _packs(pieces: Sequence[_Piece], most_tokens: int, most_segments: int) -> Iterator[list[_Piece]]:
+    """Pieces pass by pass, in order; a work is cut only when it is larger than a whole pass."""
+    pack: list[_Piece] = []
+    filled = 0
+    for whole in pieces:
+        for piece in whole.cut(most_tokens):
+            if pack and (filled + piece.num_tokens > most_tokens or len(pack) == min(most_tokens, most_segments)):
+                yield pack
+                pack, filled = [], 0
+            pack.append(piece)
+            filled += piece.num_tokens
+    if pack:
+        yield pack

@@ -1,0 +1,83 @@
+"""What a scheduler promises to every stream, what it does when it is too much, and how it says no."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from onlooker.compress._keep import DEFAULT_KEEP_RATIO
+from onlooker.core.contracts import Compressor, EncoderAccelerator, Method
+from onlooker.core.errors import CapacityError, InputError
+from onlooker.engine.engine import Engine
+
+
+class Busy(CapacityError):
+    """There is no room now; `retry_s` says when to try again."""
+
+    def __init__(self, what: str, *, given: str, retry_s: float) -> None:
+        super().__init__(what, given=given, do=f"try again in {retry_s:.0f} s")
+        self.retry_s = retry_s
+
+
+@dataclass(frozen=True)
+class Promises:
+    """What a scheduler keeps, and with what. Raises `InputError` for values out of range."""
+
+    frame_lag_s: float = 1.0
+    """A frame is in memory within so many seconds of being offered."""
+    first_token_s: float = 0.5
+    """A question's first token is known within so many seconds."""
+    most_frames: int = 16
+    """Frames in one step."""
+    most_questions: int = 32
+    """Questions in flight at once; more are refused."""
+    most_load: float = 0.85
+    """Share of the engine's time that may be promised to streams."""
+    device_budget_bytes: int | None = None
+    """Device bytes for all streams together; None for no bound."""
+    patience_s: float = 3.0
+    """Overload lasts so long before the ladder is descended by one rung."""
+    recover_s: float = 15.0
+    """Room lasts so long before it is climbed by one."""
+    workers: int = 2
+    """Threads that resize pictures ahead of their step; 0 does it inside the step."""
+
+    def __post_init__(self) -> None:
+        for name in ("frame_lag_s", "first_token_s", "patience_s", "recover_s"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is a time above 0", given=str(getattr(self, name)))
+        for name, least in (("most_frames", 1), ("most_questions", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is at least {least}", given=str(getattr(self, name)))
+        if not 0 < self.most_load <= 1:
+            raise InputError("most_load is a share", given=str(self.most_load), do="a number above 0, up to 1")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way of doing with less. Rungs of a ladder go from everything to least."""
+
+    name: str
+    fps_share: float = 1.0
+    """Share of the frames each stream asked for."""
+    compressor: Compressor | None = None
+    """In place of the engine's; None leaves it."""
+    encoder: EncoderAccelerator | None = None
+    """In place of the engine's; None leaves it."""
+
+
+def default_ladder(engine: Engine) -> tuple[Rung, ...]:
+    """Half the frames, then half the tokens of a frame, then half the refreshes, as far as the methods have them."""
+    rungs = [Rung("everything"), Rung("half the frames", 0.5)]
+    kept = _settings(engine.compressor)
+    if "keep_ratio" in kept:
+        less: dict[str, float] = {"keep": max(1, kept["keep"] // 2)} if kept.get("keep") else {}
+        less = less or {"keep_ratio": (kept["keep_ratio"] or DEFAULT_KEEP_RATIO) / 2}
+        fewer = replace(engine.compressor, **less)  # pyright: ignore[reportArgumentType] - methods are dataclasses
+        rungs.append(replace(rungs[-1], name="half the frames and tokens", compressor=fewer))
+    if interval := _settings(engine.encoder).get("interval"):
+        rarer = replace(engine.encoder, interval=2 * interval)  # pyright: ignore[reportArgumentType] - as above
+        rungs.append(replace(rungs[-1], name=f"{rungs[-1].name}, rarer refreshes", encoder=rarer))
+    return tuple(rungs)
+
+
+def _settings(method: Method) -> dict[str, Any]:
+    return {field.name: getattr(method, field.name) for field in fields(method)}  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,247 @@
+"""Triton kernels of packed attention: store new rows, attend over two pieces, join splits, and count where it looked.
+
+Legend: T packed tokens, S segments, Hq query heads, H key-value heads, G = Hq / H, D head dimension, M rows of queries
+and N keys of one tile. Query heads that share a key-value head are extra rows of a tile: row r is token r // G, head
+r % G. Imported only where Triton is there; layout of the tables in `packed_attention`.
+"""
+
+import triton
+import triton.language as tl
+
+COLUMNS = tl.constexpr(16)
+
+
+@triton.jit(do_not_specialize=["layer"])
+def store_rows(
+    keys,
+    values,
+    cos,
+    sin,
+    table,
+    tokens,
+    layer,
+    key_head_stride,
+    key_token_stride,
+    value_head_stride,
+    value_token_stride,
+    H: tl.constexpr,
+    H_CEIL: tl.constexpr,
+    D: tl.constexpr,
+):
+    """Write each new token's rotated key, value and (for a chunk) raw key to its own row. Grid (T,)."""
+    token = tl.program_id(0)
+    segment = tl.load(tokens + 2 * token)
+    if segment < 0:
+        return
+    row = tl.load(tokens + 2 * token + 1)
+    facts = table + segment * COLUMNS
+    element = keys.dtype.element_ty
+    layer_stride = tl.load(facts + 8)
+    head_stride = tl.load(facts + 9)
+    heads, dims = tl.arange(0, H_CEIL)[:, None], tl.arange(0, D)[None, :]
+    real = heads < H
+    at = heads * key_head_stride + token.to(tl.int64) * key_token_stride
+    plain = tl.load(keys + at + dims, mask=real, other=0.0)
+    other = tl.load(keys + at + (dims + D // 2) % D, mask=real, other=0.0).to(tl.float32)
+    sign = tl.where(dims < D // 2, -1.0, 1.0)
+    angle = token * D + dims
+    turned = plain.to(tl.float32) * tl.load(cos + angle) + sign * other * tl.load(sin + angle)
+    value = tl.load(
+        values + heads * value_head_stride + token.to(tl.int64) * value_token_stride + dims, mask=real, other=0.0
+    )
+    to = layer * layer_stride + heads * head_stride + row * D + dims
+    tl.store(tl.load(facts + 5).to(tl.pointer_type(element)) + to, turned.to(element), mask=real)
+    tl.store(tl.load(facts + 6).to(tl.pointer_type(element)) + to, value, mask=real)
+    raw = tl.load(facts + 7)
+    if raw != 0:
+        tl.store(raw.to(tl.pointer_type(element)) + to, plain, mask=real)
+
+
+@triton.jit
+def _turned_queries(queries, cos, sin, token, head, real, head_stride, token_stride, D: tl.constexpr):
+    """Rotated queries of rows (token, head), in the queries' own format, `[rows, D]`."""
+    dims = tl.arange(0, D)[None, :]
+    at = head.to(tl.int64) * head_stride + token.to(tl.int64) * token_stride
+    plain = tl.load(queries + at[:, None] + dims, mask=real[:, None], other=0.0).to(tl.float32)
+    other = tl.load(queries + at[:, None] + (dims + D // 2) % D, mask=real[:, None], other=0.0).to(tl.float32)
+    sign = tl.where(dims < D // 2, -1.0, 1.0)
+    angle = token[:, None] * D + dims
+    cosines = tl.load(cos + angle, mask=real[:, None], other=0.0)
+    sines = tl.load(sin + angle, mask=real[:, None], other=0.0)
+    return (plain * cosines + sign * other * sines).to(queries.dtype.element_ty)
+
+
+@triton.jit(do_not_specialize=["layer"])
+def attend_rows(
+    queries,
+    cos,
+    sin,
+    table,
+    blocks,
+    out,
+    lse,
+    split_out,
+    split_lse,
+    layer,
+    num_tokens,
+    head_stride,
+    token_stride,
+    scale,
+    HQ: tl.constexpr,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    SPLITS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One tile of queries of one key-value head over (a share of) its past and own rows. Grid (tiles, H, SPLITS).
+
+    `scale` includes log2(e): weights are powers of two. With SPLITS > 1 the result is a part, for `join_splits`.
+    """
+    tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    segment = tl.load(blocks + 2 * tile)
+    if segment < 0:
+        return
+    first_row = tl.load(blocks + 2 * tile + 1).to(tl.int32)
+    facts = table + segment * COLUMNS
+    past_rows, own_before = tl.load(facts + 4).to(tl.int32), tl.load(facts + 10).to(tl.int32)
+    first_token, count = tl.load(facts + 11).to(tl.int32), tl.load(facts + 12).to(tl.int32)
+    element = queries.dtype.element_ty
+
+    rows = first_row + tl.arange(0, M)
+    place = rows // G
+    real = place < count
+    token, head = first_token + place, kv_head * G + rows % G
+    q = _turned_queries(queries, cos, sin, token, head, real, head_stride, token_stride, D)
+
+    # The hints let loads be sixteen bytes wide: pointers from a table carry no promise of their own.
+    past = layer * tl.load(facts + 2) + kv_head * tl.load(facts + 3)
+    past_keys = tl.multiple_of((tl.load(facts + 0)).to(tl.pointer_type(element)) + tl.multiple_of(past, 16), 16)
+    past_values = tl.multiple_of((tl.load(facts + 1)).to(tl.pointer_type(element)) + tl.multiple_of(past, 16), 16)
+    own = layer * tl.load(facts + 8) + kv_head * tl.load(facts + 9)
+    own_keys = tl.multiple_of((tl.load(facts + 5)).to(tl.pointer_type(element)) + tl.multiple_of(own, 16), 16)
+    own_values = tl.multiple_of((tl.load(facts + 6)).to(tl.pointer_type(element)) + tl.multiple_of(own, 16), 16)
+
+    past_tiles = tl.cdiv(past_rows, N)
+    last_seen = own_before + tl.minimum((first_row + M - 1) // G, count - 1) + 1
+    all_tiles = past_tiles + tl.cdiv(last_seen, N)
+    share = tl.cdiv(all_tiles, SPLITS)
+    begin = split * share
+    end = tl.minimum(begin + share, all_tiles)
+
+    columns, dims = tl.arange(0, N), tl.arange(0, D)
+    peak = tl.full([M], -1.0e30, dtype=tl.float32)
+    total = tl.zeros([M], dtype=tl.float32)
+    acc = tl.zeros([M, D], dtype=tl.float32)
+    for number in range(begin, tl.minimum(end, past_tiles)):
+        at = number * N + columns
+        there = at < past_rows
+        k = tl.load(past_keys + at[None, :] * D + dims[:, None], mask=there[None, :], other=0.0)
+        logits = tl.dot(q, k, input_precision=PRECISION) * scale
+        logits = tl.where(there[None, :], logits, float("-inf"))
+        higher = tl.maximum(peak, tl.max(logits, 1))
+        weights = tl.exp2(logits - higher[:, None])
+        shrink = tl.exp2(peak - higher)
+        v = tl.load(past_values + at[:, None] * D + dims[None, :], mask=there[:, None], other=0.0)
+        total = total * shrink + tl.sum(weights, 1)
+        acc = tl.dot(weights.to(element), v, acc * shrink[:, None], input_precision=PRECISION)
+        peak = higher
+    for number in range(tl.maximum(begin, past_tiles) - past_tiles, end - past_tiles):
+        at = number * N + columns
+        there = at < last_seen
+        k = tl.load(own_keys + at[None, :] * D + dims[:, None], mask=there[None, :], other=0.0)
+        logits = tl.dot(q, k, input_precision=PRECISION) * scale
+        seen = at[None, :] <= (own_before + place)[:, None]
+        logits = tl.where(seen & there[None, :], logits, float("-inf"))
+        higher = tl.maximum(peak, tl.max(logits, 1))
+        weights = tl.exp2(logits - higher[:, None])
+        shrink = tl.exp2(peak - higher)
+        v = tl.load(own_values + at[:, None] * D + dims[None, :], mask=there[:, None], other=0.0)
+        total = total * shrink + tl.sum(weights, 1)
+        acc = tl.dot(weights.to(element), v, acc * shrink[:, None], input_precision=PRECISION)
+        peak = higher
+
+    # A share without any tile has nothing to say: total 0, and its logarithm is minus infinity.
+    result = acc / tl.where(total > 0, total, 1.0)[:, None]
+    mass = tl.where(total > 0, peak + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
+    flat = token.to(tl.int64) * HQ + head
+    if SPLITS == 1:
+        tl.store(out + flat[:, None] * D + dims[None, :], result.to(element), mask=real[:, None])
+        tl.store(lse + flat, mass, mask=real)
+    else:
+        part = split.to(tl.int64) * num_tokens * HQ + flat
+        tl.store(split_out + part[:, None] * D + dims[None, :], result, mask=real[:, None])
+        tl.store(split_lse + part, mass, mask=real)
+
+
+@triton.jit
+def join_splits(
+    split_out, split_lse, tokens, out, lse, num_tokens, HQ: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr
+):
+    """The whole of what the shares of one token and head found. Grid (T, Hq)."""
+    token, head = tl.program_id(0), tl.program_id(1)
+    if tl.load(tokens + 2 * token) < 0:
+        return
+    flat = token.to(tl.int64) * HQ + head
+    part = tl.arange(0, SPLITS).to(tl.int64) * num_tokens * HQ + flat
+    masses = tl.load(split_lse + part)
+    peak = tl.max(masses, 0)
+    weights = tl.exp2(masses - peak)
+    total = tl.sum(weights, 0)
+    dims = tl.arange(0, D)
+    parts = tl.load(split_out + part[:, None] * D + dims[None, :])
+    result = tl.sum(parts * weights[:, None], 0) / total  # pyright: ignore[reportOperatorIssue] - no tuples here
+    tl.store(out + flat * D + dims, result.to(out.dtype.element_ty))
+    tl.store(lse + flat, peak + tl.log2(total))
+
+
+@triton.jit(do_not_specialize=["layer"])
+def note_looks(
+    queries,
+    cos,
+    sin,
+    table,
+    lse,
+    layer,
+    head_stride,
+    token_stride,
+    scale,
+    HQ: tl.constexpr,
+    G: tl.constexpr,
+    G_CEIL: tl.constexpr,
+    D: tl.constexpr,
+    N: tl.constexpr,
+    SHARES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Add a segment's last query's weights on its past, averaged over heads, to its ledger. Grid (S, SHARES)."""
+    segment, share = tl.program_id(0), tl.program_id(1)
+    facts = table + segment * COLUMNS
+    ledger_at = tl.load(facts + 13)
+    if ledger_at == 0:
+        return
+    past_rows = tl.load(facts + 4).to(tl.int32)
+    token = (tl.load(facts + 11) + tl.load(facts + 12) - 1).to(tl.int32)
+    element = queries.dtype.element_ty
+    ledger = ledger_at.to(tl.pointer_type(tl.float32)) + layer * tl.load(facts + 14)
+    layer_part, head_part = layer * tl.load(facts + 2), tl.load(facts + 3)
+    past_keys = tl.multiple_of((tl.load(facts + 0)).to(tl.pointer_type(element)), 16)
+    group, columns, dims = tl.arange(0, G_CEIL), tl.arange(0, N), tl.arange(0, D)
+    real = group < G
+    tokens = token + tl.zeros([G_CEIL], dtype=tl.int32)
+    for number in range(share, tl.cdiv(past_rows, N), SHARES):
+        at = number * N + columns
+        there = at < past_rows
+        looks = tl.zeros([N], dtype=tl.float32)
+        for kv_head in range(HQ // G):
+            head = kv_head * G + group
+            q = _turned_queries(queries, cos, sin, tokens, head, real, head_stride, token_stride, D)
+            from_row = tl.multiple_of(layer_part + kv_head * head_part, 16)
+            k = tl.load(past_keys + from_row + at[None, :] * D + dims[:, None], mask=there[None, :], other=0.0)
+            logits = tl.dot(q, k, input_precision=PRECISION) * scale
+            mass = tl.load(lse + token.to(tl.int64) * HQ + head, mask=real, other=0.0)
+            weights = tl.where(real[:, None], tl.exp2(logits - mass[:, None]), 0.0)
+            looks += tl.sum(weights, 0)
+        before = tl.load(ledger + at, mask=there, other=0.0)
+        tl.store(ledger + at, before + looks / HQ, mask=there)

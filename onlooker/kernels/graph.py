@@ -1,0 +1,100 @@
+"""Steps of fixed shape: captured once as a CUDA graph and replayed, or run as they are where there are no graphs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onlooker.core.errors import InputError, ModelError
+
+WARM_UPS = 2
+"""Calls before a capture: libraries set themselves up and kernels are compiled at the first, which cannot be captured.
+"""
+
+Outputs = tuple[Tensor, ...]
+
+
+class CapturedStep:
+    """`function(*inputs)`, a tuple of tensors, for inputs of fixed shape, dtype and device.
+
+    On a CUDA device the function is captured when the step is made and replayed at every call, without Python work or
+    launch gaps; elsewhere, or without `capture`, it runs as it is, over the same buffers and by the same rules:
+
+    - The function reads its inputs and tensors that stay where they are as long as the step lives (weights, caches); it
+      may write into such caches. It does not wait for the device (`.item()`, `.tolist()`, a mask as an index).
+    - It runs `WARM_UPS` times, and once more to be captured, over what `inputs` hold then. A function that writes into
+      a cache needs inputs that make this harmless, such as row numbers or addresses of nobody.
+    - Steps with one `pool` (`CapturedStep.new_pool(device)`) share scratch memory and must not run at the same time.
+
+    Calling a step copies the given tensors into its own inputs and returns copies: no later call changes a result. To
+    save the copies, fill `step.inputs` in place and call `step.replay()`; its outputs belong to the step and hold until
+    the next replay of any step of the pool.
+
+    Raises `ModelError` when the capture fails; a step never falls back to slower ways by itself.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Outputs],
+        inputs: Sequence[Tensor],
+        *,
+        pool: Any = None,
+        capture: bool = True,
+    ) -> None:
+        self.name = name
+        self.inputs = tuple(inputs)
+        """The step's own buffers."""
+        self._function = function
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if capture and self.inputs[0].is_cuda:
+            self._capture(pool)
+
+    @staticmethod
+    def new_pool(device: torch.device) -> Any:
+        """Scratch memory that several steps may share; None where there are no graphs."""
+        return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+    @torch.no_grad()
+    def __call__(self, *given: Tensor) -> Outputs:
+        """Run over copies of `given`; the outputs are the caller's. Raises `InputError` when a shape does not fit."""
+        for number, (own, new) in enumerate(zip(self.inputs, given, strict=True)):
+            if (own.shape, own.dtype) != (new.shape, new.dtype):
+                raise InputError(
+                    f"{self.name}: input {number} does not fit this step",
+                    given=f"{tuple(new.shape)} {new.dtype}",
+                    do=f"give {tuple(own.shape)} {own.dtype}, or prepare a step of that shape at start",
+                )
+            own.copy_(new)
+        return tuple(output.clone() for output in self.replay())
+
+    @torch.no_grad()
+    def replay(self) -> Outputs:
+        """Run over what `inputs` hold; the outputs hold until the next replay of any step of the pool."""
+        if self._graph is None:
+            return self._function(*self.inputs)
+        self._graph.replay()
+        return self._outputs
+
+    @torch.no_grad()
+    def _capture(self, pool: Any) -> None:
+        try:
+            device = self.inputs[0].device
+            current = torch.cuda.current_stream(device)
+            side = torch.cuda.Stream(device)
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UPS):
+                    self._function(*self.inputs)
+            current.wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                outputs = self._function(*self.inputs)
+        except Exception as error:  # whatever a library raises there, the remedy is the same
+            raise ModelError(
+                f"{self.name} cannot be captured as a CUDA graph",
+                given=f"{type(error).__name__}: {error}",
+                do="run without graphs, or report the method that waits for the device",
+            ) from error
+        self._graph, self._outputs = graph, outputs

@@ -1,0 +1,80 @@
+"""Attention of a vision tower whose heads have an odd width, without padding every head to the next power of two.
+
+SigLIP-so400m has heads of 72. PyTorch's flash kernel works on 96 of them and a plain Triton one on 128; ours splits a
+head into 64 columns and a rest of 8 (worked on as 16). Which way is fastest depends on the device and on the number of
+queries: `python -m benchmarks.encode_streams` times them all.
+"""
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from onlooker.kernels.rows import power_of_two, vision_kernels
+
+BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Shape of one program of the split kernel."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+TILES = {
+    "split": Tile(64, 64, 4, 3),
+    "split_light": Tile(64, 64, 4, 2),
+    "split_long": Tile(64, 128, 4, 2),
+    "split_wide": Tile(128, 64, 8, 3),
+    "split_large": Tile(128, 128, 8, 2),
+}
+"""Few queries suit chosen tokens, of which a frame has few: padding them is waste."""
+WAYS = ("torch", *BACKENDS, *TILES)
+"""PyTorch's own choice (the plain form), one of its backends, or our kernel with one of its tiles."""
+
+
+def attend_heads(queries: Tensor, keys: Tensor, values: Tensor, num_heads: int, scale: float, way: str) -> Tensor:
+    """Attention of all heads, heads side by side: contiguous `[streams, queries, dim]`.
+
+    `queries` is `[streams, queries, dim]`, `keys` and `values` are `[streams, tokens, dim]`. Rows may lie apart, but
+    for our kernel at one distance through all streams. `way` is one of `WAYS`.
+    """
+    head_dim = queries.shape[-1] // num_heads
+    if way not in TILES:
+        q, k, v = (part.unflatten(-1, (num_heads, head_dim)).transpose(1, 2) for part in (queries, keys, values))
+        with sdpa_kernel(BACKENDS[way]) if way in BACKENDS else nullcontext():
+            return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
+    for part in (queries, keys, values):
+        assert len(part) == 1 or part.stride(0) == part.shape[1] * part.stride(1), "streams must follow one another"
+    out = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
+    main, tile = 1 << (head_dim.bit_length() - 1), TILES[way]
+    streams, count, _ = queries.shape
+    vision_kernels().attend[(-(-count // tile.queries), num_heads, streams)](
+        queries,
+        keys,
+        values,
+        out,
+        count,
+        keys.shape[1],
+        scale * math.log2(math.e),
+        queries.stride(1),
+        keys.stride(1),
+        values.stride(1),
+        out.stride(1),
+        HEAD=head_dim,
+        MAIN=main,
+        REST=power_of_two(head_dim - main) if head_dim > main else 16,
+        M=tile.queries,
+        N=tile.keys,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return out

@@ -1,0 +1,333 @@
+"""Attention of many streams in one launch a layer: each token attends to its own stream's rows, wherever they lie.
+
+The rows stay where the store keeps them. A table tells the kernels, for every segment of a pass, where its past (seen
+whole) and its own rows (seen causally) begin, so that a captured graph serves any streams, any context lengths and any
+memory: only the table's contents change. Keys and values of the new tokens are stored by the same launch sequence.
+
+The plain reference is `attend_plainly`, and `PackedAttention` of the store. The kernels are worth it on a GPU, where a
+pass over many segments is otherwise bound by launches (one gather and one attention per segment and layer).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onlooker.core.contracts import ModelSpec
+from onlooker.core.errors import InputError, ModelError
+
+COLUMNS = 16
+"""Numbers per segment in the table: 0-4 past, 5-9 own rows, 10-12 counts, 13-14 ledger."""
+
+
+HEAD_DIMS = (16, 32, 64, 128, 256)
+"""Head sizes the kernels know."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Where the keys and values of one segment lie; all tensors `[layers, kv_heads, rows, head_dim]`, dense in a row.
+
+    Whoever takes them writes the new tokens of every layer behind `own_before`.
+    """
+
+    past_keys: Tensor
+    """Rotated; every new token sees all of them. May have no rows."""
+    past_values: Tensor
+    own_keys: Tensor
+    """Rotated; new token number i sees the first `own_before + i + 1` rows."""
+    own_values: Tensor
+    own_raw: Tensor | None
+    """Where the new tokens' un-rotated keys are kept as well; None where nobody needs them."""
+    own_before: int
+    """Own rows that are there already."""
+    positions: Tensor
+    """Of the new tokens, int64 `[axes, tokens]`, before `offset`."""
+    offset: int
+    """What is added to all positions."""
+    ledger: Tensor | None = None
+    """Float32 `[layers, past rows]`, to which the last token's weights on the past are added; None: nobody asks."""
+
+    @property
+    def num_tokens(self) -> int:
+        """New tokens."""
+        return self.positions.shape[1]
+
+    def part(self, begin: int, end: int) -> "Rows":
+        """New tokens `[begin, end)` only, for a pass after the one that took those before `begin`."""
+        is_last = end == self.num_tokens
+        if begin == 0 and is_last:
+            return self
+        return dataclasses.replace(
+            self,
+            own_before=self.own_before + begin,
+            positions=self.positions[:, begin:end],
+            ledger=self.ledger if is_last else None,
+        )
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How the attention kernel is cut: chosen by measurement, see `tiles_for`."""
+
+    queries: int = 128
+    """Rows of queries in a tile (a token is as many rows as query heads share a key head)."""
+    keys: int = 64
+    splits: int = 1
+    """Programs that share the keys of one tile; a power of two."""
+    warps: int = 8
+    stages: int = 3
+
+
+def tiles_for(num_tokens: int) -> Tiles:
+    """Few tokens leave most of a GPU idle unless the keys are shared out; many fill it by themselves."""
+    if num_tokens <= 16:
+        return Tiles(queries=16, keys=64, splits=16, warps=4, stages=3)
+    if num_tokens <= 128:
+        return Tiles(queries=64, keys=64, splits=8, warps=4, stages=3)
+    if num_tokens <= 320:
+        return Tiles(queries=128, keys=64, splits=2, warps=8, stages=3)
+    return Tiles()
+
+
+class PassTables:
+    """What one pass is about, as static device tensors filled from one upload.
+
+    Sized for `num_tokens` packed tokens of at most `num_segments` segments; what is left over is padding, which reads
+    and writes nothing.
+    """
+
+    def __init__(self, spec: ModelSpec, num_tokens: int, num_segments: int, tiles: Tiles) -> None:
+        self.spec, self.num_tokens, self.num_segments, self.tiles = spec, num_tokens, num_segments, tiles
+        self.groups = spec.num_query_heads // spec.num_kv_heads
+        self.num_blocks = -(-num_tokens * self.groups // tiles.queries) + num_segments
+        sizes = (num_segments * COLUMNS, num_tokens * 2, self.num_blocks * 2, num_tokens)
+        ends = np.cumsum(sizes)
+        self._host = np.zeros(int(ends[-1]), dtype=np.int64)
+        self._device = torch.zeros(int(ends[-1]), dtype=torch.int64, device=spec.device)
+        cuts = [int(end) for end in ends[:-1]]
+        table, tokens, blocks, offsets = np.split(self._host, cuts)
+        self._table, self._tokens = table.reshape(-1, COLUMNS), tokens.reshape(-1, 2)
+        self._blocks, self._offsets = blocks.reshape(-1, 2), offsets
+        self.table, self.tokens, self.blocks, self.offsets = torch.split(self._device, list(sizes))
+        self._places = torch.zeros(spec.position_axes, num_tokens, dtype=torch.int64, device=spec.device)
+        self.segments: tuple[Rows, ...] = ()
+        """What the tables describe now."""
+        self.fill([])
+
+    @property
+    def positions(self) -> Tensor:
+        """Positions of all packed tokens, int64 `[axes, tokens]`; computed anew at each use, on the device."""
+        return self._places + self.offsets
+
+    @property
+    def ends(self) -> Tensor:
+        """Packed number of each segment's last token, int64 `[segments]`, on the device."""
+        table = self.table.view(-1, COLUMNS)[: len(self.segments)]
+        return table[:, 11] + table[:, 12] - 1
+
+    def fill(self, segments: Sequence[Rows]) -> None:
+        """Describe a pass. Raises `InputError` when it does not fit. Does not wait for the device."""
+        counts = [rows.num_tokens for rows in segments]
+        if sum(counts) > self.num_tokens or len(segments) > self.num_segments:
+            raise InputError(
+                "the pass does not fit its tables",
+                given=f"{sum(counts)} tokens of {len(segments)} segments",
+                do=f"at most {self.num_tokens} tokens of {self.num_segments} segments",
+            )
+        self.segments = tuple(segments)
+        self._table[:] = 0
+        self._tokens[:, 0] = self._blocks[:, 0] = -1
+        start = block = 0
+        for number, (rows, count) in enumerate(zip(segments, counts, strict=True)):
+            self._table[number] = _facts(rows, start)
+            here = slice(start, start + count)
+            self._tokens[here, 0] = number
+            self._tokens[here, 1] = np.arange(rows.own_before, rows.own_before + count)
+            self._offsets[here] = rows.offset
+            firsts = np.arange(0, count * self.groups, self.tiles.queries)
+            self._blocks[block : block + len(firsts), 0] = number
+            self._blocks[block : block + len(firsts), 1] = firsts
+            start, block = start + count, block + len(firsts)
+        upload = torch.from_numpy(self._host)
+        if self.spec.device.type == "cuda":
+            # A fresh pinned copy each time, from PyTorch's cache: the last one may still be on its way.
+            upload = upload.pin_memory()
+        self._device.copy_(upload, non_blocking=True)
+        if segments:
+            self._places[:, :start] = torch.cat([rows.positions for rows in segments], dim=1)
+
+
+class PlainRowAttention:
+    """Attention over `PassTables` without kernels, one segment after the other (`core.contracts.Attention`)."""
+
+    def __init__(self, tables: PassTables) -> None:
+        self._tables = tables
+        self._angles: tuple[Tensor, Tensor] | None = None
+
+    def turn(self, cos: Tensor, sin: Tensor) -> None:
+        """Give the cosines and sines of this pass, float32 `[tokens, head_dim]`, before the first layer."""
+        self._angles = cos, sin
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """See `core.contracts.Attention`."""
+        assert self._angles is not None, "angles come before layers"
+        cos, sin = self._angles
+        out = queries.new_zeros(queries.shape[1], queries.shape[0], queries.shape[2])
+        start = 0
+        for rows in self._tables.segments:
+            here = slice(start, start + rows.num_tokens)
+            angles = cos[here], sin[here]
+            out[here] = attend_plainly(layer, queries[:, here], keys[:, here], values[:, here], scale, rows, angles)
+            start += rows.num_tokens
+        return out
+
+
+class RowAttention:
+    """The kernels over `PassTables` (`core.contracts.Attention`). Raises `ModelError` for head sizes they lack."""
+
+    def __init__(self, tables: PassTables) -> None:
+        spec = tables.spec
+        if spec.head_dim not in HEAD_DIMS:
+            raise ModelError(
+                "the packed attention kernel needs a head size that is a power of two",
+                given=f"{spec.name}: {spec.head_dim}",
+                do="use plain passes for this model",
+            )
+        # Only here: Triton is not everywhere, and whoever runs plain passes does not need it.
+        from onlooker.kernels import _packed_attention_triton
+
+        self._kernels: Any = _packed_attention_triton
+        self._tables = tables
+        tokens, heads, dim, splits = tables.num_tokens, spec.num_query_heads, spec.head_dim, tables.tiles.splits
+        # Padding rows are never written: they stay finite, whatever a layer makes of them.
+        self._out = torch.zeros(tokens, heads, dim, dtype=spec.dtype, device=spec.device)
+        self._lse = torch.zeros(tokens, heads, dtype=torch.float32, device=spec.device)
+        parts = splits if splits > 1 else 0
+        self._split_out = torch.empty(parts, tokens, heads, dim, dtype=torch.float32, device=spec.device)
+        self._split_lse = torch.empty(parts, tokens, heads, dtype=torch.float32, device=spec.device)
+        self._angles: tuple[Tensor, Tensor] | None = None
+
+    def turn(self, cos: Tensor, sin: Tensor) -> None:
+        """Give the cosines and sines of this pass, float32 `[tokens, head_dim]`, before the first layer."""
+        self._angles = cos.contiguous(), sin.contiguous()
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """See `core.contracts.Attention`. The result is overwritten by the next layer's."""
+        assert self._angles is not None, "angles come before layers"
+        kernels, tables, tiles, spec = self._kernels, self._tables, self._tables.tiles, self._tables.spec
+        cos, sin = self._angles
+        heads, kv_heads, dim, tokens = spec.num_query_heads, spec.num_kv_heads, spec.head_dim, tables.num_tokens
+        assert queries.shape == (heads, tokens, dim), f"{tuple(queries.shape)} for {tokens} tokens"
+        assert queries.stride(2) == keys.stride(2) == values.stride(2) == 1, "heads must be dense"
+        scale_2, groups = scale * math.log2(math.e), tables.groups
+        precision = "ieee" if spec.dtype == torch.float32 else "tf32"
+        kernels.store_rows[(tokens,)](
+            *(keys, values, cos, sin, tables.table, tables.tokens, layer),
+            *(keys.stride(0), keys.stride(1), values.stride(0), values.stride(1)),
+            H=kv_heads,
+            H_CEIL=_power_of_two(kv_heads),
+            D=dim,
+        )
+        kernels.attend_rows[(tables.num_blocks, kv_heads, tiles.splits)](
+            *(queries, cos, sin, tables.table, tables.blocks, self._out, self._lse, self._split_out, self._split_lse),
+            *(layer, tokens, queries.stride(0), queries.stride(1), scale_2),
+            HQ=heads,
+            G=groups,
+            D=dim,
+            M=tiles.queries,
+            N=tiles.keys,
+            SPLITS=tiles.splits,
+            PRECISION=precision,
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
+        )
+        if tiles.splits > 1:
+            kernels.join_splits[(tokens, heads)](
+                *(self._split_out, self._split_lse, tables.tokens, self._out, self._lse, tokens),
+                HQ=heads,
+                D=dim,
+                SPLITS=tiles.splits,
+            )
+        kernels.note_looks[(tables.num_segments, LOOK_SHARES)](
+            *(queries, cos, sin, tables.table, self._lse, layer, queries.stride(0), queries.stride(1), scale_2),
+            HQ=heads,
+            G=groups,
+            G_CEIL=max(16, _power_of_two(groups)),
+            D=dim,
+            N=64,
+            SHARES=LOOK_SHARES,
+            PRECISION=precision,
+        )
+        return self._out
+
+
+LOOK_SHARES = 16
+"""Programs that share one segment's past when its last token's looks are noted."""
+
+
+def attend_plainly(
+    layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, rows: Rows, angles: tuple[Tensor, Tensor]
+) -> Tensor:
+    """What the kernels do for one segment, in float32 and plain PyTorch; `[tokens, query_heads, head_dim]`.
+
+    `queries` `[query_heads, tokens, head_dim]`, `keys` and `values` `[kv_heads, tokens, head_dim]`, un-rotated, and the
+    segment's cosines and sines `[tokens, head_dim]`.
+    """
+    turned_keys, turned = _turn(keys, angles), _turn(queries, angles).float()
+    count = rows.num_tokens
+    new = slice(rows.own_before, rows.own_before + count)
+    rows.own_keys[layer, :, new], rows.own_values[layer, :, new] = turned_keys, values
+    if rows.own_raw is not None:
+        rows.own_raw[layer, :, new] = keys
+    past, own = rows.past_keys.shape[2], slice(0, rows.own_before + count)
+    seen_keys = torch.cat((rows.past_keys[layer], rows.own_keys[layer, :, own]), dim=1).float()
+    seen_values = torch.cat((rows.past_values[layer], rows.own_values[layer, :, own]), dim=1).float()
+    groups = len(queries) // len(keys)
+    logits = turned @ seen_keys.repeat_interleave(groups, 0).transpose(1, 2) * scale
+    mask = torch.ones(logits.shape[1:], dtype=torch.bool, device=logits.device).tril(logits.shape[2] - count)
+    weights = logits.masked_fill(~mask, float("-inf")).softmax(-1)
+    if rows.ledger is not None:
+        rows.ledger[layer] += weights[:, -1, :past].mean(0)
+    return (weights @ seen_values.repeat_interleave(groups, 0)).transpose(0, 1).to(queries.dtype)
+
+
+def _turn(states: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = angles
+    first, second = states.float().chunk(2, dim=-1)
+    return (states.float() * cos + torch.cat((-second, first), dim=-1) * sin).to(states.dtype)
+
+
+def _facts(rows: Rows, start: int) -> list[int]:
+    past, own, ledger = rows.past_keys, rows.own_keys, rows.ledger
+    for pair in ((past, rows.past_values), (own, rows.own_values), (own, rows.own_raw)):
+        assert pair[1] is None or pair[0].stride() == pair[1].stride(), "keys and values lie alike"
+    assert own.stride()[2:] == (own.shape[3], 1), f"rows lie one after the other, not {own.stride()}"
+    assert not past.shape[2] or past.stride()[2:] == (past.shape[3], 1), f"not {past.stride()}"
+    return [
+        past.data_ptr(),
+        rows.past_values.data_ptr(),
+        past.stride(0),
+        past.stride(1),
+        past.shape[2],
+        own.data_ptr(),
+        rows.own_values.data_ptr(),
+        0 if rows.own_raw is None else rows.own_raw.data_ptr(),
+        own.stride(0),
+        own.stride(1),
+        rows.own_before,
+        start,
+        rows.num_tokens,
+        0 if ledger is None else ledger.data_ptr(),
+        0 if ledger is None else ledger.stride(0),
+        0,
+    ]
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()

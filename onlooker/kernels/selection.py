@@ -1,0 +1,72 @@
+"""Which tokens changed most: cosine to each stream's reference, and the least alike of them without a wait.
+
+The plain forms define the result and run anywhere. PyTorch's own way from keys to sorted indices is five kernels, one
+of them a segmented sort; here it is two: one pass over keys and references, and one block a stream that finds the
+k-th least score bit by bit and writes indices, in order, and their inverse. Ties go to the lower token number.
+"""
+
+import torch
+from torch import Tensor
+
+from onlooker.kernels.rows import WARPS, Kernels, Stored, power_of_two
+
+
+def cosine(features: Tensor, gate: Stored, layer: int, kernels: Kernels) -> Tensor:
+    """Cosine of each token to its reference, float32 `[streams, tokens]`; `features` is `[streams, tokens, dim]`."""
+    if kernels is None:
+        current, old = features.float(), gate.layer(layer).float()
+        product = torch.linalg.vecdot(current, old)
+        return product / (current.norm(dim=-1) * old.norm(dim=-1)).clamp_min(1e-12)
+    assert gate.addresses is not None
+    streams, tokens, dim = features.shape
+    alike = torch.empty(streams, tokens, dtype=torch.float32, device=features.device)
+    kernels.cosine[(streams * tokens,)](
+        features, gate.addresses, alike, tokens, layer, dim, BLOCK=power_of_two(dim), num_warps=WARPS
+    )
+    return alike
+
+
+class Chosen:
+    """The tokens of a packed step that are computed, as the row functions want them: buffers that `choose` refills.
+
+    The first `whole` streams have all their tokens computed, the other `some` streams `count` each.
+    """
+
+    def __init__(self, whole: int, some: int, tokens: int, count: int, device: torch.device) -> None:
+        self.whole, self.some, self.tokens, self.count = whole, some, tokens, count
+        first = whole * tokens
+        every = torch.arange(first, device=device)
+        self.flat = torch.cat([every, every.new_zeros(some * count)])
+        """Token of every row, int64 `[rows]`."""
+        self.place = torch.cat([every, every.new_zeros(some * tokens)]).int()
+        """Row of every token, int32 `[streams * tokens]`; -1: none."""
+        self.index = every.new_zeros(some, count)
+        """The chosen tokens' numbers in their frame, int64 `[some, count]`, ascending."""
+        self.times = torch.zeros(some, tokens, device=device)
+        """How often each token of the partly computed streams was chosen, float32."""
+
+    def choose(self, alike: Tensor, kernels: Kernels) -> None:
+        """Choose the `count` least alike tokens of each partly computed stream; `alike` is `[some, tokens]`."""
+        first, tokens, count = self.whole * self.tokens, self.tokens, self.count
+        if kernels is not None:
+            kernels.choose[(self.some,)](
+                alike,
+                self.flat,
+                self.place,
+                self.index,
+                self.times,
+                first,
+                tokens,
+                count,
+                BLOCK=power_of_two(tokens),
+                num_warps=WARPS,
+            )
+            return
+        index = alike.argsort(dim=1, stable=True)[:, :count].sort(1).values
+        stream = torch.arange(self.some, device=alike.device)[:, None]
+        self.index.copy_(index)
+        self.flat[first:] = (index + first + stream * tokens).flatten()
+        rows = torch.arange(first, first + self.some * count, device=alike.device, dtype=torch.int32)
+        self.place[first:] = -1
+        self.place.index_copy_(0, self.flat[first:], rows)
+        self.times.scatter_add_(1, index, torch.ones_like(alike[:, :count]))

@@ -1,0 +1,131 @@
+"""Prometheus metrics, in a registry of their own; labels are few and bounded."""
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from onlooker.core.events import Alert, Answer
+from onlooker.server.stream import Stream, Taken
+from onlooker.server.worker import Observer, Question
+
+if TYPE_CHECKING:
+    from onlooker.server.service import Service
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_COUNTS = (0, 1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics(Observer):
+    """Counts what the worker tells, and what the web side refuses. Each server has its own."""
+
+    def __init__(self, model: str) -> None:
+        self.registry = CollectorRegistry()
+        self.lost = {"dropped": 0, "skipped": 0, "refused": 0}
+        """Frames of ended sessions that did not reach the model, by reason."""
+        common = {"registry": self.registry, "namespace": "onlooker"}
+        Gauge("info", "What runs here.", ["model"], **common).labels(model).set(1)
+        self._received = Counter("frames_received", "Pictures that were pushed and decoded.", **common)
+        self._taken = Counter("frames_taken", "Frames that came into memory.", **common)
+        self._seen = Counter("tokens_seen", "Visual tokens before compression.", **common)
+        self._kept = Counter("tokens_kept", "Visual tokens after compression.", **common)
+        self._lag = Histogram("frame_lag_seconds", "From arrival to memory.", buckets=_SECONDS, **common)
+        self._first = Histogram("ask_first_token_seconds", "From question to first token.", buckets=_SECONDS, **common)
+        self._whole = Histogram("ask_latency_seconds", "From question to whole answer.", buckets=_SECONDS, **common)
+        self._step = Histogram("step_seconds", "One step of the engine.", buckets=_SECONDS, **common)
+        self._batch = Histogram("step_frames", "Frames in a step.", buckets=_COUNTS, **common)
+        self._asked = Histogram("step_questions", "Questions in a step.", buckets=_COUNTS, **common)
+        self._answers = Counter("answers", "Answers, by how they ended.", ["finish"], **common)
+        self._alerts = Counter("alerts", "Times a rule spoke.", **common)
+        self._failed = Counter("failures", "What failed.", ["what"], **common)
+        self._refused = Counter("admission_rejected", "Work refused, by reason.", ["reason"], **common)
+        self._requests = Counter("http_requests", "Requests, by status.", ["status"], **common)
+        ProcessCollector(registry=self.registry)
+
+    def watch(self, service: "Service") -> None:
+        """Read the gauges from this service whenever somebody asks for the metrics."""
+        self.registry.register(_Now(service))
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def received(self) -> None:
+        """A picture was pushed."""
+        self._received.inc()
+
+    def refused(self, reason: str) -> None:
+        """Work was refused."""
+        self._refused.labels(reason).inc()
+
+    def responded(self, status: int) -> None:
+        """A request was answered."""
+        self._requests.labels(str(status)).inc()
+
+    def forget(self, stream: Stream) -> None:
+        """A session ended: what it counted stays counted."""
+        for reason in self.lost:
+            self.lost[reason] += getattr(stream.counts, reason)
+
+    def stepped(self, num_frames: int, num_questions: int, seconds: float) -> None:
+        self._step.observe(seconds)
+        self._batch.observe(num_frames)
+        self._asked.observe(num_questions)
+
+    def took(self, taken: Taken) -> None:
+        self._taken.inc()
+        self._lag.observe(taken.lag_s)
+        if taken.event is not None:
+            self._seen.inc(taken.event.tokens_seen)
+            self._kept.inc(taken.event.tokens_kept)
+
+    def answered(self, question: Question, answer: Answer) -> None:
+        self._answers.labels(answer.finish).inc()
+        self._first.observe(answer.timing.first_token_s)
+        self._whole.observe(answer.timing.total_s)
+
+    def alerted(self, alert: Alert) -> None:
+        self._alerts.inc()
+
+    def failed(self, what: str) -> None:
+        self._failed.labels(what).inc()
+
+
+class _Now(Collector):
+    """Gauges read at the moment they are asked for, summed over sessions; sessions are no labels, they come and go."""
+
+    def __init__(self, service: "Service") -> None:
+        self._service = service
+
+    def collect(self):
+        service = self._service
+        streams = list(service.streams.values())
+        yield GaugeMetricFamily("onlooker_ready", "Is the model loaded?", service.worker.is_ready)
+        yield GaugeMetricFamily("onlooker_draining", "Is the server about to end?", service.is_draining)
+        yield GaugeMetricFamily("onlooker_sessions", "Sessions open.", len(streams))
+        yield GaugeMetricFamily("onlooker_questions", "Questions in flight.", service.worker.num_questions)
+        waiting = sum(stream.is_waiting for stream in streams)
+        yield GaugeMetricFamily("onlooker_streams_waiting", "Sessions with a frame waiting.", waiting)
+        held = GaugeMetricFamily("onlooker_memory_bytes", "Bytes sessions hold.", labels=["kind"])
+        kinds: dict[str, int] = {}
+        for stream in streams:
+            for kind, count in stream.stats.get("memory_bytes", {}).items():
+                kinds[kind] = kinds.get(kind, 0) + count
+        for kind, count in sorted(kinds.items()):
+            held.add_metric([kind], count)
+        yield held
+        yield CounterMetricFamily(
+            "onlooker_engine_restarts", "Times the engine was started anew.", service.worker.restarts
+        )
+        if service.webhook is not None:
+            sent = CounterMetricFamily("onlooker_webhook_events", "Alerts handed to the webhook.", labels=["result"])
+            counts = service.webhook.counts
+            for result in ("delivered", "retried", "failed", "dropped"):
+                sent.add_metric([result], getattr(counts, result))
+            yield sent
+        lost = CounterMetricFamily("onlooker_frames_lost", "Frames that did not reach the model.", labels=["reason"])
+        for reason, past in service.metrics.lost.items():
+            lost.add_metric([reason], past + sum(getattr(stream.counts, reason) for stream in streams))
+        yield lost

@@ -1,0 +1,131 @@
+"""Beyond one machine: a Ray Serve application that places workers on a cluster and routes by session.
+
+    serve run onlooker.server.ray_app:build model=pocket workers=2 num_gpus=0 key_file=/etc/onlooker/keys
+
+Every worker is a Ray actor with an engine and the whole server in it, wherever Ray finds the resources; the ingress is
+the same router that stands before worker processes on one machine. Ray places and restarts; it does not choose who
+answers, because a session's memory is where its worker is.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve import Application
+
+from onlooker.core.errors import InputError
+from onlooker.engine import Engine
+from onlooker.server.app import create_app
+from onlooker.server.logs import start_logging
+from onlooker.server.router import create_router
+from onlooker.server.serve import Server
+from onlooker.server.settings import ServerSettings, is_loopback
+from onlooker.server.workers import Place, Workers
+
+
+@ray.remote(max_concurrency=4)  # pyright: ignore[reportCallIssue] - its types do not know actors' options
+class HostedWorker:
+    """A server with one engine, on a thread of an actor."""
+
+    def __init__(self, settings: ServerSettings, model: str, engine_settings: dict[str, Any]) -> None:
+        start_logging(as_json=True)
+        self._listener = socket.create_server((settings.host, 0))
+        port = self._listener.getsockname()[1]
+        make_engine: Callable[[], Engine] = lambda: Engine.from_pretrained(model, **engine_settings)  # noqa: E731
+        self._server = Server(create_app(replace(settings, port=port), make_engine), settings)
+        self._thread = threading.Thread(target=self._run, name="onlooker-server")
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.run(self._server.serve([self._listener]))
+
+    def address(self) -> tuple[str, int]:
+        """Where the router finds it."""
+        host, port = self._listener.getsockname()[:2]
+        return (host if is_loopback(host) else ray.util.get_node_ip_address()), port
+
+    def wait(self) -> None:
+        """Return when the server has ended."""
+        self._thread.join()
+
+    def end(self) -> None:
+        """Begin to drain."""
+        self._server.handle_exit(signal.SIGTERM, None)
+
+
+class RayWorkers(Workers):
+    """Workers that are Ray actors; an actor that dies is placed anew, under a new name."""
+
+    def __init__(
+        self,
+        places: list[Place],
+        settings: ServerSettings,
+        model: str,
+        engine_settings: dict[str, Any],
+        num_gpus: float,
+    ) -> None:
+        super().__init__(places, lambda place: [])
+        self._settings, self._model, self._engine = settings, model, engine_settings
+        self._num_gpus = num_gpus
+        self._actors: dict[int, Any] = {}
+
+    async def run_one(self, place: Place) -> str:
+        mine = replace(self._settings, worker=place.name, sources=place.sources)
+        wanted = HostedWorker.options(  # pyright: ignore[reportAttributeAccessIssue] - Ray's decorator has no types
+            name=f"onlooker-{place.name}", namespace="onlooker", num_cpus=1, num_gpus=self._num_gpus
+        )
+        actor = self._actors[place.number] = wanted.remote(mine, self._model, self._engine)
+        try:
+            place.host, place.port = await actor.address.remote()
+            await actor.wait.remote()
+            return "its end"
+        except RayError as error:
+            return type(error).__name__
+        finally:
+            del self._actors[place.number]
+            ray.kill(actor)
+
+    async def end_all(self, within_s: float) -> None:
+        actors = list(self._actors.values())
+        with contextlib.suppress(RayError, TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*(actor.end.remote() for actor in actors)), within_s)
+            await asyncio.wait_for(asyncio.gather(*(actor.wait.remote() for actor in actors)), within_s)
+
+
+def build(given: dict[str, str]) -> Application:
+    """The application, from arguments as `serve run` takes them.
+
+    `model`, `workers` (their number), `num_gpus` (of each, 0 for CPU), `key_file` (needed beyond one machine),
+    `sources` (`NAME=URL,...`), and what engines are made with: `encoder`, `compressor`, `memory`, `device`, `dtype`.
+    Raises `InputError` for others.
+    """
+    rest = dict(given)
+    model = rest.pop("model", "pocket-aware")
+    workers, num_gpus = int(rest.pop("workers", 1)), float(rest.pop("num_gpus", 0))
+    file, named = rest.pop("key_file", None), rest.pop("sources", "")
+    engine = {name: rest.pop(name) for name in ("encoder", "compressor", "memory", "device", "dtype") if name in rest}
+    if rest:
+        raise InputError("the application does not know an argument", given=", ".join(sorted(rest)), do="see its head")
+    keys = tuple(line.strip() for line in Path(file).read_text().splitlines() if line.strip()) if file else ()
+    sources = tuple((name, url) for name, _, url in (one.partition("=") for one in named.split(",") if one))
+    settings = ServerSettings(
+        model=Path(model).name, host="0.0.0.0" if keys else "127.0.0.1", keys=keys, sources=sources
+    )
+
+    def make_app() -> FastAPI:
+        places = [Place(number, "ray", sources[number::workers]) for number in range(workers)]
+        return create_router(settings, RayWorkers(places, settings, model, engine, num_gpus))
+
+    # One router: it knows all workers. It does little, and is not the bottleneck.
+    ingress = serve.deployment(serve.ingress(make_app)(), name="onlooker", num_replicas=1, max_ongoing_requests=2048)
+    return ingress.bind()

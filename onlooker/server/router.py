@@ -1,0 +1,280 @@
+"""A thin router before several workers: it looks for the session a request is about, and passes everything on."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx2
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from onlooker.server.gate import refuse_socket, response_of
+from onlooker.server.keys import Keys, check_origin
+from onlooker.server.page import page_routes
+from onlooker.server.refusals import Refusal, gone, unknown_session
+from onlooker.server.settings import ServerSettings
+from onlooker.server.workers import Place, Workers
+
+SESSIONS = "/v1/streaming/sessions"
+CHAT = "/v1/chat/completions"
+SESSION_HEADERS = ("x-session-id", "x-streaming-session")
+_HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer", "host", "content-length", "origin"}
+"""Headers that belong to one connection, and those that were checked here."""
+
+
+class Router:
+    """Passes requests on to the worker of their session, and new ones to the least loaded. `drain` ends it."""
+
+    def __init__(self, settings: ServerSettings, workers: Workers) -> None:
+        self.settings, self.workers = settings, workers
+        self._keys = Keys(settings.keys)
+        self._client = httpx2.AsyncClient(
+            timeout=httpx2.Timeout(None, connect=5.0), limits=httpx2.Limits(max_connections=None)
+        )
+
+    async def drain(self) -> None:
+        """Let the workers finish their answers and end; requests are passed on meanwhile."""
+        await self.workers.end(self.settings.limits.drain_s + 10)
+
+    async def close(self) -> None:
+        """Let go of the connections to the workers."""
+        await self._client.aclose()
+
+    # --------------------------------------------------------------------------------------------------- who serves
+
+    def place_of(self, session_id: str) -> Place:
+        """Where a session lives. Raises `Refusal`: 404, or 410 when its worker has ended."""
+        place, has_ended = self.workers.of_session(session_id)
+        if place is None:
+            raise unknown_session(session_id)
+        if has_ended:
+            raise gone(session_id, "its worker ended")
+        return place
+
+    def least_loaded(self) -> list[Place]:
+        """Places for new work, best first. Raises `Refusal` (503) when there are none."""
+        places = self.workers.ready()
+        if not places:
+            raise Refusal(503, "no_worker", "no worker is ready", retry_after_s=5)
+        return places
+
+    def named(self, connection: HTTPConnection, body: bytes = b"") -> str | None:
+        """The session a request names, if it names one."""
+        path = connection.url.path
+        if path.startswith(f"{SESSIONS}/"):
+            return path[len(SESSIONS) + 1 :].partition("/")[0]
+        if path.startswith("/whip/"):
+            return path[len("/whip/") :].partition("/")[0]
+        names = [connection.headers.get(name) for name in SESSION_HEADERS]
+        names += [connection.query_params.get("session_id"), connection.query_params.get("model", "").partition("@")[2]]
+        if path == CHAT:
+            with contextlib.suppress(ValueError, RecursionError):
+                asked = json.loads(body)
+                if isinstance(asked, dict):
+                    names += [asked.get("session_id"), str(asked.get("model", "")).partition("@")[2]]
+        return next((name for name in names if isinstance(name, str) and name), None)
+
+    # -------------------------------------------------------------------------------------------------- passing on
+
+    async def http(self, request: Request) -> Response:
+        """Pass a request on."""
+        check_origin(request.headers, any_host=self._keys.needed)
+        path = request.url.path
+        body = await self._whole(request) if path in (CHAT, SESSIONS) else b""
+        session_id = self.named(request, body)
+        content = body if path in (CHAT, SESSIONS) else request.stream()
+        if session_id is not None:
+            return _passed(await self._send(self.place_of(session_id), request, content))
+        places = self.least_loaded()
+        if path in (CHAT, SESSIONS) and request.method == "POST":
+            for place in places[:-1]:
+                reply = await self._send(place, request, content)
+                if reply.status_code != 429:  # a full worker: the next one may have room
+                    place.state["sessions"] = place.state.get("sessions", 0) + 1  # until it says so itself
+                    return _passed(reply)
+                await reply.aclose()
+        return _passed(await self._send(places[-1], request, content))
+
+    async def _whole(self, request: Request) -> bytes:
+        limits = self.settings.limits
+        data = bytearray()
+        try:
+            async with asyncio.timeout(limits.receive_s):
+                async for chunk in request.stream():
+                    data += chunk
+                    if len(data) > limits.body_bytes:
+                        raise Refusal(413, "body_too_large", f"this body may have at most {limits.body_bytes} bytes")
+        except TimeoutError:
+            raise Refusal(408, "too_slow", f"a body must arrive within {limits.receive_s:g} s") from None
+        return bytes(data)
+
+    async def _send(self, place: Place, request: Request, content: Any) -> httpx2.Response:
+        target = place.url + request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        headers = [(name, value) for name, value in request.headers.items() if name not in _HOP]
+        if request.method in ("GET", "DELETE", "HEAD"):
+            content = None
+        sent = self._client.build_request(request.method, target, headers=headers, content=content)
+        try:
+            return await self._client.send(sent, stream=True)
+        except httpx2.TransportError:
+            raise Refusal(503, "worker_lost", f"worker {place.name} does not answer", retry_after_s=2) from None
+
+    async def websocket(self, socket: WebSocket) -> None:
+        """Pass a WebSocket on, both ways, until either side closes."""
+        try:
+            check_origin(socket.headers, any_host=self._keys.needed)
+            session_id = self.named(socket)
+            place = self.least_loaded()[0] if session_id is None else self.place_of(session_id)
+        except Refusal as refusal:
+            await refuse_socket(refusal, socket)
+            return
+        target = f"ws://{place.host}:{place.port}{socket.url.path}?{socket.url.query}"
+        shown = socket.headers.get("authorization")
+        try:
+            async with connect(
+                target,
+                additional_headers={"authorization": shown} if shown else None,
+                subprotocols=socket.scope.get("subprotocols") or None,
+                max_size=self.settings.limits.frame_bytes + 1024,
+                max_queue=4,
+                compression=None,
+                proxy=None,
+            ) as worker:
+                await socket.accept(worker.subprotocol)
+                await _both_ways(socket, worker)
+        except InvalidStatus as refused:
+            reply = refused.response
+            headers = {"content-type": reply.headers.get("content-type", "application/json")}
+            await socket.send_denial_response(Response(reply.body, reply.status_code, headers))
+        except (InvalidHandshake, OSError, TimeoutError):
+            lost = Refusal(503, "worker_lost", f"worker {place.name} does not answer", retry_after_s=2)
+            await refuse_socket(lost, socket)
+
+    # ------------------------------------------------------------------------------------------------ of all workers
+
+    async def listed(self, request: Request, key: str) -> Response:
+        """A list that all workers have a part of."""
+        self._keys.caller(request.headers)
+        headers = {name: value for name, value in request.headers.items() if name == "authorization"}
+        found: list[Any] = []
+        for place in self.workers.ready():
+            with contextlib.suppress(httpx2.TransportError):
+                reply = await self._client.get(place.url + request.url.path, headers=headers)
+                found += reply.json().get(key, [])
+        return JSONResponse({key: found})
+
+    async def metrics(self, request: Request) -> Response:
+        """The metrics of all workers, each line with its worker's number."""
+        self._keys.caller(request.headers)
+        headers = {name: value for name, value in request.headers.items() if name == "authorization"}
+        heads: dict[str, str] = {}
+        lines: dict[str, list[str]] = {}
+        for place in self.workers.ready():
+            try:
+                text = (await self._client.get(f"{place.url}/metrics", headers=headers)).text
+            except httpx2.TransportError:
+                continue
+            for family in text_string_to_metric_families(text):
+                name = family.name + ("_total" if family.type == "counter" else "")
+                heads[family.name] = f"# HELP {name} {family.documentation}\n# TYPE {name} {family.type}\n"
+                for sample in family.samples:
+                    labels = {"worker": str(place.number)} | sample.labels
+                    told = ",".join(f"{label}={json.dumps(value)}" for label, value in labels.items())
+                    lines.setdefault(family.name, []).append(f"{sample.name}{{{told}}} {sample.value}")
+        text = "".join(heads[name] + "\n".join(found) + "\n" for name, found in lines.items())
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def create_router(settings: ServerSettings, workers: Workers) -> FastAPI:
+    """The router's application, which starts the workers. `app.state.service` is the router."""
+    router = Router(settings, workers)
+
+    @contextlib.asynccontextmanager
+    async def life(app: FastAPI) -> AsyncGenerator[None]:
+        workers.start()
+        try:
+            yield
+        finally:
+            await workers.end(5.0)
+            await router.close()
+
+    app = FastAPI(title="Onlooker router", lifespan=life, openapi_url=None)
+    app.state.service = router
+
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, error: Any) -> Response:
+        return response_of(error)
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        ready = [place.name for place in workers.ready()]
+        return JSONResponse({"status": "ready" if ready else "loading", "workers": ready}, 200 if ready else 503)
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        return await router.metrics(request)
+
+    @app.get(SESSIONS)
+    async def sessions(request: Request) -> Response:
+        return await router.listed(request, "sessions")
+
+    @app.get("/v1/streaming/sources")
+    async def sources(request: Request) -> Response:
+        return await router.listed(request, "sources")
+
+    app.include_router(page_routes())
+    app.add_api_route("/{path:path}", router.http, methods=["GET", "POST", "PUT", "DELETE"])
+    app.add_api_websocket_route("/{path:path}", router.websocket)
+    return app
+
+
+def _passed(reply: httpx2.Response) -> Response:
+    headers = {name: value for name, value in reply.headers.items() if name not in _HOP}
+    return StreamingResponse(_chunks(reply), reply.status_code, headers)
+
+
+async def _chunks(reply: httpx2.Response) -> AsyncGenerator[bytes]:
+    try:
+        async for chunk in reply.aiter_raw():
+            yield chunk
+    except httpx2.TransportError:
+        return  # the worker ended in the middle: so does what it said
+    finally:
+        await reply.aclose()
+
+
+async def _both_ways(socket: WebSocket, worker: ClientConnection) -> None:
+    async def up() -> None:
+        while True:
+            message = await socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            await worker.send(message["bytes"] if message.get("bytes") is not None else message["text"])
+
+    async def down() -> None:
+        async for message in worker:
+            await (socket.send_text(message) if isinstance(message, str) else socket.send_bytes(message))
+
+    tasks = [asyncio.create_task(up()), asyncio.create_task(down())]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        with contextlib.suppress(ConnectionClosed, WebSocketDisconnect):
+            for task in done:
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+            await socket.close(worker.close_code or 1012)

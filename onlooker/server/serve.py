@@ -1,0 +1,119 @@
+"""Run the application until it is told to end, and then let the answers in flight finish."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from types import FrameType
+from typing import Protocol
+
+import uvicorn
+from fastapi import FastAPI
+
+from onlooker.engine import Engine
+from onlooker.server.app import create_app
+from onlooker.server.router import create_router
+from onlooker.server.settings import ServerSettings
+from onlooker.server.workers import Place, Workers
+
+
+class Drains(Protocol):
+    """What is served: it can be told to finish."""
+
+    async def drain(self) -> None:
+        """Refuse new work and finish the old."""
+        ...
+
+
+LOG = logging.getLogger("onlooker.server")
+CONNECTIONS = 2048
+"""Connections at once; more are refused with 503."""
+
+
+class Server(uvicorn.Server):
+    """A web server that drains: a first signal to end lets answers in flight finish, a second ends at once."""
+
+    def __init__(self, app: FastAPI, settings: ServerSettings) -> None:
+        limits = settings.limits
+        super().__init__(
+            uvicorn.Config(
+                app,
+                settings.host,
+                settings.port,
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                ws="websockets-sansio",
+                ws_max_size=limits.frame_bytes + 1024,
+                ws_max_queue=4,
+                ws_per_message_deflate=False,
+                limit_concurrency=CONNECTIONS,
+                timeout_graceful_shutdown=5,
+                # Longer than clients keep an idle connection: else both ends part in the middle of a request.
+                timeout_keep_alive=75,
+            )
+        )
+        self._service: Drains = app.state.service
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def serve(self, sockets=None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Unlike the base class, this does not raise the signal again at the end: a drained server has ended well.
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self.end)
+
+    def end(self) -> None:
+        """Begin to drain; if it drains already, end at once. Called on the event loop."""
+        if self._draining is not None:
+            self.should_exit = self.force_exit = True
+            return
+        LOG.info("draining: new work is refused, answers in flight finish")
+        self._draining = asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        try:
+            await self._service.drain()
+        finally:
+            self.should_exit = True
+
+
+def serve(settings: ServerSettings, make_engine: Callable[[], Engine]) -> None:
+    """Serve until told to end. Raises what loading the model raised, if it could not be loaded."""
+    app = create_app(settings, make_engine)
+    server = Server(app, settings)
+    started: Future[None] = app.state.service.worker.started
+    started.add_done_callback(lambda loaded: _loaded(loaded, server))
+    server.run()
+    if started.done() and (error := started.exception()):
+        raise error
+
+
+def route(settings: ServerSettings, devices: list[str], command: Callable[[Place], list[str]]) -> None:
+    """Serve through one worker process per device until told to end; sources are dealt out among them."""
+    places = [Place(number, device, settings.sources[number :: len(devices)]) for number, device in enumerate(devices)]
+    Server(create_router(settings, Workers(places, command)), settings).run()
+
+
+def _loaded(loaded, server: Server) -> None:
+    if loaded.exception() is not None:
+        server.should_exit = True

@@ -1,0 +1,350 @@
+"""What all routes share: the worker, the sessions and their owners, and who is let in."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+
+from onlooker.core.errors import OnlookerError
+from onlooker.core.events import Alert, Answer
+from onlooker.core.frame import Frame
+from onlooker.engine import Decoding, Engine
+from onlooker.server import snapshots
+from onlooker.server.addresses import Allowed
+from onlooker.server.bodies import Sampling
+from onlooker.server.feed import Missed
+from onlooker.server.keys import Caller, Keys
+from onlooker.server.metrics import Metrics
+from onlooker.server.pictures import read_picture
+from onlooker.server.refusals import Refusal, draining, gone, of_error, overloaded, unknown_session
+from onlooker.server.settings import ServerSettings
+from onlooker.server.sources import client_source, feeder_of
+from onlooker.server.stream import Event, Offered, Stream, StreamSettings
+from onlooker.server.turns import Turns
+from onlooker.server.webhooks import Webhook, alert_event
+from onlooker.server.worker import Question, Worker
+
+LOG = logging.getLogger("onlooker.server")
+REMEMBERED = 4096
+"""Ended sessions of which it is still known why they ended."""
+
+
+class Service:
+    """One worker and everything around it. Its methods are called on the event loop, unless they say otherwise."""
+
+    def __init__(self, settings: ServerSettings, make_engine: Callable[[], Engine], turns: Turns | None = None) -> None:
+        self.settings, self.limits = settings, settings.limits
+        self.metrics = Metrics(settings.model)
+        self.webhook = Webhook(*settings.webhook) if settings.webhook else None
+        self.worker = Worker(make_engine, self.metrics, turns, self._send_alert if self.webhook else None)
+        self.metrics.watch(self)
+        self.keys = Keys(settings.keys)
+        self.allowed = Allowed(settings.allowed_hosts)
+        self.streams: dict[str, Stream] = {}
+        self.is_draining = False
+        self.pool = ThreadPoolExecutor(4, "onlooker-pictures")
+        self._gone: OrderedDict[str, tuple[str | None, str]] = OrderedDict()
+
+    # ---------------------------------------------------------------------------------------------------- sessions
+
+    def may_work(self) -> None:
+        """Raise `Refusal` (503) when no new work is taken."""
+        if self.is_draining:
+            raise draining()
+        if not self.worker.is_ready:
+            raise Refusal(503, "loading", "the model is being loaded", retry_after_s=2)
+
+    async def open(
+        self,
+        owner: Caller | None,
+        settings: StreamSettings,
+        make: Callable[[Engine], Any] | None = None,
+        stream_id: str | None = None,
+    ) -> Stream:
+        """A new session of a caller (None: shared by all). Raises `Refusal` (429) when there is no room for it."""
+        self.may_work()
+        name = None if owner is None else owner.name
+        if owner is not None:
+            self._admit(owner)
+        stream_id = stream_id or f"{self.settings.worker}.{secrets.token_urlsafe(12)}"
+        stream = Stream(stream_id, name, settings, self.limits, self.worker.wake)
+        self.streams[stream_id] = stream  # at once: the next caller must find it counted
+        try:
+            opened = self.worker.open(stream, make or (lambda engine: engine.open(trace=settings.trace)))
+            await asyncio.wrap_future(opened)
+        except BaseException:
+            self.streams.pop(stream_id, None)
+            self.worker.close(stream, "it could not be opened")
+            raise
+        return stream
+
+    async def follow(self, owner: Caller, settings: StreamSettings, url: str) -> Stream:
+        """A new session that the server feeds from an address. Raises `Refusal`."""
+        self.may_work()
+        fps = settings.fps or self.settings.source_fps
+        make_feeder = await client_source(url, fps, self.allowed, self.limits)
+        stream = await self.open(owner, settings)
+        make_feeder(stream).start()
+        return stream
+
+    async def save(self, caller: Caller, stream: Stream) -> dict[str, Any]:
+        """Save what a session remembers. Raises `Refusal`."""
+        folder = self._snapshot_folder()
+
+        def take(engine: Engine) -> snapshots.Snapshot:
+            stream.check_live()
+            assert stream.session is not None
+            return snapshots.take(engine, stream.session)
+
+        taken = await asyncio.wrap_future(self.worker.call(take))
+        loop = asyncio.get_running_loop()
+        name, size = await loop.run_in_executor(self.pool, snapshots.save, folder, caller, taken)
+        return {"snapshot": name, "bytes": size, "time_s": taken.facts["time_s"]}
+
+    async def restore(self, caller: Caller, settings: StreamSettings, name: str) -> Stream:
+        """A new session that goes on from a snapshot of this caller. Raises `Refusal`."""
+        folder = self._snapshot_folder()
+        saved = await asyncio.get_running_loop().run_in_executor(self.pool, snapshots.read, folder, caller, name)
+        try:
+            stream = await self.open(caller, settings, lambda engine: snapshots.put_back(engine, saved, settings.trace))
+        except (KeyError, TypeError, ValueError) as error:
+            raise Refusal(422, "snapshot_damaged", f"snapshot {name!r} does not fit: {error}") from error
+        stream.go_on_from(saved.facts["time_s"])
+        return stream
+
+    def _snapshot_folder(self) -> Path:
+        if self.settings.snapshots is None:
+            raise Refusal(403, "snapshots_off", "this server keeps no snapshots; start it with --snapshots DIR")
+        return self.settings.snapshots
+
+    def _admit(self, owner: Caller) -> None:
+        mine = [stream for stream in self.streams.values() if stream.owner == owner.name]
+        private = sum(stream.owner is not None for stream in self.streams.values())
+        if len(mine) >= self.limits.sessions_per_key:
+            self.metrics.refused("sessions_per_key")
+            raise overloaded("too_many_sessions", f"your key has {len(mine)} sessions open, the most there may be", 10)
+        if private >= self.limits.sessions:
+            self.metrics.refused("sessions")
+            raise overloaded("server_full", f"all {private} sessions are in use", 10)
+        held = self.memory_bytes()
+        if held >= self.limits.memory_bytes:
+            self.metrics.refused("memory")
+            raise overloaded("memory_full", f"sessions hold {held} bytes, the most they may", 30)
+
+    def memory_bytes(self) -> int:
+        """Bytes all sessions hold, as of the last second."""
+        return sum(sum(stream.stats.get("memory_bytes", {}).values()) for stream in list(self.streams.values()))
+
+    def find(self, caller: Caller, stream_id: str, *, own: bool = False) -> Stream:
+        """A session this caller may use; with `own`, one that is not shared.
+
+        Raises `Refusal`: 404 for one that is not there or not theirs, 410 for one that ended, 403 for a shared one.
+        """
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            owner, why = self._gone.get(stream_id, ("", ""))
+            if owner in (None, caller.name):
+                raise gone(stream_id, why)
+            raise unknown_session(stream_id)
+        if stream.owner not in (None, caller.name):
+            raise unknown_session(stream_id)
+        if own and stream.owner is None:
+            raise Refusal(403, "shared_session", f"session {stream_id} is a source of the server; it can only be asked")
+        if stream.state != "live":
+            raise gone(stream_id, stream.why_ended or stream.state)
+        stream.touch()
+        return stream
+
+    def visible(self, caller: Caller) -> list[Stream]:
+        """The sessions this caller may use, oldest first."""
+        return [stream for stream in self.streams.values() if stream.owner in (None, caller.name)]
+
+    async def close(self, stream: Stream, why: str) -> None:
+        """End a session and wait until what it held is free."""
+        self._forget(stream, why)
+        with contextlib.suppress(Refusal):  # a worker that has stopped holds nothing
+            await asyncio.wrap_future(self.worker.close(stream, why))
+
+    def _forget(self, stream: Stream, why: str) -> None:
+        if self.streams.pop(stream.id, None) is not None:
+            self.metrics.forget(stream)
+            self._gone[stream.id] = (stream.owner, why)
+            while len(self._gone) > REMEMBERED:
+                self._gone.popitem(last=False)
+
+    async def sweep(self) -> None:
+        """Once a second, for ever: close what nobody uses, forget what failed."""
+        while True:
+            await asyncio.sleep(1.0)
+            for stream in list(self.streams.values()):
+                if stream.state != "live":
+                    self._forget(stream, stream.why_ended or stream.state)
+                elif (
+                    stream.owner is not None
+                    and not (stream.events.num_readers or stream.questions)
+                    and time.monotonic() - stream.used_s > self.limits.idle_s
+                ):
+                    LOG.info("session %s was idle and is closed", stream.id)
+                    await self.close(stream, f"nobody used it for {self.limits.idle_s:g} s")
+
+    # ------------------------------------------------------------------------------------------------------ frames
+
+    async def push(self, stream: Stream, data: bytes, kind: str, pts: float | None, wall: float | None) -> Offered:
+        """Decode a picture off the loop and hand it in. Raises `Refusal`."""
+        self.may_work()
+        received_s = time.monotonic()
+        loop = asyncio.get_running_loop()
+        async with stream.decoding:
+            try:
+                picture = await loop.run_in_executor(self.pool, read_picture, data, kind, self.limits)
+            except Refusal:
+                stream.counts.refused += 1
+                raise
+            if pts is None:
+                # The clock begins with the first frame; arrivals in one moment are told apart by a microsecond.
+                first = stream.last_time_s is None
+                pts = 0.0 if first else max(received_s - stream.began_s, (stream.last_time_s or 0.0) + 1e-6)
+                if first:
+                    stream.began_s = received_s
+            self.metrics.received()
+            return stream.offer(Frame(picture.image, pts, wall), picture.thumbnail, received_s)
+
+    # --------------------------------------------------------------------------------------------------- questions
+
+    def ask(
+        self, stream: Stream, text: str, sampling: Sampling, at: float | None = None, since: float | None = None
+    ) -> Question:
+        """Put a question; read its answer with `answer` or `pieces`. Raises `Refusal`."""
+        self.may_work()
+        limits = self.limits
+        if not text.strip():
+            raise Refusal(422, "empty_question", "a question needs words", param="question")
+        if len(text) > limits.question_chars:
+            given = f"{len(text)}"
+            raise Refusal(
+                413, "question_too_long", f"a question has at most {limits.question_chars} characters; given: {given}"
+            )
+        if not _is_unicode(text):
+            raise Refusal(422, "invalid_input", "the question is not valid Unicode", param="question")
+        if sampling.max_tokens is not None and sampling.max_tokens > limits.new_tokens:
+            most = f"an answer has at most {limits.new_tokens} tokens"
+            raise Refusal(422, "too_many_tokens", f"{most}; given: {sampling.max_tokens}", param="max_tokens")
+        if stream.questions >= limits.questions_per_session:
+            self.metrics.refused("questions_per_session")
+            raise overloaded("too_many_questions", f"{stream.questions} questions to this session are in flight", 1)
+        if sum(one.questions for one in self.streams.values()) >= limits.questions:
+            self.metrics.refused("questions")
+            raise overloaded("server_busy", f"{limits.questions} questions are in flight", 2)
+        decoding = Decoding(
+            min(64, limits.new_tokens) if sampling.max_tokens is None else sampling.max_tokens,
+            sampling.temperature,
+            sampling.top_p,
+            sampling.seed,
+        )
+        question = Question(stream, text, decoding, at, since)
+        stream.questions += 1
+        stream.touch()
+        self.worker.ask(question)
+        return question
+
+    async def pieces(self, question: Question) -> AsyncGenerator[str | Answer]:
+        """The pieces of an answer as they come, then the whole. Leaving the loop early cancels the question.
+
+        Raises `Refusal` when it fails.
+        """
+        try:
+            async with contextlib.aclosing(question.pieces.read()) as items:
+                async for numbered in items:
+                    assert numbered is not None, "this feed is read without pauses"
+                    item = numbered[1]
+                    assert not isinstance(item, Missed), "the feed holds a whole answer"
+                    if isinstance(item, Exception):
+                        raise told(item) from item
+                    yield item
+        finally:
+            question.cancel()
+            question.stream.questions -= 1
+            self.worker.wake()
+
+    async def answer(self, question: Question, request: Request | None = None) -> Answer:
+        """The whole answer. If the client of `request` hangs up meanwhile, the question is cancelled."""
+        watcher = None if request is None else asyncio.create_task(_when_gone(request, question, self.worker))
+        try:
+            async with contextlib.aclosing(self.pieces(question)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Answer):
+                        return piece
+            raise AssertionError("a question ends with an answer or an error")
+        finally:
+            if watcher is not None:
+                watcher.cancel()
+
+    # -------------------------------------------------------------------------------------------------- begin, end
+
+    async def drain(self) -> None:
+        """Refuse new work, tell everyone, and wait for the answers in flight, though not for ever."""
+        self.is_draining = True
+        for stream in self.streams.values():
+            stream.events.add(Event("draining", {"within_s": self.limits.drain_s}))
+        until = time.monotonic() + self.limits.drain_s
+        while any(stream.questions for stream in self.streams.values()) and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        for stream in list(self.streams.values()):  # readers of events and sockets hang up by this
+            stream.end("closed", "the server is shutting down")
+
+    async def watch_sources(self) -> None:
+        """Keep a shared session open for every named source, also after the engine had to be started anew."""
+        await asyncio.wrap_future(self.worker.started)
+        while True:
+            for name, url in self.settings.sources:
+                if name not in self.streams:
+                    with contextlib.suppress(Refusal):  # not now: the engine is being started, or the server ends
+                        stream = await self.open(None, StreamSettings(trace=True, label=name), stream_id=name)
+                        feeder_of(stream, url, self.settings.source_fps).start()
+            await asyncio.sleep(1.0)
+
+    def _send_alert(self, alert: Alert, stream_id: str) -> None:
+        """Queue an alert for the webhook; called on the worker's thread."""
+        assert self.webhook is not None
+        self.webhook.send(alert_event(alert, stream_id))
+
+    async def end(self) -> None:
+        """Close every session and stop the worker."""
+        self.is_draining = True
+        for stream in list(self.streams.values()):
+            stream.end("closed", "the server is shutting down")
+        self.streams.clear()
+        await asyncio.get_running_loop().run_in_executor(None, self.worker.stop)
+        if self.webhook is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self.webhook.close)
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def told(error: Exception) -> Refusal:
+    """The refusal a client gets for an error, which is logged if it is a fault of ours."""
+    if not isinstance(error, Refusal | OnlookerError):
+        LOG.error("unexpected error", exc_info=error)
+    return of_error(error)
+
+
+async def _when_gone(request: Request, question: Question, worker: Worker) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    question.cancel()
+    worker.wake()
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

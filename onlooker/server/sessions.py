@@ -1,0 +1,293 @@
+"""The session API: open, push, ask, events, rules, pictures, close."""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+from onlooker.core.events import Answer
+from onlooker.respond import Rule
+from onlooker.server.bodies import AskBody, FrameQuery, Name, RuleBody, SessionBody
+from onlooker.server.feed import Missed
+from onlooker.server.keys import Caller
+from onlooker.server.pictures import FORMATS, check_type
+from onlooker.server.refusals import Refusal, gone
+from onlooker.server.service import Service, told
+from onlooker.server.stream import Event, Stream, StreamSettings
+from onlooker.server.wire import EventStream, answer_facts, frame_facts, sse
+from onlooker.server.worker import figures_of
+
+HEARTBEAT_S = 15.0
+"""After so many quiet seconds a comment is sent, so that both ends notice when the other is gone."""
+
+
+def caller_of(request: Request) -> Caller:
+    """Who sent this request, as found at the gate."""
+    return request.state.caller
+
+
+Asker = Annotated[Caller, Depends(caller_of)]
+
+
+def session_routes(service: Service) -> APIRouter:
+    """Routes under /v1/streaming."""
+    routes = APIRouter(prefix="/v1/streaming", tags=["sessions"])
+
+    @routes.get("/config")
+    async def config(caller: Asker) -> dict[str, Any]:
+        """Limits, models, accepted pictures."""
+        limits = service.limits
+        return {
+            "model": service.settings.model,
+            "pictures": sorted(set(FORMATS) - {"image/jpg"}),
+            "policies": ["freshest", "every"],
+            "snapshots": service.settings.snapshots is not None,
+            "limits": {name: getattr(limits, name) for name in limits.__dataclass_fields__},
+        }
+
+    @routes.get("/sources")
+    async def sources(caller: Asker) -> dict[str, Any]:
+        """The named sources of this server."""
+        shared = [stream for stream in service.visible(caller) if stream.owner is None]
+        listed = [{"name": one.id, "session_id": one.id, "state": (one.source or {}).get("state")} for one in shared]
+        return {"sources": listed}
+
+    @routes.get("/sessions")
+    async def sessions(caller: Asker) -> dict[str, Any]:
+        """Your sessions and the shared ones."""
+        return {"sessions": [stream.describe() for stream in service.visible(caller)]}
+
+    @routes.post("/sessions", status_code=201)
+    async def open_session(body: SessionBody, caller: Asker) -> dict[str, Any]:
+        """Open a session."""
+        if body.model not in (None, service.settings.model):
+            raise Refusal(404, "model_not_found", f"this server runs {service.settings.model}", param="model")
+        if body.source is not None and body.snapshot is not None:
+            raise Refusal(422, "invalid_request", "a session begins with a snapshot or with a source", param="source")
+        settings = StreamSettings(body.policy, body.fps, body.trace, body.label)
+        if body.snapshot is not None:
+            stream = await service.restore(caller, settings, body.snapshot)
+        elif body.source is not None:
+            stream = await service.follow(caller, settings, body.source.url)
+        else:
+            stream = await service.open(caller, settings)
+        return stream.describe() | {"model": service.settings.model}
+
+    @routes.get("/sessions/{session_id}")
+    async def session(session_id: str, caller: Asker) -> dict[str, Any]:
+        """What a session is and how it is doing."""
+        return service.find(caller, session_id).describe()
+
+    @routes.delete("/sessions/{session_id}")
+    async def close_session(session_id: str, caller: Asker) -> dict[str, Any]:
+        """End a session and free what it holds."""
+        stream = service.find(caller, session_id, own=True)
+        await service.close(stream, "it was deleted")
+        return {"session_id": session_id, "frames": stream.describe()["frames"], "closed": True}
+
+    @routes.get("/sessions/{session_id}/stats")
+    async def stats(session_id: str, caller: Asker) -> dict[str, Any]:
+        """Frames, drops, tokens kept, lag, bytes."""
+        stream = service.find(caller, session_id)
+        stream.stats = await _on_worker(service, stream, lambda: figures_of(stream))
+        return stream.figures()
+
+    @routes.post("/sessions/{session_id}/frame", openapi_extra=_PICTURES)
+    async def push(session_id: str, request: Request, caller: Asker, query: Annotated[FrameQuery, Query()]) -> Response:
+        """Push one picture, the body of the request."""
+        stream = service.find(caller, session_id, own=True)
+        if stream.source is not None:
+            raise Refusal(409, "fed_by_source", "this session is fed by its source; nothing can be pushed")
+        kind = check_type(request.headers.get("content-type"))
+        offered = await service.push(stream, await request.body(), kind, query.pts, query.wall)
+        if offered.arrived is None:
+            said = {"time_s": stream.last_time_s, "accepted": False, "reason": "sooner than the session's fps"}
+            return JSONResponse(said | {"waiting": offered.waiting, "dropped": stream.counts.dropped}, 202)
+        time_s = offered.arrived.frame.time_s
+        if not query.wait:
+            said = {"time_s": time_s, "accepted": True, "reason": None, "waiting": offered.waiting}
+            return JSONResponse(said | {"dropped": stream.counts.dropped}, 202)
+        try:
+            taken = await asyncio.wrap_future(offered.arrived.taken)
+        except Exception as error:
+            raise told(error) from error
+        if taken.event is None:
+            return JSONResponse({"time_s": time_s, "accepted": False, "reason": taken.reason})
+        return JSONResponse({"accepted": True, "reason": None} | frame_facts(taken.event, taken.lag_s))
+
+    @routes.post("/sessions/{session_id}/ask")
+    async def ask(session_id: str, body: AskBody, request: Request, caller: Asker) -> Response:
+        """Ask about what the session has seen."""
+        stream = service.find(caller, session_id)
+        question = service.ask(stream, body.question, body, body.at, body.since)
+        if body.stream:
+            return EventStream(_streamed(service, stream, question), service.limits.send_s)
+        return JSONResponse(answer_facts(stream.id, await service.answer(question, request)))
+
+    @routes.get("/sessions/{session_id}/events")
+    async def events(session_id: str, request: Request, caller: Asker, types: str | None = None) -> EventStream:
+        """What happens, as server-sent events."""
+        stream = service.find(caller, session_id)
+        resume = request.headers.get("last-event-id", "")
+        after = int(resume) if resume.isascii() and resume.isdigit() and len(resume) < 18 else stream.events.newest
+        wanted = None if types is None else {word.strip() for word in types.split(",")}
+        return EventStream(_told(stream, min(after, stream.events.newest), wanted), service.limits.send_s)
+
+    @routes.get("/sessions/{session_id}/preview.jpg")
+    async def preview(session_id: str, caller: Asker) -> Response:
+        """The newest frame that was taken in."""
+        frame = service.find(caller, session_id).newest
+        if frame is None:
+            raise Refusal(404, "no_frame", "no frame was taken in yet")
+        jpeg = await asyncio.get_running_loop().run_in_executor(service.pool, frame.jpeg, 960)
+        return _jpeg(jpeg, frame.time_s)
+
+    @routes.get("/sessions/{session_id}/frames")
+    async def thumbnails(session_id: str, caller: Asker) -> dict[str, Any]:
+        """The moments there are thumbnails of."""
+        return {"times_s": service.find(caller, session_id).album.times()}
+
+    @routes.get("/sessions/{session_id}/frames/{seconds}.jpg")
+    async def thumbnail(session_id: str, seconds: str, caller: Asker) -> Response:
+        """The picture nearest to a moment, small."""
+        stream = service.find(caller, session_id)
+        try:
+            found = stream.album.nearest(float(seconds)) if math.isfinite(float(seconds)) else None
+        except ValueError:
+            found = None
+        if found is None:
+            raise Refusal(404, "no_frame", "there is no picture of that moment")
+        return _jpeg(found[1], found[0])
+
+    @routes.get("/sessions/{session_id}/trace")
+    async def trace(session_id: str, caller: Asker) -> dict[str, Any]:
+        """Which patches of the newest frame were recomputed, which tokens were kept."""
+        stream = service.find(caller, session_id)
+        made = stream.session.trace if stream.session is not None else None
+        if made is None:
+            why = "no frame was taken in yet" if stream.settings.trace else "open the session with trace=true"
+            raise Refusal(404, "no_trace", why)
+        rows, cols = made.recomputed.shape
+        token_rows, token_cols = made.kept.shape
+        return {
+            "time_s": made.time_s,
+            "refreshed": made.refreshed,
+            "patches": {"rows": rows, "cols": cols, "recomputed": made.recomputed.round(3).ravel().tolist()},
+            "tokens": {"rows": token_rows, "cols": token_cols, "kept": made.kept.astype(int).ravel().tolist()},
+        }
+
+    @routes.post("/sessions/{session_id}/snapshot", status_code=201)
+    async def snapshot(session_id: str, caller: Asker) -> dict[str, Any]:
+        """Save what the session remembers, on the server."""
+        return await service.save(caller, service.find(caller, session_id))
+
+    @routes.get("/sessions/{session_id}/rules")
+    async def rules(session_id: str, caller: Asker) -> dict[str, Any]:
+        """The alert rules of a session, with the newest probability of each."""
+        stream = service.find(caller, session_id)
+        return {"rules": await _on_worker(service, stream, lambda: _rules(stream))}
+
+    @routes.put("/sessions/{session_id}/rules/{name}")
+    async def put_rule(session_id: str, name: Name, body: RuleBody, caller: Asker) -> dict[str, Any]:
+        """Add or replace an alert rule."""
+        stream = service.find(caller, session_id, own=service.settings.needs_owner)
+        rule = Rule.from_dict({"name": name} | body.model_dump(exclude_none=True))
+        most = service.limits.rules_per_session
+
+        def put() -> None:
+            assert stream.session is not None
+            stream.watch = stream.watch or stream.session.watch()
+            others = [one.name for one in stream.watch.rules if one.name != name]
+            if len(others) >= most:
+                raise Refusal(422, "too_many_rules", f"a session has at most {most} rules")
+            if len(others) < len(stream.watch.rules):
+                stream.watch.remove(name)
+            stream.watch.add(rule)
+
+        await _on_worker(service, stream, put)
+        return rule.as_dict()
+
+    @routes.delete("/sessions/{session_id}/rules/{name}")
+    async def delete_rule(session_id: str, name: Name, caller: Asker) -> dict[str, Any]:
+        """Remove an alert rule."""
+        stream = service.find(caller, session_id, own=service.settings.needs_owner)
+
+        def remove() -> None:
+            if stream.watch is None or name not in [rule.name for rule in stream.watch.rules]:
+                raise Refusal(404, "rule_not_found", f"there is no rule {name!r}")
+            stream.watch.remove(name)
+
+        await _on_worker(service, stream, remove)
+        return {"name": name, "deleted": True}
+
+    return routes
+
+
+_PICTURES = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            kind: {"schema": {"type": "string", "format": "binary"}} for kind in sorted(set(FORMATS) - {"image/jpg"})
+        },
+    }
+}
+
+
+async def _on_worker(service: Service, stream: Stream, work: Any) -> Any:
+    """Do something with a session between two steps."""
+
+    def guarded(engine: Any) -> Any:
+        if stream.state != "live":
+            raise gone(stream.id, stream.why_ended or stream.state)
+        return work()
+
+    try:
+        return await asyncio.wrap_future(service.worker.call(guarded))
+    except Exception as error:
+        raise told(error) from error
+
+
+def _rules(stream: Stream) -> list[dict[str, Any]]:
+    if stream.watch is None:
+        return []
+    told_of = {status.name: status for status in stream.watch.status()}
+    return [
+        rule.as_dict()
+        | {"looks": told_of[rule.name].looks, "alerts": told_of[rule.name].alerts}
+        | {"probability": told_of[rule.name].probability, "highest": told_of[rule.name].highest}
+        for rule in stream.watch.rules
+    ]
+
+
+async def _streamed(service: Service, stream: Stream, question: Any) -> AsyncGenerator[str]:
+    """An answer as it is written."""
+    async with contextlib.aclosing(service.pieces(question)) as pieces:
+        try:
+            async for piece in pieces:
+                if isinstance(piece, Answer):
+                    yield sse(answer_facts(stream.id, piece), "answer")
+                else:
+                    yield sse({"text": piece}, "delta")
+        except Refusal as refusal:
+            yield sse(refusal.body(), "error")
+
+
+async def _told(stream: Stream, after: int, wanted: set[str] | None) -> AsyncGenerator[str]:
+    yield ": listening\n\n"  # the head of the reply leaves at once
+    async with contextlib.aclosing(stream.events.read(after, HEARTBEAT_S)) as items:
+        async for numbered in items:
+            if numbered is None:
+                yield ": still here\n\n"
+                continue
+            number, item = numbered
+            event = Event("missed", {"count": item.count}) if isinstance(item, Missed) else item
+            if wanted is None or event.kind in wanted:
+                yield sse(event.facts, event.kind, number)
+
+
+def _jpeg(data: bytes, time_s: float) -> Response:
+    return Response(data, media_type="image/jpeg", headers={"X-Time-S": f"{time_s:.3f}", "Cache-Control": "no-store"})

@@ -1,0 +1,113 @@
+"""What a server allows, and how it is reached."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onlooker.core.errors import InputError
+
+MB = 2**20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps that keep one client from spoiling the service for others. Raises `InputError` for values out of range."""
+
+    sessions: int = 64
+    """Most sessions open at once, named sources not counted."""
+    sessions_per_key: int = 64
+    """Most sessions one key may have open."""
+    memory_bytes: int = 8 * 2**30
+    """Bytes all sessions together may hold before new ones are refused."""
+    idle_s: float = 600.0
+    """Seconds without a frame, a question or a reader after which a session is closed."""
+    frame_bytes: int = 8 * MB
+    """Largest encoded picture."""
+    frame_pixels: int = 16 * 2**20
+    """Most pixels of a picture, before it is decoded."""
+    fps: float = 60.0
+    """Most pictures a session may be pushed in a second."""
+    question_chars: int = 2000
+    """Longest question."""
+    questions: int = 64
+    """Most questions in flight on the server."""
+    questions_per_session: int = 8
+    """Most questions in flight on one session."""
+    new_tokens: int = 1024
+    """Longest answer in tokens."""
+    rules_per_session: int = 16
+    """Most alert rules of one session."""
+    thumbnail_bytes: int = 4 * MB
+    """Bytes of thumbnails one session keeps; when full, every other one goes."""
+    video_bytes: int = 256 * MB
+    """Largest video that is fetched or sent inline for one question."""
+    video_frames: int = 1200
+    """Most frames looked at for one question about a video."""
+    body_bytes: int = 64 * MB
+    """Largest request body that is not a frame."""
+    receiving_bytes: int = 512 * MB
+    """Bytes of request bodies held at once."""
+    receive_s: float = 60.0
+    """Seconds a client may take to send a body."""
+    send_s: float = 30.0
+    """Seconds a client may leave unread what it is sent."""
+    drain_s: float = 30.0
+    """Seconds that answers in flight may take when the server is told to end."""
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be above 0", given=str(getattr(self, name)), do="leave it out")
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How a server is set up. Raises `InputError` for a setting that would not be safe."""
+
+    model: str = "pocket-aware"
+    """The name clients call the model by."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys: tuple[str, ...] = ()
+    """Keys that clients show as `Authorization: Bearer KEY`; none means that only this machine may connect."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Hosts (names or networks such as 10.0.0.0/8) that videos may be fetched from though they are not public."""
+    snapshots: Path | None = None
+    """Folder of snapshots; None means that there are none."""
+    sources: tuple[tuple[str, str], ...] = ()
+    """(name, address) of what the server watches by itself."""
+    source_fps: float = 1.0
+    """Frames looked at per second of a named source."""
+    webhook: tuple[str, str] | None = None
+    """(address, secret): where every alert is sent, and what signs it. Named by the operator, so it may be private."""
+    whip: bool = False
+    """Whether clients may publish over WebRTC, which opens UDP ports (extra `webrtc`)."""
+    worker: str = "w0"
+    """Name of this worker, the first part of its session ids."""
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def needs_owner(self) -> bool:
+        """Whether shared sessions are for asking only: with several keys, none stands above the others."""
+        return len(self.keys) > 1
+
+    def __post_init__(self) -> None:
+        if not self.keys and not is_loopback(self.host):
+            raise InputError(
+                "without a key the server is for this machine only",
+                given=f"host {self.host}",
+                do="give --api-key-file FILE (or set ONLOOKER_API_KEY), or bind to 127.0.0.1",
+            )
+        if any(len(key) < 16 or not key.isascii() or not key.isprintable() or " " in key for key in self.keys):
+            raise InputError("a key has at least 16 printable ASCII characters", do="openssl rand -hex 24")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address stands for this machine only."""
+    import ipaddress
+
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

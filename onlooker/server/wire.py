@@ -1,0 +1,104 @@
+"""What leaves the server: events and answers as JSON, and server-sent events that notice when nobody reads."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from onlooker.core.events import Alert, Answer, FrameTaken
+
+
+def frame_facts(event: FrameTaken, lag_s: float) -> dict[str, Any]:
+    """A frame that was taken in."""
+    return {
+        "time_s": event.time_s,
+        "number": event.number,
+        "tokens_seen": event.tokens_seen,
+        "tokens_kept": event.tokens_kept,
+        "refreshed": event.refreshed,
+        "recomputed_ratio": event.recomputed_ratio,
+        "lag_s": round(lag_s, 4),
+    }
+
+
+def answer_facts(stream_id: str, answer: Answer) -> dict[str, Any]:
+    """An answer, with where to find a picture of each moment it cites."""
+    return {
+        "text": answer.text,
+        "question": answer.question,
+        "time_s": answer.time_s,
+        "citations": [
+            {
+                "start_s": cited.start_s,
+                "end_s": cited.end_s,
+                "share": round(cited.share, 4),
+                "recalled": round(cited.recalled, 4),
+                "thumbnail": thumbnail_path(stream_id, cited.end_s),
+            }
+            for cited in answer.citations
+        ],
+        "usage": {
+            "context_tokens": answer.usage.context_tokens,
+            "prompt_tokens": answer.usage.prompt_tokens,
+            "new_tokens": answer.usage.new_tokens,
+        },
+        "timing": {
+            "first_token_s": round(answer.timing.first_token_s, 4),
+            "total_s": round(answer.timing.total_s, 4),
+        },
+        "finish": answer.finish,
+    }
+
+
+def alert_facts(stream_id: str, alert: Alert) -> dict[str, Any]:
+    """An alert, with where to find a picture of it."""
+    return {
+        "rule": alert.rule,
+        "prompt": alert.prompt,
+        "time_s": alert.time_s,
+        "probability": alert.probability,
+        "evidence_s": alert.evidence_s,
+        "thumbnail": thumbnail_path(stream_id, alert.evidence_s),
+    }
+
+
+def thumbnail_path(stream_id: str, time_s: float) -> str:
+    """Where the picture nearest to a moment is served."""
+    return f"/v1/streaming/sessions/{stream_id}/frames/{time_s:.3f}.jpg"
+
+
+def sse(data: dict[str, Any] | str, event: str | None = None, number: int | None = None) -> str:
+    """One server-sent event; text is sent as it is."""
+    head = (f"id: {number}\n" if number is not None else "") + (f"event: {event}\n" if event else "")
+    body = data if isinstance(data, str) else json.dumps(data, allow_nan=False)
+    return f"{head}data: {body}\n\n"
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events. A client that leaves them unread for `send_s` seconds is cut off.
+
+    Its socket may be half open, and nothing else would ever tell.
+    """
+
+    def __init__(self, events: AsyncIterator[str], send_s: float) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._send_s = send_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            await asyncio.wait_for(send(message), self._send_s)
+
+        try:
+            await super().__call__(scope, receive, send_in_time)
+        except TimeoutError:
+            raise SlowReader from None
+        finally:
+            # The generator holds the question: whatever ended the response, it must end now and not when collected.
+            await self.body_iterator.aclose()  # pyright: ignore[reportAttributeAccessIssue] - always a generator here
+
+
+class SlowReader(Exception):
+    """A client did not read what it was sent."""

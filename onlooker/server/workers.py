@@ -1,0 +1,150 @@
+"""Worker processes behind a router: started, watched, started anew when they end, each run under a new name."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+
+LOG = logging.getLogger("onlooker.server")
+LONGEST_PAUSE_S = 30.0
+
+
+@dataclass
+class Place:
+    """One place for a worker: a device, and the process that owns it now.
+
+    The name of a run (`w0r1`, `w0r2`, ...) begins the ids of its sessions, so that an id tells whether its worker
+    still runs.
+    """
+
+    number: int
+    device: str
+    sources: tuple[tuple[str, str], ...] = ()
+    run: int = 0
+    host: str = "127.0.0.1"
+    port: int = 0
+    process: asyncio.subprocess.Process | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+    """What the worker last said of itself; empty while it is not ready."""
+
+    @property
+    def name(self) -> str:
+        """The name of the present run."""
+        return f"w{self.number}r{self.run}"
+
+    @property
+    def url(self) -> str:
+        """Where the present run listens."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def load(self) -> int:
+        """Sessions and questions it has."""
+        return self.state.get("sessions", 0) + self.state.get("questions", 0)
+
+
+class Workers:
+    """The places of a router. `command` makes the arguments of a worker from its place."""
+
+    def __init__(self, places: list[Place], command: Callable[[Place], list[str]]) -> None:
+        self.places, self._command = places, command
+        self._ends = False
+        self._client = httpx2.AsyncClient(timeout=5.0)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start all workers, and keep them running."""
+        self._tasks = [asyncio.create_task(self._keep(place)) for place in self.places]
+        self._tasks.append(asyncio.create_task(self._ask_all()))
+
+    def ready(self) -> list[Place]:
+        """The places whose worker takes work, least loaded first."""
+        return sorted((place for place in self.places if place.state), key=lambda place: place.load)
+
+    def of_session(self, session_id: str) -> tuple[Place | None, bool]:
+        """The place of a session, and whether its worker has ended since; (None, False) for an id of no worker here."""
+        name = session_id.partition(".")[0]
+        for place in self.places:
+            if name == place.name or session_id in dict(place.sources):
+                return place, False
+            if name.startswith(f"w{place.number}r") and name[len(f"w{place.number}r") :].isdecimal():
+                return place, True
+        return None, False
+
+    async def end(self, within_s: float) -> None:
+        """Let every worker drain and end."""
+        self._ends = True
+        await self.end_all(within_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._client.aclose()
+
+    async def end_all(self, within_s: float) -> None:
+        """Tell all workers to end, and wait, though not for ever."""
+        running = [place.process for place in self.places if place.process and place.process.returncode is None]
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(asyncio.gather(*(process.wait() for process in running)), within_s)
+        except TimeoutError:
+            for process in running:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+
+    async def _keep(self, place: Place) -> None:
+        pause_s = 1.0
+        while not self._ends:
+            place.run, place.state = place.run + 1, {}
+            began = time.monotonic()
+            LOG.info("worker %s is started on %s", place.name, place.device)
+            why = await self.run_one(place)
+            place.state = {}
+            if self._ends:
+                return
+            LOG.error("worker %s ended (%s) and is started anew; its sessions are lost", place.name, why)
+            # One that ends at once, again and again, is not started in a rush.
+            pause_s = 1.0 if time.monotonic() - began > 60 else min(2 * pause_s, LONGEST_PAUSE_S)
+            await asyncio.sleep(pause_s)
+
+    async def run_one(self, place: Place) -> str:
+        """Start the worker of a place and wait for its end; why it ended."""
+        place.port = _free_port()
+        place.process = await asyncio.create_subprocess_exec(sys.executable, "-m", "onlooker", *self._command(place))
+        try:
+            return f"exit code {await place.process.wait()}"
+        finally:
+            if place.process.returncode is None:
+                place.process.kill()
+
+    async def _ask_all(self) -> None:
+        while True:
+            await asyncio.gather(*(self._ask(place) for place in self.places))
+            await asyncio.sleep(0.5)
+
+    async def _ask(self, place: Place) -> None:
+        name = place.name
+        if not place.port:
+            return
+        try:
+            reply = await self._client.get(f"{place.url}/readyz")
+            state = reply.json() if reply.status_code == 200 else {}
+        except (httpx2.TransportError, ValueError):
+            state = {}
+        if name == place.name:  # it may have ended while it was asked
+            place.state = state
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

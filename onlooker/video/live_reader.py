@@ -1,0 +1,171 @@
+"""The process that reads one connection of a live stream: it can hang or die without taking anything with it.
+
+Started by `live_link`; not for people. The job comes as one line of JSON on the standard input, so that no process list
+shows an address; the end of the input means that the parent is gone. To the standard output go messages: the length
+of a JSON text (4 bytes, little endian), the text, and for a picture its bytes. Kinds, each with the counts so far:
+
+- `ready`: the process has started and begins to connect.
+- `opened`: what is known about the stream.
+- `alive`: pictures come, though none of them was wanted just now.
+- `late`: pictures come, but they are too old to be shown as now.
+- `frame`: a picture (`shape`, `time_s`, `wall_time_s`, `lag_s`).
+- `over`: the connection has ended, and why; `is_final` when nothing more will ever come.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import struct
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from onlooker.core.errors import OnlookerError
+from onlooker.video.decoder import Decoder
+from onlooker.video.live_clock import LiveClock, Moment
+from onlooker.video.live_place import LivePlace, locate_live
+from onlooker.video.picture import Aspect, PictureMaker, shown_size, turn_of
+from onlooker.video.sampling import Sampler
+from onlooker.video.source import SourceReport
+
+ALIVE_EVERY_S = 0.2
+HEADER = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a reader is to do; see `LiveSettings` for most of it."""
+
+    address: str = dataclasses.field(repr=False)
+    fps: float | None
+    size: tuple[int, int] | None
+    aspect: Aspect
+    transport: str
+    connect_s: float | None
+    silence_s: float
+    max_lag_s: float
+    began_s: float | None
+    last_s: float | None
+    """Session time of the last picture that was passed on, over all connections."""
+
+
+class Reader:
+    """Reads pictures until the connection ends, and tells the parent."""
+
+    def __init__(self, job: Job, out: BinaryIO) -> None:
+        self._job, self._out = job, out
+        self._report = SourceReport()
+        self._told_s = 0.0
+
+    def run(self) -> None:
+        """Read to the end; whatever happens becomes an `over` message."""
+        job = self._job
+        self._tell("ready")
+        try:
+            place = locate_live(job.address, job.transport, job.fps)
+            limit_s = None if place.listens else job.connect_s
+            decoder = Decoder(place.place, self._report, threads=1, timeout_s=limit_s, read_timeout_s=job.silence_s)
+            is_final = self._read(decoder, place)
+        except OnlookerError as error:
+            self._tell("over", why=error.what, is_final=False)
+        else:
+            failed = [line for line in self._report.damage if line.startswith("reading failed")]
+            why = failed[-1] if failed else "the stream ended"
+            self._tell("over", why=why, is_final=is_final and not failed)
+
+    def _read(self, decoder: Decoder, place: LivePlace) -> bool:
+        """Pass on the pictures; True when the stream had a declared end, and this was it."""
+        job = self._job
+        clock = LiveClock(
+            self._report,
+            began_s=job.began_s,
+            last_s=job.last_s,
+            max_lag_s=job.max_lag_s,
+            is_paced=place.is_paced,
+        )
+        sampler = Sampler(job.fps)
+        if job.last_s is not None:
+            sampler.wants(job.last_s)
+        maker = PictureMaker(job.size, job.aspect, decoder.stream.sample_aspect_ratio)
+        while (picture := decoder.read()) is not None:
+            moment = clock.see(picture.pts, picture.time_base or decoder.stream.time_base)
+            if self._report.num_decoded == 0:
+                self._tell_opened(decoder, picture, clock)
+            self._report.num_decoded += 1
+            self._wait(moment.ahead_s)
+            # Skipping ends with a key frame only: what lies between refers to pictures that were not decoded.
+            decoder.skips_to_keys = moment.is_late
+            if moment.is_late:
+                self._report.num_dropped += 1
+                self._tell_alive("late")
+            elif sampler.wants(moment.time_s):
+                self._tell_frame(maker.image(picture), moment)
+            else:
+                self._report.num_skipped += 1
+                self._tell_alive()
+        return place.is_paced and decoder.duration_s is not None
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._tell_alive()
+            time.sleep(min(left, ALIVE_EVERY_S))
+
+    def _tell_opened(self, decoder: Decoder, picture: Any, clock: LiveClock) -> None:
+        stream = decoder.stream
+        self._tell(
+            "opened",
+            began_s=clock.began_s,
+            size=shown_size(picture, stream.sample_aspect_ratio),
+            fps=float(stream.average_rate) if stream.average_rate else None,
+            codec=stream.codec_context.codec.name,
+            rotation=turn_of(picture).degrees,
+        )
+
+    def _tell_alive(self, kind: str = "alive") -> None:
+        if time.monotonic() - self._told_s >= ALIVE_EVERY_S:
+            self._tell(kind)
+
+    def _tell_frame(self, image: np.ndarray, moment: Moment) -> None:
+        # Time of day by the clock of now: a long session must not keep the error of its first minute.
+        wall_time_s = time.time() - moment.lag_s
+        facts = {"time_s": moment.time_s, "wall_time_s": wall_time_s, "lag_s": moment.lag_s, "shape": image.shape}
+        self._tell("frame", np.ascontiguousarray(image).data, **facts)
+
+    def _tell(self, kind: str, data: memoryview | None = None, **facts: Any) -> None:
+        self._told_s = time.monotonic()
+        text = json.dumps({"kind": kind, "counts": dataclasses.asdict(self._report), **facts}).encode()
+        self._out.write(HEADER.pack(len(text)))
+        self._out.write(text)
+        if data is not None:
+            self._out.write(data.cast("B"))
+        self._out.flush()
+
+
+def main() -> None:
+    """Do the job that stands on the standard input."""
+    facts = json.loads(sys.stdin.buffer.readline())
+    facts["size"] = None if facts["size"] is None else tuple(facts["size"])
+    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
+    # Whatever prints must not get between the messages.
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    with contextlib.suppress(BrokenPipeError):  # the parent has closed the source
+        Reader(Job(**facts), out).run()
+    # Nothing here is worth tidying up, and FFmpeg may hang while it tries.
+    os._exit(0)
+
+
+def _leave_with_the_parent() -> None:
+    while sys.stdin.buffer.read(1):
+        pass
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

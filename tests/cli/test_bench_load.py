@@ -1,0 +1,86 @@
+"""The benches of many streams and many hours: they find something, and say what nobody can do."""
+
+import json
+
+import pytest
+
+from onlooker.cli.crowd import Demand, SkippingClock, Trial, find_most
+from onlooker.core.errors import InputError
+
+
+class FakeCrowd:
+    """Holds up to so many streams."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.tried = most, []
+
+    def trial(self, streams: int) -> Trial:
+        self.tried.append(streams)
+        return Trial(streams, streams <= self.most, 0.1, 0.2, None, None, 0, 0, 0, 1, 1.0, 0.5)
+
+
+@pytest.mark.parametrize(("holds", "found"), [(0, 0), (1, 1), (7, 7), (37, 37), (100, 100), (1000, 64)])
+def test_the_search_finds_the_limit(holds, found):
+    crowd = FakeCrowd(holds)
+    best, trials = find_most(crowd, 4, 64 if holds == 1000 else 512, 60.0, lambda trial: None)
+    got = best.streams if best else 0
+    assert got <= holds and found - got <= max(0, 0.05 * found)
+    assert len(trials) <= 12 and len(set(crowd.tried)) == len(crowd.tried)
+
+
+def test_a_search_without_time_stops_at_what_it_has():
+    best, trials = find_most(FakeCrowd(100), 4, 512, 0.0, lambda trial: None)
+    assert best.streams == 4 and len(trials) == 1
+
+
+def test_idle_moments_are_skipped():
+    clock = SkippingClock()
+    clock.skip_to(100.0)
+    assert 100.0 <= clock() < 101.0
+    clock.skip_to(5.0)
+    assert clock() >= 100.0
+
+
+def test_demands_are_checked():
+    for wrong in ({"fps": 0}, {"first_token_s": -1}, {"questions_per_minute": -1}):
+        with pytest.raises(InputError):
+            Demand(**wrong)
+
+
+def test_streams_are_found(run, tiny_folder) -> None:
+    arguments = ["bench", "streams", "--model", tiny_folder, "--memory", "sliding_window:window_tokens=40"]
+    arguments += ["--first", 1, "--most", 2, "--trial", 1, "--seconds", 3, "--frame-lag", 30, "--first-token", 30]
+    ran = run(*arguments, "--questions", 60, "--answer-tokens", 2, "--json")
+    assert ran.code == 0, ran.err
+    (line,) = ran.out.splitlines()
+    found = json.loads(line)
+    assert found["bench"] == "streams" and found["frame_tokens"] == 4
+    for pipeline in ("saving", "dense"):
+        best = found["pipelines"][pipeline]
+        assert best["streams"] >= 1 and best["limit"] in ("asked for no more", "time")
+        assert best["at_the_limit"]["frame_lag_p95_s"] < 30
+        assert {"encode", "prefill", "memory"} <= set(best["stage_ms_a_frame"])
+    table = run(*arguments)
+    assert table.code == 0 and "streams hold" in table.out and "#" in table.out
+
+
+def test_a_soak_reports_time_and_bytes(run) -> None:
+    ran = run("bench", "soak", "--frames", 120, "--early", 50, "--json")
+    assert ran.code == 0, ran.err
+    soak = json.loads(ran.out)
+    assert [row["frame"] for row in soak["rows"]] == [30, 50, 60, 90, 120]
+    assert soak["host_bytes_grown"] == 0 and soak["step_time_ratio"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["streams", "--fps", "0"], "fps"),
+        (["streams", "--model", "no-such-model"], "no-such-model"),
+        (["streams", "--memory", "no_such_memory"], "no_such_memory"),
+        (["soak", "--frames", "100", "--early", "99"], "longer than its beginning"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(run, arguments, word) -> None:
+    ran = run("bench", *arguments)
+    assert ran.code in (2, 5) and word in ran.err and "Traceback" not in ran.err

@@ -1,0 +1,85 @@
+"""onlooker watch with rules: terminal, JSON, pictures and webhook, on the pocket model and a clip of its world."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from webhook_receiver import SECRET, receiver
+
+CLIP = ("watch", "synthetic:1", "--pace", "max", "--device", "cpu")
+HEART = "heart: say yes when you see a blue heart.; hold_s=1"
+
+
+def test_an_alert_is_a_line_and_a_note(run, tmp_path: Path) -> None:
+    ran = run(
+        *CLIP, "--rule", HEART, "--rule", "never: tell me when a blue star appears.", "--evidence", tmp_path / "e"
+    )
+    assert ran.code == 0
+    (line,) = ran.out.splitlines()
+    assert line.startswith("[0:09] ALERT heart: say yes when you see a blue heart. (1") and line.endswith(".jpg")
+    assert "rule heart: 1 alert from 24 looks" in ran.err and "rule never: 0 alerts from 24 looks" in ran.err
+    (picture,) = (tmp_path / "e").iterdir()
+    assert picture.name == "heart-000009.00s.jpg"
+    with Image.open(picture) as opened:
+        assert opened.format == "JPEG"
+
+
+def test_alerts_in_json_and_to_a_webhook(run, tmp_path: Path) -> None:
+    rules, secret = tmp_path / "rules.json", tmp_path / "secret"
+    rules.write_text(json.dumps([{"name": "heart", "prompt": "say yes when you see a blue heart.", "hold_s": 1}]))
+    secret.write_text(SECRET + "\n")
+    with receiver() as there:
+        sent = ("--rules", rules, "--webhook", there.url, "--webhook-secret-file", secret)
+        ran = run(*CLIP, *sent, "--json", typed="did a blue heart ever appear?\n")
+        assert ran.code == 0
+    alert, answer, end = (json.loads(line) for line in ran.out.splitlines())
+    assert alert["event"] == "alert" and alert["rule"] == "heart" and alert["time_s"] == 9.0
+    assert alert["stream"] == "synthetic:1" and alert["probability"] > 0.9
+    assert alert["evidence"] == {"time_s": 8.0, "wall_time_s": None, "file": None}
+    assert answer["event"] == "answer" and answer["answer"] == "yes"
+    assert end["rules"][0]["alerts"] == 1 and end["rules"][0]["looks"] == 24
+    assert end["webhook"]["delivered"] == 1
+    ((_, _, event),) = there.arrived
+    assert there.forged == 0 and event["type"] == "alert" and event["data"]["time_s"] == 9.0
+    assert event["data"]["evidence"]["media_type"] == "image/jpeg"
+
+
+def test_a_prompt_that_is_no_yes_or_no_question_is_remarked_on(run) -> None:
+    ran = run("watch", "synthetic:1:4", "--pace", "max", "--device", "cpu", "--rule", "odd: which shape came first?")
+    assert ran.code == 0 and "ask it so that the answer is yes or no" in ran.err
+
+
+def test_alerts_that_nobody_takes_are_warned_about(run, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    with receiver(lambda attempt: 404) as there:
+        sent = ("--webhook", there.url, "--webhook-secret-file", tmp_path / "secret")
+        ran = run(*CLIP, "--rule", HEART, *sent)
+    assert ran.code == 0 and "1 alert not delivered: the receiver said 404" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--rule", "heart"), "NAME: PROMPT"),
+        (("--rule", "a: x", "--rule", "a: y"), "two rules have one name"),
+        (("--rules", "nothing.json"), "the rules cannot be read"),
+        (("--evidence", "there"), "no rules to tell of; given: --evidence"),
+        (("--webhook", "http://127.0.0.1:1/"), "no rules to tell of; given: --webhook"),
+        (("--rule", "a: x", "--webhook", "http://127.0.0.1:1/"), "given: only --webhook"),
+        (("--rule", "a: x", "--webhook-secret-file", "s"), "given: only --webhook-secret-file"),
+        (("--rule", "a: x", "--webhook", "http://h/", "--webhook-secret-file", "s"), "the secret cannot be read"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line_before_anything_is_loaded(run, options, words: str) -> None:
+    ran = run("watch", "synthetic:1:4", *options, "--model", "/no/such/model")
+    assert ran.code == 2 and words in ran.err and len(ran.err.splitlines()) == 1
+
+
+def test_an_address_that_is_none_is_refused_before_the_model_is_loaded(run, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    ran = run(
+        "watch", "synthetic:1:4", "--rule", "a: x", "--webhook", "ftp://host/", "--webhook-secret-file",
+        tmp_path / "secret", "--model", "/no/such/model",
+    )  # fmt: skip
+    assert ran.code == 2 and "http(s) address" in ran.err

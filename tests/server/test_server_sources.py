@@ -1,0 +1,112 @@
+"""Sources that the server reads by itself: a camera that is lost and comes back, a file, an endless world."""
+
+import io
+import socket
+import threading
+import time
+
+import av
+import pytest
+from running_server import eventually, opened, running, web
+
+from onlooker.world import make_episode
+
+
+@pytest.fixture(scope="module")
+def ts() -> bytes:
+    """Three seconds of Pocket World as an MPEG transport stream."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mpegts") as out:
+        video = out.add_stream("libx264", rate=10)
+        video.width = video.height = 128
+        video.pix_fmt = "yuv420p"
+        video.options = {"tune": "zerolatency", "g": "5"}
+        for frame in make_episode(4, "test", duration_s=4.0).frames(fps=10):
+            out.mux(video.encode(av.VideoFrame.from_ndarray(frame.image, format="rgb24")))
+        out.mux(video.encode())
+    return file.getvalue()
+
+
+class Camera:
+    """Sends the same seconds at their own pace to whoever connects, then hangs up."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._ends = data, threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(0.1)
+        self.url = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connections = 0
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> "Camera":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while not self._ends.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            self.connections += 1
+            with connection:
+                piece = len(self._data) // 40
+                for start in range(0, len(self._data), piece):
+                    try:
+                        connection.sendall(self._data[start : start + piece])
+                    except OSError:
+                        break
+                    if self._ends.wait(0.1):
+                        break
+
+
+def test_a_camera_is_followed_through_its_losses(pocket, ts):
+    with Camera(ts) as camera:  # noqa: SIM117 - the server needs its address
+        with running(pocket, sources=(("cam", camera.url),), source_fps=2.0) as server, server.client() as client:
+            path = "/v1/streaming/sessions/cam"
+            eventually(lambda: client.get(path).status_code == 200)
+            eventually(lambda: client.get(path).json()["frames"] >= 2)
+            assert client.post(f"{path}/ask", json={"question": "what is there now?"}).status_code == 200
+            eventually(lambda: camera.connections >= 2)
+            before = client.get(path).json()["frames"]
+            eventually(lambda: client.get(path).json()["frames"] > before)
+            states = set()
+            with client.stream("GET", f"{path}/events?types=source", headers={"last-event-id": "0"}) as events:
+                for line in events.iter_lines():
+                    states |= {word for word in ("connecting", "live", "lost") if f'"state": "{word}"' in line}
+                    if states == {"connecting", "live", "lost"}:
+                        break
+            refused = client.post(f"{path}/frame", content=b"x", headers={"content-type": "image/jpeg"})
+            assert refused.status_code == 403 and client.delete(path).status_code == 403
+            listed = client.get("/v1/streaming/sources").json()["sources"]
+            assert listed[0]["name"] == "cam" and listed[0]["session_id"] == "cam"
+    live = [thread.name for thread in threading.enumerate() if thread.name in ("onlooker-live", "onlooker-source")]
+    until = time.monotonic() + 30
+    while live and time.monotonic() < until:
+        time.sleep(0.1)
+        live = [thread.name for thread in threading.enumerate() if thread.name in ("onlooker-live", "onlooker-source")]
+    assert not live
+
+
+def test_a_client_names_a_file_and_it_is_watched_at_its_pace(pocket, mp4):
+    pages = {"/clip.mp4": (200, {"content-type": "video/mp4"}, mp4)}
+    with web(pages) as address, running(pocket, allowed_hosts=("127.0.0.1",)) as server, server.client() as client:
+        path = opened(client, source={"url": f"{address}/clip.mp4"}, fps=4)
+        eventually(lambda: client.get(path).json()["frames"] >= 4)
+        assert client.get(path).json()["source"]["state"] == "live"
+        eventually(lambda: client.get(path).json()["source"]["state"] == "ended")
+        assert client.get(f"{path}/stats").json()["time_s"] > 7
+
+
+def test_a_source_that_is_not_there_says_so_and_the_server_goes_on(pocket, tmp_path):
+    named = (("film", str(tmp_path / "none.mp4")), ("demo", "synthetic:3"))
+    with running(pocket, sources=named) as server, server.client() as client:
+        film, demo = "/v1/streaming/sessions/film", "/v1/streaming/sessions/demo"
+        eventually(lambda: client.get(demo).status_code == 200 and client.get(demo).json()["frames"] >= 2)
+        source = client.get(film).json()["source"]
+        assert source["state"] == "lost" and "no such file" in source["why"]
