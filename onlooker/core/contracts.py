@@ -188,8 +188,8 @@ class VideoModel(ABC):
     def resize(self, image: np.ndarray) -> np.ndarray:
         """The picture at the size the tower wants, uint8 `[rows, cols, 3]`.
 
-        `preprocess` makes the same pixels of it with less work, so that this changes nothing but time: it may run in any
-        thread, ahead of the step that takes the frame.
+        `preprocess` makes the same pixels of it with less work, so that this changes nothing but time: it may run in
+        any thread, ahead of the step that takes the frame.
         """
         return image
 

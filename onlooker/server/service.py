@@ -302,7 +302,8 @@ class Service:
 
     async def watch_sources(self) -> None:
         """Keep a shared session open for every named source, also after the engine had to be started anew."""
-        await asyncio.wrap_future(self.worker.started)
+        # Shielded: when the server ends while the model loads, the worker must still be able to say that it came up.
+        await asyncio.shield(asyncio.wrap_future(self.worker.started))
         while True:
             for name, url in self.settings.sources:
                 if name not in self.streams:
