@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ray
+import ray  # pyright: ignore[reportMissingImports] - an extra
 from fastapi import FastAPI
-from ray import serve
-from ray.exceptions import RayError
-from ray.serve import Application
+from ray import serve  # pyright: ignore[reportMissingImports]
+from ray.exceptions import RayError  # pyright: ignore[reportMissingImports]
+from ray.serve import Application  # pyright: ignore[reportMissingImports]
 
 from onlooker.core.errors import InputError
 from onlooker.engine import Engine
