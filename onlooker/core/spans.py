@@ -9,6 +9,11 @@ Layout = Literal["keep", "pack"]
 """How positions are given out. `keep`: every slot of the full grid takes a position, pruned or not; `pack`: only the
 tokens that were kept do."""
 
+Scoring = Literal["mean", "shares"]
+"""How the store scores blocks against a question. `mean`: the mean query of the bare question against every block's
+mean key, all heads together; `shares`: every token of the whole prompt shares its attention among the mean keys, head
+by head; a block gets the largest share of any token, added over heads."""
+
 
 class Tier(Enum):
     """Where a block's keys and values lie."""

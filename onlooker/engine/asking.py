@@ -127,6 +127,7 @@ class Asking:
     def _run(self, session: "Asked", visible: tuple[float, float]) -> Generator[Work, None, None]:
         model, memory, state = session.model, session.memory, session.memory_state
         since_s, until_s = visible
+        prompt = torch.cat([model.closing_embeddings(), model.embed_text(self._prompt)])
 
         def can_see(span: Span) -> bool:
             return span.kind == "prefix" or (span.start_s >= since_s and span.end_s <= until_s)
@@ -146,12 +147,12 @@ class Asking:
             def choose(layer: int, spans: Sequence[Span], scores: Tensor | None) -> Recall:
                 return memory.recall(spans, scores, state)
 
-            view = self._view = self._store.question(choose, scored=memory.scores_layers, visible=can_see)
-            if memory.scores_layers:
-                ids = model.retrieval_ids(self.question)
-                yield Work(model.embed_text(ids), view.retrieval(*model.place_text(len(ids))))
+            scored, scoring = memory.scores_layers, memory.scoring()
+            view = self._view = self._store.question(choose, scored=scored, scoring=scoring, visible=can_see)
+            if scored:
+                words = model.embed_text(model.retrieval_ids(self.question)) if scoring == "mean" else prompt
+                yield Work(words, view.retrieval(*model.place_text(len(words))))
 
-        prompt = torch.cat([model.closing_embeddings(), model.embed_text(self._prompt)])
         yield Work(prompt, view.segment(*model.place_text(len(prompt))), wants_logits=True)
         while True:
             assert self._scores is not None

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from onlooker.core.errors import CapacityError, InputError
-from onlooker.core.spans import Recall, Span
+from onlooker.core.spans import Recall, Scoring, Span
 from onlooker.kernels.packed_attention import Rows
 from onlooker.kvstore.arena import Reader, allocate
 from onlooker.kvstore.attention import attend_context_and_tail
 from onlooker.kvstore.context import Context, Sources, block_shares
 from onlooker.kvstore.rotation import rotate
-from onlooker.kvstore.signals import fold_queries, score_blocks
+from onlooker.kvstore.signals import fold_queries, score_blocks, share_attention
 
 if TYPE_CHECKING:
     from onlooker.kvstore.store import KVStore
@@ -29,7 +29,7 @@ LEAST_TAIL_ROWS = 64
 class QuestionView:
     """What one question sees, fixed when it was opened. Made by `KVStore.question`; use it with `with`, or `close` it.
 
-    1. If the question is scored: run the bare question once through `retrieval`. In every layer it scores all blocks,
+    1. If the question is scored: run its words once through `retrieval`. In every layer it scores all blocks,
        asks the policy, freezes the layer's context, and attends to it, so deeper layers ask with what was found.
     2. `segment` for the prompt, then for every decoded token: they see the context and what the view read before.
 
@@ -37,7 +37,14 @@ class QuestionView:
     overwritten (the store moves to a fresh arena instead).
     """
 
-    def __init__(self, store: "KVStore", choose: Choose, visible: Callable[[Span], bool] | None, scored: bool) -> None:
+    def __init__(
+        self,
+        store: "KVStore",
+        choose: Choose,
+        visible: Callable[[Span], bool] | None,
+        scored: bool,
+        scoring: Scoring = "mean",
+    ) -> None:
         """See `KVStore.question`."""
         window, spans = store._window, store.spans
         self.spec = store.spec
@@ -45,7 +52,7 @@ class QuestionView:
             span for span in spans if visible is None or span.kind == "prefix" or visible(span)
         )
         """What there was to choose from, in stream order; the prefix is always among it."""
-        self._store, self._choose = store, choose
+        self._store, self._choose, self._scoring = store, choose, scoring
         self._sources = Sources(
             store.spec, store.rotary, dict(store._blocks), window.arena, dict(window.rows), dict(store._host)
         )
@@ -80,7 +87,7 @@ class QuestionView:
     # ----------------------------------------------------------------------------------------------------- reading
 
     def retrieval(self, positions: Tensor, extent: int) -> "Retrieval":
-        """The first pass of a scored question: positions int64 `[axes, tokens]` of the bare question.
+        """The first pass of a scored question: positions int64 `[axes, tokens]` of the words that look for memories.
 
         Its keys and values are thrown away. Every layer waits once for its scores to reach the policy: the choice is
         made on the CPU.
@@ -154,12 +161,15 @@ class QuestionView:
 
     # ------------------------------------------------------------------------------------------------------- inside
 
-    def _choose_layer(self, layer: int, queries: Tensor) -> Context:
+    def _choose_layer(self, layer: int, queries: Tensor, scale: float) -> Context:
         """Score all blocks with this layer's raw queries `[query_heads, tokens, head_dim]`, choose, gather, freeze."""
         assert layer == len(self._contexts), f"layer {layer} attended when {len(self._contexts)} was next"
-        folded = fold_queries(queries, self.spec.num_kv_heads)
-        scores = score_blocks(self._means[layer], self._signal_rows, folded).cpu()
-        chosen = self._chosen(self._choose(layer, self.spans, scores))
+        means, heads = self._means[layer], self.spec.num_kv_heads
+        if self._scoring == "mean":
+            scores = score_blocks(means, self._signal_rows, fold_queries(queries, heads))
+        else:
+            scores = share_attention(means, self._signal_rows, queries, heads, scale)
+        chosen = self._chosen(self._choose(layer, self.spans, scores.cpu()))
         self._check_room(chosen, 1)
         self._freeze(self._sources.gather(chosen, range(layer, layer + 1)))
         context = self._contexts[-1]
@@ -231,14 +241,14 @@ class QuestionView:
 
 
 class Retrieval:
-    """The bare question on its first pass (a `Segment`)."""
+    """The question on its first pass (a `Segment`)."""
 
     def __init__(self, view: QuestionView, positions: Tensor) -> None:
         self._view, self._positions = view, positions
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """Choose this layer's context, then attend to it and to the question itself (see `Segment.attend`)."""
-        context = self._view._choose_layer(layer, queries)
+        context = self._view._choose_layer(layer, queries, scale)
         # Layers may see different numbers of positions, so the angles are made per layer.
         cos, sin = self._view._sources.rotary(self._positions + context.reach)
         own, past = (rotate(keys, cos, sin), values), (context.keys[0], context.values[0])

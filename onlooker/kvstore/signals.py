@@ -84,6 +84,24 @@ def fold_queries(queries: Tensor, num_kv_heads: int) -> Tensor:
 
 def score_blocks(means: Tensor, rows: list[int], folded: Tensor) -> Tensor:
     """Dot products of a folded query `[H * D]` with one layer's mean keys `[rows, H * D]`; float32 `[len(rows)]`."""
+    return _rows(means, rows) @ folded
+
+
+def share_attention(means: Tensor, rows: list[int], queries: Tensor, num_kv_heads: int, scale: float) -> Tensor:
+    """Queries `[Hq, tokens, D]` share their attention among one layer's mean keys `[rows, H * D]`: of each block the
+    largest share that any token gives it, added over query heads; float32 `[len(rows)]`.
+
+    A block that few tokens of one head look for stands out, where a mean over tokens and heads would drown it.
+    """
+    keys = _rows(means, rows).unflatten(1, (num_kv_heads, -1))
+    total = means.new_zeros(len(rows))
+    for head, queries_of_head in enumerate(queries.float().unflatten(0, (num_kv_heads, -1)).unbind(0)):
+        shares = (queries_of_head @ keys[:, head].T * scale).softmax(-1)
+        total += shares.amax(1).sum(0)
+    return total
+
+
+def _rows(means: Tensor, rows: list[int]) -> Tensor:
     if rows and rows[-1] - rows[0] + 1 == len(rows):
-        return means[rows[0] : rows[-1] + 1] @ folded
-    return means.index_select(0, torch.tensor(rows, dtype=torch.int64, device=means.device)) @ folded
+        return means[rows[0] : rows[-1] + 1]
+    return means.index_select(0, torch.tensor(rows, dtype=torch.int64, device=means.device))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
 from onlooker.core.errors import CapacityError, InputError
-from onlooker.core.spans import Plan, Span, SpanKind, Tier
+from onlooker.core.spans import Plan, Scoring, Span, SpanKind, Tier
 from onlooker.kvstore import snapshot
 from onlooker.kvstore.arena import Arena, allocate
 from onlooker.kvstore.blocks import Block
@@ -190,7 +190,12 @@ class KVStore:
     # --------------------------------------------------------------------------------------------------- questions
 
     def question(
-        self, choose: Choose, *, visible: Callable[[Span], bool] | None = None, scored: bool = False
+        self,
+        choose: Choose,
+        *,
+        visible: Callable[[Span], bool] | None = None,
+        scored: bool = False,
+        scoring: Scoring = "mean",
     ) -> QuestionView:
         """Open a question on what is stored now; the stream may go on meanwhile and is not touched.
 
@@ -198,7 +203,7 @@ class KVStore:
         every layer during `QuestionView.retrieval`. `visible` leaves only some spans to choose from. The prefix is
         always part of the context. Raises `CapacityError` when the context does not fit beside the stream.
         """
-        view = QuestionView(self, choose, visible, scored)
+        view = QuestionView(self, choose, visible, scored, scoring)
         self._views.add(view)
         return view
 

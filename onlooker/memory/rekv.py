@@ -11,18 +11,23 @@ Changed:
 - while watching, the prefix sits right before the window at its true distance, not all of it at one capped distance;
 - blocks are parked when they leave the window instead of being held twice; the parked ones may be bounded;
 - no averaging over neighbouring blocks, and no block cache on the device.
+
+Two settings go beyond the paper; both are off unless asked for. `first` keeps the oldest blocks in every answer: a
+model learns to rest its attention on the start of a stream, and may call things seen that never were when the start is
+gone (the sinks of StreamingLLM, arXiv 2309.17453, as blocks). `score=shares` asks with the whole prompt, token by token
+and head by head, of the same mean keys: what looks for the evidence may be one head of one token behind the question.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from onlooker.core.contracts import MemoryPolicy
 from onlooker.core.errors import InputError
-from onlooker.core.spans import Plan, Recall, Span
+from onlooker.core.spans import Plan, Recall, Scoring, Span
 from onlooker.core.state import StreamState
 from onlooker.memory._recent import WindowState, count_new, oldest_beyond, prefix_length
 
@@ -37,20 +42,30 @@ class ReKV(MemoryPolicy):
     """Blocks each layer recalls by score."""
     recent: int = 4
     """Newest blocks that every layer sees besides."""
+    first: int = 0
+    """Oldest blocks that every layer sees besides."""
+    score: Literal["mean", "shares"] = "mean"
+    """What ranks a block: its mean key against the question's mean query, or its largest share of attention."""
     window_tokens: int = 15000
     """Most tokens seen behind the prefix while watching; older blocks are parked."""
     max_parked: int | None = None
-    """Most blocks parked before the oldest are forgotten; None for no bound."""
+    """Most blocks parked before the oldest (but the first ones) are forgotten; None for no bound."""
 
     def __post_init__(self) -> None:
         for name, value, least in (
             ("topk", self.topk, 0),
             ("recent", self.recent, 0),
+            ("first", self.first, 0),
             ("window_tokens", self.window_tokens, 1),
             ("max_parked", self.max_parked, 0),
         ):
             if value is not None and value < least:
                 raise InputError(f"{name} must be at least {least}", given=str(value), do=f"for example rekv:{name}=64")
+        if self.max_parked is not None and self.max_parked < self.first:
+            given = f"max_parked={self.max_parked}, first={self.first}"
+            raise InputError("the first blocks are parked too", given=given, do="allow max_parked at least that many")
+        if self.score not in ("mean", "shares"):
+            raise InputError("there is no such score", given=f"score={self.score}", do="mean or shares")
 
     def new_state(self) -> WindowState:
         """Counts of the window and of what is parked."""
@@ -66,15 +81,19 @@ class ReKV(MemoryPolicy):
             return Plan(park=park)
         surplus = state.num_parked - self.max_parked
         state.num_parked -= surplus
-        start = prefix_length(spans)
+        start = prefix_length(spans) + self.first
         forget = tuple(span.id for span in spans[start : start + surplus])
         # A block may leave the window and be one too many at once.
         return Plan(park=tuple(block for block in park if block not in forget), forget=forget)
 
+    def scoring(self) -> Scoring:
+        """As the setting says."""
+        return self.score
+
     def recall(self, spans: Sequence[Span], scores: Tensor | None, state: StreamState) -> Recall:
-        """The prefix, the top k by score, and the newest blocks, in time order."""
+        """The prefix, the first blocks, the top k by score, and the newest blocks, in time order."""
         assert scores is not None, "ReKV chooses by score"
-        start = prefix_length(spans)
+        start = min(len(spans), prefix_length(spans) + self.first)
         end = max(start, len(spans) - self.recent)
         best = torch.topk(scores[start:end], min(self.topk, end - start)).indices.sort().values.tolist()
         places = [*range(start), *(start + place for place in best), *range(end, len(spans))]

@@ -111,7 +111,7 @@ def _long(
     rng.shuffle(pairs)
     words: list[str] = list(WORDS)
     rng.shuffle(words)
-    gaps = [(a[1], b[0]) for a, b in itertools.pairwise(blocks)]
+    gaps = [(a[1], b[0]) for a, b in itertools.pairwise(blocks) if b[0] <= settings.needle_until * duration_s]
     num = min(len(gaps), 16, max(3, round(settings.needles_per_hour * duration_s / 3600)))
     # The last 14 pairs and 3 words never appear: what "ever" asks about must be missing now and then.
     cast.forbid(pairs[:16] + pairs[-14:], words[:4] + words[-3:])

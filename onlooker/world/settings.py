@@ -49,6 +49,8 @@ class WorldSettings:
     """Largest slow change of brightness, as a share."""
     needle_depth: float | None = None
     """Where the first needle of a long episode lies, as a share of its length; None means anywhere."""
+    needle_until: float = 1.0
+    """Share of a long episode, from its start, that all its needles lie in."""
     needles_per_hour: float = 8.0
     """Things that appear exactly once in a long episode (three at least)."""
 
@@ -61,3 +63,5 @@ class WorldSettings:
             )
         if self.needle_depth is not None and not 0 <= self.needle_depth <= 1:
             raise InputError("needle_depth must lie in 0..1", given=str(self.needle_depth), do="use 0.5 for the middle")
+        if not 0 < self.needle_until <= 1:
+            raise InputError("needle_until must lie in 0..1", given=str(self.needle_until), do="use 1 for anywhere")

@@ -94,7 +94,15 @@ def test_sessions_in_different_phases_do_not_touch(saving):
     torch.testing.assert_close(scores_after(second), scores_after(watch(saving, late)), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("memory", ["full", "rekv:topk=3,recent=1,window_tokens=40", "last_frames:frames=3"])
+@pytest.mark.parametrize(
+    "memory",
+    [
+        "full",
+        "rekv:topk=3,recent=1,window_tokens=40",
+        "rekv:topk=2,first=1,recent=1,score=shares,window_tokens=40",
+        "last_frames:frames=3",
+    ],
+)
 def test_asking_twice_gives_the_same_answer_and_the_same_bytes(tiny_model, frames, memory):
     engine = Engine(tiny_model, encoder="full", compressor="identity", memory=memory)
     session = watch(engine, frames)
@@ -113,8 +121,19 @@ def test_questions_leave_no_mark_on_the_stream(saving, frames):
     torch.testing.assert_close(scores_after(quiet), scores_after(asked), rtol=0, atol=0)
 
 
-def test_rekv_that_recalls_everything_equals_full_memory(tiny_model, frames):
-    everything = Engine(tiny_model, encoder="full", compressor="identity", memory="rekv:topk=99,window_tokens=9999")
+def test_a_fork_asked_under_a_sliding_window_answers_as_if_the_window_had_slid(tiny_model, frames):
+    slid = Engine(tiny_model, encoder="full", compressor="identity", memory="sliding_window:window_tokens=40")
+    parks = Engine(tiny_model, encoder="full", compressor="identity", memory="rekv:window_tokens=40")
+    fork = watch(parks, frames).fork()
+    fork.memory = slid.memory
+    assert len(fork.store.spans) > len(watch(slid, frames).store.spans)
+    torch.testing.assert_close(scores_after(fork), scores_after(watch(slid, frames)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("more", ["", ",first=2,score=shares"])
+def test_rekv_that_recalls_everything_equals_full_memory(tiny_model, frames, more):
+    memory = f"rekv:topk=99,window_tokens=9999{more}"
+    everything = Engine(tiny_model, encoder="full", compressor="identity", memory=memory)
     full = Engine(tiny_model, encoder="full", compressor="identity", memory="full")
     torch.testing.assert_close(
         scores_after(watch(everything, frames)), scores_after(watch(full, frames)), rtol=1e-4, atol=1e-4

@@ -27,7 +27,7 @@ from stack import (
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import Plan, Recall
 from onlooker.kvstore import KVStore, PackedAttention
-from onlooker.kvstore.signals import fold_queries, score_blocks
+from onlooker.kvstore.signals import fold_queries, score_blocks, share_attention
 from onlooker.memory.rekv import ReKV
 
 
@@ -152,6 +152,26 @@ def test_folded_scores_equal_expanded_ones(store):
         blocks = [raw(store, span.id)[0][layer] for span in store.spans]
         wide = torch.stack([keys.mean(1).repeat_interleave(groups, 0).flatten() for keys in blocks])
         assert_same(got, wide @ queries.mean(1).flatten())
+
+
+def test_shares_equal_those_of_expanded_heads(store):
+    groups = QUERY_HEADS // KV_HEADS
+    queries = torch.randn(QUERY_HEADS, 6, HEAD_DIM)
+    for rows in (list(store._signals.rows.values()), [1, 4, 5]):
+        means = store._signals.means[1]
+        keys = means[rows].view(-1, KV_HEADS, HEAD_DIM).repeat_interleave(groups, 1)
+        shares = torch.einsum("htd,bhd->htb", queries, keys).mul(0.3).softmax(-1)
+        assert_same(share_attention(means, rows, queries, KV_HEADS, 0.3), shares.amax(1).sum(0))
+
+
+def test_shares_find_what_one_token_of_one_head_looks_for():
+    means = torch.randn(50, KV_HEADS * HEAD_DIM, generator=torch.Generator().manual_seed(0))
+    wanted = means[31].view(KV_HEADS, HEAD_DIM)[1] * 3
+    queries = (-wanted / 11).repeat(QUERY_HEADS, 12, 1)  # many weak voices against it drown it in a mean
+    queries[2, 7] = wanted  # head 2 is the first of the second key-value head
+    rows = list(range(50))
+    assert share_attention(means, rows, queries, KV_HEADS, 1.0).argmax() == 31
+    assert score_blocks(means, rows, fold_queries(queries, KV_HEADS)).argmax() != 31
 
 
 @pytest.mark.parametrize("scored", [False, True])

@@ -23,6 +23,7 @@ SMALL = [
     ReKV(topk=3, recent=2, window_tokens=40),
     ReKV(topk=3, recent=0, window_tokens=40, max_parked=5),
     ReKV(topk=0, recent=1, window_tokens=1, max_parked=0),
+    ReKV(topk=3, recent=2, first=2, window_tokens=40, max_parked=5),
 ]
 
 
@@ -111,8 +112,10 @@ def test_windows_are_bounded():
         for spans, _, _, _ in live(policy, 3):
             window = [span for span in spans if span.kind != "prefix" and span.tier is Tier.DEVICE]
             assert len(window) <= blocks and (sum(span.num_tokens for span in window) <= tokens or len(window) == 1)
-    for spans, _, _, _ in live(SMALL[5], 3):
-        assert sum(span.tier is Tier.HOST for span in spans) <= 5
+    for policy in (SMALL[5], SMALL[7]):
+        for spans, _, _, _ in live(policy, 3):
+            assert sum(span.tier is Tier.HOST for span in spans) <= 5
+    assert [span.id for span in spans[:3]] == [0, 1, 2], "the first blocks are kept when others are forgotten"
 
 
 def test_rekv_recalls_the_best_and_the_newest_in_time_order():
@@ -120,6 +123,9 @@ def test_rekv_recalls_the_best_and_the_newest_in_time_order():
     scores = torch.tensor([99.0, 0.0, 5.0, 1.0, 9.0, 2.0, 7.0, 3.0, 4.0, 50.0, 60.0])
     policy = ReKV(topk=3, recent=2)
     assert policy.recall(spans, scores, policy.new_state()).blocks == (0, 2, 4, 6, 9, 10)
+    policy = ReKV(topk=2, recent=2, first=2)
+    assert policy.recall(spans, scores, policy.new_state()).blocks == (0, 1, 2, 4, 6, 9, 10)
+    assert policy.recall(spans[:3], scores[:3], policy.new_state()).blocks == (0, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +137,9 @@ def test_rekv_recalls_the_best_and_the_newest_in_time_order():
         lambda: ReKV(topk=-1),
         lambda: ReKV(window_tokens=0),
         lambda: ReKV(max_parked=-1),
+        lambda: ReKV(first=-1),
+        lambda: ReKV(first=3, max_parked=2),
+        lambda: ReKV(score="best"),
     ],
 )
 def test_settings_without_sense_are_refused(build):

@@ -90,6 +90,16 @@ def test_tables_agree_with_the_view():
             assert (names[colour - 1] if colour else "") == seen.colour
 
 
+def test_needles_may_be_kept_to_the_start():
+    anywhere = make_episode(2, "test", 2100.0, "long")
+    assert make_episode(2, "test", 2100.0, "long", settings=WorldSettings(needle_until=1.0)) == anywhere
+    early = make_episode(2, "test", 2100.0, "long", settings=WorldSettings(needle_until=0.15))
+    assert len(early.needles) >= 3
+    assert all(early.sprites[needle].end_s <= 0.15 * 2100 for needle in early.needles)
+    with pytest.raises(InputError):
+        WorldSettings(needle_until=0.0)
+
+
 def test_hours_are_cheap_and_needles_are_single():
     episode = make_episode(2, "test", 3 * 3600.0, "long", settings=WorldSettings(needle_depth=0.5))
     assert len(episode.needles) >= 3
