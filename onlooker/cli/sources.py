@@ -5,10 +5,17 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onlooker.core.errors import DamagedSource, InputError
 from onlooker.core.frame import Frame
+
+if TYPE_CHECKING:
+    from onlooker.video import LiveSource
+
+
+LIVE_CONNECT_S = 20.0
+"""The longest wait for the first picture of a live source."""
 
 
 @dataclass
@@ -20,8 +27,13 @@ class Opened:
     name: str
     reports: list[Any] = field(default_factory=list)
     """What the decoder had to say, filled when the frames are used up."""
-    is_live: bool = False
-    """Whether frames come at their own pace, so that waiting would only make them old."""
+    live: "LiveSource | None" = None
+    """The source itself, where frames come at their own pace, so that waiting would only make them old."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether frames come at their own pace."""
+        return self.live is not None
 
     def warnings(self) -> list[str]:
         """Damage and repairs, one line each, once the frames were read."""
@@ -58,13 +70,17 @@ def open_source(source: str, fps: float, end_s: float | None = None, strict: boo
     if source == "synthetic" or source.startswith("synthetic:"):
         yield _synthetic(source, fps, end_s)
         return
-    from onlooker.video import is_live, open_video
+    from onlooker.video import LiveSettings, is_live, open_live, open_video
 
     # The end of a span is left out when reading; a frame at the very moment asked about belongs to it.
     until = None if end_s is None else end_s + 1e-6
+    if is_live(source):
+        with open_live(source, LiveSettings(fps=fps, end_s=until, connect_s=LIVE_CONNECT_S), wait=True) as live:
+            yield Opened(iter(live), None, live.info.name, [live.report], live)
+        return
     try:
         with open_video(source, fps=fps, end_s=until, on_damage="raise" if strict else "report") as video:
-            yield Opened(iter(video), video.info.duration_s, video.info.name, [video.report], is_live(source))
+            yield Opened(iter(video), video.info.duration_s, video.info.name, [video.report])
     except DamagedSource as damage:
         raise DamagedSource(damage.what, given=damage.given, do="without --strict, what decodes is used") from damage
 

@@ -1,9 +1,11 @@
 """onlooker watch: the video plays on while questions are typed."""
 
+import contextlib
 import dataclasses
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +20,10 @@ from onlooker.core.frame import Frame
 
 if TYPE_CHECKING:
     from onlooker.engine import Session
+    from onlooker.video import LiveSource
+
+LOOK_S = 0.05
+"""How often the typed questions are looked at while no frame comes."""
 
 
 @app.command()
@@ -71,14 +77,15 @@ def watch(
                 typed.start()
                 if sys.stdin is not None and sys.stdin.isatty():
                     note("watching; type a question and press Enter, Ctrl-D when you have no more")
-            talk = _Talk(session, typed, fps, as_json)
+            talk = _Talk(session, typed, fps, as_json, opened.live)
             began, behind_s = time.monotonic(), 0.0
-            for frame in opened.frames:
-                if pace == "real" and not opened.is_live:
-                    behind_s = max(0.0, time.monotonic() - began - frame.time_s)
-                    talk.wait_until(began + frame.time_s)
-                talk.answer_before(frame)
-                watching.look(frame, session.push(frame))
+            with contextlib.closing(talk.frames_of(opened)) as frames:
+                for frame in frames:
+                    if pace == "real" and not opened.is_live:
+                        behind_s = max(0.0, time.monotonic() - began - frame.time_s)
+                        talk.wait_until(began + frame.time_s)
+                    talk.answer_before(frame)
+                    watching.look(frame, session.push(frame))
             if session.time_s is None:
                 raise SourceError("the source showed no frame", given=source, do="check it, and --fps")
             if pace == "real":
@@ -92,14 +99,48 @@ def watch(
 class _Talk:
     """Questions put to a session, and its answers printed."""
 
-    def __init__(self, session: "Session", typed: TypedQuestions, fps: float, as_json: bool) -> None:
+    def __init__(
+        self, session: "Session", typed: TypedQuestions, fps: float, as_json: bool, live: "LiveSource | None"
+    ) -> None:
         self._session, self._typed, self._fps, self._as_json = session, typed, fps, as_json
+        self._live = live
+        self._told: tuple[str, str | None] = ("live", None)
+
+    def frames_of(self, opened: Opened) -> Generator[Frame]:
+        """Frames as they come. Between them, however long that takes, what is typed is answered at once."""
+        from onlooker.video import Ahead
+
+        with contextlib.ExitStack() as reading:
+            source = opened.live or reading.enter_context(Ahead(opened.frames))
+            while True:
+                try:
+                    frame = source.next_within(LOOK_S)
+                except StopIteration:
+                    return
+                self._tell_state()
+                if frame is None:
+                    self.answer_now()
+                else:
+                    yield frame
+
+    def _tell_state(self) -> None:
+        """Say that a live source has come into another state, so that nobody takes an old picture for a new one."""
+        if self._live is None:
+            return
+        status = self._live.status()
+        if (status.state, status.why) == self._told:
+            return
+        self._told = (status.state, status.why)
+        if self._as_json:
+            emit({"event": "source", "state": status.state, "why": status.why, "silent_s": status.silent_s})
+        else:
+            note(f"the source is {status.state}{f': {plain(status.why)}' if status.why else ''}")
 
     def wait_until(self, moment: float) -> None:
         """Sleep until a frame is due, answering what is typed meanwhile."""
-        while (left := moment - time.monotonic()) > 0:
+        while time.monotonic() < moment:
             self.answer_now()
-            time.sleep(min(left, 0.05))
+            time.sleep(max(0.0, min(moment - time.monotonic(), LOOK_S)))
 
     def answer_now(self) -> None:
         """Answer what was asked for this very moment, and what is overdue."""
@@ -136,7 +177,7 @@ class _Talk:
         at = None if question.at_s in (NOW, AT_THE_END) else question.at_s
         if self._as_json:
             answer = session.ask(question.text, at=at)
-            emit({"event": "answer", "asked_at_s": at} | as_dict(answer, session.stats()))
+            emit({"event": "answer", "asked_at_s": at} | as_dict(answer, session.stats()) | self._freshness())
             return
         stream = session.stream(question.text, at=at)
         moment = session.time_s or 0.0 if at is None else min(at, session.time_s or 0.0)
@@ -145,6 +186,15 @@ class _Talk:
             print(plain(piece), end="", flush=True)
         print(flush=True)
         note(explain(stream.answer, session.stats())[0])
+        if self._live is not None and (status := self._live.status()).state != "live":
+            note(f"the newest picture is {status.silent_s or 0.0:.0f} s old: the source is {status.state}")
+
+    def _freshness(self) -> dict[str, Any]:
+        """Of a live source: its state, and how long ago it last showed a picture."""
+        if self._live is None:
+            return {}
+        status = self._live.status()
+        return {"source": {"state": status.state, "why": status.why, "silent_s": status.silent_s}}
 
 
 def _sum_up(session: "Session", opened: Opened, watching: alerts.Alerts, behind_s: float, as_json: bool) -> None:

@@ -25,7 +25,7 @@ from onlooker.core.contracts import (
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.events import Failed, FrameTaken
 from onlooker.core.frame import Frame
-from onlooker.core.spans import Layout
+from onlooker.core.spans import Layout, Plan
 from onlooker.core.tokens import VisualTokens
 from onlooker.engine.asking import Asking, InFlight
 from onlooker.engine.packing import Work
@@ -137,7 +137,9 @@ class Engine:
         shape = tuple(pixels.shape)
         like = self.model.embed_patches(pixels[None])[0]
         prepared = self.encoder.prepare(self.model.tower(shape), like, most_frames, on_step)
-        self.passes.prepare(pass_sizes(most_tokens), on_step)
+        encoded = prepared.encode(like[None], [self.encoder.new_state()])
+        extras = {name: rows[0] for name, rows in self.model.project(encoded, shape)[2].items()}
+        self.passes.prepare(pass_sizes(most_tokens), on_step, extras)
         self._prepared, self._most_frames = {shape: prepared}, most_frames
 
     def use(self, encoder: EncoderAccelerator, compressor: Compressor) -> None:
@@ -171,9 +173,9 @@ class Engine:
     ) -> list[FrameTaken | Failed]:
         """Take in one frame of each of several sessions and move questions on by one pass, all in one batch.
 
-        Returns one event per arrival: `Failed` (with a `CapacityError`) when that session had no room for its frame;
-        the others are not affected. Raises `InputError` or `SessionClosed` before anything is done when an arrival
-        may not be pushed.
+        Returns one event per arrival: `Failed` when that session had no room for its frame (`CapacityError`) or its
+        memory policy failed; the others are not affected. Raises `InputError` or `SessionClosed` before anything is
+        done when an arrival may not be pushed.
         """
         events, _ = self._step(arrivals, askings)
         return events
@@ -290,23 +292,17 @@ class Engine:
     # ------------------------------------------------------------------------------------------------- remembering
 
     def _remember(
-        self, session: Session, seen: "_Seen", chunk: Any, error: CapacityError | None
+        self, session: Session, seen: "_Seen", chunk: Any, no_room: CapacityError | None
     ) -> FrameTaken | Failed:
         time_s, totals = seen.frame.time_s, session.totals
-        if error is not None:
+        try:
+            if no_room is not None:
+                raise no_room
+            plan = self._note(session, seen) if self.memory.rereads else self._store(session, chunk)
+        except Exception as error:  # a full store or a faulty policy is this stream's affair, not that of the others
             failed = Failed(time_s, error)
             session.tell(failed)
             return failed
-        if self.memory.rereads:
-            session.remember_unread(seen.tokens, len(seen.tokens), time_s)
-            plan = self.memory.plan([span for span, _ in session.unread.values()], session.memory_state)
-            for number in (*plan.forget, *plan.park):
-                del session.unread[number]
-        else:
-            span = chunk.seal()
-            totals.tokens_read += span.num_tokens
-            plan = self.memory.plan(session.store.spans, session.memory_state)
-            session.store.apply(plan)
         totals.blocks_parked += len(plan.park)
         totals.blocks_forgotten += len(plan.forget)
         refreshed = seen.encoded.refreshed[seen.row] if seen.encoded.refreshed else True
@@ -326,6 +322,28 @@ class Engine:
         totals.tokens_kept += event.tokens_kept
         session.tell(event)
         return event
+
+    def _note(self, session: Session, seen: "_Seen") -> Plan:
+        """Keep a frame that is read at a question only, and what of the others the policy still wants."""
+        session.remember_unread(seen.tokens, len(seen.tokens), seen.frame.time_s)
+        plan = self.memory.plan([span for span, _ in session.unread.values()], session.memory_state)
+        for number in (*plan.forget, *plan.park):
+            del session.unread[number]
+        return plan
+
+    def _store(self, session: Session, chunk: Any) -> Plan:
+        """Keep the block of a frame that was read, and of the others what the policy plans."""
+        span, before = chunk.seal(), session.memory_state.fork()
+        try:
+            plan = self.memory.plan(session.store.spans, session.memory_state)
+            session.store.apply(plan)
+        except Exception:
+            # Nothing of the plan was done; without the new block the stream is as it was before the frame.
+            session.store.apply(Plan(forget=(span.id,)))
+            session.memory_state = before
+            raise
+        session.totals.tokens_read += span.num_tokens
+        return plan
 
     def _trace(self, session: Session, seen: "_Seen", refreshed: bool) -> float:
         tower, rows_cols = seen.tower, seen.tokens.grid

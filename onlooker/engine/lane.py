@@ -1,16 +1,26 @@
-"""One stream on a scheduler: a mailbox for one frame, into which any thread may put, and the session behind it."""
+"""One stream on a scheduler: where its frames wait, into which any thread may put, and the session behind it."""
 
 import dataclasses
 import threading
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onlooker.core.errors import InputError, SessionClosed
+from onlooker.core.events import FrameTaken
 from onlooker.core.frame import Frame
+from onlooker.engine.load import Share
+from onlooker.engine.promises import Busy, Rung
 from onlooker.engine.session import Session
+from onlooker.video import Sampler
 
 if TYPE_CHECKING:
     from onlooker.engine.scheduler import Scheduler
+
+ASSUMED_FPS = 1.0
+"""Frames a second promised to a stream that names no rate; what it offers beyond is taken when there is time."""
+RATE_OVER_S = 10.0
 
 
 @dataclass
@@ -22,94 +32,250 @@ class LaneCounts:
     late: int = 0
     """Taken, but in memory later than promised."""
     dropped: int = 0
-    """Replaced by a newer frame while they waited."""
+    """Replaced by a newer frame while they waited, or still waiting at the end."""
     thinned: int = 0
-    """Left out because of the frame rate (the lane's own, or the ladder's share of it)."""
+    """Left out because they came sooner than the lane's frame rate."""
+    shed: int = 0
+    """Left out because of the ladder's share of the frames."""
     failed: int = 0
 
 
-@dataclass
-class _Waiting:
+@dataclass(eq=False)
+class Offer:
+    """A frame that waits for its step."""
+
     frame: Frame
+    """As it was offered."""
     arrived_s: float
-    ready: bool
+    """When it came, on the scheduler's clock: lag counts from there."""
+    note: Any = None
+    """Whatever the caller wants to find here again."""
+    picture: Frame | None = None
+    """The same at the model's size; None while it is being resized."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of a frame; `event` is None when it was dropped for the reason given."""
+
+    event: FrameTaken | None
+    lag_s: float
+    reason: str | None = None
+
+
+Settle = Callable[[Offer, Taken | Exception], None]
+"""Told once of every frame that waited what became of it, on whatever thread that was known first."""
+
+
+def forget(offer: Offer, outcome: Taken | Exception) -> None:
+    """Nobody wants to know."""
 
 
 class Lane:
-    """One stream on a scheduler: a mailbox for one frame, and the session behind it. Made by `Scheduler.open`."""
+    """One stream on a scheduler: a place for frames to wait, and the session behind it. Made by `Scheduler.open`.
 
-    def __init__(self, scheduler: "Scheduler", session: Session, fps: float) -> None:
-        self.session, self.fps, self.counts = session, fps, LaneCounts()
-        self._scheduler = scheduler
-        self._lock = threading.Lock()
-        self._waiting: _Waiting | None = None
-        self._last_s: float | None = None
-        self._due_s: float | None = None
+    With `backlog` 0 the freshest frame wins: one waits, and one more while its picture is being resized. Otherwise so
+    many wait in their order, none is left out by the ladder, and more are refused: such a stream is in no hurry. It has
+    its turns like all others, but nothing is promised to it, so that it counts for nothing in admission and ladder.
+    """
 
-    def offer(self, frame: Frame, arrived_s: float | None = None) -> bool:
-        """Hand in the newest frame, from any thread; False when it is not due at this frame rate.
+    def __init__(
+        self,
+        scheduler: "Scheduler",
+        session: Session,
+        fps: float | None,
+        backlog: int = 0,
+        settle: Settle = forget,
+    ) -> None:
+        self.session, self.counts = session, LaneCounts()
+        self.fps = ASSUMED_FPS if fps is None else fps
+        """Frames a second that this lane is promised."""
+        self._scheduler, self._backlog, self._settle = scheduler, backlog, settle
+        self._room = threading.Condition()
+        self._waiting: deque[Offer] = deque()
+        self._ended: Exception | None = None
+        self._since_s = 0.0
+        self._sampler = Sampler(fps)
+        self._last_s = session.time_s
+        self._credit = 1.0
+        self._born_s = scheduler.now()
+        self._rate = Share(RATE_OVER_S)
+
+    # ------------------------------------------------------------------------------------------------ from any thread
+
+    def offer(self, frame: Frame, arrived_s: float | None = None, note: Any = None) -> Offer | None:
+        """Hand in the newest frame, from any thread; None when it is left out: not due at this rate, or shed.
 
         `arrived_s` is when it came, on the scheduler's clock (default: now). Raises `InputError` when its time does not
-        lie after the last one's, `SessionClosed` after the lane was closed.
+        lie after the last one's, `Busy` when the backlog is full, `SessionClosed` after the lane was closed.
         """
-        if self.session.closed:
-            raise SessionClosed("the lane was closed", do="open a new one with scheduler.open()")
         arrived = self._scheduler.now() if arrived_s is None else arrived_s
-        with self._lock:
+        with self._room:
+            if self._ended is not None:
+                raise self._ended
             if self._last_s is not None and frame.time_s <= self._last_s:
                 raise InputError(
                     "frames must come in the order of their times",
                     given=f"{frame.time_s:.3f} s after {self._last_s:.3f} s",
                     do="offer each moment once, oldest first; open a new lane for a new stream",
                 )
-            self._last_s = frame.time_s
+            if self._backlog and len(self._waiting) >= self._backlog:
+                raise Busy("no room for another frame", given=f"{len(self._waiting)} frames wait", retry_s=1.0)
             self.counts.offered += 1
-            gap = 1.0 / (self.fps * self._scheduler.rung.fps_share)
-            due = frame.time_s if self._due_s is None else self._due_s
-            if frame.time_s < due - 0.1 * gap:
+            self._last_s = frame.time_s
+            if not self._sampler.wants(frame.time_s):
                 self.counts.thinned += 1
-                return False
-            # From when it was due, so that jitter does not add up; but never two at once after a pause.
-            self._due_s = max(due + gap, frame.time_s + 0.5 * gap)
-            self.counts.dropped += self._waiting is not None
-            self._waiting = _Waiting(frame, arrived, ready=self._scheduler.resizer is None)
-            waiting = self._waiting
+                return None
+            self._rate.note(1.0, arrived)
+            if not self._backlog and not self._may_pass():
+                self.counts.shed += 1
+                return None
+            offer = Offer(frame, arrived, note, frame if self._scheduler.resizer is None else None)
+            if not self._waiting:
+                self._since_s = arrived
+            self._waiting.append(offer)
+            replaced = self._replaced()
+        self._tell_replaced(replaced)
         if self._scheduler.resizer is None:
             self._scheduler.wake()
         else:
-            self._scheduler.resizer.submit(self._resize, waiting)
-        return True
+            self._scheduler.resizer.submit(self._resize, offer)
+        return offer
+
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Wait until a frame may be offered without being refused or taking another's place; whether it may."""
+
+        def has_room() -> bool:
+            return len(self._waiting) < max(1, self._backlog)
+
+        with self._room:
+            self._room.wait_for(lambda: has_room() or self._ended is not None, timeout_s)
+            return has_room() and self._ended is None
+
+    def end(self, why: Exception) -> None:
+        """Take nothing more and let go of what waits; `why` is what is raised and told from now on. Any thread."""
+        with self._room:
+            if self._ended is not None:
+                return
+            self._ended = why
+            waiting, self._waiting = list(self._waiting), deque()
+            self.counts.dropped += len(waiting)
+            self._room.notify_all()
+        for offer in waiting:
+            self._settle(offer, why)
+
+    @property
+    def last_time_s(self) -> float | None:
+        """The time of the newest frame that was handed in."""
+        return self._last_s
+
+    @property
+    def rung(self) -> Rung:
+        """What is done for all streams now."""
+        return self._scheduler.rung
+
+    @property
+    def num_waiting(self) -> int:
+        """Frames that were not taken yet, ready or still being resized."""
+        return len(self._waiting)
+
+    @property
+    def is_waiting(self) -> bool:
+        """True while a frame was not taken yet, ready or still being resized."""
+        return bool(self._waiting)
+
+    # ------------------------------------------------------------------------------------- from the engine's thread
 
     def close(self) -> None:
         """End the stream, from the thread that owns the engine: what waits is dropped, questions in flight end."""
         self._scheduler.remove(self)
 
-    # ------------------------------------------------------------------------------------- what the scheduler calls
+    def offered_fps(self, now: float) -> float:
+        """Frames a second this lane has offered of late, of those it was promised."""
+        if self._backlog:
+            return 0.0
+        with self._room:
+            return min(self.fps, self._rate.at(now))
 
-    @property
-    def is_waiting(self) -> bool:
-        """True while a frame was not taken yet, ready or still being resized."""
-        return self._waiting is not None
+    def promised_fps(self, now: float) -> float:
+        """Frames a second to keep free for this lane: all it was promised while it is young, later what it offers."""
+        is_young = now - self._born_s < RATE_OVER_S and not self._backlog
+        return self.fps if is_young else self.offered_fps(now)
 
     def waiting_since(self) -> float | None:
-        """When the frame that could be taken now was offered; None when there is none."""
-        waiting = self._waiting
-        return waiting.arrived_s if waiting is not None and waiting.ready else None
+        """Since when there has been a frame that could be taken now; None when there is none.
 
-    def take(self) -> tuple[Frame, float] | None:
-        """The waiting frame and when it was offered."""
-        with self._lock:
-            waiting = self._waiting
-            if waiting is None or not waiting.ready:
-                return None
-            self._waiting = None
-            return waiting.frame, waiting.arrived_s
+        A newer frame in the place of one that waited does not lose its turn.
+        """
+        with self._room:
+            return self._since_s if self._ready() is not None else None
 
-    def _resize(self, waiting: _Waiting) -> None:
-        if self._waiting is not waiting:  # a newer one has come
+    def take(self) -> Offer | None:
+        """The frame whose turn it is."""
+        with self._room:
+            offer = self._ready()
+            if offer is not None:
+                self._waiting.remove(offer)
+                self._since_s = self._scheduler.now()  # the next one's turn comes after everyone else's
+                self._room.notify_all()
+            return offer
+
+    def settle(self, offer: Offer, outcome: Taken | Exception) -> None:
+        """Tell what became of a frame that was taken."""
+        self._settle(offer, outcome)
+
+    # -------------------------------------------------------------------------------------------------------- inside
+
+    def _may_pass(self) -> bool:
+        """Let the ladder's share of the frames through, evenly, whatever their rate."""
+        share = self.rung.fps_share
+        self._credit = min(1.0, self._credit + share)
+        if self._credit < 1.0 - 1e-9:
+            return False
+        self._credit -= 1.0
+        return True
+
+    def _ready(self) -> Offer | None:
+        first = self._waiting[0] if self._waiting else None
+        return first if first is not None and first.picture is not None else None
+
+    def _replaced(self) -> list[Offer]:
+        """What gives way to something fresher. The oldest stays until another is ready: else a stream that is faster
+        than the resizing would never be seen."""
+        if self._backlog:
+            return []
+        newest = max((n for n, offer in enumerate(self._waiting) if offer.picture is not None), default=0)
+        gone = [offer for n, offer in enumerate(self._waiting) if n < newest or newest < n < len(self._waiting) - 1]
+        for offer in gone:
+            self._waiting.remove(offer)
+        self.counts.dropped += len(gone)
+        return gone
+
+    def _tell_replaced(self, replaced: list[Offer]) -> None:
+        for offer in replaced:
+            self._settle(offer, Taken(None, self._scheduler.now() - offer.arrived_s, "a newer frame came"))
+
+    def _resize(self, offer: Offer) -> None:
+        if offer not in self._waiting:  # a fresher one has come, or the end
             return
-        image = self._scheduler.engine.resize(waiting.frame.image)
-        with self._lock:
-            waiting.frame = dataclasses.replace(waiting.frame, image=image)
-            waiting.ready = True
+        try:
+            picture = dataclasses.replace(offer.frame, image=self._scheduler.engine.resize(offer.frame.image))
+        except Exception as error:
+            with self._room:
+                if offer not in self._waiting:
+                    return
+                self._waiting.remove(offer)
+                self.counts.failed += 1
+                self._room.notify_all()
+            self._settle(offer, error)
+            return
+        with self._room:
+            offer.picture = picture
+            replaced = self._replaced()
+        self._tell_replaced(replaced)
         self._scheduler.wake()
+
+
+def closed() -> SessionClosed:
+    """What is raised when a lane is used after its end."""
+    return SessionClosed("the lane was closed", do="open a new one with scheduler.open()")

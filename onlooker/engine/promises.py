@@ -25,12 +25,15 @@ class Promises:
     """A frame is in memory within so many seconds of being offered."""
     first_token_s: float = 0.5
     """A question's first token is known within so many seconds."""
+    step_s: float | None = None
+    """Seconds a step may take while there are questions, the time between two words of an answer; None for half of
+    `first_token_s`, so that a question which comes right after a step's start has its first token after the next."""
     most_frames: int = 16
     """Frames in one step."""
     most_questions: int = 32
     """Questions in flight at once; more are refused."""
     most_load: float = 0.85
-    """Share of the engine's time that may be promised to streams."""
+    """Share of the engine's time that may be promised to streams; above 1 is more than there is."""
     device_budget_bytes: int | None = None
     """Device bytes for all streams together; None for no bound."""
     patience_s: float = 3.0
@@ -44,11 +47,13 @@ class Promises:
         for name in ("frame_lag_s", "first_token_s", "patience_s", "recover_s"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is a time above 0", given=str(getattr(self, name)))
+        if self.step_s is not None and not self.step_s > 0:
+            raise InputError("step_s is a time above 0", given=str(self.step_s), do="leave it out")
         for name, least in (("most_frames", 1), ("most_questions", 1), ("workers", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is at least {least}", given=str(getattr(self, name)))
-        if not 0 < self.most_load <= 1:
-            raise InputError("most_load is a share", given=str(self.most_load), do="a number above 0, up to 1")
+        if not self.most_load > 0:
+            raise InputError("most_load is a share above 0", given=str(self.most_load), do="most_load=0.85")
 
 
 @dataclass(frozen=True)

@@ -10,76 +10,36 @@
             scheduler.wait(0.1)
 
 A frame is due `frame_lag_s` after it was offered, a question's first token `first_token_s` after it was put. Questions
-take part in every step; frames go oldest first, as many as leave a step short enough for a question that may come. A
-stream holds one waiting frame: when a newer one comes, the older is dropped and counted. When the work offered exceeds
-what steps can do, all streams descend a ladder together (fewer frames, fewer tokens a frame, rarer refreshes), and
-climb again when there is room: `stats().rung` says where they are.
+take part in every step; the streams that have waited longest go first, with as many frames as leave a step short enough
+for a question that may come. A stream holds one waiting frame (or a backlog, if it asked for one): when a newer one
+comes, the older is dropped and counted. When the work offered exceeds what steps can do, all streams descend a ladder
+together (fewer frames, fewer tokens a frame, rarer refreshes), and climb again when there is room: `stats().rung` says
+where they are. If a step fails, everyone is stepped alone, and only who fails alone has failed.
 """
 
 import dataclasses
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from onlooker.core.errors import InputError
 from onlooker.core.events import Failed, FrameTaken
-from onlooker.core.frame import Frame
-from onlooker.engine.asking import Asking
+from onlooker.engine.asking import Asking, InFlight
 from onlooker.engine.engine import Engine
-from onlooker.engine.lane import Lane, LaneCounts
+from onlooker.engine.lane import ASSUMED_FPS, Lane, LaneCounts, Offer, Settle, Taken, closed, forget
 from onlooker.engine.load import Recent, Share, StepCost
 from onlooker.engine.promises import Busy, Promises, Rung, default_ladder
+from onlooker.engine.report import Report, SchedulerStats
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.session import Session
+from onlooker.engine.watching import Probe
 
+LOG = logging.getLogger("onlooker.engine")
 LEARNING_STEPS = 8
 """Steps before costs are believed."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What one step did."""
-
-    events: tuple[tuple[Lane, FrameTaken | Failed], ...] = ()
-    texts: tuple[tuple[Asking, str], ...] = ()
-    """New text of every question in flight; finished ones have `.answer()`."""
-    seconds: float = 0.0
-    lags_s: tuple[float, ...] = ()
-    """Of the frames taken: from being offered to being in memory."""
-
-    @property
-    def idle(self) -> bool:
-        """True when there was nothing to do."""
-        return not self.events and not self.texts
-
-
-@dataclass(frozen=True)
-class SchedulerStats:
-    """Where a scheduler stands."""
-
-    streams: int
-    waiting: int
-    """Frames offered and not taken yet."""
-    questions: int
-    """In flight."""
-    rung: str
-    level: int
-    """Place of the rung, 0 for everything."""
-    load: float
-    """Share of the engine's time that the streams ask for, at this rung."""
-    base_s: float
-    frame_s: float
-    question_s: float
-    lag_p50_s: float | None
-    lag_p95_s: float | None
-    first_token_p50_s: float | None
-    first_token_p95_s: float | None
-    frames: LaneCounts
-    refused: int
-    """Streams and questions that met `Busy`."""
 
 
 class Scheduler:
@@ -105,6 +65,7 @@ class Scheduler:
         self._methods = engine.encoder, engine.compressor
         self._lanes: list[Lane] = []
         self._askings: list[tuple[Asking, float]] = []
+        self._probes: list[Probe] = []
         self._gone = LaneCounts()
         self._refused = 0
         self._lags, self._first_tokens, self._questions = Recent(), Recent(), Share()
@@ -114,16 +75,24 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------------------- coming, going
 
-    def open(self, fps: float = 1.0) -> Lane:
+    def open(self, fps: float | None = 1.0) -> Lane:
         """A new stream of at most so many frames a second. Raises `Busy` when the promises to others would break."""
-        if not 0 < fps < 1000:
-            raise InputError("a stream needs a frame rate", given=f"fps={fps}", do="a number above 0")
-        self._admit(fps)
+        self.admit(fps)
         return self.adopt(self.engine.open(), fps)
 
-    def adopt(self, session: Session, fps: float = 1.0) -> Lane:
-        """A lane for a session that is open already, without asking whether there is room."""
-        lane = Lane(self, session, fps)
+    def admit(self, fps: float | None = 1.0) -> None:
+        """Raise `Busy` when the promises to others would break if one more stream of this rate came. With `fps=None`
+        it takes what there is time for, and is promised one frame a second."""
+        if fps is not None and not 0 < fps < 1000:
+            raise InputError("a stream needs a frame rate", given=f"fps={fps}", do="a number above 0")
+        if (reason := self._no_room(ASSUMED_FPS if fps is None else fps)) is not None:
+            self._refused += 1
+            what = f"no room for another stream beside {len(self._lanes)}"
+            raise Busy(what, given=reason, retry_s=self.promises.recover_s)
+
+    def adopt(self, session: Session, fps: float | None = 1.0, *, backlog: int = 0, settle: Settle = forget) -> Lane:
+        """A lane for a session that is open already, without asking whether there is room (see `Lane`)."""
+        lane = Lane(self, session, fps, backlog, settle)
         self._lanes.append(lane)
         return lane
 
@@ -135,8 +104,11 @@ class Scheduler:
         for asking, _ in self._askings:
             if asking.session is lane.session:
                 asking.cancel()
-        self._askings = [(asking, put_s) for asking, put_s in self._askings if not asking.done]
-        lane.counts.dropped += lane.take() is not None
+        for probe in self._probes:
+            if probe.session is lane.session:
+                probe.cancel()
+        self._prune()
+        lane.end(closed())
         _add(self._gone, lane.counts)
         lane.session.close()
 
@@ -156,9 +128,11 @@ class Scheduler:
         Raises `Busy` when so many questions are in flight that its first token would come too late, and what
         `Session.put` raises. `put_s` is when it was asked, on the scheduler's clock (default: now).
         """
+        self._prune()
         expected = self.cost.expected_s(self._frames_in_a_step(), 1)
         full = len(self._askings) >= self.promises.most_questions
-        late = self.cost.steps >= LEARNING_STEPS and expected > self.promises.first_token_s
+        # Where even a question alone would be late, it is not the others that make it so, and refusing would not help.
+        late = bool(self._askings) and self.cost.steps >= LEARNING_STEPS and expected > self.promises.first_token_s
         if full or late:
             self._refused += 1
             reason = f"{len(self._askings)} in flight" if full else f"a step takes {expected:.2f} s"
@@ -168,47 +142,94 @@ class Scheduler:
         self.wake()
         return asking
 
+    def probe(self, probes: Sequence[Probe]) -> None:
+        """Looks of rules (`Watch.due`): steps move them on with everything else, until they are done."""
+        self._probes.extend(probes)
+
     # ------------------------------------------------------------------------------------------------------ working
 
     def step(self) -> Report:
         """Take in the oldest waiting frames and move all questions on, in one pass; ends when the device is done."""
         self._settle()
+        self._prune()
         chosen = self._choose()
-        askings = [(asking, put_s) for asking, put_s in self._askings if not asking.done]
-        if not chosen and not askings:
+        askings, probes = list(self._askings), list(self._probes)
+        if not chosen and not askings and not probes:
             return Report()
-        silent = [asking for asking, _ in askings if not asking.has_spoken]
+        silent = {asking for asking, _ in askings if not asking.has_spoken}
         began, began_s = time.perf_counter(), self.now()
-        arrivals = [(lane.session, frame) for lane, frame, _ in chosen]
-        events, texts = self.engine.advance(arrivals, [asking for asking, _ in askings])
-        self.engine.wait()
+        events, texts, broken = self._advance(chosen, [asking for asking, _ in askings], probes)
         spent = time.perf_counter() - began
         now = max(self.now(), began_s + spent)
-        self.cost.note(len(chosen), len(askings), spent)
-        if askings:
+        self.cost.note(len(chosen), len(askings) + len(probes), spent)
+        if askings or probes:
             alone = self.cost.question_s if chosen else spent
             self._questions.note(min(alone, spent), now)
-        lags = tuple(now - arrived for _, _, arrived in chosen)
-        for (lane, _, _), event, lag in zip(chosen, events, lags, strict=True):
-            counts, failed = lane.counts, isinstance(event, Failed)
-            counts.failed += failed
-            counts.taken += not failed
-            counts.late += lag > self.promises.frame_lag_s
-            self._lags.note(lag)
+        lags = tuple(now - offer.arrived_s for _, offer in chosen)
+        for (lane, offer), event, lag in zip(chosen, events, lags, strict=True):
+            self._count(lane, offer, event, lag)
         for asking, put_s in askings:
             if asking in silent and asking.has_spoken:
                 self._first_tokens.note(now - put_s)
-        self._askings = [(asking, put_s) for asking, put_s in self._askings if not asking.done]
-        told = tuple((lane, event) for (lane, _, _), event in zip(chosen, events, strict=True))
-        return Report(told, tuple(zip([asking for asking, _ in askings], texts, strict=True)), spent, lags)
+        self._prune()
+        told = tuple((lane, event) for (lane, _), event in zip(chosen, events, strict=True))
+        return Report(told, texts, spent, lags, tuple(offer for _, offer in chosen), broken, len(probes))
 
-    def wait(self, timeout_s: float) -> bool:
-        """Wait until there is something to do, at most so long; whether there is."""
+    def _advance(
+        self, chosen: Sequence[tuple[Lane, Offer]], askings: Sequence[Asking], probes: Sequence[Probe]
+    ) -> tuple[list[FrameTaken | Failed], tuple[tuple[Asking, str], ...], tuple[tuple[Asking, Exception], ...]]:
+        """Events of the frames, texts of the questions, and the questions that failed."""
+        try:
+            events, texts = self._pass(chosen, [*askings, *probes])
+            return events, tuple(zip(askings, texts, strict=False)), ()
+        except Exception as error:
+            LOG.warning("a step of %d frames and %d questions failed: %s", len(chosen), len(askings), error)
+        for probe in probes:
+            probe.cancel()
+        events, spoken, broken = [], [], []
+        for lane, offer in chosen:
+            try:
+                events += self._pass([(lane, offer)], [])[0]
+            except Exception as error:
+                events.append(Failed(offer.frame.time_s, error))
+        for asking in askings:
+            try:
+                spoken.append((asking, self._pass([], [asking])[1][0]))
+            except Exception as error:
+                broken.append((asking, error))
+        self._askings = [(asking, put_s) for asking, put_s in self._askings if asking not in dict(broken)]
+        return events, tuple(spoken), tuple(broken)
+
+    def _pass(
+        self, chosen: Sequence[tuple[Lane, Offer]], askings: Sequence[InFlight]
+    ) -> tuple[list[FrameTaken | Failed], list[str]]:
+        arrivals = [(lane.session, offer.picture or offer.frame) for lane, offer in chosen]
+        done = self.engine.advance(arrivals, askings)
+        self.engine.wait()
+        return done
+
+    def _count(self, lane: Lane, offer: Offer, event: FrameTaken | Failed, lag: float) -> None:
+        if isinstance(event, Failed):
+            lane.counts.failed += 1
+            lane.settle(offer, event.error)
+            return
+        lane.counts.taken += 1
+        lane.counts.late += lag > self.promises.frame_lag_s
+        self._lags.note(lag)
+        lane.settle(offer, Taken(event, lag))
+
+    def _prune(self) -> None:
+        """Forget what is done, also what somebody cancelled."""
+        self._askings = [(asking, put_s) for asking, put_s in self._askings if not asking.done]
+        self._probes = [probe for probe in self._probes if not probe.done]
+
+    def wait(self, timeout_s: float, or_until: Callable[[], object] = lambda: False) -> bool:
+        """Wait until there is something to do, at most so long; whether there is. `or_until` is looked at on `wake`."""
         with self._changed:
-            return self._changed.wait_for(self._has_work, timeout_s)
+            return bool(self._changed.wait_for(lambda: self._has_work() or or_until(), timeout_s))
 
     def wake(self) -> None:
-        """End a `wait`, from any thread."""
+        """Let a `wait` look again, from any thread."""
         with self._changed:
             self._changed.notify_all()
 
@@ -229,7 +250,7 @@ class Scheduler:
             _add(frames, lane.counts)
         return SchedulerStats(
             streams=len(self._lanes),
-            waiting=sum(lane.is_waiting for lane in self._lanes),
+            waiting=sum(lane.num_waiting for lane in self._lanes),
             questions=len(self._askings),
             rung=self.rung.name,
             level=self.level,
@@ -248,46 +269,50 @@ class Scheduler:
     # -------------------------------------------------------------------------------------------------------- inside
 
     def _has_work(self) -> bool:
-        return bool(self._askings) or any(lane.waiting_since() is not None for lane in self._lanes)
+        return bool(self._askings or self._probes) or any(lane.waiting_since() is not None for lane in self._lanes)
 
     def _frames_in_a_step(self) -> int:
-        """So many that a question which comes right after a step's start has its first token after the next one."""
-        most = self.promises.most_frames
+        """So many that the step lasts no longer than it may."""
+        promises, in_flight = self.promises, len(self._askings) + len(self._probes)
         if self.cost.steps < LEARNING_STEPS:
-            return most
-        return self.cost.frames_within(self.promises.first_token_s / 2, len(self._askings), most)
+            return promises.most_frames
+        return self.cost.frames_within(promises.step_s or promises.first_token_s / 2, in_flight, promises.most_frames)
 
-    def _choose(self) -> list[tuple[Lane, Frame, float]]:
-        """The frames that have waited longest; all promise the same lag, so they are due in this order."""
+    def _choose(self) -> list[tuple[Lane, Offer]]:
+        """Frames of the streams that have waited longest; all promise the same lag, so they are due in this order."""
         since = [(arrived, n) for n, lane in enumerate(self._lanes) if (arrived := lane.waiting_since()) is not None]
         chosen = []
         for _, number in sorted(since)[: self._frames_in_a_step()]:
             lane = self._lanes[number]
-            if (taken := lane.take()) is not None:
-                chosen.append((lane, *taken))
+            if (offer := lane.take()) is not None:
+                chosen.append((lane, offer))
         return chosen
 
-    def _load(self, more_fps: float = 0.0) -> float:
-        """Share of the engine's time that streams and questions ask for, when steps are full."""
-        rate = (sum(lane.fps for lane in self._lanes) + more_fps) * self.rung.fps_share
-        full = self._frames_in_a_step()
-        return rate * (self.cost.base_s / full + self.cost.frame_s) + self._questions.at(self.now())
+    def _load(self) -> float:
+        """Share of the engine's time that streams and questions ask for now."""
+        now = self.now()
+        return self._share_of(sum(lane.offered_fps(now) for lane in self._lanes)) + self._questions.at(now)
 
-    def _admit(self, fps: float) -> None:
-        promises, lanes = self.promises, len(self._lanes)
-        load = self._load(fps) if self.cost.steps >= LEARNING_STEPS else 0.0
-        reason = None
+    def _share_of(self, fps: float) -> float:
+        """Share of the engine's time that so many frames a second take at this rung, when steps are full."""
+        return fps * self.rung.fps_share * (self.cost.base_s / self._frames_in_a_step() + self.cost.frame_s)
+
+    def _no_room(self, fps: float) -> str | None:
+        """Why there is no room for another stream of this rate. For the first there always is: it breaks no promise."""
+        promises = self.promises
+        if not self._lanes:
+            return None
         if self.level:
-            reason = f"the streams that are there have to do with less ({self.rung.name})"
-        elif load > promises.most_load:
-            reason = f"{load:.0%} of the time would be promised, {promises.most_load:.0%} may be"
-        elif promises.device_budget_bytes is not None and lanes:
+            return f"the streams that are there have to do with less ({self.rung.name})"
+        now = self.now()
+        load = self._share_of(fps + sum(lane.promised_fps(now) for lane in self._lanes)) + self._questions.at(now)
+        if load > promises.most_load and self.cost.steps >= LEARNING_STEPS:
+            return f"{load:.0%} of the time would be promised, {promises.most_load:.0%} may be"
+        if promises.device_budget_bytes is not None:
             held = [_device_bytes(lane.session) for lane in self._lanes]
             if sum(held) + max(held) > promises.device_budget_bytes:
-                reason = f"{sum(held)} bytes are held, {promises.device_budget_bytes} allowed"
-        if reason is not None:
-            self._refused += 1
-            raise Busy(f"no room for another stream beside {lanes}", given=reason, retry_s=promises.recover_s)
+                return f"{sum(held)} bytes are held, {promises.device_budget_bytes} allowed"
+        return None
 
     def _settle(self) -> None:
         """Descend or climb the ladder when overload, or room, has lasted."""
@@ -296,7 +321,7 @@ class Scheduler:
         now, load, promises = self.now(), self._load(), self.promises
         lower, higher = self.level + 1 < len(self.ladder), self.level > 0
         # Half, because the rung above may ask for twice the work.
-        wanted = +1 if load > 1.0 and lower else -1 if load < 0.5 * promises.most_load and higher else 0
+        wanted = +1 if load > 1.0 and lower else -1 if load < 0.5 * min(1.0, promises.most_load) and higher else 0
         if not wanted:
             self._since = None
             return

@@ -21,13 +21,12 @@ from onlooker.server.refusals import Refusal, of_error
 from onlooker.server.service import Service
 from onlooker.server.sessions import session_routes
 from onlooker.server.settings import ServerSettings
-from onlooker.server.turns import Turns
 from onlooker.server.websocket import socket_routes
 
 
-def create_app(settings: ServerSettings, make_engine: Callable[[], Engine], turns: Turns | None = None) -> FastAPI:
+def create_app(settings: ServerSettings, make_engine: Callable[[], Engine]) -> FastAPI:
     """An application whose worker loads the engine when the application starts. `app.state.service` is its service."""
-    service = Service(settings, make_engine, turns)
+    service = Service(settings, make_engine)
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -47,13 +46,6 @@ def create_app(settings: ServerSettings, make_engine: Callable[[], Engine], turn
         lifespan=life,
     )
     app.state.service = service
-    app.include_router(socket_routes(service))
-    app.include_router(realtime_routes(service))
-    if settings.whip:
-        from onlooker.server.whip import whip_routes
-
-        app.include_router(whip_routes(service))
-    app.include_router(page_routes())
     app.include_router(session_routes(service))
     app.include_router(chat_routes(service))
     app.include_router(socket_routes(service))

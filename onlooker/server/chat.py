@@ -15,12 +15,12 @@ from onlooker.core.events import Answer
 from onlooker.server.bodies import ChatBody, ImagePart, Message, Sampling, TextPart, VideoPart
 from onlooker.server.inline import watch_pictures, watch_video
 from onlooker.server.keys import Caller
+from onlooker.server.question import Question
 from onlooker.server.refusals import Refusal
 from onlooker.server.service import Service
 from onlooker.server.sessions import Asker
 from onlooker.server.stream import Stream
 from onlooker.server.wire import EventStream, answer_facts, sse
-from onlooker.server.worker import Question
 
 SESSION_HEADERS = ("x-session-id", "x-streaming-session")
 MOST_PICTURES = 64

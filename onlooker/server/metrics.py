@@ -8,8 +8,10 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from onlooker.core.events import Alert, Answer
-from onlooker.server.stream import Stream, Taken
-from onlooker.server.worker import Observer, Question
+from onlooker.engine.lane import Taken
+from onlooker.server.question import Question
+from onlooker.server.stream import Stream
+from onlooker.server.worker import Observer
 
 if TYPE_CHECKING:
     from onlooker.server.service import Service
@@ -23,7 +25,7 @@ class Metrics(Observer):
 
     def __init__(self, model: str) -> None:
         self.registry = CollectorRegistry()
-        self.lost = {"dropped": 0, "skipped": 0, "refused": 0}
+        self.lost = {"dropped": 0, "skipped": 0, "shed": 0, "refused": 0}
         """Frames of ended sessions that did not reach the model, by reason."""
         common = {"registry": self.registry, "namespace": "onlooker"}
         Gauge("info", "What runs here.", ["model"], **common).labels(model).set(1)
@@ -66,8 +68,8 @@ class Metrics(Observer):
 
     def forget(self, stream: Stream) -> None:
         """A session ended: what it counted stays counted."""
-        for reason in self.lost:
-            self.lost[reason] += getattr(stream.counts, reason)
+        for reason, count in stream.lost.items():
+            self.lost[reason] += count
 
     def stepped(self, num_frames: int, num_questions: int, seconds: float) -> None:
         self._step.observe(seconds)
@@ -106,7 +108,7 @@ class _Now(Collector):
         yield GaugeMetricFamily("onlooker_draining", "Is the server about to end?", service.is_draining)
         yield GaugeMetricFamily("onlooker_sessions", "Sessions open.", len(streams))
         yield GaugeMetricFamily("onlooker_questions", "Questions in flight.", service.worker.num_questions)
-        waiting = sum(stream.is_waiting for stream in streams)
+        waiting = sum(stream.num_waiting > 0 for stream in streams)
         yield GaugeMetricFamily("onlooker_streams_waiting", "Sessions with a frame waiting.", waiting)
         held = GaugeMetricFamily("onlooker_memory_bytes", "Bytes sessions hold.", labels=["kind"])
         kinds: dict[str, int] = {}
@@ -127,5 +129,11 @@ class _Now(Collector):
             yield sent
         lost = CounterMetricFamily("onlooker_frames_lost", "Frames that did not reach the model.", labels=["reason"])
         for reason, past in service.metrics.lost.items():
-            lost.add_metric([reason], past + sum(getattr(stream.counts, reason) for stream in streams))
+            lost.add_metric([reason], past + sum(stream.lost[reason] for stream in streams))
         yield lost
+        if (stats := service.worker.stats) is not None:
+            yield GaugeMetricFamily("onlooker_degrade_level", "Rungs below everything; 0 is good.", stats.level)
+            yield GaugeMetricFamily("onlooker_engine_load", "Share of the engine's time asked for.", stats.load)
+            yield GaugeMetricFamily("onlooker_step_frame_seconds", "What one more frame costs.", stats.frame_s)
+            late = "Frames that came into memory later than promised."
+            yield CounterMetricFamily("onlooker_frames_late", late, stats.frames.late)

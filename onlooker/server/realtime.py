@@ -18,11 +18,11 @@ from onlooker.server.channel import Channel, PushedFrame, Tasks, conversing, pus
 from onlooker.server.feed import Missed
 from onlooker.server.gate import refuse_socket
 from onlooker.server.inline import picture_of
-from onlooker.server.refusals import Refusal
+from onlooker.server.question import Question
+from onlooker.server.refusals import Refusal, overloaded
 from onlooker.server.service import Service, told
 from onlooker.server.stream import Stream, StreamSettings
 from onlooker.server.wire import answer_facts
-from onlooker.server.worker import Question
 
 Tokens = Annotated[int, Field(ge=1)] | Literal["inf"] | None
 Modalities = list[Literal["text"]] | None
@@ -248,11 +248,13 @@ class _Conversation:
             if part.image_url is not None:
                 data, kind = picture_of(part.image_url, self._service.limits.frame_bytes)
                 taken = await push_frame(self._service, self._stream, PushedFrame(data, kind, None))
-                if taken is not None:  # the item is done when it was seen, so that a question after it is about it
-                    try:
-                        await taken
-                    except Exception as error:
-                        raise told(error) from error
+                if taken is None:
+                    why = "the picture was left out: too soon for the session's fps, or the server has too much to do"
+                    raise overloaded("picture_left_out", why, 1)
+                try:  # the item is done when it was seen, so that a question after it is about it
+                    await taken
+                except Exception as error:
+                    raise told(error) from error
 
     async def _respond(self, wanted: ResponseWanted) -> None:
         if self._response is not None:

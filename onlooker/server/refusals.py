@@ -5,6 +5,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from onlooker.core.errors import CapacityError, InputError, ModelError, OnlookerError, SessionClosed, SourceError
+from onlooker.engine.promises import Busy
 
 
 class Refusal(HTTPException):
@@ -57,6 +58,8 @@ def of_error(error: BaseException) -> Refusal:
     """What a client is told of one of our errors. Anything else is a fault of ours, of which no detail leaves."""
     if isinstance(error, Refusal):
         return error
+    if isinstance(error, Busy):
+        return overloaded("engine_busy", str(error), error.retry_s)
     if isinstance(error, OnlookerError):
         status, code = _STATUS.get(type(error), (422, "refused"))
         return Refusal(status, code, str(error))

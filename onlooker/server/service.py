@@ -24,13 +24,13 @@ from onlooker.server.feed import Missed
 from onlooker.server.keys import Caller, Keys
 from onlooker.server.metrics import Metrics
 from onlooker.server.pictures import read_picture
+from onlooker.server.question import Question
 from onlooker.server.refusals import Refusal, draining, gone, of_error, overloaded, unknown_session
 from onlooker.server.settings import ServerSettings
 from onlooker.server.sources import client_source, feeder_of
 from onlooker.server.stream import Event, Offered, Stream, StreamSettings
-from onlooker.server.turns import Turns
 from onlooker.server.webhooks import Webhook, alert_event
-from onlooker.server.worker import Question, Worker
+from onlooker.server.worker import Worker
 
 LOG = logging.getLogger("onlooker.server")
 REMEMBERED = 4096
@@ -40,11 +40,11 @@ REMEMBERED = 4096
 class Service:
     """One worker and everything around it. Its methods are called on the event loop, unless they say otherwise."""
 
-    def __init__(self, settings: ServerSettings, make_engine: Callable[[], Engine], turns: Turns | None = None) -> None:
+    def __init__(self, settings: ServerSettings, make_engine: Callable[[], Engine]) -> None:
         self.settings, self.limits = settings, settings.limits
         self.metrics = Metrics(settings.model)
         self.webhook = Webhook(*settings.webhook) if settings.webhook else None
-        self.worker = Worker(make_engine, self.metrics, turns, self._send_alert if self.webhook else None)
+        self.worker = Worker(make_engine, self.metrics, settings.promises, self._send_alert if self.webhook else None)
         self.metrics.watch(self)
         self.keys = Keys(settings.keys)
         self.allowed = Allowed(settings.allowed_hosts)
@@ -75,11 +75,12 @@ class Service:
         if owner is not None:
             self._admit(owner)
         stream_id = stream_id or f"{self.settings.worker}.{secrets.token_urlsafe(12)}"
-        stream = Stream(stream_id, name, settings, self.limits, self.worker.wake)
+        stream = Stream(stream_id, name, settings, self.limits)
         self.streams[stream_id] = stream  # at once: the next caller must find it counted
         try:
-            opened = self.worker.open(stream, make or (lambda engine: engine.open(trace=settings.trace)))
-            await asyncio.wrap_future(opened)
+            make = make or (lambda engine: engine.open(trace=settings.trace))
+            # What the operator named is watched in any case.
+            await asyncio.wrap_future(self.worker.open(stream, make, admit=owner is not None))
         except BaseException:
             self.streams.pop(stream_id, None)
             self.worker.close(stream, "it could not be opened")
@@ -117,7 +118,8 @@ class Service:
             stream = await self.open(caller, settings, lambda engine: snapshots.put_back(engine, saved, settings.trace))
         except (KeyError, TypeError, ValueError) as error:
             raise Refusal(422, "snapshot_damaged", f"snapshot {name!r} does not fit: {error}") from error
-        stream.go_on_from(saved.facts["time_s"])
+        if stream.last_time_s is not None:  # its clock goes on at the time of its last frame
+            stream.began_s = time.monotonic() - stream.last_time_s
         return stream
 
     def _snapshot_folder(self) -> Path:

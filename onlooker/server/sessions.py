@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
@@ -105,12 +106,12 @@ def session_routes(service: Service) -> APIRouter:
         kind = check_type(request.headers.get("content-type"))
         offered = await service.push(stream, await request.body(), kind, query.pts, query.wall)
         if offered.arrived is None:
-            said = {"time_s": stream.last_time_s, "accepted": False, "reason": "sooner than the session's fps"}
-            return JSONResponse(said | {"waiting": offered.waiting, "dropped": stream.counts.dropped}, 202)
+            said = {"time_s": stream.last_time_s, "accepted": False, "reason": offered.reason}
+            return JSONResponse(said | {"waiting": offered.waiting, "dropped": stream.lost["dropped"]}, 202)
         time_s = offered.arrived.frame.time_s
         if not query.wait:
             said = {"time_s": time_s, "accepted": True, "reason": None, "waiting": offered.waiting}
-            return JSONResponse(said | {"dropped": stream.counts.dropped}, 202)
+            return JSONResponse(said | {"dropped": stream.lost["dropped"]}, 202)
         try:
             taken = await asyncio.wrap_future(offered.arrived.taken)
         except Exception as error:
@@ -135,7 +136,8 @@ def session_routes(service: Service) -> APIRouter:
         resume = request.headers.get("last-event-id", "")
         after = int(resume) if resume.isascii() and resume.isdigit() and len(resume) < 18 else stream.events.newest
         wanted = None if types is None else {word.strip() for word in types.split(",")}
-        return EventStream(_told(stream, min(after, stream.events.newest), wanted), service.limits.send_s)
+        told_of = _told(stream, min(after, stream.events.newest), wanted, service.limits.events_s)
+        return EventStream(told_of, service.limits.send_s)
 
     @routes.get("/sessions/{session_id}/preview.jpg")
     async def preview(session_id: str, caller: Asker) -> Response:
@@ -276,10 +278,13 @@ async def _streamed(service: Service, stream: Stream, question: Any) -> AsyncGen
             yield sse(refusal.body(), "error")
 
 
-async def _told(stream: Stream, after: int, wanted: set[str] | None) -> AsyncGenerator[str]:
+async def _told(stream: Stream, after: int, wanted: set[str] | None, lasts_s: float) -> AsyncGenerator[str]:
     yield ": listening\n\n"  # the head of the reply leaves at once
-    async with contextlib.aclosing(stream.events.read(after, HEARTBEAT_S)) as items:
+    until = time.monotonic() + lasts_s
+    async with contextlib.aclosing(stream.events.read(after, min(HEARTBEAT_S, lasts_s))) as items:
         async for numbered in items:
+            if time.monotonic() >= until:
+                return
             if numbered is None:
                 yield ": still here\n\n"
                 continue

@@ -4,8 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onlooker.core.errors import InputError
+from onlooker.engine import Promises
 
 MB = 2**20
+SERVED = Promises(frame_lag_s=2.0, first_token_s=5.0, step_s=0.2, most_frames=32, most_questions=256)
+"""Looser than a bench's, as a small machine must serve too; the server's own limits bound the questions."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ class Limits:
     """Seconds a client may take to send a body."""
     send_s: float = 30.0
     """Seconds a client may leave unread what it is sent."""
+    silence_s: float = 20.0
+    """Seconds in which a WebSocket's client answers a ping, sent as often; and in which a machine answers at all."""
+    events_s: float = 3600.0
+    """Longest that one reply of events lasts. Behind a proxy nothing tells that its reader has vanished; one that is
+    still there asks again, from where it was."""
     drain_s: float = 30.0
     """Seconds that answers in flight may take when the server is told to end."""
 
@@ -84,6 +92,8 @@ class ServerSettings:
     worker: str = "w0"
     """Name of this worker, the first part of its session ids."""
     limits: Limits = field(default_factory=Limits)
+    promises: Promises = field(default_factory=lambda: SERVED)
+    """What the engine keeps for every stream, and when it refuses or does with less."""
 
     @property
     def needs_owner(self) -> bool:

@@ -13,15 +13,15 @@ from onlooker.server.bodies import AskBody, Body
 from onlooker.server.channel import Channel, PushedFrame, Tasks, conversing, push_frame
 from onlooker.server.feed import Missed
 from onlooker.server.gate import refuse_socket
+from onlooker.server.question import Question
 from onlooker.server.refusals import Refusal
 from onlooker.server.service import Service, told
 from onlooker.server.stream import Stream
 from onlooker.server.wire import answer_facts
-from onlooker.server.worker import Question
 
 CREDIT = {"freshest": 2, "every": 16}
 """Frames a client may have under way: one in the model's hands, the others waiting."""
-FORWARDED = ("frame", "alert", "source", "failed", "draining", "stats", "closed")
+FORWARDED = ("frame", "alert", "source", "serving", "failed", "draining", "stats", "closed")
 
 
 class AskMessage(AskBody):
@@ -96,7 +96,7 @@ class _Talk:
     async def _take(self, frame: PushedFrame) -> None:
         if self._credit == 0:
             self._stream.counts.received += 1
-            self._stream.counts.dropped += 1
+            self._stream.counts.without_credit += 1
             return
         self._credit -= 1
         try:

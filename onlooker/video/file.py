@@ -14,8 +14,9 @@ from onlooker.core.errors import DamagedSource, InputError, SourceError
 from onlooker.core.frame import Frame
 from onlooker.video.clock import Clock
 from onlooker.video.decoder import Decoder, exact_seconds
-from onlooker.video.live import LiveSettings, LiveSource, open_live
+from onlooker.video.live import LiveSource, open_live
 from onlooker.video.live_place import is_live
+from onlooker.video.live_state import LiveSettings
 from onlooker.video.picture import Aspect, PictureMaker, check_size, shown_size, turn_of
 from onlooker.video.place import Place, locate
 from onlooker.video.sampling import Sampler

@@ -131,13 +131,25 @@ def test_streams_and_questions_are_refused_before_promises_break(engine):
         scheduler.open()
     assert refusal.value.retry_s == 15.0
     assert scheduler.stats().refused == 2
-    slow_down(scheduler, frame_s=0.01, base_s=0.6)
     lane.close()
     other = scheduler.adopt(engine.open())
     other.offer(make_frames(1)[0])
     scheduler.step()
+    slow_down(scheduler, frame_s=0.01, base_s=0.6)
+    scheduler.promises = Promises(workers=0, most_questions=2)
+    alone = scheduler.ask(other, QUESTION)
     with pytest.raises(Busy, match="a step takes"):
         scheduler.ask(other, QUESTION)
+    alone.cancel()
+    assert scheduler.step().idle and not scheduler.wait(0.0), "a cancelled question is no work"
+
+
+def test_the_first_stream_is_let_in_however_slow_the_engine_is(engine):
+    scheduler = make_scheduler(engine)
+    slow_down(scheduler, frame_s=5.0)
+    scheduler.open()
+    with pytest.raises(Busy):
+        scheduler.open()
 
 
 def test_memory_is_a_reason_to_refuse(engine):
@@ -159,28 +171,32 @@ def test_the_ladder_is_descended_and_climbed(engine):
     ]
     lane = scheduler.adopt(engine.open(), fps=2.0)
     slow_down(scheduler, frame_s=0.9)
-    seen = []
-    for _ in range(20):
-        clock.time += 1.0
-        scheduler.step()
-        seen.append(scheduler.stats().level)
+    seen, image = [], make_frames(1)[0].image
+
+    def watch(seconds: int, fps: float = 2.0) -> None:
+        """Offer frames at a rate, and pretend that steps cost what was said."""
+        for _ in range(seconds):
+            for half in range(2):
+                clock.time += 0.5
+                if half < fps:
+                    lane.offer(Frame(image, clock.time))
+            scheduler._settle()
+            seen.append(scheduler.stats().level)
+
+    watch(20)
     assert seen[0] == 0 and seen[-1] == 1, "half the frames are 0.9 of the time: enough"
     with pytest.raises(Busy, match="half the frames"):
         scheduler.open(0.01)
+    assert 7 <= lane.counts.shed <= 12, "every second frame since then"
     slow_down(scheduler, frame_s=3.0)
-    for _ in range(20):
-        clock.time += 1.0
-        scheduler.step()
+    watch(20)
     assert scheduler.stats().level == 3
     assert engine.compressor.keep == 1 and engine.encoder.interval == 6
-    lane.offer(make_frames(1)[0])
     ((_, event),) = scheduler.step().events
     assert event.tokens_kept == 1
-    slow_down(scheduler, frame_s=0.001)
-    for _ in range(40):
-        clock.time += 1.0
-        scheduler.step()
-    assert scheduler.stats().rung == "everything"
+    slow_down(scheduler, frame_s=3.0)
+    watch(200, fps=0)
+    assert scheduler.stats().rung == "everything", "who offers nothing asks for nothing"
     assert engine.compressor.keep == 2 and engine.encoder.interval == 3
     scheduler.close()
 
@@ -212,7 +228,7 @@ def test_pictures_are_resized_ahead_in_threads(engine):
 
 
 def test_promises_are_checked():
-    for wrong in ({"frame_lag_s": 0}, {"most_frames": 0}, {"most_load": 1.5}, {"workers": -1}):
+    for wrong in ({"frame_lag_s": 0}, {"most_frames": 0}, {"most_load": 0.0}, {"step_s": 0}, {"workers": -1}):
         with pytest.raises(InputError):
             Promises(**wrong)
 
@@ -233,3 +249,101 @@ def test_estimates_settle_and_do_not_grow():
     for number in range(10_000):
         recent.note(float(number))
     assert recent.percentile(0) > 9000
+
+
+def test_a_fast_stream_does_not_lose_its_turn_by_offering(engine):
+    clock = Clock()
+    scheduler = make_scheduler(engine, clock, most_frames=1)
+    fast, slow = scheduler.open(fps=None), scheduler.open(fps=None)
+    for frame in make_frames(3):
+        fast.offer(frame)
+        clock.time += 0.1
+    slow.offer(make_frames(1)[0])
+    report = scheduler.step()
+    assert [lane for lane, _ in report.events] == [fast] and report.offers[0].arrived_s == pytest.approx(0.2)
+
+
+def test_a_backlog_keeps_its_order_and_is_not_shed(engine):
+    told = []
+    scheduler = make_scheduler(engine)
+    scheduler.ladder = (Rung("half the frames", 0.5),)
+    lane = scheduler.adopt(engine.open(), None, backlog=2, settle=lambda offer, outcome: told.append((offer, outcome)))
+    first, second, third = make_frames(3)
+    offers = [lane.offer(first, note="first"), lane.offer(second)]
+    with pytest.raises(Busy, match="2 frames wait"):
+        lane.offer(third)
+    assert not lane.wait_for_room(0.0)
+    scheduler.step()
+    assert lane.wait_for_room(0.0) and lane.offer(third), "a refused frame may come again"
+    scheduler.step()
+    assert [offer for offer, _ in told] == offers and offers[0].note == "first"
+    assert [outcome.event.time_s for _, outcome in told] == [first.time_s, second.time_s]
+    lane.close()
+    assert isinstance(told[-1][1], SessionClosed) and lane.counts.dropped == 1
+
+
+def test_who_fails_alone_fails_alone(tiny_model):
+    class Fragile(Engine):
+        def _step(self, arrivals, askings):
+            if any(session is self.bad for session, _ in arrivals) or any(one is self.bad for one in askings):
+                raise RuntimeError("this one cannot be stepped")
+            return super()._step(arrivals, askings)
+
+    engine = Fragile(tiny_model, memory="full")
+    engine.bad = None
+    scheduler = make_scheduler(engine)
+    good, bad = scheduler.open(), scheduler.open()
+    frames = make_frames(3)
+    for lane in (good, bad):
+        lane.offer(frames[0])
+    scheduler.step()
+    engine.bad = bad.session
+    for lane in (good, bad):
+        lane.offer(frames[1])
+    asking = scheduler.ask(good, QUESTION)
+    report = scheduler.step()
+    by_lane = dict(report.events)
+    assert by_lane[good].time_s == frames[1].time_s and isinstance(by_lane[bad].error, RuntimeError)
+    assert [one for one, _ in report.texts] == [asking] and len(report.errors) == 1
+    assert bad.counts.failed == 1 and good.counts.taken == 2
+    engine.bad = asking
+    good.offer(frames[2])
+    report = scheduler.step()
+    assert [one for one, _ in report.broken] == [asking] and good.counts.taken == 3
+    assert scheduler.step().idle
+
+
+def test_a_stream_faster_than_the_resizing_is_seen(engine):
+    """Pictures that are still being resized give way to fresher ones, but one of them always gets through."""
+    hold = threading.Event()
+    resize = engine.resize
+
+    def slow(image):
+        hold.wait(10.0)
+        return resize(image)
+
+    engine.resize = slow
+    scheduler = Scheduler(engine, Promises(workers=1))
+    lane = scheduler.open(fps=None)
+    for frame in make_frames(5, size=112):
+        lane.offer(frame)
+    assert lane.num_waiting == 2 and lane.waiting_since() is None and lane.counts.dropped == 3
+    hold.set()
+    assert scheduler.wait(10.0)
+    scheduler.step()
+    assert lane.counts.taken == 1
+    scheduler.close()
+
+
+def test_a_picture_that_cannot_be_resized_fails_alone(engine):
+    told = []
+
+    def broken(image):
+        raise ValueError("no such picture")
+
+    engine.resize = broken
+    scheduler = Scheduler(engine, Promises(workers=1))
+    lane = scheduler.adopt(engine.open(), settle=lambda offer, outcome: told.append(outcome))
+    lane.offer(make_frames(1)[0])
+    scheduler.close()
+    assert [type(one) for one in told] == [ValueError] and lane.counts.failed == 1 and not lane.is_waiting

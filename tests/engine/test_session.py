@@ -1,5 +1,6 @@
 """A session as its user meets it: order of frames, errors, events, streaming, cancel, fork, close."""
 
+import dataclasses
 import gc
 
 import numpy as np
@@ -10,6 +11,7 @@ from onlooker.core.errors import CapacityError, InputError, ModelError, SessionC
 from onlooker.core.events import Closed, Failed, FrameTaken
 from onlooker.core.frame import Frame
 from onlooker.engine import Engine
+from onlooker.memory.full import Full
 
 QUESTION = "what is happening in the video ?"
 
@@ -138,6 +140,51 @@ def test_one_full_session_does_not_stop_the_others(tiny_model, frames):
             break
     events = engine.step([(full, Frame(frames[0].image, 1000.0)), (other, frames[0])])
     assert [type(event) for event in events] == [Failed, FrameTaken]
+
+
+def test_one_session_that_cannot_park_does_not_stop_the_others(tiny_model):
+    """The host budget is that of each store: whose parked blocks fill it first fails, and nobody else."""
+    memory = {"memory": "rekv:window_tokens=12,topk=2", "host_budget_bytes": 30_000}
+    engine = Engine(tiny_model, encoder="full", compressor="identity", **memory)
+    full, other = engine.open(), engine.open()
+    frames = make_frames(60)
+    taken = 0
+    with pytest.raises(CapacityError, match="host memory"):
+        for frame in frames:
+            full.push(frame)
+            taken += 1
+    assert taken > 3
+    held, spans, state = full.stats(), list(full.store.spans), full.memory_state.export()
+    answer = full.ask(QUESTION, max_new_tokens=4).text
+    for number in range(3):
+        late = Frame(frames[0].image, 1000.0 + number)
+        events = engine.step([(full, late), (other, frames[number])])
+        assert [type(event) for event in events] == [Failed, FrameTaken]
+        assert isinstance(events[0].error, CapacityError) and list(full.events())[-1] == events[0]
+    assert full.stats().tokens_read == held.tokens_read and full.stats().frames == taken
+    assert list(full.store.spans) == spans and full.memory_state.export() == state, "the stream is as it was"
+    assert full.ask(QUESTION, max_new_tokens=4).text == answer
+    alone = Engine(tiny_model, encoder="full", compressor="identity", **memory).open()
+    for frame in frames[:3]:
+        alone.push(frame)
+    assert other.ask(QUESTION, max_new_tokens=4).text == alone.ask(QUESTION, max_new_tokens=4).text
+
+
+def test_a_policy_that_breaks_costs_its_own_stream_only(tiny_model, frames):
+    @dataclasses.dataclass(frozen=True)
+    class Faulty(Full):
+        def plan(self, spans, state):
+            if len(spans) > 3:
+                raise ZeroDivisionError("a fault of the policy")
+            return super().plan(spans, state)
+
+    engine = Engine(tiny_model, encoder="full", compressor="identity", memory=Faulty())
+    older, newer = engine.open(), engine.open()
+    for frame in frames[:2]:
+        older.push(frame)
+    events = engine.step([(older, frames[2]), (newer, frames[0])])
+    assert [type(event) for event in events] == [Failed, FrameTaken]
+    assert isinstance(events[0].error, ZeroDivisionError) and older.frames == 2
 
 
 def test_a_fork_goes_its_own_way(saving, frames):

@@ -48,6 +48,14 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def whole_film(episode: Episode, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The camera's clip as an MP4 file."""
+    path = tmp_path_factory.mktemp("film") / "whole.mp4"
+    write_video(episode, path, fps=4, size=(256, 256))
+    return path
+
+
+@pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `onlooker serve pocket-aware --source demo=synthetic:1`, which needs a key."""
     with socket.socket() as free:

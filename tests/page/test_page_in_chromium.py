@@ -1,5 +1,6 @@
 """The page, used as a person would: headless Chromium, a Pocket World clip as the webcam, the real server and model."""
 
+import base64
 import json
 import os
 import re
@@ -104,6 +105,28 @@ def test_a_person_watches_asks_and_is_alerted(open_page, served: str) -> None:
             break
         page.wait_for_timeout(100)
     assert own not in sessions(served), "leaving ends the session"
+
+
+def test_a_screen_is_shared_watched_and_asked_about(open_page, launch, whole_film) -> None:
+    """What is shared is another tab, in which the clip plays: no machine's own screen is needed."""
+    page = open_page(launch("--auto-select-tab-capture-source-by-title=The film"))
+    film = page.context.new_page()
+    film.set_viewport_size({"width": 512, "height": 512})
+    clip = base64.b64encode(whole_film.read_bytes()).decode()
+    film.set_content(
+        "<title>The film</title><style>body { margin: 0 } video { width: 100vw; height: 100vh }</style>"
+        f"<video muted src='data:video/mp4;base64,{clip}'></video>"
+    )
+    film.wait_for_function("() => document.querySelector('video').readyState >= 3")
+    page.bring_to_front()
+    page.get_by_role("button", name="Screen").click()
+    film.evaluate("() => document.querySelector('video').play()")
+    expect(page.locator("#f-kept")).to_have_text("19 of 64", timeout=PATIENT_MS)
+    # What came first is known for sure once the clip has shown more than that.
+    film.wait_for_function("() => document.querySelector('video').currentTime > 12")
+    assert ask(page, "which shape came first?") == "cross"
+    film.close()
+    expect(page.locator("#notice")).to_contain_text("The screen was switched off.", timeout=PATIENT_MS)
 
 
 def test_what_the_server_watches_can_be_looked_at_and_asked_about(open_page) -> None:

@@ -26,12 +26,12 @@ class Flaky(Engine):
     broken = False
     poisoned: object = None
 
-    def step(self, arrivals, askings=()):
+    def _step(self, arrivals, askings):
         if type(self).broken:
             raise RuntimeError("the device is gone")
         if any(session is self.poisoned for session, _ in arrivals):
             raise RuntimeError("this session cannot be stepped")
-        return super().step(arrivals, askings)
+        return super()._step(arrivals, askings)
 
 
 @pytest.fixture

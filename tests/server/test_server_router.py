@@ -1,5 +1,6 @@
 """Two worker processes behind the router: sessions find their worker, and a worker that is killed is replaced."""
 
+import itertools
 import json
 import os
 import signal
@@ -10,19 +11,33 @@ import sys
 import httpx2
 import pytest
 from running_server import WAIT_S, eventually, push
+from webhook_receiver import SECRET, receiver
 from websockets.sync.client import connect
+
+from onlooker.world import make_episode
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def router():
+def hook():
+    """Where the workers send their alerts."""
+    with receiver() as there:
+        yield there
+
+
+@pytest.fixture(scope="module")
+def router(hook, tmp_path_factory):
     """The address of a router before two workers."""
+    secret = tmp_path_factory.mktemp("router") / "secret"
+    secret.write_text(SECRET)
+    secret.chmod(0o600)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "onlooker", "serve", "pocket", "--port", str(port), "--devices", "cpu,cpu"]
     command += ["--source", "demo=synthetic", "--log", "json"]
+    command += ["--webhook", hook.url, "--webhook-secret-file", str(secret)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as process:
         try:
@@ -40,6 +55,35 @@ def workers(url: str) -> list[str]:
         return httpx2.get(f"{url}/readyz", timeout=5).json().get("workers", [])
     except httpx2.TransportError:
         return []
+
+
+def test_alerts_of_every_worker_reach_the_webhook(router, hook):
+    url, _ = router
+    rule = {"prompt": "say yes when you see a blue heart.", "hold_s": 0}
+    heart = [
+        frame.jpeg(quality=95)
+        for frame in itertools.islice(make_episode(1, "test", duration_s=24.0).frames(fps=1.0), 11)
+    ]
+    with httpx2.Client(base_url=url, timeout=WAIT_S) as client:
+        ids = [client.post("/v1/streaming/sessions", json={}).json()["session_id"] for _ in range(2)]
+        assert {number.partition(".")[0] for number in ids} == {"w0r1", "w1r1"}
+        for number in ids:
+            path = f"/v1/streaming/sessions/{number}"
+            assert client.put(f"{path}/rules/heart", json=rule).status_code == 200
+            for second in range(6, 11):
+                push(client, path, heart[second : second + 1], start_s=float(second))
+                looks = second - 5
+                eventually(
+                    lambda path=path, looks=looks: client.get(f"{path}/rules").json()["rules"][0]["looks"] == looks
+                )
+        eventually(lambda: {event["data"]["stream"] for _, _, event in hook.arrived} >= set(ids))
+        assert hook.forged == 0 and {event["data"]["rule"] for _, _, event in hook.arrived} == {"heart"}
+        assert len({number for number, _, _ in hook.arrived}) == len(hook.arrived) == 2, "one event each"
+        metrics = client.get("/metrics").text
+        for worker in range(2):
+            assert f'onlooker_webhook_events_total{{worker="{worker}",result="delivered"}} 1.0' in metrics
+        for number in ids:
+            client.delete(f"/v1/streaming/sessions/{number}")
 
 
 def test_sessions_are_spread_and_found_and_a_killed_worker_is_replaced(router, jpegs):

@@ -72,12 +72,12 @@ def test_frames_without_credit_are_dropped_and_counted(client, shared, session, 
         shared.service.worker.call(lambda engine: hold.wait(60))
         for number in range(6):
             talk.ws.send(frame(jpegs[number], number))
-        counts = shared.service.streams[session.rpartition("/")[2]].counts
-        eventually(lambda: counts.received == 6)
+        stream = shared.service.streams[session.rpartition("/")[2]]
+        eventually(lambda: stream.counts.received == 6)
         hold.set()
         talk.hear("frame")
-    eventually(lambda: client.get(f"{session}/stats").json()["frames"] + counts.dropped == 6)
-    assert counts.dropped >= 4
+    eventually(lambda: client.get(f"{session}/stats").json()["frames"] + stream.lost["dropped"] == 6)
+    assert stream.lost["dropped"] >= 4
 
 
 def test_wrong_messages_are_told_and_the_talk_goes_on(shared, session, jpegs):

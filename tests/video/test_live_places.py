@@ -4,8 +4,8 @@ import pytest
 
 from onlooker.core.errors import InputError, SourceError
 from onlooker.video import LiveSettings, is_live, open_live
-from onlooker.video.live import pause_s
 from onlooker.video.live_place import locate_live
+from onlooker.video.live_state import pause_s
 from onlooker.video.place import redact
 
 LIVE = [
