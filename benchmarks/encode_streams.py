@@ -1,11 +1,13 @@
 """Encode times of one frame of each of many streams: dense and selective, op by op, as graphs, compiled, with kernels.
 
     python -m benchmarks.encode_streams --shapes llava-onevision-7b --streams 1,4,16 --seconds 150
+    python -m benchmarks.encode_streams --streams 16,1 --only kernels --seconds 90
 
 A vision tower of the named sizes with random weights sees moving Pocket World frames, resized to what it takes; its
 work does not depend on what the weights make of them. Dense and selective are treated alike in every row pair, beside
 the stock Transformers module and a plain re-implementation of the published algorithm. Times are wall clock from call
-to finished result, in turns. First a card, then tables as they are ready, last one JSON line.
+to finished result, in turns. `rounded` is a selective frame whose number of tokens is rounded to a multiple of 16.
+First a card, then tables as they are ready, last one JSON line; its `profile` says where the time of a layer goes.
 """
 
 import argparse
@@ -29,7 +31,7 @@ from onlooker.encode._packed import PackedTower, Plan, References, Ways, packed_
 from onlooker.encode._prepared import PreparedEncoder
 from onlooker.encode.full import Full
 from onlooker.encode.stc_cacher import STCCacher
-from onlooker.kernels import head_attention, rows, selection
+from onlooker.kernels import deviation, head_attention, picked_linear, rows, selection
 from onlooker.kernels.graph import CapturedStep
 from onlooker.kernels.rows import Stored
 from onlooker.models._loading import choose_device, choose_dtype
@@ -41,6 +43,22 @@ from onlooker.world import make_episode
 MOMENTS = 6
 CALLS = 20
 """Calls of a kernel in one graph: one alone is too short to time."""
+ROUND_TO = 16
+SHOWN = 20
+"""Kernels of a layer that a profile lists, the longest first."""
+CHOICES = {"attention, whole": "whole", "attention, some": "some", "queries + values, some": "linear"}
+"""Kernels with several ways, the fastest of which is used from then on."""
+SUMMARY = (
+    ("published eager", "selective"),
+    ("eager", "selective"),
+    ("graph", "selective"),
+    ("packed, plain", "selective"),
+    ("compile+graph", "selective"),
+    ("kernels+graph", "selective"),
+    ("kernels+graph", "rounded"),
+    ("kernels+graph", "shared"),
+)
+"""Ways and frames whose ratios to dense frames of the same way are summed up."""
 
 
 def main() -> None:
@@ -67,10 +85,11 @@ class Bench:
         shape = shape_of(options.shapes)
         self.module = _random_tower(shape, options.layers, self.device, self.dtype)
         self.tower: VisionTower = take_apart(self.module)
-        self.method = STCCacher(options.interval, options.ratio, round_to=options.round_to)
+        self.method = STCCacher(options.interval, options.ratio)
+        self.rounded = dataclasses.replace(self.method, round_to=ROUND_TO)
         self.frames = self._frames(shape, max(self.counts))
         self.layers = packed_layers(self.tower)
-        self.results: dict[str, Any] = {"rows": [], "kernels": [], "errors": {}}
+        self.results: dict[str, Any] = {"rows": [], "kernels": [], "errors": {}, "ways": {}, "profile": []}
         tokens, parameters = self.tower.num_tokens, sum(weight.numel() for weight in self.module.parameters())
         endless = dataclasses.replace(self.method, interval=None)
         self.floor, self.interval_floor = endless.cost(self.tower), self.method.cost(self.tower)
@@ -80,8 +99,13 @@ class Bench:
             "parameters": parameters,
             "weight_bytes": parameters * torch.empty((), dtype=self.dtype).element_size(),
             "method": f"interval {options.interval}, {self.method.recomputed_tokens(self.tower)} tokens recomputed",
-            "reference_bytes_a_stream": 3 * len(self.layers) * tokens * self.tower.dim * self.frames[0].element_size(),
+            "rounded_tokens": self.rounded.recomputed_tokens(self.tower),
+            "reference_bytes_a_stream": (3 * len(self.layers) + 1)
+            * tokens
+            * self.tower.dim
+            * self.frames[0].element_size(),
             "selective_floor": round(self.floor, 4),
+            "rounded_floor": round(dataclasses.replace(self.rounded, interval=None).cost(self.tower), 4),
             "interval_floor": round(self.interval_floor, 4),
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": torch.cuda.get_device_name(self.device) if gpu else platform.machine(),
@@ -106,20 +130,27 @@ class Bench:
     def measure(self) -> None:
         """The important first; what does not fit into the seconds is left out and named."""
         kernels = self.device.type == "cuda" or self.options.kernels
-        attention = {"whole": "torch", "some": "torch"}
-        if kernels:
-            self._stage("kernels", lambda: attention.update(self._kernel_table()))
-        self.results["attention"] = attention
-        plain = Ways(None, attention["whole"] if attention["whole"] in ("torch", *head_attention.BACKENDS) else "torch")
-        ours = Ways(rows.vision_kernels(), attention["whole"], attention["some"]) if kernels else Ways()
-        self._stage("errors", lambda: self._errors(ours))
         ends = list(dict.fromkeys((max(self.counts), min(self.counts))))
+        best = {count: {"whole": "torch", "some": "torch", "linear": "torch"} for count in self.counts}
+        if kernels:
+            for count in ends:
+                self._stage(f"kernels, {count}", lambda count=count: best[count].update(self._kernel_table(count)))
+            for count in self.counts:
+                best[count] = best[count if count in ends else ends[0]]
+            self.results["ways"] = best
+        ours = {
+            count: Ways(rows.vision_kernels(), way["whole"], way["some"], way["linear"]) if kernels else Ways()
+            for count, way in best.items()
+        }
+        whole = best[ends[0]]["whole"]
+        plain = Ways(None, whole if whole in ("torch", *head_attention.BACKENDS) else "torch")
         for count in [*ends, *(c for c in self.counts if c not in ends)]:
-            self._stage(f"{count} streams", lambda count=count: self._times(count, plain, ours))
-            if count in ends and not self.options.no_compile:
+            self._stage(f"{count} streams", lambda count=count: self._times(count, plain, ours[count]))
+            if count in ends and not self.options.no_compile and self.options.only == "all":
                 self._stage(f"{count} streams, compiled", lambda count=count: self._compiled(count, plain))
-        if ours.rows is not None:
-            self._stage("prepared", lambda: self._served(max(self.counts), ours))
+        self._stage("errors", lambda: self._errors(ours[ends[-1]]))
+        if kernels:
+            self._stage("prepared", lambda: self._served(ends[0], ours[ends[0]]))
         self._summary()
 
     def _stage(self, name: str, run: Callable[[], None]) -> None:
@@ -139,29 +170,51 @@ class Bench:
     def _times(self, count: int, plain: Ways, ours: Ways) -> None:
         frames = [frame[:count].contiguous() for frame in self.frames]
         shared = dataclasses.replace(self.method, selection="shared")
-        published = Published(self.module.encoder.layers, self.method.recomputed_tokens(self.tower))
-        actions = {
-            ("dense", "stock eager"): self._moving(frames, self._stock),
-            ("selective", "published eager"): self._moving(frames, published.selective, published.whole),
-            ("dense", "eager"): self._moving(frames, self._dense),
-            ("selective", "eager"): self._selective(frames, self.method),
-            ("dense", "graph"): self._moving(frames, self._dense, graph=True),
-            ("selective", "graph"): self._selective(frames, self.method, graph=True),
-        }
-        actions |= {
-            ("dense", "packed, plain"): self._packed(frames, Full(), plain),
-            ("selective", "packed, plain"): self._packed(frames, self.method, plain),
-        }
+        actions = {}
+        if self.options.only == "all":
+            published = Published(self.module.encoder.layers, self.method.recomputed_tokens(self.tower))
+            actions |= {
+                ("dense", "stock eager"): self._moving(frames, self._stock),
+                ("selective", "published eager"): self._moving(frames, published.selective, published.whole),
+                ("dense", "eager"): self._moving(frames, self._dense),
+                ("selective", "eager"): self._selective(frames, self.method),
+                ("dense", "graph"): self._moving(frames, self._dense, graph=True),
+                ("selective", "graph"): self._selective(frames, self.method, graph=True),
+                ("dense", "packed, plain"): self._packed(frames, Full(), plain),
+                ("selective", "packed, plain"): self._packed(frames, self.method, plain),
+            }
         if ours.rows is not None:
             actions |= {
                 ("dense", "kernels+graph"): self._packed(frames, Full(), ours),
                 ("selective", "kernels+graph"): self._packed(frames, self.method, ours),
+                ("rounded", "kernels+graph"): self._packed(frames, self.rounded, ours),
                 ("shared", "kernels+graph"): self._packed(frames, shared, ours),
                 ("refresh", "kernels+graph"): self._packed(frames, self.method, ours, whole=count),
             }
             if (some := count - count // (self.method.interval or count)) < count:
                 actions["mixed", "kernels+graph"] = self._packed(frames, self.method, ours, whole=count - some)
         self._time(count, actions)
+        if self.device.type == "cuda" and count in (max(self.counts), min(self.counts)):
+            for frame in ("dense", "selective", "refresh"):
+                self._profile(count, frame, actions[frame, "kernels+graph"])
+
+    def _profile(self, count: int, frame: str, action: Action) -> None:
+        """Microseconds and launches a layer by kernel, the longest first; of one step."""
+        ready = action.prepare(0)
+        torch.cuda.synchronize(self.device)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+            action.run(0, ready)
+            torch.cuda.synchronize(self.device)
+        layers = len(self.layers)
+        spent = [(e.key, e.self_device_time_total / layers, e.count / layers) for e in profiler.key_averages()]
+        spent = sorted((kernel for kernel in spent if kernel[1]), key=lambda kernel: -kernel[1])
+        total, launches = sum(us for _, us, _ in spent), sum(times for *_, times in spent)
+        print(f"\na {frame} layer, {count} streams: {total:.1f} us in {launches:.1f} kernels", flush=True)
+        for name, us, times in spent[:SHOWN]:
+            print(f"{us:8.2f} us {times:5.2f} x  {name[:110]}", flush=True)
+        listed = [[name[:90], round(us, 2), round(times, 2)] for name, us, times in spent[:SHOWN]]
+        row = {"streams": count, "frame": frame, "us": round(total, 1), "launches": round(launches, 2)}
+        self.results["profile"].append(row | {"kernels": listed})
 
     def _compiled(self, count: int, plain: Ways) -> None:
         ways = dataclasses.replace(plain, compiled="inductor")
@@ -257,7 +310,7 @@ class Bench:
         packed = PackedTower(self.layers, method.plan(self.tower), ways)
         states = [method.new_state() for _ in range(len(frames[0]))]
         method.encode(self.tower, frames[0], states)
-        kinds = [[getattr(state, kind).clone() for state in states] for kind in ("gate", "values", "sums")]
+        kinds = [[getattr(state, kind).clone() for state in states] for kind in References._fields]
         if ways.rows is None:
             stored = References(*(Stored(stack=torch.stack(tensors)) for tensors in kinds))
         else:
@@ -301,7 +354,7 @@ class Bench:
         two = min(2, len(self.frames[0]))
         frames = [frame[:two].contiguous() for frame in self.frames[:3]]
         exact_tower = take_apart(_twin(self.module).float())
-        exact, states = STCCacher(None, self.options.ratio, round_to=self.options.round_to), []
+        exact, states = dataclasses.replace(self.method, interval=None), []
         results: dict[str, list[Tensor]] = {}
         for name, tower, dtype in (("float32", exact_tower, torch.float32), ("eager", self.tower, self.dtype)):
             states = [exact.new_state() for _ in range(two)]
@@ -320,21 +373,18 @@ class Bench:
             )
         print("(selective errors include tokens that rounding chose otherwise)", flush=True)
 
-    def _kernel_table(self) -> dict[str, str]:
-        """Every kernel beside plain PyTorch, and the fastest attention of each kind."""
-        count, plan = max(self.counts), self.method.plan(self.tower)
+    def _kernel_table(self, count: int) -> dict[str, str]:
+        """Every kernel beside plain PyTorch, and the fastest ways where there are several."""
         best = {}
         print(f"\nkernels at {count} streams, microseconds a call", flush=True)
-        for name, ways in _kernel_cases(self, count, plan).items():
-            row: dict[str, Any] = {"name": name}
-            for way, call in ways.items():
-                row[way] = self._microseconds(call)
-            self.results["kernels"].append(row)
-            print(f"{name:24s} " + "  ".join(f"{way} {us}" for way, us in row.items() if way != "name"), flush=True)
-            if name.startswith("attention, "):
+        for name, ways in _kernel_cases(self, count).items():
+            row = {way: self._microseconds(call) for way, call in ways.items()}
+            self.results["kernels"].append({"name": name, "streams": count} | row)
+            print(f"{name:24s} " + "  ".join(f"{way} {us}" for way, us in row.items()), flush=True)
+            if name in CHOICES:
                 timed = {way: us for way, us in row.items() if isinstance(us, float)}
-                best[name.removeprefix("attention, ")] = min(timed, key=lambda way: timed[way])
-        print(f"attention from here on: {best}", flush=True)
+                best[CHOICES[name]] = min(timed, key=lambda way: timed[way])
+        print(f"{count} streams from here on: {best}", flush=True)
         return best
 
     def _microseconds(self, call: Callable[[], Any]) -> float | str:
@@ -354,25 +404,27 @@ class Bench:
     def _summary(self) -> None:
         """The ratios that the acceptance names, with equal treatment, and against the fastest dense way of all."""
         summary = []
-        print("\nstreams  way               selective/dense  floor   interval mean  floor   of the fastest dense")
+        print("\nstreams  way               frame      of dense  floor   refresh  interval mean  floor   mixed step")
         for count in sorted(set(self.counts)):
             dense = [r for r in self.results["rows"] if r["streams"] == count and r["frame"] == "dense"]
             fastest = min((r["ms"] for r in dense if r["way"] != "prepared"), default=None)
-            for way in ("published eager", "eager", "graph", "packed, plain", "compile+graph", "kernels+graph"):
-                base, some = self._ms(count, "dense", way), self._ms(count, "selective", way)
+            for way, frame in SUMMARY:
+                base, some = self._ms(count, "dense", way), self._ms(count, frame, way)
                 if not base or not some or not fastest:
                     continue
                 refresh = self._ms(count, "refresh", way) or base
                 interval = self.method.interval or 1
                 mean = (refresh + (interval - 1) * some) / interval
-                row = {"streams": count, "way": way, "ratio": some / base, "interval_mean": mean / base}
+                row: dict[str, Any] = {"streams": count, "way": way, "frame": frame, "ratio": some / base}
+                row |= {"refresh": refresh / base, "interval_mean": mean / base}
                 if mixed := self._ms(count, "mixed", way):  # streams in every phase, all in one step
                     row["mixed_step"] = mixed / base
                 row |= {"of_fastest_dense": some / fastest, "mean_of_fastest_dense": mean / fastest}
                 summary.append({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()})
+                floor = self.card["rounded_floor"] if frame == "rounded" else self.floor
                 print(
-                    f"{count:7d}  {way:16s} {some / base:16.3f} {self.floor:6.3f} {mean / base:15.3f} "
-                    f"{self.interval_floor:6.3f} {some / fastest:10.3f} (mean {mean / fastest:.3f})"
+                    f"{count:7d}  {way:16s} {frame:10s} {some / base:8.3f} {floor:6.3f} {refresh / base:9.3f} "
+                    f"{mean / base:14.3f} {self.interval_floor:6.3f} {row.get('mixed_step', 0.0):12.3f}"
                 )
         self.results["summary"] = summary
         for row in self.results["rows"]:
@@ -420,48 +472,76 @@ class Published:
         return head_attention.attend_heads(queries, keys, values, attention.num_heads, attention.scale, "torch")
 
 
-def _kernel_cases(bench: Bench, count: int, plan: Plan) -> dict[str, dict[str, Callable[[], Any]]]:
+def _kernel_cases(bench: Bench, count: int) -> dict[str, dict[str, Callable[[], Any]]]:
     """Every kernel beside its plain form, at real sizes, on random data."""
     tokens, dim, layer = bench.tower.num_tokens, bench.tower.dim, bench.layers[0]
+    few, fewer = (method.recomputed_tokens(bench.tower) for method in (bench.method, bench.rounded))
     some: dict[str, Any] = {"dtype": bench.dtype, "device": bench.device}
     kernels = rows.vision_kernels()
-    stack = torch.randn(count, 1, tokens, dim, **some)
+    stack = torch.randn(count, 2, tokens, dim, **some)
     by_stack = Stored(stack=stack)
     by_address = Stored(addresses=torch.tensor([part.data_ptr() for part in stack], device=bench.device))
-    hidden, mlp_in = (torch.randn(count * tokens, dim, **some) for _ in range(2))
-    chosen = selection.Chosen(0, count, tokens, plan.count, bench.device)
+    hidden, branch = (torch.randn(count * tokens, dim, **some) for _ in range(2))
+    chosen = selection.Chosen(0, count, tokens, few, bench.device)
+    every = selection.Chosen(count, 0, tokens, few, bench.device)
     alike = torch.rand(count, tokens, device=bench.device)
     chosen.choose(alike, None)
-    picked, more = (torch.randn(count * plan.count, dim, **some) for _ in range(2))
-    keys = hidden.view(count, tokens, dim)
+    chosen_fewer = selection.Chosen(0, count, tokens, fewer, bench.device)
+    chosen_fewer.choose(alike, None)
+    picked, more = (torch.randn(count * few, dim, **some) for _ in range(2))
+    keys, rounded = hidden.view(count, tokens, dim), picked[: count * fewer]
     head_rows = torch.randn(count * tokens, 2 * dim, **some)
     whole = head_rows.view(count, tokens, 2 * dim)
-    few = head_rows[: count * plan.count].view(count, plan.count, 2 * dim)
-    mlp = bench.module.encoder.layers[0].mlp
+    asked = head_rows[: count * few].view(count, few, 2 * dim)
+    mixed = rows.ValueRows(head_rows[: count * few, dim:], chosen.rows, by_address, 0)
+    plain_mixed = dataclasses.replace(mixed, stored=by_stack)
+    attention, mlp = bench.module.encoder.layers[0].self_attn, bench.module.encoder.layers[0].mlp
+    norm, asking = layer.norm, asked[..., :dim]
+    num_heads, scale = attention.num_heads, attention.scale
 
     def both(run: Callable[[Any, Stored], Any]) -> dict[str, Callable[[], Any]]:
         return {"plain": lambda: run(None, by_stack), "kernel": lambda: run(kernels, by_address)}
 
+    def linear(way: str, rows: selection.Chosen) -> Callable[[], Any]:
+        return lambda: picked_linear.picked_linear(hidden, rows.flat, *layer.query_value, way, kernels)
+
+    def advance(warps: int) -> Callable[[], Any]:
+        return lambda: deviation.advance(hidden, chosen, picked, more, by_address, 0, norm, kernels, warps)
+
     return {
-        "cosine": both(lambda k, stored: selection.cosine(keys, stored, 0, k)),
-        "choose": both(lambda k, stored: chosen.choose(alike, k)),
+        "cosine": both(lambda k, stored: selection.cosine(keys, stored, 0, k))
+        | {f"{n} warps": lambda n=n: selection.cosine(keys, by_address, 0, kernels, warps=n) for n in (1, 2, 8)},
+        "choose": both(lambda k, stored: chosen.choose(alike, k))
+        | {f"{n} warps": lambda n=n: chosen.choose(alike, kernels, warps=n) for n in (1, 2, 8)},
         "gather rows": both(lambda k, stored: rows.gather_rows(hidden, chosen.flat, k)),
-        "fill values": both(lambda k, stored: rows.fill_values(picked, chosen.place, stored, 0, k)),
-        "residual + norm, some": both(lambda k, s: rows.residual_norm(hidden, chosen.flat, picked, layer.norm, k)),
-        "residual + norm, all": both(lambda k, s: rows.residual_norm(hidden, None, mlp_in, layer.norm, k)),
-        "advance": both(lambda k, s: rows.advance(hidden, chosen.place, picked, more, s, 0, layer.norm, k)),
-        "keep rows": both(lambda k, s: rows.keep_rows(hidden, mlp_in, s, 0, k)),
+        "fill values": {"plain": lambda: plain_mixed.fill(None), "kernel": lambda: mixed.fill(kernels)},
+        "residual + norm, all": both(lambda k, s: rows.residual_norm(hidden, branch, norm, k)),
+        "add branch, some": both(lambda k, s: deviation.add_branch(hidden, chosen, picked, s, 0, norm, k)),
+        "advance, some": both(lambda k, s: deviation.advance(hidden, chosen, picked, more, s, 0, norm, k))
+        | {f"{n} warps": advance(n) for n in (1, 2, 8)},
+        "advance, all": both(lambda k, s: deviation.advance(hidden[:0], every, hidden, branch, s, 0, norm, k)),
+        "keep keys and values": both(lambda k, s: rows.keep_rows([hidden, head_rows[:, dim:]], [s, s], 0, k)),
         "MLP, all (GELU inside)": {"plain": lambda: mlp(hidden), "inside": lambda: layer.feed(hidden)},
-        "MLP, some (GELU inside)": {"plain": lambda: mlp(picked), "inside": lambda: layer.feed(picked)},
-        "keys, all": {"plain": lambda: layer.keys(hidden)},
-        "queries + values, some": {"plain": lambda: layer.queries_values(picked)},
+        "MLP, some (GELU inside)": {
+            "plain": lambda: mlp(picked),
+            "inside": lambda: layer.feed(picked),
+            "rounded": lambda: layer.feed(rounded),
+        },
+        "keys, all": {"one product": lambda: layer.keys(hidden)},
+        "queries + values, some": {way: linear(way, chosen) for way in picked_linear.WAYS},
+        "queries + values, rounded": {way: linear(way, chosen_fewer) for way in picked_linear.WAYS},
+        "queries, values, some": {"two products": lambda: (attention.q_proj(picked), attention.v_proj(picked))},
         "attention, whole": {
             way: lambda way=way: layer.attend(whole[..., :dim], keys, whole[..., dim:], way)
-            for way in ("torch", *head_attention.BACKENDS, "split", "split_wide", "split_large")
+            for way in head_attention.WAYS
         },
+        # All from the same start: values that lie in two places.
         "attention, some": {
-            way: lambda way=way: layer.attend(few[..., :dim], keys, keys, way)
-            for way in ("torch", *head_attention.BACKENDS, "split", "split_light", "split_long")
+            way: lambda way=way: layer.attend(asking, keys, mixed.fill(kernels), way) for way in head_attention.WAYS
+        }
+        | {
+            way: lambda way=way: head_attention.attend_in_place(asking, keys, mixed, num_heads, scale, way)
+            for way in head_attention.IN_PLACE
         },
     }
 
@@ -493,7 +573,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--streams", default="1,4,16", help="streams in a batch, by commas")
     parser.add_argument("--ratio", type=float, default=0.25, help="share of the tokens recomputed")
     parser.add_argument("--interval", type=int, default=4, help="every how many frames one is computed whole")
-    parser.add_argument("--round-to", type=int, default=1, help="round recomputed tokens up to a multiple of this")
+    parser.add_argument(
+        "--only", default="all", choices=("all", "kernels"), help="leave op by op and compiled rows out"
+    )
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=150.0, help="nothing new is begun after so many seconds")
     parser.add_argument("--layers", type=int, default=0, help="only the first layers of the tower (0: all)")

@@ -1,7 +1,7 @@
 """An encoder ready to serve: packed steps of fixed shape, made at start for every number of streams they will see."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from onlooker.encode._reference import kept_tensor
 from onlooker.kernels.graph import CapturedStep
 from onlooker.kernels.rows import Stored
 
-KINDS = ("gate", "values", "sums")
+KINDS = ("gate", "values", "trail")
 
 
 def bucket_sizes(most: int) -> list[int]:
@@ -40,7 +40,8 @@ class Buckets:
         device, most = self.like.device, bucket_sizes(self.max_streams)
         room = 2 * self.max_streams
         self.hidden = torch.zeros(room, *self.like.shape, dtype=self.like.dtype, device=device)
-        self.output = torch.zeros_like(self.hidden)
+        self.outputs = torch.zeros(1 + len(self.tower.taps), *self.hidden.shape, dtype=self.like.dtype, device=device)
+        """The last layer's output, and those of the tapped layers."""
         self.addresses = torch.zeros(len(KINDS), room, dtype=torch.int64, device=device)
         pool = CapturedStep.new_pool(device)
         lower = dict(zip([0, *most], [0, 0, *most], strict=False))  # of each size, the one below it
@@ -62,9 +63,11 @@ class Buckets:
 
         def run(hidden: Tensor, *addresses: Tensor) -> tuple[Tensor, ...]:
             stored = References(*(Stored(addresses=each) for each in addresses)) if self.tower.plan.count else None
-            output, times = self.tower.run(hidden, chosen, stored)
+            output, times, taps = self.tower.run(hidden, chosen, stored)
             # All steps share one buffer for what comes out: of its own, each would keep room for it.
-            return self.output[: len(hidden)].copy_(output), times
+            for room, made in zip(self.outputs, (output, *taps), strict=True):
+                room[: len(hidden)].copy_(made)
+            return self.outputs[:, : len(hidden)], times
 
         return run
 
@@ -95,6 +98,7 @@ class PreparedEncoder:
         on_step: Callable[[str], None],
         capture: bool = True,
     ) -> None:
+        assert set(packed.taps) == tower.tap_layers, "a tapped layer's output would be missing"
         self._tower, self._packed, self._must_refresh = tower, packed, must_refresh
         self._buckets = None if packed.ways.rows is None else Buckets(packed, like, max_streams, on_step, capture)
 
@@ -115,42 +119,41 @@ class PreparedEncoder:
         new = [self._new_references(hidden) for _ in whole] if remembers else []
         old = [[kept_tensor(getattr(mine[b], kind)) for kind in KINDS] for b in partly]
         run = self._run_plainly if self._buckets is None else self._run_captured
-        output, times, room = run(hidden, whole, partly, [*new, *old])
+        outputs, times, room = run(hidden, whole, partly, [*new, *old])
         row_of = dict(zip([*whole, *partly], [*range(len(whole)), *range(room, room + len(partly))], strict=True))
-        result = torch.stack([output[row_of[b]] for b in range(len(mine))])
+        result, *others = (torch.stack([output[row_of[b]] for b in range(len(mine))]) for output in outputs)
+        taps = dict(zip(self._packed.taps, others, strict=True))
         if not remembers:
-            return Encoded(result, refreshed=tuple(flags))
+            return Encoded(result, taps, refreshed=tuple(flags))
         for b, tensors in zip(whole, new, strict=True):
             state = mine[b]
-            state.gate, state.values, state.sums = tensors
+            state.gate, state.values, state.trail = tensors
             state.age, state.grid = 1, tower.grid
         for b in partly:
             mine[b].age += 1
         share, everywhere = times / len(tower.layers), times.new_ones(tower.num_tokens)
         shares = [everywhere if flag else share[row_of[b] - room] for b, flag in enumerate(flags)]
-        return Encoded(result, {}, torch.stack(shares), tuple(flags))
+        return Encoded(result, taps, torch.stack(shares), tuple(flags))
 
     def _new_references(self, hidden: Tensor) -> list[Tensor]:
         # Fresh memory at every refresh: a fork of the stream may still use the old reference.
-        layers = len(self._packed.layers)
-        gates = layers if self._packed.plan.selection == "per_layer" else 1
-        return [hidden.new_empty(count, *hidden.shape[1:]) for count in (gates, layers, layers)]
+        return [hidden.new_empty(count, *hidden.shape[1:]) for count in self._packed.kept]
 
     def _run_plainly(
         self, hidden: Tensor, whole: list[int], partly: list[int], stored: list[list[Tensor]]
-    ) -> tuple[Tensor, Tensor, int]:
+    ) -> tuple[Iterable[Tensor], Tensor, int]:
         rows = torch.stack([hidden[b] for b in (*whole, *partly)])
         stacks = [torch.stack(tensors) for tensors in zip(*stored, strict=True)]
         references = References(*map(Stored, stacks)) if stacks else None
-        output, times = self._packed.run(rows, self._packed.chosen(rows, len(whole)), references)
+        output, times, taps = self._packed.run(rows, self._packed.chosen(rows, len(whole)), references)
         for place, tensors in enumerate(stored[: len(whole)]):
             for own, stack in zip(tensors, stacks, strict=True):
                 own.copy_(stack[place])
-        return output, times, len(whole)
+        return (output, *taps), times, len(whole)
 
     def _run_captured(
         self, hidden: Tensor, whole: list[int], partly: list[int], stored: list[list[Tensor]]
-    ) -> tuple[Tensor, Tensor, int]:
+    ) -> tuple[Iterable[Tensor], Tensor, int]:
         assert self._buckets is not None
         room, most = self._buckets.find(len(whole), len(partly))
         table = torch.zeros(len(KINDS), room + most, dtype=torch.int64)

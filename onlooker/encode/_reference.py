@@ -1,6 +1,7 @@
 """What STC-Cacher remembers of each stream, and how the memories of several streams become one batch."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -20,8 +21,12 @@ class CacherState(StreamState):
     """What change is measured against, `[gates, tokens, dim]`: one per selective layer, or one for all."""
     values: Tensor | None = None
     """Attention values, `[selective layers, tokens, dim]`."""
+    trail: Tensor | None = None
+    """Hidden states before every layer from the first selective one on, and behind the last of them, `[layers + 1,
+    tokens, dim]`: from one to the next a stale token moves as its reference did. Only of a fixed reference."""
     sums: Tensor | None = None
-    """Attention branch plus MLP branch, `[selective layers, tokens, dim]`."""
+    """The same of a rolling reference, whose tokens date from different frames: attention branch plus MLP branch,
+    `[selective layers, tokens, dim]`."""
     waits: Tensor | None = None
     """Frames since each token was computed, float32 `[gates, tokens]`; only with `age_weight`."""
     patches: Tensor | None = None
@@ -39,7 +44,9 @@ class Reference:
 
     gate: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
+    trail: list[Tensor] = field(default_factory=list)
     sums: list[Tensor] = field(default_factory=list)
+    """What each selective layer adds to a stale token."""
     waits: list[Tensor] = field(default_factory=list)
 
 
@@ -48,7 +55,9 @@ def kept_tensor(tensor: Tensor | None) -> Tensor:
     return tensor
 
 
-def side_by_side(states: list[CacherState]) -> Reference:
+def side_by_side(states: list[CacherState], layers: Sequence[int]) -> Reference:
+    """The references of `states`, in which `layers` are the selective layers, ascending."""
+
     def of(tensors: list[Tensor | None]) -> list[Tensor]:
         if tensors[0] is None:
             return []
@@ -56,16 +65,17 @@ def side_by_side(states: list[CacherState]) -> Reference:
             return list(tensors[0].unsqueeze(1).unbind(0))
         return list(torch.stack([kept_tensor(tensor) for tensor in tensors], dim=1).unbind(0))
 
+    trail, sums = of([s.trail for s in states]), of([s.sums for s in states])
+    if trail:
+        sums = [trail[n + 1 - layers[0]] - trail[n - layers[0]] for n in layers]
     return Reference(
-        of([s.gate for s in states]),
-        of([s.values for s in states]),
-        of([s.sums for s in states]),
-        of([s.waits for s in states]),
+        of([s.gate for s in states]), of([s.values for s in states]), trail, sums, of([s.waits for s in states])
     )
 
 
 def remember(new: Reference, states: list[CacherState]) -> None:
-    for name in ("gate", "values", "sums", "waits"):
+    """Give every stream its part of `new`; what `new` has nothing of stays as it is."""
+    for name in ("gate", "values", "trail", "sums", "waits"):
         if layers := getattr(new, name):
             # A gate only steers the choice, which has no gradient; keeping its graph would hold memory for nothing.
             layers = [layer.detach() for layer in layers] if name == "gate" else layers

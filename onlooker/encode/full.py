@@ -33,7 +33,8 @@ class Full(EncoderAccelerator):
     def prepare(
         self, tower: VisionTower, like: Tensor, max_streams: int, on_step: Callable[[str], None]
     ) -> PreparedEncoder:
-        packed = PackedTower(packed_layers(tower), Plan(), fastest_ways(like))
+        taps = tuple(sorted(tower.tap_layers))
+        packed = PackedTower(packed_layers(tower), Plan(), fastest_ways(like), taps)
         return PreparedEncoder(
             tower, packed, lambda tower, hidden, states: [True] * len(states), like, max_streams, on_step
         )

@@ -10,7 +10,8 @@ The defaults are the published form. What differs from the paper or its code, an
 - The MLP works on the residual stream (algorithm 1, line 20 leaves the residual out, the authors' code does not).
 - Equation 5 and the prose disagree about what is scattered; as in the code, keys are all fresh and values are fresh
   only where recomputed.
-- Three tensors a layer are kept, not four: the two branches of a stale token are only ever added up.
+- Three tensors a layer are kept, not four: the two branches of a stale token are only ever added up. With a fixed
+  reference it is the hidden states around them that are kept, whose differences the sums are.
 - Frames are counted, not chunks, and each stream has its own count, reference and refresh flag (the authors' code keeps
   one reference per process, and refreshes at every call). A new frame size is a new reference.
 - Keys are projected once, chosen indices are sorted, norm and MLP run on chosen rows only; similarity is in float32.
@@ -66,7 +67,7 @@ class STCCacher(EncoderAccelerator):
     age_weight: float = 0.0
     """How much each frame of waiting lowers a token's similarity (rolling reference)."""
     round_to: int = 1
-    """Round the number of recomputed tokens up to a multiple of this (16 suits matrix units)."""
+    """Round the number of recomputed tokens to the nearest multiple of this, at least one (16 suits matrix units)."""
 
     def __post_init__(self) -> None:
         for name, valid, do in (
@@ -103,7 +104,7 @@ class STCCacher(EncoderAccelerator):
         count = max(1, int(self.recompute_ratio * tokens + 1e-9))
         if self.dense_tail_layers:
             count = self._count_beside_tail(tower, count)
-        count = min(tokens, -(-count // self.round_to) * self.round_to)
+        count = min(tokens, max(1, (count + self.round_to // 2) // self.round_to) * self.round_to)
         if group > 1:
             count = tower.pinned + max(1, (count - tower.pinned) // group) * group
         return count
@@ -152,7 +153,8 @@ class STCCacher(EncoderAccelerator):
     def prepare(
         self, tower: VisionTower, like: Tensor, max_streams: int, on_step: Callable[[str], None]
     ) -> PreparedEncoder:
-        packed = PackedTower(packed_layers(tower), self.plan(tower), fastest_ways(like))
+        taps = tuple(sorted(tower.tap_layers))
+        packed = PackedTower(packed_layers(tower), self.plan(tower), fastest_ways(like), taps)
         return PreparedEncoder(tower, packed, self._refresh_flags, like, max_streams, on_step)
 
     def take_over(self, prepared: Prepared) -> Prepared:
@@ -162,23 +164,25 @@ class STCCacher(EncoderAccelerator):
     def plan(self, tower: VisionTower) -> Plan:
         """This method's packed form. Raises `ModelError` for settings that have none."""
         plain = STCCacher(self.interval, self.recompute_ratio, selection=self.selection, round_to=self.round_to)
-        if self != plain or tower.group > 1:
+        if self != plain or (tower.group > 1 and tower.pinned):
             changed = [f.name for f in fields(self) if getattr(self, f.name) != getattr(plain, f.name)]
             raise ModelError(
                 "stc_cacher has no steps of fixed shape with these settings",
-                given=", ".join(changed) or f"a tower that chooses {tower.group} tokens together",
+                given=", ".join(changed) or "a tower with tokens of the whole frame beside groups of neighbours",
                 do="leave all but interval, recompute_ratio, selection and round_to alone, or run it without graphs",
             )
-        return Plan(self.recomputed_tokens(tower), self.selection)
+        return Plan(self.recomputed_tokens(tower), self.selection, tower.group)
 
     def _refresh_flags(self, tower: VisionTower, hidden: Tensor, states: Sequence[CacherState]) -> list[bool]:
         shape = (len(self.selective_layers(tower)), *hidden.shape[1:])
         flags = []
         for state in states:
-            sums = state.sums
+            values, branches = state.values, state.trail if self.reference == "fixed" else state.sums
             flags.append(
-                sums is None
-                or (sums.shape, sums.dtype, sums.device, state.grid) != (shape, hidden.dtype, hidden.device, tower.grid)
+                values is None
+                or branches is None
+                or (values.shape, values.dtype, values.device, state.grid)
+                != (shape, hidden.dtype, hidden.device, tower.grid)
                 or bool(self.interval and state.age >= self.interval)
             )
         asked = [b for b, flag in enumerate(flags) if not flag]
@@ -193,7 +197,7 @@ class STCCacher(EncoderAccelerator):
 
     def _refresh(self, tower: VisionTower, hidden: Tensor, states: list[CacherState]) -> Encoded:
         """Whole frames, whose results become the reference of their streams."""
-        chosen = set(self.selective_layers(tower))
+        chosen, fixed = self.selective_layers(tower), self.reference == "fixed"
         patches, taps, new = hidden, {}, Reference()
         if self.selection == "patch":
             new.gate.append(patches)
@@ -203,12 +207,17 @@ class STCCacher(EncoderAccelerator):
                 if self.selection == "per_layer" or not new.gate:
                     new.gate.append(self._gate_feature(done))
                 new.values.append(done.values)
-                new.sums.append(done.attention + done.mlp)
+                if not fixed:
+                    new.sums.append(done.attention + done.mlp)
+            if fixed and chosen[0] <= number <= chosen[-1]:
+                new.trail += [done.output] if new.trail else [hidden, done.output]
             hidden = done.output
             if number in tower.tap_layers:
                 taps[number] = hidden
         if self.age_weight:
             new.waits = [gate.new_zeros(gate.shape[:2], dtype=torch.float32) for gate in new.gate]
+        for state in states:
+            state.trail = state.sums = None  # perhaps there was a reference of the other kind
         remember(new, states)
         for b, state in enumerate(states):
             state.age, state.grid = 1, tower.grid
@@ -219,8 +228,9 @@ class STCCacher(EncoderAccelerator):
 
     def _reuse(self, tower: VisionTower, hidden: Tensor, states: list[CacherState]) -> Encoded:
         """Frames of which only the tokens that changed most are computed."""
-        place = {number: at for at, number in enumerate(self.selective_layers(tower))}
-        old, new = side_by_side(states), Reference()
+        chosen = self.selective_layers(tower)
+        place = {number: at for at, number in enumerate(chosen)}
+        old, new = side_by_side(states, chosen), Reference()
         taps: dict[int, Tensor] = {}
         picks: list[Tensor] = []
         picked: Picked | None = None

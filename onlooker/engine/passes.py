@@ -1,7 +1,7 @@
 """How a step's tokens go through the language model: one plain pass, or packed passes of fixed sizes, captured once."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +51,13 @@ class Passes(ABC):
     def run(self, works: Sequence[Work]) -> list[Tensor | None]:
         """Read all works. The result of one does not depend on the others beyond rounding."""
 
-    def prepare(self, sizes: Sequence[int], on_step: Callable[[str], None]) -> None:  # noqa: B027 - plain passes have none
-        """Capture what can be captured, for passes of these numbers of tokens; `on_step` is told every step's name."""
+    def prepare(  # noqa: B027 - plain passes have none
+        self, sizes: Sequence[int], on_step: Callable[[str], None], extras: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Capture what can be captured, for passes of these numbers of tokens; `on_step` is told every step's name.
+
+        `extras` shows what rows the model's tokens carry into its layers (DeepStack), each `[tokens, ...]`.
+        """
 
 
 def make_passes(model: VideoModel, kind: str) -> Passes:
@@ -99,23 +104,28 @@ class PackedPasses(Passes):
         self._steps: dict[int, LanguageStep] = {}
         self._sizes: tuple[int, ...] | None = None
 
-    def prepare(self, sizes: Sequence[int], on_step: Callable[[str], None]) -> None:
+    def prepare(
+        self, sizes: Sequence[int], on_step: Callable[[str], None], extras: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Capture passes of these numbers of tokens (see `pass_sizes`), the largest first: the others share its memory.
 
-        Raises `ModelError` for a model whose tokens carry rows into its layers (DeepStack): graphs have none yet.
+        `extras` shows the rows that a model's tokens carry into its layers (DeepStack), each `[tokens, ...]` of any
+        tokens. Raises `ModelError` when one is missing.
         """
-        if self._model.language_extras:
+        if missing := self._model.language_extras - set(extras or {}):
             raise ModelError(
-                "passes of this model cannot be captured",
-                given=f"{self._model.spec.name} has {', '.join(sorted(self._model.language_extras))} beside its tokens",
-                do="run it without prepare: packed passes work, uncaptured",
+                "passes of this model cannot be captured without an example of what its tokens carry",
+                given=f"{self._model.spec.name} has {', '.join(sorted(missing))} beside its tokens",
+                do="give extras, as Engine.prepare does",
             )
         if not sizes or min(sizes) < 1:
             raise InputError("passes are captured by size", given=str(list(sizes)), do="give sizes from 1 token")
         pool = CapturedStep.new_pool(self._model.spec.device)
         self._steps.clear()
         for size in sorted(sizes, reverse=True):
-            self._steps[size] = LanguageStep(self._model, size, self._kernels, captured=True, pool=pool)
+            self._steps[size] = LanguageStep(
+                self._model, size, self._kernels, captured=True, pool=pool, extras=extras or {}
+            )
             on_step(f"read {size} tokens")
         self._sizes = tuple(sorted(sizes))
 
@@ -163,18 +173,31 @@ class PackedPasses(Passes):
 class LanguageStep:
     """One pass over up to `num_tokens` packed tokens: buffers that stay where they are, perhaps a graph over them."""
 
-    def __init__(self, model: VideoModel, num_tokens: int, kernels: bool, *, captured: bool, pool: Any = None) -> None:
+    def __init__(
+        self,
+        model: VideoModel,
+        num_tokens: int,
+        kernels: bool,
+        *,
+        captured: bool,
+        pool: Any = None,
+        extras: Mapping[str, Tensor] = {},
+    ) -> None:
         spec = model.spec
         self.num_tokens = num_tokens
         self._model, self._axes = model, spec.position_axes
         self.tables = PassTables(spec, num_tokens, min(num_tokens, MOST_SEGMENTS), tiles_for(num_tokens))
         self._attention = RowAttention(self.tables) if kernels else PlainRowAttention(self.tables)
         self._embeddings = torch.zeros(num_tokens, spec.hidden_dim, dtype=spec.dtype, device=spec.device)
+        # A graph reads the rows beside its tokens from where they were when it was captured.
+        self._beside = {name: rows.new_zeros(num_tokens, *rows.shape[1:]) for name, rows in extras.items()}
         self._step = None
         if captured:
             name = f"the language pass over {num_tokens} tokens"
             # The tables describe an empty pass now: trial runs read and write nobody's rows.
-            self._step = CapturedStep(name, lambda given: (self._forward(given),), [self._embeddings], pool=pool)
+            self._step = CapturedStep(
+                name, lambda given: (self._forward(given, self._beside or None),), [self._embeddings], pool=pool
+            )
 
     def run(self, pieces: Sequence["_Piece"]) -> Tensor:
         """Last hidden states of the packed pieces, `[num_tokens, hidden_dim]`, until the next pass of the pool."""
@@ -182,9 +205,10 @@ class LanguageStep:
         embeddings = [piece.work.embeddings[piece.begin : piece.end] for piece in pieces]
         count = sum(map(len, embeddings))
         torch.cat(embeddings, out=self._embeddings[:count])
+        extras = self._extras(pieces)
         if self._step is not None:
             return self._step.replay()[0]
-        return self._forward(self._embeddings, self._extras(pieces))
+        return self._forward(self._embeddings, extras)
 
     def _forward(self, embeddings: Tensor, extras: dict[str, Tensor] | None = None) -> Tensor:
         self._attention.turn(*self._model.rotary(self.tables.positions))
@@ -192,7 +216,7 @@ class LanguageStep:
 
     def _extras(self, pieces: Sequence["_Piece"]) -> dict[str, Tensor] | None:
         """Rows beside some of the tokens, padded with zeros to the size of the pass."""
-        packed: dict[str, Tensor] = {}
+        packed: dict[str, Tensor] = {name: rows.zero_() for name, rows in self._beside.items()}
         start = 0
         for piece in pieces:
             for name, rows in (piece.work.extras or {}).items():

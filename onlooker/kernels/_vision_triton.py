@@ -8,22 +8,12 @@ import triton.language as tl
 
 
 @triton.jit
-def _stored_row(addresses, stream, tokens, token, layer, dim, like, BLOCK: tl.constexpr):
-    """Pointers to one row of a stream's stored tensor, and the address of the tensor: 0 for no stream."""
+def _stored_row(addresses, stream, tokens, token, layer, dim, like, cols):
+    """Pointers to columns of one row of a stream's stored tensor, and how many there are: for no stream, none."""
     address = tl.load(addresses + stream)
     start = address.to(tl.pointer_type(like.dtype.element_ty)) + (layer * tokens + token) * dim
     # Rows are whole 16-byte pieces; the compiler cannot see that through an address and would load two bytes at a time.
-    return tl.multiple_of(start, 16) + tl.arange(0, BLOCK), address
-
-
-@triton.jit
-def _load_stored(addresses, stream, tokens, token, layer, dim, like, inside, BLOCK: tl.constexpr):
-    """One row of a stream's stored tensor; zeros for no stream."""
-    at, address = _stored_row(addresses, stream, tokens, token, layer, dim, like, BLOCK)
-    row = tl.full((BLOCK,), 0.0, like.dtype.element_ty)
-    if address != 0:
-        row = tl.load(at, mask=inside, other=0.0)
-    return row
+    return tl.multiple_of(start, 16) + cols, dim * (address != 0).to(tl.int32)
 
 
 @triton.jit
@@ -36,67 +26,149 @@ def gather(tokens, flat, rows, dim, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _store_norm(total, weight, bias, normed, row, dim, eps, cols, inside):
-    mean = tl.sum(tl.where(inside, total, 0.0), axis=0) / dim
-    centred = tl.where(inside, total - mean, 0.0)
-    scale = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=0) / dim + eps)
+def _store_norm(total, weight, bias, normed, row, dim, eps, cols, inside, RMS: tl.constexpr):
     w = tl.load(weight + cols, mask=inside, other=0.0).to(tl.float32)
-    b = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
-    tl.store(normed + row * dim + cols, (centred * scale * w + b).to(normed.dtype.element_ty), mask=inside)
+    if RMS:
+        scale = 1.0 / tl.sqrt(tl.sum(tl.where(inside, total * total, 0.0), axis=0) / dim + eps)
+        result = (total * scale).to(normed.dtype.element_ty).to(tl.float32) * w
+    else:
+        mean = tl.sum(tl.where(inside, total, 0.0), axis=0) / dim
+        centred = tl.where(inside, total - mean, 0.0)
+        scale = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=0) / dim + eps)
+        b = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
+        result = centred * scale * w + b
+    tl.store(normed + row * dim + cols, result.to(normed.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def residual_norm(tokens, flat, branch, weight, bias, total, normed, dim, eps, ALL: tl.constexpr, BLOCK: tl.constexpr):
+def residual_norm(tokens, branch, weight, bias, total, normed, dim, eps, RMS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, BLOCK)
     inside = cols < dim
-    source = row
-    if not ALL:
-        source = tl.load(flat + row).to(tl.int64)
-    x = tl.load(tokens + source * dim + cols, mask=inside, other=0.0).to(tl.float32)
+    x = tl.load(tokens + row * dim + cols, mask=inside, other=0.0).to(tl.float32)
     x += tl.load(branch + row * dim + cols, mask=inside, other=0.0).to(tl.float32)
     rounded = x.to(total.dtype.element_ty)
     tl.store(total + row * dim + cols, rounded, mask=inside)
-    _store_norm(rounded.to(tl.float32), weight, bias, normed, row, dim, eps, cols, inside)
+    _store_norm(rounded.to(tl.float32), weight, bias, normed, row, dim, eps, cols, inside, RMS)
 
 
-@triton.jit(do_not_specialize=["layer"])
-def advance(
+@triton.jit(do_not_specialize=["first"])
+def enter(
+    hidden,
+    addresses,
+    weight,
+    bias,
+    deviation,
+    normed,
+    first,
     tokens,
+    dim,
+    eps,
+    RMS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    cols = tl.arange(0, BLOCK)
+    inside = cols < dim
+    x = tl.load(hidden + row * dim + cols, mask=inside, other=0.0)
+    trail, held = _stored_row(addresses, row // tokens, tokens, row % tokens, 0, dim, hidden, cols)
+    if row < first:
+        tl.store(trail, x, mask=cols < held)
+    else:
+        apart = x.to(tl.float32) - tl.load(trail, mask=cols < held, other=0.0).to(tl.float32)
+        tl.store(deviation + (row - first) * dim + cols, apart.to(hidden.dtype.element_ty), mask=inside)
+    _store_norm(x.to(tl.float32), weight, bias, normed, row, dim, eps, cols, inside, RMS)
+
+
+@triton.jit
+def _hidden_row(deviation, addresses, row, first, tokens, layer, dim, cols):
+    """The hidden state of one token before a layer, in its own format."""
+    trail, held = _stored_row(addresses, row // tokens, tokens, row % tokens, layer, dim, deviation, cols)
+    x = tl.load(trail, mask=cols < held, other=0.0).to(tl.float32)
+    apart = dim * (row >= first).to(tl.int32)
+    x += tl.load(deviation + (row - first) * dim + cols, mask=cols < apart, other=0.0).to(tl.float32)
+    return x.to(deviation.dtype.element_ty)
+
+
+@triton.jit(do_not_specialize=["first", "layer"])
+def everywhere(deviation, addresses, hidden, first, tokens, layer, dim, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    cols = tl.arange(0, BLOCK)
+    x = _hidden_row(deviation, addresses, row, first, tokens, layer, dim, cols)
+    tl.store(hidden + row * dim + cols, x, mask=cols < dim)
+
+
+@triton.jit(do_not_specialize=["first", "layer"])
+def add_branch(
+    deviation,
+    flat,
+    branch,
+    addresses,
+    weight,
+    bias,
+    total,
+    normed,
+    first,
+    tokens,
+    layer,
+    dim,
+    eps,
+    RMS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    cols = tl.arange(0, BLOCK)
+    inside = cols < dim
+    more = tl.load(branch + row * dim + cols, mask=inside, other=0.0).to(tl.float32)
+    x = _hidden_row(deviation, addresses, tl.load(flat + row), first, tokens, layer, dim, cols).to(tl.float32)
+    rounded = (x + more).to(total.dtype.element_ty)
+    tl.store(total + row * dim + cols, rounded, mask=inside)
+    _store_norm(rounded.to(tl.float32), weight, bias, normed, row, dim, eps, cols, inside, RMS)
+
+
+@triton.jit(do_not_specialize=["first", "layer"])
+def advance(
+    deviation,
     place,
     middle,
     mlp,
     addresses,
     weight,
     bias,
-    output,
     normed,
-    per_stream,
+    first,
+    tokens,
     layer,
     dim,
     eps,
     NORM: tl.constexpr,
+    RMS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """One token: a computed one is written to the trail or the deviation behind the layer, a stale one is where it was.
+    `layer` counts behind: it is the number of the next one."""
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, BLOCK)
-    inside = cols < dim
+    inside, partly = cols < dim, (row >= first).to(tl.int32)
+    trail, held = _stored_row(addresses, row // tokens, tokens, row % tokens, layer, dim, deviation, cols)
+    own = deviation + (row - first) * dim + cols
+    old = tl.load(trail, mask=cols < held * partly, other=0.0).to(tl.float32)  # asked for before `place` has arrived
     at = tl.load(place + row).to(tl.int64)
     if at >= 0:
         x = tl.load(middle + at * dim + cols, mask=inside, other=0.0).to(tl.float32)
         x += tl.load(mlp + at * dim + cols, mask=inside, other=0.0).to(tl.float32)
+        x = x.to(deviation.dtype.element_ty).to(tl.float32)
+        tl.store(trail, x.to(deviation.dtype.element_ty), mask=cols < held * (1 - partly))
+        tl.store(own, (x - old).to(deviation.dtype.element_ty), mask=cols < dim * partly)
     else:
-        stream = row // per_stream
-        x = tl.load(tokens + row * dim + cols, mask=inside, other=0.0).to(tl.float32)
-        x += _load_stored(addresses, stream, per_stream, row % per_stream, layer, dim, tokens, inside, BLOCK)
-    rounded = x.to(output.dtype.element_ty)
-    tl.store(output + row * dim + cols, rounded, mask=inside)
+        x = old + tl.load(own, mask=inside, other=0.0).to(tl.float32)
+        x = x.to(deviation.dtype.element_ty).to(tl.float32)
     if NORM:
-        _store_norm(rounded.to(tl.float32), weight, bias, normed, row, dim, eps, cols, inside)
+        _store_norm(x, weight, bias, normed, row, dim, eps, cols, inside, RMS)
 
 
 @triton.jit(do_not_specialize=["layer"])
-def fill(fresh, fresh_stride, place, addresses, filled, per_stream, layer, dim, BLOCK: tl.constexpr):
+def fill(fresh, fresh_stride, place, addresses, filled, tokens, layer, dim, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, BLOCK)
     inside = cols < dim
@@ -104,24 +176,35 @@ def fill(fresh, fresh_stride, place, addresses, filled, per_stream, layer, dim, 
     if at >= 0:
         x = tl.load(fresh + at * fresh_stride + cols, mask=inside, other=0.0)
     else:
-        stream = row // per_stream
-        x = _load_stored(addresses, stream, per_stream, row % per_stream, layer, dim, fresh, inside, BLOCK)
+        old, held = _stored_row(addresses, row // tokens, tokens, row % tokens, layer, dim, fresh, cols)
+        x = tl.load(old, mask=cols < held, other=0.0)
     tl.store(filled + row * dim + cols, x, mask=inside)
 
 
 @triton.jit(do_not_specialize=["layer"])
-def keep(rows, stride, more, addresses, per_stream, layer, dim, SUM: tl.constexpr, BLOCK: tl.constexpr):
+def keep(
+    rows,
+    stride,
+    addresses,
+    more,
+    more_stride,
+    more_addresses,
+    tokens,
+    layer,
+    dim,
+    BOTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, BLOCK)
-    inside = cols < dim
-    x = tl.load(rows + row * stride + cols, mask=inside, other=0.0)
-    if SUM:
-        y = tl.load(more + row * dim + cols, mask=inside, other=0.0)
-        x = (x.to(tl.float32) + y.to(tl.float32)).to(rows.dtype.element_ty)
-    stream = row // per_stream
-    at, address = _stored_row(addresses, stream, per_stream, row % per_stream, layer, dim, rows, BLOCK)
-    if address != 0:
-        tl.store(at, x, mask=inside)
+    stream, token = row // tokens, row % tokens
+    x = tl.load(rows + row * stride + cols, mask=cols < dim, other=0.0)
+    to, held = _stored_row(addresses, stream, tokens, token, layer, dim, rows, cols)
+    if BOTH:
+        y = tl.load(more + row * more_stride + cols, mask=cols < dim, other=0.0)
+        and_to, and_held = _stored_row(more_addresses, stream, tokens, token, layer, dim, rows, cols)
+        tl.store(and_to, y, mask=cols < and_held)
+    tl.store(to, x, mask=cols < held)
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -130,90 +213,47 @@ def cosine(features, addresses, alike, tokens, layer, dim, BLOCK: tl.constexpr):
     cols = tl.arange(0, BLOCK)
     inside = cols < dim
     now = tl.load(features + row * dim + cols, mask=inside, other=0.0).to(tl.float32)
-    stored = _load_stored(addresses, row // tokens, tokens, row % tokens, layer, dim, features, inside, BLOCK)
-    old = stored.to(tl.float32)
+    stored, held = _stored_row(addresses, row // tokens, tokens, row % tokens, layer, dim, features, cols)
+    old = tl.load(stored, mask=cols < held, other=0.0).to(tl.float32)
     norms = tl.sqrt(tl.sum(now * now, axis=0)) * tl.sqrt(tl.sum(old * old, axis=0))
     tl.store(alike + row, tl.sum(now * old, axis=0) / tl.maximum(norms, 1e-12))
 
 
 @triton.jit(do_not_specialize=["first", "count"])
-def choose(alike, flat, place, index, times, first, tokens, count, BLOCK: tl.constexpr):
+def choose(alike, flat, place, index, times, first, groups, count, GROUP: tl.constexpr, BLOCK: tl.constexpr):
+    """Of `groups` groups of neighbours the `count` whose scores have the least mean; GROUP 1: single tokens."""
     stream = tl.program_id(0).to(tl.int64)
-    token = tl.arange(0, BLOCK)
-    inside = token < tokens
-    bits = tl.load(alike + stream * tokens + token, mask=inside, other=0.0).to(tl.int32, bitcast=True)
+    number = tl.arange(0, BLOCK)
+    inside = number < groups
+    token = number[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    tokens, there = groups * GROUP, inside[:, None]
+    scores = tl.load(alike + stream * tokens + token, mask=there, other=0.0)
+    seen = tl.load(times + stream * tokens + token, mask=there, other=0.0)
+    mean = tl.sum(scores, axis=1) / GROUP
+    bits = tl.cast(mean, tl.uint32, bitcast=True)
     # Floats in order as integers from 0: negative ones have all bits turned, the others come above them.
-    order = tl.where(bits < 0, -1 - bits.to(tl.int64), bits.to(tl.int64) + 0x80000000)
-    order = tl.where(inside, order, 0x200000000)
-    least = tl.full((), 0, tl.int64)  # becomes the count-th least of `order`
-    for turn in range(32):
-        higher = least + (tl.full((), 1, tl.int64) << (31 - turn))
-        below = tl.sum((order < higher).to(tl.int32), axis=0)
-        least = tl.where(below < count, higher, least)
-    below = tl.sum((order < least).to(tl.int32), axis=0)
-    tied = (order == least).to(tl.int32)
-    chosen = (order < least) | ((tied == 1) & (below + tl.cumsum(tied, axis=0) <= count))
-    rank = tl.cumsum(chosen.to(tl.int32), axis=0) - 1
-    row = first + stream * count + rank
-    tl.store(place + first + stream * tokens + token, tl.where(chosen, row, -1).to(tl.int32), mask=inside)
-    tl.store(flat + row, first + stream * tokens + token, mask=chosen)
-    tl.store(index + stream * count + rank, token.to(tl.int64), mask=chosen)
-    seen = tl.load(times + stream * tokens + token, mask=inside, other=0.0)
-    tl.store(times + stream * tokens + token, seen + chosen.to(tl.float32), mask=inside)
-
-
-@triton.jit
-def attend(
-    queries,
-    keys,
-    values,
-    out,
-    num_queries,
-    tokens,
-    scale,
-    query_stride,
-    key_stride,
-    value_stride,
-    out_stride,
-    HEAD: tl.constexpr,
-    MAIN: tl.constexpr,
-    REST: tl.constexpr,
-    M: tl.constexpr,
-    N: tl.constexpr,
-):
-    """Attention of one head of one stream for M queries; a head of 72 is 64 + 8 columns, not one padded to 128."""
-    head, stream = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    row = tl.program_id(0) * M + tl.arange(0, M)
-    main, rest = tl.arange(0, MAIN), tl.arange(0, REST)
-    inside, narrow = row < num_queries, rest < HEAD - MAIN
-    at = queries + (stream * num_queries + row)[:, None] * query_stride + head * HEAD
-    q_main = tl.load(at + main[None, :], mask=inside[:, None], other=0.0)
-    q_rest = tl.load(at + MAIN + rest[None, :], mask=inside[:, None] & narrow[None, :], other=0.0)
-    top = tl.full((M,), -float("inf"), tl.float32)
-    total = tl.full((M,), 0.0, tl.float32)
-    sum_main = tl.full((M, MAIN), 0.0, tl.float32)
-    sum_rest = tl.full((M, REST), 0.0, tl.float32)
-    for first in range(0, tokens, N):
-        col = first + tl.arange(0, N)
-        there = col < tokens
-        k_at = keys + (stream * tokens + col)[:, None] * key_stride + head * HEAD
-        v_at = values + (stream * tokens + col)[:, None] * value_stride + head * HEAD
-        k_main = tl.load(k_at + main[None, :], mask=there[:, None], other=0.0)
-        k_rest = tl.load(k_at + MAIN + rest[None, :], mask=there[:, None] & narrow[None, :], other=0.0)
-        score = tl.dot(q_main, tl.trans(k_main), input_precision="ieee")
-        score = tl.dot(q_rest, tl.trans(k_rest), score, input_precision="ieee")
-        score = tl.where(there[None, :], score * scale, -float("inf"))
-        higher = tl.maximum(top, tl.max(score, axis=1))
-        weight = tl.exp2(score - higher[:, None])
-        shrink = tl.exp2(top - higher)
-        total = total * shrink + tl.sum(weight, axis=1)
-        v_main = tl.load(v_at + main[None, :], mask=there[:, None], other=0.0)
-        v_rest = tl.load(v_at + MAIN + rest[None, :], mask=there[:, None] & narrow[None, :], other=0.0)
-        weight = weight.to(v_main.dtype)
-        sum_main = tl.dot(weight, v_main, sum_main * shrink[:, None], input_precision="ieee")
-        sum_rest = tl.dot(weight, v_rest, sum_rest * shrink[:, None], input_precision="ieee")
-        top = higher
-    to = out + (stream * num_queries + row)[:, None] * out_stride + head * HEAD
-    tl.store(to + main[None, :], (sum_main / total[:, None]).to(out.dtype.element_ty), mask=inside[:, None])
-    rest_rows = inside[:, None] & narrow[None, :]
-    tl.store(to + MAIN + rest[None, :], (sum_rest / total[:, None]).to(out.dtype.element_ty), mask=rest_rows)
+    order = bits ^ tl.where(bits >= 0x80000000, 0xFFFFFFFF, 0x80000000)
+    order = tl.where(inside, order, 0xFFFFFFFF)
+    # The count-th least of `order`, two bits a turn: one sum counts what lies below each of three bounds.
+    least, below = tl.full((), 0, tl.uint32), tl.full((), 0, tl.int64)
+    for turn in range(16):
+        step = tl.full((), 1, tl.uint32) << (30 - 2 * turn)
+        lower = (order < least + step).to(tl.int64) + ((order < least + step * 2).to(tl.int64) << 20)
+        counts = tl.cast(tl.sum(lower + ((order < least + step * 3).to(tl.int64) << 40), axis=0), tl.int64)
+        one, two, three = counts & 0xFFFFF, (counts >> 20) & 0xFFFFF, counts >> 40
+        digit = (one < count).to(tl.uint32) + (two < count).to(tl.uint32) + (three < count).to(tl.uint32)
+        below = tl.where(three < count, three, tl.where(two < count, two, tl.where(one < count, one, below)))
+        least += digit * step
+    tied = (order == least) & inside
+    # How many up to here are below, and how many are tied: of those as many are taken, in order, as there is room for.
+    passed = tl.cumsum((order < least).to(tl.int64) + (tied.to(tl.int64) << 20), axis=0)
+    room = count - below
+    tied_passed = passed >> 20
+    chosen = (order < least) | (tied & (tied_passed <= room))
+    rank = (passed & 0xFFFFF) + tl.minimum(tied_passed, room) - 1
+    taken = chosen[:, None] & there
+    own = ((stream * count + rank) * GROUP)[:, None] + tl.arange(0, GROUP)[None, :]
+    tl.store(place + first + stream * tokens + token, tl.where(taken, first + own, -1).to(tl.int32), mask=there)
+    tl.store(flat + first + own, first + stream * tokens + token, mask=taken)
+    tl.store(index + own, token.to(tl.int64), mask=taken)
+    tl.store(times + stream * tokens + token, seen + taken.to(tl.float32), mask=there)

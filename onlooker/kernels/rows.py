@@ -8,12 +8,14 @@ Triton kernel that does the same in one pass over memory; sums are rounded where
 Use the kernels on a CUDA device: without them a layer spends as long on copies and norms as on its selected products.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from onlooker.core.contracts import Norm
 from onlooker.core.errors import ModelError
 
 Kernels = ModuleType | None
@@ -33,6 +35,20 @@ def vision_kernels() -> ModuleType:
 def power_of_two(number: int) -> int:
     """The least power of two that is not below `number`, at least 16."""
     return max(16, 1 << (number - 1).bit_length())
+
+
+@dataclass(frozen=True, eq=False)
+class RootMeanSquare:
+    """A norm without mean and bias: rows are divided by their root mean square."""
+
+    weight: Tensor
+    eps: float
+    bias: None = None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        wide = rows.float()
+        scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * scaled.to(rows.dtype)
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,11 @@ class Stored:
         )
 
 
+def norm_weights(norm: Norm) -> tuple[Tensor, Tensor]:
+    """Weight and bias as the kernels take them: one without a bias is given the weight again, and does not read it."""
+    return norm.weight, norm.weight if norm.bias is None else norm.bias
+
+
 def gather_rows(tokens: Tensor, flat: Tensor, kernels: Kernels) -> Tensor:
     """Rows `flat` of `[tokens, dim]`, `[rows, dim]`."""
     if kernels is None:
@@ -72,120 +93,85 @@ def gather_rows(tokens: Tensor, flat: Tensor, kernels: Kernels) -> Tensor:
     return rows
 
 
-def residual_norm(
-    tokens: Tensor, flat: Tensor | None, branch: Tensor, norm: torch.nn.LayerNorm, kernels: Kernels
-) -> tuple[Tensor, Tensor]:
-    """`tokens[flat] + branch` and its norm, `[rows, dim]` each; `flat` None means all tokens, in order."""
+def residual_norm(tokens: Tensor, branch: Tensor, norm: Norm, kernels: Kernels) -> tuple[Tensor, Tensor]:
+    """`tokens + branch` and its norm, `[rows, dim]` each."""
     if kernels is None:
-        total = (tokens if flat is None else tokens.index_select(0, flat)) + branch
+        total = tokens + branch
         return total, norm(total)
     rows, dim = branch.shape
     total, normed = torch.empty_like(branch), torch.empty_like(branch)
     kernels.residual_norm[(rows,)](
         tokens,
-        branch if flat is None else flat,
         branch,
-        norm.weight,
-        norm.bias,
+        *norm_weights(norm),
         total,
         normed,
         dim,
         norm.eps,
-        ALL=flat is None,
+        RMS=norm.bias is None,
         BLOCK=power_of_two(dim),
         num_warps=WARPS,
     )
     return total, normed
 
 
-def advance(
-    tokens: Tensor,
-    place: Tensor,
-    middle: Tensor,
-    mlp: Tensor,
-    sums: Stored,
-    layer: int,
-    norm: torch.nn.LayerNorm | None,
-    kernels: Kernels,
-) -> tuple[Tensor, Tensor]:
-    """A layer's output for all tokens and its norm, `[tokens, dim]` each.
+@dataclass(frozen=True)
+class ValueRows:
+    """Attention values of all tokens of some streams, where they are: of tokens with a row among the fresh ones, of the
+    others in their stream's reference."""
 
-    A token with a row becomes `middle + mlp`, a stale one itself plus both branches of its reference. `sums` belongs to
-    the streams of `tokens`, of equal length. Without `norm` the second result is the first.
-    """
-    total, dim = tokens.shape
+    fresh: Tensor
+    """`[rows, dim]`; rows may lie apart."""
+    place: Tensor
+    """Row of every token, int32 `[streams * tokens]`; below 0: none."""
+    stored: Stored
+    layer: int
+
+    def fill(self, kernels: Kernels) -> Tensor:
+        """One beside the other, `[streams, tokens, dim]`."""
+        fresh, place = self.fresh, self.place
+        if kernels is None:
+            old = self.stored.layer(self.layer)
+            return torch.where(place[:, None] >= 0, fresh[place.clamp_min(0)], old.flatten(0, 1)).view_as(old)
+        assert self.stored.addresses is not None
+        streams, dim = len(self.stored.addresses), fresh.shape[1]
+        filled = fresh.new_empty(streams, len(place) // streams, dim)
+        kernels.fill[(len(place),)](
+            fresh,
+            fresh.stride(0),
+            place,
+            self.stored.addresses,
+            filled,
+            filled.shape[1],
+            self.layer,
+            dim,
+            BLOCK=power_of_two(dim),
+            num_warps=WARPS,
+        )
+        return filled
+
+
+def keep_rows(rows: Sequence[Tensor], stored: Sequence[Stored], layer: int, kernels: Kernels) -> None:
+    """Write one or two lists of rows of whole streams, `[streams * tokens, dim]`, into one layer of what is stored."""
     if kernels is None:
-        stale = tokens + sums.layer(layer).flatten(0, 1)
-        output = torch.where(place[:, None] >= 0, (middle + mlp)[place.clamp_min(0)], stale)
-        return output, output if norm is None else norm(output)
-    assert sums.addresses is not None
-    output = torch.empty_like(tokens)
-    normed = output if norm is None else torch.empty_like(tokens)
-    kernels.advance[(total,)](
-        tokens,
-        place,
-        middle,
-        mlp,
-        sums.addresses,
-        output if norm is None else norm.weight,
-        output if norm is None else norm.bias,
-        output,
-        normed,
-        total // len(sums.addresses),
-        layer,
-        dim,
-        0.0 if norm is None else norm.eps,
-        NORM=norm is not None,
-        BLOCK=power_of_two(dim),
-        num_warps=WARPS,
-    )
-    return output, normed
-
-
-def fill_values(fresh: Tensor, place: Tensor, values: Stored, layer: int, kernels: Kernels) -> Tensor:
-    """Values of all tokens, `[streams, tokens, dim]`: fresh ones of tokens with a row, the reference's of the others.
-
-    `fresh` is `[rows, dim]` (its rows may lie apart), `place` `[streams * tokens]`.
-    """
-    if kernels is None:
-        old = values.layer(layer)
-        return torch.where(place[:, None] >= 0, fresh[place.clamp_min(0)], old.flatten(0, 1)).view_as(old)
-    assert values.addresses is not None
-    streams, dim = len(values.addresses), fresh.shape[1]
-    filled = fresh.new_empty(streams, len(place) // streams, dim)
-    kernels.fill[(len(place),)](
-        fresh,
-        fresh.stride(0),
-        place,
-        values.addresses,
-        filled,
-        filled.shape[1],
-        layer,
-        dim,
-        BLOCK=power_of_two(dim),
-        num_warps=WARPS,
-    )
-    return filled
-
-
-def keep_rows(rows: Tensor, more: Tensor | None, stored: Stored, layer: int, kernels: Kernels) -> None:
-    """Write `rows` (plus `more`) of whole streams, `[streams * tokens, dim]`, into one layer of what is stored."""
-    if kernels is None:
-        assert stored.stack is not None
-        written = rows if more is None else rows + more
-        stored.stack[:, layer] = written.view(len(stored.stack), -1, rows.shape[1])
+        for each, into in zip(rows, stored, strict=True):
+            assert into.stack is not None
+            into.stack[:, layer] = each.view(len(into.stack), -1, each.shape[1])
         return
-    assert stored.addresses is not None
-    total, dim = rows.shape
+    total, dim = rows[0].shape
+    addresses = [into.addresses for into in stored]
+    assert addresses[0] is not None and len(rows) == len(stored) <= 2
     kernels.keep[(total,)](
-        rows,
-        rows.stride(0),
-        rows if more is None else more,
-        stored.addresses,
-        total // len(stored.addresses),
+        rows[0],
+        rows[0].stride(0),
+        addresses[0],
+        rows[-1],
+        rows[-1].stride(0),
+        addresses[-1],
+        total // len(addresses[0]),
         layer,
         dim,
-        SUM=more is not None,
+        BOTH=len(rows) == 2,
         BLOCK=power_of_two(dim),
         num_warps=WARPS,
     )

@@ -2,7 +2,7 @@
 
 The plain forms define the result and run anywhere. PyTorch's own way from keys to sorted indices is five kernels, one
 of them a segmented sort; here it is two: one pass over keys and references, and one block a stream that finds the
-k-th least score bit by bit and writes indices, in order, and their inverse. Ties go to the lower token number.
+k-th least score two bits at a time and writes indices, in order, and their inverse. Ties go to the lower token number.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from onlooker.kernels.rows import WARPS, Kernels, Stored, power_of_two
 
 
-def cosine(features: Tensor, gate: Stored, layer: int, kernels: Kernels) -> Tensor:
+def cosine(features: Tensor, gate: Stored, layer: int, kernels: Kernels, warps: int = WARPS) -> Tensor:
     """Cosine of each token to its reference, float32 `[streams, tokens]`; `features` is `[streams, tokens, dim]`."""
     if kernels is None:
         current, old = features.float(), gate.layer(layer).float()
@@ -21,7 +21,7 @@ def cosine(features: Tensor, gate: Stored, layer: int, kernels: Kernels) -> Tens
     streams, tokens, dim = features.shape
     alike = torch.empty(streams, tokens, dtype=torch.float32, device=features.device)
     kernels.cosine[(streams * tokens,)](
-        features, gate.addresses, alike, tokens, layer, dim, BLOCK=power_of_two(dim), num_warps=WARPS
+        features, gate.addresses, alike, tokens, layer, dim, BLOCK=power_of_two(dim), num_warps=warps
     )
     return alike
 
@@ -29,11 +29,12 @@ def cosine(features: Tensor, gate: Stored, layer: int, kernels: Kernels) -> Tens
 class Chosen:
     """The tokens of a packed step that are computed, as the row functions want them: buffers that `choose` refills.
 
-    The first `whole` streams have all their tokens computed, the other `some` streams `count` each.
+    The first `whole` streams have all their tokens computed, the other `some` streams `count` each. Where a model
+    merges `group` neighbours later, they are chosen together, by their mean; `count` is then whole groups.
     """
 
-    def __init__(self, whole: int, some: int, tokens: int, count: int, device: torch.device) -> None:
-        self.whole, self.some, self.tokens, self.count = whole, some, tokens, count
+    def __init__(self, whole: int, some: int, tokens: int, count: int, device: torch.device, group: int = 1) -> None:
+        self.whole, self.some, self.tokens, self.count, self.group = whole, some, tokens, count, group
         first = whole * tokens
         every = torch.arange(first, device=device)
         self.flat = torch.cat([every, every.new_zeros(some * count)])
@@ -45,7 +46,17 @@ class Chosen:
         self.times = torch.zeros(some, tokens, device=device)
         """How often each token of the partly computed streams was chosen, float32."""
 
-    def choose(self, alike: Tensor, kernels: Kernels) -> None:
+    @property
+    def first(self) -> int:
+        """Row of the first chosen token of the partly computed streams."""
+        return self.whole * self.tokens
+
+    @property
+    def rows(self) -> Tensor:
+        """`place` of the partly computed streams, int32 `[some * tokens]`."""
+        return self.place[self.first :]
+
+    def choose(self, alike: Tensor, kernels: Kernels, warps: int = WARPS) -> None:
         """Choose the `count` least alike tokens of each partly computed stream; `alike` is `[some, tokens]`."""
         first, tokens, count = self.whole * self.tokens, self.tokens, self.count
         if kernels is not None:
@@ -56,13 +67,17 @@ class Chosen:
                 self.index,
                 self.times,
                 first,
-                tokens,
-                count,
-                BLOCK=power_of_two(tokens),
-                num_warps=WARPS,
+                tokens // self.group,
+                count // self.group,
+                GROUP=self.group,
+                BLOCK=power_of_two(tokens // self.group),
+                num_warps=warps,
             )
             return
-        index = alike.argsort(dim=1, stable=True)[:, :count].sort(1).values
+        each = alike.unflatten(1, (-1, self.group)).mean(-1) if self.group > 1 else alike
+        index = each.argsort(dim=1, stable=True)[:, : count // self.group].sort(1).values
+        if self.group > 1:
+            index = (index[:, :, None] * self.group + torch.arange(self.group, device=index.device)).flatten(1)
         stream = torch.arange(self.some, device=alike.device)[:, None]
         self.index.copy_(index)
         self.flat[first:] = (index + first + stream * tokens).flatten()

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from onlooker.core.contracts import VisionTower
 from onlooker.core.errors import ModelError
+from onlooker.kernels.window_attention import WindowTable
+from onlooker.models._qwen_packed import PackedVisionBlock
 
 GEOMETRIES_KEPT = 32
 """Frame sizes whose angles and windows are kept at hand."""
@@ -242,7 +244,20 @@ class QwenVision:
             mean_attended=None if windows is None else sum(seen) / len(seen),
             grid=(rows, cols),
             raster=raster,
+            pack=lambda: self._packed(angles, inside),
         )
+
+    def _packed(self, angles: tuple[Tensor, Tensor], inside: list[Windows | None]) -> list[PackedVisionBlock]:
+        """All layers in packed form. Raises `ModelError` for an MLP whose activation has none."""
+        if (name := self.config.hidden_act) not in ("silu", "gelu_pytorch_tanh"):
+            raise ModelError("this tower's activation has no packed form", given=name, do="run it without graphs")
+        cos, sin = (part[:, 0, : part.shape[-1] // 2].contiguous() for part in angles)
+        some = next((windows for windows in inside if windows is not None), None)
+        table = None if some is None else WindowTable.of(some.number)
+        return [
+            PackedVisionBlock(block, (cos, sin), None if windows is None else table)
+            for block, windows in zip(self.module.blocks, inside, strict=True)
+        ]
 
     def _angles(self, row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of every token, float32 `[tokens, 1, head_dim]`.

@@ -61,8 +61,8 @@ class Shape:
 
     @property
     def reference_bytes(self) -> int:
-        """Bytes one stream's STC-Cacher reference takes at 16 bits: three tensors a layer."""
-        return 3 * self.vision_layers * self.patches * self.vision_dim * 2
+        """Bytes one stream's STC-Cacher reference takes at 16 bits: three tensors a layer and one more."""
+        return (3 * self.vision_layers + 1) * self.patches * self.vision_dim * 2
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """SigLIP and CLIP towers of Transformers, taken apart into pieces that can run on some tokens only."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,24 +40,26 @@ class EncoderLayer:
 class PackedEncoderLayer:
     """The same layer over rows of many streams: queries and values from one product, GELU inside the MLP's first."""
 
+    angles: tuple[Tensor, Tensor] | None = None
+    windows: Callable[..., Tensor] | None = None
+
     def __init__(self, module: Any) -> None:
         attention, mlp = module.self_attn, module.mlp
         self.norm, self.mlp_norm = module.layer_norm1, module.layer_norm2
         self.keys, self.out = attention.k_proj, attention.out_proj
-        self._num_heads, self._scale = attention.num_heads, attention.scale
+        self._heads = (attention.num_heads, attention.scale)
+        self.heads: tuple[int, float] | None = self._heads
         both = (attention.q_proj, attention.v_proj)
-        self._weight = torch.cat([linear.weight for linear in both]).detach()
-        self._bias = torch.cat([linear.bias for linear in both]).detach()
+        weight, bias = ([getattr(linear, kind).detach() for linear in both] for kind in ("weight", "bias"))
+        self.query_value = torch.cat(weight), torch.cat(bias)
         self._mlp, self._up, self._down = mlp, mlp.fc1, mlp.fc2
-        # cuBLAS has the tanh form of GELU in its epilogue, which saves a pass over the widest tensor of the layer.
-        self._gelu_inside = mlp.config.hidden_act == "gelu_pytorch_tanh" and self._weight.is_cuda
-
-    def queries_values(self, normed: Tensor) -> tuple[Tensor, Tensor]:
-        queries, values = F.linear(normed, self._weight, self._bias).chunk(2, dim=-1)
-        return queries, values
+        # cuBLAS has the tanh form of GELU in its epilogue, which saves a pass over the widest tensor of the layer. Its
+        # tanh is the device's approximation, which half precision does not show; float32 would be off by 1e-3.
+        like = weight[0]
+        self._gelu_inside = mlp.config.hidden_act == "gelu_pytorch_tanh" and like.is_cuda and like.itemsize == 2
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, way: str) -> Tensor:
-        return attend_heads(queries, keys, values, self._num_heads, self._scale, way)
+        return attend_heads(queries, keys, values, *self._heads, way)
 
     def feed(self, normed: Tensor) -> Tensor:
         if not self._gelu_inside:
