@@ -74,7 +74,10 @@ class Trial:
     busy: float
     """Share of the time in which a step ran."""
     stage_ms: dict[str, float] = field(default_factory=dict)
-    """Milliseconds of each stage per frame, where stages were timed one by one."""
+    """Milliseconds of each stage per frame, where stages were timed one by one; `rest` is what steps took beyond the
+    stages of frames: passes of questions alone, their words, and the choice of what a step does."""
+    failed: int = 0
+    """Frames that could not be taken, for want of memory as a rule. They too count as never seen."""
 
 
 class Crowd:
@@ -83,27 +86,29 @@ class Crowd:
     def __init__(self, engine: "Engine", demand: Demand, frames: Sequence[np.ndarray], most_filling: int) -> None:
         """`frames` are pictures that repeat; `most_filling` bounds the frames that fill a memory."""
         self.engine, self.demand, self._frames = engine, demand, frames
-        self._first = engine.open()
-        # Until the memory forgets something, that is, as it will be from then on.
-        while self._first.frames < most_filling and not self._first.totals.blocks_forgotten:
-            self._first.push(self._frame(self._first.frames, self._first.frames))
         self._sessions: list[Session] = []
         self._next: list[int] = []
+        """Of each session, the number of its next frame."""
+        with engine.open() as filling:
+            # Until the memory forgets something, that is, as it will be from then on.
+            while filling.frames < most_filling and not filling.totals.blocks_forgotten:
+                filling.push(self._frame(filling.frames, filling.frames))
+            self._join(filling, filling.frames)
 
     @property
     def stream_bytes(self) -> int:
-        """Device bytes that one stream holds, with the room its memory needs to slide."""
-        held = self._first.stats().memory_bytes
-        return round(1.3 * sum(size for name, size in held.items() if not name.startswith("host")))
+        """Device bytes that one stream holds, and a tenth for what its questions hold for a while."""
+        held = self._sessions[0].stats().memory_bytes
+        return round(1.1 * sum(size for name, size in held.items() if not name.startswith("host")))
 
     @property
     def context_tokens(self) -> int:
         """Tokens in memory when a trial begins."""
-        return sum(span.num_tokens for span in self._first.store.spans)
+        return sum(span.num_tokens for span in self._sessions[0].store.spans)
 
     def close(self) -> None:
         """Let go of all streams."""
-        for session in (*self._sessions, self._first):
+        for session in self._sessions:
             session.close()
         self._sessions.clear()
         gc.collect()
@@ -114,10 +119,14 @@ class Crowd:
         from onlooker.engine.scheduler import Busy, Promises, Rung, Scheduler
 
         demand, chosen = self.demand, random.Random(streams)
-        promises = Promises(demand.frame_lag_s, demand.first_token_s, demand.most_frames, most_questions=48)
+        promises = Promises(
+            frame_lag_s=demand.frame_lag_s,
+            first_token_s=demand.first_token_s,
+            most_frames=demand.most_frames,
+            most_questions=48,
+        )
         while len(self._sessions) < streams:
-            self._sessions.append(self._first.fork())
-            self._next.append(self._first.frames)
+            self._join(self._sessions[-1], self._next[-1])
         # From here on the clock runs: everything is set up.
         self.engine.profile, clock = by_stage, SkippingClock()
         scheduler = Scheduler(self.engine, promises, ladder=[Rung("everything")], now=clock)
@@ -129,8 +138,8 @@ class Crowd:
         questions = sorted((chosen.uniform(0, end_s), chosen.randrange(streams)) for _ in range(round(end_s * rate)))
         arrivals.reverse()
         questions.reverse()
-        lags, first_tokens, put, worked, steps, stepped = [], [], {}, 0.0, 0, 0
-        stages_before = self._stages(streams)
+        lags, first_tokens, put, worked, steps, stepped, spent = [], [], {}, 0.0, 0, 0, 0.0
+        before = self._stages(streams)
         while (now := clock()) < end_s:
             while arrivals and arrivals[-1][0] <= now:
                 at, number = arrivals.pop()
@@ -151,6 +160,7 @@ class Crowd:
                 else:
                     clock.skip_to(min([end_s, *(queue[-1][0] for queue in (arrivals, questions) if queue)]))
                 continue
+            spent += report.seconds
             if now > SETTLE_S:
                 lags.extend(report.lags_s)
                 worked, steps, stepped = worked + report.seconds, steps + 1, stepped + len(report.events)
@@ -159,8 +169,9 @@ class Crowd:
         self.engine.profile = False
         waiting = sum(lane.is_waiting for lane in lanes)
         dropped = sum(lane.counts.dropped for lane in lanes)
+        failed = sum(lane.counts.failed for lane in lanes)
         # What nobody saw in time counts as never.
-        lags += [float("inf")] * dropped
+        lags += [float("inf")] * (dropped + failed)
         first_tokens += [float("inf") for at in put.values() if end_s - at > demand.first_token_s]
         for asking, _ in list(scheduler.in_flight):
             asking.cancel()
@@ -173,7 +184,8 @@ class Crowd:
             and (not first_tokens or first[1] <= demand.first_token_s)
             and waiting <= max(2, 0.3 * streams * demand.fps)
         )
-        after = self._stages(streams)
+        stages = {name: after - before.get(name, 0.0) for name, after in self._stages(streams).items()}
+        stages["rest"] = max(0.0, spent - sum(stages.values()))
         taken = max(1, sum(lane.counts.taken for lane in lanes))
         return Trial(
             streams=streams,
@@ -188,8 +200,17 @@ class Crowd:
             steps=steps,
             frames_a_step=stepped / max(1, steps),
             busy=worked / demand.trial_s,
-            stage_ms={name: 1000 * (after[name] - stages_before.get(name, 0.0)) / taken for name in after},
+            stage_ms={name: 1000 * seconds / taken for name, seconds in stages.items()},
+            failed=failed,
         )
+
+    def _join(self, other: "Session", number: int) -> None:
+        """One more stream: it has seen what the other has, and one frame more. So every stream's memory has found the
+        size that it keeps, and they do not all refresh at the same frame."""
+        session = other.fork()
+        session.push(self._frame(number, len(self._sessions)))
+        self._sessions.append(session)
+        self._next.append(number + 1)
 
     def _stages(self, streams: int) -> dict[str, float]:
         total: dict[str, float] = {}
