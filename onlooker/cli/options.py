@@ -105,4 +105,4 @@ HostBudget = Annotated[
 Strict = Annotated[bool, typer.Option("--strict", help="Fail (exit code 4) when the source is damaged.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 
-DEFAULTS = {"encoder": "stc_cacher", "compressor": "stc_pruner", "memory": "rekv"}
+DEFAULTS = {"encoder": "stc_cacher", "compressor": "stc_pruner", "memory": "rekv:first=1,score=shares"}

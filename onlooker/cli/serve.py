@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onlooker.server.workers import Place
 
 SERVER, SAFETY = "Server", "Safety"
-MEMORY = "rekv:max_parked=28800"
+MEMORY = "rekv:first=1,score=shares,max_parked=28800"
 """Eight hours at a frame a second; a server must not grow for ever."""
 
 

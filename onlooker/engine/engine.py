@@ -40,7 +40,8 @@ class Engine:
     """A model with one method of each kind, ready to open sessions.
 
     `encoder`, `compressor` and `memory` are names (`"rekv"`), names with settings (`"rekv:topk=8"`), paths of your own
-    method files, or instances. Not thread-safe: one thread owns an engine and its sessions.
+    method files, or instances. Not thread-safe: one thread owns an engine and its sessions. The default memory is ReKV
+    with its two settings beyond the paper, without which it finds nothing from half an hour ago (`docs/results.md`).
 
     `passes` says how tokens go through the language model: `"plain"` is the reference, `"packed"` one attention launch
     a layer for all streams (a Triton kernel on CUDA), `"auto"` packed on CUDA where the model's head size allows it.
@@ -54,7 +55,7 @@ class Engine:
         *,
         encoder: str | EncoderAccelerator = "stc_cacher",
         compressor: str | Compressor = "stc_pruner",
-        memory: str | MemoryPolicy = "rekv",
+        memory: str | MemoryPolicy = "rekv:first=1,score=shares",
         layout: Layout | None = None,
         device_budget_bytes: int | None = None,
         host_budget_bytes: int | None = None,

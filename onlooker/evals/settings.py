@@ -33,7 +33,7 @@ class RunSettings:
     model: str = "pocket-aware"
     encoder: str = "stc_cacher"
     compressor: str = "stc_pruner"
-    memory: str = "rekv"
+    memory: str = "rekv:first=1,score=shares"
     control: str = ""
     fps: float = 1.0
     pace: str = "max"
