@@ -11,7 +11,7 @@ depend on what it sees. Every stream shows its own frame. Dense and selective ar
 - `--compile`: the layers of both go through the compiler first, and the share is taken of the faster dense, compiled or
   not (both are printed).
 
-One JSON line a row; a row that fails says so, and the next one is begun.
+One JSON line a row; a row that fails says so, and the next one is begun, unless it has stopped the GPU.
 """
 
 import argparse
@@ -38,8 +38,6 @@ from onlooker.encode.full import Full
 from onlooker.encode.stc_cacher import STCCacher
 from onlooker.kernels.graph import CapturedStep
 from onlooker.kernels.head_attention import BACKENDS, IN_PLACE, attend_in_place
-from onlooker.kernels.picked_linear import WAYS as LINEAR_WAYS
-from onlooker.kernels.picked_linear import picked_linear
 from onlooker.kernels.rows import Stored, ValueRows, vision_kernels
 from onlooker.models import SHAPES
 from onlooker.models._loading import choose_device, choose_dtype
@@ -139,6 +137,12 @@ class Bench:
         except Exception as error:
             traceback.print_exc()
             row["failed"] = f"{type(error).__name__}: {error}"[:400]
+            if self._gpu_stopped():
+                given = f"--model {case.name} --frame {case.frame} --streams {case.streams}"
+                raise SystemExit(
+                    f"{json.dumps(row)}\nthe GPU takes no more work from this process, so all that follows would fail; "
+                    f"given: {given}; run the others without it, and it alone under compute-sanitizer"
+                ) from error
         gc.collect()  # graphs hold memory, and an exception holds its frames
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -168,7 +172,6 @@ class Bench:
             fastest = {
                 "whole_attention": best.get("whole"),
                 "some_attention": best.get("some"),
-                "picked_linear": best.get("queries and values, some"),
             }
             ways = dataclasses.replace(ways, **{kind: way for kind, way in fastest.items() if way})
         taps = tuple(sorted(tower.tap_layers))
@@ -182,7 +185,7 @@ class Bench:
         result: dict[str, Any] = self._times({name: step.replay for name, step in actions.items()})
         assert kept, "addresses do not keep their tensors alive"
         return result | {
-            "ways": [ways.whole_attention, ways.some_attention, ways.picked_linear],
+            "ways": [ways.whole_attention, ways.some_attention],
             "calls_us": calls,
             "errors": self._errors(case, {name: step.replay()[0] for name, step in actions.items()}),
             "profile": {name: self._profile(step, len(layers)) for name, step in actions.items()},
@@ -223,31 +226,43 @@ class Bench:
                 q, k = (part.view(-1, WINDOW, tower.dim) for part in (queries, keys))
                 for way in BACKENDS:
                     cases["windows, whole"][way] = functools.partial(everywhere.attend, q, k, k, way)
-        rows, product = queries.flatten(0, 1), layers[0].query_value
-        cases["queries and values, some"] = {
-            way: functools.partial(picked_linear, rows, chosen.flat, *product, way, kernels) for way in LINEAR_WAYS
-        }
+        rows = queries.flatten(0, 1)
         cases["MLP, whole"] = {
             "stock": functools.partial(case.mlp, rows),
             "packed": functools.partial(layers[0].feed, rows),
         }
-        timed = {kind: {way: self._microseconds(call) for way, call in ways.items()} for kind, ways in cases.items()}
+        timed = {
+            kind: {way: self._microseconds(f"{kind}: {way}", call) for way, call in ways.items()}
+            for kind, ways in cases.items()
+        }
         assert stored.data_ptr() and some.data_ptr(), "addresses do not keep their tensors alive"
         return {kind: {way: us for way, us in times.items() if us is not None} for kind, times in timed.items()}
 
-    def _microseconds(self, call: Callable[[], Tensor]) -> float | None:
+    def _microseconds(self, name: str, call: Callable[[], Tensor]) -> float | None:
         def many(anchor: Tensor) -> tuple[Tensor, ...]:
             for _ in range(CALLS):
                 call()
             return (anchor,)
 
         try:
-            step = CapturedStep("attention", many, [torch.zeros(1, device=self.device)])
+            step = CapturedStep(name, many, [torch.zeros(1, device=self.device)])
             timed = self._times({"call": step.replay}, 5)
         except Exception as error:  # a backend that refuses these sizes is a result, not the end of the bench
-            print(f"left out: {str(error)[:200]}", flush=True)
+            if self._gpu_stopped():
+                raise
+            print(f"left out: {name}: {str(error)[:200]}", flush=True)
             return None
         return round(timed["call_ms"] * 1000 / CALLS, 1)
+
+    def _gpu_stopped(self) -> bool:
+        """True after an access to memory that is not there: whatever the process asks of the GPU then fails."""
+        if self.device.type != "cuda":
+            return False
+        try:
+            torch.cuda.synchronize(self.device)
+        except RuntimeError:
+            return True
+        return False
 
     def _errors(self, case: Case, outputs: dict[str, Tensor]) -> dict[str, float]:
         """Relative distance of a stream's outputs from the plain tower's and the plain method's, same number format."""

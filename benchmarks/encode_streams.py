@@ -31,7 +31,7 @@ from onlooker.encode._packed import PackedTower, Plan, References, Ways, packed_
 from onlooker.encode._prepared import PreparedEncoder
 from onlooker.encode.full import Full
 from onlooker.encode.stc_cacher import STCCacher
-from onlooker.kernels import deviation, head_attention, picked_linear, rows, selection
+from onlooker.kernels import deviation, head_attention, rows, selection
 from onlooker.kernels.graph import CapturedStep
 from onlooker.kernels.rows import Stored
 from onlooker.models._loading import choose_device, choose_dtype
@@ -46,7 +46,7 @@ CALLS = 20
 ROUND_TO = 16
 SHOWN = 20
 """Kernels of a layer that a profile lists, the longest first."""
-CHOICES = {"attention, whole": "whole", "attention, some": "some", "queries + values, some": "linear"}
+CHOICES = {"attention, whole": "whole", "attention, some": "some"}
 """Kernels with several ways, the fastest of which is used from then on."""
 SUMMARY = (
     ("published eager", "selective"),
@@ -131,7 +131,7 @@ class Bench:
         """The important first; what does not fit into the seconds is left out and named."""
         kernels = self.device.type == "cuda" or self.options.kernels
         ends = list(dict.fromkeys((max(self.counts), min(self.counts))))
-        best = {count: {"whole": "torch", "some": "torch", "linear": "torch"} for count in self.counts}
+        best = {count: {"whole": "torch", "some": "torch"} for count in self.counts}
         if kernels:
             for count in ends:
                 self._stage(f"kernels, {count}", lambda count=count: best[count].update(self._kernel_table(count)))
@@ -139,7 +139,7 @@ class Bench:
                 best[count] = best[count if count in ends else ends[0]]
             self.results["ways"] = best
         ours = {
-            count: Ways(rows.vision_kernels(), way["whole"], way["some"], way["linear"]) if kernels else Ways()
+            count: Ways(rows.vision_kernels(), way["whole"], way["some"]) if kernels else Ways()
             for count, way in best.items()
         }
         whole = best[ends[0]]["whole"]
@@ -502,8 +502,8 @@ def _kernel_cases(bench: Bench, count: int) -> dict[str, dict[str, Callable[[], 
     def both(run: Callable[[Any, Stored], Any]) -> dict[str, Callable[[], Any]]:
         return {"plain": lambda: run(None, by_stack), "kernel": lambda: run(kernels, by_address)}
 
-    def linear(way: str, rows: selection.Chosen) -> Callable[[], Any]:
-        return lambda: picked_linear.picked_linear(hidden, rows.flat, *layer.query_value, way, kernels)
+    def linear(some: selection.Chosen) -> Callable[[], Any]:
+        return lambda: F.linear(rows.gather_rows(hidden, some.flat, kernels), *layer.query_value)
 
     def advance(warps: int) -> Callable[[], Any]:
         return lambda: deviation.advance(hidden, chosen, picked, more, by_address, 0, norm, kernels, warps)
@@ -512,7 +512,10 @@ def _kernel_cases(bench: Bench, count: int) -> dict[str, dict[str, Callable[[], 
         "cosine": both(lambda k, stored: selection.cosine(keys, stored, 0, k))
         | {f"{n} warps": lambda n=n: selection.cosine(keys, by_address, 0, kernels, warps=n) for n in (1, 2, 8)},
         "choose": both(lambda k, stored: chosen.choose(alike, k))
-        | {f"{n} warps": lambda n=n: chosen.choose(alike, kernels, warps=n) for n in (1, 2, 8)},
+        | {tiles: lambda tiles=tiles: chosen.choose(alike, kernels, tiles=tiles) for tiles in selection.TILES},
+        "choose and gather": {
+            tiles: lambda tiles=tiles: chosen.choose(alike, kernels, hidden, tiles) for tiles in selection.TILES
+        },
         "gather rows": both(lambda k, stored: rows.gather_rows(hidden, chosen.flat, k)),
         "fill values": {"plain": lambda: plain_mixed.fill(None), "kernel": lambda: mixed.fill(kernels)},
         "residual + norm, all": both(lambda k, s: rows.residual_norm(hidden, branch, norm, k)),
@@ -528,9 +531,11 @@ def _kernel_cases(bench: Bench, count: int) -> dict[str, dict[str, Callable[[], 
             "rounded": lambda: layer.feed(rounded),
         },
         "keys, all": {"one product": lambda: layer.keys(hidden)},
-        "queries + values, some": {way: linear(way, chosen) for way in picked_linear.WAYS},
-        "queries + values, rounded": {way: linear(way, chosen_fewer) for way in picked_linear.WAYS},
-        "queries, values, some": {"two products": lambda: (attention.q_proj(picked), attention.v_proj(picked))},
+        "queries + values, some": {
+            "one product": linear(chosen),
+            "rounded": linear(chosen_fewer),
+            "two": lambda: (attention.q_proj(picked), attention.v_proj(picked)),
+        },
         "attention, whole": {
             way: lambda way=way: layer.attend(whole[..., :dim], keys, whole[..., dim:], way)
             for way in head_attention.WAYS

@@ -1,5 +1,6 @@
 """The commands, and the one place where errors become a line and an exit code."""
 
+import ctypes
 import io
 import logging
 import os
@@ -28,6 +29,10 @@ app = typer.Typer(
 )
 
 
+KEPT_BYTES, LARGE_BYTES = 256 << 20, 64 << 20
+"""Freed memory that the process keeps for its next step, and the size from which a piece is given back by itself."""
+
+
 class Terminated(BaseException):
     """Somebody asked this process to end (SIGTERM): unwind, so that no half-written file is left."""
 
@@ -44,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.getLogger("onlooker").addHandler(logging.NullHandler())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer may hold characters that the terminal's encoding lacks
+    _keep_freed_memory()
     previous = _listen_for_the_end()
     try:
         code = _run(arguments)
@@ -51,6 +57,21 @@ def main(arguments: list[str] | None = None) -> None:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
     sys.exit(code)
+
+
+def _keep_freed_memory() -> None:
+    """Keep what a step frees, where memory is managed by glibc and nobody has told it how.
+
+    By itself it gives the large pieces back at once and has them cleared by the kernel at the next step: thousands of
+    page faults, a quarter of a small model's step on two CPU cores.
+    """
+    if sys.platform != "linux" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if set_option is not None:
+        trim_threshold, mmap_threshold = -1, -3  # numbers of <malloc.h>
+        set_option(trim_threshold, KEPT_BYTES)
+        set_option(mmap_threshold, LARGE_BYTES)
 
 
 def _run(arguments: list[str]) -> int:

@@ -113,13 +113,10 @@ def _search(
     staged = crowd.trial(best.streams, by_stage=True) if best else None
     found = {
         "streams": best.streams if best else 0,
-        "limit": "memory"
-        if best and best.streams >= room
-        else "asked for no more"
-        if best and best.streams >= most
-        else "time",
+        "limit": _limit(best, trials, most, room),
         "context_tokens": crowd.context_tokens,
         "stream_bytes": crowd.stream_bytes,
+        "bytes_by_kind": crowd.bytes_by_kind,
         "streams_that_fit": room,
         "prepared_s": prepared_s,
         "at_the_limit": dataclasses.asdict(best) if best else None,
@@ -136,6 +133,15 @@ def _search(
 
         torch.cuda.empty_cache()
     return found
+
+
+def _limit(best: "Trial | None", trials: "list[Trial]", most: int, room: int) -> str:
+    """What kept more streams from holding."""
+    streams = best.streams if best else 0
+    broken = min((trial for trial in trials if not trial.holds), key=lambda trial: trial.streams, default=None)
+    if streams >= room or (broken and broken.failed):
+        return "memory"
+    return "asked for no more" if streams >= most else "time"
 
 
 def _for_twice(staged: "Trial", demand: "Demand", stream_bytes: int) -> dict[str, float]:

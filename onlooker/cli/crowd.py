@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onlooker.core.errors import InputError
+from onlooker.core.errors import CapacityError, InputError
 
 if TYPE_CHECKING:
     from onlooker.core.frame import Frame
@@ -77,7 +77,8 @@ class Trial:
     """Milliseconds of each stage per frame, where stages were timed one by one; `rest` is what steps took beyond the
     stages of frames: passes of questions alone, their words, and the choice of what a step does."""
     failed: int = 0
-    """Frames that could not be taken, for want of memory as a rule. They too count as never seen."""
+    """Frames that could not be taken, or streams that could not join, for want of memory as a rule. With any of them a
+    trial does not hold."""
 
 
 class Crowd:
@@ -96,10 +97,15 @@ class Crowd:
             self._join(filling, filling.frames)
 
     @property
+    def bytes_by_kind(self) -> dict[str, int]:
+        """Device bytes that one stream holds."""
+        held = self._sessions[0].stats().memory_bytes
+        return {name: size for name, size in held.items() if not name.startswith("host")}
+
+    @property
     def stream_bytes(self) -> int:
         """Device bytes that one stream holds, and a tenth for what its questions hold for a while."""
-        held = self._sessions[0].stats().memory_bytes
-        return round(1.1 * sum(size for name, size in held.items() if not name.startswith("host")))
+        return round(1.1 * sum(self.bytes_by_kind.values()))
 
     @property
     def context_tokens(self) -> int:
@@ -111,12 +117,15 @@ class Crowd:
         for session in self._sessions:
             session.close()
         self._sessions.clear()
+        self._next.clear()
         gc.collect()
 
     def trial(self, streams: int, *, by_stage: bool = False) -> Trial:
         """Let so many streams come in evenly, and questions among them at random, for `SETTLE_S` and `trial_s`."""
+        import torch
+
         from onlooker.engine import Decoding
-        from onlooker.engine.scheduler import Busy, Promises, Rung, Scheduler
+        from onlooker.engine.scheduler import Promises, Rung, Scheduler
 
         demand, chosen = self.demand, random.Random(streams)
         promises = Promises(
@@ -125,8 +134,16 @@ class Crowd:
             most_frames=demand.most_frames,
             most_questions=48,
         )
-        while len(self._sessions) < streams:
-            self._join(self._sessions[-1], self._next[-1])
+        no_room = (CapacityError, torch.OutOfMemoryError)
+        # Those that a larger trial left would only take memory away.
+        for session in self._sessions[streams:]:
+            session.close()
+        del self._sessions[streams:], self._next[streams:]
+        try:
+            while len(self._sessions) < streams:
+                self._join(self._sessions[-1], self._next[-1])
+        except no_room:
+            return _not_begun(streams, len(self._sessions))
         # From here on the clock runs: everything is set up.
         self.engine.profile, clock = by_stage, SkippingClock()
         scheduler = Scheduler(self.engine, promises, ladder=[Rung("everything")], now=clock)
@@ -150,8 +167,8 @@ class Crowd:
                 try:
                     decoding = Decoding(demand.answer_tokens)
                     put[scheduler.ask(lanes[number], QUESTION, put_s=at, decoding=decoding)] = at
-                except Busy:
-                    first_tokens.append(float("inf"))
+                except no_room:  # refused, by the scheduler or by the memory
+                    first_tokens.append(math.inf)
             report = scheduler.step()
             now = clock()
             if report.idle:
@@ -166,13 +183,14 @@ class Crowd:
                 worked, steps, stepped = worked + report.seconds, steps + 1, stepped + len(report.events)
             for asking in [asking for asking in put if asking.has_spoken]:
                 first_tokens.append(now - put.pop(asking))
+            first_tokens += [math.inf for asking, _ in report.broken if put.pop(asking, None) is not None]
         self.engine.profile = False
         waiting = sum(lane.is_waiting for lane in lanes)
         dropped = sum(lane.counts.dropped for lane in lanes)
         failed = sum(lane.counts.failed for lane in lanes)
         # What nobody saw in time counts as never.
-        lags += [float("inf")] * (dropped + failed)
-        first_tokens += [float("inf") for at in put.values() if end_s - at > demand.first_token_s]
+        lags += [math.inf] * (dropped + failed)
+        first_tokens += [math.inf for at in put.values() if end_s - at > demand.first_token_s]
         for asking, _ in list(scheduler.in_flight):
             asking.cancel()
         if scheduler.resizer is not None:
@@ -180,6 +198,7 @@ class Crowd:
         lag, first = _percentiles(lags), _percentiles(first_tokens)
         holds = (
             bool(lags)
+            and not failed
             and lag[1] <= demand.frame_lag_s
             and (not first_tokens or first[1] <= demand.first_token_s)
             and waiting <= max(2, 0.3 * streams * demand.fps)
@@ -208,7 +227,11 @@ class Crowd:
         """One more stream: it has seen what the other has, and one frame more. So every stream's memory has found the
         size that it keeps, and they do not all refresh at the same frame."""
         session = other.fork()
-        session.push(self._frame(number, len(self._sessions)))
+        try:
+            session.push(self._frame(number, len(self._sessions)))
+        except BaseException:
+            session.close()
+            raise
         self._sessions.append(session)
         self._next.append(number + 1)
 
@@ -252,9 +275,15 @@ def find_most(
     return best, trials
 
 
+def _not_begun(streams: int, joined: int) -> Trial:
+    """A trial for which there was no memory."""
+    never = math.inf
+    return Trial(streams, False, never, never, None, None, 0, 0, 0, 0, 0.0, 0.0, failed=streams - joined)
+
+
 def _percentiles(values: Sequence[float]) -> tuple[float, float]:
     """Median and p95; an infinite value among them stays one."""
     if not values:
-        return float("inf"), float("inf")
+        return math.inf, math.inf
     ordered = sorted(values)
     return ordered[(len(ordered) - 1) // 2], ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]

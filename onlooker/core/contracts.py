@@ -203,7 +203,7 @@ class ModelSpec:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of keys and values of one token in all layers."""
-        size = torch.empty((), dtype=self.dtype).element_size()
+        size = self.dtype.itemsize
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * size
 
 

@@ -16,12 +16,12 @@ from onlooker.core.contracts import Norm, PackedLayer, VisionTower
 from onlooker.core.errors import ModelError
 from onlooker.kernels.deviation import add_branch, advance, enter, everywhere
 from onlooker.kernels.head_attention import IN_PLACE, attend_in_place
-from onlooker.kernels.picked_linear import picked_linear
 from onlooker.kernels.rotary import compare_keys, turn_rows
 from onlooker.kernels.rows import (
     Kernels,
     Stored,
     ValueRows,
+    gather_rows,
     keep_rows,
     residual_norm,
     vision_kernels,
@@ -51,11 +51,16 @@ class Ways:
     """Attention of whole frames: one of `head_attention.WAYS`."""
     some_attention: str = "torch"
     """Attention of chosen tokens; also one of `head_attention.IN_PLACE`."""
-    picked_linear: str = "torch"
-    """Queries and values of chosen tokens: one of `picked_linear.WAYS`."""
+    few: int = 0
+    """Up to so many streams, values are put side by side even for ways that could read them in place: they leave most
+    of the device idle, which is then better spent on this than on waiting for addresses."""
     compiled: str | Callable[..., Any] | None = None
     """Backend of `torch.compile` ("inductor") through which every layer runs, all layers sharing the code; None: not
     compiled. For plain PyTorch only."""
+
+
+LARGE = 2048
+"""Tokens of a frame from which on the library's attention pays for putting values side by side."""
 
 
 def fastest_ways(like: Tensor) -> Ways:
@@ -67,7 +72,8 @@ def fastest_ways(like: Tensor) -> Ways:
             "the vision kernels read rows by 16 bytes", given=f"rows of {like.shape[-1]}", do="use no graphs"
         )
     half = like.element_size() == 2  # all that cuDNN's attention takes
-    return Ways(vision_kernels(), whole_attention="cudnn" if half else "torch", some_attention="in_place")
+    whole = "cudnn" if half else "torch"
+    return Ways(vision_kernels(), whole, whole if len(like) >= LARGE else "in_place", few=2)
 
 
 def packed_layers(tower: VisionTower) -> Sequence[PackedLayer]:
@@ -174,12 +180,13 @@ def _layer(
     keys = layer.keys(normed).view(streams, tokens, -1)
     gate = old.gate.part(whole, streams) if old is not None and some and gates else None
     turned, alike = compare_keys(keys, layer.angles, whole, gate, at, kernels)
+    picked = normed
     if alike is not None:
-        chosen.choose(alike, kernels)
-    if some:
-        product = picked_linear(normed, chosen.flat, *layer.query_value, ways.picked_linear, kernels)
-    else:
-        product = F.linear(normed, *layer.query_value)
+        picked = chosen.choose(alike, kernels, normed)
+    elif some:
+        picked = gather_rows(normed, chosen.flat, kernels)
+    assert picked is not None, "the rows were asked for"
+    product = F.linear(picked, *layer.query_value)
     queries, values = product.chunk(2, dim=-1)
     queries = turn_rows(queries, chosen.flat if some else None, layer.angles, kernels)
     if whole and old is not None:
@@ -194,12 +201,15 @@ def _layer(
         assert old is not None
         asking = queries[first:].unflatten(0, (some, chosen.count))
         mixed = ValueRows(values, chosen.rows, old.values.part(whole, streams), at)
-        if layer.heads is not None and ways.some_attention in IN_PLACE:
+        in_place = ways.some_attention in IN_PLACE
+        if layer.heads is not None and in_place and some > ways.few:
             answer = attend_in_place(asking, turned[whole:], mixed, *layer.heads, ways.some_attention)
         elif layer.windows is not None:
             answer = layer.windows(asking, turned[whole:], mixed, chosen, kernels)
         else:
-            answer = layer.attend(asking, turned[whole:], mixed.fill(kernels), ways.some_attention)
+            answer = layer.attend(
+                asking, turned[whole:], mixed.fill(kernels), "split" if in_place else ways.some_attention
+            )
         attended.append(answer.flatten(0, 1))
     attention = layer.out(attended[0] if len(attended) == 1 else torch.cat(attended))
     if old is None:

@@ -1,9 +1,9 @@
 """What STC-Cacher remembers of each stream, and how the memories of several streams become one batch."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class CacherState(StreamState):
 
 @dataclass
 class Reference:
-    """The references of several streams side by side, each field a list over layers of `[streams, tokens, dim]`."""
+    """New references of several streams, each field a list over layers of `[streams, tokens, dim]`."""
 
     gate: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
@@ -55,22 +55,49 @@ def kept_tensor(tensor: Tensor | None) -> Tensor:
     return tensor
 
 
-def side_by_side(states: list[CacherState], layers: Sequence[int]) -> Reference:
+class Layers(Sequence[Tensor]):
+    """Layers of several streams, each `[streams, tokens, dim]` and made when it is asked for.
+
+    All layers at once would be as much fresh memory as all references, which costs far more than the copying.
+    """
+
+    def __init__(self, count: int, of_each: Callable[[int], list[Tensor]]) -> None:
+        """`of_each` gives one layer of every stream, `[tokens, dim]`."""
+        self._count, self._of_each = count, of_each
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, layer: Any) -> Any:
+        if not 0 <= layer < self._count:
+            raise IndexError(layer)
+        each = self._of_each(layer)
+        return each[0][None] if len(each) == 1 else torch.stack(each)
+
+
+class SideBySide(NamedTuple):
+    """What is reused of the references of several streams; as in `Reference`."""
+
+    gate: Layers
+    values: Layers
+    sums: Layers
+    waits: Layers
+
+
+def side_by_side(states: Sequence[CacherState], layers: Sequence[int]) -> SideBySide:
     """The references of `states`, in which `layers` are the selective layers, ascending."""
 
-    def of(tensors: list[Tensor | None]) -> list[Tensor]:
+    def of(tensors: list[Tensor | None]) -> Layers:
         if tensors[0] is None:
-            return []
-        if len(tensors) == 1:
-            return list(tensors[0].unsqueeze(1).unbind(0))
-        return list(torch.stack([kept_tensor(tensor) for tensor in tensors], dim=1).unbind(0))
+            return Layers(0, lambda layer: [])
+        kept = [kept_tensor(tensor) for tensor in tensors]
+        return Layers(len(kept[0]), lambda layer: [tensor[layer] for tensor in kept])
 
-    trail, sums = of([s.trail for s in states]), of([s.sums for s in states])
-    if trail:
-        sums = [trail[n + 1 - layers[0]] - trail[n - layers[0]] for n in layers]
-    return Reference(
-        of([s.gate for s in states]), of([s.values for s in states]), trail, sums, of([s.waits for s in states])
-    )
+    sums = of([s.sums for s in states])
+    if states[0].trail is not None:
+        trails, places = [kept_tensor(s.trail) for s in states], [n - layers[0] for n in layers]
+        sums = Layers(len(layers), lambda layer: [t[places[layer] + 1] - t[places[layer]] for t in trails])
+    return SideBySide(of([s.gate for s in states]), of([s.values for s in states]), sums, of([s.waits for s in states]))
 
 
 def remember(new: Reference, states: list[CacherState]) -> None:
@@ -79,8 +106,6 @@ def remember(new: Reference, states: list[CacherState]) -> None:
         if layers := getattr(new, name):
             # A gate only steers the choice, which has no gradient; keeping its graph would hold memory for nothing.
             layers = [layer.detach() for layer in layers] if name == "gate" else layers
-            streams = torch.stack(layers, dim=1).unbind(0)
-            for state, kept in zip(states, streams, strict=True):
-                # A view would keep the references of the whole batch alive as long as one of its streams lives.
-                shared = len(states) > 1 and not kept.requires_grad
-                setattr(state, name, kept.clone() if shared else kept)
+            for place, state in enumerate(states):
+                # Of its own: a view would keep the whole batch alive as long as one of its streams lives.
+                setattr(state, name, torch.stack([layer[place] for layer in layers]))

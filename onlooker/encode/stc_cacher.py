@@ -34,7 +34,7 @@ from onlooker.encode._cost import affordable_count, dense_flop, selective_flop
 from onlooker.encode._layer import Computed, run_layer
 from onlooker.encode._packed import PackedTower, Plan, fastest_ways, packed_layers
 from onlooker.encode._prepared import PreparedEncoder
-from onlooker.encode._reference import CacherState, Reference, kept_tensor, remember, side_by_side
+from onlooker.encode._reference import CacherState, Reference, SideBySide, kept_tensor, remember, side_by_side
 from onlooker.encode._selection import Metric, Picked, least_alike, put_rows, similarity, take_rows
 
 
@@ -261,7 +261,7 @@ class STCCacher(EncoderAccelerator):
         layer: VisionLayer,
         hidden: Tensor,
         picked: Picked | None,
-        old: Reference,
+        old: Reference | SideBySide,
         at: int,
         new: Reference,
     ) -> tuple[Tensor, Picked]:
@@ -292,7 +292,9 @@ class STCCacher(EncoderAccelerator):
         return output.view_as(hidden), picked
 
     @torch.no_grad()
-    def _choose(self, tower: VisionTower, feature: Tensor, old: Reference, gate: int, new: Reference) -> Picked:
+    def _choose(
+        self, tower: VisionTower, feature: Tensor, old: Reference | SideBySide, gate: int, new: Reference
+    ) -> Picked:
         alike = similarity(feature, old.gate[gate], self.metric)
         if self.age_weight:
             alike = alike - self.age_weight * (old.waits[gate] + 1)

@@ -1,5 +1,6 @@
 """One question on its way to an answer, pass by pass, beside a stream that it never touches."""
 
+import logging
 import time
 from collections.abc import Generator, Sequence
 from typing import Any, Protocol
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onlooker.core.contracts import MemoryPolicy, VideoModel
-from onlooker.core.errors import InputError
+from onlooker.core.errors import InputError, OnlookerError
 from onlooker.core.events import Answer, AnswerTiming, Citation, FinishReason, Usage
 from onlooker.core.spans import Layout, Recall, Span
 from onlooker.core.state import StreamState
@@ -17,6 +18,7 @@ from onlooker.engine.reading import read_frames
 from onlooker.engine.sampling import Decoding, Sampler
 from onlooker.kvstore import KVStore, QuestionView
 
+LOG = logging.getLogger("onlooker.engine")
 MOST_CITATIONS = 8
 
 
@@ -50,6 +52,42 @@ class InFlight(Protocol):
     def accept(self, scores: Tensor | None) -> str:
         """Take the scores of the pending work; the new text they led to (may be empty)."""
         ...
+
+
+def release(error: Exception) -> Exception:
+    """The error as its catcher may keep it: without its traceback, which holds everything that the step was working on.
+
+    It may be kept for long, and the memory of a step that failed for want of memory is needed at once. The traceback of
+    an error that is not one of ours goes to the log instead.
+    """
+    if not isinstance(error, OnlookerError):
+        LOG.warning("a part of a step failed", exc_info=error)
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
+
+
+def accept_all(askings: Sequence[InFlight], scores: Sequence[Tensor | None]) -> list[str | Exception]:
+    """Give each its scores: the new text of each, or what it failed of, which is nobody else's affair."""
+    told: list[str | Exception] = []
+    for asking, score in zip(askings, scores, strict=True):
+        try:
+            told.append(asking.accept(score))
+        except Exception as error:
+            told.append(release(error))
+    return told
+
+
+def all_said(told: Sequence[str | Exception]) -> list[str]:
+    """The texts. Raises what the first that failed has failed of."""
+    texts = []
+    for text in told:
+        if isinstance(text, Exception):
+            raise text
+        texts.append(text)
+    return texts
 
 
 class Asking:
@@ -104,6 +142,13 @@ class Asking:
             self.finish = "cancelled"
             self._passes.close()
             self._end()
+
+    def abandon(self) -> None:
+        """End without an answer, because a pass failed: let go of what the question sees. Nobody is told."""
+        self.done = True
+        self._passes.close()
+        if self._view is not None:
+            self._view.close()
 
     def answer(self) -> Answer:
         """The answer, once `done`."""

@@ -27,7 +27,7 @@ from onlooker.core.events import Failed, FrameTaken
 from onlooker.core.frame import Frame
 from onlooker.core.spans import Layout, Plan
 from onlooker.core.tokens import VisualTokens
-from onlooker.engine.asking import Asking, InFlight
+from onlooker.engine.asking import Asking, InFlight, accept_all, all_said, release
 from onlooker.engine.packing import Work
 from onlooker.engine.passes import Passes, make_passes, pass_sizes
 from onlooker.engine.reading import read_frames
@@ -178,49 +178,51 @@ class Engine:
         memory policy failed; the others are not affected. Raises `InputError` or `SessionClosed` before anything is
         done when an arrival may not be pushed.
         """
-        events, _ = self._step(arrivals, askings)
+        events, texts = self._step(arrivals, askings)
+        all_said(texts)
         return events
 
     @torch.no_grad()
     def step_asking(self, askings: Sequence[InFlight]) -> list[str]:
-        """Move questions on by one pass; the new text of each."""
-        _, texts = self._step([], askings)
-        return texts
+        """Move questions on by one pass; the new text of each. Raises what the first that failed has failed of."""
+        return all_said(self._step([], askings)[1])
 
     @torch.no_grad()
     def advance(
         self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[InFlight]
-    ) -> tuple[list[FrameTaken | Failed], list[str]]:
-        """`step` and `step_asking` in one pass: an event per arrival, and the new text per question."""
+    ) -> tuple[list[FrameTaken | Failed], list[str | Exception]]:
+        """`step` and `step_asking` in one pass: an event per arrival, and the new text per question, or what it failed
+        of: the frames are in memory then, and the other questions are answered."""
         return self._step(arrivals, askings)
 
     def _step(
         self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[InFlight]
-    ) -> tuple[list[FrameTaken | Failed], list[str]]:
+    ) -> tuple[list[FrameTaken | Failed], list[str | Exception]]:
         self.check_arrivals(arrivals)
         sessions = [session for session, _ in arrivals]
         batch = self._see([(session, frame) for session, frame in arrivals]) if arrivals else []
 
         works: list[Work] = []
         chunks: list[Any] = []
-        errors: list[CapacityError | None] = []
+        errors: list[Exception | None] = []
         with self._stage("prefill", sessions):
-            for session, seen in zip(sessions, batch, strict=True):
-                chunk, error = None, None
-                if not self.memory.rereads:
-                    try:
-                        work, chunk = read_frames(
-                            self.model, session.store, seen.tokens, seen.frame.time_s, self.layout
-                        )
-                        works.append(work)
-                    except CapacityError as full:
-                        error = full
-                chunks.append(chunk)
-                errors.append(error)
-            asking_works = [asking.pending() for asking in askings]
             try:
+                for session, seen in zip(sessions, batch, strict=True):
+                    chunk, error = None, None
+                    if not self.memory.rereads:
+                        try:
+                            work, chunk = read_frames(
+                                self.model, session.store, seen.tokens, seen.frame.time_s, self.layout
+                            )
+                            works.append(work)
+                        except CapacityError as full:
+                            error = release(full)
+                    chunks.append(chunk)
+                    errors.append(error)
+                asking_works = [asking.pending() for asking in askings]
                 scores = self.passes.run(works + asking_works) if works or asking_works else []
             except BaseException:
+                # Whatever failed, and for whom: everyone may be stepped again.
                 for chunk in filter(None, chunks):
                     chunk.abort()
                 raise
@@ -228,8 +230,7 @@ class Engine:
         with self._stage("memory", sessions):
             for session, seen, chunk, error in zip(sessions, batch, chunks, errors, strict=True):
                 events.append(self._remember(session, seen, chunk, error))
-        texts = [asking.accept(s) for asking, s in zip(askings, scores[len(works) :], strict=True)]
-        return events, texts
+        return events, accept_all(askings, scores[len(works) :])
 
     def check_arrivals(self, arrivals: Sequence[tuple[Session, Frame]]) -> None:
         """Raise `InputError` or `SessionClosed` unless every frame may be pushed now."""
@@ -247,14 +248,26 @@ class Engine:
     # ------------------------------------------------------------------------------------------------------ seeing
 
     def _see(self, arrivals: Sequence[tuple[Session, Frame]]) -> list["_Seen"]:
-        """Pixels to kept tokens, for the newest frame of several streams. Frames of one shape share a batch."""
+        """Pixels to kept tokens, for the newest frame of several streams.
+
+        What a step that failed afterwards has seen of a frame is used again: seen twice, the methods would take it for
+        two frames, and a stream would suffer from what another one's part of the step had failed of.
+        """
+        unseen = [
+            (session, frame) for session, frame in arrivals if session.seen is None or session.seen.frame is not frame
+        ]
+        if unseen:
+            self._look(unseen)
+        return [session.seen for session, _ in arrivals]
+
+    def _look(self, arrivals: Sequence[tuple[Session, Frame]]) -> None:
+        """Set `Session.seen`. Frames of one shape share a batch."""
         sessions = [session for session, _ in arrivals]
         with self._stage("preprocess", sessions):
             pixels = self.model.preprocess([frame.image for _, frame in arrivals])
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, one in enumerate(pixels):
             groups[tuple(one.shape)].append(number)
-        seen: list[_Seen | None] = [None] * len(arrivals)
         for shape, members in self._batches(groups):
             some = [sessions[n] for n in members]
             tower = self.model.tower(shape)
@@ -280,8 +293,7 @@ class Engine:
                 ]
                 kept = self.compressor.compress_streams(whole, [session.compressor_state for session in some])
             for row, n in enumerate(members):
-                seen[n] = _Seen(arrivals[n][1], kept[row], len(whole[row]), tower, encoded, row)
-        return [one for one in seen if one is not None]
+                sessions[n].seen = _Seen(arrivals[n][1], kept[row], len(whole[row]), tower, encoded, row)
 
     def _batches(self, groups: Mapping[tuple[int, ...], list[int]]) -> Iterator[tuple[tuple[int, ...], list[int]]]:
         """Frames of one shape, as many at once as the encoder was prepared for."""
@@ -292,16 +304,17 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------------- remembering
 
-    def _remember(
-        self, session: Session, seen: "_Seen", chunk: Any, no_room: CapacityError | None
-    ) -> FrameTaken | Failed:
+    def _remember(self, session: Session, seen: "_Seen", chunk: Any, no_room: Exception | None) -> FrameTaken | Failed:
         time_s, totals = seen.frame.time_s, session.totals
+        session.seen = None
         try:
             if no_room is not None:
                 raise no_room
             plan = self._note(session, seen) if self.memory.rereads else self._store(session, chunk)
         except Exception as error:  # a full store or a faulty policy is this stream's affair, not that of the others
-            failed = Failed(time_s, error)
+            if chunk is not None:
+                chunk.abort()
+            failed = Failed(time_s, release(error))
             session.tell(failed)
             return failed
         totals.blocks_parked += len(plan.park)
@@ -339,9 +352,10 @@ class Engine:
             plan = self.memory.plan(session.store.spans, session.memory_state)
             session.store.apply(plan)
         except Exception:
-            # Nothing of the plan was done; without the new block the stream is as it was before the frame.
-            session.store.apply(Plan(forget=(span.id,)))
+            # Nothing of the plan was done; without the new block, for which no memory is needed, the stream is as it
+            # was before the frame.
             session.memory_state = before
+            session.store.apply(Plan(forget=(span.id,)))
             raise
         session.totals.tokens_read += span.num_tokens
         return plan

@@ -31,7 +31,8 @@ def run_pass(model: VideoModel, works: Sequence[Work]) -> list[Tensor | None]:
     to its own stream only, so the result of one does not depend on the others beyond rounding.
     """
     counts = [len(work.embeddings) for work in works]
-    attention = PackedAttention([(work.segment, count) for work, count in zip(works, counts, strict=True)])
+    segments = [(work.segment, count) for work, count in zip(works, counts, strict=True)]
+    attention = PackedAttention(segments, model.rotary)
     embeddings = torch.cat([work.embeddings for work in works])
     hidden = model.extend(embeddings, attention, _packed_extras(works, counts))
     ends = torch.tensor(counts).cumsum(0).tolist()

@@ -23,7 +23,6 @@ def read_frames(
     after_place, after_reach = model.place_text(len(after))
     after_from = seen_from + reach
     positions = torch.cat([before_place, place + seen_from, after_place + after_from], dim=1)
-    chunk = store.begin("vision", time_s, time_s, positions, after_from + after_reach)
     features = tokens.features.to(model.spec.dtype)
     embeddings = torch.cat([model.embed_text(before), features, model.embed_text(after)])
     extras = {
@@ -31,6 +30,7 @@ def read_frames(
         for name, rows in tokens.extras.items()
         if name in model.language_extras
     }
+    chunk = store.begin("vision", time_s, time_s, positions, after_from + after_reach)
     return Work(embeddings, chunk, extras or None), chunk
 
 

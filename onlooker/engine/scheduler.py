@@ -27,7 +27,7 @@ from typing import Any
 
 from onlooker.core.errors import InputError
 from onlooker.core.events import Failed, FrameTaken
-from onlooker.engine.asking import Asking, InFlight
+from onlooker.engine.asking import Asking, InFlight, release
 from onlooker.engine.engine import Engine
 from onlooker.engine.lane import ASSUMED_FPS, Lane, LaneCounts, Offer, Settle, Taken, closed, forget
 from onlooker.engine.load import Recent, Share, StepCost
@@ -180,29 +180,52 @@ class Scheduler:
     ) -> tuple[list[FrameTaken | Failed], tuple[tuple[Asking, str], ...], tuple[tuple[Asking, Exception], ...]]:
         """Events of the frames, texts of the questions, and the questions that failed."""
         try:
-            events, texts = self._pass(chosen, [*askings, *probes])
-            return events, tuple(zip(askings, texts, strict=False)), ()
+            events, told = self._pass(chosen, [*askings, *probes])
         except Exception as error:
             LOG.warning("a step of %d frames and %d questions failed: %s", len(chosen), len(askings), error)
+            release(error)
+        else:
+            return self._told(events, told, askings, probes)
+        # Not inside of `except`, where the error would still hold the memory of the step that failed.
         for probe in probes:
             probe.cancel()
-        events, spoken, broken = [], [], []
+        events, told = [], []
         for lane, offer in chosen:
             try:
                 events += self._pass([(lane, offer)], [])[0]
             except Exception as error:
-                events.append(Failed(offer.frame.time_s, error))
+                events.append(Failed(offer.frame.time_s, release(error)))
+                lane.session.seen = None  # given up
         for asking in askings:
             try:
-                spoken.append((asking, self._pass([], [asking])[1][0]))
+                told += self._pass([], [asking])[1]
             except Exception as error:
-                broken.append((asking, error))
-        self._askings = [(asking, put_s) for asking, put_s in self._askings if asking not in dict(broken)]
-        return events, tuple(spoken), tuple(broken)
+                told.append(release(error))
+        return self._told(events, told, askings, ())
+
+    def _told(
+        self,
+        events: list[FrameTaken | Failed],
+        told: Sequence[str | Exception],
+        askings: Sequence[Asking],
+        probes: Sequence[Probe],
+    ) -> tuple[list[FrameTaken | Failed], tuple[tuple[Asking, str], ...], tuple[tuple[Asking, Exception], ...]]:
+        """What `_advance` gives; those that failed are over."""
+        for probe, text in zip(probes, told[len(askings) :], strict=True):
+            if isinstance(text, Exception):
+                probe.cancel()
+        texts, broken = [], []
+        for asking, text in zip(askings, told, strict=False):
+            if isinstance(text, Exception):
+                asking.abandon()
+                broken.append((asking, text))
+            else:
+                texts.append((asking, text))
+        return events, tuple(texts), tuple(broken)
 
     def _pass(
         self, chosen: Sequence[tuple[Lane, Offer]], askings: Sequence[InFlight]
-    ) -> tuple[list[FrameTaken | Failed], list[str]]:
+    ) -> tuple[list[FrameTaken | Failed], list[str | Exception]]:
         arrivals = [(lane.session, offer.picture or offer.frame) for lane, offer in chosen]
         done = self.engine.advance(arrivals, askings)
         self.engine.wait()

@@ -55,6 +55,8 @@ class Session:
         self.store = engine.new_store()
         self.unread: dict[int, tuple[Span, Any]] = {}
         """Frames that are read at a question only: tokens, or pictures where the model takes no tokens."""
+        self.seen: Any = None
+        """The newest frame's tokens, between the eye and the memory (the engine's)."""
         self.traces = trace
         self.trace: Trace | None = None
         self.frames = 0
@@ -159,10 +161,11 @@ class Session:
         self.tell(Closed(self.time_s or 0.0, self.frames))
         self.closed = True
         self.unread.clear()
-        # A store with nothing but the prefix takes the old one's place, so that its memory is free at once.
-        self.store = self._engine.new_store()
+        self.seen = None
         self.encoder_state = self._engine.encoder.new_state()
         self.compressor_state = self._engine.compressor.new_state()
+        # A store with nothing but the prefix takes the old one's place, so that its memory is free at once.
+        self.store = self._engine.new_store()
         self._engine.sessions.discard(self)
 
     def __enter__(self) -> "Session":

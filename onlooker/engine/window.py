@@ -14,7 +14,7 @@ from onlooker.core.errors import InputError, ModelError
 from onlooker.core.events import Answer, AnswerTiming, Failed, FrameTaken, Usage
 from onlooker.core.frame import Frame
 from onlooker.encode.full import Full
-from onlooker.engine.asking import InFlight
+from onlooker.engine.asking import InFlight, accept_all
 from onlooker.engine.engine import Engine
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.session import Session
@@ -76,10 +76,10 @@ class WindowEngine(Engine):
 
     def _step(
         self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[InFlight]
-    ) -> tuple[list[FrameTaken | Failed], list[str]]:
+    ) -> tuple[list[FrameTaken | Failed], list[str | Exception]]:
         self.check_arrivals(arrivals)
         events: list[FrameTaken | Failed] = [self._keep(session, frame) for session, frame in arrivals]
-        return events, [asking.accept(None) for asking in askings]
+        return events, accept_all(askings, [None] * len(askings))
 
     def _keep(self, session: Session, frame: Frame) -> FrameTaken:
         # A copy: the caller may write the next frame into the same memory before anyone asks.
@@ -135,6 +135,10 @@ class WindowAsking:
     def cancel(self) -> None:
         """Do not even look."""
         self._finish()
+
+    def abandon(self) -> None:
+        """End without an answer, because looking failed. Nobody is told."""
+        self.done, self._ended = True, time.perf_counter()
 
     def _finish(self) -> None:
         self.done, self._ended = True, time.perf_counter()

@@ -1,51 +1,12 @@
-"""Triton kernels of chosen tokens' attention and of linear layers of picked rows: many products a program.
+"""Triton kernel of chosen tokens' attention: one head of some queries a program.
 
-Imported only where Triton is there; `head_attention` and `picked_linear` say in plain PyTorch what each must equal.
+Imported only where Triton is there; `head_attention` says in plain PyTorch what it must equal.
 """
 
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _attend_tile(
-    q_main,
-    q_rest,
-    top,
-    total,
-    sum_main,
-    sum_rest,
-    k_at,
-    v_at,
-    there,
-    v_there,
-    scale,
-    ENDS: tl.constexpr,
-    HEAD: tl.constexpr,
-    MAIN: tl.constexpr,
-    REST: tl.constexpr,
-):
-    """Scores of some queries with a tile of keys, and what that adds to their answers. ENDS: keys are not all there."""
-    main, rest = tl.arange(0, MAIN)[None, :], tl.arange(0, REST)[None, :]
-    narrow = rest < HEAD - MAIN
-    k_main = tl.load(k_at + main, mask=there, other=0.0)
-    score = tl.dot(q_main, tl.trans(k_main), input_precision="ieee")
-    if HEAD > MAIN:
-        k_rest = tl.load(k_at + MAIN + rest, mask=there & narrow, other=0.0)
-        score = tl.dot(q_rest, tl.trans(k_rest), score, input_precision="ieee")
-    if ENDS:
-        score = tl.where(tl.trans(there), score, -float("inf"))
-    higher = tl.maximum(top, tl.max(score, axis=1) * scale)
-    weight = tl.exp2(score * scale - higher[:, None])
-    shrink = tl.exp2(top - higher)
-    total = total * shrink + tl.sum(weight, axis=1)
-    v_main = tl.load(v_at + main, mask=v_there, other=0.0)
-    weight = weight.to(v_main.dtype)
-    sum_main = tl.dot(weight, v_main, sum_main * shrink[:, None], input_precision="ieee")
-    if HEAD > MAIN:
-        v_rest = tl.load(v_at + MAIN + rest, mask=v_there & narrow, other=0.0)
-        sum_rest = tl.dot(weight, v_rest, sum_rest * shrink[:, None], input_precision="ieee")
-    return higher, total, sum_main, sum_rest
+from onlooker.kernels._vision_triton import behind
 
 
 @triton.jit
@@ -78,6 +39,7 @@ def attend(
     key_stride,
     value_stride,
     out_stride,
+    EARLY: tl.constexpr,
     IN_PLACE: tl.constexpr,
     HEAD: tl.constexpr,
     MAIN: tl.constexpr,
@@ -89,6 +51,7 @@ def attend(
 
     IN_PLACE: `values` are the fresh ones, `place` says of every token which row it has among them, below 0 that its
     value is in its stream's reference."""
+    behind(EARLY)
     head, stream = tl.program_id(1), tl.program_id(2).to(tl.int64)
     row = tl.program_id(0) * M + tl.arange(0, M)
     main, rest = tl.arange(0, MAIN)[None, :], tl.arange(0, REST)[None, :]
@@ -112,89 +75,30 @@ def attend(
         place += stream * tokens
     else:
         values += stream * tokens * value_stride + head * HEAD
-    full = tokens // N * N
-    for first in range(0, full, N):
+    # One loop with masks, also for whole tiles: behind a loop, ptxas 12.8 lost where the narrow tile of values lies.
+    for first in range(0, tokens, N):
         col = first + tl.arange(0, N)
-        there = tl.full((N,), 1, tl.int1)
-        v_at, v_there = _value_rows(values, value_stride, place, old, least, col, there, dim, IN_PLACE)
-        top, total, sum_main, sum_rest = _attend_tile(
-            q_main,
-            q_rest,
-            top,
-            total,
-            sum_main,
-            sum_rest,
-            (keys + col * key_stride)[:, None],
-            v_at[:, None],
-            there[:, None],
-            v_there[:, None],
-            scale,
-            tl.constexpr(False),
-            HEAD,
-            MAIN,
-            REST,
-        )
-    if full < tokens:
-        col = full + tl.arange(0, N)
-        there = col < tokens
-        v_at, v_there = _value_rows(values, value_stride, place, old, least, col, there, dim, IN_PLACE)
-        top, total, sum_main, sum_rest = _attend_tile(
-            q_main,
-            q_rest,
-            top,
-            total,
-            sum_main,
-            sum_rest,
-            (keys + col * key_stride)[:, None],
-            v_at[:, None],
-            there[:, None],
-            v_there[:, None],
-            scale,
-            tl.constexpr(True),
-            HEAD,
-            MAIN,
-            REST,
-        )
+        there = (col < tokens)[:, None]
+        v_at, v_there = _value_rows(values, value_stride, place, old, least, col, col < tokens, dim, IN_PLACE)
+        k_at = (keys + col * key_stride)[:, None]
+        k_main = tl.load(k_at + main, mask=there, other=0.0)
+        score = tl.dot(q_main, tl.trans(k_main), input_precision="ieee")
+        if HEAD > MAIN:
+            k_rest = tl.load(k_at + MAIN + rest, mask=there & narrow, other=0.0)
+            score = tl.dot(q_rest, tl.trans(k_rest), score, input_precision="ieee")
+        score = tl.where(tl.trans(there), score, -float("inf"))
+        higher = tl.maximum(top, tl.max(score, axis=1) * scale)
+        weight = tl.exp2(score * scale - higher[:, None])
+        shrink = tl.exp2(top - higher)
+        total = total * shrink + tl.sum(weight, axis=1)
+        v_main = tl.load(v_at[:, None] + main, mask=v_there[:, None], other=0.0)
+        weight = weight.to(v_main.dtype)
+        sum_main = tl.dot(weight, v_main, sum_main * shrink[:, None], input_precision="ieee")
+        if HEAD > MAIN:
+            v_rest = tl.load(v_at[:, None] + MAIN + rest, mask=v_there[:, None] & narrow, other=0.0)
+            sum_rest = tl.dot(weight, v_rest, sum_rest * shrink[:, None], input_precision="ieee")
+        top = higher
     to = out + (stream * num_queries + row)[:, None] * out_stride + head * HEAD
     tl.store(to + main, (sum_main / total[:, None]).to(out.dtype.element_ty), mask=inside)
     if HEAD > MAIN:
         tl.store(to + MAIN + rest, (sum_rest / total[:, None]).to(out.dtype.element_ty), mask=inside & narrow)
-
-
-@triton.jit(do_not_specialize=["num_rows"])
-def picked_linear(
-    tokens,
-    flat,
-    weight,
-    bias,
-    out,
-    num_rows,
-    width,
-    dim,
-    M: tl.constexpr,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    EVEN: tl.constexpr,
-):
-    """M rows times N columns of a linear layer; programs that follow one another share columns of the weight."""
-    parts = tl.cdiv(num_rows, M)
-    row = tl.program_id(0) % parts * M + tl.arange(0, M)
-    col = tl.program_id(0) // parts * N + tl.arange(0, N)
-    deep = tl.arange(0, K)[None, :]
-    inside, there = (row < num_rows)[:, None], (col < width)[:, None]
-    source = tl.load(flat + row, mask=row < num_rows, other=0)
-    x_at = tokens + source[:, None] * dim + deep
-    w_at = weight + col[:, None] * dim + deep
-    total = tl.full((M, N), 0.0, tl.float32)
-    for start in range(0, dim, K):
-        if EVEN:
-            x, w = tl.load(x_at, mask=inside, other=0.0), tl.load(w_at, mask=there, other=0.0)
-        else:
-            x = tl.load(x_at, mask=inside & (deep < dim - start), other=0.0)
-            w = tl.load(w_at, mask=there & (deep < dim - start), other=0.0)
-        total = tl.dot(x, tl.trans(w), total, input_precision="ieee")
-        x_at += K
-        w_at += K
-    total += tl.load(bias + col, mask=col < width, other=0.0).to(tl.float32)[None, :]
-    to = out + row.to(tl.int64)[:, None] * width + col[None, :]
-    tl.store(to, total.to(out.dtype.element_ty), mask=inside & (col < width)[None, :])

@@ -5,19 +5,37 @@ Imported only where Triton is there; `rows` and `selection` say in plain PyTorch
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def behind(EARLY: tl.constexpr):
+    """Nothing before this may touch memory. EARLY: the program was started before the kernel in front of it had ended,
+    waits for that here, and lets the next kernel start as early."""
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
 
 
 @triton.jit
 def _stored_row(addresses, stream, tokens, token, layer, dim, like, cols):
     """Pointers to columns of one row of a stream's stored tensor, and how many there are: for no stream, none."""
     address = tl.load(addresses + stream)
-    start = address.to(tl.pointer_type(like.dtype.element_ty)) + (layer * tokens + token) * dim
+    start = address.to(tl.pointer_type(like.dtype.element_ty)) + (layer * tokens + token).to(tl.int64) * dim
     # Rows are whole 16-byte pieces; the compiler cannot see that through an address and would load two bytes at a time.
     return tl.multiple_of(start, 16) + cols, dim * (address != 0).to(tl.int32)
 
 
 @triton.jit
-def gather(tokens, flat, rows, dim, BLOCK: tl.constexpr):
+def _token_and_row(tokens):
+    """Stream, token and row of a program in a grid of (tokens, streams): nobody divides by the number of tokens."""
+    token, stream = tl.program_id(0), tl.program_id(1)
+    return stream, token, stream.to(tl.int64) * tokens + token
+
+
+@triton.jit
+def gather(tokens, flat, rows, dim, EARLY: tl.constexpr, BLOCK: tl.constexpr):
+    behind(EARLY)
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, BLOCK)
     inside = cols < dim
@@ -41,7 +59,10 @@ def _store_norm(total, weight, bias, normed, row, dim, eps, cols, inside, RMS: t
 
 
 @triton.jit
-def residual_norm(tokens, branch, weight, bias, total, normed, dim, eps, RMS: tl.constexpr, BLOCK: tl.constexpr):
+def residual_norm(
+    tokens, branch, weight, bias, total, normed, dim, eps, RMS: tl.constexpr, EARLY: tl.constexpr, BLOCK: tl.constexpr
+):
+    behind(EARLY)
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, BLOCK)
     inside = cols < dim
@@ -65,13 +86,15 @@ def enter(
     dim,
     eps,
     RMS: tl.constexpr,
+    EARLY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
+    behind(EARLY)
+    stream, token, row = _token_and_row(tokens)
     cols = tl.arange(0, BLOCK)
     inside = cols < dim
     x = tl.load(hidden + row * dim + cols, mask=inside, other=0.0)
-    trail, held = _stored_row(addresses, row // tokens, tokens, row % tokens, 0, dim, hidden, cols)
+    trail, held = _stored_row(addresses, stream, tokens, token, 0, dim, hidden, cols)
     if row < first:
         tl.store(trail, x, mask=cols < held)
     else:
@@ -81,9 +104,9 @@ def enter(
 
 
 @triton.jit
-def _hidden_row(deviation, addresses, row, first, tokens, layer, dim, cols):
+def _hidden_row(deviation, addresses, stream, token, row, first, tokens, layer, dim, cols):
     """The hidden state of one token before a layer, in its own format."""
-    trail, held = _stored_row(addresses, row // tokens, tokens, row % tokens, layer, dim, deviation, cols)
+    trail, held = _stored_row(addresses, stream, tokens, token, layer, dim, deviation, cols)
     x = tl.load(trail, mask=cols < held, other=0.0).to(tl.float32)
     apart = dim * (row >= first).to(tl.int32)
     x += tl.load(deviation + (row - first) * dim + cols, mask=cols < apart, other=0.0).to(tl.float32)
@@ -91,10 +114,11 @@ def _hidden_row(deviation, addresses, row, first, tokens, layer, dim, cols):
 
 
 @triton.jit(do_not_specialize=["first", "layer"])
-def everywhere(deviation, addresses, hidden, first, tokens, layer, dim, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
+def everywhere(deviation, addresses, hidden, first, tokens, layer, dim, EARLY: tl.constexpr, BLOCK: tl.constexpr):
+    behind(EARLY)
+    stream, token, row = _token_and_row(tokens)
     cols = tl.arange(0, BLOCK)
-    x = _hidden_row(deviation, addresses, row, first, tokens, layer, dim, cols)
+    x = _hidden_row(deviation, addresses, stream, token, row, first, tokens, layer, dim, cols)
     tl.store(hidden + row * dim + cols, x, mask=cols < dim)
 
 
@@ -114,13 +138,20 @@ def add_branch(
     dim,
     eps,
     RMS: tl.constexpr,
+    EARLY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    behind(EARLY)
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, BLOCK)
     inside = cols < dim
     more = tl.load(branch + row * dim + cols, mask=inside, other=0.0).to(tl.float32)
-    x = _hidden_row(deviation, addresses, tl.load(flat + row), first, tokens, layer, dim, cols).to(tl.float32)
+    source = row.to(tl.int32)
+    if row >= first:
+        source = tl.load(flat + row).to(tl.int32)
+    stream, token = source // tokens, source % tokens
+    x = _hidden_row(deviation, addresses, stream, token, source.to(tl.int64), first, tokens, layer, dim, cols)
+    x = x.to(tl.float32)
     rounded = (x + more).to(total.dtype.element_ty)
     tl.store(total + row * dim + cols, rounded, mask=inside)
     _store_norm(rounded.to(tl.float32), weight, bias, normed, row, dim, eps, cols, inside, RMS)
@@ -143,17 +174,21 @@ def advance(
     eps,
     NORM: tl.constexpr,
     RMS: tl.constexpr,
+    EARLY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """One token: a computed one is written to the trail or the deviation behind the layer, a stale one is where it was.
     `layer` counts behind: it is the number of the next one."""
-    row = tl.program_id(0).to(tl.int64)
+    behind(EARLY)
+    stream, token, row = _token_and_row(tokens)
     cols = tl.arange(0, BLOCK)
     inside, partly = cols < dim, (row >= first).to(tl.int32)
-    trail, held = _stored_row(addresses, row // tokens, tokens, row % tokens, layer, dim, deviation, cols)
+    trail, held = _stored_row(addresses, stream, tokens, token, layer, dim, deviation, cols)
     own = deviation + (row - first) * dim + cols
     old = tl.load(trail, mask=cols < held * partly, other=0.0).to(tl.float32)  # asked for before `place` has arrived
-    at = tl.load(place + row).to(tl.int64)
+    at = row
+    if row >= first:
+        at = tl.load(place + row).to(tl.int64)
     if at >= 0:
         x = tl.load(middle + at * dim + cols, mask=inside, other=0.0).to(tl.float32)
         x += tl.load(mlp + at * dim + cols, mask=inside, other=0.0).to(tl.float32)
@@ -168,15 +203,16 @@ def advance(
 
 
 @triton.jit(do_not_specialize=["layer"])
-def fill(fresh, fresh_stride, place, addresses, filled, tokens, layer, dim, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
+def fill(fresh, fresh_stride, place, addresses, filled, tokens, layer, dim, EARLY: tl.constexpr, BLOCK: tl.constexpr):
+    behind(EARLY)
+    stream, token, row = _token_and_row(tokens)
     cols = tl.arange(0, BLOCK)
     inside = cols < dim
     at = tl.load(place + row).to(tl.int64)
     if at >= 0:
         x = tl.load(fresh + at * fresh_stride + cols, mask=inside, other=0.0)
     else:
-        old, held = _stored_row(addresses, row // tokens, tokens, row % tokens, layer, dim, fresh, cols)
+        old, held = _stored_row(addresses, stream, tokens, token, layer, dim, fresh, cols)
         x = tl.load(old, mask=cols < held, other=0.0)
     tl.store(filled + row * dim + cols, x, mask=inside)
 
@@ -193,11 +229,12 @@ def keep(
     layer,
     dim,
     BOTH: tl.constexpr,
+    EARLY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
+    behind(EARLY)
+    stream, token, row = _token_and_row(tokens)
     cols = tl.arange(0, BLOCK)
-    stream, token = row // tokens, row % tokens
     x = tl.load(rows + row * stride + cols, mask=cols < dim, other=0.0)
     to, held = _stored_row(addresses, stream, tokens, token, layer, dim, rows, cols)
     if BOTH:
@@ -208,52 +245,81 @@ def keep(
 
 
 @triton.jit(do_not_specialize=["layer"])
-def cosine(features, addresses, alike, tokens, layer, dim, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
+def cosine(features, addresses, alike, tokens, layer, dim, EARLY: tl.constexpr, BLOCK: tl.constexpr):
+    behind(EARLY)
+    stream, token, row = _token_and_row(tokens)
     cols = tl.arange(0, BLOCK)
     inside = cols < dim
     now = tl.load(features + row * dim + cols, mask=inside, other=0.0).to(tl.float32)
-    stored, held = _stored_row(addresses, row // tokens, tokens, row % tokens, layer, dim, features, cols)
+    stored, held = _stored_row(addresses, stream, tokens, token, layer, dim, features, cols)
     old = tl.load(stored, mask=cols < held, other=0.0).to(tl.float32)
     norms = tl.sqrt(tl.sum(now * now, axis=0)) * tl.sqrt(tl.sum(old * old, axis=0))
     tl.store(alike + row, tl.sum(now * old, axis=0) / tl.maximum(norms, 1e-12))
 
 
+@triton.jit
+def _in_order(alike, stream, groups, group, GROUP: tl.constexpr):
+    """The means of some groups' scores as integers in the same order; the last of all for groups that are not there.
+    Summed one after the other, so that programs of other shapes get the same bits: else two groups could share a rank.
+    """
+    there = group < groups
+    scores = alike + (stream * groups + group) * GROUP
+    total = tl.load(scores, mask=there, other=0.0)
+    for member in tl.static_range(1, GROUP):  # pyright: ignore[reportGeneralTypeIssues]
+        total += tl.load(scores + member, mask=there, other=0.0)
+    bits = tl.cast(total / GROUP, tl.int32, bitcast=True)
+    return tl.where(there, bits ^ ((bits >> 31) & 0x7FFFFFFF), 0x7FFFFFFF)
+
+
 @triton.jit(do_not_specialize=["first", "count"])
-def choose(alike, flat, place, index, times, first, groups, count, GROUP: tl.constexpr, BLOCK: tl.constexpr):
-    """Of `groups` groups of neighbours the `count` whose scores have the least mean; GROUP 1: single tokens."""
+def choose(
+    alike,
+    flat,
+    place,
+    index,
+    times,
+    first,
+    groups,
+    count,
+    source,
+    picked,
+    dim,
+    EARLY: tl.constexpr,
+    PICK: tl.constexpr,
+    GROUP: tl.constexpr,
+    PART: tl.constexpr,
+    BLOCK: tl.constexpr,
+    COLS: tl.constexpr,
+):
+    """Of `groups` groups of neighbours the `count` whose scores have the least mean; GROUP 1: single tokens. A program
+    counts for PART groups how many of all come before each of them, BLOCK at a time: that is its rank. PICK: it also
+    copies the chosen tokens' rows of `source` to where they belong among those that are computed."""
+    behind(EARLY)
     stream = tl.program_id(0).to(tl.int64)
-    number = tl.arange(0, BLOCK)
-    inside = number < groups
-    token = number[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-    tokens, there = groups * GROUP, inside[:, None]
-    scores = tl.load(alike + stream * tokens + token, mask=there, other=0.0)
-    seen = tl.load(times + stream * tokens + token, mask=there, other=0.0)
-    mean = tl.sum(scores, axis=1) / GROUP
-    bits = tl.cast(mean, tl.uint32, bitcast=True)
-    # Floats in order as integers from 0: negative ones have all bits turned, the others come above them.
-    order = bits ^ tl.where(bits >= 0x80000000, 0xFFFFFFFF, 0x80000000)
-    order = tl.where(inside, order, 0xFFFFFFFF)
-    # The count-th least of `order`, two bits a turn: one sum counts what lies below each of three bounds.
-    least, below = tl.full((), 0, tl.uint32), tl.full((), 0, tl.int64)
-    for turn in range(16):
-        step = tl.full((), 1, tl.uint32) << (30 - 2 * turn)
-        lower = (order < least + step).to(tl.int64) + ((order < least + step * 2).to(tl.int64) << 20)
-        counts = tl.cast(tl.sum(lower + ((order < least + step * 3).to(tl.int64) << 40), axis=0), tl.int64)
-        one, two, three = counts & 0xFFFFF, (counts >> 20) & 0xFFFFF, counts >> 40
-        digit = (one < count).to(tl.uint32) + (two < count).to(tl.uint32) + (three < count).to(tl.uint32)
-        below = tl.where(three < count, three, tl.where(two < count, two, tl.where(one < count, one, below)))
-        least += digit * step
-    tied = (order == least) & inside
-    # How many up to here are below, and how many are tied: of those as many are taken, in order, as there is room for.
-    passed = tl.cumsum((order < least).to(tl.int64) + (tied.to(tl.int64) << 20), axis=0)
-    room = count - below
-    tied_passed = passed >> 20
-    chosen = (order < least) | (tied & (tied_passed <= room))
-    rank = (passed & 0xFFFFF) + tl.minimum(tied_passed, room) - 1
-    taken = chosen[:, None] & there
-    own = ((stream * count + rank) * GROUP)[:, None] + tl.arange(0, GROUP)[None, :]
-    tl.store(place + first + stream * tokens + token, tl.where(taken, first + own, -1).to(tl.int32), mask=there)
-    tl.store(flat + first + own, first + stream * tokens + token, mask=taken)
-    tl.store(index + own, token.to(tl.int64), mask=taken)
-    tl.store(times + stream * tokens + token, seen + taken.to(tl.float32), mask=there)
+    own = tl.program_id(1) * PART + tl.arange(0, PART)
+    mine = _in_order(alike, stream, groups, own, GROUP)
+    before = tl.full((PART, BLOCK), 0, tl.int32)
+    for start in range(0, groups, BLOCK):
+        other = start + tl.arange(0, BLOCK)
+        theirs = _in_order(alike, stream, groups, other, GROUP)[None, :]
+        tied = (theirs == mine[:, None]) & (other[None, :] < own[:, None])
+        before += ((theirs < mine[:, None]) | tied).to(tl.int32)
+    rank = tl.sum(before, axis=1)
+    token = stream * groups * GROUP + own[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    there = (own < groups)[:, None]
+    taken = (rank < count)[:, None] & there
+    row = ((stream * count + rank) * GROUP)[:, None] + tl.arange(0, GROUP)[None, :]
+    seen = tl.load(times + token, mask=taken, other=0.0)
+    tl.store(times + token, seen + 1.0, mask=taken)
+    tl.store(place + first + token, tl.where(taken, first + row, -1).to(tl.int32), mask=there)
+    tl.store(flat + first + row, first + token, mask=taken)
+    tl.store(index + row, token - stream * groups * GROUP, mask=taken)
+    if PICK:
+        for place_in_group in tl.static_range(GROUP):  # pyright: ignore[reportGeneralTypeIssues]
+            of = source + (first + (stream * groups + own) * GROUP + place_in_group)[:, None] * dim
+            to = picked + (first + (stream * count + rank) * GROUP + place_in_group)[:, None] * dim
+            wanted = ((rank < count) & (own < groups))[:, None]
+            for start in range(0, dim, COLS):
+                cols = start + tl.arange(0, COLS)[None, :]
+                some = wanted & (cols < dim)
+                tl.store(to + cols, tl.load(of + cols, mask=some), mask=some)

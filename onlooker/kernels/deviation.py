@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from onlooker.core.contracts import Norm
-from onlooker.kernels.rows import WARPS, Kernels, Stored, norm_weights, power_of_two
+from onlooker.kernels.rows import Kernels, Stored, launched, norm_weights, power_of_two
 from onlooker.kernels.selection import Chosen
 
 
@@ -28,7 +28,7 @@ def enter(hidden: Tensor, chosen: Chosen, trail: Stored, norm: Norm, kernels: Ke
         before[:whole] = hidden[:whole]
         return (hidden[whole:] - before[whole:]).flatten(0, 1), norm(flat)
     deviation, normed = flat.new_empty(len(flat) - chosen.first, dim), torch.empty_like(flat)
-    kernels.enter[(len(flat),)](
+    kernels.enter[(chosen.tokens, len(hidden))](
         flat,
         trail.addresses,
         *norm_weights(norm),
@@ -40,7 +40,7 @@ def enter(hidden: Tensor, chosen: Chosen, trail: Stored, norm: Norm, kernels: Ke
         norm.eps,
         RMS=norm.bias is None,
         BLOCK=power_of_two(dim),
-        num_warps=WARPS,
+        **launched(flat.device),
     )
     return deviation, normed
 
@@ -72,7 +72,7 @@ def add_branch(
         norm.eps,
         RMS=norm.bias is None,
         BLOCK=power_of_two(dim),
-        num_warps=WARPS,
+        **launched(branch.device),
     )
     return total, normed
 
@@ -86,7 +86,7 @@ def advance(
     layer: int,
     norm: Norm | None,
     kernels: Kernels,
-    warps: int = WARPS,
+    warps: int = 2,
 ) -> Tensor | None:
     """From before `layer` to behind it: the computed rows are `middle + mlp` there, `[rows, dim]` each.
 
@@ -106,7 +106,7 @@ def advance(
         return norm(torch.cat((made[:first], others)))
     dim = middle.shape[1]
     normed = middle if norm is None else middle.new_empty(len(chosen.place), dim)
-    kernels.advance[(len(chosen.place),)](
+    kernels.advance[(chosen.tokens, chosen.whole + chosen.some)](
         deviation,
         chosen.place,
         middle,
@@ -122,7 +122,7 @@ def advance(
         NORM=norm is not None,
         RMS=norm is not None and norm.bias is None,
         BLOCK=power_of_two(dim),
-        num_warps=warps,
+        **launched(middle.device, warps),
     )
     return None if norm is None else normed
 
@@ -135,7 +135,7 @@ def everywhere(deviation: Tensor, chosen: Chosen, trail: Stored, layer: int, ker
         return torch.cat((states[: chosen.whole].flatten(0, 1), others))
     dim = deviation.shape[1]
     hidden = deviation.new_empty(len(chosen.place), dim)
-    kernels.everywhere[(len(hidden),)](
+    kernels.everywhere[(chosen.tokens, chosen.whole + chosen.some)](
         deviation,
         trail.addresses,
         hidden,
@@ -144,6 +144,6 @@ def everywhere(deviation: Tensor, chosen: Chosen, trail: Stored, layer: int, ker
         layer,
         dim,
         BLOCK=power_of_two(dim),
-        num_warps=WARPS,
+        **launched(deviation.device),
     )
     return hidden

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onlooker.kernels.rows import WARPS, Kernels
+from onlooker.kernels.rows import Kernels, launched
 
 COLUMNS = 1024
 """Columns a program takes; the most that a row of common towers leaves unused is a third of them."""
@@ -25,5 +25,5 @@ def gated_rows(rows: Tensor, kernels: Kernels) -> Tensor:
     kernel: Any = _tower_triton.gate
     width = rows.shape[1] // 2
     gated = torch.empty(len(rows), width, dtype=rows.dtype, device=rows.device)
-    kernel[(len(rows), -(-width // COLUMNS))](rows, gated, width, BLOCK=COLUMNS, num_warps=WARPS)
+    kernel[(len(rows), -(-width // COLUMNS))](rows, gated, width, BLOCK=COLUMNS, **launched(rows.device))
     return gated

@@ -92,6 +92,9 @@ class CapturedStep:
             with torch.cuda.graph(graph, pool=pool):
                 outputs = self._function(*self.inputs)
         except Exception as error:  # whatever a library raises there, the remedy is the same
+            # The device's random numbers count as being captured until a capture ends well.
+            with torch.cuda.graph(torch.cuda.CUDAGraph()):
+                torch.zeros(1, device=device)
             raise ModelError(
                 f"{self.name} cannot be captured as a CUDA graph",
                 given=f"{type(error).__name__}: {error}",

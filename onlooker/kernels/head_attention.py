@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from onlooker.core.errors import ModelError
-from onlooker.kernels.rows import ValueRows, power_of_two
+from onlooker.kernels.rows import ValueRows, launched, power_of_two
 
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 
@@ -33,12 +33,7 @@ class Tile:
 
 TILES = {"split": Tile(64, 64, 4, 3)}
 """Few queries suit chosen tokens, of which a frame has few: padding them is waste."""
-IN_PLACE = {
-    "in_place": Tile(64, 64, 4, 3),
-    "in_place_deep": Tile(64, 64, 4, 5),
-    "in_place_narrow": Tile(64, 32, 4, 5),
-    "in_place_long": Tile(64, 128, 8, 3),
-}
+IN_PLACE = {"in_place": Tile(64, 64, 4, 5)}
 """Our kernel for chosen tokens, reading values where they are."""
 WAYS = ("torch", *BACKENDS, *TILES)
 """PyTorch's own choice (the plain form), one of its backends, or our kernel with one of its tiles."""
@@ -101,7 +96,7 @@ def _attend(
         REST=power_of_two(head_dim - main) if head_dim > main else 16,
         M=tile.queries,
         N=tile.keys,
-        num_warps=tile.warps,
+        **launched(queries.device, tile.warps),
         num_stages=tile.stages,
     )
     return out

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from onlooker.core.errors import ModelError
-from onlooker.kernels.rows import WARPS, Kernels, Stored
+from onlooker.kernels.rows import Kernels, Stored, launched
 from onlooker.kernels.selection import cosine
 
 Angles = tuple[Tensor, Tensor]
@@ -47,7 +47,7 @@ def compare_keys(
     alike = None if gate is None else torch.empty(streams - whole, tokens, dtype=torch.float32, device=keys.device)
     turned = torch.empty_like(keys)
     rows = keys.view(-1, dim)
-    _launch(rows, None, angles, gate, whole * tokens, layer, turned, turned if alike is None else alike)
+    _launch(rows, None, angles, gate, whole, layer, turned, turned if alike is None else alike)
     return turned, alike
 
 
@@ -64,7 +64,7 @@ def _launch(
     flat: Tensor | None,
     angles: Angles,
     gate: Stored | None,
-    first: int,
+    whole: int,
     layer: int,
     turned: Tensor,
     alike: Tensor,
@@ -77,7 +77,7 @@ def _launch(
     heads = rows.shape[1] // (2 * half)
     if gate is not None and gate.addresses is None:
         raise ModelError("the vision kernels read references by address", given="a stack", do="give addresses")
-    kernel[(len(rows),)](
+    kernel[(tokens, len(rows) // tokens) if flat is None else (len(rows), 1)](
         rows,
         rows.stride(0),
         rows if flat is None else flat,
@@ -86,7 +86,7 @@ def _launch(
         rows if gate is None else gate.addresses,
         turned,
         alike,
-        first,
+        whole,
         tokens,
         layer,
         ALL=flat is None,
@@ -95,5 +95,5 @@ def _launch(
         HALF=half,
         BLOCK_HEADS=1 << (heads - 1).bit_length(),
         BLOCK_HALF=1 << (half - 1).bit_length(),
-        num_warps=WARPS,
+        **launched(rows.device, 1),
     )

@@ -10,7 +10,9 @@ Use the kernels on a CUDA device: without them a layer spends as long on copies 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +37,18 @@ def vision_kernels() -> ModuleType:
 def power_of_two(number: int) -> int:
     """The least power of two that is not below `number`, at least 16."""
     return max(16, 1 << (number - 1).bit_length())
+
+
+def launched(on: torch.device, warps: int = WARPS) -> dict[str, Any]:
+    """How to launch a kernel that begins with `behind`: where the device can, each one is set up while the kernel in
+    front of it still runs (programmatic dependent launch). A layer has a dozen kernels of a few microseconds."""
+    early = _starts_early(on)
+    return {"num_warps": warps, "EARLY": early, "launch_pdl": early}
+
+
+@cache
+def _starts_early(on: torch.device) -> bool:
+    return on.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(on) >= (9, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +103,7 @@ def gather_rows(tokens: Tensor, flat: Tensor, kernels: Kernels) -> Tensor:
         return tokens.index_select(0, flat)
     dim = tokens.shape[1]
     rows = tokens.new_empty(len(flat), dim)
-    kernels.gather[(len(flat),)](tokens, flat, rows, dim, BLOCK=power_of_two(dim), num_warps=WARPS)
+    kernels.gather[(len(flat),)](tokens, flat, rows, dim, BLOCK=power_of_two(dim), **launched(rows.device))
     return rows
 
 
@@ -110,7 +124,7 @@ def residual_norm(tokens: Tensor, branch: Tensor, norm: Norm, kernels: Kernels) 
         norm.eps,
         RMS=norm.bias is None,
         BLOCK=power_of_two(dim),
-        num_warps=WARPS,
+        **launched(branch.device),
     )
     return total, normed
 
@@ -136,7 +150,7 @@ class ValueRows:
         assert self.stored.addresses is not None
         streams, dim = len(self.stored.addresses), fresh.shape[1]
         filled = fresh.new_empty(streams, len(place) // streams, dim)
-        kernels.fill[(len(place),)](
+        kernels.fill[(filled.shape[1], streams)](
             fresh,
             fresh.stride(0),
             place,
@@ -146,7 +160,7 @@ class ValueRows:
             self.layer,
             dim,
             BLOCK=power_of_two(dim),
-            num_warps=WARPS,
+            **launched(fresh.device),
         )
         return filled
 
@@ -158,20 +172,20 @@ def keep_rows(rows: Sequence[Tensor], stored: Sequence[Stored], layer: int, kern
             assert into.stack is not None
             into.stack[:, layer] = each.view(len(into.stack), -1, each.shape[1])
         return
-    total, dim = rows[0].shape
-    addresses = [into.addresses for into in stored]
+    dim, addresses = rows[0].shape[1], [into.addresses for into in stored]
     assert addresses[0] is not None and len(rows) == len(stored) <= 2
-    kernels.keep[(total,)](
+    tokens = len(rows[0]) // len(addresses[0])
+    kernels.keep[(tokens, len(addresses[0]))](
         rows[0],
         rows[0].stride(0),
         addresses[0],
         rows[-1],
         rows[-1].stride(0),
         addresses[-1],
-        total // len(addresses[0]),
+        tokens,
         layer,
         dim,
         BOTH=len(rows) == 2,
         BLOCK=power_of_two(dim),
-        num_warps=WARPS,
+        **launched(rows[0].device),
     )

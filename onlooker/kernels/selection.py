@@ -1,17 +1,25 @@
 """Which tokens changed most: cosine to each stream's reference, and the least alike of them without a wait.
 
-The plain forms define the result and run anywhere. PyTorch's own way from keys to sorted indices is five kernels, one
-of them a segmented sort; here it is two: one pass over keys and references, and one block a stream that finds the
-k-th least score two bits at a time and writes indices, in order, and their inverse. Ties go to the lower token number.
+The plain forms define the result and run anywhere. PyTorch's own way from keys to chosen indices is five kernels, one
+of them a segmented sort; here it is two: one pass over keys and references, and one that gives every token its rank by
+counting, in many programs a stream, because a token's row may be its rank. Ties go to the lower token number.
 """
 
 import torch
 from torch import Tensor
 
-from onlooker.kernels.rows import WARPS, Kernels, Stored, power_of_two
+from onlooker.kernels.rows import Kernels, Stored, launched, power_of_two
+
+TILES = {"few": (8, 1024), "many": (16, 256)}
+"""Tokens whose ranks one program finds, and at most how many others it compares them with at a time: few streams want
+short programs, many streams programs that waste little."""
+MANY = 4096
+"""Tokens of all streams from which on there are many."""
+COLUMNS = 256
+"""Columns of chosen rows that are copied at a time."""
 
 
-def cosine(features: Tensor, gate: Stored, layer: int, kernels: Kernels, warps: int = WARPS) -> Tensor:
+def cosine(features: Tensor, gate: Stored, layer: int, kernels: Kernels, warps: int = 1) -> Tensor:
     """Cosine of each token to its reference, float32 `[streams, tokens]`; `features` is `[streams, tokens, dim]`."""
     if kernels is None:
         current, old = features.float(), gate.layer(layer).float()
@@ -20,8 +28,15 @@ def cosine(features: Tensor, gate: Stored, layer: int, kernels: Kernels, warps: 
     assert gate.addresses is not None
     streams, tokens, dim = features.shape
     alike = torch.empty(streams, tokens, dtype=torch.float32, device=features.device)
-    kernels.cosine[(streams * tokens,)](
-        features, gate.addresses, alike, tokens, layer, dim, BLOCK=power_of_two(dim), num_warps=warps
+    kernels.cosine[(tokens, streams)](
+        features,
+        gate.addresses,
+        alike,
+        tokens,
+        layer,
+        dim,
+        BLOCK=power_of_two(dim),
+        **launched(features.device, warps),
     )
     return alike
 
@@ -42,7 +57,7 @@ class Chosen:
         self.place = torch.cat([every, every.new_zeros(some * tokens)]).int()
         """Row of every token, int32 `[streams * tokens]`; -1: none."""
         self.index = every.new_zeros(some, count)
-        """The chosen tokens' numbers in their frame, int64 `[some, count]`, ascending."""
+        """The chosen tokens' numbers in their frame, int64 `[some, count]`, the least alike first."""
         self.times = torch.zeros(some, tokens, device=device)
         """How often each token of the partly computed streams was chosen, float32."""
 
@@ -56,26 +71,40 @@ class Chosen:
         """`place` of the partly computed streams, int32 `[some * tokens]`."""
         return self.place[self.first :]
 
-    def choose(self, alike: Tensor, kernels: Kernels, warps: int = WARPS) -> None:
-        """Choose the `count` least alike tokens of each partly computed stream; `alike` is `[some, tokens]`."""
-        first, tokens, count = self.whole * self.tokens, self.tokens, self.count
+    def choose(
+        self, alike: Tensor, kernels: Kernels, source: Tensor | None = None, tiles: str | None = None
+    ) -> Tensor | None:
+        """Choose the `count` least alike tokens of each partly computed stream; `alike` is `[some, tokens]`. Returns
+        the rows of `source` (`[streams * tokens, dim]`) that are computed, `[rows, dim]`; None without a `source`."""
+        first, tokens, count = self.first, self.tokens, self.count
         if kernels is not None:
-            kernels.choose[(self.some,)](
+            groups, picked = tokens // self.group, None
+            part, block = TILES[tiles or ("many" if self.some * groups > MANY else "few")]
+            if source is not None:
+                picked = source.new_empty(len(self.flat), source.shape[1])
+                picked[:first] = source[:first]
+            kernels.choose[(self.some, -(-groups // part))](
                 alike,
                 self.flat,
                 self.place,
                 self.index,
                 self.times,
                 first,
-                tokens // self.group,
+                groups,
                 count // self.group,
+                alike if source is None else source,
+                alike if picked is None else picked,
+                0 if source is None else source.shape[1],
+                PICK=source is not None,
                 GROUP=self.group,
-                BLOCK=power_of_two(tokens // self.group),
-                num_warps=warps,
+                PART=part,
+                BLOCK=min(block, power_of_two(groups)),
+                COLS=COLUMNS,
+                **launched(alike.device),
             )
-            return
+            return picked
         each = alike.unflatten(1, (-1, self.group)).mean(-1) if self.group > 1 else alike
-        index = each.argsort(dim=1, stable=True)[:, : count // self.group].sort(1).values
+        index = each.argsort(dim=1, stable=True)[:, : count // self.group]
         if self.group > 1:
             index = (index[:, :, None] * self.group + torch.arange(self.group, device=index.device)).flatten(1)
         stream = torch.arange(self.some, device=alike.device)[:, None]
@@ -85,3 +114,4 @@ class Chosen:
         self.place[first:] = -1
         self.place.index_copy_(0, self.flat[first:], rows)
         self.times.scatter_add_(1, index, torch.ones_like(alike[:, :count]))
+        return None if source is None else source.index_select(0, self.flat)

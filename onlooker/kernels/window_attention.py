@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onlooker.core.contracts import Asking
-from onlooker.kernels.rows import WARPS, Kernels, ValueRows, power_of_two
+from onlooker.kernels.rows import Kernels, ValueRows, launched, power_of_two
 
 
 class WindowTable(NamedTuple):
@@ -114,6 +114,6 @@ class WindowAttention:
             REST=power_of_two(head_dim - main) if head_dim > main else 16,
             SIZE=size,
             N=power_of_two(size),
-            num_warps=WARPS,
+            **launched(keys.device),
         )
         return out

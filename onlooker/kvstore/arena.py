@@ -1,17 +1,30 @@
 """Rows of keys and values of all layers in three large tensors, which are never copied row by row in Python."""
 
+import math
 import weakref
 
 import torch
 from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
+from onlooker.core.errors import CapacityError
 
 
 def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *, pinned: bool = False) -> Tensor:
-    """Uninitialised memory that may be written inside and outside of inference mode alike."""
-    with torch.inference_mode(False):
-        return torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
+    """Uninitialised memory that may be written inside and outside of inference mode alike.
+
+    Raises `CapacityError` when the device has no more.
+    """
+    try:
+        with torch.inference_mode(False):
+            return torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
+    except torch.OutOfMemoryError as full:
+        wanted = math.prod(shape) * dtype.itemsize
+        raise CapacityError(
+            "the device has no memory left for keys and values",
+            given=f"{wanted} more bytes wanted on {device}",
+            do="watch fewer streams, or choose a memory that parks or forgets sooner",
+        ) from full
 
 
 class Reader:
@@ -48,15 +61,19 @@ class Arena:
         """Whether an open question reads any of the rows `[start, end)`."""
         return any(reader.start < end and start < reader.end for reader in self.readers)
 
-    def copy_rows(self, source: "Arena", rows: slice | Tensor, at: int, count: int) -> None:
-        """Copy `count` rows of `source` (perhaps itself: the ranges may overlap) to the rows that start at `at`.
-
-        Layer by layer, so that the temporary copy is one layer large.
-        """
+    def copy_rows(self, source: "Arena", start: int, end: int, at: int) -> None:
+        """Copy the rows `[start, end)` of another arena to the rows that start at `at`. Makes no tensor."""
         for target, origin in zip(self.tensors, source.tensors, strict=True):
-            for layer in range(target.shape[0]):
-                taken = origin[layer, :, rows]
-                target[layer, :, at : at + count] = taken.clone() if source is self else taken
+            target[:, :, at : at + end - start] = origin[:, :, start:end]
+
+    def move_rows(self, start: int, end: int, at: int) -> None:
+        """Bring the rows `[start, end)` further to the front, to `at`; both may overlap. Makes no tensor: it is done
+        in bites as long as the way, each of which lies clear of where it goes."""
+        way = start - at
+        for first in range(start, end, max(1, way)):
+            last = min(first + way, end)
+            for tensor in self.tensors:
+                tensor[:, :, first - way : last - way] = tensor[:, :, first:last]
 
     def num_bytes(self) -> tuple[int, int]:
         """Bytes of raw keys and values, and of rotated keys."""

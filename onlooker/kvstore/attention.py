@@ -13,19 +13,31 @@ from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
 from onlooker.kernels.packed_attention import Rows
+from onlooker.kvstore.rotation import Rotary, rotate
 
 QUERY_BLOCK = 64
 """Queries handled at once where logits are written out, which bounds their memory."""
 
 
+Turned = tuple[Tensor, Tensor] | None
+"""Queries and keys, rotated."""
+
+
 class Segment(Protocol):
     """Tokens of one stream inside a pass: a chunk being stored, a retrieval, or a part of a question."""
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    def attend(
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, turned: Turned = None
+    ) -> Tensor:
         """Queries `[query_heads, tokens, head_dim]`, keys and values `[kv_heads, tokens, head_dim]`, un-rotated.
 
-        Returns `[tokens, query_heads, head_dim]`.
+        `turned` are queries and keys rotated to `places`, by whoever did it for many segments at once; None: the
+        segment does it. Returns `[tokens, query_heads, head_dim]`.
         """
+        ...
+
+    def places(self) -> Tensor | None:
+        """Positions of its tokens, int64 `[axes, tokens]`; None when a layer's are only known while it attends."""
         ...
 
     def rows(self) -> Rows | None:
@@ -42,22 +54,38 @@ class PackedAttention:
     Every segment attends to its own stream only. This is the reference: one call per segment and layer.
     """
 
-    def __init__(self, segments: Sequence[tuple[Segment, int]]) -> None:
-        """`segments` are (segment, number of tokens), in the order in which their tokens are packed."""
+    def __init__(self, segments: Sequence[tuple[Segment, int]], rotary: Rotary | None = None) -> None:
+        """`segments` are (segment, number of tokens), in the order in which their tokens are packed. With `rotary` all
+        tokens are rotated together, as far as their places are known; without, every segment rotates its own."""
         self._segments = tuple(segments)
         self._num_tokens = sum(count for _, count in self._segments)
+        self._angles: tuple[Tensor, Tensor] | None = None
+        self._known = [False] * len(self._segments)
+        if rotary is not None:
+            places = [segment.places() for segment, _ in self._segments]
+            known = [place for place in places if place is not None]
+            self._known = [place is not None for place in places]
+            if known:
+                every = [
+                    known[0].new_zeros(len(known[0]), count) if place is None else place
+                    for place, (_, count) in zip(places, self._segments, strict=True)
+                ]
+                self._angles = rotary(torch.cat(every, dim=1))
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """Attention output `[tokens, query_heads, head_dim]`; see `core.contracts.Attention`."""
         assert queries.shape[1] == self._num_tokens, f"{queries.shape[1]} tokens for {self._num_tokens} packed ones"
-        if len(self._segments) == 1:
-            return self._segments[0][0].attend(layer, queries, keys, values, scale)
-        outputs, start = [], 0
-        for segment, count in self._segments:
-            rows = slice(start, start + count)
-            outputs.append(segment.attend(layer, queries[:, rows], keys[:, rows], values[:, rows], scale))
-            start += count
-        return torch.cat(outputs)
+        parts = [queries, keys, values]
+        if self._angles is not None:
+            parts += [rotate(queries, *self._angles), rotate(keys, *self._angles)]
+        counts = [count for _, count in self._segments]
+        outputs = [
+            segment.attend(layer, *own[:3], scale, turned=(own[3], own[4]) if is_known else None)
+            for (segment, _), is_known, *own in zip(
+                self._segments, self._known, *(part.split(counts, dim=1) for part in parts), strict=True
+            )
+        ]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def causal_mask(spec: ModelSpec, num_queries: int, num_keys: int) -> Tensor | None:

@@ -1,5 +1,6 @@
 """A block while it is being written: its tokens attend to everything resident before them and to themselves."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -7,12 +8,26 @@ from torch import Tensor
 from onlooker.core.errors import InputError
 from onlooker.core.spans import Span, SpanKind
 from onlooker.kernels.packed_attention import Rows
-from onlooker.kvstore.attention import attend_causally, causal_mask
+from onlooker.kvstore.attention import Turned, attend_causally, causal_mask
 from onlooker.kvstore.blocks import Block
 from onlooker.kvstore.rotation import rotate
 
 if TYPE_CHECKING:
     from onlooker.kvstore.store import KVStore
+
+
+@dataclass
+class _Shared:
+    """What all layers of a chunk need."""
+
+    own: tuple[tuple[Tensor, ...], ...]
+    """Where its raw keys, values and rotated keys go, layer by layer, each `[kv_heads, tokens, head_dim]`."""
+    seen_keys: tuple[Tensor, ...]
+    """Rotated keys of all that it sees, itself included, layer by layer."""
+    seen_values: tuple[Tensor, ...]
+    mask: Tensor | None
+    angles: tuple[Tensor, Tensor] | None = None
+    """Cosines and sines, once they were needed."""
 
 
 class Chunk:
@@ -27,27 +42,39 @@ class Chunk:
         self._kind: SpanKind = kind
         self._head, self._tail, self._end = window.head, window.tail, window.tail + block.num_tokens
         self._offset = window.next_offset
-        self._shared: tuple[Tensor, Tensor, Tensor | None] | None = None
+        self._shared: _Shared | None = None
         self._written = 0
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    def places(self) -> Tensor:
+        """Behind all that is resident (see `Segment.places`)."""
+        return self._block.positions + self._offset
+
+    def attend(
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, turned: Turned = None
+    ) -> Tensor:
         """Write this layer's raw keys and values and attend (see `Segment.attend`). Once per layer."""
         self._check_open()
-        if self._shared is None:
-            # Angles and mask are the same in every layer: made once.
-            cos, sin = self._store.rotary(self._block.positions + self._offset)
-            mask = causal_mask(self._store.spec, self._block.num_tokens, self._end - self._head)
-            self._shared = cos, sin, mask
-        cos, sin, mask = self._shared
-        arena, new = self._store._window.arena, slice(self._tail, self._end)
         assert keys.shape[1] == self._block.num_tokens, f"{keys.shape[1]} keys for {self._block.num_tokens} positions"
-        arena.keys[layer, :, new] = keys
-        arena.values[layer, :, new] = values
-        arena.rotated[layer, :, new] = rotate(keys, cos, sin)
+        shared = self._shared or self._prepare()
+        if turned is None:
+            if shared.angles is None:
+                shared.angles = self._store.rotary(self.places())
+            turned = rotate(queries, *shared.angles), rotate(keys, *shared.angles)
+        for own, given in zip(shared.own, (keys, values, turned[1]), strict=True):
+            own[layer].copy_(given)
         self._written += 1
-        seen = slice(self._head, self._end)
-        turned = rotate(queries, cos, sin)
-        return attend_causally(turned, arena.rotated[layer, :, seen], arena.values[layer, :, seen], mask, scale)
+        return attend_causally(turned[0], shared.seen_keys[layer], shared.seen_values[layer], shared.mask, scale)
+
+    def _prepare(self) -> "_Shared":
+        """What is the same in every layer, or is cut into layers, made once."""
+        arena, seen, new = self._store._window.arena, slice(self._head, self._end), slice(self._tail, self._end)
+        self._shared = _Shared(
+            own=tuple(tensor[:, :, new].unbind(0) for tensor in arena.tensors),
+            seen_keys=arena.rotated[:, :, seen].unbind(0),
+            seen_values=arena.values[:, :, seen].unbind(0),
+            mask=causal_mask(self._store.spec, self._block.num_tokens, self._end - self._head),
+        )
+        return self._shared
 
     def rows(self) -> Rows:
         """All resident rows as the past, and the rows behind them (see `Segment.rows`)."""

@@ -12,7 +12,7 @@ from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import Recall, Scoring, Span
 from onlooker.kernels.packed_attention import Rows
 from onlooker.kvstore.arena import Reader, allocate
-from onlooker.kvstore.attention import attend_context_and_tail
+from onlooker.kvstore.attention import Turned, attend_context_and_tail
 from onlooker.kvstore.context import Context, Sources, block_shares
 from onlooker.kvstore.rotation import rotate
 from onlooker.kvstore.signals import fold_queries, score_blocks, share_attention
@@ -246,9 +246,17 @@ class Retrieval:
     def __init__(self, view: QuestionView, positions: Tensor) -> None:
         self._view, self._positions = view, positions
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    def places(self) -> None:
+        """None: each layer's context may be of another size."""
+
+    def attend(
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, turned: Turned = None
+    ) -> Tensor:
         """Choose this layer's context, then attend to it and to the question itself (see `Segment.attend`)."""
-        context = self._view._choose_layer(layer, queries, scale)
+        assert turned is None, "places were not known"
+        chosen = self._view._contexts
+        # A pass that is repeated, because somebody else's part of it failed, asks what it asked before.
+        context = chosen[layer] if layer < len(chosen) else self._view._choose_layer(layer, queries, scale)
         # Layers may see different numbers of positions, so the angles are made per layer.
         cos, sin = self._view._sources.rotary(self._positions + context.reach)
         own, past = (rotate(keys, cos, sin), values), (context.keys[0], context.values[0])
@@ -267,17 +275,26 @@ class TailSegment:
         self._start, self._end = start, start + positions.shape[1]
         self._angles: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    def places(self) -> Tensor | None:
+        """Behind the context, if it is of one size (see `Segment.places`)."""
+        whole = self._view._whole
+        return None if whole is None else self._positions + (self._reach + whole.reach)
+
+    def attend(
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, turned: Turned = None
+    ) -> Tensor:
         """Join the view's tail and attend to the context and the tail so far (see `Segment.attend`)."""
         view = self._view
         view._check_open()
         context, new, seen = view._contexts[layer], slice(self._start, self._end), slice(0, self._end)
-        cos, sin = self._turns(context.reach)
+        if turned is None:
+            angles = self._turns(context.reach)
+            turned = rotate(queries, *angles), rotate(keys, *angles)
         tail_keys, tail_values = view._tail[0, layer], view._tail[1, layer]
-        tail_keys[:, new] = rotate(keys, cos, sin)
+        tail_keys[:, new] = turned[1]
         tail_values[:, new] = values
         past, tail = (context.keys[0], context.values[0]), (tail_keys[:, seen], tail_values[:, seen])
-        output, weights = attend_context_and_tail(rotate(queries, cos, sin), past, tail, scale)
+        output, weights = attend_context_and_tail(turned[0], past, tail, scale)
         if self._cited:
             ledger = view._ledgers[0][layer] if view._whole else view._ledgers[layer][0]
             ledger.add_(weights)

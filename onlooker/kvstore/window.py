@@ -1,6 +1,7 @@
 """What the stream sees while it is being watched: the prefix and the resident blocks as one slice of an arena."""
 
 import itertools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from onlooker.kvstore.blocks import Block
 from onlooker.kvstore.rotation import Rotary, rotate, shifted
 
 LEAST_ROWS = 64
+SLACK = 8
+"""An arena has room for one row more than needed for so many."""
 ROWS_AT_ONCE = 4096
 """Rows times layers that are rotated by one call."""
 
@@ -22,8 +25,11 @@ class Window:
     the first block begins. Only distances matter to rotary attention, so when the oldest blocks leave, the others keep
     the rotation they were written with, and only the prefix is rotated anew (from raw keys) and written in front of the
     new first block. When positions would pass `position_limit` (or twice the live positions, if those are more), or a
-    block leaves from the middle, all resident keys are rotated anew from their raw keys, starting at zero. Raw keys are
-    moved, never changed.
+    block leaves from the middle, all resident keys are rotated anew from their raw keys, starting at zero, in a fresh
+    arena. Raw keys are moved, never changed.
+
+    Whatever needs memory comes first in every act, and what changes the window needs none: an act that fails for want
+    of memory has done nothing.
     """
 
     def __init__(self, spec: ModelSpec, rotary: Rotary, position_limit: int) -> None:
@@ -45,17 +51,20 @@ class Window:
         return self.tail - self.head
 
     def reserve(self, num_tokens: int, extent: int, most_rows: int) -> None:
-        """Make room for a block behind the tail. The caller has checked that it fits into `most_rows`."""
+        """Make room for a block behind the tail. The caller has checked that it fits into `most_rows`.
+
+        Raises `CapacityError` when the device has no memory left.
+        """
         needed = self.num_rows + num_tokens
         if self.tail + num_tokens > self.arena.capacity or self.arena.capacity > most_rows:
             wanted = self.arena.capacity
             # Grow only when little would be won by moving the live rows to the front: a window that slides settles at
-            # a quarter more rows than it holds, and moves them once for every quarter that comes.
-            if self.head * 4 < needed:
-                wanted = max(needed * 5 // 4, LEAST_ROWS)
+            # an eighth more rows than it holds, and moves them once for every eighth that comes.
+            if needed > self.arena.capacity or self.head * SLACK < needed:
+                wanted = max(needed * (SLACK + 1) // SLACK, LEAST_ROWS)
             # Below the budget, leave a little for the signals, which grow with every block.
             wanted = wanted if wanted <= most_rows else max(needed, most_rows * 7 // 8)
-            self._move(slice(self.head, self.tail), self.num_rows, wanted)
+            self._move(wanted)
         live = self.next_offset - self._base()
         # Twice the live positions, so that rotating them anew is paid for by as many new ones.
         if self._base() > 0 and self.next_offset + extent > max(self.position_limit, 2 * live):
@@ -71,18 +80,22 @@ class Window:
         self.next_offset += block.extent
 
     def remove(self, leaving: set[int]) -> None:
-        """Blocks leave the window (they were parked or forgotten). Never the prefix."""
+        """Blocks leave the window (they were parked or forgotten). Never the prefix.
+
+        The newest of all leave without any need of memory, unless an open question reads them. Raises `CapacityError`
+        when the device has no memory left for what others need.
+        """
         if not leaving:
             return
-        first = int(self.prefix is not None)
-        oldest = set(itertools.islice(self.blocks, first, first + len(leaving)))
-        num_rows = sum(self.blocks[block].num_tokens for block in leaving)
-        for block in leaving:
-            del self.blocks[block], self.rows[block], self.offsets[block]
-        if leaving == oldest:
-            self._slide(num_rows)
+        first, count = int(self.prefix is not None), len(leaving)
+        if leaving == set(itertools.islice(reversed(self.blocks), count)) and not self.arena.is_read(
+            min(self.rows[block] for block in leaving), self.tail
+        ):
+            self._retract(leaving)
+        elif leaving == set(itertools.islice(self.blocks, first, first + count)):
+            self._slide(leaving)
         else:
-            self._squeeze()
+            self._repack([block for number, block in self.blocks.items() if number not in leaving])
 
     def read(self, blocks: list[int]) -> slice | None:
         """The arena rows of these blocks if they are exactly what is resident, else None."""
@@ -92,7 +105,7 @@ class Window:
         """An independent copy."""
         twin = Window(self.spec, self.rotary, self.position_limit)
         twin.arena = Arena(self.spec, self.num_rows)
-        twin.arena.copy_rows(self.arena, slice(self.head, self.tail), 0, self.num_rows)
+        twin.arena.copy_rows(self.arena, self.head, self.tail, 0)
         twin.tail, twin.next_offset, twin.prefix = self.num_rows, self.next_offset, self.prefix
         twin.blocks, twin.offsets = dict(self.blocks), dict(self.offsets)
         twin.rows = {block: row - self.head for block, row in self.rows.items()}
@@ -101,77 +114,82 @@ class Window:
     def _base(self) -> int:
         return self.offsets[next(iter(self.offsets))] if self.offsets else 0
 
-    def _slide(self, num_rows: int) -> None:
-        """The oldest blocks are gone: their rows are free, and the prefix moves up behind them."""
-        prefix = self.prefix
-        size = prefix.num_tokens if prefix else 0
-        old, new = slice(self.head, self.head + size), self.head + num_rows
-        if prefix and self.arena.is_read(new, new + size):
-            # Copy on write: an open question reads the rows that the prefix is about to take.
-            fresh = Arena(self.spec, self.arena.capacity)
-            rest = self.tail - new - size
-            fresh.copy_rows(self.arena, old, 0, size)
-            fresh.copy_rows(self.arena, slice(new + size, self.tail), size, rest)
-            self._settle(fresh, new)
-        elif prefix:
-            for tensor in (self.arena.keys, self.arena.values):
-                tensor[:, :, new : new + size] = tensor[:, :, old].clone()
-            self.head = new
-        else:
-            self.head = new
-        if prefix:
-            self.rows[prefix.id] = self.head
-            later = list(self.blocks)[1:2]
-            first = self.offsets[later[0]] if later else prefix.extent
-            self.offsets[prefix.id] = first - prefix.extent
-            self._rotate([prefix], self.head)
-        elif not self.blocks:
-            self.head = self.tail = 0 if not self.arena.readers else self.tail
-        if len(self.blocks) == (prefix is not None):
-            self.next_offset = prefix.extent if prefix else 0
+    def _drop(self, leaving: set[int]) -> None:
+        for block in leaving:
+            del self.blocks[block], self.rows[block], self.offsets[block]
 
-    def _squeeze(self) -> None:
-        """Blocks left from the middle: pack the rows of the others and rotate them anew."""
-        device, kept = self.spec.device, list(self.blocks.values())
-        starts = torch.tensor([self.rows[block.id] for block in kept])
-        counts = torch.tensor([block.num_tokens for block in kept])
-        before = counts.cumsum(0) - counts
-        index = torch.arange(int(counts.sum())) + torch.repeat_interleave(starts - before, counts)
-        arena = self.arena if not self.arena.readers else Arena(self.spec, self.arena.capacity)
-        arena.copy_rows(self.arena, index.to(device), 0, len(index))
-        self.arena, self.head, self.tail = arena, 0, len(index)
-        self.rows = dict(zip(self.blocks, before.tolist(), strict=True))
-        self._rotate_anew()
+    def _retract(self, leaving: set[int]) -> None:
+        """The newest blocks are gone: the next one takes their place."""
+        self.tail = min(self.rows[block] for block in leaving)
+        self.next_offset = min(self.offsets[block] for block in leaving)
+        self._drop(leaving)
+
+    def _slide(self, leaving: set[int]) -> None:
+        """The oldest blocks are gone: their rows are free, and the prefix moves up behind them."""
+        prefix, head = self.prefix, self.head + sum(self.blocks[block].num_tokens for block in leaving)
+        if prefix is None:
+            self.head = head
+            self._drop(leaving)
+            return
+        after = next(itertools.islice(self.blocks, 1 + len(leaving), None), None)
+        offset = self.next_offset if after is None else self.offsets[after]
+        size = prefix.num_tokens
+        raw, values, _ = (tensor[:, :, self.head : self.head + size].clone() for tensor in self.arena.tensors)
+        turned = torch.empty_like(raw)
+        self._rotate(raw, turned, [prefix], [offset - prefix.extent])
+        arena = self.arena
+        if arena.is_read(head, head + size):
+            # Copy on write: an open question reads the rows that the prefix is about to take.
+            arena = Arena(self.spec, arena.capacity)
+            arena.copy_rows(self.arena, head + size, self.tail, size)
+        self._drop(leaving)
+        self.head = head
+        self.rows[prefix.id], self.offsets[prefix.id] = head, offset - prefix.extent
+        if arena is not self.arena:
+            self._settle(arena, head)
+        for tensor, rows in zip(arena.tensors, (raw, values, turned), strict=True):
+            tensor[:, :, self.head : self.head + size] = rows
 
     def _rotate_anew(self) -> None:
-        """Give out positions from zero again and rotate every resident key from its raw key."""
-        if self.arena.is_read(self.head, self.tail):
-            self._move(slice(self.head, self.tail), self.num_rows, self.arena.capacity)
-        offset = 0
-        for block in self.blocks.values():
-            self.offsets[block.id] = offset
-            offset += block.extent
-        self.next_offset = offset
-        if self.blocks:
-            self._rotate(list(self.blocks.values()), self.head)
+        """Give out positions from zero again."""
+        self._repack(list(self.blocks.values()))
 
-    def _rotate(self, blocks: list[Block], start: int) -> None:
-        """Write the rotated keys of neighbouring blocks that begin at row `start`."""
-        offsets = [self.offsets[block.id] for block in blocks]
+    def _repack(self, kept: list[Block]) -> None:
+        """These blocks only, in a fresh arena, at positions from zero: every key is rotated from its raw key."""
+        arena, rows, offsets = Arena(self.spec, self.arena.capacity), [], []
+        row = offset = 0
+        for block in kept:
+            rows.append(row)
+            offsets.append(offset)
+            row, offset = row + block.num_tokens, offset + block.extent
+        for first, last in _neighbours([self.rows[block.id] for block in kept], kept):
+            start, end = self.rows[kept[first].id], self.rows[kept[last].id] + kept[last].num_tokens
+            arena.copy_rows(self.arena, start, end, rows[first])
+        if kept:
+            self._rotate(arena.keys[:, :, :row], arena.rotated[:, :, :row], kept, offsets)
+        self.arena, self.head, self.tail, self.next_offset = arena, 0, row, offset
+        names = [block.id for block in kept]
+        self.blocks = dict(zip(names, kept, strict=True))
+        self.rows, self.offsets = dict(zip(names, rows, strict=True)), dict(zip(names, offsets, strict=True))
+
+    def _rotate(self, raw: Tensor, into: Tensor, blocks: list[Block], offsets: list[int]) -> None:
+        """Rotate the raw keys of neighbouring blocks, `[layers, kv_heads, rows, head_dim]`, into a tensor like it."""
         cos, sin = self.rotary(shifted([block.positions for block in blocks], offsets))
-        rows = slice(start, start + cos.shape[0])
         # A short prefix, which moves at every frame, in one go; much in bites, to bound the temporary copies.
         bite = max(1, ROWS_AT_ONCE // max(1, cos.shape[0]))
         for first in range(0, self.spec.num_layers, bite):
             some = slice(first, first + bite)
-            self.arena.rotated[some, :, rows] = rotate(self.arena.keys[some, :, rows], cos, sin)
+            into[some] = rotate(raw[some], cos, sin)
 
-    def _move(self, rows: slice, count: int, capacity: int) -> None:
+    def _move(self, capacity: int) -> None:
         """Bring the live rows to the front, of this arena if it is of the size and unread, else of another."""
-        same = capacity == self.arena.capacity and not self.arena.readers
-        arena = self.arena if same else Arena(self.spec, capacity)
-        arena.copy_rows(self.arena, rows, 0, count)
-        self._settle(arena, rows.start)
+        if capacity == self.arena.capacity and not self.arena.readers:
+            self.arena.move_rows(self.head, self.tail, 0)
+            self._settle(self.arena, self.head)
+        else:
+            arena = Arena(self.spec, capacity)
+            arena.copy_rows(self.arena, self.head, self.tail, 0)
+            self._settle(arena, self.head)
 
     def _settle(self, arena: Arena, shift: int) -> None:
         """The live rows now lie `shift` rows further up, in `arena`."""
@@ -183,3 +201,12 @@ class Window:
         """Live rows of raw keys, values and rotated keys, each `[layers, kv_heads, rows, head_dim]`."""
         keys, values, rotated = (tensor[:, :, self.head : self.tail] for tensor in self.arena.tensors)
         return keys, values, rotated
+
+
+def _neighbours(rows: list[int], blocks: list[Block]) -> Iterator[tuple[int, int]]:
+    """(first, last) of every run of blocks whose rows lie side by side."""
+    first = 0
+    for number, block in enumerate(blocks):
+        if number + 1 == len(blocks) or rows[number] + block.num_tokens != rows[number + 1]:
+            yield first, number
+            first = number + 1

@@ -111,7 +111,7 @@ def test_kernels_equal_the_method_whatever_the_padding(interpreted, selection):
     # Each selection with other ways, so that all of them are tried in whole steps.
     ways = {
         "per_layer": Ways(interpreted, "split", "in_place"),
-        "shared": Ways(interpreted, "torch", "in_place", "small"),
+        "shared": Ways(interpreted, "torch", "in_place"),
         "patch": Ways(interpreted, "split", "split"),
     }[selection]
     prepared = ready(method, tower, videos[0][0], ways, max_streams=4, made=made)

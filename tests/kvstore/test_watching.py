@@ -217,6 +217,23 @@ def test_bytes_stay_constant_from_frame_100_on(budget, frames):
     assert all(size == sizes[0] for size in sizes)
 
 
+@pytest.mark.parametrize("count", [1, 7, 30])
+def test_a_sliding_window_has_room_for_an_eighth_more_than_it_needs(count):
+    stack = Stack()
+    store = new_store(stack, 5)
+    most, moved, capacity = 0, 0, 0
+    for number in range(400):
+        arena, head = store._window.arena, store._window.head
+        watch(stack, store, count, number)
+        most = max(most, store._window.num_rows)
+        moved += store._window.head < head or store._window.arena is not arena
+        capacity = store._window.arena.capacity
+        while sum(span.num_tokens for span in store.spans) > 300:
+            store.apply(Plan(forget=(store.spans[1].id,)))
+    assert most <= capacity <= max(most * 9 // 8, 64)
+    assert moved <= 20 + 400 * count / (most / 8 - count), "rows are moved once for every eighth that comes"
+
+
 def test_export_load_and_fork_continue_bit_for_bit():
     stack = Stack(3)
     store = new_store(stack)

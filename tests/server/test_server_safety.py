@@ -269,12 +269,12 @@ def test_idle_sessions_are_closed_and_gone(pocket):
 
 
 def test_a_slow_body_is_given_up(pocket):
-    with running(pocket, Limits(receive_s=0.5)) as server, server.client() as client:
+    with running(pocket, Limits(receive_s=2.0)) as server, server.client() as client:
         path = opened(client)
 
         def slow():
             yield b"\xff\xd8"
-            time.sleep(2)
+            time.sleep(5)
             yield b"\xff"
 
         reply = client.post(f"{path}/frame", content=slow(), headers=JPEG)

@@ -180,7 +180,8 @@ class Rows:
 
 
 def _frames(path: Path, fps: float) -> Iterator[Frame]:
-    from onlooker.video import open_video
+    from onlooker.video import Ahead, open_video
 
-    with open_video(path, fps=fps) as source:
-        yield from source
+    # Decoded while the model is at work: many videos share its steps, which would wait for all their decoders.
+    with open_video(path, fps=fps) as source, Ahead(iter(source)) as frames:
+        yield from frames

@@ -1,0 +1,217 @@
+"""Every Triton kernel compiles for Hopper GPUs, fits their shared memory, and reads no register that nothing wrote.
+
+No GPU is needed: the library's own functions are called on CPU tensors of the real widths, under a Triton driver that
+compiles what they launch, notes the machine code and launches nothing. It has a process of its own, because Triton has
+one driver a process and remembers what it compiled under it.
+
+The registers are looked at because a compiler did get this wrong: ptxas 12.8 (in Triton 3.6) lost where an operand lies
+in shared memory, and window attention read anywhere.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+KERNELS = Path(__file__).parents[2] / "onlooker" / "kernels"
+SHARED_BYTES = 232_448
+"""Shared memory a program may have on a GPU of compute capability 9.0."""
+INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_.]+)\s+([^;]*);")
+UNIFORM = re.compile(r"\bUR(\d+)\b")
+
+
+def kernel_names() -> set[str]:
+    """All kernels of the library that are launched: those that no other kernel calls."""
+    text = "".join(path.read_text() for path in KERNELS.glob("_*_triton.py"))
+    made = set(re.findall(r"^@triton\.jit.*\ndef (\w+)", text, re.MULTILINE))
+    return made - set(re.findall(r"(?<!def )(?<![.\w])(\w+)\(", text))
+
+
+def unwritten(code: str) -> list[str]:
+    """Instructions that read a uniform register (descriptors of shared memory are there) which none writes."""
+    written: set[int] = set()
+    reads: list[tuple[int, str]] = []
+    for name, operands in INSTRUCTION.findall(code):
+        first, _, rest = operands.partition(",")
+        target = UNIFORM.fullmatch(first.strip())
+        if target:
+            # Wide results fill neighbours too; one too many only makes this check milder.
+            width = 4 if "128" in name else 2 if re.search("64|WIDE|CS2UR|LEPC", name) else 1
+            written.update(range(int(target[1]), int(target[1]) + width))
+        read = rest if target else operands
+        reads += [(int(number), f"{name} {operands.strip()}") for number in UNIFORM.findall(read)]
+    return [text for number, text in reads if number not in written]
+
+
+def test_registers_are_told_apart():
+    line = "        /*{:04x}*/                   {} ;\n"
+    code = ["UIADD3 UR4, UP0, UR6, 0x20, URZ", "HGMMA.64x16x16.F32.BF16 R24, R56, gdesc[UR4].tnspB, RZ, !UPT"]
+    text = "".join(line.format(16 * number, each) for number, each in enumerate(code))
+    assert unwritten(text) == ["UIADD3 UR4, UP0, UR6, 0x20, URZ"]
+    assert not unwritten(line.format(0, "ULDC.64 UR6, c[0x0][0x208]") + text)
+    assert len(unwritten(line.format(0, "@P2 LDG.E.128 R8, desc[UR14][R80.64+0x80]"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+def test_kernels_compile_for_hopper():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_INTERPRET")}
+    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    compiled = [json.loads(line) for line in done.stdout.splitlines()]
+    if not compiled:
+        pytest.skip(f"this Triton has no compiler for NVIDIA GPUs: {done.stderr[-300:]}")
+    assert {each["kernel"] for each in compiled} == kernel_names()
+    assert {each["kernel"] for each in compiled if each["products"]} >= {"attend", "attend_windows", "attend_rows"}
+    assert not {each["kernel"]: each["unwritten"] for each in compiled if each["unwritten"]}
+    assert max(each["shared"] for each in compiled) <= SHARED_BYTES
+
+
+# --------------------------------------------------------------------------------------------- the process of its own
+
+
+class Compiler:
+    """A Triton driver without a device: what is launched is compiled and noted."""
+
+    def __init__(self) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self.target = GPUTarget("cuda", 90, 32)
+        self.utils = self
+        self.compiled: list[dict[str, Any]] = []
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        return self.target
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": SHARED_BYTES}
+
+    def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[Any, Any, int, int, int]:
+        # Operands of matrix products lie in shared memory; the others have no descriptors that could be wrong.
+        code = disassembled(binary) if shared > 4096 else ""
+        self.compiled.append(
+            {"kernel": name, "shared": shared, "products": "MMA" in code, "unwritten": unwritten(code)}
+        )
+        return self, self, 0, 0, 1024
+
+    def launcher_cls(self, source: Any, metadata: Any) -> Any:
+        return lambda *given: None
+
+
+def disassembled(binary: bytes) -> str:
+    """Machine code as text, by the tool that comes with Triton."""
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        command = [knobs.nvidia.nvdisasm.path, "-c", "-ndf", file.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def vision_models(dtype: torch.dtype) -> Iterator[tuple[Any, torch.Tensor]]:
+    """Towers of two layers at the widths of real models, and a small frame of two streams; Qwen2.5-VL's second layer
+    sees the whole frame, its first one has windows, of which one is whole."""
+    from onlooker.models import SHAPES
+    from onlooker.models._qwen_random import random_vision
+    from onlooker.models._shapes import QwenShape, random_model
+
+    few = {"text_layers": 1, "text_dim": 128, "text_mlp": 128, "query_heads": 1, "kv_heads": 1, "vocabulary": 32}
+    small = {**few, "vision_layers": 2, "vision_mlp": 128}
+    for name in ("qwen2.5-vl-7b", "qwen3-vl-8b"):
+        shape = SHAPES[name]
+        assert isinstance(shape, QwenShape)
+        whole = (1,) if shape.whole_layers else None
+        taps = (1,) if shape.tap_layers else ()
+        vision = random_vision(
+            dataclasses.replace(shape, **small, whole_layers=whole, tap_layers=taps), dtype, torch.device("cpu")
+        )
+        size = (8 * shape.patch_size, 12 * shape.patch_size)
+        yield vision.tower(8, 12), vision.embed_patches(torch.zeros(2, 3, *size))
+    shape = dataclasses.replace(SHAPES["llava-onevision-7b"], **small, image_size=8 * 14)
+    model: Any = random_model(shape, str(dtype).removeprefix("torch."), "cpu")
+    pixels = torch.zeros(2, 3, 8 * 14, 8 * 14)
+    yield model.tower(tuple(pixels.shape[1:])), model.embed_patches(pixels)
+
+
+def run_vision(dtype: torch.dtype) -> None:
+    """Steps of whole and of partly computed streams, and dense ones."""
+    from onlooker.encode._packed import PackedTower, References, Ways, packed_layers
+    from onlooker.encode.stc_cacher import STCCacher
+    from onlooker.kernels.gated import gated_rows
+    from onlooker.kernels.rows import Stored, vision_kernels
+
+    kernels = vision_kernels()
+    for tower, hidden in vision_models(dtype):
+        plan, taps = STCCacher(2).plan(tower), tuple(sorted(tower.tap_layers))
+        step = PackedTower(packed_layers(tower), plan, Ways(kernels, "split", "in_place"), taps)
+        tensors = [[hidden.new_zeros(count, *hidden.shape[1:]) for _ in hidden] for count in step.kept]
+        tables = [torch.tensor([each.data_ptr() for each in stored]) for stored in tensors]
+        old = References(*(Stored(addresses=table) for table in tables))
+        step.run(hidden, step.chosen(hidden, 1), old)
+        dense = PackedTower(step.layers, dataclasses.replace(plan, count=0), step.ways, taps)
+        dense.run(hidden, dense.chosen(hidden, 2), None)
+    # Values that are not read in place are put side by side, and tokens chosen before the first layer are gathered.
+    plan = STCCacher(2, selection="patch").plan(tower)
+    beside = dataclasses.replace(step, plan=plan, ways=Ways(kernels, "split", "split"))
+    beside.run(hidden, beside.chosen(hidden, 0), old)
+    gated_rows(torch.zeros(2, 2 * 3456, dtype=dtype), kernels)
+
+
+def run_language() -> None:
+    """Passes of LLaVA-OneVision-7B, from few tokens to many."""
+    from onlooker.core.contracts import ModelSpec
+    from onlooker.kernels.language_rows import add_norm, language_kernels, silu_product
+    from onlooker.kernels.packed_attention import PassTables, RowAttention, tiles_for
+
+    spec = ModelSpec("7b", 1, 28, 4, 128, 3584, torch.bfloat16, torch.device("cpu"), max_positions=4096)
+    for tokens in (16, 512):
+        attention = RowAttention(PassTables(spec, tokens, 2, tiles_for(tokens)))
+        attention.turn(torch.zeros(tokens, 128), torch.zeros(tokens, 128))
+        queries = torch.zeros(28, tokens, 128, dtype=spec.dtype)
+        attention.attend(0, queries, queries[:4], queries[4:8], 0.1)
+    rows, weight = torch.zeros(2, 3584, dtype=spec.dtype), torch.zeros(3584, dtype=spec.dtype)
+    for more in (None, rows):
+        add_norm(rows, more, weight, 1e-6, language_kernels())
+    wide = torch.zeros(2, 18944, dtype=spec.dtype)
+    silu_product(wide, wide, language_kernels())
+
+
+@torch.no_grad()
+def main() -> None:
+    """Compile, and print a line of JSON for each machine code; nothing where Triton cannot."""
+    import triton
+    from triton.backends import backends
+
+    if "nvidia" not in backends:
+        print(f"backends of Triton {triton.__version__}: {', '.join(backends)}", file=sys.stderr)
+        return
+    from onlooker.kernels import rows
+
+    compiler: Any = Compiler()
+    triton.runtime.driver.set_active(compiler)
+    rows._starts_early = lambda on: True  # as on the device that is compiled for, which nobody can ask here
+    run_vision(torch.bfloat16)
+    run_language()
+    for each in compiler.compiled:
+        print(json.dumps(each))
+
+
+if __name__ == "__main__":
+    main()
