@@ -34,7 +34,7 @@ def run_pass(model: VideoModel, works: Sequence[Work]) -> list[Tensor | None]:
     segments = [(work.segment, count) for work, count in zip(works, counts, strict=True)]
     attention = PackedAttention(segments, model.rotary)
     embeddings = torch.cat([work.embeddings for work in works])
-    hidden = model.extend(embeddings, attention, _packed_extras(works, counts))
+    hidden = model.extend_lean(embeddings, attention, _packed_extras(works, counts))
     ends = torch.tensor(counts).cumsum(0).tolist()
     asked = [number for number, work in enumerate(works) if work.wants_logits]
     results: list[Tensor | None] = [None] * len(works)

@@ -17,6 +17,8 @@ from onlooker.kvstore.rotation import Rotary, rotate
 
 QUERY_BLOCK = 64
 """Queries handled at once where logits are written out, which bounds their memory."""
+MOST_LOGITS = 1 << 20
+"""Logits up to which a CPU is quicker with them written out than with its fused attention: as many as stay in cache."""
 
 
 Turned = tuple[Tensor, Tensor] | None
@@ -101,9 +103,14 @@ def causal_mask(spec: ModelSpec, num_queries: int, num_keys: int) -> Tensor | No
 def attend_causally(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Rotated queries `[Hq, n, D]` over keys and values `[H, m, D]`; `[n, Hq, D]`. `mask` as from `causal_mask`."""
     query_heads, num_queries, dim = queries.shape
-    groups = query_heads // keys.shape[0]
-    folded = queries.reshape(1, keys.shape[0], groups * num_queries, dim)
-    out = F.scaled_dot_product_attention(folded, keys[None], values[None], attn_mask=mask, scale=scale)
+    heads, num_keys = keys.shape[:2]
+    folded = queries.reshape(heads, -1, dim)
+    written_out = folded.shape[0] * folded.shape[1] * num_keys <= MOST_LOGITS
+    if mask is not None and written_out and queries.device.type == "cpu" and queries.dtype == torch.float32:
+        logits = torch.baddbmm(mask, folded, keys.transpose(1, 2), alpha=scale)
+        out = torch.bmm(logits.softmax(dim=-1), values)
+    else:
+        out = F.scaled_dot_product_attention(folded[None], keys[None], values[None], attn_mask=mask, scale=scale)
     return out.reshape(query_heads, num_queries, dim).transpose(0, 1)
 
 

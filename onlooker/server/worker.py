@@ -293,9 +293,10 @@ class Worker:
             return
         self._told_stats_s = now
         rung, self.stats = self.stats and self.stats.rung, scheduler.stats()
+        serving = {"rung": self.stats.rung, "level": self.stats.level, "lowest_level": len(scheduler.ladder) - 1}
         for lane, stream in self._streams.items():
             if rung not in (None, self.stats.rung):
-                stream.events.add(Event("serving", {"rung": self.stats.rung, "level": self.stats.level}))
+                stream.events.add(Event("serving", serving))
             before, stream.stats = stream.stats, figures_of(stream)
             # Clients hear through the stream's own feed; what the engine's session noted for its caller is let go.
             collections.deque(lane.session.events(), maxlen=0)

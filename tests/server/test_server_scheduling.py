@@ -1,5 +1,6 @@
 """Too much to do: streams are refused with a time to come back, the others do with less, and all of it is told."""
 
+import json
 import time
 
 import pytest
@@ -65,3 +66,32 @@ def test_overload_is_refused_degraded_told_and_undone(slow, jpegs):
         again = opened(client, fps=1)
         push(client, again, jpegs[:1])
         client.delete(again)
+
+
+@pytest.mark.slow
+def test_a_session_reads_in_its_events_that_the_ladder_went_down_and_up_again(slow, jpegs):
+    with slow.client() as client:
+        path = opened(client, fps=40)
+        heard: list[dict] = []
+        number = 0
+
+        def overloaded() -> bool:
+            nonlocal number
+            number += 1
+            client.post(f"{path}/frame", params={"pts": number}, content=jpegs[number % 12], headers=JPEG)
+            return metric(client, "onlooker_degrade_level") >= 1
+
+        eventually(overloaded)
+        # Nothing more is pushed: there is room, and the same session climbs back.
+        with client.stream("GET", f"{path}/events?types=serving", headers={"last-event-id": "0"}) as reply:
+            for line in reply.iter_lines():
+                if line.startswith("data: "):
+                    heard.append(json.loads(line.removeprefix("data: ")))
+                    if heard[-1]["level"] == 0:
+                        break
+        levels = [event["level"] for event in heard]
+        assert levels[0] >= 1 and levels[-1] == 0 and heard[-1]["rung"] == "everything"
+        assert all(event["lowest_level"] >= 1 and event["level"] <= event["lowest_level"] for event in heard)
+        assert client.get(path).json()["serving"] == "everything"
+        assert metric(client, "onlooker_degrade_level") == 0
+        client.delete(path)
