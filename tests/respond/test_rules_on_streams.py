@@ -107,7 +107,9 @@ def test_many_rules_over_many_streams_share_passes_and_equal_each_alone(tiny_mod
     before = engine.passes.counts.passes
     while rest := [probe for probe in probes if not probe.done]:
         engine.step_asking(rest)
-    assert engine.passes.counts.passes - before == 2, "nine looks, each a search for memories and a prompt, take two passes"
+    assert engine.passes.counts.passes - before == 2, (
+        "nine looks, each a search for memories and a prompt, take two passes"
+    )
     for watch in watches:
         watch.take()
     together = [[status.probability for status in watch.status()] for watch in watches]
