@@ -55,7 +55,7 @@ def whole_film(episode: Episode, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `onlooker serve pocket-aware --source demo=synthetic:1`, which needs a key."""
     with socket.socket() as free:
@@ -102,7 +102,7 @@ def _wait_until_ready(address: str, process: subprocess.Popen, log: Path) -> Non
     raise AssertionError(f"the server did not come up:\n{log.read_text(errors='replace')[-3000:]}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its driver keeps an event loop in this thread, and tests behind it run their own
 def chromium() -> Iterator[tuple[Any, str | None]]:
     """Playwright's driver of Chromium, and the system's browser if there is one; None means Playwright's own."""
     from playwright.sync_api import sync_playwright
