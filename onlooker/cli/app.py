@@ -105,7 +105,8 @@ def _run(arguments: list[str]) -> int:
             raise
         message = " ".join(error.format_message().split())  # pyright: ignore[reportAttributeAccessIssue] - see above
         words = [word for word in arguments[:2] if word.isalpha()]
-        command = " ".join(["onlooker", *words[: 2 if words[:1] == ["bench"] else 1]])
+        typed = " ".join(["onlooker", *words[: 2 if words[:1] == ["bench"] else 1]])
+        command = getattr(getattr(error, "ctx", None), "command_path", typed)  # an unknown command has no help
         return _complain(message.rstrip("."), _given(error, arguments), f"{command} --help", as_json, 2)
 
 

@@ -23,7 +23,9 @@ class Decoding:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise InputError("an answer needs at least one token", given=f"max_new_tokens={self.max_new_tokens}")
+            raise InputError(
+                "an answer needs at least one token", given=f"max_new_tokens={self.max_new_tokens}", do="1 or more"
+            )
         if not 0.0 <= self.temperature <= 100.0:
             raise InputError("temperature lies between 0 and 100", given=str(self.temperature), do="0 is greedy")
         if not 0.0 < self.top_p <= 1.0:

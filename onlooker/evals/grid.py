@@ -66,6 +66,8 @@ def _from_file(path: Path) -> list[dict[str, Any]]:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise InputError("the grid file cannot be read", given=f"{path}: {error}", do="write it as TOML") from error
+    if not found:
+        raise InputError("an empty grid", given=str(path), do="write a table base, axes or run")
     if unknown := sorted(set(found) - {"base", "axes", "run"}):
         raise InputError("a grid file has other tables", given=", ".join(unknown), do="use base, axes and run")
     shared = found.get("base", {})

@@ -25,7 +25,6 @@ from typing import Any
 from onlooker.core.errors import InputError
 from onlooker.core.records import QueryRecord, ReplyRecord, VideoRecord, from_json, to_json
 from onlooker.evals.causality import violations
-from onlooker.evals.item import Reading
 from onlooker.evals.replay import Outcome, VideoOutcome, replay
 from onlooker.evals.settings import RunSettings, load_items, make_system, rejected_row, settings_file
 
@@ -236,8 +235,3 @@ def _video(row: dict[str, Any]) -> VideoRecord:
     video = from_json(json.dumps(row))
     assert isinstance(video, VideoRecord), row
     return video
-
-
-def questions_of(reading: Reading) -> int:
-    """Questions that will be put."""
-    return sum(len(item.queries) for item in reading.items)

@@ -67,6 +67,13 @@ def test_what_is_no_video_is_refused(run, film, model, tmp_path, name) -> None:
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "help_page"), [(["nope"], "onlooker --help"), (["bench", "nope"], "onlooker bench --help")]
+)
+def test_an_unknown_command_names_a_help_page_that_is_there(run, words, help_page) -> None:
+    refused(run(*words), 2, "nope", help_page)
+
+
 @pytest.mark.parametrize("source", ["rtsp://nowhere/stream", "ftp://nowhere/a.mp4", "", "concat:a|b", "\0"])
 def test_what_is_no_source_is_refused(run, model, source) -> None:
     refused(run("ask", source, "what?", *model), 3)

@@ -136,6 +136,13 @@ def test_bad_grids_say_what_is_wrong(spec, message):
         expand(spec, {})
 
 
+def test_an_empty_grid_file_is_not_a_run_of_the_defaults(tmp_path):
+    path = tmp_path / "grid.toml"
+    path.write_text("# nothing yet\n")
+    with pytest.raises(InputError, match="empty"):
+        expand(str(path), {"suite": "pocketworld"})
+
+
 def test_a_grid_runs_and_goes_on_and_one_failure_stops_nothing(tmp_path):
     grid = [settings(), settings(control="yes"), settings(control="", model="nowhere/")]
     told = []
