@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -122,6 +123,7 @@ def serve(
             idle_s=idle,
         ),
     )
+    _check_address(host, port)
     start_logging(as_json=None if log == "auto" else log == "json")
     note(f"serving {model} at http://{host}:{port}")
     if devices is not None:
@@ -176,3 +178,19 @@ def _named(text: str) -> tuple[str, str]:
             do="for example demo=synthetic or door=rtsp://cam/1",
         )
     return name, url
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raise `InputError` unless the address can be listened at: told before a model is loaded for it."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen()
+    except OSError as error:
+        raise InputError(
+            "the server cannot listen there",
+            given=f"{host}:{port}: {error.strerror}",
+            do="choose another --host or --port",
+        ) from error

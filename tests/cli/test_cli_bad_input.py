@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -72,6 +73,11 @@ def test_what_is_no_video_is_refused(run, film, model, tmp_path, name) -> None:
 )
 def test_an_unknown_command_names_a_help_page_that_is_there(run, words, help_page) -> None:
     refused(run(*words), 2, "nope", help_page)
+
+
+def test_a_port_in_use_is_told_before_anything_is_loaded(run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        refused(run("serve", "pocket", "--port", taken.getsockname()[1]), 2, "cannot listen", "--port")
 
 
 @pytest.mark.parametrize("source", ["rtsp://nowhere/stream", "ftp://nowhere/a.mp4", "", "concat:a|b", "\0"])
