@@ -41,11 +41,13 @@ check: $(READY)  ## style, types, room contracts, generated texts
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python tools/captions.py --check
+	$(BIN)/python tools/systems.py
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python tools/captions.py --write
+	$(BIN)/python tools/systems.py --write
 
 readme: $(READY)  ## run the README's example and draw its picture, so that both are true
 	$(BIN)/python tools/readme.py

@@ -78,7 +78,19 @@ def _run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         # Commands register themselves when their file is imported.
-        from onlooker.cli import ask, bench, bench_load, doctor, evaluate, methods, plan, report, serve, watch  # noqa: F401
+        from onlooker.cli import (  # noqa: F401
+            ask,
+            bench,
+            bench_load,
+            doctor,
+            evaluate,
+            methods,
+            plan,
+            report,
+            serve,
+            systems,
+            watch,
+        )
 
         # Not through `app()`, which has its own ideas about interruptions and readers that go away.
         command = typer.main.get_command(app)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -49,6 +49,8 @@ class STCPruner(Compressor):
       chosen per frame (there: per chunk, which was one frame), and equal scores are settled by position.
     - A budget of all tokens costs nothing but the history.
     """
+
+    realises: ClassVar[tuple[str, ...]] = ("stc",)
 
     keep: int | None = None
     """Tokens to keep of each frame (give this or keep_ratio)."""

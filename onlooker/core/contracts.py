@@ -377,6 +377,8 @@ class Method(ABC):  # noqa: B024 - abstract by its families below, which add the
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """Names a model must offer."""
+    realises: ClassVar[tuple[str, ...]] = ()
+    """Keys of the published systems (`onlooker/core/systems.toml`) that this method stands for."""
 
     def check(self, model: VideoModel) -> None:
         """Raise `ModelError` when the model does not offer what this method needs."""

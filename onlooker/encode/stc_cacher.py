@@ -22,7 +22,7 @@ The defaults are the published form. What differs from the paper or its code, an
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ from onlooker.encode._selection import Metric, Picked, least_alike, put_rows, si
 @dataclass(frozen=True)
 class STCCacher(EncoderAccelerator):
     """Reuses the work of a reference frame for the tokens that changed least."""
+
+    realises: ClassVar[tuple[str, ...]] = ("stc",)
 
     interval: int | None = 4
     """Every how many frames one is computed whole; 0 or none: only the first."""

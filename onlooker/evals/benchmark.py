@@ -41,6 +41,8 @@ class Benchmark:
     """The benchmark's own averages, from the marks of each task."""
     formula: str = ""
     """The published score in one line."""
+    realises: tuple[str, ...] = ()
+    """Keys of the published systems (`onlooker/core/systems.toml`) that this benchmark stands for."""
 
 
 def benchmark(name: str) -> Benchmark:

@@ -36,6 +36,7 @@ from onlooker.memory._recent import WindowState, count_new, oldest_beyond, prefi
 class ReKV(MemoryPolicy):
     """Retrieve parked blocks by the question's own queries."""
 
+    realises: ClassVar[tuple[str, ...]] = ("rekv",)
     scores_layers: ClassVar[bool] = True
 
     topk: int = 64

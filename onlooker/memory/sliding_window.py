@@ -7,6 +7,7 @@ positions stay packed by moving the prefix up behind the window instead of renum
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from onlooker.core.contracts import MemoryPolicy
 from onlooker.core.errors import InputError
@@ -18,6 +19,8 @@ from onlooker.memory._recent import WindowState, count_new, oldest_beyond
 @dataclass(frozen=True)
 class SlidingWindow(MemoryPolicy):
     """Forget the oldest blocks behind the prefix as soon as the window is full."""
+
+    realises: ClassVar[tuple[str, ...]] = ("streamingllm",)
 
     window_tokens: int | None = 8192
     """Most tokens kept behind the prefix; None for no bound."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from onlooker.core import registry
 
-COMMANDS = ["ask", "watch", "methods", "plan", "eval", "doctor", "bench", "bench encode", "bench prefill"]
+COMMANDS = ["ask", "watch", "methods", "systems", "plan", "eval", "doctor", "bench", "bench encode", "bench prefill"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -28,7 +28,7 @@ def test_help_lists_the_commands_and_the_exit_codes(run) -> None:
     assert all(word in ran.out for word in ("Exit codes", "130 interrupted", "143 terminated"))
 
 
-@pytest.mark.parametrize("arguments", ["--help", "methods", "plan --json", "ask --help"])
+@pytest.mark.parametrize("arguments", ["--help", "methods", "systems", "plan --json", "ask --help"])
 def test_light_commands_do_not_import_torch(arguments: str) -> None:
     code = (
         "import sys\nfrom onlooker.cli import main\n"

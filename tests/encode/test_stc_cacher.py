@@ -48,6 +48,7 @@ def test_agrees_with_the_plain_reference(kind, interval, ratio):
     assert relative(fast, plain) < 2e-6
 
 
+@pytest.mark.proves("stc", 1)
 @KINDS
 @pytest.mark.parametrize("selection", ["per_layer", "shared", "patch"])
 @torch.no_grad()
@@ -59,6 +60,7 @@ def test_ratio_one_equals_dense(kind, selection):
     assert relative(fast, dense) <= 1e-6
 
 
+@pytest.mark.proves("stc", 2)
 @EACH
 @torch.no_grad()
 def test_a_frame_equal_to_its_reference_equals_dense(method):

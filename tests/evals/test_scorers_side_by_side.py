@@ -86,6 +86,7 @@ def test_ovobench_counts_join_digits():
     assert marks(polled("ovobench", "count", (1.0, "2")), (1.0, "two", "poll")) == ([1], [0])
 
 
+@pytest.mark.proves("streamgaze", 1)
 def test_streamgaze_finds_no_in_know():
     query = polled("streamgaze", "yesno", (1.0, "no"), (2.0, "yes"))
     assert marks(query, (1.0, "I know it", "poll"), (2.0, "Yes", "poll")) == ([0, 1], [1, 1])

@@ -86,6 +86,7 @@ def test_layers_of_unequal_length_and_prompts_of_many_tokens(stack, store):
         assert view.recalled()[0] == LAYERS and view.recalled()[5] == 1
 
 
+@pytest.mark.proves("rekv", 1)
 def test_rekv_with_everything_retrieved_equals_full():
     stack = Stack()
     full, parked = new_store(stack), new_store(stack)
@@ -143,6 +144,7 @@ def test_needle_ranks_first_in_every_layer():
     assert ranked == dict.fromkeys(range(LAYERS), needle)
 
 
+@pytest.mark.proves("rekv", 2)
 def test_folded_scores_equal_expanded_ones(store):
     groups = QUERY_HEADS // KV_HEADS
     queries = torch.randn(QUERY_HEADS, 6, HEAD_DIM)

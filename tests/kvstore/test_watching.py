@@ -41,6 +41,7 @@ def test_two_interleaved_stores_in_one_pass_equal_separate_ones():
         assert_same(got, torch.cat(wanted))
 
 
+@pytest.mark.proves("streamingllm", 1)
 @pytest.mark.parametrize(("axes", "prefix", "frames"), [(1, 3, 2500), (3, 3, 600), (1, 0, 600), (1, 9, 600)])
 def test_sliding_window_equals_fresh_attention_over_kept_raw_keys(axes, prefix, frames):
     stack = Stack(axes)
@@ -198,6 +199,7 @@ def test_host_budget_is_refused_before_anything_is_moved():
     assert [span.id for span in store.spans if span.tier is Tier.HOST] == [2, 3]
 
 
+@pytest.mark.proves("streamingllm", 2)
 @pytest.mark.parametrize(("budget", "frames"), [(None, 10_000), (20_000, 1001)])
 def test_bytes_stay_constant_from_frame_100_on(budget, frames):
     spec = dataclasses.replace(make_spec(), num_layers=1)

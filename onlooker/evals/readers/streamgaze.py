@@ -89,4 +89,6 @@ def summary(tasks: ByTask) -> dict[str, float]:
     return {"Average": mean([mean(values) for values in tasks.values() if values])}
 
 
-BENCHMARK = Benchmark(read, strict, official, summary, "first stand-alone A-D; expected word in reply; mean of tasks")
+BENCHMARK = Benchmark(
+    read, strict, official, summary, "first stand-alone A-D; expected word in reply; mean of tasks", ("streamgaze",)
+)

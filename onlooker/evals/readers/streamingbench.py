@@ -153,4 +153,5 @@ def summary(tasks: ByTask) -> dict[str, float]:
 BENCHMARK = Benchmark(
     read, strict, official, summary,
     "multiple choice: reply[0] == letter; proactive: |t_last - gold| <= 2 s; mean over questions",
+    ("streamingbench",),
 )  # fmt: skip

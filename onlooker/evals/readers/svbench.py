@@ -72,4 +72,6 @@ def summary(tasks: ByTask) -> dict[str, float]:
     return {"Word overlap": mean([value for values in tasks.values() for value in values])}
 
 
-BENCHMARK = Benchmark(read, _open.word_overlap, None, summary, "GPT-4 judge, six dimensions (not run); word overlap")
+BENCHMARK = Benchmark(
+    read, _open.word_overlap, None, summary, "GPT-4 judge, six dimensions (not run); word overlap", ("svbench",)
+)
