@@ -14,6 +14,7 @@ from onlooker import __version__
 from onlooker.core.errors import OnlookerError
 from onlooker.engine import Engine
 from onlooker.server.chat import chat_routes
+from onlooker.server.chat_body import UNSUPPORTED
 from onlooker.server.gate import Gate, response_of
 from onlooker.server.page import page_routes
 from onlooker.server.realtime import realtime_routes
@@ -104,8 +105,9 @@ def _error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: Any) -> Response:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first.get("loc", ())[1:]) or None
-        code = "unknown_field" if first.get("type") == "extra_forbidden" else "invalid_request"
+        kind, inside = first.get("type"), first.get("ctx", {}).get("place")
+        place = ".".join(str(part) for part in (*first.get("loc", ())[1:], *([inside] if inside else []))) or None
+        code = kind if kind in UNSUPPORTED else "unknown_field" if kind == "extra_forbidden" else "invalid_request"
         where = f" ({place[:200]})" if place else ""
         return response_of(Refusal(422, code, f"{first.get('msg', 'invalid')}{where}", param=place and place[:200]))
 

@@ -5,14 +5,14 @@ import json
 import secrets
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from onlooker.core.events import Answer
-from onlooker.server.bodies import ChatBody, ImagePart, Message, Sampling, TextPart, VideoPart
+from onlooker.server.bodies import Sampling
+from onlooker.server.chat_body import Asked, ChatBody, Message
 from onlooker.server.inline import watch_pictures, watch_video
 from onlooker.server.keys import Caller
 from onlooker.server.question import Question
@@ -20,50 +20,41 @@ from onlooker.server.refusals import Refusal
 from onlooker.server.service import Service
 from onlooker.server.sessions import Asker
 from onlooker.server.stream import Stream
-from onlooker.server.wire import EventStream, answer_facts, sse
+from onlooker.server.wire import EventStream, answer_facts, model_facts, model_list, sse
 
 SESSION_HEADERS = ("x-session-id", "x-streaming-session")
 MOST_PICTURES = 64
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a conversation comes down to: a question, what to look at first, and what was not read."""
-
-    text: str
-    videos: tuple[str, ...]
-    pictures: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
 def chat_routes(service: Service) -> APIRouter:
     """Routes of OpenAI's API that are not sockets."""
     routes = APIRouter(prefix="/v1", tags=["openai"])
-    model = {"id": service.settings.model, "object": "model", "created": int(time.time()), "owned_by": "onlooker"}
+    began = time.time()
 
     @routes.get("/models")
     async def models(caller: Asker) -> dict[str, Any]:
-        """The one model that runs here."""
-        return {"object": "list", "data": [model]}
+        """The one model that runs here, and the model looking at each source: MODEL@SOURCE."""
+        return model_list(service.settings.model, [name for name, _ in service.sources()], began)
 
     @routes.get("/models/{name:path}")
     async def one_model(name: str, caller: Asker) -> dict[str, Any]:
-        """That model."""
-        _check_model(service, name)
-        return model
+        """That model, or that model looking at a source or a session of yours."""
+        model, at, session_id = name.partition("@")
+        _check_model(service, model)
+        if at and session_id not in dict(service.sources()):
+            service.find(caller, session_id)
+        return model_facts(name, began)
 
     @routes.post("/chat/completions")
     async def complete(body: ChatBody, request: Request, caller: Asker) -> Response:
         """Answer the last message about a session, a video or pictures."""
         name, _, suffix = body.model.partition("@")
         _check_model(service, name)
-        asked = read_messages(body.messages, body.onlooker is not None and body.onlooker.history)
+        asked = read_messages(body.messages, body.onlooker.history)
         session_id = _session_id(request, body, suffix)
         stream, is_ours = await _look(service, caller, asked, session_id, body)
         try:
-            ours = body.onlooker
-            times = (ours.at, ours.since) if ours is not None else (None, None)
-            question = service.ask(stream, asked.text, _sampling(body), *times)
+            question = service.ask(stream, asked.text, _sampling(body), body.onlooker.at, body.onlooker.since)
             reply = _Reply(service, stream, body, asked, is_ours)
             if body.stream:
                 is_ours = False  # the reply closes the session when it is over
@@ -81,8 +72,10 @@ class _Reply:
 
     def __init__(self, service: Service, stream: Stream, body: ChatBody, asked: Asked, closes: bool) -> None:
         self._service, self._stream, self._asked, self._closes = service, stream, asked, closes
-        self._wants_usage = body.stream_options is not None and body.stream_options.include_usage
+        self._wants_usage = body.stream_options.include_usage
         self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": body.model}
+        if body.service_tier is not None:
+            self._head["service_tier"] = "default"
 
     def whole(self, answer: Answer) -> dict[str, Any]:
         """The completion as one object."""
@@ -136,28 +129,31 @@ def read_messages(messages: list[Message], history: bool) -> Asked:
     """The question of a conversation: its last user message, after the system's words.
 
     The models here answer one question at a time. Earlier turns are left out, which a note says, or, with `history`,
-    written before the question. Raises `Refusal` (422) when there is nothing to answer.
+    written before the question. What was shown earlier is looked at again: all pictures in their order, or the newest
+    video. Raises `Refusal` (422) when there is nothing to answer.
     """
     last = messages[-1]
     if last.role != "user":
         raise Refusal(422, "no_question", "the last message must be the user's", param="messages")
-    if any(message.role == "assistant" and not isinstance(message.content, str) for message in messages):
-        raise Refusal(422, "invalid_request", "an assistant's message is text", param="messages")
-    system = [_text(message) for message in messages if message.role in ("system", "developer")]
+    system = [message.text for message in messages if message.role in ("system", "developer")]
     earlier = [message for message in messages[:-1] if message.role in ("user", "assistant")]
     notes = []
     lines = [*filter(None, system)]
     if history:
-        lines += [f"{message.role}: {_text(message)}" for message in earlier]
+        lines += [f"{message.role}: {message.text}" for message in earlier if message.text]
     elif earlier:
         notes.append(f"{len(earlier)} earlier messages were not read; 'onlooker': {{'history': true}} puts them first")
-    lines.append(_text(last))
-    parts = [] if isinstance(last.content, str) else last.content
+    lines.append(last.text)
+    showing = [message for message in messages if message.videos or message.pictures]
+    seen = [showing[-1]] if any(message.videos for message in showing) else showing
+    if left := len(showing) - len(seen):
+        notes.append(f"what {left} earlier messages showed was not looked at again: a video is looked at alone")
     return Asked(
         text="\n".join(lines),
-        videos=tuple(part.video_url.url for part in parts if isinstance(part, VideoPart)),
-        pictures=tuple(part.image_url.url for part in parts if isinstance(part, ImagePart)),
+        videos=tuple(url for message in seen for url in message.videos),
+        pictures=tuple(url for message in seen for url in message.pictures),
         notes=tuple(notes),
+        is_new=bool(last.videos or last.pictures),
     )
 
 
@@ -165,6 +161,8 @@ async def _look(
     service: Service, caller: Caller, asked: Asked, session_id: str | None, body: ChatBody
 ) -> tuple[Stream, bool]:
     """The session to ask, and whether it was made for this question alone."""
+    if session_id and not asked.is_new:  # what earlier messages showed is not what this one asks about
+        return service.find(caller, session_id), False
     ways = [bool(session_id), bool(asked.videos), bool(asked.pictures)]
     if sum(ways) != 1 or len(asked.videos) > 1:
         raise Refusal(
@@ -173,11 +171,8 @@ async def _look(
             "ask about one thing: a session (body field 'session_id', header 'x-session-id' or model 'NAME@SESSION'), "
             "one video_url part, or image_url parts",
         )
-    if session_id:
-        return service.find(caller, session_id), False
     if asked.videos:
-        fps = (body.onlooker.fps if body.onlooker is not None else None) or 1.0
-        return await watch_video(service, caller, asked.videos[0], fps), True
+        return await watch_video(service, caller, asked.videos[0], body.onlooker.fps or 1.0), True
     if len(asked.pictures) > MOST_PICTURES:
         raise Refusal(413, "too_many_pictures", f"at most {MOST_PICTURES} pictures are looked at")
     return await watch_pictures(service, caller, list(asked.pictures)), True
@@ -197,18 +192,13 @@ def _check_model(service: Service, name: str) -> None:
         raise Refusal(404, "model_not_found", given, param="model")
 
 
-def _text(message: Message) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    return "\n".join(part.text for part in message.content if isinstance(part, TextPart))
-
-
 def _sampling(body: ChatBody) -> Sampling:
     return Sampling(
         max_tokens=body.max_completion_tokens or body.max_tokens,
-        temperature=body.temperature or 0.0,
-        top_p=1.0 if body.top_p is None else body.top_p,
+        temperature=body.temperature,
+        top_p=body.top_p,
         seed=body.seed,
+        stop=body.stop,
     )
 
 

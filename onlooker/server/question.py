@@ -1,11 +1,12 @@
 """A question on its way through the server: put on the event loop, answered by the worker."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onlooker.core.events import Answer
 from onlooker.engine import Decoding
 from onlooker.server.feed import Feed
+from onlooker.server.stops import Stops
 from onlooker.server.stream import Stream
 
 
@@ -21,12 +22,27 @@ class Question:
     decoding: Decoding
     at_s: float | None = None
     since_s: float | None = None
+    stop: tuple[str, ...] = ()
+    """Texts before which the answer ends."""
     put_s: float = field(default_factory=time.monotonic)
     cancelled: bool = False
 
     def __post_init__(self) -> None:
         # Room for every piece: nothing of an answer is ever dropped.
         self.pieces: Feed[str | Answer | Exception] = Feed(self.decoding.max_new_tokens + 8)
+        self._stops = Stops(self.stop)
+
+    def say(self, text: str) -> bool:
+        """Hand over what was written; whether the answer ends here, at one of its stop sequences."""
+        if said := self._stops.feed(text):
+            self.pieces.add(said)
+        return self._stops.reached
+
+    def whole(self, answer: Answer) -> Answer:
+        """The answer as it was asked for: up to where it was to stop. Hands over the text that still waited."""
+        if waited := self._stops.flush():
+            self.pieces.add(waited)
+        return replace(answer, text=self._stops.said.strip(), finish="stop") if self._stops.reached else answer
 
     def cancel(self) -> None:
         """Nobody waits for this any more. The worker stops it before its next step."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -20,6 +21,7 @@ from onlooker.server.keys import Keys, check_origin
 from onlooker.server.page import page_routes
 from onlooker.server.refusals import Refusal, gone, unknown_session
 from onlooker.server.settings import ServerSettings
+from onlooker.server.wire import model_list
 from onlooker.server.workers import Place, Workers
 
 SESSIONS = "/v1/streaming/sessions"
@@ -72,6 +74,8 @@ class Router:
             return path[len(SESSIONS) + 1 :].partition("/")[0]
         if path.startswith("/whip/"):
             return path[len("/whip/") :].partition("/")[0]
+        if path.startswith("/v1/models/"):
+            return path.partition("@")[2] or None
         names = [connection.headers.get(name) for name in SESSION_HEADERS]
         names += [connection.query_params.get("session_id"), connection.query_params.get("model", "").partition("@")[2]]
         if path == CHAT:
@@ -159,6 +163,10 @@ class Router:
 
     # ------------------------------------------------------------------------------------------------ of all workers
 
+    def check_key(self, request: Request) -> None:
+        """Raise `Refusal` (401, 403) for a caller that may not come in; for what is not passed on to a worker."""
+        self._keys.caller(request.headers)
+
     async def listed(self, request: Request, key: str) -> Response:
         """A list that all workers have a part of."""
         self._keys.caller(request.headers)
@@ -207,6 +215,7 @@ def create_router(settings: ServerSettings, workers: Workers) -> FastAPI:
 
     app = FastAPI(title="Onlooker router", lifespan=life, openapi_url=None)
     app.state.service = router
+    began = time.time()
 
     @app.exception_handler(Refusal)
     async def refused(request: Request, error: Any) -> Response:
@@ -232,6 +241,11 @@ def create_router(settings: ServerSettings, workers: Workers) -> FastAPI:
     @app.get("/v1/streaming/sources")
     async def sources(request: Request) -> Response:
         return await router.listed(request, "sources")
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        router.check_key(request)
+        return JSONResponse(model_list(settings.model, [name for name, _ in settings.sources], began))
 
     app.include_router(page_routes())
     app.add_api_route("/{path:path}", router.http, methods=["GET", "POST", "PUT", "DELETE"])

@@ -145,13 +145,21 @@ class Service:
         """Bytes all sessions hold, as of the last second."""
         return sum(sum(stream.stats.get("memory_bytes", {}).values()) for stream in list(self.streams.values()))
 
+    def sources(self) -> tuple[tuple[str, str], ...]:
+        """(name, address) of what the server watches by itself, whether it is up or not."""
+        return self.settings.sources
+
     def find(self, caller: Caller, stream_id: str, *, own: bool = False) -> Stream:
         """A session this caller may use; with `own`, one that is not shared.
 
-        Raises `Refusal`: 404 for one that is not there or not theirs, 410 for one that ended, 403 for a shared one.
+        Raises `Refusal`: 404 for one that is not there or not theirs, 410 for one that ended, 403 for a shared one, 503
+        for a source of the server that is not up yet, or not again.
         """
         stream = self.streams.get(stream_id)
         if stream is None:
+            if stream_id in dict(self.sources()):
+                why = f"source {stream_id} is being opened"
+                raise Refusal(503, "source_starting", why, param="session_id", retry_after_s=2)
             owner, why = self._gone.get(stream_id, ("", ""))
             if owner in (None, caller.name):
                 raise gone(stream_id, why)
@@ -236,9 +244,6 @@ class Service:
             )
         if not _is_unicode(text):
             raise Refusal(422, "invalid_input", "the question is not valid Unicode", param="question")
-        if sampling.max_tokens is not None and sampling.max_tokens > limits.new_tokens:
-            most = f"an answer has at most {limits.new_tokens} tokens"
-            raise Refusal(422, "too_many_tokens", f"{most}; given: {sampling.max_tokens}", param="max_tokens")
         if stream.questions >= limits.questions_per_session:
             self.metrics.refused("questions_per_session")
             raise overloaded("too_many_questions", f"{stream.questions} questions to this session are in flight", 1)
@@ -246,12 +251,13 @@ class Service:
             self.metrics.refused("questions")
             raise overloaded("server_busy", f"{limits.questions} questions are in flight", 2)
         decoding = Decoding(
-            min(64, limits.new_tokens) if sampling.max_tokens is None else sampling.max_tokens,
+            # More than may be is as much as may be, as other servers have it; `finish` tells that it was cut.
+            min(64 if sampling.max_tokens is None else sampling.max_tokens, limits.new_tokens),
             sampling.temperature,
             sampling.top_p,
             sampling.seed,
         )
-        question = Question(stream, text, decoding, at, since)
+        question = Question(stream, text, decoding, at, since, sampling.stop)
         stream.questions += 1
         stream.touch()
         self.worker.ask(question)

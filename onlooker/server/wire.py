@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from fastapi.responses import StreamingResponse
@@ -68,6 +68,17 @@ def alert_facts(stream_id: str, alert: Alert) -> dict[str, Any]:
 def thumbnail_path(stream_id: str, time_s: float) -> str:
     """Where the picture nearest to a moment is served."""
     return f"/v1/streaming/sessions/{stream_id}/frames/{time_s:.3f}.jpg"
+
+
+def model_facts(name: str, created: float) -> dict[str, Any]:
+    """A model as OpenAI's clients list it."""
+    return {"id": name, "object": "model", "created": int(created), "owned_by": "onlooker"}
+
+
+def model_list(model: str, sources: Iterable[str], created: float) -> dict[str, Any]:
+    """The model, and the model looking at each source."""
+    names = [model, *(f"{model}@{source}" for source in sources)]
+    return {"object": "list", "data": [model_facts(name, created) for name in names]}
 
 
 def sse(data: dict[str, Any] | str, event: str | None = None, number: int | None = None) -> str:

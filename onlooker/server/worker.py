@@ -234,7 +234,9 @@ class Worker:
             del self._questions[asking]
             asking.cancel()
             stream = question.stream
-            question.end(asking.answer() if question.cancelled else gone(stream.id, stream.why_ended or ""))
+            question.end(
+                question.whole(asking.answer()) if question.cancelled else gone(stream.id, stream.why_ended or "")
+            )
 
     def _put(self, scheduler: Scheduler, question: Question) -> None:
         question.stream.check_live()
@@ -253,8 +255,8 @@ class Worker:
     def _tell(self, scheduler: Scheduler, report: Report) -> None:
         self._observer.stepped(len(report.events), len(report.texts), report.seconds)
         for asking, text in report.texts:
-            if text:
-                self._questions[asking].pieces.add(text)
+            if self._questions[asking].say(text):
+                asking.cancel()
             if asking.done:
                 self._finish(self._questions.pop(asking), asking.answer())
         for asking, error in report.broken:
@@ -272,6 +274,7 @@ class Worker:
             raise report.errors[0]
 
     def _finish(self, question: Question, answer: Answer) -> None:
+        answer = question.whole(answer)
         self._observer.answered(question, answer)
         question.end(answer)
         question.stream.touch()
