@@ -1,5 +1,6 @@
 """OpenAI's chat completion request: what works here, what may be said because it changes nothing, what is refused."""
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -26,9 +27,9 @@ class Only:
 
     def _check(self, value: Any) -> Any:
         if value not in self._neutral:
-            only = ", ".join(repr(one) for one in self._neutral if one is not None)
-            also = f" or {only}" if only else ""
-            raise PydanticCustomError("unsupported_parameter", f"this is not supported here: leave it out (null{also})")
+            neutral = " or ".join("null" if one is None else json.dumps(one) for one in self._neutral)
+            message = "this is not supported here: leave it out, or send {neutral}"
+            raise PydanticCustomError("unsupported_parameter", message, {"neutral": neutral})
         return value
 
 
