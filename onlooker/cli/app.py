@@ -1,6 +1,8 @@
 """The commands, and the one place where errors become a line and an exit code."""
 
+import contextlib
 import ctypes
+import errno
 import io
 import logging
 import os
@@ -8,10 +10,11 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import Annotated, Any
 
 import typer
 
-from onlooker.cli.output import emit, notes
+from onlooker.cli.output import emit
 from onlooker.core.errors import OnlookerError
 
 EXIT_CODES = """[bold]Exit codes[/]: 0 done; 1 unexpected error; 2 wrong argument; 3 source cannot be opened;
@@ -20,8 +23,6 @@ EXIT_CODES = """[bold]Exit codes[/]: 0 done; 1 unexpected error; 2 wrong argumen
 
 app = typer.Typer(
     name="onlooker",
-    help="Watch video as it arrives and answer at any moment.\n\n"
-    'Try: onlooker ask synthetic:4 "which shape is at the left now?"',
     epilog=EXIT_CODES.replace("\n", " "),
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -29,16 +30,39 @@ app = typer.Typer(
 )
 
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a full or broken disk under our output says."""
+
 KEPT_BYTES, LARGE_BYTES = 256 << 20, 64 << 20
 """Freed memory that the process keeps for its next step, and the size from which a piece is given back by itself."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from onlooker import __version__
+
+        print(f"onlooker {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Watch video as it arrives and answer at any moment.
+
+    Try: onlooker ask synthetic:4 "which shape is at the left now?"
+    """
 
 
 class Terminated(BaseException):
     """Somebody asked this process to end (SIGTERM): unwind, so that no half-written file is left."""
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with a documented code; errors of ours end in one line, never a traceback."""
+def run(arguments: list[str] | None = None) -> None:
+    """What `onlooker.cli.main` does."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments in ([], ["bench"]):
         arguments.append("--help")
@@ -94,23 +118,29 @@ def _run(arguments: list[str]) -> int:
 
         # Not through `app()`, which has its own ideas about interruptions and readers that go away.
         command = typer.main.get_command(app)
-        with command.make_context("onlooker", list(arguments)) as context:
-            command.invoke(context)
-        sys.stdout.flush()
-        return 0
+        code = _invoke(command, arguments)
+        sys.stdout.flush()  # here, and not when the interpreter ends: its reader may be gone, its disk full
+        return code
     except OnlookerError as error:
         return _complain(error.what, error.given, error.do, as_json, error.exit_code)
-    except typer.Exit as stop:
-        return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        notes.print("stopped")
-        return 130
+        return _end("stopped", 130)
     except Terminated:
-        notes.print("terminated")
-        return 143
+        return _end("terminated", 143)
     except BrokenPipeError:
         _forget_output()
         return 141
+    except SystemExit as stop:
+        # Rich, which prints the help and the tables, ends by itself when its reader is gone, with a code of its own.
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        _forget_output()
+        return 141
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        _forget_output()
+        return _complain("the output cannot be written", error.strerror, "make room, or write elsewhere", False, 1)
     except Exception as error:
         # Usage errors of the argument parser know how to show themselves; anything else is a bug and keeps its trace.
         if not hasattr(error, "format_message"):
@@ -120,6 +150,15 @@ def _run(arguments: list[str]) -> int:
         typed = " ".join(["onlooker", *words[: 2 if words[:1] == ["bench"] else 1]])
         command = getattr(getattr(error, "ctx", None), "command_path", typed)  # an unknown command has no help
         return _complain(message.rstrip("."), _given(error, arguments), f"{command} --help", as_json, 2)
+
+
+def _invoke(command: Any, arguments: list[str]) -> int:
+    try:
+        with command.make_context("onlooker", list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as stop:
+        return stop.exit_code
+    return 0
 
 
 def _given(error: Exception, arguments: list[str]) -> str | None:
@@ -136,8 +175,15 @@ def _complain(what: str, given: str | None, do: str | None, as_json: bool, code:
         except BrokenPipeError:
             _forget_output()
     line = "; ".join([what] + ([f"given: {given}"] if given else []) + ([f"try: {do}"] if do else []))
-    # One line, whatever was in the names of files and settings.
-    print("onlooker: " + " ".join(line.split()), file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):  # nobody listens to complaints either: the code still tells
+        # One line, whatever was in the names of files and settings.
+        print("onlooker: " + " ".join(line.split()), file=sys.stderr, flush=True)
+    return code
+
+
+def _end(word: str, code: int) -> int:
+    with contextlib.suppress(BrokenPipeError):
+        print(word, file=sys.stderr, flush=True)
     return code
 
 

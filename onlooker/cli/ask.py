@@ -9,8 +9,9 @@ import typer
 
 from onlooker.cli import options
 from onlooker.cli.app import app
-from onlooker.cli.output import clock, emit, note, plain, progress, size_text, warn
-from onlooker.cli.sources import open_source
+from onlooker.cli.output import clock, emit, note, plain, size_text, warn
+from onlooker.cli.progress import Working
+from onlooker.cli.sources import open_source, stranger
 from onlooker.core.errors import InputError, SourceError
 from onlooker.core.events import Answer, SessionStats
 
@@ -31,6 +32,7 @@ def ask(
     ] = None,
     strict: options.Strict = False,
     as_json: options.Json = False,
+    progress: options.Progress = "auto",
     model: options.Model = "pocket-aware",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -60,29 +62,41 @@ def ask(
     if at is not None and since is not None and since > at:
         raise InputError("--since lies after --at", given=f"--since {since} --at {at}", do="give since <= at")
     settings = options.engine_settings(encoder, compressor, memory, device_budget, host_budget)
-    from onlooker.engine import Decoding, Engine
-
+    working = Working(progress, as_json)
+    with working.loading(model):
+        from onlooker.engine import Decoding, Engine
     decoding = Decoding(max_new_tokens, temperature, seed=seed)
     with open_source(source, fps, at, strict) as opened, _overlay(overlay, source, fps) as writer:
         if at is None and opened.is_live:
             raise InputError("a live stream has no end to ask at", given=opened.name, do="--at 10, or onlooker watch")
-        engine = Engine.from_pretrained(model, dtype=dtype, device=device, **settings)
-        with engine.open(trace=writer is not None) as session, progress(as_json, "s of video") as bar:
-            end = at if opened.duration_s is None else min(opened.duration_s, at or opened.duration_s)
-            task = bar.add_task("watching", total=None if end is None else round(end))
+        if since is not None and opened.duration_s is not None and since > opened.duration_s:
+            given = f"--since {since:g}, and the source is {opened.duration_s:.2f} s long"
+            raise InputError("--since lies after the end of the source", given=given, do="a smaller --since")
+        strange = stranger(model, source)
+        if not as_json:
+            for line in strange:
+                note(line)
+        with working.loading(model):
+            engine = Engine.from_pretrained(model, dtype=dtype, device=device, **settings)
+        end = at if opened.duration_s is None else min(opened.duration_s, at or opened.duration_s)
+        total = None if end is None else round(end)
+        with (
+            engine.open(trace=writer is not None) as session,
+            working.counting("watching", "s of video", total) as watched,
+        ):
             for frame in opened.frames:
                 session.push(frame)
                 if writer and session.trace:
                     writer.add(frame, session.trace.recomputed, session.trace.kept)
-                bar.update(task, completed=int(frame.time_s))
+                watched.to(int(frame.time_s))
             if session.time_s is None:
                 raise SourceError("the source showed no frame to ask about", given=source, do="check --fps and --at")
             answer = session.ask(question, since=since, **dataclasses.asdict(decoding))
             stats = session.stats()
     remarks = [*_remarks(opened.duration_s, stats, answer, at, fps), *opened.remarks()]
     if as_json:
-        more = {"source": opened.name, "asked_at_s": at, "overlay": str(overlay) if overlay else None}
-        emit(as_dict(answer, stats) | more | {"notes": remarks, "warnings": opened.warnings()})
+        more = {"source": opened.name, "overlay": str(overlay) if overlay else None}
+        emit(as_dict(answer, stats) | more | {"notes": strange + remarks, "warnings": opened.warnings()})
         return
     print(plain(answer.text), flush=True)
     for line in [*explain(answer, stats), *remarks, *([f"wrote {overlay}"] if overlay else [])]:
@@ -137,4 +151,4 @@ def explain(answer: Answer, stats: SessionStats) -> list[str]:
 
 def as_dict(answer: Answer, stats: SessionStats) -> dict[str, Any]:
     """An answer and the stream it came from, for programs."""
-    return {"answer": answer.text} | dataclasses.asdict(answer) | {"stream": dataclasses.asdict(stats)}
+    return dataclasses.asdict(answer) | {"stream": dataclasses.asdict(stats)}

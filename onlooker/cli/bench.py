@@ -9,7 +9,7 @@ import typer
 
 from onlooker.cli import options
 from onlooker.cli.app import app
-from onlooker.cli.output import progress
+from onlooker.cli.progress import Working
 from onlooker.cli.timing import Action, machine_card, numbers_of, show, time_in_turns
 from onlooker.core.errors import InputError, ModelError
 
@@ -44,6 +44,7 @@ def encode(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
+    progress: options.Progress = "auto",
 ) -> None:
     """Time a frame encoded whole (dense), as a refresh and selectively, in turns, beside the FLOP floor.
 
@@ -52,18 +53,19 @@ def encode(
     from onlooker.core import registry
 
     method, counts = registry.make("encoder", encoder), numbers_of(streams)
-    loaded, weights = load_for_timing(model, dtype, device)
+    working = Working(progress, as_json)
+    with working.loading(model):
+        loaded, weights = load_for_timing(model, dtype, device)
     # The lone selective frame's floor: what an interval would cost without its refresh.
     endless = dataclasses.replace(method, interval=None) if _interval(method) else method
     rows = []
-    with progress(as_json, "timed runs") as bar:
-        task = bar.add_task("encoding", total=len(counts) * repeats)
+    with working.counting("encoding", "timed runs", len(counts) * repeats) as step:
         for count in counts:
             tower, actions = _encode_actions(
-                loaded, method, count, graphs, lambda name: bar.update(task, description=f"making {name}")
+                loaded, method, count, graphs, lambda name: step.to(step.done, f"making {name}")
             )
-            bar.update(task, description="encoding")
-            timed = time_in_turns(actions, repeats, loaded.spec.device, lambda: bar.advance(task))
+            step.to(step.done, "encoding")
+            timed = time_in_turns(actions, repeats, loaded.spec.device, step.advance)
             row: dict[str, Any] = {"streams": count} | timed
             row["selective_of_dense"] = timed["selective_ms"] / timed["dense_ms"]
             row["selective_floor"] = endless.cost(tower)
@@ -120,6 +122,7 @@ def prefill(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
+    progress: options.Progress = "auto",
 ) -> None:
     """Time reading one frame of each stream into its memory, all streams in one pass (packed, as a graph, on CUDA).
 
@@ -132,15 +135,17 @@ def prefill(
     from onlooker.kvstore import KVStore
 
     stream_counts, token_counts = numbers_of(streams), numbers_of(tokens)
-    loaded, weights = load_for_timing(model, dtype, device)
+    working = Working(progress, as_json)
+    with working.loading(model):
+        loaded, weights = load_for_timing(model, dtype, device)
     spec, passes = loaded.spec, make_passes(loaded, "auto")
     filling = 500
     if spec.device.type == "cuda":
         sizes = {-(-count * each // 16) * 16 for count in stream_counts for each in token_counts}
         passes.prepare(sorted(sizes | {-(-filling // 16) * 16}), lambda name: None)
     rows = []
-    with progress(as_json, "timed runs") as bar, torch.no_grad():
-        task = bar.add_task("reading", total=len(stream_counts) * len(token_counts) * repeats)
+    total = len(stream_counts) * len(token_counts) * repeats
+    with working.counting("reading", "timed runs", total) as done, torch.no_grad():
         filler = torch.randn(max(context, *token_counts), spec.hidden_dim, device=spec.device).to(spec.dtype) * 0.02
         for count in stream_counts:
             stores = [KVStore(spec, loaded.rotary) for _ in range(count)]
@@ -160,7 +165,7 @@ def prefill(
                         chunk.abort()
 
                 step = {"step": Action(lambda n, stores=stores: stores, read)}
-                timed = time_in_turns(step, repeats, spec.device, lambda: bar.advance(task))
+                timed = time_in_turns(step, repeats, spec.device, done.advance)
                 shape = {"streams": count, "frame_tokens": frame_tokens, "context": context}
                 rows.append(shape | timed | {"per_frame_ms": timed["step_ms"] / count})
     show("prefill", machine_card(loaded, weights), rows, as_json)

@@ -5,6 +5,7 @@ import gc
 import json
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,8 @@ import typer
 
 from onlooker.cli import options
 from onlooker.cli.bench import BenchModel, bench, load_for_timing
-from onlooker.cli.output import emit, note, progress, show_table, size_text, sound
+from onlooker.cli.output import emit, note, show_table, size_text, sound
+from onlooker.cli.progress import Step, Working
 from onlooker.cli.timing import machine_card, numbers_of
 from onlooker.core.errors import InputError
 
@@ -46,6 +48,7 @@ def streams(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
+    progress: options.Progress = "auto",
 ) -> None:
     """Find the most live streams whose frames and answers come in time. Arrivals are simulated, all work is real.
 
@@ -57,15 +60,18 @@ def streams(
     pipelines = {"saving": (encoder, compressor)} | ({"dense": ("full", "identity")} if dense else {})
     for seeing in pipelines.values():
         options.engine_settings(*seeing, memory)  # a typing error costs no loading
-    loaded, weights = load_for_timing(model, dtype, device)
+    working = Working(progress, as_json)
+    with working.loading(model):
+        loaded, weights = load_for_timing(model, dtype, device)
     card = machine_card(loaded, weights) | _floors(model, loaded) | {"demand": dataclasses.asdict(demand)}
     if not as_json:
         _show_card(card)
     results = {}
     for name, (seen_by, kept_by) in pipelines.items():
         settings = {"encoder": seen_by, "compressor": kept_by, "memory": memory}
-        with progress(as_json, "trials") as bar:
-            results[name] = _search(loaded, settings, demand, first, most, seconds, bar) | settings
+        with working.counting("preparing", "trials", None) as step:
+            tell = None if working.draws else _tell
+            results[name] = _search(loaded, settings, demand, first, most, seconds, step, tell) | settings
         if not as_json:
             _show_search(name, results[name])
         if out is not None:
@@ -75,14 +81,19 @@ def streams(
         emit({"bench": "streams"} | card | {"pipelines": results})
 
 
+def _tell(trial: "Trial") -> None:
+    verdict = "hold" if trial.holds else "do not hold"
+    note(f"{trial.streams} streams {verdict}: lag p95 {trial.frame_lag_p95_s:.3f} s, busy {trial.busy:.0%}")
+
+
 def _search(
-    model: "VideoModel", settings: dict[str, str], demand: "Demand", first: int, most: int, seconds: float, bar: Any
-) -> dict[str, Any]:
+    model: "VideoModel", settings: dict[str, str], demand: "Demand", first: int, most: int, seconds: float,
+    step: Step, tell: "Callable[[Trial], None] | None",
+) -> dict[str, Any]:  # fmt: skip
     from onlooker.cli.crowd import Crowd, find_most
     from onlooker.engine import Engine
 
     engine = Engine(model, **settings)  # pyright: ignore[reportArgumentType]
-    task = bar.add_task("preparing", total=None)
     began = time.perf_counter()
     pictures = _pictures(24)
     if model.spec.device.type == "cuda":
@@ -94,21 +105,19 @@ def _search(
             most_frames=demand.most_frames,
             most_tokens=most_tokens,
             picture=(size[0], size[1]),
-            on_step=lambda name: bar.update(task, description=name),
+            on_step=lambda name: step.to(step.done, name),
         )
     prepared_s = time.perf_counter() - began
     crowd = Crowd(engine, demand, pictures, MOST_FILLING)
     room = _streams_that_fit(engine, crowd.stream_bytes)
-    bar.update(task, description="trials")
+    step.to(step.done, "trials")
 
-    def tell(trial: "Trial") -> None:
-        bar.advance(task)
-        if not bar.disable:
-            return
-        verdict = "hold" if trial.holds else "do not hold"
-        note(f"{trial.streams} streams {verdict}: lag p95 {trial.frame_lag_p95_s:.3f} s, busy {trial.busy:.0%}")
+    def on_trial(trial: "Trial") -> None:
+        step.advance()
+        if tell is not None:
+            tell(trial)
 
-    best, trials = find_most(crowd, first, min(most, room), seconds, tell)
+    best, trials = find_most(crowd, first, min(most, room), seconds, on_trial)
     # At the limit once more, stage by stage: waiting for each costs time, so this trial judges nothing.
     staged = crowd.trial(best.streams, by_stage=True) if best else None
     found = {
@@ -198,6 +207,7 @@ def soak(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
+    progress: options.Progress = "auto",
 ) -> None:
     """Watch one stream for many hours, without its pauses: do step time and memory stay flat? A question now and then.
 
@@ -206,7 +216,9 @@ def soak(
     if frames <= 2 * early:
         raise InputError("a soak is longer than its beginning", given=f"{frames} frames, compared with {early}")
     options.engine_settings(encoder, compressor, memory)
-    loaded, weights = _tiny(dtype, device) if model == "tiny" else load_for_timing(model, dtype, device)
+    working = Working(progress, as_json)
+    with working.loading(model):
+        loaded, weights = _tiny(dtype, device) if model == "tiny" else load_for_timing(model, dtype, device)
     from onlooker.engine import Engine
 
     engine = Engine(loaded, encoder=encoder, compressor=compressor, memory=memory)
@@ -215,8 +227,7 @@ def soak(
         engine.prepare(most_frames=1, most_tokens=256, picture=(pictures[0].shape[0], pictures[0].shape[1]))
     marks = sorted({early, *numbers_of(",".join(str(frames * part // 4) for part in (1, 2, 3, 4)))})
     width, rows, spent, worked = early // 2, [], [], []
-    with progress(as_json, "frames") as bar, engine.open() as session:
-        task = bar.add_task("watching", total=frames)
+    with working.counting("watching", "frames", frames) as step, engine.open() as session:
         for number in range(frames):
             frame = _frame_of(pictures[number % len(pictures)], float(number))
             began, busy = time.perf_counter(), time.thread_time()
@@ -227,7 +238,7 @@ def soak(
             del spent[: -2 * width], worked[: -2 * width]
             if number % 500 == 499:
                 session.ask("What is happening now?", max_new_tokens=4)
-                bar.update(task, completed=number)
+                step.to(number)
             if number + 1 in marks:
                 times = {"step_ms": 1000 * statistics.median(spent), "cpu_ms": 1000 * statistics.median(worked)}
                 rows.append({"frame": number + 1} | times | _held(session))

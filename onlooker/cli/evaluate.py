@@ -12,7 +12,8 @@ import typer
 
 from onlooker.cli import options
 from onlooker.cli.app import app
-from onlooker.cli.output import emit, note, progress, show_table, warn
+from onlooker.cli.output import emit, note, show_table, warn
+from onlooker.cli.progress import Working
 from onlooker.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def evaluate(
     annotations: Annotated[Path | None, typer.Option(help="Its annotation file.", rich_help_panel=FILES)] = None,
     videos: Annotated[Path | None, typer.Option(help="The folder of its videos.", rich_help_panel=FILES)] = None,
     as_json: options.Json = False,
+    progress: options.Progress = "auto",
     model: options.Model = "pocket-aware",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -73,22 +75,21 @@ def evaluate(
     if grid is not None:
         if out is None:
             raise InputError("a grid needs a place for its runs", given="--grid without --out", do="--out runs/")
-        _grid(expand(grid, values), out, workers, gpus, ray, as_json)
+        _grid(expand(grid, values), out, workers, gpus, ray, as_json, Working(progress, as_json))
         return
     settings = from_dict(values)
     check(settings)
-    _one(settings, out, as_json)
+    _one(settings, out, as_json, Working(progress, as_json))
 
 
-def _one(settings: "RunSettings", out: Path | None, as_json: bool) -> None:
+def _one(settings: "RunSettings", out: Path | None, as_json: bool, working: Working) -> None:
     from onlooker.evals.runs import execute, folder_of
 
     lines = out if out is not None and out.suffix == ".jsonl" else None
     with _new_file(lines) as file, tempfile.TemporaryDirectory() as scratch:
         folder = folder_of(settings, Path(scratch) if out is None or lines else out)
-        with progress(as_json, "questions") as bar:
-            task = bar.add_task("asking", total=settings.limit)
-            run = execute(settings, folder, on_outcome=lambda _: bar.advance(task))
+        with working.counting("asking", "questions", settings.limit) as step:
+            run = execute(settings, folder, on_outcome=lambda _: step.advance())
         if file is not None:
             _write_records(file, run)
         _show(run, as_json)
@@ -96,17 +97,16 @@ def _one(settings: "RunSettings", out: Path | None, as_json: bool) -> None:
         note(f"wrote {lines or folder}")
 
 
-def _grid(grid: list["RunSettings"], out: Path, workers: int, gpus: int, ray: bool, as_json: bool) -> None:
+def _grid(
+    grid: list["RunSettings"], out: Path, workers: int, gpus: int, ray: bool, as_json: bool, working: Working
+) -> None:
     from onlooker.evals.compare import compare
     from onlooker.evals.report.table import markdown, row_dict
     from onlooker.evals.workers import results, run_grid
 
     total = sum(settings.limit for settings in grid)
-    with progress(as_json, "questions") as bar:
-        task = bar.add_task(f"{len(grid)} runs", total=total)
-        finished = run_grid(
-            grid, out, workers=workers, gpus=gpus, ray=ray, on_progress=lambda n: bar.update(task, completed=n)
-        )
+    with working.counting(f"{len(grid)} runs", "questions", total) as step:
+        finished = run_grid(grid, out, workers=workers, gpus=gpus, ray=ray, on_progress=step.to)
     for one in finished:
         if one.failure:
             warn(f"{one.settings.label}: {one.failure}")

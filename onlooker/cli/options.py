@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from onlooker.cli.progress import How
 from onlooker.core.errors import InputError
 
 METHODS, MODELS, LIMITS = "Methods", "Model", "Memory budget"
@@ -60,7 +61,8 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A video file, an http(s) address, or [bold]synthetic:SEED:SECONDS[/], a clip of Pocket World.",
+        help="A video file or http(s) address, a camera or stream ([bold]rtsp://[/], rtmp://, udp://, webcam:0, "
+        "screen:, listen+rtmp://...), or [bold]synthetic:SEED:SECONDS[/], a clip of Pocket World.",
         show_default=False,
     ),
 ]
@@ -103,6 +105,10 @@ HostBudget = Annotated[
     ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Fail (exit code 4) when the source is damaged.")]
+Progress = Annotated[
+    How,
+    typer.Option(help="On the error stream: a bar at a terminal (auto), lines of JSON (json), or nothing (none)."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 
 DEFAULTS = {"encoder": "stc_cacher", "compressor": "stc_pruner", "memory": "rekv:first=1,score=shares"}

@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 WIDEST = 120
@@ -43,19 +42,6 @@ def show_table(headers: list[str], rows: list[list[str]], numbers: bool = False)
         console.print(table)
     # Cells are padded to the width of their column: without this every line would end in blanks.
     print("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
-
-
-def progress(quiet: bool, unit: str) -> Progress:
-    """A bar on the error stream, gone when done, and silent for programs; it counts in `unit`."""
-    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    return Progress(
-        *columns,
-        TextColumn(unit),
-        TimeElapsedColumn(),
-        console=notes,
-        transient=True,
-        disable=quiet or not notes.is_terminal,
-    )
 
 
 def plain(text: str) -> str:

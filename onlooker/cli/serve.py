@@ -101,6 +101,7 @@ def serve(
         raise InputError(
             "serving needs packages that are not installed", given=error.name, do="pip install 'onlooker[serve,webrtc]'"
         ) from error
+    from onlooker import models
     from onlooker.engine import Engine
 
     settings = ServerSettings(
@@ -123,9 +124,10 @@ def serve(
             idle_s=idle,
         ),
     )
+    models.check_name(model)
     _check_address(host, port)
     start_logging(as_json=None if log == "auto" else log == "json")
-    note(f"serving {model} at http://{host}:{port}")
+    note(f"loading {model}")
     if devices is not None:
         own = [model, "--fps", str(fps), "--max-sessions", str(max_sessions), "--max-memory", max_memory]
         own += ["--thumbnails", thumbnails, "--idle", str(idle), "--dtype", dtype]
@@ -147,9 +149,14 @@ def serve(
             there = ["--port", str(place.port), "--worker", place.name, "--device", place.device]
             return ["serve", *own, *there, *named]
 
+        note(f"the workers' streams will be at http://{host}:{port}")
         route(settings, [one.strip() for one in devices.split(",") if one.strip()], command)
         return
-    run(settings, lambda: Engine.from_pretrained(model, dtype=dtype, device=device, **engine_settings))
+    run(
+        settings,
+        lambda: Engine.from_pretrained(model, dtype=dtype, device=device, **engine_settings),
+        on_ready=lambda: note(f"serving {model} at http://{host}:{port}"),
+    )
 
 
 def read_keys(path: Path | None) -> tuple[str, ...]:

@@ -58,6 +58,15 @@ def _times(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
+def stranger(model: str, source: str) -> list[str]:
+    """What there is to say when a model that knows only Pocket World is shown something else; nothing otherwise."""
+    from onlooker.models import BUILT_IN
+
+    if model not in BUILT_IN or source == "synthetic" or source.startswith("synthetic:"):
+        return []
+    return [f"{model} has only ever seen Pocket World, a drawn world of shapes: of other footage it guesses (--model)"]
+
+
 @contextmanager
 def open_source(source: str, fps: float, end_s: float | None = None, strict: bool = False) -> Iterator[Opened]:
     """Open a file, an address or `synthetic[:SEED[:SECONDS]]`, up to and with the moment `end_s` (seconds).

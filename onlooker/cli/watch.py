@@ -13,8 +13,9 @@ from onlooker.cli import alerts, options
 from onlooker.cli.app import app
 from onlooker.cli.ask import as_dict, explain
 from onlooker.cli.output import clock, emit, note, plain, size_text, warn
+from onlooker.cli.progress import Working
 from onlooker.cli.questions import AT_THE_END, NOW, Question, TypedQuestions
-from onlooker.cli.sources import Opened, open_source
+from onlooker.cli.sources import Opened, open_source, stranger
 from onlooker.core.errors import InputError, SourceError
 from onlooker.core.frame import Frame
 
@@ -40,6 +41,7 @@ def watch(
     webhook_secret_file: alerts.SecretFile = None,
     evidence: alerts.EvidenceFolder = None,
     as_json: options.Json = False,
+    progress: options.Progress = "auto",
     model: options.Model = "pocket-aware",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -65,10 +67,16 @@ def watch(
     """
     settings = options.engine_settings(encoder, compressor, memory, device_budget, host_budget)
     standing = alerts.AlertOptions.of(rule, rules, webhook, webhook_secret_file, evidence)
-    from onlooker.engine import Engine
-
+    working = Working(progress, as_json)
+    with working.loading(model):
+        from onlooker.engine import Engine
     with open_source(source, fps, strict=strict) as opened:
-        engine = Engine.from_pretrained(model, dtype=dtype, device=device, **settings)
+        strange = stranger(model, source)
+        if not as_json:
+            for line in strange:
+                note(line)
+        with working.loading(model):
+            engine = Engine.from_pretrained(model, dtype=dtype, device=device, **settings)
         with engine.open() as session, standing.on(session, opened.name, as_json) as watching:
             typed = TypedQuestions(sys.stdin)
             if pace == "max":
@@ -93,7 +101,7 @@ def watch(
                     note("the video has ended; ask on, or press Ctrl-D to leave")
                 typed.wait_for_end(talk.answer_now)
             talk.answer_rest()
-            _sum_up(session, opened, watching, behind_s, as_json)
+            _sum_up(session, opened, watching, behind_s, strange if as_json else None)
 
 
 class _Talk:
@@ -177,7 +185,7 @@ class _Talk:
         at = None if question.at_s in (NOW, AT_THE_END) else question.at_s
         if self._as_json:
             answer = session.ask(question.text, at=at)
-            emit({"event": "answer", "asked_at_s": at} | as_dict(answer, session.stats()) | self._freshness())
+            emit({"event": "answer"} | as_dict(answer, session.stats()) | self._freshness())
             return
         stream = session.stream(question.text, at=at)
         moment = session.time_s or 0.0 if at is None else min(at, session.time_s or 0.0)
@@ -197,11 +205,14 @@ class _Talk:
         return {"source": {"state": status.state, "why": status.why, "silent_s": status.silent_s}}
 
 
-def _sum_up(session: "Session", opened: Opened, watching: alerts.Alerts, behind_s: float, as_json: bool) -> None:
+def _sum_up(
+    session: "Session", opened: Opened, watching: alerts.Alerts, behind_s: float, strange: list[str] | None
+) -> None:
+    """The end of a watching, for people; with the notes so far (`strange`), for programs."""
     stats, standing = session.stats(), watching.sum_up()
-    if as_json:
+    if strange is not None:
         end = {"event": "end", "time_s": session.time_s, "behind_s": behind_s, "warnings": opened.warnings()}
-        end |= {"source": opened.name, "notes": opened.remarks()}
+        end |= {"source": opened.name, "notes": strange + opened.remarks()}
         emit(end | {"stream": dataclasses.asdict(stats)} | standing)
         return
     held = size_text(sum(stats.memory_bytes.values()))

@@ -13,11 +13,13 @@ def check_keep(keep: int | None, keep_ratio: float | None) -> None:
         given = f"keep={keep}, keep_ratio={keep_ratio}"
         raise InputError("keep and keep_ratio say the same thing twice", given=given, do="give one of them")
     if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
-        do = "keep_ratio is for shares" if isinstance(keep, float) else "give a whole number, 1 or more"
+        do = f"did you mean keep_ratio={keep}?" if isinstance(keep, float) else "give a whole number, 1 or more"
         raise InputError("keep is the number of tokens to keep of each frame", given=f"keep={keep}", do=do)
     if keep_ratio is not None and not (isinstance(keep_ratio, int | float) and 0 < keep_ratio <= 1):
         given = f"keep_ratio={keep_ratio}"
-        raise InputError("keep_ratio is the share of tokens to keep", given=given, do="give a number in (0, 1]")
+        is_count = isinstance(keep_ratio, int | float) and keep_ratio > 1 and keep_ratio == int(keep_ratio)
+        do = f"did you mean keep={int(keep_ratio)}?" if is_count else "give a number in (0, 1]"
+        raise InputError("keep_ratio is the share of tokens to keep", given=given, do=do)
 
 
 def num_kept(num_tokens: int, keep: int | None, keep_ratio: float | None) -> int:

@@ -136,7 +136,12 @@ def build(cls: type, name: str, values: Mapping[str, str]) -> Any:
             raise InputError(
                 f"{name} has no such setting", given=key, do=f"{hint}one of: {', '.join(sorted(known)) or 'none'}"
             )
-        parsed[key] = _parse(hints[key], text, f"{name}:{key}")
+        try:
+            parsed[key] = _parse(hints[key], text, f"{name}:{key}")
+        except InputError as error:
+            if f"{key}_ratio" in known and _is_share(text):
+                error = InputError(error.what, given=text, do=f"did you mean {key}_ratio={text}?")
+            raise error from None
     required = [f.name for f in dataclasses.fields(cls) if f.init and _default(f) is dataclasses.MISSING]
     if missing := [key for key in required if key not in parsed]:
         raise InputError(f"{name} needs a setting", given="none", do=f"write {name}:{missing[0]}=...")
@@ -277,6 +282,13 @@ def _parse_union(options: tuple[Any, ...], text: str, where: str) -> Any:
         except InputError:
             continue  # perhaps it is of the next kind
     return _parse(kinds[-1], text, where)
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return 0 < float(text) <= 1
+    except ValueError:
+        return False
 
 
 def _a(kind: str) -> str:

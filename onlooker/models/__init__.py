@@ -11,7 +11,7 @@ from onlooker.models._shapes import SHAPES, Shape, random_model, shape_of
 if TYPE_CHECKING:
     from onlooker.core.contracts import ClipModel, VideoModel
 
-__all__ = ["BUILT_IN", "SHAPES", "Shape", "families", "load", "load_any", "random_model", "shape_of"]
+__all__ = ["BUILT_IN", "SHAPES", "Shape", "check_name", "families", "load", "load_any", "random_model", "shape_of"]
 
 BUILT_IN = {"pocket": "pocket", "pocket-aware": "pocket_aware"}
 """Names of the models that come with the package, and their folders in this room."""
@@ -46,8 +46,19 @@ def load_any(source: str | Path, dtype: str = "auto", device: str = "auto") -> "
     return _load_family(folder, kind, str(source), dtype, device)
 
 
+def check_name(name: str) -> None:
+    """Raise `ModelError` for a model that cannot be there. What only the hub can tell, loading will tell."""
+    from onlooker.models._loading import is_hub_id
+
+    if Path(name).expanduser().is_dir() or not is_hub_id(name):
+        _find(name)
+
+
 def _find(name: str) -> tuple[Path, str]:
-    """The folder of a checkpoint and its `model_type`."""
+    """The folder of a checkpoint and its `model_type`, before any weight is read (a hub id is fetched first).
+
+    Raises `ModelError` when there is no such model.
+    """
     from onlooker.core.errors import ModelError
     from onlooker.models._loading import find_folder, read_config
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ def find_folder(source: str | Path) -> Path:
     if folder.is_dir():
         return folder
     text = str(source)
-    if text.count("/") != 1 or text.startswith((".", "~", "/")) or "\\" in text:
+    if not is_hub_id(text):
         raise ModelError(
             "there is no such model folder", given=text, do="give an existing folder, a hub id (owner/name) or pocket"
         )
@@ -39,6 +40,11 @@ def find_folder(source: str | Path) -> Path:
             given=f"{text} ({type(error).__name__}: {_first_line(error)})",
             do="check the name and the network, or give a local folder",
         ) from error
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text has the form of a hub's name (`owner/name`); nothing is asked of the hub."""
+    return text.count("/") == 1 and not text.startswith((".", "~", "/")) and "\\" not in text
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -83,7 +89,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def load_network(network_class: Any, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """The weights in evaluation mode on the device. Raises `ModelError` when files are missing or damaged."""
     try:
-        with _quiet(progress=_weight_bytes(folder) > _LARGE_BYTES):
+        with _quiet(progress=sys.stderr.isatty() and _weight_bytes(folder) > _LARGE_BYTES):
             network, info = network_class.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, output_loading_info=True, attn_implementation="sdpa"
             )

@@ -106,6 +106,8 @@ def read_rules(path: str | Path) -> list[Rule]:
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         do = '[{"name": "star", "prompt": "tell me when a red star appears."}]'
         raise InputError("a rules file holds a list of objects", given=_short(listed), do=do)
+    if not listed:
+        raise InputError("there is no rule in the file", given=str(path), do="write one, or leave the file out")
     return check_names([Rule.from_dict(one) for one in listed])
 
 

@@ -125,12 +125,17 @@ def end_when_silent(listener: socket.socket, silence_s: float, unread_s: float) 
             listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def serve(settings: ServerSettings, make_engine: Callable[[], Engine]) -> None:
-    """Serve until told to end. Raises what loading the model raised, if it could not be loaded."""
+def serve(
+    settings: ServerSettings, make_engine: Callable[[], Engine], on_ready: Callable[[], None] = lambda: None
+) -> None:
+    """Serve until told to end; `on_ready` is called when the model is loaded.
+
+    Raises what loading the model raised, if it could not be loaded.
+    """
     app = create_app(settings, make_engine)
     server = Server(app, settings)
     started: Future[None] = app.state.service.worker.started
-    started.add_done_callback(lambda loaded: _loaded(loaded, server))
+    started.add_done_callback(lambda loaded: _loaded(loaded, server, on_ready))
     server.run()
     if started.done() and (error := started.exception()):
         raise error
@@ -142,6 +147,8 @@ def route(settings: ServerSettings, devices: list[str], command: Callable[[Place
     Server(create_router(settings, Workers(places, command)), settings).run()
 
 
-def _loaded(loaded, server: Server) -> None:
+def _loaded(loaded: Future[None], server: Server, on_ready: Callable[[], None]) -> None:
     if loaded.exception() is not None:
         server.should_exit = True
+    else:
+        on_ready()

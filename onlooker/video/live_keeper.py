@@ -93,7 +93,7 @@ class Keeper:
                 raise SourceError(
                     f"this shows no picture ({self._why})",
                     given=self._place.name,
-                    do="check the address and that the sender runs; open_live keeps trying",
+                    do="check the address and that the sender runs",
                 )
 
     def status(self) -> LiveStatus:

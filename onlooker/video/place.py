@@ -71,9 +71,9 @@ def _locate_address(address: str, scheme: str) -> Place:
         return _locate_path(unquote(parts.netloc + parts.path))
     if scheme not in _WEB_SCHEMES:
         raise SourceError(
-            f"open_video cannot read {scheme}:// addresses",
+            f"{scheme}:// addresses cannot be read",
             given=redact(address),
-            do="a path, a file-like object, an http(s) address or a live one, such as rtsp://",
+            do="a path, an http(s) address or a live one, such as rtsp://",
         )
     return Place(address, redact(address), "http,https,tcp,tls,crypto,httpproxy", is_remote=True)
 

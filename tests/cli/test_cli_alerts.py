@@ -37,7 +37,7 @@ def test_alerts_in_json_and_to_a_webhook(run, tmp_path: Path) -> None:
     assert alert["event"] == "alert" and alert["rule"] == "heart" and alert["time_s"] == 9.0
     assert alert["stream"] == "synthetic:1" and alert["probability"] > 0.9
     assert alert["evidence"] == {"time_s": 8.0, "wall_time_s": None, "file": None}
-    assert answer["event"] == "answer" and answer["answer"] == "yes"
+    assert answer["event"] == "answer" and answer["text"] == "yes"
     assert end["rules"][0]["alerts"] == 1 and end["rules"][0]["looks"] == 24
     assert end["webhook"]["delivered"] == 1
     ((_, _, event),) = there.arrived

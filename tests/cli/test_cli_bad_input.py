@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,8 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from programs import program
 
 COMMAND = [sys.executable, "-m", "onlooker"]
+CODE = re.compile(r"[a-z_]+\((?!s\))|\b(Engine|Session|engine|session)\.|PushSource|BytesIO|on_damage|\bNone\b|_s=")
+"""What is advice for Python and no use at a command line."""
 
 
 def flipped(data: bytes, at: float, num_bytes: int) -> bytes:
@@ -30,7 +34,7 @@ def refused(ran, code: int, *words: str) -> None:
     """One line on the error stream that says these words, nothing on the output, that exit code."""
     assert ran.code == code, ran
     assert ran.out == "" and ran.err.startswith("onlooker: ") and ran.err.count("\n") == 1, ran
-    assert "Traceback" not in ran.err
+    assert "Traceback" not in ran.err and not CODE.search(ran.err), ran.err
     for word in words:
         assert word in ran.err, ran.err
 
@@ -73,6 +77,16 @@ def test_what_is_no_video_is_refused(run, film, model, tmp_path, name) -> None:
 )
 def test_an_unknown_command_names_a_help_page_that_is_there(run, words, help_page) -> None:
     refused(run(*words), 2, "nope", help_page)
+
+
+def test_a_model_that_cannot_be_is_told_before_anything_is_served(run) -> None:
+    refused(run("serve", "nope"), 5, "nope")
+    refused(run("serve", "./nope", "--devices", "cpu,cpu"), 5, "nope")
+
+
+def test_an_empty_list_of_rules_is_refused(run, film, model, tmp_path) -> None:
+    (tmp_path / "rules.json").write_text("[]", encoding="utf-8")
+    refused(run("watch", film, "--rules", tmp_path / "rules.json", *model), 2, "no rule in the file")
 
 
 def test_a_port_in_use_is_told_before_anything_is_loaded(run) -> None:
@@ -136,7 +150,8 @@ WRONG = {
     "--at soon": "soon",
     "--since -2": "--since",
     "--at 2 --since 3": "--since lies after --at",
-    "--since 99999": "since",
+    "--since 6.5": "--since lies after the end of the source; given: --since 6.5, and the source is 6.00 s long",
+    "--since 99999": "--since",
     "--temperature -1": "temperature",
     "--temperature nan": "temperature",
     "--max-new-tokens 0": "max_new_tokens",
@@ -149,6 +164,10 @@ WRONG = {
     "--encoder stc_cacher:recompute_ratio=nan": "recompute_ratio",
     "--compressor stc_pruner:keep": "key=value",
     "--compressor stc_pruner:keep=0": "keep",
+    "--compressor stc_pruner:keep=0.3": "did you mean keep_ratio=0.3?",
+    "--compressor uniform:keep=.5": "did you mean keep_ratio=.5?",
+    "--compressor stc_pruner:keep_ratio=16": "did you mean keep=16?",
+    "--progress fast": "fast",
     "--compressor none.py": "no such method file",
     "--memory rekv:topk=1,topk=2": "twice",
     "--memory last_frames:frames=0": "frames",
@@ -281,16 +300,10 @@ def test_a_model_or_device_that_is_not_there_is_refused(run, film, model, option
 # ------------------------------------------------------------------------------------------------ ends and signals
 
 
-def start(arguments: list[str], folder: Path, **kwargs) -> subprocess.Popen[str]:
+def start(arguments: list[str], folder: Path, **kwargs):
     """The command as a process of its own."""
-    return subprocess.Popen(
-        [*COMMAND, *arguments],
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"TERM": "dumb"},
-        **kwargs,
-    )
+    environment = os.environ | {"TERM": "dumb"}
+    return program([*COMMAND, *arguments], cwd=folder, stderr=subprocess.PIPE, text=True, env=environment, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +315,7 @@ def test_a_signal_in_the_middle_ends_in_one_word(model, tmp_path, number, code, 
         _wait_for(lambda: any(path.stat().st_size > 1000 for path in tmp_path.iterdir()), process)
         process.send_signal(number)
         out, err = process.communicate(timeout=200)
-    assert process.returncode == code and out == "" and err.strip() == word
+    assert process.returncode == code and out == "" and err.splitlines()[-1] == word and "Traceback" not in err
     assert not list(tmp_path.iterdir())
 
 
@@ -315,7 +328,52 @@ def test_a_signal_while_waiting_for_typed_questions_ends_at_once(model, tmp_path
         assert json.loads(process.stdout.readline())["event"] == "answer"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=200)
-    assert process.returncode == 130 and err.strip() == "stopped"
+    assert process.returncode == 130 and err.splitlines()[-1] == "stopped" and "Traceback" not in err
+
+
+INTERRUPTED = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from onlooker.cli import main
+main(["ask", "synthetic:1:6", "what?", "--device", "cpu"])
+"""
+
+
+@pytest.mark.parametrize("imported", ["onlooker.cli.app", "typer", "onlooker.cli.watch", "numpy", "torch"])
+def test_ctrl_c_while_the_program_still_starts_is_one_word(imported) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, imported]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "ask --help", "methods", "plan --json", "nope --json"])
+@pytest.mark.parametrize("gone", ["stdout", "stderr"])
+def test_help_and_lists_without_a_reader_end_with_the_code_for_that(words, gone) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        heard = subprocess.PIPE
+        pipes = {"stdout": writer, "stderr": heard} if gone == "stdout" else {"stdout": heard, "stderr": writer}
+        done = subprocess.run([*COMMAND, *words.split()], text=True, timeout=200, check=False, **pipes)
+    finally:
+        os.close(writer)
+    if words.startswith("nope"):
+        assert done.returncode == 2
+    else:
+        assert done.returncode == (141 if gone == "stdout" else 0) and not done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_under_the_output_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*COMMAND, "methods"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("onlooker: the output cannot be written")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_reader_that_goes_away_is_no_error(model, tmp_path) -> None:

@@ -1,6 +1,9 @@
 """Every command does its work, in words and in JSON, and its help answers."""
 
+import contextlib
+import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +11,10 @@ from pathlib import Path
 import av
 import pytest
 from PIL import Image
+from programs import program
 
+import onlooker
+from onlooker.cli.progress import Working
 from onlooker.core import registry
 
 COMMANDS = ["ask", "watch", "methods", "systems", "plan", "eval", "doctor", "bench", "bench encode", "bench prefill"]
@@ -49,12 +55,78 @@ def test_ask_in_json_carries_answer_times_and_bytes(run, film: Path, model: list
     ran = run("ask", film, "what is there?", "--max-new-tokens", 3, "--memory", "rekv:topk=2", *model, "--json")
     found = ran.json
     assert ran.code == 0 and ran.err == ""
-    assert found["answer"] == found["text"] and found["time_s"] == 5.0 and found["source"] == str(film)
+    assert found["text"] and found["time_s"] == 5.0 and found["source"] == str(film)
+    assert not {"answer", "asked_at_s"} & set(found), "one name for one thing"
     assert found["citations"] and found["usage"]["new_tokens"] == 3 and found["timing"]["total_s"] > 0
     assert found["stream"]["frames"] == 6 and found["stream"]["tokens_seen"] == 24
     assert sum(found["stream"]["memory_bytes"].values()) > 0
     assert found["notes"] == ["the answer was cut at its longest: raise --max-new-tokens for more"]
-    assert found["warnings"] == [] and found["asked_at_s"] is None
+    assert found["warnings"] == []
+
+
+def test_progress_in_json_is_lines_on_the_error_stream(run, film: Path, model: list[str]) -> None:
+    ran = run("ask", film, "what is there?", *model, "--json", "--progress", "json")
+    told = [json.loads(line) for line in ran.err.splitlines()]
+    assert ran.code == 0 and ran.json["text"] and {line["event"] for line in told} == {"progress"}
+    assert told[0]["doing"] == f"loading {model[1]}" and told[0]["done"] == 0
+    assert told[-1]["doing"] == "watching" and (told[-1]["done"], told[-1]["total"]) == (5, 6)
+    asked = run("eval", "pocketworld", "--limit", 2, "--control", "yes", "--json", "--progress", "json")
+    last = json.loads(asked.err.splitlines()[-1])
+    assert (last["doing"], last["done"], last["total"], last["unit"]) == ("asking", 2, 2, "questions")
+    assert run("ask", film, "what is there?", *model, "--json").err == ""
+
+
+def test_a_terminal_shows_what_is_being_loaded(film: Path, model: list[str]) -> None:
+    near, far = os.openpty()
+    command = [sys.executable, "-m", "onlooker", "ask", str(film), "what?", *model]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "150"}
+    with program(command, stdout=subprocess.PIPE, stderr=far, env=environment) as process:
+        os.close(far)
+        seen = b""
+        with contextlib.suppress(OSError):  # the terminal's other end is closed when the program ends
+            while block := os.read(near, 4096):
+                seen += block
+        assert process.wait(100) == 0
+    os.close(near)
+    assert b"loading" in seen and b"watching" in seen
+
+
+def test_a_log_is_told_of_a_long_load_and_now_and_then_of_the_rest(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("onlooker.cli.progress.LONG_S", 0.0)
+    monkeypatch.setattr("onlooker.cli.progress.LINE_EVERY_S", 0.0)
+    working = Working("auto", as_json=False)
+    with working.loading("a model"):
+        while "loading a model" not in capsys.readouterr().err:
+            pass
+    with working.counting("watching", "frames", 3) as step:
+        step.advance()
+    assert "watching: 1 of 3 frames after 0 s" in capsys.readouterr().err
+    for quiet in (Working("none", as_json=False), Working("auto", as_json=True)):
+        with quiet.loading("a model"), quiet.counting("watching", "frames", 3) as step:
+            step.advance()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_pocket_model_before_other_footage_says_so_once(run, film: Path, model: list[str]) -> None:
+    ran = run("ask", film, "what is there?", "--at", 1, "--device", "cpu")
+    assert ran.code == 0 and ran.err.count("has only ever seen Pocket World") == 1
+    found = run("ask", film, "what is there?", "--at", 1, "--device", "cpu", "--json")
+    assert "pocket-aware has only ever seen Pocket World" in found.json["notes"][0] and found.err == ""
+    watched = run("watch", film, "--pace", "max", "--device", "cpu")
+    assert watched.err.count("has only ever seen Pocket World") == 1
+    for others in (["synthetic:1:5", "--device", "cpu"], [film, *model]):
+        assert "Pocket World" not in run("ask", others[0], "what?", *others[1:]).err
+
+
+def test_version_is_the_package_s(run) -> None:
+    ran = run("--version")
+    assert (ran.code, ran.out, ran.err) == (0, f"onlooker {onlooker.__version__}\n", "")
+    assert importlib.metadata.version("onlooker") == onlooker.__version__
+
+
+def test_help_of_a_source_names_cameras(run) -> None:
+    for command in ("ask", "watch"):
+        assert all(word in run(command, "--help").out for word in ("rtsp://", "webcam:0", "synthetic:"))
 
 
 def test_ask_after_the_end_says_so(run, film: Path, model: list[str]) -> None:

@@ -83,7 +83,7 @@ def test_a_websocket_whose_client_vanished_is_closed(quick, wall, jpegs):
         # A client that answers pings stays, however quiet it is.
         with connect(f"ws://127.0.0.1:{wall.port}{path}/socket", ping_interval=None) as socket_:
             socket_.recv(timeout=WAIT_S)
-            assert stream.events.num_readers == 1
+            eventually(lambda: stream.events.num_readers == 1)
             time.sleep(2.5)
             assert stream.events.num_readers == 1
             socket_.send(json.dumps({"type": "ask", "id": "a", "question": "what is there now?"}))
