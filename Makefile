@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-footage live-packages test-live check format readme bench clean
+.PHONY: setup demo test test-footage live-packages test-live check format readme bench docs clean
 
 setup: $(READY)
 
@@ -46,12 +46,14 @@ check: $(READY)  ## style, types, room contracts, generated texts
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python tools/captions.py --check
 	$(BIN)/python tools/systems.py
+	$(BIN)/python tools/methods.py
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python tools/captions.py --write
 	$(BIN)/python tools/systems.py --write
+	$(BIN)/python tools/methods.py --write
 
 readme: $(READY)  ## run the README's example and draw its picture, so that both are true
 	$(BIN)/python tools/readme.py
@@ -61,5 +63,9 @@ bench: $(READY)  ## time the encoder and the prefill on this machine
 	$(BIN)/onlooker bench encode
 	$(BIN)/onlooker bench prefill
 
+docs: $(READY)  ## the documentation as a site in site/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) out .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) out site .pytest_cache .ruff_cache build *.egg-info
