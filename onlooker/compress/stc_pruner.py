@@ -15,6 +15,9 @@ from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
 _SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)
+_STEPS = 1 << 15
+"""Steps of a score from 0 to 1. Tokens that look alike have scores that differ by rounding (1e-7), which depends on the
+device and on how many streams are scored together; within a step they are equal, and settled by position."""
 
 
 @dataclass
@@ -46,7 +49,8 @@ class STCPruner(Compressor):
     - The past belongs to a stream. There, it belonged to the model and went from one video into the next.
     - The first frame has no past, so its own mean stands in for it.
     - In `gaussian`, `alpha` weights the two anchors as in `dual_anchor`; 0.5 is the authors' plain sum. Channels are
-      chosen per frame (there: per chunk, which was one frame), and equal scores are settled by position.
+      chosen per frame (there: per chunk, which was one frame).
+    - Scores that are equal within rounding are settled by position.
     - A budget of all tokens costs nothing but the history.
     """
 
@@ -102,7 +106,7 @@ class STCPruner(Compressor):
         return kept
 
     def _novelty(self, features: Tensor, past: Tensor, present: Tensor) -> Tensor:
-        """How unlike both anchors (`[streams, dim]`) each token is, `[streams, tokens]`."""
+        """How unlike both anchors (`[streams, dim]`) each token is, `[streams, tokens]`, in whole steps."""
         if self.score == "dual_anchor":
             unit, past, present = normalize(features, dim=-1), normalize(past, dim=-1), normalize(present, dim=-1)
             like_past, like_present = (unit * past[:, None]).sum(-1), (unit * present[:, None]).sum(-1)
@@ -111,7 +115,7 @@ class STCPruner(Compressor):
             unit = normalize(features.gather(2, steady[:, None].expand(-1, features.shape[1], -1)), dim=-1)
             like_past = _gaussians(unit, normalize(past.gather(1, steady), dim=-1))
             like_present = _gaussians(unit, unit.mean(1))  # this anchor is left at its length, as in the source
-        return -(self.alpha * like_past + (1 - self.alpha) * like_present)
+        return -torch.round((self.alpha * like_past + (1 - self.alpha) * like_present) * _STEPS)
 
 
 def _gaussians(unit: Tensor, anchor: Tensor) -> Tensor:

@@ -82,6 +82,20 @@ class SideBySide(NamedTuple):
     values: Layers
     sums: Layers
     waits: Layers
+    before: Layers
+    """Hidden states of a fixed reference before each selective layer; nothing of a rolling one."""
+    behind: Layers
+    """The same behind each."""
+
+    def moved(self, hidden: Tensor, layer: int) -> Tensor:
+        """Where stale tokens are behind a selective layer: each moves as its reference did.
+
+        With a fixed reference what a token differs by is taken apart first: then a token that is its reference's before
+        the layer is so behind it too, to the bit, and never counts as changed because of rounding.
+        """
+        if len(self.before):
+            return (hidden - self.before[layer]).add_(self.behind[layer])
+        return hidden + self.sums[layer]
 
 
 def side_by_side(states: Sequence[CacherState], layers: Sequence[int]) -> SideBySide:
@@ -93,11 +107,14 @@ def side_by_side(states: Sequence[CacherState], layers: Sequence[int]) -> SideBy
         kept = [kept_tensor(tensor) for tensor in tensors]
         return Layers(len(kept[0]), lambda layer: [tensor[layer] for tensor in kept])
 
-    sums = of([s.sums for s in states])
+    sums, before, behind = of([s.sums for s in states]), of([None]), of([None])
     if states[0].trail is not None:
         trails, places = [kept_tensor(s.trail) for s in states], [n - layers[0] for n in layers]
+        before = Layers(len(layers), lambda layer: [t[places[layer]] for t in trails])
+        behind = Layers(len(layers), lambda layer: [t[places[layer] + 1] for t in trails])
         sums = Layers(len(layers), lambda layer: [t[places[layer] + 1] - t[places[layer]] for t in trails])
-    return SideBySide(of([s.gate for s in states]), of([s.values for s in states]), sums, of([s.waits for s in states]))
+    gate, values, waits = ([getattr(s, name) for s in states] for name in ("gate", "values", "waits"))
+    return SideBySide(of(gate), of(values), sums, of(waits), before, behind)
 
 
 def remember(new: Reference, states: list[CacherState]) -> None:

@@ -5,6 +5,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from onlooker.kernels.selection import STEPS, in_steps
+
 Metric = Literal["cosine", "l1", "l2", "dot"]
 
 
@@ -23,36 +25,76 @@ def similarity(current: Tensor, reference: Tensor, metric: Metric) -> Tensor:
     return -torch.linalg.vector_norm(current - reference, ord=1 if metric == "l1" else 2, dim=-1)
 
 
-def least_alike(alike: Tensor, count: int, group: int = 1, pinned: int = 0) -> Tensor:
-    """Indices of the `count` least alike tokens, int64 `[streams, count]`, ascending.
+def unchanged(current: Tensor, reference: Tensor, metric: Metric) -> Tensor | None:
+    """Tokens whose change is too small to be one, bool `[streams, tokens]`; None where the similarity itself says so,
+    as a cosine does. The bound is the same: 0.6 % of the reference's length (in the metric's own norm)."""
+    if metric == "cosine":
+        return None
+    order = 1 if metric == "l1" else 2
+    apart = torch.linalg.vector_norm(current.float() - reference.float(), ord=order, dim=-1)
+    return apart <= STEPS**-0.5 * torch.linalg.vector_norm(reference.float(), ord=order, dim=-1)
 
-    `alike` is `[streams, tokens]`. With `group` > 1, whole groups of neighbours are chosen by their mean, and the
-    `pinned` leading tokens, which belong to no group, are always chosen; `count` must then be
-    `pinned` plus a multiple of `group`.
+
+def least_alike(
+    alike: Tensor, count: int, group: int = 1, pinned: int = 0, same: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Indices of the `count` least alike tokens, int64 `[streams, count]`, and which of them changed, bool of that
+    shape: those come first, each part ascending. Tokens that did not change are there only to fill the shape.
+
+    `alike` is `[streams, tokens]`. It counts in steps (see `kernels.selection`), equal ones are settled by position,
+    and the highest step is no change; with `same`, bool `[streams, tokens]`, it counts as it is, and `same` says who
+    did not change. If `count` is all tokens, all count as changed.
+
+    With `group` > 1, whole groups of neighbours are chosen by their mean, and the `pinned` leading tokens, which belong
+    to no group, are always chosen; `count` must then be `pinned` plus a multiple of `group`.
     """
-    if group == 1:
-        return alike.topk(count, dim=1, largest=False, sorted=False).indices.sort(1).values
-    per_group = alike[:, pinned:].unflatten(1, (-1, group)).mean(-1)
-    chosen = per_group.topk((count - pinned) // group, dim=1, largest=False, sorted=False).indices.sort(1).values
-    members = pinned + chosen[:, :, None] * group + torch.arange(group, device=alike.device)
-    always = torch.arange(pinned, device=alike.device).expand(len(alike), -1)
-    return torch.cat([always, members.flatten(1)], dim=1)
+    always = 0 if group == 1 else pinned
+    scores = alike[:, always:].unflatten(1, (-1, group)).mean(-1)
+    if same is None:
+        scores = in_steps(scores)
+        still = scores >= STEPS
+    else:
+        still = same[:, always:].unflatten(1, (-1, group)).all(-1)
+        scores = scores.masked_fill(still, torch.inf)
+    chosen = scores.argsort(dim=1, stable=True)[:, : (count - always) // group]
+    # Sorted by number, those that did not change behind all others.
+    chosen = (chosen + still.gather(1, chosen) * scores.shape[1]).sort(1).values
+    changed = (chosen < scores.shape[1]) | (count == alike.shape[1])
+    members = always + (chosen % scores.shape[1])[:, :, None] * group + torch.arange(group, device=alike.device)
+    leading = torch.arange(always, device=alike.device).expand(len(alike), -1)
+    index = torch.cat([leading, members.flatten(1)], dim=1)
+    return index, torch.cat([leading >= 0, changed.repeat_interleave(group, dim=1)], dim=1)
 
 
 class Picked(NamedTuple):
     """The tokens to recompute."""
 
     index: Tensor
-    """Their numbers in their frame, int64 `[streams, count]`, ascending."""
+    """Their numbers in their frame, int64 `[streams, count]`."""
     flat: Tensor
     """Their row numbers in a flattened `[streams * tokens, dim]` tensor, int64 `[streams * count]`."""
+    changed: Tensor | None
+    """Which of them count, bool `[streams, count]`: the results of the others are not used. None: all of them."""
 
     @classmethod
-    def of(cls, index: Tensor, num_tokens: int) -> "Picked":
-        if len(index) == 1:
-            return cls(index, index[0])
+    def of(cls, index: Tensor, changed: Tensor, num_tokens: int) -> "Picked":
+        """Of what `least_alike` found. Where there is no device to wait for, columns that no stream needs go."""
+        counts: Tensor | None = changed
+        if not changed.is_cuda:
+            most = max(1, int(changed.sum(1).max()))
+            index, changed = index[:, :most], changed[:, :most]
+            counts = None if bool(changed.all()) else changed
         first = torch.arange(0, len(index) * num_tokens, num_tokens, device=index.device)
-        return cls(index, (index + first[:, None]).flatten())
+        return cls(index, (index + first[:, None]).flatten(), counts)
+
+    def mixed(self, new: Tensor, old: Tensor) -> Tensor:
+        """`new` rows of the tokens that count, `old` rows of the others: `[streams, count, dim]` each."""
+        return new if self.changed is None else torch.where(self.changed[:, :, None], new, old)
+
+    def put(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        """A copy of `[streams, tokens, dim]` with `rows` (`[streams, count, dim]`) of the tokens that count."""
+        rows = rows if self.changed is None else self.mixed(rows, take_rows(tokens, self.flat))
+        return put_rows(tokens, self.flat, rows)
 
 
 def take_rows(tokens: Tensor, flat: Tensor) -> Tensor:

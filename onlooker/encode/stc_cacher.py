@@ -15,6 +15,9 @@ The defaults are the published form. What differs from the paper or its code, an
 - Frames are counted, not chunks, and each stream has its own count, reference and refresh flag (the authors' code keeps
   one reference per process, and refreshes at every call). A new frame size is a new reference.
 - Keys are projected once, chosen indices are sorted, norm and MLP run on chosen rows only; similarity is in float32.
+- A token that did not change is never recomputed, even if fewer changed than `recompute_ratio` allows, and equal
+  similarities are settled by position (`kernels.selection` has the rule): else rounding would choose among unchanged
+  tokens. `recompute_ratio=1` recomputes all, changed or not.
 - `feature="value"` uses the values it had to compute for all tokens, rather than the stale ones.
 - `selection="patch"`, `reference="rolling"`, `refresh_on_cut`, `correct_stale`, `dense_tail_layers`, `global_tokens`,
   `age_weight`, `layers` and `round_to` are ours. `selection="shared"` is in the authors' later code, not in the paper.
@@ -35,7 +38,7 @@ from onlooker.encode._layer import Computed, run_layer
 from onlooker.encode._packed import PackedTower, Plan, fastest_ways, packed_layers
 from onlooker.encode._prepared import PreparedEncoder
 from onlooker.encode._reference import CacherState, Reference, SideBySide, kept_tensor, remember, side_by_side
-from onlooker.encode._selection import Metric, Picked, least_alike, put_rows, similarity, take_rows
+from onlooker.encode._selection import Metric, Picked, least_alike, similarity, take_rows, unchanged
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class STCCacher(EncoderAccelerator):
     interval: int | None = 4
     """Every how many frames one is computed whole; 0 or none: only the first."""
     recompute_ratio: float = 0.25
-    """Share of a frame's tokens recomputed in between (the paper's R_Cacher is one minus this)."""
+    """Most of a frame's tokens recomputed in between, as a share (the paper's R_Cacher is one minus this)."""
     layers: tuple[int, ...] | None = None
     """Layers that recompute only some tokens; none: all. The others stay dense."""
     feature: Literal["key", "value", "hidden"] = "key"
@@ -112,7 +115,8 @@ class STCCacher(EncoderAccelerator):
         return count
 
     def cost(self, tower: VisionTower) -> float:
-        """Mean FLOP of a frame over an interval as a share of the dense tower's; early refreshes are not foreseen."""
+        """Mean FLOP of a frame over an interval as a share of the dense tower's. Early refreshes are not foreseen, nor
+        frames in which fewer tokens changed than may be recomputed."""
         chosen, count = self.selective_layers(tower), self.recomputed_tokens(tower)
         share = selective_flop(tower, count, self.feature == "value") / dense_flop(tower)
         selective = 1 - len(chosen) / len(tower.layers) * (1 - share)
@@ -234,7 +238,7 @@ class STCCacher(EncoderAccelerator):
         place = {number: at for at, number in enumerate(chosen)}
         old, new = side_by_side(states, chosen), Reference()
         taps: dict[int, Tensor] = {}
-        picks: list[Tensor] = []
+        picks: list[Picked] = []
         picked: Picked | None = None
         if self.selection == "patch":
             picked = self._choose(tower, hidden, old, 0, new)
@@ -243,7 +247,7 @@ class STCCacher(EncoderAccelerator):
                 if self.selection == "per_layer":
                     picked = None
                 hidden, picked = self._selective_layer(tower, layer, hidden, picked, old, place[number], new)
-                picks.append(picked.flat)
+                picks.append(picked)
             else:
                 hidden = run_layer(layer, hidden).output
             if number in tower.tap_layers:
@@ -253,8 +257,10 @@ class STCCacher(EncoderAccelerator):
         for state in states:
             state.age += 1
         computed = torch.full(hidden.shape[:2], float(len(tower.layers) - len(place)), device=hidden.device)
-        every = torch.cat(picks)
-        computed = computed.flatten().index_add(0, every, torch.ones_like(every, dtype=torch.float32)).view_as(computed)
+        every = torch.cat([each.flat for each in picks])
+        counts = [torch.ones_like(p.index) if p.changed is None else p.changed for p in picks]
+        counted = torch.cat([each.flatten().float() for each in counts])
+        computed = computed.flatten().index_add(0, every, counted).view_as(computed)
         return Encoded(hidden, taps, computed / len(tower.layers), refreshed=(False,) * len(states))
 
     def _selective_layer(
@@ -263,7 +269,7 @@ class STCCacher(EncoderAccelerator):
         layer: VisionLayer,
         hidden: Tensor,
         picked: Picked | None,
-        old: Reference | SideBySide,
+        old: SideBySide,
         at: int,
         new: Reference,
     ) -> tuple[Tensor, Picked]:
@@ -274,29 +280,29 @@ class STCCacher(EncoderAccelerator):
         if picked is None:
             feature = normed if self.feature == "hidden" else keys if all_values is None else all_values
             picked = self._choose(tower, feature, old, at if self.selection == "per_layer" else 0, new)
-        index, flat = picked
+        index, flat, counts = picked
 
         fresh = take_rows(normed, flat)
-        values = put_rows(old.values[at], flat, layer.values(fresh)) if all_values is None else all_values
+        values = picked.put(old.values[at], layer.values(fresh)) if all_values is None else all_values
         attention = layer.out(layer.attend(layer.queries(fresh), keys, values, index))
         middle = take_rows(hidden, flat) + attention
         mlp = layer.mlp(middle)
 
-        stale = hidden + old.sums[at]
+        stale = old.moved(hidden, at)
         if self.correct_stale:
-            change = attention + mlp - take_rows(old.sums[at], flat)
-            stale = stale + self.correct_stale * change.mean(1, keepdim=True)
+            change = picked.mixed(attention + mlp - take_rows(old.sums[at], flat), torch.zeros_like(attention))
+            share = 1.0 if counts is None else counts.float().mean(1)[:, None, None].clamp_min(1e-6)
+            stale = stale + self.correct_stale * (change.mean(1, keepdim=True) / share).to(stale.dtype)
         if self.reference == "rolling":
             new.values.append(values)
-            new.sums.append(put_rows(old.sums[at], flat, attention + mlp))
+            new.sums.append(picked.put(old.sums[at], attention + mlp))
         # In place on a sum made just above: saves a copy of the frame, and no gradient needs the old content.
-        output = stale.flatten(0, 1).index_copy_(0, flat, (middle + mlp).flatten(0, 1))
+        rows = picked.mixed(middle + mlp, take_rows(stale, flat)) if counts is not None else middle + mlp
+        output = stale.flatten(0, 1).index_copy_(0, flat, rows.flatten(0, 1))
         return output.view_as(hidden), picked
 
     @torch.no_grad()
-    def _choose(
-        self, tower: VisionTower, feature: Tensor, old: Reference | SideBySide, gate: int, new: Reference
-    ) -> Picked:
+    def _choose(self, tower: VisionTower, feature: Tensor, old: SideBySide, gate: int, new: Reference) -> Picked:
         alike = similarity(feature, old.gate[gate], self.metric)
         if self.age_weight:
             alike = alike - self.age_weight * (old.waits[gate] + 1)
@@ -306,12 +312,16 @@ class STCCacher(EncoderAccelerator):
                 weight = torch.linalg.vector_norm(old.sums[gate].float(), dim=-1)
                 weight[:, : tower.pinned] = 0
                 alike = alike.scatter(1, weight.topk(min(others, weight.shape[1]), dim=1).indices, -torch.inf)
-        index = least_alike(alike, self.recomputed_tokens(tower), tower.group, tower.pinned)
-        picked = Picked.of(index, feature.shape[1])
+        # With age_weight every token that waited has a reason.
+        same = None if self.age_weight else unchanged(feature, old.gate[gate], self.metric)
+        found = least_alike(alike, self.recomputed_tokens(tower), tower.group, tower.pinned, same)
+        picked = Picked.of(*found, feature.shape[1])
         if self.reference == "rolling":
-            new.gate.append(put_rows(old.gate[gate], picked.flat, take_rows(feature, picked.flat)))
+            new.gate.append(picked.put(old.gate[gate], take_rows(feature, picked.flat)))
             if self.age_weight:
-                new.waits.append((old.waits[gate] + 1).scatter(1, index, 0.0))
+                waited = old.waits[gate] + 1
+                still = 0 if picked.changed is None else waited.gather(1, picked.index) * ~picked.changed
+                new.waits.append(waited.scatter(1, picked.index, still))
         return picked
 
     def _gate_feature(self, done: Computed) -> Tensor:

@@ -258,17 +258,15 @@ def cosine(features, addresses, alike, tokens, layer, dim, EARLY: tl.constexpr, 
 
 
 @triton.jit
-def _in_order(alike, stream, groups, group, GROUP: tl.constexpr):
-    """The means of some groups' scores as integers in the same order; the last of all for groups that are not there.
-    Summed one after the other, so that programs of other shapes get the same bits: else two groups could share a rank.
-    """
+def _in_steps(alike, stream, groups, group, STEPS: tl.constexpr, GROUP: tl.constexpr):
+    """The means of some groups' scores in steps, as integers; the last of all for groups that are not there. Summed one
+    after the other, so that programs of other shapes get the same bits: else two groups could share a rank."""
     there = group < groups
     scores = alike + (stream * groups + group) * GROUP
     total = tl.load(scores, mask=there, other=0.0)
     for member in tl.static_range(1, GROUP):  # pyright: ignore[reportGeneralTypeIssues]
         total += tl.load(scores + member, mask=there, other=0.0)
-    bits = tl.cast(total / GROUP, tl.int32, bitcast=True)
-    return tl.where(there, bits ^ ((bits >> 31) & 0x7FFFFFFF), 0x7FFFFFFF)
+    return tl.where(there, tl.floor(total / GROUP * STEPS + 0.5).to(tl.int32), 0x7FFFFFFF)
 
 
 @triton.jit(do_not_specialize=["first", "count"])
@@ -285,6 +283,8 @@ def choose(
     picked,
     dim,
     EARLY: tl.constexpr,
+    STEPS: tl.constexpr,
+    ALL: tl.constexpr,
     PICK: tl.constexpr,
     GROUP: tl.constexpr,
     PART: tl.constexpr,
@@ -292,28 +292,30 @@ def choose(
     COLS: tl.constexpr,
 ):
     """Of `groups` groups of neighbours the `count` whose scores have the least mean; GROUP 1: single tokens. A program
-    counts for PART groups how many of all come before each of them, BLOCK at a time: that is its rank. PICK: it also
-    copies the chosen tokens' rows of `source` to where they belong among those that are computed."""
+    counts for PART groups how many of all come before each of them, BLOCK at a time: that is its rank. Groups that did
+    not change have a row if there is room, but no place says so (ALL: there is room for all, and all have a place).
+    PICK: it also copies the chosen tokens' rows of `source` to where they belong among those that are computed."""
     behind(EARLY)
     stream = tl.program_id(0).to(tl.int64)
     own = tl.program_id(1) * PART + tl.arange(0, PART)
-    mine = _in_order(alike, stream, groups, own, GROUP)
+    mine = _in_steps(alike, stream, groups, own, STEPS, GROUP)
     before = tl.full((PART, BLOCK), 0, tl.int32)
     for start in range(0, groups, BLOCK):
         other = start + tl.arange(0, BLOCK)
-        theirs = _in_order(alike, stream, groups, other, GROUP)[None, :]
+        theirs = _in_steps(alike, stream, groups, other, STEPS, GROUP)[None, :]
         tied = (theirs == mine[:, None]) & (other[None, :] < own[:, None])
         before += ((theirs < mine[:, None]) | tied).to(tl.int32)
     rank = tl.sum(before, axis=1)
     token = stream * groups * GROUP + own[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
     there = (own < groups)[:, None]
-    taken = (rank < count)[:, None] & there
+    has_row = (rank < count)[:, None] & there
+    taken = has_row & ((mine < STEPS) | ALL)[:, None]
     row = ((stream * count + rank) * GROUP)[:, None] + tl.arange(0, GROUP)[None, :]
     seen = tl.load(times + token, mask=taken, other=0.0)
     tl.store(times + token, seen + 1.0, mask=taken)
     tl.store(place + first + token, tl.where(taken, first + row, -1).to(tl.int32), mask=there)
-    tl.store(flat + first + row, first + token, mask=taken)
-    tl.store(index + row, token - stream * groups * GROUP, mask=taken)
+    tl.store(flat + first + row, first + token, mask=has_row)
+    tl.store(index + row, token - stream * groups * GROUP, mask=has_row)
     if PICK:
         for place_in_group in tl.static_range(GROUP):  # pyright: ignore[reportGeneralTypeIssues]
             of = source + (first + (stream * groups + own) * GROUP + place_in_group)[:, None] * dim

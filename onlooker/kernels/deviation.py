@@ -99,10 +99,13 @@ def advance(
         after[: chosen.whole] = made[:first].view_as(after[: chosen.whole])
         picked = chosen.flat[first:] - first
         old = after[chosen.whole :].flatten(0, 1)
-        deviation.index_copy_(0, picked, made[first:] - old.index_select(0, picked))
+        taken = (chosen.rows.index_select(0, picked) >= 0)[:, None]  # the other rows' tokens did not change
+        apart = made[first:] - old.index_select(0, picked)
+        deviation.index_copy_(0, picked, torch.where(taken, apart, deviation.index_select(0, picked)))
         if norm is None:
             return None
-        others = (old + deviation).index_copy_(0, picked, made[first:])
+        others = old + deviation
+        others.index_copy_(0, picked, torch.where(taken, made[first:], others.index_select(0, picked)))
         return norm(torch.cat((made[:first], others)))
     dim = middle.shape[1]
     normed = middle if norm is None else middle.new_empty(len(chosen.place), dim)

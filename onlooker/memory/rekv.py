@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from onlooker.core.contracts import MemoryPolicy
@@ -96,6 +95,8 @@ class ReKV(MemoryPolicy):
         assert scores is not None, "ReKV chooses by score"
         start = min(len(spans), prefix_length(spans) + self.first)
         end = max(start, len(spans) - self.recent)
-        best = torch.topk(scores[start:end], min(self.topk, end - start)).indices.sort().values.tolist()
+        # A stable sort: of equal scores the older block is recalled, on every device.
+        ranked = scores[start:end].argsort(descending=True, stable=True)
+        best = ranked[: self.topk].sort().values.tolist()
         places = [*range(start), *(start + place for place in best), *range(end, len(spans))]
         return Recall(tuple(spans[place].id for place in places))

@@ -198,3 +198,19 @@ def test_without_a_window_the_past_is_the_mean_of_all_frames() -> None:
         method.compress(tokens, state)
     expected = torch.stack([tokens.features.mean(0) for tokens in frames]).mean(0)
     torch.testing.assert_close(state.history, expected[None], rtol=0, atol=1e-6)
+
+
+@BOTH
+def test_tokens_that_look_alike_are_told_apart_by_position(score):
+    """A frame of two textures: rounding, which differs from device to device, must not choose among equal tokens."""
+    make = torch.Generator().manual_seed(3)
+    wall, thing = torch.randn(2, 32, generator=make)
+    picture = wall.expand(36, -1).clone()
+    picture[20:22] = thing
+    kept = set()
+    for _ in range(10):
+        noisy = picture * (1 + 1e-7 * torch.randn(36, 1, generator=make))
+        tokens = VisualTokens.of_frame(noisy, GRID, 0, 0.0)
+        method = STCPruner(keep=6, score=score)
+        kept.add(tuple((method.compress(tokens, method.new_state()).slot).tolist()))
+    assert kept == {(0, 1, 2, 3, 20, 21)}

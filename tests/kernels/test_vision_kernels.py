@@ -72,7 +72,8 @@ def test_cosine_and_choice(on, kernels):
     for layer in range(LAYERS):
         close([cosine(keys[WHOLE:], gate, layer, kernels)], [cosine(keys[WHOLE:], gate, layer, None)])
     scores = torch.rand(SOME, TOKENS, device=on) * 2 - 1
-    scores[0] = 1.0  # all alike: the first are chosen
+    scores[0] = 1.0  # none changed: none is chosen
+    scores[0, ::2] += 2e-7
     scores[1, 4:20] = -0.5  # a tie across the border
     scores[2, ::3] = -0.0
     one, two = (Chosen(WHOLE, SOME, TOKENS, COUNT, torch.device(on)) for _ in range(2))
@@ -81,7 +82,11 @@ def test_cosine_and_choice(on, kernels):
         two.choose(scores.roll(turn, 1), None)
         for name in ("flat", "place", "index", "times"):
             assert torch.equal(getattr(one, name), getattr(two, name)), name
-    assert one.times.sum() == 2 * SOME * COUNT
+    assert one.times.sum(1).tolist() == [0, 2 * COUNT, 2 * COUNT]
+    assert (one.rows.view(SOME, TOKENS) >= 0).sum(1).tolist() == [0, COUNT, COUNT]
+    every = Chosen(WHOLE, SOME, TOKENS, TOKENS, torch.device(on))
+    every.choose(scores, kernels)
+    assert every.rows.sort().values.tolist() == list(range(every.first, STREAMS * TOKENS)), "a budget of all is all"
 
 
 @EACH_DEVICE
@@ -132,6 +137,10 @@ def test_residual_and_norm(on, kernels):
 def test_deviations_through_a_layer(on, kernels, last, dtype):
     """Kernels and plain forms leave the same behind, bit by bit but for norms; and stale tokens are not touched."""
     bench, norm = Bench(on, dtype=dtype), None
+    # One stream with fewer changed tokens than there are rows.
+    scores = torch.rand(SOME, TOKENS, generator=bench.make, device=on)
+    scores[1, 3:] = 1.0
+    bench.chosen.choose(scores, None)
     hidden, rows = bench.random(STREAMS, TOKENS, bench.dim), len(bench.chosen.flat)
     branch, mlp = bench.random(rows, bench.dim), bench.random(rows, bench.dim)
     norm, results = None if last else bench.norm, []

@@ -118,6 +118,13 @@ def test_windows_are_bounded():
     assert [span.id for span in spans[:3]] == [0, 1, 2], "the first blocks are kept when others are forgotten"
 
 
+def test_of_equal_scores_rekv_recalls_the_older_block():
+    spans = [Span(0, "prefix", 3, 0.0, 0.0), *(Span(i, "vision", 4, float(i), float(i)) for i in range(1, 400))]
+    policy, scores = ReKV(topk=5, recent=0), torch.zeros(len(spans))
+    scores[40] = 1.0
+    assert policy.recall(spans, scores, policy.new_state()).blocks == (0, 1, 2, 3, 4, 40)
+
+
 def test_rekv_recalls_the_best_and_the_newest_in_time_order():
     spans = [Span(0, "prefix", 3, 0.0, 0.0), *(Span(i, "vision", 4, float(i), float(i)) for i in range(1, 11))]
     scores = torch.tensor([99.0, 0.0, 5.0, 1.0, 9.0, 2.0, 7.0, 3.0, 4.0, 50.0, 60.0])
