@@ -1,9 +1,9 @@
 """LLaVA-OneVision: SigLIP or CLIP tower, two-layer projector, pooled to a quarter, Qwen2 decoder.
 
 Paper: "LLaVA-OneVision: Easy Visual Task Transfer", arXiv 2408.03326; weights and code through Transformers 5.
-Two deviations from its forward pass, neither of which changes a result: pooling comes before the projector's second
+Three deviations from its forward pass, none of which changes a result: pooling comes before the projector's second
 layer (bilinear weights sum to one, so it commutes with an affine map, and that layer runs on a quarter of the tokens);
-and frames are embedded one by one, the closing newline once, after the last frame.
+it is a product with fixed weights; and frames are embedded one by one, the closing newline once, after the last frame.
 """
 
 import math
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from onlooker.core.contracts import Encoded, VisionTower
@@ -23,6 +22,7 @@ from onlooker.core.tokens import VisualTokens
 from onlooker.models import _siglip
 from onlooker.models._checkpoint import CheckpointModel
 from onlooker.models._pixels import Pixels
+from onlooker.models._pooling import Pooling
 from onlooker.models._prompt import Prompt
 
 MODEL_TYPE = "llava_onevision"
@@ -60,6 +60,7 @@ class Vision:
             )
         self.grid = (math.ceil(self._side / 2), math.ceil(self._side / 2))
         """Rows and columns of a frame's tokens in the language model."""
+        self._pool = Pooling((self._side, self._side), self.grid)
 
     def embed_patches(self, pixels: Tensor) -> Tensor:
         """`[streams, channels, rows, cols]` to `[streams, tokens, dim]`."""
@@ -68,9 +69,7 @@ class Vision:
     def project(self, hidden: Tensor) -> Tensor:
         """Tower output `[streams, tokens, dim]` to language tokens `[streams, grid, hidden_dim]`, in raster order."""
         inner = self._projector.act(self._projector.linear_1(hidden[:, self._dropped :]))
-        image = inner.unflatten(1, (self._side, self._side)).permute(0, 3, 1, 2).contiguous()
-        pooled = F.interpolate(image, size=self.grid, mode="bilinear")
-        return self._projector.linear_2(pooled.flatten(2).transpose(1, 2))
+        return self._projector.linear_2(self._pool(inner))
 
 
 class LlavaOnevision(CheckpointModel):
