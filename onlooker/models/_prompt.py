@@ -47,12 +47,13 @@ class Prompt:
         """Use the processor's template where the checkpoint has one of its own, else the tokenizer's.
 
         Older checkpoints have both, and then the tokenizer's is that of the bare language model: it knows no video.
+        Where there are several, the order is that of the library's processors: `processor_config.json`, then
+        `chat_template.json`, then `chat_template.jinja` (which the tokenizer reads itself). Raises `ModelError` for a
+        file that cannot be read.
         """
-        for name in ("chat_template.json", "processor_config.json"):
-            if (folder / name).is_file():
-                template = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
-                if template:
-                    return cls(tokenizer, video_ids, template)
+        for name in ("processor_config.json", "chat_template.json"):
+            if template := _template(folder / name):
+                return cls(tokenizer, video_ids, template)
         return cls(tokenizer, video_ids)
 
     def question_ids(self, question: str) -> list[int]:
@@ -65,6 +66,19 @@ class Prompt:
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+
+def _template(path: Path) -> str | None:
+    """The chat template in a settings file, of several the default one; None where there is none."""
+    if not path.is_file():
+        return None
+    try:
+        template = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(
+            "the checkpoint's chat template cannot be read", given=f"{path}: {error}", do="fetch the checkpoint again"
+        ) from error
+    return template.get("default") if isinstance(template, dict) else template
 
 
 def harmless(tokenizer: Any, text: str) -> str:

@@ -128,6 +128,31 @@ def test_the_processors_template_comes_before_that_of_the_bare_language_model(co
     assert load(copied, device="cpu").prefix_ids()
 
 
+def test_of_several_templates_the_one_that_the_library_would_take_is_taken(copied):
+    """`processor_config.json` before `chat_template.json` before `chat_template.jinja`, as its processors read them."""
+    from transformers.processing_utils import ProcessorMixin
+
+    template, settings = (copied / "chat_template.jinja").read_text(), copied / "processor_config.json"
+    marked = {name: template.replace("You watch a video.", name) for name in ("one", "two", "three")}
+    (copied / "chat_template.jinja").write_text(marked["three"])
+    (copied / "chat_template.json").write_text(json.dumps({"chat_template": marked["two"]}))
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"chat_template": marked["one"]}))
+    for name, file in (("one", settings), ("two", copied / "chat_template.json"), ("three", None)):
+        found = ProcessorMixin.get_processor_dict(copied)[0]["chat_template"]
+        model = load(copied, device="cpu")
+        assert found == marked[name] and model.decode_text(model.prefix_ids()).split("\n")[1] == name
+        if file is settings:
+            settings.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k[:4] != "chat"}))
+        elif file is not None:
+            file.unlink()
+
+
+def test_a_damaged_template_is_refused(copied):
+    (copied / "chat_template.json").write_text("{")
+    with pytest.raises(ModelError, match="template cannot be read"):
+        load(copied, device="cpu")
+
+
 def test_loading_says_nothing(tiny_folder, capfd):
     load(tiny_folder, device="cpu")
     assert capfd.readouterr() == ("", "")
