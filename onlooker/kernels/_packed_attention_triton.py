@@ -215,7 +215,8 @@ def note_looks(
     SHARES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Add a segment's last query's weights on its past, averaged over heads, to its ledger. Grid (S, SHARES)."""
+    """Add a segment's last query's weights on its past and its first own rows, averaged over heads, to its ledger.
+    Grid (S, SHARES)."""
     segment, share = tl.program_id(0), tl.program_id(1)
     facts = table + segment * COLUMNS
     ledger_at = tl.load(facts + 13)
@@ -225,23 +226,30 @@ def note_looks(
     token = (tl.load(facts + 11) + tl.load(facts + 12) - 1).to(tl.int32)
     element = queries.dtype.element_ty
     ledger = ledger_at.to(tl.pointer_type(tl.float32)) + layer * tl.load(facts + 14)
-    layer_part, head_part = layer * tl.load(facts + 2), tl.load(facts + 3)
     past_keys = tl.multiple_of((tl.load(facts + 0)).to(tl.pointer_type(element)), 16)
+    own_keys = tl.multiple_of((tl.load(facts + 5)).to(tl.pointer_type(element)), 16)
+    own_rows = tl.load(facts + 15).to(tl.int32)
+    past_tiles = tl.cdiv(past_rows, N)
     group, columns, dims = tl.arange(0, G_CEIL), tl.arange(0, N), tl.arange(0, D)
     real = group < G
     tokens = token + tl.zeros([G_CEIL], dtype=tl.int32)
-    for number in range(share, tl.cdiv(past_rows, N), SHARES):
-        at = number * N + columns
-        there = at < past_rows
+    for number in range(share, past_tiles + tl.cdiv(own_rows, N), SHARES):
+        is_past = number < past_tiles
+        at = tl.where(is_past, number, number - past_tiles) * N + columns
+        there = at < tl.where(is_past, past_rows, own_rows)
+        keys = tl.where(is_past, past_keys, own_keys)
+        layer_part = layer * tl.load(facts + tl.where(is_past, 2, 8))
+        head_part = tl.load(facts + tl.where(is_past, 3, 9))
         looks = tl.zeros([N], dtype=tl.float32)
         for kv_head in range(HQ // G):
             head = kv_head * G + group
             q = _turned_queries(queries, cos, sin, tokens, head, real, head_stride, token_stride, D)
             from_row = tl.multiple_of(layer_part + kv_head * head_part, 16)
-            k = tl.load(past_keys + from_row + at[None, :] * D + dims[:, None], mask=there[None, :], other=0.0)
+            k = tl.load(keys + from_row + at[None, :] * D + dims[:, None], mask=there[None, :], other=0.0)
             logits = tl.dot(q, k, input_precision=PRECISION) * scale
             mass = tl.load(lse + token.to(tl.int64) * HQ + head, mask=real, other=0.0)
             weights = tl.where(real[:, None], tl.exp2(logits - mass[:, None]), 0.0)
             looks += tl.sum(weights, 0)
-        before = tl.load(ledger + at, mask=there, other=0.0)
-        tl.store(ledger + at, before + looks / HQ, mask=there)
+        noted = ledger + tl.where(is_past, 0, past_rows) + at
+        before = tl.load(noted, mask=there, other=0.0)
+        tl.store(noted, before + looks / HQ, mask=there)

@@ -22,7 +22,7 @@ from onlooker.core.contracts import ModelSpec
 from onlooker.core.errors import InputError, ModelError
 
 COLUMNS = 16
-"""Numbers per segment in the table: 0-4 past, 5-9 own rows, 10-12 counts, 13-14 ledger."""
+"""Numbers per segment in the table: 0-4 past, 5-9 own rows, 10-12 counts, 13-15 ledger."""
 
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
@@ -48,10 +48,13 @@ class Rows:
     """Own rows that are there already."""
     positions: Tensor
     """Of the new tokens, int64 `[axes, tokens]`, before `offset`."""
-    offset: int
-    """What is added to all positions."""
+    offset: int | tuple[int, ...]
+    """What is added to all positions, or to those of each axis."""
     ledger: Tensor | None = None
-    """Float32 `[layers, past rows]`, to which the last token's weights on the past are added; None: nobody asks."""
+    """Float32 `[layers, past rows + own_noted]`, to which the last token's weights on the past and on the first own
+    rows are added; None: nobody asks."""
+    own_noted: int = 0
+    """Own rows that the ledger counts; they are there before the new tokens."""
 
     @property
     def num_tokens(self) -> int:
@@ -106,14 +109,14 @@ class PassTables:
         self.spec, self.num_tokens, self.num_segments, self.tiles = spec, num_tokens, num_segments, tiles
         self.groups = spec.num_query_heads // spec.num_kv_heads
         self.num_blocks = -(-num_tokens * self.groups // tiles.queries) + num_segments
-        sizes = (num_segments * COLUMNS, num_tokens * 2, self.num_blocks * 2, num_tokens)
+        sizes = (num_segments * COLUMNS, num_tokens * 2, self.num_blocks * 2, spec.position_axes * num_tokens)
         ends = np.cumsum(sizes)
         self._host = np.zeros(int(ends[-1]), dtype=np.int64)
         self._device = torch.zeros(int(ends[-1]), dtype=torch.int64, device=spec.device)
         cuts = [int(end) for end in ends[:-1]]
         table, tokens, blocks, offsets = np.split(self._host, cuts)
         self._table, self._tokens = table.reshape(-1, COLUMNS), tokens.reshape(-1, 2)
-        self._blocks, self._offsets = blocks.reshape(-1, 2), offsets
+        self._blocks, self._offsets = blocks.reshape(-1, 2), offsets.reshape(spec.position_axes, -1)
         self.table, self.tokens, self.blocks, self.offsets = torch.split(self._device, list(sizes))
         self._places = torch.zeros(spec.position_axes, num_tokens, dtype=torch.int64, device=spec.device)
         self.segments: tuple[Rows, ...] = ()
@@ -123,7 +126,7 @@ class PassTables:
     @property
     def positions(self) -> Tensor:
         """Positions of all packed tokens, int64 `[axes, tokens]`; computed anew at each use, on the device."""
-        return self._places + self.offsets
+        return self._places + self.offsets.view_as(self._places)
 
     @property
     def ends(self) -> Tensor:
@@ -149,7 +152,7 @@ class PassTables:
             here = slice(start, start + count)
             self._tokens[here, 0] = number
             self._tokens[here, 1] = np.arange(rows.own_before, rows.own_before + count)
-            self._offsets[here] = rows.offset
+            self._offsets[:, here] = np.reshape(rows.offset, (-1, 1))
             firsts = np.arange(0, count * self.groups, self.tiles.queries)
             self._blocks[block : block + len(firsts), 0] = number
             self._blocks[block : block + len(firsts), 1] = firsts
@@ -293,7 +296,7 @@ def attend_plainly(
     mask = torch.ones(logits.shape[1:], dtype=torch.bool, device=logits.device).tril(logits.shape[2] - count)
     weights = logits.masked_fill(~mask, float("-inf")).softmax(-1)
     if rows.ledger is not None:
-        rows.ledger[layer] += weights[:, -1, :past].mean(0)
+        rows.ledger[layer] += weights[:, -1, : past + rows.own_noted].mean(0)
     return (weights @ seen_values.repeat_interleave(groups, 0)).transpose(0, 1).to(queries.dtype)
 
 
@@ -325,7 +328,7 @@ def _facts(rows: Rows, start: int) -> list[int]:
         rows.num_tokens,
         0 if ledger is None else ledger.data_ptr(),
         0 if ledger is None else ledger.stride(0),
-        0,
+        rows.own_noted,
     ]
 
 

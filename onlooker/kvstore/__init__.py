@@ -2,7 +2,7 @@
 
 from onlooker.kvstore.attention import PackedAttention, Segment
 from onlooker.kvstore.chunk import Chunk
-from onlooker.kvstore.question import QuestionView
+from onlooker.kvstore.question import Held, QuestionView
 from onlooker.kvstore.store import KVStore
 
-__all__ = ["Chunk", "KVStore", "PackedAttention", "QuestionView", "Segment"]
+__all__ = ["Chunk", "Held", "KVStore", "PackedAttention", "QuestionView", "Segment"]

@@ -115,13 +115,13 @@ def attend_causally(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor 
 
 
 def attend_context_and_tail(
-    queries: Tensor, context: tuple[Tensor, Tensor], tail: tuple[Tensor, Tensor], scale: float
+    queries: Tensor, context: tuple[Tensor, Tensor], tail: tuple[Tensor, Tensor], scale: float, num_held: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Rotated queries `[Hq, n, D]` over a frozen context and a causal tail that ends with the queries themselves.
 
     `context` and `tail` are (rotated keys, values), each `[H, m, D]`. One softmax in float32 spans both, and neither
-    is copied. Returns the output `[n, Hq, D]` and the last query's weights on the context, float32 `[m]`, averaged
-    over heads.
+    is copied. Returns the output `[n, Hq, D]` and the last query's weights on the context and on the first `num_held`
+    rows of the tail, float32 `[m + num_held]`, averaged over heads.
     """
     query_heads, num_queries, dim = queries.shape
     heads, num_context = context[0].shape[:2]
@@ -141,7 +141,8 @@ def attend_context_and_tail(
         on_context, on_tail = weights.split((num_context, num_tail), dim=-1)
         out = _product(on_context.to(context[1].dtype), context[1]) + _product(on_tail.to(tail[1].dtype), tail[1])
         outputs.append(out.to(queries.dtype).reshape(query_heads, count, dim))
-        weights = on_context.reshape(query_heads, count, num_context)
+        last = torch.cat((on_context, on_tail[..., :num_held]), dim=-1) if num_held else on_context
+        weights = last.reshape(query_heads, count, num_context + num_held)
     return torch.cat(outputs, dim=1).transpose(0, 1), weights[:, -1].mean(0)
 
 

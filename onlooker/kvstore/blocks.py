@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+Offset = tuple[int, ...]
+"""By how much a block is moved, on each axis."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
@@ -15,3 +18,5 @@ class Block:
     """How far the block advances the position counter."""
     positions: Tensor
     """Positions relative to the block's start, int64 `[axes, tokens]`, on the device."""
+    clock: int | None = None
+    """Where it lies on the first axis of the video that it is a part of (see `Placing`); None: it is part of none."""

@@ -10,7 +10,7 @@ from onlooker.core.spans import Span, SpanKind
 from onlooker.kernels.packed_attention import Rows
 from onlooker.kvstore.attention import Turned, attend_causally, causal_mask
 from onlooker.kvstore.blocks import Block
-from onlooker.kvstore.rotation import rotate
+from onlooker.kvstore.rotation import moved, rotate
 
 if TYPE_CHECKING:
     from onlooker.kvstore.store import KVStore
@@ -41,13 +41,13 @@ class Chunk:
         self._store, self._block, self._times = store, block, (start_s, end_s)
         self._kind: SpanKind = kind
         self._head, self._tail, self._end = window.head, window.tail, window.tail + block.num_tokens
-        self._offset = window.next_offset
+        self._offset = window.placing.peek(block)
         self._shared: _Shared | None = None
         self._written = 0
 
     def places(self) -> Tensor:
         """Behind all that is resident (see `Segment.places`)."""
-        return self._block.positions + self._offset
+        return moved(self._block.positions, self._offset)
 
     def attend(
         self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, turned: Turned = None

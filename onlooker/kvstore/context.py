@@ -7,7 +7,8 @@ from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
 from onlooker.kvstore.arena import Arena, allocate
-from onlooker.kvstore.blocks import Block
+from onlooker.kvstore.blocks import Block, Offset
+from onlooker.kvstore.placing import Placing, lay_out
 from onlooker.kvstore.rotation import Rotary, rotate, shifted
 
 
@@ -21,7 +22,9 @@ class Context:
     """`[layers, kv_heads, rows, head_dim]`."""
     blocks: tuple[int, ...]
     """Whose rows these are, in order."""
-    reach: int
+    held: tuple[Offset, ...]
+    """Where the blocks start that the question reads itself, behind all others."""
+    reach: Offset
     """The position after the last block: the question starts here."""
     owned_bytes: int
     """Bytes held beyond what the store holds anyway."""
@@ -30,7 +33,7 @@ class Context:
         """One context for each layer."""
         owned = self.owned_bytes // len(self.keys)
         return [
-            Context(self.keys[n : n + 1], self.values[n : n + 1], self.blocks, self.reach, owned)
+            Context(self.keys[n : n + 1], self.values[n : n + 1], self.blocks, self.held, self.reach, owned)
             for n in range(len(self.keys))
         ]
 
@@ -47,17 +50,28 @@ class Sources:
     """First arena row of the blocks on the device."""
     host: dict[int, Tensor]
     """Slabs of the parked blocks, each `[2, layers, kv_heads, tokens, head_dim]`."""
+    placing: Placing
+    """What came behind all that was on the device."""
+    held: tuple[Block, ...] = ()
+    """Blocks that are in no store: the question reads them itself, before its own words."""
 
     def num_tokens(self, chosen: tuple[int, ...]) -> int:
         """Rows that these blocks have together."""
         return sum(self.blocks[block].num_tokens for block in chosen)
 
-    def resident(self, chosen: tuple[int, ...], rows: slice, reach: int) -> Context:
-        """A context without any copy: the blocks are what arena `rows` hold, rotated up to `reach`."""
-        return Context(self.arena.rotated[:, :, rows], self.arena.values[:, :, rows], chosen, reach, 0)
+    def resident(self, chosen: tuple[int, ...], rows: slice) -> Context:
+        """A context without any copy: the blocks are what arena `rows` hold, which is all that was on the device."""
+        placing = self.placing.copy()
+        held = tuple(placing.place(block) for block in self.held)
+        keys, values = self.arena.rotated[:, :, rows], self.arena.values[:, :, rows]
+        return Context(keys, values, chosen, held, placing.reach, 0)
 
     def gather(self, chosen: tuple[int, ...], layers: range) -> Context:
-        """A context of some neighbouring layers: packed positions (a block starts where the one before it ends)."""
+        """A context of some neighbouring layers: packed positions (a block starts where the one before it ends).
+
+        In a long video the layers that see other moments would end at other positions. Only distances matter, so such
+        contexts are moved to end where the watching view does: a packed pass has one place for a question's tokens.
+        """
         spec, picked = self.spec, slice(layers.start, layers.stop)
         shape = (len(layers), spec.num_kv_heads, self.num_tokens(chosen), spec.head_dim)
         keys, values = (allocate(shape, spec.dtype, spec.device) for _ in range(2))
@@ -68,15 +82,19 @@ class Sources:
             keys[:, :, to].copy_(from_keys[picked, :, rows], non_blocking=True)
             values[:, :, to].copy_(from_values[picked, :, rows], non_blocking=True)
             at += count
-        offsets, reach = [], 0
-        for block in chosen:
-            offsets.append(reach)
-            reach += self.blocks[block].extent
+        blocks = [*(self.blocks[block] for block in chosen), *self.held]
+        offsets, reach = lay_out(blocks, spec.position_axes)
+        if any(block.clock is not None for block in blocks):
+            end = self.placing.reach
+            steps = [place - own for place, own in zip(end, reach, strict=True)]
+            offsets = [tuple(map(sum, zip(offset, steps, strict=True))) for offset in offsets]
+            reach = end
+        offsets, held = offsets[: len(chosen)], tuple(offsets[len(chosen) :])
         if chosen:
             cos, sin = self.rotary(shifted([self.blocks[block].positions for block in chosen], offsets))
             for layer in range(len(layers)):
                 keys[layer] = rotate(keys[layer], cos, sin)
-        return Context(keys, values, chosen, reach, keys.nbytes + values.nbytes)
+        return Context(keys, values, chosen, held, reach, keys.nbytes + values.nbytes)
 
     def _runs(self, chosen: tuple[int, ...]) -> list[tuple[Tensor | None, int, int]]:
         """(slab or None for the arena, first row, rows): neighbours in the arena are one run, one copy."""

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,8 +14,9 @@ from onlooker.core.spans import Recall, Scoring, Span
 from onlooker.kernels.packed_attention import Rows
 from onlooker.kvstore.arena import Reader, allocate
 from onlooker.kvstore.attention import Turned, attend_context_and_tail
+from onlooker.kvstore.blocks import Block, Offset
 from onlooker.kvstore.context import Context, Sources, block_shares
-from onlooker.kvstore.rotation import rotate
+from onlooker.kvstore.rotation import moved, rotate
 from onlooker.kvstore.signals import fold_queries, score_blocks, share_attention
 
 if TYPE_CHECKING:
@@ -24,6 +26,20 @@ Choose = Callable[[int, Sequence[Span], Tensor | None], Recall]
 """(layer, spans, scores float32 `[spans]` on the CPU or None) to what that layer may see."""
 
 LEAST_TAIL_ROWS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A block that is not in the store yet, because what it is made of is not complete: the question reads it itself,
+    between what is stored and its own words."""
+
+    start_s: float
+    end_s: float
+    positions: Tensor
+    """From the block's start, int64 `[axes, tokens]`."""
+    extent: int
+    clock: int | None = None
+    """As in `KVStore.begin`."""
 
 
 class QuestionView:
@@ -44,6 +60,7 @@ class QuestionView:
         visible: Callable[[Span], bool] | None,
         scored: bool,
         scoring: Scoring = "mean",
+        held: Sequence[Held] = (),
     ) -> None:
         """See `KVStore.question`."""
         window, spans = store._window, store.spans
@@ -53,8 +70,23 @@ class QuestionView:
         )
         """What there was to choose from, in stream order; the prefix is always among it."""
         self._store, self._choose, self._scoring = store, choose, scoring
+        self.held_spans = tuple(
+            Span(store._next_id + n, "vision", one.positions.shape[1], one.start_s, one.end_s)
+            for n, one in enumerate(held)
+        )
+        """What the question reads itself, under numbers that nobody else has yet."""
+        blocks = dict(store._blocks)
+        for span, one in zip(self.held_spans, held, strict=True):
+            blocks[span.id] = Block(span.id, span.num_tokens, one.extent, one.positions.to(self.spec.device), one.clock)
         self._sources = Sources(
-            store.spec, store.rotary, dict(store._blocks), window.arena, dict(window.rows), dict(store._host)
+            store.spec,
+            store.rotary,
+            blocks,
+            window.arena,
+            dict(window.rows),
+            dict(store._host),
+            window.placing.copy(),
+            tuple(blocks[span.id] for span in self.held_spans),
         )
         self._known = {span.id for span in self.spans}
         self._prefix = tuple(span.id for span in self.spans[:1] if span.kind == "prefix")
@@ -65,7 +97,8 @@ class QuestionView:
         """Of each context, float32 `[layers, rows]`: attention of the cited tokens."""
         self._num_cited = 0
         self._closed = False
-        self._num_tail, self._tail_reach = 0, 0
+        self._num_tail, self._tail_reach, self._num_held = 0, 0, 0
+        self._held_tokens = sum(span.num_tokens for span in self.held_spans)
         self._tail = self._new_tail(0)
         self._reader: Reader | None = Reader(window.head, window.tail)
         if scored:
@@ -77,7 +110,7 @@ class QuestionView:
         rows = window.read(list(chosen))
         if rows is not None:
             window.arena.readers.add(self._reader)
-            self._freeze(self._sources.resident(chosen, rows, window.next_offset))
+            self._freeze(self._sources.resident(chosen, rows))
         else:
             self._reader = None
             layers = range(self.spec.num_layers)
@@ -102,18 +135,29 @@ class QuestionView:
 
         Attend in every layer before the next segment is made. `cited`: count where its last token looks.
         """
+        if self._num_held < len(self.held_spans):
+            raise InputError("what is held comes before the question's words", do="read `held_segment` first")
+        segment = self._next_segment(positions.to(self.spec.device), None, cited)
+        self._tail_reach += extent
+        return segment
+
+    def held_segment(self) -> "TailSegment":
+        """The tokens of the next block that was held, to be read before the question's words."""
+        self._num_held += 1
+        block = self._sources.held[self._num_held - 1]
+        return self._next_segment(block.positions, self._num_held - 1, cited=False)
+
+    def _next_segment(self, positions: Tensor, held: int | None, cited: bool) -> "TailSegment":
         self._check_open()
         if len(self._contexts) < self.spec.num_layers:
             raise InputError("a scored question reads nothing before its retrieval", do="run `retrieval` first")
-        positions = positions.to(self.spec.device)
         num_tokens = positions.shape[1]
         if self._num_tail + num_tokens > self._tail.shape[3]:
             larger = self._new_tail(max(LEAST_TAIL_ROWS, 2 * self._num_tail, self._num_tail + num_tokens))
             larger[:, :, :, : self._num_tail] = self._tail[:, :, :, : self._num_tail]
             self._tail = larger
-        segment = TailSegment(self, positions, self._tail_reach, self._num_tail, cited)
+        segment = TailSegment(self, positions, held, self._tail_reach, self._num_tail, cited)
         self._num_tail += num_tokens
-        self._tail_reach += extent
         self._num_cited += cited
         return segment
 
@@ -127,13 +171,15 @@ class QuestionView:
         if not self._num_cited or self._closed:
             return {}
         weights = [row for ledger in self._ledgers for row in ledger]
-        shares = block_shares(self._contexts, weights, self._sources.blocks)
+        held = tuple(span.id for span in self.held_spans)
+        contexts = [dataclasses.replace(context, blocks=context.blocks + held) for context in self._contexts]
+        shares = block_shares(contexts, weights, self._sources.blocks)
         count = self.spec.num_layers * self._num_cited
         return {block: share / count for block, share in shares.items()}
 
     def recalled(self) -> dict[int, int]:
         """In how many layers each block of the context was seen."""
-        counts: dict[int, int] = {}
+        counts = {span.id: len(self._contexts) for span in self.held_spans} if self._contexts else {}
         for context in self._contexts:
             for block in context.blocks:
                 counts[block] = counts.get(block, 0) + 1
@@ -183,7 +229,7 @@ class QuestionView:
 
     def _freeze(self, context: Context) -> None:
         num_layers, _, rows, _ = context.keys.shape
-        ledger = allocate((num_layers, rows), torch.float32, self.spec.device)
+        ledger = allocate((num_layers, rows + self._held_tokens), torch.float32, self.spec.device)
         self._ledgers.append(ledger.zero_())
         self._contexts += context.layers()
         if num_layers == self.spec.num_layers:
@@ -194,12 +240,14 @@ class QuestionView:
         many tokens: then a packed pass can take them, though each layer sees other blocks."""
         if len({(context.reach, context.keys.shape) for context in self._contexts}) > 1:
             return
+        held = self._contexts[0].held if len({context.held for context in self._contexts}) == 1 else ()
         keys, values = (torch.cat([getattr(c, name) for c in self._contexts]) for name in ("keys", "values"))
         blocks = [context.blocks for context in self._contexts]
-        self._whole = Context(keys, values, (), self._contexts[0].reach, keys.nbytes + values.nbytes)
+        places = [context.held for context in self._contexts]
+        self._whole = Context(keys, values, (), held, self._contexts[0].reach, keys.nbytes + values.nbytes)
         self._contexts = [
-            dataclasses.replace(context, blocks=seen)
-            for context, seen in zip(self._whole.layers(), blocks, strict=True)
+            dataclasses.replace(context, blocks=seen, held=starts)
+            for context, seen, starts in zip(self._whole.layers(), blocks, places, strict=True)
         ]
         self._ledgers = [torch.cat(self._ledgers)]
 
@@ -258,7 +306,7 @@ class Retrieval:
         # A pass that is repeated, because somebody else's part of it failed, asks what it asked before.
         context = chosen[layer] if layer < len(chosen) else self._view._choose_layer(layer, queries, scale)
         # Layers may see different numbers of positions, so the angles are made per layer.
-        cos, sin = self._view._sources.rotary(self._positions + context.reach)
+        cos, sin = self._view._sources.rotary(moved(self._positions, context.reach))
         own, past = (rotate(keys, cos, sin), values), (context.keys[0], context.values[0])
         return attend_context_and_tail(rotate(queries, cos, sin), past, own, scale)[0]
 
@@ -267,18 +315,27 @@ class Retrieval:
 
 
 class TailSegment:
-    """Tokens of a question or an answer (a `Segment`)."""
+    """Tokens of a question or an answer, or of a block that was held (a `Segment`)."""
 
-    def __init__(self, view: QuestionView, positions: Tensor, reach: int, start: int, cited: bool) -> None:
+    def __init__(
+        self, view: QuestionView, positions: Tensor, held: int | None, reach: int, start: int, cited: bool
+    ) -> None:
         self._view, self._cited = view, cited
-        self._positions, self._reach = positions, reach
+        self._positions, self._held, self._reach = positions, held, reach
         self._start, self._end = start, start + positions.shape[1]
-        self._angles: dict[int, tuple[Tensor, Tensor]] = {}
+        self._angles: dict[Offset, tuple[Tensor, Tensor]] = {}
+
+    def _offset(self, context: Context) -> Offset | None:
+        """Where it starts behind a context; None for a held block that starts elsewhere in each layer."""
+        if self._held is None:
+            return tuple(place + self._reach for place in context.reach)
+        return context.held[self._held] if context.held else None
 
     def places(self) -> Tensor | None:
         """Behind the context, if it is of one size (see `Segment.places`)."""
         whole = self._view._whole
-        return None if whole is None else self._positions + (self._reach + whole.reach)
+        offset = None if whole is None else self._offset(whole)
+        return None if offset is None else moved(self._positions, offset)
 
     def attend(
         self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, turned: Turned = None
@@ -288,13 +345,14 @@ class TailSegment:
         view._check_open()
         context, new, seen = view._contexts[layer], slice(self._start, self._end), slice(0, self._end)
         if turned is None:
-            angles = self._turns(context.reach)
+            angles = self._turns(context)
             turned = rotate(queries, *angles), rotate(keys, *angles)
         tail_keys, tail_values = view._tail[0, layer], view._tail[1, layer]
         tail_keys[:, new] = turned[1]
         tail_values[:, new] = values
         past, tail = (context.keys[0], context.values[0]), (tail_keys[:, seen], tail_values[:, seen])
-        output, weights = attend_context_and_tail(turned[0], past, tail, scale)
+        noted = view._held_tokens if self._cited else 0
+        output, weights = attend_context_and_tail(turned[0], past, tail, scale, noted)
         if self._cited:
             ledger = view._ledgers[0][layer] if view._whole else view._ledgers[layer][0]
             ledger.add_(weights)
@@ -304,7 +362,8 @@ class TailSegment:
         """The context as the past and the tail as its own rows; None where contexts differ in size."""
         view, whole = self._view, self._view._whole
         view._check_open()
-        if whole is None:
+        offset = None if whole is None else self._offset(whole)
+        if whole is None or offset is None:
             return None
         return Rows(
             past_keys=whole.keys,
@@ -314,12 +373,15 @@ class TailSegment:
             own_raw=None,
             own_before=self._start,
             positions=self._positions,
-            offset=whole.reach + self._reach,
+            offset=offset,
             ledger=view._ledgers[0] if self._cited else None,
+            own_noted=view._held_tokens if self._cited else 0,
         )
 
-    def _turns(self, reach: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines behind a context that reaches so far: few are different, so each is made once."""
-        if reach not in self._angles:
-            self._angles[reach] = self._view._sources.rotary(self._positions + (self._reach + reach))
-        return self._angles[reach]
+    def _turns(self, context: Context) -> tuple[Tensor, Tensor]:
+        """Cosines and sines behind a context: few are different, so each is made once."""
+        offset = self._offset(context)
+        assert offset is not None, "a layer has places for what was held"
+        if offset not in self._angles:
+            self._angles[offset] = self._view._sources.rotary(moved(self._positions, offset))
+        return self._angles[offset]

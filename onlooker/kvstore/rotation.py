@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from onlooker.kvstore.blocks import Offset
+
 Rotary = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Positions int64 `[axes, tokens]` to cosines and sines, float32 `[tokens, head_dim]` each."""
 
@@ -17,15 +19,21 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (plain * cos + turned * sin).to(states.dtype)
 
 
-def shifted(positions: list[Tensor], offsets: list[int]) -> Tensor:
-    """Local positions of several blocks, each `[axes, tokens]`, moved by one integer per block; `[axes, all tokens]`.
+def moved(positions: Tensor, offset: Offset) -> Tensor:
+    """Local positions of one block, `[axes, tokens]`, moved by one integer per axis, so that its inner geometry stays.
 
-    Moving a block moves all axes alike, so its inner geometry stays.
+    Without any upload, which would wait for the device: the prefix moves at every frame of a sliding window.
     """
+    if min(offset) == max(offset):
+        return positions + offset[0]
+    return torch.stack([axis + step for axis, step in zip(positions, offset, strict=True)])
+
+
+def shifted(positions: list[Tensor], offsets: list[Offset]) -> Tensor:
+    """Local positions of several blocks, each `[axes, tokens]`, moved by their offsets; `[axes, all tokens]`."""
     if len(positions) == 1:
-        # The prefix, at every frame of a sliding window: no upload, which would wait for the device.
-        return positions[0] + offsets[0]
-    moved = torch.cat(positions, dim=1)
+        return moved(positions[0], offsets[0])
+    together = torch.cat(positions, dim=1)
     counts = torch.tensor([p.shape[1] for p in positions])
-    steps = torch.repeat_interleave(torch.tensor(offsets), counts)
-    return moved + steps.to(moved.device)
+    steps = torch.repeat_interleave(torch.tensor(offsets).T, counts, dim=1)
+    return together + steps.to(together.device)

@@ -10,11 +10,12 @@ from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import Span, Tier
 from onlooker.kvstore.arena import Arena, allocate
 from onlooker.kvstore.blocks import Block
+from onlooker.kvstore.placing import Placing
 
 if TYPE_CHECKING:
     from onlooker.kvstore.store import KVStore
 
-FORMAT = 1
+FORMAT = 2
 
 
 def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -33,7 +34,6 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
         "format": FORMAT,
         "sizes": _sizes(store),
         "next_id": store._next_id,
-        "next_offset": window.next_offset,
         "blocks": [
             {
                 "id": span.id,
@@ -42,6 +42,7 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
                 "start_s": span.start_s,
                 "end_s": span.end_s,
                 "extent": store._blocks[span.id].extent,
+                "clock": store._blocks[span.id].clock,
                 "offset": window.offsets.get(span.id),
             }
             for span in store._spans
@@ -68,7 +69,8 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
     start = 0
     for fact in facts["blocks"]:
         end = start + fact["num_tokens"]
-        block = Block(fact["id"], fact["num_tokens"], fact["extent"], tensors["positions"][:, start:end].to(device))
+        positions = tensors["positions"][:, start:end].to(device)
+        block = Block(fact["id"], fact["num_tokens"], fact["extent"], positions, fact["clock"])
         start = end
         resident = fact["offset"] is not None
         tier = Tier.DEVICE if resident else Tier.HOST
@@ -77,10 +79,11 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
         store._position_bytes += block.positions.nbytes
         if resident:
             window.append(block, is_prefix=fact["kind"] == "prefix")
-            window.offsets[block.id] = fact["offset"]
+            window.offsets[block.id] = tuple(fact["offset"])
         else:
             _park(store, block.id, tensors[f"host.{block.id}"])
-    window.next_offset, store._next_id = facts["next_offset"], facts["next_id"]
+    store._next_id = facts["next_id"]
+    window.placing = Placing.behind(reversed(window.blocks.values()), window.offsets, store.spec.position_axes)
     store._signals.load(list(store._blocks), tensors["signals"].to(device))
 
 

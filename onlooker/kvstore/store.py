@@ -16,7 +16,7 @@ from onlooker.kvstore import snapshot
 from onlooker.kvstore.arena import Arena, allocate
 from onlooker.kvstore.blocks import Block
 from onlooker.kvstore.chunk import Chunk
-from onlooker.kvstore.question import Choose, QuestionView
+from onlooker.kvstore.question import Choose, Held, QuestionView
 from onlooker.kvstore.rotation import Rotary
 from onlooker.kvstore.signals import Signals
 from onlooker.kvstore.window import Window
@@ -69,8 +69,11 @@ class KVStore:
         """All blocks in stream order, both tiers. A live list: read it, and copy it to keep it."""
         return self._spans
 
-    def begin(self, kind: SpanKind, start_s: float, end_s: float, positions: Tensor, extent: int) -> Chunk:
+    def begin(
+        self, kind: SpanKind, start_s: float, end_s: float, positions: Tensor, extent: int, clock: int | None = None
+    ) -> Chunk:
         """Open the next block. `positions` are int64 `[axes, tokens]` from the block's start; it reaches `extent` far.
+        With a `clock` it is a part of one long video with its neighbours that have one (see `Placing`).
 
         Raises `CapacityError` when the device budget has no room and `InputError` for a wrong request; nothing is
         changed then.
@@ -84,9 +87,9 @@ class KVStore:
             raise InputError("the prefix is the first block of a store", do="begin it before any frame")
         num_tokens = positions.shape[1]
         most_rows = self._most_rows(num_tokens)
+        block = Block(self._next_id, num_tokens, extent, positions.to(self.spec.device, torch.int64), clock)
         self._signals.reserve()
-        self._window.reserve(num_tokens, extent, most_rows)
-        block = Block(self._next_id, num_tokens, extent, positions.to(self.spec.device, torch.int64))
+        self._window.reserve(block, most_rows)
         self._open = Chunk(self, block, kind, start_s, end_s)
         return self._open
 
@@ -196,14 +199,16 @@ class KVStore:
         visible: Callable[[Span], bool] | None = None,
         scored: bool = False,
         scoring: Scoring = "mean",
+        held: Sequence[Held] = (),
     ) -> QuestionView:
         """Open a question on what is stored now; the stream may go on meanwhile and is not touched.
 
         `choose(layer, spans, scores)` returns the `Recall`: once, with layer 0 and no scores, or, if `scored`, for
         every layer during `QuestionView.retrieval`. `visible` leaves only some spans to choose from. The prefix is
-        always part of the context. Raises `CapacityError` when the context does not fit beside the stream.
+        always part of the context. `held` blocks come behind it and are read by the question itself. Raises
+        `CapacityError` when the context does not fit beside the stream.
         """
-        view = QuestionView(self, choose, visible, scored, scoring)
+        view = QuestionView(self, choose, visible, scored, scoring, held)
         self._views.add(view)
         return view
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
 from onlooker.kvstore.arena import Arena
-from onlooker.kvstore.blocks import Block
+from onlooker.kvstore.blocks import Block, Offset
+from onlooker.kvstore.placing import Placing
 from onlooker.kvstore.rotation import Rotary, rotate, shifted
 
 LEAST_ROWS = 64
@@ -21,12 +22,13 @@ ROWS_AT_ONCE = 4096
 class Window:
     """The resident blocks of one stream: rows `[head, tail)` of an arena, prefix first, then stream order.
 
-    The position rule while watching is `pack`: a block starts where the one before it ends, and the prefix ends where
-    the first block begins. Only distances matter to rotary attention, so when the oldest blocks leave, the others keep
-    the rotation they were written with, and only the prefix is rotated anew (from raw keys) and written in front of the
-    new first block. When positions would pass `position_limit` (or twice the live positions, if those are more), or a
-    block leaves from the middle, all resident keys are rotated anew from their raw keys, starting at zero, in a fresh
-    arena. Raw keys are moved, never changed.
+    The position rule while watching is `pack`: a block starts where the one before it ends (or, inside a long video, as
+    its clock says: see `Placing`), and the prefix ends where the first block begins, on each axis. Only distances
+    matter to rotary attention, so when the oldest blocks leave, the others keep the rotation they were written with,
+    and only the prefix is rotated anew (from raw keys) and written in front of the new first block. When positions
+    would pass `position_limit` (or twice the live positions, if those are more), or a block leaves from the middle, all
+    resident keys are rotated anew from their raw keys, starting at zero, in a fresh arena. Raw keys are moved, never
+    changed.
 
     Whatever needs memory comes first in every act, and what changes the window needs none: an act that fails for want
     of memory has done nothing.
@@ -41,22 +43,28 @@ class Window:
         """Resident blocks in stream order, prefix included."""
         self.rows: dict[int, int] = {}
         """First arena row of each resident block."""
-        self.offsets: dict[int, int] = {}
+        self.offsets: dict[int, Offset] = {}
         """Position offset of each resident block."""
-        self.next_offset = 0
+        self.placing = Placing(spec.position_axes)
+        """Where the next block starts."""
 
     @property
     def num_rows(self) -> int:
         """Rows in use."""
         return self.tail - self.head
 
-    def reserve(self, num_tokens: int, extent: int, most_rows: int) -> None:
+    @property
+    def next_offset(self) -> int:
+        """The position behind everything, on the axis that has come furthest."""
+        return max(self.placing.reach)
+
+    def reserve(self, block: Block, most_rows: int) -> None:
         """Make room for a block behind the tail. The caller has checked that it fits into `most_rows`.
 
         Raises `CapacityError` when the device has no memory left.
         """
-        needed = self.num_rows + num_tokens
-        if self.tail + num_tokens > self.arena.capacity or self.arena.capacity > most_rows:
+        needed = self.num_rows + block.num_tokens
+        if self.tail + block.num_tokens > self.arena.capacity or self.arena.capacity > most_rows:
             wanted = self.arena.capacity
             # Grow only when little would be won by moving the live rows to the front: a window that slides settles at
             # an eighth more rows than it holds, and moves them once for every eighth that comes.
@@ -65,19 +73,19 @@ class Window:
             # Below the budget, leave a little for the signals, which grow with every block.
             wanted = wanted if wanted <= most_rows else max(needed, most_rows * 7 // 8)
             self._move(wanted)
-        live = self.next_offset - self._base()
-        # Twice the live positions, so that rotating them anew is paid for by as many new ones.
-        if self._base() > 0 and self.next_offset + extent > max(self.position_limit, 2 * live):
-            self._rotate_anew()
+        for base, reach, start in zip(self._base(), self.placing.reach, self.placing.peek(block), strict=True):
+            # Twice the live positions, so that rotating them anew is paid for by as many new ones.
+            if base > 0 and start + block.extent > max(self.position_limit, 2 * (reach - base)):
+                self._rotate_anew()
+                break
 
     def append(self, block: Block, *, is_prefix: bool = False) -> None:
         """The rows behind the tail have become a block."""
         if is_prefix:
             self.prefix = block
         self.blocks[block.id] = block
-        self.rows[block.id], self.offsets[block.id] = self.tail, self.next_offset
+        self.rows[block.id], self.offsets[block.id] = self.tail, self.placing.place(block)
         self.tail += block.num_tokens
-        self.next_offset += block.extent
 
     def remove(self, leaving: set[int]) -> None:
         """Blocks leave the window (they were parked or forgotten). Never the prefix.
@@ -106,13 +114,13 @@ class Window:
         twin = Window(self.spec, self.rotary, self.position_limit)
         twin.arena = Arena(self.spec, self.num_rows)
         twin.arena.copy_rows(self.arena, self.head, self.tail, 0)
-        twin.tail, twin.next_offset, twin.prefix = self.num_rows, self.next_offset, self.prefix
+        twin.tail, twin.placing, twin.prefix = self.num_rows, self.placing.copy(), self.prefix
         twin.blocks, twin.offsets = dict(self.blocks), dict(self.offsets)
         twin.rows = {block: row - self.head for block, row in self.rows.items()}
         return twin
 
-    def _base(self) -> int:
-        return self.offsets[next(iter(self.offsets))] if self.offsets else 0
+    def _base(self) -> Offset:
+        return self.offsets[next(iter(self.offsets))] if self.offsets else (0,) * self.spec.position_axes
 
     def _drop(self, leaving: set[int]) -> None:
         for block in leaving:
@@ -121,30 +129,35 @@ class Window:
     def _retract(self, leaving: set[int]) -> None:
         """The newest blocks are gone: the next one takes their place."""
         self.tail = min(self.rows[block] for block in leaving)
-        self.next_offset = min(self.offsets[block] for block in leaving)
         self._drop(leaving)
+        self.placing = Placing.behind(reversed(self.blocks.values()), self.offsets, self.spec.position_axes)
 
     def _slide(self, leaving: set[int]) -> None:
         """The oldest blocks are gone: their rows are free, and the prefix moves up behind them."""
         prefix, head = self.prefix, self.head + sum(self.blocks[block].num_tokens for block in leaving)
+        first, count = int(prefix is not None), len(leaving)
+        gone, num_left = list(itertools.islice(self.blocks.values(), first, first + count)), len(self.blocks) - count
+        after = next(itertools.islice(self.blocks.values(), first + count, None), None)
         if prefix is None:
             self.head = head
             self._drop(leaving)
+            self.placing.drop_oldest(gone, num_left, after)
             return
-        after = next(itertools.islice(self.blocks, 1 + len(leaving), None), None)
-        offset = self.next_offset if after is None else self.offsets[after]
+        start = self.placing.reach if after is None else self.offsets[after.id]
+        offset = tuple(place - prefix.extent for place in start)
         size = prefix.num_tokens
         raw, values, _ = (tensor[:, :, self.head : self.head + size].clone() for tensor in self.arena.tensors)
         turned = torch.empty_like(raw)
-        self._rotate(raw, turned, [prefix], [offset - prefix.extent])
+        self._rotate(raw, turned, [prefix], [offset])
         arena = self.arena
         if arena.is_read(head, head + size):
             # Copy on write: an open question reads the rows that the prefix is about to take.
             arena = Arena(self.spec, arena.capacity)
             arena.copy_rows(self.arena, head + size, self.tail, size)
         self._drop(leaving)
+        self.placing.drop_oldest(gone, num_left - 1, after)
         self.head = head
-        self.rows[prefix.id], self.offsets[prefix.id] = head, offset - prefix.extent
+        self.rows[prefix.id], self.offsets[prefix.id] = head, offset
         if arena is not self.arena:
             self._settle(arena, head)
         for tensor, rows in zip(arena.tensors, (raw, values, turned), strict=True):
@@ -157,22 +170,22 @@ class Window:
     def _repack(self, kept: list[Block]) -> None:
         """These blocks only, in a fresh arena, at positions from zero: every key is rotated from its raw key."""
         arena, rows, offsets = Arena(self.spec, self.arena.capacity), [], []
-        row = offset = 0
+        row, placing = 0, Placing(self.spec.position_axes)
         for block in kept:
             rows.append(row)
-            offsets.append(offset)
-            row, offset = row + block.num_tokens, offset + block.extent
+            offsets.append(placing.place(block))
+            row += block.num_tokens
         for first, last in _neighbours([self.rows[block.id] for block in kept], kept):
             start, end = self.rows[kept[first].id], self.rows[kept[last].id] + kept[last].num_tokens
             arena.copy_rows(self.arena, start, end, rows[first])
         if kept:
             self._rotate(arena.keys[:, :, :row], arena.rotated[:, :, :row], kept, offsets)
-        self.arena, self.head, self.tail, self.next_offset = arena, 0, row, offset
+        self.arena, self.head, self.tail, self.placing = arena, 0, row, placing
         names = [block.id for block in kept]
         self.blocks = dict(zip(names, kept, strict=True))
         self.rows, self.offsets = dict(zip(names, rows, strict=True)), dict(zip(names, offsets, strict=True))
 
-    def _rotate(self, raw: Tensor, into: Tensor, blocks: list[Block], offsets: list[int]) -> None:
+    def _rotate(self, raw: Tensor, into: Tensor, blocks: list[Block], offsets: list[Offset]) -> None:
         """Rotate the raw keys of neighbouring blocks, `[layers, kv_heads, rows, head_dim]`, into a tensor like it."""
         cos, sin = self.rotary(shifted([block.positions for block in blocks], offsets))
         # A short prefix, which moves at every frame, in one go; much in bites, to bound the temporary copies.

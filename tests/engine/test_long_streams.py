@@ -70,7 +70,7 @@ def test_sliding_window_renumbers_within_bounds(short_sighted):
     keys, _, rotated = window.tensors()
     prefix = window.prefix.num_tokens
     times = [span.start_s for span in spans[1:]]
-    start = window.offsets[spans[1].id]
+    start = window.offsets[spans[1].id][0]
     seen, reach = fresh_positions(model, times, [shown[t] for t in times], start)
     assert reach == window.next_offset
     places = torch.cat([model.place_text(prefix)[0] + start - prefix, seen], 1)
@@ -96,7 +96,7 @@ def test_rekv_recalls_at_packed_positions(short_sighted):
         prefix, times = by_id[context.blocks[0]].num_tokens, [by_id[block].start_s for block in context.blocks[1:]]
         assert any(time_s < 60 * (MINUTES - 2) for time_s in times), "the past was recalled"
         seen, reach = fresh_positions(model, times, [shown[t] for t in times], prefix)
-        assert context.reach == reach < MOST_POSITIONS
+        assert max(context.reach) == reach < MOST_POSITIONS
         raw = [
             store._host[block][0, layer] if block in store._host else _resident(store, block, layer)
             for block in context.blocks

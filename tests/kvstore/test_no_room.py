@@ -80,7 +80,7 @@ def pass_the_limit(stack: Stack, store: KVStore) -> None:
     store._window.position_limit = 1
     watch(stack, store, 1, 20)
     window = store._window
-    while window.next_offset + ROWS_A_FRAME <= 2 * (window.next_offset - window._base()):
+    while window.next_offset + ROWS_A_FRAME <= 2 * (window.next_offset - window._base()[0]):
         oldest(store)
 
 

@@ -74,7 +74,7 @@ def test_ten_thousand_renumberings_leave_raw_keys_bit_identical():
         watch(stack, store, 4, number)
     before = [raw(store, span.id) for span in store.spans]
     for number in range(10_000):
-        store._window.offsets[0] = number  # renumbering starts from any offsets
+        store._window.offsets[0] = (number,)  # renumbering starts from any offsets
         store._window._rotate_anew()
     for span, (keys, values) in zip(store.spans, before, strict=True):
         assert torch.equal(raw(store, span.id)[0], keys) and torch.equal(raw(store, span.id)[1], values)
