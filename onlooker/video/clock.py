@@ -8,7 +8,8 @@ The rule, in order:
 3. A repeated stamp, or one that runs back by at most `max_back_s`: the time is set just after the frame before, and the
    clock is not moved, so the error never adds up (`num_repaired_times`). More than `MAX_LATE_RUN` in a row means that
    the clock itself moved back: rule 4.
-4. A stamp further back (restart, splice), or forward by more than `max_gap_s`, or forward by more than
+4. A stamp further back (restart, splice), or forward by more than `max_gap_s` (but not to before an end that the file
+   states), or forward by more than
    `max_overrun_s` to past the declared end: the clock leapt, not the picture. The frame is set one interval after the
    frame before, and the origin moves so that later stamps follow on (`num_clock_jumps`).
 
@@ -47,7 +48,8 @@ class Clock:
     """Turns the stamps of one stream, in the order shown, into strictly increasing seconds >= 0.
 
     `origin` is the declared start in seconds (None: the first stamp), `end_s` the declared length, `interval_s` the
-    declared frame interval. Counts what it had to repair in `report`.
+    declared frame interval. With `is_end_certain` a gap that ends within the declared length is kept however long.
+    Counts what it had to repair in `report`.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class Clock:
         origin: Fraction | None = None,
         end_s: float | None = None,
         interval_s: Fraction | None = None,
+        is_end_certain: bool = False,
         rule: ClockRule | None = None,
     ) -> None:
         self.origin = origin
         self._steps = deque([interval_s if interval_s else USUAL_INTERVAL], maxlen=NUM_STEPS)
         self._report = report
         self._end_s = end_s
+        self._is_end_certain = is_end_certain
         self._rule = rule if rule is not None else ClockRule()
         self._last: Fraction | None = None
         self._late_run = 0
@@ -119,7 +123,8 @@ class Clock:
         return joined
 
     def _is_leap(self, ahead: Fraction, last: Fraction) -> bool:
-        if ahead > self._rule.max_gap_s:
-            return True
-        past_end = self._end_s is not None and last + ahead > self._end_s + self._rule.max_overrun_s
-        return past_end and ahead > self._rule.max_overrun_s
+        if self._end_s is None:
+            return ahead > self._rule.max_gap_s
+        if last + ahead > self._end_s + self._rule.max_overrun_s:
+            return ahead > self._rule.max_overrun_s
+        return ahead > self._rule.max_gap_s and not self._is_end_certain

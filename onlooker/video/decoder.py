@@ -1,5 +1,6 @@
 """One video stream, packet by packet: whatever can be decoded comes out, whatever cannot is counted."""
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
@@ -8,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 from onlooker.core.errors import SourceError
 from onlooker.video.place import Place
 from onlooker.video.source import SourceReport
+from onlooker.video.track import MAX_PIXELS, Pictures, Track, choose_stream, describe, exact_seconds
 
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-MAX_PIXELS = 16384 * 8192
 MAX_READ_ERRORS = 16
 # FFmpeg plays any text file as a 1990s terminal recording, which is never what was meant.
 _TEXT_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}
+# Its index names every picture to come; elsewhere it is built while reading, and declared numbers are rough.
+_INDEXED = "mov,mp4"
+# A photograph may hold a preview and a second exposure.
+STILL_PACKETS = 4
 _TRY = "check that the file is complete and is a video"
 
 
@@ -26,12 +31,14 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
 
 
-class Decoder:
-    """The pictures of the first video stream of a container, in the order shown.
+class Decoder(Pictures):
+    """The pictures of one video stream of a container, in the order shown.
 
     Raises `SourceError` when the container cannot be opened or has no video. Pictures of more than 134 million pixels
     are refused by the decoder. `threads` is the number of decoder threads, 0 for automatic. `timeout_s` is the longest
-    wait for a remote place to open (None: for ever), `read_timeout_s` for its next packet (None: as long).
+    wait for a remote place to open (None: for ever), `read_timeout_s` for its next packet (None: as long). `number` is
+    the video stream to read (None: the best), `rate` the pictures a second of a stream that has no times (None: what
+    its headers say).
     """
 
     def __init__(
@@ -42,6 +49,8 @@ class Decoder:
         threads: int = 0,
         timeout_s: float | None = 20.0,
         read_timeout_s: float | None = None,
+        number: int | None = None,
+        rate: float | None = None,
     ) -> None:
         from av.error import FFmpegError
 
@@ -53,53 +62,58 @@ class Decoder:
         self._has_ended = False
         self._threads = threads
         self._timeouts_s = (timeout_s, timeout_s if read_timeout_s is None else read_timeout_s)
-        self.end_pts = 0
+        self._number, self._rate = number, rate
         self._open()
 
     def _open(self) -> None:
         self._container: Any = _open_container(self.place, self._timeouts_s)
+        self._is_whole = True
+        self._num_pictures = self._num_unwanted = 0
+        self._end_pts = 0
+        self._others_end_s = Fraction(0)
         try:
-            self.stream: VideoStream = _video_stream(self._container, self.place)
-            self.stream.thread_type = "AUTO"
-            self.stream.codec_context.thread_count = self._threads
-            self.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-            self._packets: Iterator[Packet] = self._container.demux(self.stream)
+            self._stream: VideoStream = choose_stream(self._container, self.place, self._report, self._number)
+            self._stream.thread_type = "AUTO"
+            self._stream.codec_context.thread_count = self._threads
+            self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            self._ahead = self._first_packets()
+            is_still = self._container.format.name == "image2" or len(self._ahead) in range(1, STILL_PACKETS)
+            self.track: Track = describe(self._container, self._stream, self._report, self._rate, is_still)
+            self._num_promised = len(self._stream.index_entries) if _INDEXED in self._container.format.name else 0
+            self._packets: Iterator[Packet] = self._demux()
         except BaseException:
             self._container.close()
             raise
 
-    @property
-    def format_name(self) -> str:
-        """The container's name in FFmpeg's words, such as "mpegts"."""
-        return self._container.format.name
-
-    @property
-    def duration_s(self) -> float | None:
-        """The stream's declared length in seconds, from the best witness there is."""
-        if self.stream.duration and self.stream.time_base:
-            return float(self.stream.duration * self.stream.time_base)
-        tag = self.stream.metadata.get("DURATION", "")
+    def _first_packets(self) -> "deque[Packet]":
+        """Some packets of what may be one picture or a film of bare pictures: both begin alike. Else none."""
+        if not self._container.format.name.endswith("_pipe"):
+            return deque()
         try:
-            hours, minutes, seconds = tag.split(":")
-            return float(hours) * 3600 + float(minutes) * 60 + float(seconds)
-        except ValueError:
-            pass
-        # The container's length is the longest stream's: with sound it may say nothing about the picture.
-        return self._container.duration / 1e6 if self._container.duration and self._container.duration > 0 else None
+            packets = itertools.islice(self._container.demux(self._stream), STILL_PACKETS)
+            return deque(packet for packet in packets if packet.size)
+        except self._av_error:
+            return deque()
 
-    @property
-    def is_duration_certain(self) -> bool:
-        """Whether `duration_s` speaks of the picture, not of another stream."""
-        own = bool(self.stream.duration) or "DURATION" in self.stream.metadata
-        return own or len(self._container.streams) == 1
+    def _demux(self) -> "Iterator[Packet]":
+        """Packets of the stream; of sound too, where only it tells how long the stream should be."""
+        from av.stream import Discard
+
+        is_own = self.track.is_duration_own
+        for other in self._container.streams:
+            if other.index != self._stream.index:
+                other.discard = Discard.all if is_own or other.type == "video" else Discard.default
+        return self._container.demux(self._stream) if is_own else self._container.demux()
 
     def read(self) -> "VideoFrame | None":
-        """Return the next picture, or None at the end. Damage is counted in the report, never raised."""
         while not self._waiting and not self._has_ended:
             self._waiting.extend(self._decode(self._next_packet()))
         if not self._waiting:
             return None
         frame = self._waiting.popleft()
+        self._num_pictures += 1
+        if not self.track.has_times:
+            frame.pts = None
         if frame.is_corrupt:
             self._report.num_corrupt_frames += 1
             self._report.note_damage("some pictures were decoded from damaged data")
@@ -108,25 +122,26 @@ class Decoder:
     @property
     def skips_to_keys(self) -> bool:
         """Whether all but key frames are left out, undecoded: the quick way forward for who has fallen behind."""
-        return self.stream.codec_context.skip_frame == "NONKEY"
+        return self._stream.codec_context.skip_frame == "NONKEY"
 
     @skips_to_keys.setter
     def skips_to_keys(self, value: bool) -> None:
-        self.stream.codec_context.skip_frame = "NONKEY" if value else "DEFAULT"
+        self._stream.codec_context.skip_frame = "NONKEY" if value else "DEFAULT"
+        self._is_whole = self._is_whole and not value
 
     def seek(self, pts: int) -> bool:
-        """Go to the key frame at or before `pts` (in the stream's time base); False where the source cannot."""
         try:
-            self._container.seek(pts, stream=self.stream, backward=True)
+            self._container.seek(pts, stream=self._stream, backward=True)
         except (self._av_error, OSError, ValueError, OverflowError):
             return False
         self._waiting.clear()
-        self._has_ended = False
-        self._packets = self._container.demux(self.stream)
+        self._ahead.clear()
+        self._has_ended = self._is_whole = False
+        self._packets = self._demux()
         return True
 
     def rewind(self) -> None:
-        """Go back to the very first picture by opening the source again: what a seek cannot promise everywhere."""
+        # By opening the source again: a seek cannot promise it everywhere.
         self.close()
         if self.place.is_object:
             try:
@@ -137,16 +152,31 @@ class Decoder:
         self._open()
 
     def close(self) -> None:
-        """Close the container and let go of decoder threads."""
         self._has_ended = True
         self._waiting.clear()
+        self._ahead.clear()
         self._packets = iter(())
         self._container.close()
+
+    def shortfall(self, smallest_s: Fraction) -> str | None:
+        track = self.track
+        if track.duration_s is not None and (track.is_duration_own or track.is_length_stored):
+            end_s = exact_seconds(self._end_pts, self._stream.time_base) or Fraction(0)
+            if track.is_duration_own:
+                end_s -= exact_seconds(self._stream.start_time, self._stream.time_base) or 0
+            else:
+                end_s = max(end_s, self._others_end_s) - Fraction(self._container.start_time or 0, 1_000_000)
+            if track.duration_s - end_s > smallest_s:
+                return f"the video ends at {float(end_s):.2f} s of a declared {track.duration_s:.2f} s"
+        num_missing = self._num_promised - self._num_pictures - self._num_unwanted
+        if self._is_whole and num_missing > 0:
+            return f"{num_missing} of {self._num_promised} pictures did not come"
+        return None
 
     def _next_packet(self) -> "Packet | None":
         while True:
             try:
-                packet = next(self._packets)
+                packet = self._ahead.popleft() if self._ahead else next(self._packets)
             except StopIteration:
                 self._has_ended = True
                 return None
@@ -154,7 +184,10 @@ class Decoder:
                 if not self._survives(error):
                     self._has_ended = True
                     return None
-                self._packets = self._container.demux(self.stream)
+                self._packets = self._demux()
+                continue
+            if packet.stream_index != self._stream.index:
+                self._others_end_s = max(self._others_end_s, _end_of(packet))
                 continue
             if packet.size:
                 self._account(packet)
@@ -163,20 +196,23 @@ class Decoder:
     def _survives(self, error: Exception) -> bool:
         from av.error import InvalidDataError
 
+        if self._container.format.name == "mpjpeg" and isinstance(error, InvalidDataError):
+            return False  # how FFmpeg says that the parts have ended
         self._report.note_damage(f"reading failed: {_reason(error)}")
         self._num_read_errors += 1
         return isinstance(error, InvalidDataError) and self._num_read_errors < MAX_READ_ERRORS
 
     def _account(self, packet: "Packet") -> None:
         if packet.pts is not None:
-            self.end_pts = max(self.end_pts, packet.pts + (packet.duration or 0))
+            self._end_pts = max(self._end_pts, packet.pts + (packet.duration or 0))
+        self._num_unwanted += packet.is_discard
         if packet.is_corrupt:
             self._report.num_corrupt_packets += 1
             self._report.note_damage("some packets are marked as damaged")
 
     def _decode(self, packet: "Packet | None") -> "list[VideoFrame]":
         try:
-            return self.stream.codec_context.decode(packet)
+            return self._stream.codec_context.decode(packet)
         except EOFError:
             return []  # the decoder was flushed before
         except self._av_error as error:
@@ -209,20 +245,6 @@ def _open_container(place: Place, timeouts_s: tuple[float | None, float | None])
     return container
 
 
-def _video_stream(container: Any, place: Place) -> "VideoStream":
-    for stream in container.streams.video:
-        # The cover of a song is a video stream to FFmpeg; to us it is no video.
-        if not stream.disposition & type(stream.disposition).attached_pic:
-            if stream.codec_context is None:
-                raise SourceError("no decoder for this video", given=place.name, do="convert it to H.264")
-            if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
-                size = f"{stream.codec_context.height} x {stream.codec_context.width}"
-                raise SourceError(f"pictures of {size} are too large", given=place.name, do="scale it down first")
-            return stream
-    kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
-    raise SourceError(f"this holds no video, only {', '.join(kinds)}", given=place.name, do="give a file with pictures")
-
-
-def exact_seconds(pts: int | None, time_base: Fraction | None) -> Fraction | None:
-    """Return `pts` in exact seconds, None where either is missing."""
-    return None if pts is None or not time_base else pts * time_base
+def _end_of(packet: "Packet") -> Fraction:
+    """Where a packet of another stream ends, in seconds of the container; 0 where it does not say."""
+    return exact_seconds((packet.pts or 0) + (packet.duration or 0), packet.time_base) or Fraction(0)

@@ -13,7 +13,7 @@ import numpy as np
 from onlooker.core.errors import DamagedSource, InputError, SourceError
 from onlooker.core.frame import Frame
 from onlooker.video.clock import Clock
-from onlooker.video.decoder import Decoder, exact_seconds
+from onlooker.video.decoder import Decoder
 from onlooker.video.live import LiveSource, open_live
 from onlooker.video.live_place import is_live
 from onlooker.video.live_state import LiveSettings
@@ -21,6 +21,7 @@ from onlooker.video.picture import Aspect, PictureMaker, check_size, shown_size,
 from onlooker.video.place import Place, locate
 from onlooker.video.sampling import Sampler
 from onlooker.video.source import Source, SourceInfo, SourceReport
+from onlooker.video.track import Pictures, exact_seconds
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("onlooker.video")
 _SEEK_MARGINS_S = (0, 2, 10, 60)
 # Below this an early end is rounding in the container, not a missing piece.
-_SMALLEST_LOSS_S = 0.25
+_SMALLEST_LOSS_S = Fraction(1, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class ReadSettings:
     on_damage: Literal["report", "raise"] = "report"
     threads: int = 0
     timeout_s: float = 20.0
+    stream: int | None = None
+    rate: float | None = None
 
     def __post_init__(self) -> None:
         Sampler(self.fps, self.start_s)
@@ -57,6 +60,10 @@ class ReadSettings:
             raise InputError(
                 "on_damage must be 'report' or 'raise'", given=repr(self.on_damage), do="on_damage='report'"
             )
+        if self.stream is not None and (type(self.stream) is not int or self.stream < 0):
+            raise InputError("stream is the number of a video stream, from 0", given=repr(self.stream), do="stream=0")
+        if self.rate is not None and not (_is_number(self.rate, above=0.0) and self.rate <= 1000):
+            raise InputError("rate is a number of pictures a second", given=repr(self.rate), do="rate=5.0")
         if type(self.threads) is not int or not 0 <= self.threads <= 64:
             raise InputError("threads must be 0 (automatic) to 64", given=repr(self.threads), do="threads=0")
         if not _is_number(self.timeout_s, above=0.0):
@@ -74,6 +81,8 @@ def open_video(
     on_damage: Literal["report", "raise"] = "report",
     threads: int = 0,
     timeout_s: float = 20.0,
+    stream: int | None = None,
+    rate: float | None = None,
 ) -> Source:
     """Open a video and return its frames as a `Source`, with the first picture already decoded.
 
@@ -86,11 +95,14 @@ def open_video(
     `on_damage`: a damaged file delivers what decodes, then "report" logs one warning and leaves the rest to
     `source.report`, "raise" ends with `DamagedSource`.
     `threads`: decoder threads, 0 for automatic. `timeout_s`: the longest wait for a remote address.
+    `stream`: which of several video streams, counted from 0; None for the best, which `report.notes` names.
+    `rate`: pictures per second of a source that carries no times, such as raw H.264; None for what its headers say, or
+    25. What was assumed is in `report.notes`.
 
     A still image is a video of one frame at 0 s. Raises `InputError` for a bad argument, `SourceError` when there is
     no readable video.
     """
-    settings = ReadSettings(fps, size, aspect, start_s, end_s, on_damage, threads, timeout_s)
+    settings = ReadSettings(fps, size, aspect, start_s, end_s, on_damage, threads, timeout_s, stream, rate)
     if isinstance(source, str) and is_live(source):
         return _live_source(source, settings)
     return FileSource(locate(source), settings)
@@ -114,29 +126,29 @@ class FileSource(Source):
     """A container being read; made by `open_video`."""
 
     def __init__(self, place: Place, settings: ReadSettings) -> None:
-        self._decoder: Decoder | None = None
+        self._pictures: Pictures | None = None
         self._lock = threading.Lock()
         self._settings = settings
         self._place = place
         self._report = SourceReport()
         self._sampler = Sampler(settings.fps, settings.start_s)
-        decoder = Decoder(place, self._report, threads=settings.threads, timeout_s=settings.timeout_s)
-        self._decoder = decoder
+        pictures = _pictures_of(place, self._report, settings)
+        self._pictures = pictures
+        track = self._track = pictures.track
         try:
-            first = self._first_picture(decoder)
+            first = self._first_picture(pictures)
             self._first: VideoFrame | None = first
-            stream = decoder.stream
-            rate = stream.average_rate
             self._clock = Clock(
                 self._report,
-                origin=exact_seconds(stream.start_time, stream.time_base),
-                end_s=decoder.duration_s,
-                interval_s=1 / Fraction(rate) if rate else None,
+                origin=track.start,
+                end_s=track.duration_s,
+                interval_s=1 / track.rate if track.rate else None,
+                is_end_certain=track.is_length_stored,
             )
             self._stored_size = (first.height, first.width)
-            self._maker: PictureMaker | None = PictureMaker(settings.size, settings.aspect, stream.sample_aspect_ratio)
-            self._info = self._describe(decoder, first)
-            self._go_to_start(decoder, first)
+            self._maker: PictureMaker | None = PictureMaker(settings.size, settings.aspect, track.aspect)
+            self._info = self._describe(first)
+            self._go_to_start(pictures, first)
         except BaseException:
             self.close()
             raise
@@ -151,13 +163,13 @@ class FileSource(Source):
 
     def __next__(self) -> Frame:
         with self._lock:
-            decoder, maker = self._decoder, self._maker
-            while decoder is not None and maker is not None:
-                picture = self._next_picture(decoder)
+            pictures, maker = self._pictures, self._maker
+            while pictures is not None and maker is not None:
+                picture = self._next_picture(pictures)
                 if picture is None:
-                    self._finish(decoder)
+                    self._finish(pictures)
                     break
-                time_s = self._clock.time_of(picture.pts, picture.time_base or decoder.stream.time_base)
+                time_s = self._clock.time_of(picture.pts, picture.time_base or self._track.time_base)
                 if self._settings.end_s is not None and time_s >= self._settings.end_s:
                     self._report.num_skipped += 1
                     self._close_now()
@@ -176,18 +188,18 @@ class FileSource(Source):
 
     def __del__(self) -> None:
         # PyAV's objects refer to one another in a circle; without this an abandoned loop keeps its file open.
-        if getattr(self, "_decoder", None) is not None:
+        if getattr(self, "_pictures", None) is not None:
             self._close_now()
 
     def _close_now(self) -> None:
-        decoder, self._decoder = self._decoder, None
+        pictures, self._pictures = self._pictures, None
         self._first = None
         self._maker = None
-        if decoder is not None:
-            decoder.close()
+        if pictures is not None:
+            pictures.close()
 
-    def _first_picture(self, decoder: Decoder) -> "VideoFrame":
-        picture = decoder.read()
+    def _first_picture(self, pictures: Pictures) -> "VideoFrame":
+        picture = pictures.read()
         if picture is None:
             found = f" ({self._report.damage[0]})" if self._report.damage else ""
             raise SourceError(
@@ -197,62 +209,59 @@ class FileSource(Source):
             )
         return picture
 
-    def _describe(self, decoder: Decoder, first: "VideoFrame") -> SourceInfo:
-        stream = decoder.stream
-        start = exact_seconds(stream.start_time, stream.time_base)
+    def _describe(self, first: "VideoFrame") -> SourceInfo:
+        track = self._track
+        start = track.start
         if start is None:
             start = exact_seconds(first.pts, first.time_base)
-        # A still image has no pace; FFmpeg calls it 25 fps.
-        is_still = decoder.format_name.endswith("_pipe") or decoder.format_name == "image2"
-        duration_s = None if is_still else decoder.duration_s
         return SourceInfo(
             name=self._place.name,
-            live=self._place.is_remote and duration_s is None and not is_still,
-            duration_s=duration_s,
-            fps=float(stream.average_rate) if stream.average_rate and not is_still else None,
-            size=shown_size(first, stream.sample_aspect_ratio),
-            codec=stream.codec_context.codec.name,
+            duration_s=track.duration_s,
+            # A still image has no pace; FFmpeg calls it 25 fps.
+            fps=float(track.rate) if track.rate and not track.is_still else None,
+            size=shown_size(first, track.aspect),
+            codec=track.codec,
             rotation=turn_of(first).degrees,
             start_time_s=float(start or 0),
         )
 
-    def _go_to_start(self, decoder: Decoder, first: "VideoFrame") -> None:
+    def _go_to_start(self, pictures: Pictures, first: "VideoFrame") -> None:
         start_s = self._settings.start_s
         if start_s == 0:
             return
-        duration_s = decoder.duration_s
-        if duration_s is not None and decoder.is_duration_certain and start_s >= duration_s:
+        duration_s = self._track.duration_s
+        if duration_s is not None and self._track.is_duration_own and start_s >= duration_s:
             raise InputError(
                 "start_s lies past the end of the video",
                 given=f"start_s={start_s}, the video is {duration_s:.3f} s long",
                 do="a smaller start_s",
             )
-        time_base = decoder.stream.time_base
+        time_base = self._track.time_base
         if first.pts is None or not time_base:
             return  # without stamps the times after a seek would be unknown: decode forward from the beginning
         if self._clock.time_of(first.pts, first.time_base) < start_s:
-            self._seek(decoder, start_s, Fraction(time_base))
+            self._seek(pictures, start_s, Fraction(time_base))
         self._clock.restart()
 
-    def _seek(self, decoder: Decoder, start_s: float, time_base: Fraction) -> None:
+    def _seek(self, pictures: Pictures, start_s: float, time_base: Fraction) -> None:
         assert self._clock.origin is not None
         wanted = self._clock.origin + Fraction(start_s)
         # A container without an index may land after its target or inside a group of pictures: go further back then.
         for margin_s in _SEEK_MARGINS_S:
             target = max(wanted - margin_s, self._clock.origin)
-            if not decoder.seek(math.floor(target / time_base)):
+            if not pictures.seek(math.floor(target / time_base)):
                 return  # it cannot seek (a pipe): the first picture still waits, decode forward from it
-            self._first = decoder.read()
+            self._first = pictures.read()
             stamp = None if self._first is None else exact_seconds(self._first.pts, self._first.time_base)
             if self._first is not None and self._first.key_frame and stamp is not None and stamp <= wanted:
                 return
-        decoder.rewind()
-        self._first = decoder.read()
+        pictures.rewind()
+        self._first = pictures.read()
 
-    def _next_picture(self, decoder: Decoder) -> "VideoFrame | None":
+    def _next_picture(self, pictures: Pictures) -> "VideoFrame | None":
         picture, self._first = self._first, None
         if picture is None:
-            picture = decoder.read()
+            picture = pictures.read()
         if picture is None:
             return None
         self._report.num_decoded += 1
@@ -272,8 +281,10 @@ class FileSource(Source):
                 do="convert the file to 8-bit yuv420p",
             ) from error
 
-    def _finish(self, decoder: Decoder) -> None:
-        self._note_early_end(decoder)
+    def _finish(self, pictures: Pictures) -> None:
+        missing = pictures.shortfall(max(_SMALLEST_LOSS_S, 2 * self._clock.interval))
+        if missing and not self._report.num_clock_jumps:
+            self._report.note_damage(missing)
         self._close_now()
         if not self._report.damage:
             return
@@ -284,13 +295,17 @@ class FileSource(Source):
             )
         _LOG.warning("%s is damaged: %s", self._place.name, found)
 
-    def _note_early_end(self, decoder: Decoder) -> None:
-        stream, declared_s = decoder.stream, decoder.duration_s
-        if declared_s is None or not decoder.is_duration_certain or self._report.num_clock_jumps:
-            return
-        end = exact_seconds(decoder.end_pts - (stream.start_time or 0), stream.time_base)
-        if end is not None and declared_s - end > max(_SMALLEST_LOSS_S, 2 * self._clock.interval):
-            self._report.note_damage(f"the video ends at {float(end):.2f} s of a declared {declared_s:.2f} s")
+
+def _pictures_of(place: Place, report: SourceReport, settings: ReadSettings) -> Pictures:
+    """What decodes the pictures of a place."""
+    return Decoder(
+        place,
+        report,
+        threads=settings.threads,
+        timeout_s=settings.timeout_s,
+        number=settings.stream,
+        rate=settings.rate,
+    )
 
 
 def _is_number(value: object, above: float) -> bool:

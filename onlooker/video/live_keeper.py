@@ -244,6 +244,8 @@ class Keeper:
                 self._counted[name] = counts[name]
             for line in counts["damage"]:
                 self.report.note_damage(line)
+            for line in counts["notes"]:
+                self.report.note(line)
 
     def _become(self, state: State, why: str | None = None, is_news: bool = True) -> None:
         with self._changed:

@@ -91,9 +91,9 @@ class Reader:
         sampler = Sampler(job.fps)
         if job.last_s is not None:
             sampler.wants(job.last_s)
-        maker = PictureMaker(job.size, job.aspect, decoder.stream.sample_aspect_ratio)
+        maker = PictureMaker(job.size, job.aspect, decoder.track.aspect)
         while (picture := decoder.read()) is not None:
-            moment = clock.see(picture.pts, picture.time_base or decoder.stream.time_base)
+            moment = clock.see(picture.pts, picture.time_base or decoder.track.time_base)
             if self._report.num_decoded == 0:
                 self._tell_opened(decoder, picture, clock)
             self._report.num_decoded += 1
@@ -108,7 +108,7 @@ class Reader:
             else:
                 self._report.num_skipped += 1
                 self._tell_alive()
-        return place.is_paced and decoder.duration_s is not None
+        return place.is_paced and decoder.track.duration_s is not None
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -117,13 +117,13 @@ class Reader:
             time.sleep(min(left, ALIVE_EVERY_S))
 
     def _tell_opened(self, decoder: Decoder, picture: Any, clock: LiveClock) -> None:
-        stream = decoder.stream
+        track = decoder.track
         self._tell(
             "opened",
             began_s=clock.began_s,
-            size=shown_size(picture, stream.sample_aspect_ratio),
-            fps=float(stream.average_rate) if stream.average_rate else None,
-            codec=stream.codec_context.codec.name,
+            size=shown_size(picture, track.aspect),
+            fps=float(track.rate) if track.rate and track.has_times else None,
+            codec=track.codec,
             rotation=turn_of(picture).degrees,
         )
 

@@ -69,11 +69,18 @@ class SourceReport:
     """Times the stored picture changed its size on the way."""
     damage: list[str] = field(default_factory=list)
     """What was found damaged, in words, in the order found; empty for a sound source. Kept short."""
+    notes: list[str] = field(default_factory=list)
+    """What is no damage but good to know: which of several streams is read, an assumed rate, HDR colours."""
 
     def note_damage(self, text: str) -> None:
         """Add one line to `damage`, at most once, and at most `MAX_NOTES` lines in all."""
         if text not in self.damage and len(self.damage) < MAX_NOTES:
             self.damage.append(text)
+
+    def note(self, text: str) -> None:
+        """Add one line to `notes`, at most once, and at most `MAX_NOTES` lines in all."""
+        if text not in self.notes and len(self.notes) < MAX_NOTES:
+            self.notes.append(text)
 
 
 class Source(ABC):
