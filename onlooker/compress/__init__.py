@@ -4,12 +4,16 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    # Methods by class name (`onlooker.compress.STCPruner`) and the shared steps of `_keep`, found on first use: there
-    # is no list of methods to edit, and naming the room does not import torch.
+    # Methods by class name (`onlooker.compress.STCPruner`) and what their authors share, found on first use: there is
+    # no list of methods to edit, and naming the room does not import torch.
     if name in ("best", "check_keep", "num_kept"):
         from onlooker.compress import _keep
 
         return getattr(_keep, name)
+    if name == "Scorer":
+        from onlooker.compress._scorer import Scorer
+
+        return Scorer
     from onlooker.core import registry
 
     if name[0].isupper() and (found := registry.class_named("compressor", name)):

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from onlooker.compress._keep import best, check_keep, num_kept
-from onlooker.core.contracts import Compressor
+from onlooker.compress._scorer import Scorer
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -31,7 +30,7 @@ class PrunerState(StreamState):
 
 
 @dataclass(frozen=True)
-class STCPruner(Compressor):
+class STCPruner(Scorer):
     """Dual-anchor pruning of Streaming Token Compression (STC, arXiv 2512.00891).
 
     Every token is compared with two anchors: the mean token of its own frame (space) and the mean of the frame means
@@ -56,10 +55,6 @@ class STCPruner(Compressor):
 
     realises: ClassVar[tuple[str, ...]] = ("stc",)
 
-    keep: int | None = None
-    """Tokens to keep of each frame (give this or keep_ratio)."""
-    keep_ratio: float | None = None
-    """Share of each frame's tokens to keep, in (0, 1]; 0.3 when neither is given."""
     score: Literal["dual_anchor", "gaussian"] = "dual_anchor"
     """How a token is compared with the anchors: the paper's cosines, or the five Gaussians of the authors' code."""
     alpha: float = 0.5
@@ -68,7 +63,7 @@ class STCPruner(Compressor):
     """Frames that make up the past; none for all frames since the stream began."""
 
     def __post_init__(self) -> None:
-        check_keep(self.keep, self.keep_ratio)
+        super().__post_init__()
         if self.score not in ("dual_anchor", "gaussian"):
             raise InputError("there is no such score", given=f"score={self.score}", do="dual_anchor or gaussian")
         if not 0 <= self.alpha <= 1:
@@ -80,30 +75,18 @@ class STCPruner(Compressor):
         """No past yet."""
         return PrunerState()
 
-    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
-        """The tokens of one frame that stand out most, in order."""
-        return self.compress_streams([tokens], [state])[0]
-
-    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
-        """One frame of each stream, scored together with all others of its shape."""
-        kept = list(batch)
-        alike: dict[tuple[object, ...], list[int]] = {}
-        for i, tokens in enumerate(batch):
-            if len(tokens):
-                alike.setdefault((tokens.features.shape, tokens.features.dtype), []).append(i)
-        for members in alike.values():
-            past = [states[i] for i in members]
-            features = torch.stack([batch[i].features.detach() for i in members]).float()  # [streams, tokens, dim]
-            present = features.mean(1)
-            keep = num_kept(features.shape[1], self.keep, self.keep_ratio)
-            if keep < features.shape[1]:
-                anchors = torch.stack([_past_mean(s, mean) for s, mean in zip(past, present, strict=True)])
-                index = best(self._novelty(features, anchors, present), keep)
-                for i, chosen in zip(members, index, strict=True):
-                    kept[i] = batch[i].select(chosen)
-            for state, mean in zip(past, present, strict=True):
-                _remember(state, mean, self.window)
-        return kept
+    def scores(
+        self, features: Tensor, batch: Sequence[VisualTokens], states: Sequence[StreamState], pruned: bool
+    ) -> Tensor | None:
+        """How unlike both anchors each token is; then the frame's mean enters the past."""
+        present = features.mean(1)
+        novelty = None
+        if pruned:
+            anchors = torch.stack([_past_mean(state, mean) for state, mean in zip(states, present, strict=True)])
+            novelty = self._novelty(features, anchors, present)
+        for state, mean in zip(states, present, strict=True):
+            _remember(state, mean, self.window)
+        return novelty
 
     def _novelty(self, features: Tensor, past: Tensor, present: Tensor) -> Tensor:
         """How unlike both anchors (`[streams, dim]`) each token is, `[streams, tokens]`, in whole steps."""

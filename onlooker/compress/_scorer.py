@@ -1,0 +1,59 @@
+"""A pruner that gives scores only: the base keeps the best, batches streams of one shape, and settles ties."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onlooker.compress._keep import best, check_keep, num_kept
+from onlooker.core.contracts import Compressor
+from onlooker.core.state import StreamState
+from onlooker.core.tokens import VisualTokens
+
+
+@dataclass(frozen=True)
+class Scorer(Compressor):
+    """Keeps the tokens of each frame that score highest; of equal scores the earlier one."""
+
+    keep: int | None = None
+    """Tokens to keep of each frame (give this or keep_ratio)."""
+    keep_ratio: float | None = None
+    """Share of each frame's tokens to keep, in (0, 1]; 0.3 when neither is given."""
+
+    def __post_init__(self) -> None:
+        check_keep(self.keep, self.keep_ratio)
+
+    @abstractmethod
+    def scores(
+        self, features: Tensor, batch: Sequence[VisualTokens], states: Sequence[StreamState], pruned: bool
+    ) -> Tensor | None:
+        """Of the newest frame of each of several streams, how much each token is worth, `[streams, tokens]`.
+
+        `features` is float32 `[streams, tokens, dim]`, without gradients; `batch` holds the same tokens with their
+        coordinates and extras. The states are updated. With `pruned` false the budget holds every token, so that scores
+        are not looked at and may be None; the states are updated all the same.
+        """
+
+    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
+        """The tokens of one frame that score highest, in order."""
+        return self.compress_streams([tokens], [state])[0]
+
+    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+        """One frame of each stream, scored together with all others of its shape."""
+        kept = list(batch)
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for i, tokens in enumerate(batch):
+            if len(tokens):
+                alike.setdefault((tokens.features.shape, tokens.features.dtype, tokens.grid), []).append(i)
+        for members in alike.values():
+            features = torch.stack([batch[i].features.detach() for i in members]).float()
+            keep = num_kept(features.shape[1], self.keep, self.keep_ratio)
+            pruned = keep < features.shape[1]
+            scores = self.scores(features, [batch[i] for i in members], [states[i] for i in members], pruned)
+            if pruned:
+                assert scores is not None, f"{type(self).__name__} gave no scores"
+                for i, chosen in zip(members, best(scores, keep), strict=True):
+                    kept[i] = batch[i].select(chosen)
+        return kept
