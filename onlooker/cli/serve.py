@@ -48,6 +48,18 @@ def serve(
         typer.Option(help="Keys of clients, one a line. Or one in ONLOOKER_API_KEY.", rich_help_panel=SAFETY),
     ] = None,
     max_sessions: Annotated[int, typer.Option(help="Most sessions at once.", min=1, rich_help_panel=SAFETY)] = 64,
+    max_sessions_per_key: Annotated[
+        int | None,
+        typer.Option(
+            help="Most sessions of one key (default: all, half of them with several keys).",
+            rich_help_panel=SAFETY,
+            min=1,
+        ),
+    ] = None,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(help="Address of a proxy whose X-Forwarded-For is believed.", rich_help_panel=SAFETY),
+    ] = None,
     max_memory: Annotated[
         str,
         typer.Option("--max-memory", help="Most bytes all sessions may hold.", metavar="SIZE", rich_help_panel=SAFETY),
@@ -110,6 +122,7 @@ def serve(
         port=port,
         keys=read_keys(api_key_file),
         allowed_hosts=tuple(allow_host or ()),
+        proxies=tuple(proxy or ()),
         snapshots=snapshots,
         sources=tuple(_named(text) for text in source or ()),
         source_fps=fps,
@@ -118,7 +131,7 @@ def serve(
         worker=worker,
         limits=Limits(
             sessions=max_sessions,
-            sessions_per_key=max_sessions,
+            sessions_per_key=max_sessions_per_key,
             memory_bytes=options.num_bytes(max_memory),
             thumbnail_bytes=options.num_bytes(thumbnails),
             idle_s=idle,
@@ -138,6 +151,8 @@ def serve(
             ("--host-budget", host_budget),
             ("--snapshots", snapshots),
             ("--api-key-file", api_key_file),
+            ("--max-sessions-per-key", max_sessions_per_key),
+            ("--proxy", "127.0.0.1"),
             ("--webhook", webhook),
             ("--webhook-secret-file", webhook_secret_file),
             *(("--allow-host", allowed) for allowed in allow_host or ()),

@@ -17,6 +17,8 @@ TIMEOUT_S = 20.0
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNKS = {"connect": TIMEOUT_S, "read": TIMEOUT_S, "write": TIMEOUT_S, "pool": TIMEOUT_S}
 
+_UNICAST = ipaddress.ip_network("2000::/3")
+
 
 class Allowed:
     """Hosts that may be reached though they are not public: names, addresses and networks, as the operator gave them.
@@ -54,7 +56,10 @@ class Allowed:
             one in net for net in self._networks for one in (found, inner)
         ):
             return
-        if not all(one.is_global and not one.is_multicast for one in (found, inner)):
+        # All IPv6 that is given out lies in one range. Elsewhere are ways to an IPv4 address (NAT64, compatible ones),
+        # and what is private to a site.
+        known = found.version == 4 or mapped is not None or found in _UNICAST
+        if not (known and all(one.is_global and not one.is_multicast for one in (found, inner))):
             raise Refusal(
                 403,
                 "address_not_allowed",

@@ -15,9 +15,10 @@ from onlooker.core.errors import OnlookerError
 from onlooker.engine import Engine
 from onlooker.server.chat import chat_routes
 from onlooker.server.chat_body import UNSUPPORTED
-from onlooker.server.gate import Gate, response_of
+from onlooker.server.gate import Gate, SafeHeaders, response_of
 from onlooker.server.page import page_routes
 from onlooker.server.realtime import realtime_routes
+from onlooker.server.reference import reference_routes
 from onlooker.server.refusals import Refusal, of_error
 from onlooker.server.service import Service
 from onlooker.server.sessions import session_routes
@@ -45,6 +46,8 @@ def create_app(settings: ServerSettings, make_engine: Callable[[], Engine]) -> F
         version=__version__,
         description="Live video in, answers out.",
         lifespan=life,
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
+        redoc_url=None,
     )
     app.state.service = service
     app.include_router(session_routes(service))
@@ -58,7 +61,9 @@ def create_app(settings: ServerSettings, make_engine: Callable[[], Engine]) -> F
     app.include_router(page_routes())
     _health_routes(app, service)
     _error_handlers(app)
+    app.include_router(reference_routes(app))
     app.add_middleware(Gate, service=service)  # pyright: ignore[reportArgumentType] - takes a service besides
+    app.add_middleware(SafeHeaders)
     return app
 
 

@@ -4,9 +4,10 @@ import asyncio
 import logging
 import re
 import time
+from collections import Counter
 from typing import Any
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -22,18 +23,39 @@ RAW_BODIES = re.compile(r"/whip/[^/]+|.*/frame")
 """Paths whose bodies are not JSON."""
 
 
+class SafeHeaders:
+    """ASGI middleware: every response says that pages of other sites may not embed it, nor browsers guess its type."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_safely(message: Message) -> None:
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                headers = MutableHeaders(raw=list(message.get("headers", ())))
+                headers["Cross-Origin-Resource-Policy"] = "same-origin"
+                headers["X-Content-Type-Options"] = "nosniff"
+                message = {**message, "headers": headers.raw}
+            await send(message)
+
+        await self._app(scope, receive, send_safely)
+
+
 class Gate:
     """ASGI middleware. It answers what may not pass itself, so no route has to think of it."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service
         self._receiving_bytes = 0
+        self._under_way: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         began, status = time.monotonic(), 0
+        address = (scope.get("client") or ("",))[0]
+        self._under_way[address] += 1
 
         async def send_noted(message: Message) -> None:
             nonlocal status
@@ -48,6 +70,9 @@ class Gate:
         except SlowReader:
             LOG.warning("a client did not read what it was sent and was cut off", extra={"path": scope["path"]})
         finally:
+            self._under_way[address] -= 1
+            if not self._under_way[address]:
+                del self._under_way[address]
             if scope["type"] == "http":
                 self._service.metrics.responded(status)
             seconds = round(time.monotonic() - began, 4)
@@ -58,6 +83,9 @@ class Gate:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            if self._under_way[(scope.get("client") or ("",))[0]] > self._service.limits.requests_per_address:
+                self._service.metrics.refused("requests_per_address")
+                raise overloaded("too_many_connections", "too many requests of your address are under way", 5)
             self._admit(scope)
         except Refusal as refusal:
             await _refuse(refusal, scope, receive, send)

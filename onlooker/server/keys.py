@@ -58,6 +58,11 @@ def check_origin(headers: Headers, any_host: bool) -> None:
     if not any_host and not is_loopback(name):
         raise Refusal(403, "foreign_host", "without keys this server answers to localhost only")
     origin = headers.get("origin")
+    # A browser says where a request comes from. Without keys, pages of other sites (and ports) may only lead here.
+    site = headers.get("sec-fetch-site", "none")
+    leads = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    if not any_host and site not in ("none", "same-origin") and not leads:
+        raise Refusal(403, "foreign_origin", "pages of other sites may not use this server")
     if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
         raise Refusal(403, "foreign_origin", "pages of other sites may not use this server")
 

@@ -80,7 +80,7 @@ class RayWorkers(Workers):
         self._actors: dict[int, Any] = {}
 
     async def run_one(self, place: Place) -> str:
-        mine = replace(self._settings, worker=place.name, sources=place.sources)
+        mine = replace(self._settings, worker=place.name, sources=place.sources, proxies=("*",))
         wanted = HostedWorker.options(  # pyright: ignore[reportAttributeAccessIssue] - Ray's decorator has no types
             name=f"onlooker-{place.name}", namespace="onlooker", num_cpus=1, num_gpus=self._num_gpus
         )

@@ -9,25 +9,27 @@ from typing import Any
 
 import httpx2
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from onlooker.server.gate import refuse_socket, response_of
+from onlooker.server.gate import SafeHeaders, refuse_socket, response_of
 from onlooker.server.keys import Keys, check_origin
 from onlooker.server.page import page_routes
 from onlooker.server.refusals import Refusal, gone, unknown_session
 from onlooker.server.settings import ServerSettings
-from onlooker.server.wire import model_list
+from onlooker.server.wire import model_list, sse
 from onlooker.server.workers import Place, Workers
 
 SESSIONS = "/v1/streaming/sessions"
 CHAT = "/v1/chat/completions"
 SESSION_HEADERS = ("x-session-id", "x-streaming-session")
 _HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer", "host", "content-length", "origin"}
+_HOP |= {"x-forwarded-for", "x-forwarded-proto", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"}
 """Headers that belong to one connection, and those that were checked here."""
 
 
@@ -95,16 +97,16 @@ class Router:
         session_id = self.named(request, body)
         content = body if path in (CHAT, SESSIONS) else request.stream()
         if session_id is not None:
-            return _passed(await self._send(self.place_of(session_id), request, content))
+            return _Passed(await self._send(self.place_of(session_id), request, content))
         places = self.least_loaded()
         if path in (CHAT, SESSIONS) and request.method == "POST":
             for place in places[:-1]:
                 reply = await self._send(place, request, content)
                 if reply.status_code != 429:  # a full worker: the next one may have room
                     place.state["sessions"] = place.state.get("sessions", 0) + 1  # until it says so itself
-                    return _passed(reply)
+                    return _Passed(reply)
                 await reply.aclose()
-        return _passed(await self._send(places[-1], request, content))
+        return _Passed(await self._send(places[-1], request, content))
 
     async def _whole(self, request: Request) -> bytes:
         limits = self.settings.limits
@@ -122,6 +124,7 @@ class Router:
     async def _send(self, place: Place, request: Request, content: Any) -> httpx2.Response:
         target = place.url + request.url.path + (f"?{request.url.query}" if request.url.query else "")
         headers = [(name, value) for name, value in request.headers.items() if name not in _HOP]
+        headers.append(("x-forwarded-for", _client(request)))
         if request.method in ("GET", "DELETE", "HEAD"):
             content = None
         sent = self._client.build_request(request.method, target, headers=headers, content=content)
@@ -141,10 +144,11 @@ class Router:
             return
         target = f"ws://{place.host}:{place.port}{socket.url.path}?{socket.url.query}"
         shown = socket.headers.get("authorization")
+        more = {"x-forwarded-for": _client(socket)} | ({"authorization": shown} if shown else {})
         try:
             async with connect(
                 target,
-                additional_headers={"authorization": shown} if shown else None,
+                additional_headers=more,
                 subprotocols=socket.scope.get("subprotocols") or None,
                 max_size=self.settings.limits.frame_bytes + 1024,
                 max_queue=4,
@@ -169,6 +173,9 @@ class Router:
 
     async def listed(self, request: Request, key: str) -> Response:
         """A list that all workers have a part of."""
+        return JSONResponse({key: await self._gather(request, key)})
+
+    async def _gather(self, request: Request, key: str) -> list[Any]:
         self._keys.caller(request.headers)
         headers = {name: value for name, value in request.headers.items() if name == "authorization"}
         found: list[Any] = []
@@ -176,7 +183,14 @@ class Router:
             with contextlib.suppress(httpx2.TransportError):
                 reply = await self._client.get(place.url + request.url.path, headers=headers)
                 found += reply.json().get(key, [])
-        return JSONResponse({key: found})
+        return found
+
+    async def sources(self, request: Request) -> Response:
+        """The sources of all workers, also those whose worker is not up."""
+        told_of = {one["name"]: one for one in await self._gather(request, "sources")}
+        absent = {"state": "starting"}
+        listed = [told_of.get(name) or {"name": name, "session_id": name} | absent for name, _ in self.settings.sources]
+        return JSONResponse({"sources": listed})
 
     async def metrics(self, request: Request) -> Response:
         """The metrics of all workers, each line with its worker's number."""
@@ -223,7 +237,9 @@ def create_router(settings: ServerSettings, workers: Workers) -> FastAPI:
 
     @app.get("/healthz")
     async def healthz() -> Response:
-        return JSONResponse({"status": "ok"})
+        # Workers that load their model answer too: none means that all have ended, or that none has begun.
+        alive = [place.name for place in workers.places if place.answers]
+        return JSONResponse({"status": "ok" if alive else "no_worker", "workers": alive}, 200 if alive else 503)
 
     @app.get("/readyz")
     async def readyz() -> Response:
@@ -240,7 +256,7 @@ def create_router(settings: ServerSettings, workers: Workers) -> FastAPI:
 
     @app.get("/v1/streaming/sources")
     async def sources(request: Request) -> Response:
-        return await router.listed(request, "sources")
+        return await router.sources(request)
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
@@ -250,22 +266,54 @@ def create_router(settings: ServerSettings, workers: Workers) -> FastAPI:
     app.include_router(page_routes())
     app.add_api_route("/{path:path}", router.http, methods=["GET", "POST", "PUT", "DELETE"])
     app.add_api_websocket_route("/{path:path}", router.websocket)
+    app.add_middleware(SafeHeaders)
     return app
 
 
-def _passed(reply: httpx2.Response) -> Response:
-    headers = {name: value for name, value in reply.headers.items() if name not in _HOP}
-    return StreamingResponse(_chunks(reply), reply.status_code, headers)
+def _client(connection: HTTPConnection) -> str:
+    return connection.client.host if connection.client is not None else "unknown"
 
 
-async def _chunks(reply: httpx2.Response) -> AsyncGenerator[bytes]:
-    try:
-        async for chunk in reply.aiter_raw():
-            yield chunk
-    except httpx2.TransportError:
-        return  # the worker ended in the middle: so does what it said
-    finally:
-        await reply.aclose()
+class _Passed(Response):
+    """A worker's reply, passed on as it comes. If the worker ends in the middle, a stream of events says so, and the
+    connection is broken off: what was cut must not look whole."""
+
+    def __init__(self, reply: httpx2.Response) -> None:
+        super().__init__(None, reply.status_code)
+        self._reply = reply
+        headers = [(name, value) for name, value in reply.headers.items() if name not in _HOP]
+        self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        passing = asyncio.create_task(self._pass(send))
+        gone = asyncio.create_task(_until_gone(receive))
+        try:
+            await asyncio.wait([passing, gone], return_when=asyncio.FIRST_COMPLETED)
+            if passing.done():
+                passing.result()
+        finally:
+            for task in (passing, gone):
+                task.cancel()
+            await asyncio.gather(passing, gone, return_exceptions=True)
+            await self._reply.aclose()
+
+    async def _pass(self, send: Send) -> None:
+        try:
+            async for chunk in self._reply.aiter_raw():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except httpx2.TransportError:
+            if self._reply.headers.get("content-type", "").startswith("text/event-stream"):
+                lost = Refusal(503, "worker_lost", "the worker of this session ended in the middle", retry_after_s=2)
+                told = sse(lost.body(), "error").encode()
+                await send({"type": "http.response.body", "body": told, "more_body": True})
+            return  # without a last chunk: the server under us breaks the connection off
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _both_ways(socket: WebSocket, worker: ClientConnection) -> None:
@@ -291,4 +339,5 @@ async def _both_ways(socket: WebSocket, worker: ClientConnection) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-            await socket.close(worker.close_code or 1012)
+            # A worker that vanished said no code (1006): its client is told that something failed.
+            await socket.close(1011 if worker.close_code in (None, 1006) else worker.close_code)

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from onlooker.engine import Engine
 from onlooker.server.app import create_app
+from onlooker.server.connections import connections_within
 from onlooker.server.router import create_router
 from onlooker.server.settings import ServerSettings
 from onlooker.server.workers import Place, Workers
@@ -31,8 +32,6 @@ class Drains(Protocol):
 
 
 LOG = logging.getLogger("onlooker.server")
-CONNECTIONS = 2048
-"""Connections at once; more are refused with 503."""
 
 
 class Server(uvicorn.Server):
@@ -45,9 +44,11 @@ class Server(uvicorn.Server):
                 app,
                 settings.host,
                 settings.port,
+                http=connections_within(limits),
                 log_config=None,
                 access_log=False,
-                proxy_headers=False,
+                proxy_headers=bool(settings.proxies),
+                forwarded_allow_ips=list(settings.proxies),
                 server_header=False,
                 ws="websockets-sansio",
                 ws_max_size=limits.frame_bytes + 1024,
@@ -55,7 +56,7 @@ class Server(uvicorn.Server):
                 ws_per_message_deflate=False,
                 ws_ping_interval=limits.silence_s,
                 ws_ping_timeout=limits.silence_s,
-                limit_concurrency=CONNECTIONS,
+                limit_concurrency=limits.connections,
                 timeout_graceful_shutdown=5,
                 # Longer than clients keep an idle connection: else both ends part in the middle of a request.
                 timeout_keep_alive=75,

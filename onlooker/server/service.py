@@ -98,7 +98,7 @@ class Service:
 
     async def save(self, caller: Caller, stream: Stream) -> dict[str, Any]:
         """Save what a session remembers. Raises `Refusal`."""
-        folder = self._snapshot_folder()
+        folder = self.snapshot_folder()
 
         def take(engine: Engine) -> snapshots.Snapshot:
             stream.check_live()
@@ -107,12 +107,12 @@ class Service:
 
         taken = await asyncio.wrap_future(self.worker.call(take))
         loop = asyncio.get_running_loop()
-        name, size = await loop.run_in_executor(self.pool, snapshots.save, folder, caller, taken)
+        name, size = await loop.run_in_executor(self.pool, snapshots.save, folder, caller, taken, self.limits)
         return {"snapshot": name, "bytes": size, "time_s": taken.facts["time_s"]}
 
     async def restore(self, caller: Caller, settings: StreamSettings, name: str) -> Stream:
         """A new session that goes on from a snapshot of this caller. Raises `Refusal`."""
-        folder = self._snapshot_folder()
+        folder = self.snapshot_folder()
         saved = await asyncio.get_running_loop().run_in_executor(self.pool, snapshots.read, folder, caller, name)
         try:
             stream = await self.open(caller, settings, lambda engine: snapshots.put_back(engine, saved, settings.trace))
@@ -122,7 +122,8 @@ class Service:
             stream.began_s = time.monotonic() - stream.last_time_s
         return stream
 
-    def _snapshot_folder(self) -> Path:
+    def snapshot_folder(self) -> Path:
+        """Where snapshots are kept. Raises `Refusal` (403) on a server that keeps none."""
         if self.settings.snapshots is None:
             raise Refusal(403, "snapshots_off", "this server keeps no snapshots; start it with --snapshots DIR")
         return self.settings.snapshots
@@ -130,7 +131,7 @@ class Service:
     def _admit(self, owner: Caller) -> None:
         mine = [stream for stream in self.streams.values() if stream.owner == owner.name]
         private = sum(stream.owner is not None for stream in self.streams.values())
-        if len(mine) >= self.limits.sessions_per_key:
+        if len(mine) >= self.settings.sessions_per_key:
             self.metrics.refused("sessions_per_key")
             raise overloaded("too_many_sessions", f"your key has {len(mine)} sessions open, the most there may be", 10)
         if private >= self.limits.sessions:
@@ -143,7 +144,18 @@ class Service:
 
     def memory_bytes(self) -> int:
         """Bytes all sessions hold, as of the last second."""
-        return sum(sum(stream.stats.get("memory_bytes", {}).values()) for stream in list(self.streams.values()))
+        return sum(stream.memory_bytes for stream in list(self.streams.values()))
+
+    async def _keep_within_memory(self) -> None:
+        """End what holds the most while sessions hold more than they may; a named source is opened anew, empty."""
+        if self.memory_bytes() <= self.limits.memory_bytes:
+            return
+        largest = max(self.streams.values(), key=lambda stream: stream.memory_bytes)
+        most = f"sessions held {self.memory_bytes()} bytes, {self.limits.memory_bytes} are allowed"
+        why = f"{most}, and this one held the most ({largest.memory_bytes})"
+        LOG.warning("session %s is ended: %s", largest.id, why)
+        self.metrics.failed("memory")
+        await self.close(largest, why)
 
     def sources(self) -> tuple[tuple[str, str], ...]:
         """(name, address) of what the server watches by itself, whether it is up or not."""
@@ -157,9 +169,7 @@ class Service:
         """
         stream = self.streams.get(stream_id)
         if stream is None:
-            if stream_id in dict(self.sources()):
-                why = f"source {stream_id} is being opened"
-                raise Refusal(503, "source_starting", why, param="session_id", retry_after_s=2)
+            self._refuse_starting(stream_id)
             owner, why = self._gone.get(stream_id, ("", ""))
             if owner in (None, caller.name):
                 raise gone(stream_id, why)
@@ -169,9 +179,25 @@ class Service:
         if own and stream.owner is None:
             raise Refusal(403, "shared_session", f"session {stream_id} is a source of the server; it can only be asked")
         if stream.state != "live":
+            self._refuse_starting(stream_id)
             raise gone(stream_id, stream.why_ended or stream.state)
         stream.touch()
         return stream
+
+    def describe_sources(self) -> list[dict[str, Any]]:
+        """Every source the server watches, also those that are not up (`starting`)."""
+        told_of = []
+        for name, _ in self.sources():
+            stream = self.streams.get(name)
+            is_up = stream is not None and stream.state == "live" and stream.source is not None
+            state = stream.source["state"] if is_up else "starting"  # pyright: ignore[reportOptionalMemberAccess, reportOptionalSubscript]
+            told_of.append({"name": name, "session_id": name, "state": state})
+        return told_of
+
+    def _refuse_starting(self, stream_id: str) -> None:
+        if stream_id in dict(self.sources()):
+            why = f"source {stream_id} is being opened"
+            raise Refusal(503, "source_starting", why, param="session_id", retry_after_s=2)
 
     def visible(self, caller: Caller) -> list[Stream]:
         """The sessions this caller may use, oldest first."""
@@ -194,6 +220,7 @@ class Service:
         """Once a second, for ever: close what nobody uses, forget what failed."""
         while True:
             await asyncio.sleep(1.0)
+            await self._keep_within_memory()
             for stream in list(self.streams.values()):
                 if stream.state != "live":
                     self._forget(stream, stream.why_ended or stream.state)

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from onlooker.core.events import Answer
 from onlooker.respond import Rule
+from onlooker.server import snapshots
 from onlooker.server.bodies import AskBody, FrameQuery, Name, RuleBody, SessionBody
 from onlooker.server.feed import Missed
 from onlooker.server.keys import Caller
@@ -53,9 +54,7 @@ def session_routes(service: Service) -> APIRouter:
     @routes.get("/sources")
     async def sources(caller: Asker) -> dict[str, Any]:
         """The named sources of this server."""
-        shared = [stream for stream in service.visible(caller) if stream.owner is None]
-        listed = [{"name": one.id, "session_id": one.id, "state": (one.source or {}).get("state")} for one in shared]
-        return {"sources": listed}
+        return {"sources": service.describe_sources()}
 
     @routes.get("/sessions")
     async def sessions(caller: Asker) -> dict[str, Any]:
@@ -133,11 +132,9 @@ def session_routes(service: Service) -> APIRouter:
     async def events(session_id: str, request: Request, caller: Asker, types: str | None = None) -> EventStream:
         """What happens, as server-sent events."""
         stream = service.find(caller, session_id)
-        resume = request.headers.get("last-event-id", "")
-        after = int(resume) if resume.isascii() and resume.isdigit() and len(resume) < 18 else stream.events.newest
+        after = _resumed(stream, request.headers.get("last-event-id", ""))
         wanted = None if types is None else {word.strip() for word in types.split(",")}
-        told_of = _told(stream, min(after, stream.events.newest), wanted, service.limits.events_s)
-        return EventStream(told_of, service.limits.send_s)
+        return EventStream(_told(stream, after, wanted, service.limits.events_s), service.limits.send_s)
 
     @routes.get("/sessions/{session_id}/preview.jpg")
     async def preview(session_id: str, caller: Asker) -> Response:
@@ -186,6 +183,17 @@ def session_routes(service: Service) -> APIRouter:
     async def snapshot(session_id: str, caller: Asker) -> dict[str, Any]:
         """Save what the session remembers, on the server."""
         return await service.save(caller, service.find(caller, session_id))
+
+    @routes.get("/snapshots")
+    async def saved(caller: Asker) -> dict[str, Any]:
+        """Your snapshots on this server, oldest first."""
+        return {"snapshots": await asyncio.to_thread(snapshots.listed, service.snapshot_folder(), caller)}
+
+    @routes.delete("/snapshots/{name}")
+    async def delete_snapshot(name: Name, caller: Asker) -> dict[str, Any]:
+        """Remove a snapshot."""
+        await asyncio.to_thread(snapshots.delete, service.snapshot_folder(), caller, name)
+        return {"snapshot": name, "deleted": True}
 
     @routes.get("/sessions/{session_id}/rules")
     async def rules(session_id: str, caller: Asker) -> dict[str, Any]:
@@ -278,10 +286,21 @@ async def _streamed(service: Service, stream: Stream, question: Any) -> AsyncGen
             yield sse(refusal.body(), "error")
 
 
-async def _told(stream: Stream, after: int, wanted: set[str] | None, lasts_s: float) -> AsyncGenerator[str]:
+def _resumed(stream: Stream, last_event_id: str) -> int | None:
+    """The number of the event after which a reader goes on: the newest, where it names none. None when what it names
+    belongs to an earlier run, of which nothing is left."""
+    run, _, number = last_event_id.rpartition("-")
+    if not (number.isascii() and number.isdecimal() and len(number) < 18):
+        return stream.events.newest
+    return int(number) if run in ("", stream.run) and int(number) <= stream.events.newest else None
+
+
+async def _told(stream: Stream, after: int | None, wanted: set[str] | None, lasts_s: float) -> AsyncGenerator[str]:
     yield ": listening\n\n"  # the head of the reply leaves at once
+    if after is None:
+        yield sse({"count": None, "why": "the events of an earlier run are gone"}, "missed", f"{stream.run}-0")
     until = time.monotonic() + lasts_s
-    async with contextlib.aclosing(stream.events.read(after, min(HEARTBEAT_S, lasts_s))) as items:
+    async with contextlib.aclosing(stream.events.read(after or 0, min(HEARTBEAT_S, lasts_s))) as items:
         async for numbered in items:
             if time.monotonic() >= until:
                 return
@@ -290,8 +309,8 @@ async def _told(stream: Stream, after: int, wanted: set[str] | None, lasts_s: fl
                 continue
             number, item = numbered
             event = Event("missed", {"count": item.count}) if isinstance(item, Missed) else item
-            if wanted is None or event.kind in wanted:
-                yield sse(event.facts, event.kind, number)
+            if wanted is None or event.kind in wanted or event.kind == "missed":
+                yield sse(event.facts, event.kind, f"{stream.run}-{number}")
 
 
 def _jpeg(data: bytes, time_s: float) -> Response:

@@ -17,10 +17,16 @@ class Limits:
 
     sessions: int = 64
     """Most sessions open at once, named sources not counted."""
-    sessions_per_key: int = 64
-    """Most sessions one key may have open."""
+    sessions_per_key: int | None = None
+    """Most sessions one key may have open; None for all where there is one key, and half of them where there are
+    several, so that no key can take the whole server."""
     memory_bytes: int = 8 * 2**30
-    """Bytes all sessions together may hold before new ones are refused."""
+    """Bytes all sessions together may hold, named sources too. From there on new ones are refused; beyond it, the
+    session that holds the most ends with that reason, and a named source begins anew."""
+    snapshots_per_key: int = 64
+    """Snapshots one key may keep on the server."""
+    snapshot_bytes_per_key: int = 16 * 2**30
+    """Bytes of all snapshots of one key."""
     idle_s: float = 600.0
     """Seconds without a frame, a question or a reader after which a session is closed."""
     frame_bytes: int = 8 * MB
@@ -49,6 +55,14 @@ class Limits:
     """Largest request body that is not a frame."""
     receiving_bytes: int = 512 * MB
     """Bytes of request bodies held at once."""
+    connections: int = 2048
+    """Connections at once; requests beyond are refused with 503."""
+    waiting: int = 512
+    """Connections that have no request under way; beyond, the oldest of the address that has the most is closed."""
+    requests_per_address: int = 512
+    """Requests and sockets under way from one address."""
+    head_s: float = 10.0
+    """Seconds a client may take to send the head of a request."""
     receive_s: float = 60.0
     """Seconds a client may take to send a body."""
     send_s: float = 30.0
@@ -63,7 +77,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
-            if not getattr(self, name) > 0:
+            if (value := getattr(self, name)) is not None and not value > 0:
                 raise InputError(f"{name} must be above 0", given=str(getattr(self, name)), do="leave it out")
 
 
@@ -85,6 +99,8 @@ class ServerSettings:
     """(name, address) of what the server watches by itself."""
     source_fps: float = 1.0
     """Frames looked at per second of a named source."""
+    proxies: tuple[str, ...] = ()
+    """Addresses whose `X-Forwarded-For` is believed, so that what is counted by address is the client's own."""
     webhook: tuple[str, str] | None = None
     """(address, secret): where every alert is sent, and what signs it. Named by the operator, so it may be private."""
     whip: bool = False
@@ -100,7 +116,18 @@ class ServerSettings:
         """Whether shared sessions are for asking only: with several keys, none stands above the others."""
         return len(self.keys) > 1
 
+    @property
+    def sessions_per_key(self) -> int:
+        """Sessions one key may have open."""
+        if self.limits.sessions_per_key is not None:
+            return self.limits.sessions_per_key
+        return self.limits.sessions if len(self.keys) < 2 else -(-self.limits.sessions // 2)
+
     def __post_init__(self) -> None:
+        names = [name for name, _ in self.sources]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError("two sources have one name", given=twice, do="name each source once")
         if not self.keys and not is_loopback(self.host):
             raise InputError(
                 "without a key the server is for this machine only",

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import secrets
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from onlooker.core.errors import InputError
 from onlooker.core.events import SessionStats
 from onlooker.engine import Engine, Session
 from onlooker.server.keys import Caller
-from onlooker.server.refusals import Refusal
+from onlooker.server.refusals import Refusal, overloaded
+from onlooker.server.settings import Limits
 
 FORMAT = 1
 _PARTS = ("store", "encoder", "compressor", "memory")
@@ -80,18 +83,26 @@ def put_back(engine: Engine, snapshot: Snapshot, trace: bool) -> Session:
     return session
 
 
-def save(folder: Path, owner: Caller, snapshot: Snapshot) -> tuple[str, int]:
+def save(folder: Path, owner: Caller, snapshot: Snapshot, limits: Limits) -> tuple[str, int]:
     """Write a snapshot; its name, and its bytes. A failure leaves nothing behind.
 
-    Raises `Refusal` (507) when it cannot be written.
+    Raises `Refusal`: 429 when the owner keeps as many as may be, 507 when it cannot be written.
     """
+    kept = listed(folder, owner)
+    more = sum(tensor.nbytes for tensor in snapshot.tensors.values())
+    if len(kept) >= limits.snapshots_per_key:
+        raise overloaded("too_many_snapshots", f"your key keeps {len(kept)} snapshots; delete one", 60)
+    if (held := sum(one["bytes"] for one in kept)) + more > limits.snapshot_bytes_per_key:
+        most = f"snapshots of one key have at most {limits.snapshot_bytes_per_key} bytes"
+        raise overloaded("snapshots_full", f"{most}: {held} are kept, this one has {more}; delete one", 60)
     name = secrets.token_hex(12)
     tensors, facts = folder / f"{name}.safetensors", folder / f"{name}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(snapshot.tensors, tensors)
         # The facts come last: a snapshot without them was not finished, and does not count.
-        facts.write_text(json.dumps(snapshot.facts | {"owner": owner.name}), encoding="utf-8")
+        kept_facts = snapshot.facts | {"owner": owner.name, "saved": time.time(), "sha256": _digest(tensors)}
+        facts.write_text(json.dumps(kept_facts), encoding="utf-8")
         return name, tensors.stat().st_size + facts.stat().st_size
     except (OSError, SafetensorError) as error:
         for path in (tensors, facts):
@@ -100,18 +111,53 @@ def save(folder: Path, owner: Caller, snapshot: Snapshot) -> tuple[str, int]:
         raise Refusal(507, "snapshot_failed", f"the snapshot cannot be written: {_reason(error)}") from error
 
 
+def listed(folder: Path, owner: Caller) -> list[dict[str, Any]]:
+    """The snapshots of an owner, oldest first: name, bytes, when it was saved, stream time (seconds), frames."""
+    found = []
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, AttributeError, KeyError):
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            if facts["owner"] != owner.name:
+                continue
+            size = path.stat().st_size + path.with_suffix(".safetensors").stat().st_size
+            told_of = {"snapshot": path.stem, "bytes": size, "saved": facts.get("saved") or path.stat().st_mtime}
+            found.append(told_of | {"time_s": facts.get("time_s"), "frames": facts.get("frames")})
+    return sorted(found, key=lambda one: one["saved"])
+
+
+def delete(folder: Path, owner: Caller, name: str) -> None:
+    """Remove a snapshot of this owner. Raises `Refusal` (404) if there is none of theirs."""
+    if name not in [one["snapshot"] for one in listed(folder, owner)]:
+        raise _unknown(name)
+    for kind in (".json", ".safetensors"):  # the facts first: without them it does not count
+        (folder / f"{name}{kind}").unlink(missing_ok=True)
+
+
 def read(folder: Path, owner: Caller, name: str) -> Snapshot:
     """Read a snapshot of this owner. Raises `Refusal`: 404 if there is none of theirs, 422 if it is damaged."""
-    unknown = Refusal(404, "snapshot_not_found", f"there is no snapshot {name!r}", param="snapshot")
+    damaged = Refusal(422, "snapshot_damaged", f"snapshot {name!r} cannot be read", param="snapshot")
     try:
         facts = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         if facts.pop("owner") != owner.name:
-            raise unknown
-        return Snapshot(load_file(folder / f"{name}.safetensors"), facts)
+            raise _unknown(name)
+        tensors = folder / f"{name}.safetensors"
+        if facts.pop("sha256", None) not in (None, _digest(tensors)):
+            raise damaged
+        facts.pop("saved", None)
+        return Snapshot(load_file(tensors), facts)
     except FileNotFoundError:
-        raise unknown from None
+        raise _unknown(name) from None
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
-        raise Refusal(422, "snapshot_damaged", f"snapshot {name!r} cannot be read", param="snapshot") from error
+        raise damaged from error
+
+
+def _unknown(name: str) -> Refusal:
+    return Refusal(404, "snapshot_not_found", f"there is no snapshot {name!r}", param="snapshot")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _holders(session: Session) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One session as the server knows it: what waits for the worker, what came of it, and who may use it."""
 
 import asyncio
+import secrets
 import threading
 import time
 from collections import deque
@@ -87,6 +88,8 @@ class Stream:
     def __init__(self, stream_id: str, owner: str | None, settings: StreamSettings, limits: Limits) -> None:
         self.id, self.owner, self.settings, self._limits = stream_id, owner, settings, limits
         self.created = time.time()
+        self.run = secrets.token_hex(4)
+        """Begins the ids of its events, so that an id of an earlier run of a source is told from one of this."""
         self.events: Feed[Event] = Feed(EVENTS_KEPT)
         self.album = Album(limits.thumbnail_bytes)
         self.counts = Counts()
@@ -214,6 +217,13 @@ class Stream:
         act()
 
     # ------------------------------------------------------------------------------------------------------- telling
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes it holds: the engine's, as of the last second, and its pictures."""
+        newest = self.newest
+        pictures = self.album.num_bytes + (0 if newest is None else newest.image.nbytes)
+        return sum(self.stats.get("memory_bytes", {}).values()) + pictures
 
     @property
     def last_time_s(self) -> float | None:

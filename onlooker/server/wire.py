@@ -81,7 +81,7 @@ def model_list(model: str, sources: Iterable[str], created: float) -> dict[str, 
     return {"object": "list", "data": [model_facts(name, created) for name in names]}
 
 
-def sse(data: dict[str, Any] | str, event: str | None = None, number: int | None = None) -> str:
+def sse(data: dict[str, Any] | str, event: str | None = None, number: str | None = None) -> str:
     """One server-sent event; text is sent as it is."""
     head = (f"id: {number}\n" if number is not None else "") + (f"event: {event}\n" if event else "")
     body = data if isinstance(data, str) else json.dumps(data, allow_nan=False)

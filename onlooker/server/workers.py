@@ -34,6 +34,8 @@ class Place:
     process: asyncio.subprocess.Process | None = None
     state: dict[str, Any] = field(default_factory=dict)
     """What the worker last said of itself; empty while it is not ready."""
+    answers: bool = False
+    """Whether it answers at all, which it does while it loads its model."""
 
     @property
     def name(self) -> str:
@@ -104,11 +106,11 @@ class Workers:
     async def _keep(self, place: Place) -> None:
         pause_s = 1.0
         while not self._ends:
-            place.run, place.state = place.run + 1, {}
+            place.run, place.state, place.answers = place.run + 1, {}, False
             began = time.monotonic()
             LOG.info("worker %s is started on %s", place.name, place.device)
             why = await self.run_one(place)
-            place.state = {}
+            place.state, place.answers = {}, False
             if self._ends:
                 return
             LOG.error("worker %s ended (%s) and is started anew; its sessions are lost", place.name, why)
@@ -135,13 +137,14 @@ class Workers:
         name = place.name
         if not place.port:
             return
+        answers, state = True, {}
         try:
             reply = await self._client.get(f"{place.url}/readyz")
             state = reply.json() if reply.status_code == 200 else {}
         except (httpx2.TransportError, ValueError):
-            state = {}
+            answers = False
         if name == place.name:  # it may have ended while it was asked
-            place.state = state
+            place.state, place.answers = state, answers
 
 
 def _free_port() -> int:

@@ -22,7 +22,8 @@ SESSIONS = "/v1/streaming/sessions"
 SHOWN = [None, "Bearer wrong-key-of-some-length", f"Basic {KEY_A}", "Bearer", "Bearer \xff"]
 PRIVATE = (
     "127.0.0.1 localhost [::1] 10.1.2.3 192.168.0.1 172.16.0.1 169.254.169.254 100.64.0.1 0.0.0.0 [::ffff:10.0.0.1] "
-    "[fd00::1] [fe80::1] 2130706433 0x7f.1 224.0.0.1 [2002:7f00:1::]"
+    "[fd00::1] [fe80::1] 2130706433 0x7f.1 224.0.0.1 [2002:7f00:1::] [64:ff9b::a00:1] [64:ff9b::808:808] "
+    "[64:ff9b:1::1] [::10.0.0.1] [fec0::1] [2001::1]"
 )
 
 
@@ -104,6 +105,54 @@ def test_keys_are_compared_in_constant_time(monkeypatch):
     keys = Keys((KEY_A, KEY_B))
     keys.caller(Headers({"authorization": f"Bearer {KEY_A}"}))
     assert len(compared) == 2  # the second is looked at though the first matched
+
+
+@pytest.mark.parametrize(
+    ("site", "mode", "dest", "status"),
+    [("cross-site", "no-cors", "image", 403), ("same-site", "cors", "empty", 403),
+     ("cross-site", "navigate", "iframe", 403), ("cross-site", "navigate", "document", 200),
+     ("same-origin", "cors", "empty", 200), ("none", "navigate", "document", 200)],
+)  # fmt: skip
+def test_without_a_key_other_sites_may_only_lead_here(shared, keyed, site, mode, dest, status):
+    headers = {"sec-fetch-site": site, "sec-fetch-mode": mode, "sec-fetch-dest": dest}
+    with shared.client() as client, keyed.client(KEY_A) as anna:
+        for path in ("/", SESSIONS, "/v1/models"):
+            reply = client.get(path, headers=headers)
+            if path != "/":
+                assert reply.status_code == status
+            assert reply.headers["cross-origin-resource-policy"] == "same-origin"
+            assert reply.headers["x-content-type-options"] == "nosniff"
+            assert anna.get(path, headers=headers).status_code == 200, "a key is no cookie"
+
+
+def test_two_sources_of_one_name_are_refused():
+    with pytest.raises(InputError, match="two sources have one name"):
+        ServerSettings(sources=(("a", "synthetic"), ("b", "synthetic"), ("a", "synthetic:1")))
+
+
+def test_no_key_may_take_every_session(pocket):
+    with (
+        running(pocket, Limits(sessions=4), keys=(KEY_A, KEY_B)) as server,
+        server.client(KEY_A) as anna,
+        server.client(KEY_B) as bert,
+    ):
+        for _ in range(2):
+            opened(anna)
+        full = anna.post(SESSIONS, json={})
+        assert full.status_code == 429 and error_of(full) == "too_many_sessions"
+        opened(bert)
+    assert ServerSettings(keys=(KEY_A,)).sessions_per_key == 64
+
+
+def test_the_description_of_the_calls_needs_nothing_from_elsewhere(shared):
+    with shared.client() as client:
+        reply = client.get("/docs")
+        assert reply.status_code == 200 and "/v1/streaming/sessions/{session_id}/ask" in reply.text
+        assert "<script" not in reply.text and "://" not in reply.text
+        policy = reply.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy
+        described = client.get("/openapi.json").json()
+        assert all(path in reply.text for path in described["paths"])
 
 
 def test_sessions_belong_to_a_key(anna, bert, jpegs):
@@ -213,7 +262,8 @@ def test_questions_have_bounds(anna, jpegs):
     long = anna.post(f"{path}/ask", json={"question": "x" * 101})
     assert long.status_code == 413 and error_of(long) == "question_too_long"
     assert anna.post(f"{path}/ask", json={"question": "  "}).status_code == 422
-    assert anna.post(f"{path}/ask", json={"question": "why?", "max_tokens": 33}).status_code == 422
+    long = anna.post(f"{path}/ask", json={"question": "why?", "max_tokens": 33})
+    assert long.status_code == 200 and long.json()["usage"]["new_tokens"] <= 32
     surrogate = b'{"question": "\\ud800?"}'
     assert anna.post(f"{path}/ask", content=surrogate, headers={"content-type": "application/json"}).status_code == 422
 
@@ -413,6 +463,56 @@ def test_snapshots_are_plain_data_and_belong_to_a_key(pocket, jpegs, tmp_path):
         assert [{**one, "lag_s": 0} for one in more[0]] == [{**one, "lag_s": 0} for one in more[1]]
         (tmp_path / f"{name}.safetensors").write_bytes(b"\x80\x04not a pickle either")
         damaged = anna.post(SESSIONS, json={"snapshot": name})
+        assert damaged.status_code == 422 and error_of(damaged) == "snapshot_damaged"
+
+
+def test_snapshots_are_listed_bounded_and_deleted(pocket, jpegs, tmp_path):
+    limits = Limits(snapshots_per_key=2)
+    with (
+        running(pocket, limits, keys=(KEY_A, KEY_B), snapshots=tmp_path) as server,
+        server.client(KEY_A) as anna,
+        server.client(KEY_B) as bert,
+    ):
+        path = opened(anna)
+        push(anna, path, jpegs[:2])
+        saved = [anna.post(f"{path}/snapshot").json() for _ in range(2)]
+        full = anna.post(f"{path}/snapshot")
+        assert full.status_code == 429 and error_of(full) == "too_many_snapshots"
+        listed = anna.get("/v1/streaming/snapshots").json()["snapshots"]
+        assert [(one["snapshot"], one["bytes"], one["time_s"], one["frames"]) for one in listed] == [
+            (one["snapshot"], one["bytes"], 1.0, 2) for one in saved
+        ]
+        assert bert.get("/v1/streaming/snapshots").json() == {"snapshots": []}
+        name = saved[0]["snapshot"]
+        assert bert.delete(f"/v1/streaming/snapshots/{name}").status_code == 404
+        assert anna.delete(f"/v1/streaming/snapshots/{name}").json()["deleted"]
+        assert anna.delete(f"/v1/streaming/snapshots/{name}").status_code == 404
+        assert len(list(tmp_path.iterdir())) == 2
+        assert anna.post(f"{path}/snapshot").status_code == 201
+        assert anna.delete("/v1/streaming/snapshots/..%2fx").status_code in (404, 422)
+
+
+def test_bytes_of_snapshots_are_bounded(pocket, jpegs, tmp_path):
+    with (
+        running(pocket, Limits(snapshot_bytes_per_key=1000), snapshots=tmp_path) as server,
+        server.client() as client,
+    ):
+        path = opened(client)
+        push(client, path, jpegs[:1])
+        full = client.post(f"{path}/snapshot")
+        assert full.status_code == 429 and error_of(full) == "snapshots_full" and not list(tmp_path.iterdir())
+
+
+def test_a_changed_bit_of_a_snapshot_is_found(pocket, jpegs, tmp_path):
+    with running(pocket, snapshots=tmp_path) as server, server.client() as client:
+        path = opened(client)
+        push(client, path, jpegs[:2])
+        name = client.post(f"{path}/snapshot").json()["snapshot"]
+        file = tmp_path / f"{name}.safetensors"
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+        damaged = client.post(SESSIONS, json={"snapshot": name})
         assert damaged.status_code == 422 and error_of(damaged) == "snapshot_damaged"
 
 

@@ -214,3 +214,18 @@ def test_hanging_up_cancels_the_question(client, session, jpegs, shared):
     hold.set()
     eventually(lambda: stream.questions == 0 and shared.service.worker.num_questions == 0)
     assert client.post(f"{session}/ask", json={"question": "what is there now?"}).status_code == 200
+
+
+def test_an_event_id_of_an_earlier_run_is_told_as_missed(client, session, jpegs):
+    push(client, session, jpegs[:3])
+    with client.stream("GET", f"{session}/events?types=frame", headers={"last-event-id": "0"}) as reply:
+        lines = reply.iter_lines()
+        first = next(line for line in lines if line.startswith("id: "))[4:]
+    run, _, number = first.partition("-")
+    assert run and number == "1"
+    for resume, told in ((first, []), (f"{'0' * len(run)}-1", ["missed"]), ("99999", ["missed"])):
+        with client.stream("GET", f"{session}/events?types=frame", headers={"last-event-id": resume}) as reply:
+            lines = reply.iter_lines()
+            kinds = [next(line for line in lines if line.startswith("event: "))[7:] for _ in range(2 + len(told))]
+        # Behind what was missed comes everything that is left of this run; else what came after the id.
+        assert kinds == [*told, "frame", "frame"]

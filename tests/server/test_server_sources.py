@@ -7,7 +7,7 @@ import time
 
 import av
 import pytest
-from running_server import eventually, opened, running, web
+from running_server import WAIT_S, eventually, opened, running, web
 
 from onlooker.world import make_episode
 
@@ -110,3 +110,25 @@ def test_a_source_that_is_not_there_says_so_and_the_server_goes_on(pocket, tmp_p
         eventually(lambda: client.get(demo).status_code == 200 and client.get(demo).json()["frames"] >= 2)
         source = client.get(film).json()["source"]
         assert source["state"] == "lost" and "no such file" in source["why"]
+
+
+def test_a_source_that_is_coming_up_is_waited_for(pocket):
+    begins = threading.Event()
+
+    def slow():
+        begins.wait(WAIT_S)
+        return pocket()
+
+    with running(slow, loads=False, sources=(("demo", "synthetic"),)) as server, server.client() as client:
+        eventually(lambda: server.server.started)
+        for path in ("", "/stats", "/events", "/rules"):
+            reply = client.get(f"/v1/streaming/sessions/demo{path}")
+            assert reply.status_code == 503 and reply.json()["error"]["code"] == "source_starting"
+            assert int(reply.headers["retry-after"]) > 0
+        assert client.get("/v1/streaming/sources").json()["sources"] == [
+            {"name": "demo", "session_id": "demo", "state": "starting"}
+        ]
+        assert client.get("/v1/streaming/sessions/other").status_code == 404
+        begins.set()
+        eventually(lambda: client.get("/v1/streaming/sessions/demo").status_code == 200)
+        eventually(lambda: client.get("/v1/streaming/sources").json()["sources"][0]["state"] == "live")
