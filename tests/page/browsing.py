@@ -1,5 +1,6 @@
 """A server in a process of its own, a Pocket World clip as a webcam, and a headless Chromium that looks at the page."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -61,7 +62,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("served") / "server.log"
+    with server_at(port, tmp_path_factory.mktemp("served") / "server.log", KEY) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def server_at(port: int, log: Path, key: str | None = None) -> Iterator[str]:
+    """A server of its own on a port, ready; its address."""
     command = [
         sys.executable,
         "-m",
@@ -73,7 +80,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "--device",
         "cpu",
     ]
-    environment = os.environ | {"ONLOOKER_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"ONLOOKER_API_KEY": key} if key else {})
     with log.open("wb") as file:
         process = subprocess.Popen(
             [*command, "--port", str(port), "--log", "plain"], stdout=file, stderr=subprocess.STDOUT, env=environment

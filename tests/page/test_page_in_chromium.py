@@ -4,11 +4,12 @@ import base64
 import json
 import os
 import re
+import socket
 import urllib.request
 from pathlib import Path
 
 import pytest
-from browsing import KEY
+from browsing import KEY, server_at
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -18,6 +19,10 @@ NAMELESS = """() => [...document.querySelectorAll('button, input, select')]
   .filter((one) => one.checkVisibility())
   .filter((one) => !(one.textContent.trim() || one.ariaLabel || one.labels?.length || one.title))
   .map((one) => one.outerHTML)"""
+CUT = """() => [...document.querySelectorAll('.figures *, .tag *, .note, .tabs *, .segments *')]
+  .filter((one) => one.checkVisibility() && getComputedStyle(one).display !== 'inline')
+  .filter((one) => one.scrollWidth > one.clientWidth + 1)
+  .map((one) => one.textContent)"""
 PAINTED = """() => {
   const canvas = document.getElementById('overlay');
   const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
@@ -185,8 +190,10 @@ def test_a_key_is_asked_for_and_a_wrong_one_is_told(open_page) -> None:
 def test_a_lost_connection_is_told_and_mended(open_page) -> None:
     page = open_page()
     start_camera(page)
+    expect(page.locator("#tag")).to_have_text(re.compile("Live"))
     page.context.set_offline(True)
     expect(page.locator("#notice")).to_contain_text("Trying again", timeout=PATIENT_MS)
+    expect(page.locator("#tag")).to_have_text(re.compile("Not connected"))
     page.context.set_offline(False)
     expect(page.locator("#notice")).to_be_hidden(timeout=PATIENT_MS)
     frames = int(page.locator("#f-frames").inner_text())
@@ -203,6 +210,10 @@ def test_a_session_that_ended_is_told(open_page, served: str) -> None:
     urllib.request.urlopen(request, timeout=30).close()
     expect(page.locator("#notice")).to_contain_text("This session has ended", timeout=PATIENT_MS)
     expect(page.locator("#question")).to_be_disabled()
+    expect(page.locator("#tag")).to_have_text(re.compile("Ended"))
+    expect(page.locator("#picture")).to_be_visible()  # the last picture, of a camera that is off
+    off = "() => document.getElementById('video').srcObject.getTracks().every((one) => one.readyState === 'ended')"
+    page.wait_for_function(off)
     page.get_by_role("button", name="Choose a source").click()
     expect(page.get_by_role("button", name="Camera")).to_be_visible()
 
@@ -217,6 +228,7 @@ def test_nothing_is_cut_off_and_everything_has_a_name(open_page, width: int) -> 
     for tab in ("Ask", "Alerts"):
         page.get_by_role("tab", name=tab).click()
         assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")
+        assert page.evaluate(CUT) == []
         assert page.evaluate(NAMELESS) == []
 
 
@@ -282,3 +294,34 @@ def test_its_pictures_for_the_documentation(open_page, tmp_path) -> None:
         with Image.open(file) as picture:
             picture.convert("RGB").save(file, optimize=True)
         assert file.stat().st_size < 450_000
+
+
+def test_on_a_phone_the_picture_stays_in_view(open_page) -> None:
+    page = open_page(viewport={"width": 390, "height": 780})
+    page.get_by_role("button", name=re.compile("demo")).click()
+    expect(page.locator("#f-kept")).to_have_text("19 of 64", timeout=PATIENT_MS)
+    for number in range(4):
+        page.locator("#question").fill("how many shapes are visible now?")
+        page.keyboard.press("Enter")
+        expect(page.locator(".turn .note")).to_have_count(number + 1)
+        expect(page.locator(".turn .note").last).not_to_be_empty(timeout=PATIENT_MS)
+    page.evaluate("() => window.scrollTo(0, document.body.scrollHeight)")
+    box = page.locator("#stage").bounding_box()
+    assert box is not None and box["y"] >= 0 and box["y"] + box["height"] <= 0.5 * 780
+
+
+def test_a_restarted_server_is_watched_again(launch, tmp_path) -> None:
+    """What the server watches comes back by itself on a page that was left open, and nothing says Live meanwhile."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page = launch().new_page()
+    with server_at(port, tmp_path / "first.log") as address:
+        page.goto(address)
+        page.get_by_role("button", name=re.compile("demo")).click()
+        expect(page.locator("#tag")).to_have_text(re.compile(r"Live 0:0[3-9]"), timeout=PATIENT_MS)
+    expect(page.locator("#tag")).to_have_text(re.compile("Not connected|Starting"), timeout=PATIENT_MS)
+    with server_at(port, tmp_path / "second.log"):
+        expect(page.locator("#tag")).to_have_text(re.compile(r"Live 0:0\d"), timeout=PATIENT_MS)
+        expect(page.locator("#notice")).to_contain_text("began anew")
+        assert ask(page, "how many shapes are visible now?").isdigit()
