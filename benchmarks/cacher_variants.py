@@ -19,7 +19,7 @@ from onlooker.evals.score import by_task, score
 from onlooker.evals.suites._episodes import as_item, by_category
 from onlooker.world import TASKS, make_episode
 
-PUBLISHED = "stc_cacher:interval=4,recompute_ratio=0.25"
+PUBLISHED = "stc_published:interval=4,recompute_ratio=0.25"
 VARIANTS = (
     "", "selection=patch,reference=rolling", "reference=rolling", "correct_stale=0.5", "selection=patch",
     "feature=hidden", "dense_tail_layers=1", "refresh_on_cut=0.95",

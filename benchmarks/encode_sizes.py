@@ -35,7 +35,7 @@ from onlooker.encode._layer import run_layer
 from onlooker.encode._packed import PackedTower, Plan, References, fastest_ways, packed_layers
 from onlooker.encode._reference import CacherState, Reference, side_by_side
 from onlooker.encode.full import Full
-from onlooker.encode.stc_cacher import STCCacher
+from onlooker.encode.stc_published import STCPublished
 from onlooker.kernels.graph import CapturedStep
 from onlooker.kernels.head_attention import BACKENDS, IN_PLACE, attend_in_place
 from onlooker.kernels.rows import Stored, ValueRows, vision_kernels
@@ -95,7 +95,7 @@ class Bench:
         self.options, self.began = options, time.perf_counter()
         self.device = choose_device(options.device)
         self.dtype = choose_dtype(options.dtype, self.device)
-        self.method = STCCacher(interval=None, recompute_ratio=options.ratio)
+        self.method = STCPublished(interval=None, recompute_ratio=options.ratio)
         self.graph = options.graph or options.packed
         self.ways = [*(["packed"] if options.packed else []), "compiled" if options.compile else "op by op"]
 
@@ -331,7 +331,7 @@ def _references(packed: PackedTower, hidden: Tensor) -> tuple[References, list[l
 
 
 def _compiled(
-    tower: VisionTower, hidden: Tensor, method: STCCacher, states: list[CacherState]
+    tower: VisionTower, hidden: Tensor, method: STCPublished, states: list[CacherState]
 ) -> dict[str, Callable[[], Tensor]]:
     """Dense and selective steps whose layers are compiled: weights are inputs, so layers of a kind share their code."""
     torch.compiler.reset()  # shapes of earlier rows would count against the limit of versions

@@ -30,7 +30,7 @@ from onlooker.core.contracts import VisionTower
 from onlooker.encode._packed import PackedTower, Plan, References, Ways, packed_layers
 from onlooker.encode._prepared import PreparedEncoder
 from onlooker.encode.full import Full
-from onlooker.encode.stc_cacher import STCCacher
+from onlooker.encode.stc_published import STCPublished
 from onlooker.kernels import deviation, head_attention, rows, selection
 from onlooker.kernels.graph import CapturedStep
 from onlooker.kernels.rows import Stored
@@ -85,7 +85,7 @@ class Bench:
         shape = shape_of(options.shapes)
         self.module = _random_tower(shape, options.layers, self.device, self.dtype)
         self.tower: VisionTower = take_apart(self.module)
-        self.method = STCCacher(options.interval, options.ratio)
+        self.method = STCPublished(options.interval, options.ratio)
         self.rounded = dataclasses.replace(self.method, round_to=ROUND_TO)
         self.frames = self._frames(shape, max(self.counts))
         self.layers = packed_layers(self.tower)
@@ -291,7 +291,7 @@ class Bench:
             lambda turn: step.inputs[0].copy_(frames[1 + turn % (MOMENTS - 1)]), lambda turn, _: step.replay()
         )
 
-    def _selective(self, frames: list[Tensor], method: STCCacher, graph: bool = False) -> Action:
+    def _selective(self, frames: list[Tensor], method: STCPublished, graph: bool = False) -> Action:
         endless = dataclasses.replace(method, interval=None)
         states = [endless.new_state() for _ in range(len(frames[0]))]
         endless.encode(self.tower, frames[0], states)
@@ -301,7 +301,7 @@ class Bench:
 
         return self._moving(frames, run, graph=graph)
 
-    def _packed(self, frames: list[Tensor], method: Full | STCCacher, ways: Ways, whole: int = 0) -> Action:
+    def _packed(self, frames: list[Tensor], method: Full | STCPublished, ways: Ways, whole: int = 0) -> Action:
         """A packed step, captured where it can be, with streams whose reference is the first moment."""
         if isinstance(method, Full):
             packed = PackedTower(self.layers, Plan(), ways)

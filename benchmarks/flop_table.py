@@ -12,16 +12,16 @@ import torch
 
 from onlooker.core.contracts import VisionTower
 from onlooker.encode._cost import dense_flop
-from onlooker.encode.stc_cacher import STCCacher
+from onlooker.encode.stc_published import STCPublished
 from onlooker.models import SHAPES, Shape
 from onlooker.models._qwen_pixels import MOST_FRAME_TOKENS, FittedPixels
 from onlooker.models._shapes import QwenShape
 
 FRAMES = ((448, 448), (720, 1280))
 METHODS = (
-    STCCacher(interval=None, recompute_ratio=0.25),
-    STCCacher(interval=4, recompute_ratio=0.25),
-    STCCacher(interval=None, recompute_ratio=0.1),
+    STCPublished(interval=None, recompute_ratio=0.25),
+    STCPublished(interval=4, recompute_ratio=0.25),
+    STCPublished(interval=None, recompute_ratio=0.1),
 )
 OPENING = """# What a frame costs
 

@@ -26,7 +26,7 @@ from onlooker.evals import suites
 from onlooker.evals.replay import replay
 from onlooker.evals.score import by_task, score
 
-STC = "stc_cacher:interval=4,recompute_ratio=0.25"
+STC = "stc_published:interval=4,recompute_ratio=0.25"
 PRUNER = "stc_pruner:keep_ratio=0.3"
 DENSE = ("full", "identity", "full")
 MAIN = (DENSE, (STC, PRUNER, "full"), (STC, "identity", "full"), ("full", PRUNER, "full"))

@@ -20,6 +20,13 @@ def selective_flop(tower: VisionTower, count: int, all_values: bool = False) -> 
     return projections + 4 * count * (tower.mean_attended or tokens) * dim + 4 * count * dim * inner
 
 
+def rows_flop(tower: VisionTower, changed: float, looking: float, mlp: float) -> float:
+    """One layer that computes keys and values of `changed` tokens, queries, attention and output projection of
+    `looking` ones, and the MLP of `mlp` ones."""
+    dim, inner, attended = tower.dim, tower.mlp_dim or 4 * tower.dim, tower.mean_attended or tower.num_tokens
+    return 4 * changed * dim**2 + looking * (4 * dim**2 + 4 * attended * dim) + 4 * mlp * dim * inner
+
+
 def affordable_count(tower: VisionTower, budget_flop: float, all_values: bool = False) -> int:
     """Most tokens one layer can recompute within `budget_flop`; negative or 0 when not even one."""
     none, one = selective_flop(tower, 0, all_values), selective_flop(tower, 1, all_values)

@@ -36,7 +36,7 @@ class Plan:
     count: int = 0
     """Tokens computed of a stream that does not refresh; 0: there are no such streams, and nothing is remembered."""
     selection: Literal["per_layer", "shared", "patch"] = "per_layer"
-    """Who chooses them: see `STCCacher.selection`."""
+    """Who chooses them: see `STCPublished.selection`."""
     group: int = 1
     """Neighbours that are chosen together: see `VisionTower.group`."""
 

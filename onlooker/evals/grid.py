@@ -31,9 +31,9 @@ BUILT_IN: dict[str, list[dict[str, Any]]] = {
         {"encoder": encoder, "compressor": compressor, "memory": "full"}
         for compressor in ("identity", "stc_pruner:keep_ratio=0.3")
         for encoder in (
-            "full", *(f"stc_cacher:interval={n},recompute_ratio=0.25" for n in (1, 2, 4, 8, 0)),
-            *(f"stc_cacher:interval=4,recompute_ratio={r}" for r in (0.1, 0.5)),
-            "stc_cacher:interval=4,recompute_ratio=0.25,selection=shared",
+            "full", *(f"stc_published:interval={n},recompute_ratio=0.25" for n in (1, 2, 4, 8, 0)),
+            *(f"stc_published:interval=4,recompute_ratio={r}" for r in (0.1, 0.5)),
+            "stc_published:interval=4,recompute_ratio=0.25,selection=shared",
         )
     ],
 }  # fmt: skip

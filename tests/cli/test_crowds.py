@@ -15,7 +15,7 @@ PICTURES = list(np.random.default_rng(0).integers(0, 256, (20, 56, 56, 3), dtype
 
 def make_engine(model, memory, **more) -> Engine:
     return Engine(
-        model, encoder="stc_cacher:interval=4,recompute_ratio=0.25", compressor="identity", memory=memory, **more
+        model, encoder="stc_published:interval=4,recompute_ratio=0.25", compressor="identity", memory=memory, **more
     )
 
 

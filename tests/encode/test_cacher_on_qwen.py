@@ -6,22 +6,22 @@ from qwen_towers import FAMILIES, SlowQwenCacher, make_vision, moving_frames
 from towers import run
 
 from onlooker.encode.full import Full
-from onlooker.encode.stc_cacher import CacherState, STCCacher
+from onlooker.encode.stc_published import CacherState, STCPublished
 
 EACH = pytest.mark.parametrize("family", FAMILIES)
 VARIANTS = [
-    STCCacher(),
-    STCCacher(interval=None),
-    STCCacher(reference="rolling", age_weight=0.05),
-    STCCacher(selection="shared"),
-    STCCacher(selection="patch"),
-    STCCacher(feature="value"),
-    STCCacher(correct_stale=0.5),
-    STCCacher(dense_tail_layers=1, recompute_ratio=0.6),
-    STCCacher(layers=(0, 2)),
-    STCCacher(global_tokens=3),
-    STCCacher(refresh_on_cut=0.9, interval=8),
-    STCCacher(round_to=16),
+    STCPublished(),
+    STCPublished(interval=None),
+    STCPublished(reference="rolling", age_weight=0.05),
+    STCPublished(selection="shared"),
+    STCPublished(selection="patch"),
+    STCPublished(feature="value"),
+    STCPublished(correct_stale=0.5),
+    STCPublished(dense_tail_layers=1, recompute_ratio=0.6),
+    STCPublished(layers=(0, 2)),
+    STCPublished(global_tokens=3),
+    STCPublished(refresh_on_cut=0.9, interval=8),
+    STCPublished(round_to=16),
 ]
 METHODS = pytest.mark.parametrize("method", VARIANTS, ids=repr)
 
@@ -43,7 +43,7 @@ def test_agrees_with_the_plain_reference(visions, family, interval, ratio):
     frames = moving_frames(vision, 5)
     slow = SlowQwenCacher(vision, 6, 10, interval, ratio)
     plain = torch.stack([slow.encode(frame) for frame in frames])
-    assert relative(run(STCCacher(interval, ratio), vision.tower(6, 10), frames), plain) < 5e-6
+    assert relative(run(STCPublished(interval, ratio), vision.tower(6, 10), frames), plain) < 5e-6
 
 
 @EACH
@@ -53,7 +53,7 @@ def test_ratio_one_equals_dense(visions, family, selection):
     vision = visions[family]
     frames, tower = moving_frames(vision, 6), vision.tower(6, 10)
     dense = Full().encode(tower, frames, [Full().new_state()] * 6)
-    method, state = STCCacher(recompute_ratio=1.0, selection=selection), CacherState()
+    method, state = STCPublished(recompute_ratio=1.0, selection=selection), CacherState()
     for number in range(6):
         encoded = method.encode(tower, frames[number][None], [state])
         assert relative(encoded.hidden[0], dense.hidden[number]) <= 2e-6
@@ -77,7 +77,7 @@ def test_a_frame_equal_to_its_reference_equals_dense(visions, family, method):
 def test_a_token_never_chosen_is_the_reference_plus_its_embedding_change(visions, family):
     vision = visions[family]
     frames, tower = moving_frames(vision, 2, change=0.2), vision.tower(6, 10)
-    method, state = STCCacher(interval=None), CacherState()
+    method, state = STCPublished(interval=None), CacherState()
     first = method.encode(tower, frames[:1], [state])
     second = method.encode(tower, frames[1:], [state])
     share = second.recomputed[0]
@@ -109,7 +109,7 @@ def test_streams_in_different_phases_share_a_call(visions, family, method):
 @EACH
 @torch.no_grad()
 def test_another_size_or_shape_in_mid_stream_is_a_new_reference(visions, family):
-    vision, method, state = visions[family], STCCacher(refresh_on_cut=-1.0), CacherState()
+    vision, method, state = visions[family], STCPublished(refresh_on_cut=-1.0), CacherState()
     # The last two have as many tokens as the one before, in another shape.
     for size in ((84, 140), (56, 56), (140, 84), (84, 140), (28, 28), (28, 420)):
         tower = vision.tower(size[0] // 14, size[1] // 14)
@@ -124,7 +124,7 @@ def test_another_size_or_shape_in_mid_stream_is_a_new_reference(visions, family)
 @EACH
 @torch.no_grad()
 def test_state_does_not_grow(visions, family):
-    vision, method, state = visions[family], STCCacher(), CacherState()
+    vision, method, state = visions[family], STCPublished(), CacherState()
     frames, tower = moving_frames(vision, 5, (56, 56)), vision.tower(4, 4)
     sizes = []
     for number in range(60):
@@ -136,7 +136,7 @@ def test_state_does_not_grow(visions, family):
 def test_gradients_flow_through_reference_and_frame(visions):
     vision = visions["qwen2_5_vl"]
     frames = moving_frames(vision, 2, (56, 56)).detach().requires_grad_()
-    method, state, tower = STCCacher(), CacherState(), vision.tower(4, 4)
+    method, state, tower = STCPublished(), CacherState(), vision.tower(4, 4)
     method.encode(tower, frames[:1], [state])
     method.encode(tower, frames[1:], [state]).hidden.square().sum().backward()
     assert all(float(frame.abs().sum()) > 0 for frame in frames.grad)
@@ -151,7 +151,7 @@ def test_windows_and_gates_are_counted(visions):
     tower = vision.tower(16, 16)
     assert tower.mean_attended == pytest.approx((2 * 256 + 2 * 16) / 4)
     assert tower.mlp_dim == 72
-    method = STCCacher(interval=None)
+    method = STCPublished(interval=None)
     tokens, dim, count = 256, 32, 64
     dense = 8 * tokens * dim**2 + 4 * tokens * tower.mean_attended * dim + 6 * tokens * dim * 48
     sparse = 2 * tokens * dim**2 + 6 * count * dim**2 + 4 * count * tower.mean_attended * dim + 6 * count * dim * 48

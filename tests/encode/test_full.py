@@ -33,13 +33,13 @@ def test_remembers_nothing_and_costs_one():
 
 
 def test_both_methods_are_found_by_name():
-    assert set(registry.names("encoder")) >= {"full", "stc_cacher"}
-    method = registry.make("encoder", "stc_cacher:interval=none,recompute_ratio=0.5,layers=0+2,metric=l2")
+    assert set(registry.names("encoder")) >= {"full", "stc_published"}
+    method = registry.make("encoder", "stc_published:interval=none,recompute_ratio=0.5,layers=0+2,metric=l2")
     assert (method.interval, method.layers, method.metric) == (None, (0, 2), "l2")
     assert registry.make("encoder", registry.describe(method)) == method
     assert all(setting.help for setting in registry.settings(type(method)))
 
 
 def test_methods_are_attributes_of_the_room():
-    assert encode.Full is Full and encode.STCCacher().interval == 4
+    assert encode.Full is Full and encode.STCPublished().interval == 4
     assert not hasattr(encode, "Nothing")

@@ -13,7 +13,7 @@ from onlooker.core.errors import InputError, ModelError
 from onlooker.encode._packed import PackedTower, Plan, Ways, packed_layers
 from onlooker.encode._prepared import PreparedEncoder, bucket_sizes
 from onlooker.encode.full import Full
-from onlooker.encode.stc_cacher import STCCacher
+from onlooker.encode.stc_published import STCPublished
 from onlooker.kernels.rows import vision_kernels
 from onlooker.models._siglip import take_apart
 
@@ -93,7 +93,7 @@ def worst(pairs):
 @torch.no_grad()
 def test_plain_steps_equal_the_method(kind, selection):
     module, tower = make_tower(kind)
-    method = STCCacher(3, selection=selection)
+    method = STCPublished(3, selection=selection)
     videos = [make_frames(module, 8, seed=s) for s in range(3)]
     prepared = method.prepare(tower, videos[0][0], 3, lambda name: None)
     pairs = together(method, tower, prepared, videos, 1, 20)
@@ -105,7 +105,7 @@ def test_plain_steps_equal_the_method(kind, selection):
 @torch.no_grad()
 def test_kernels_equal_the_method_whatever_the_padding(interpreted, selection):
     module, tower = make_tower(image_size=24, num_layers=2)
-    method = STCCacher(3, selection=selection)
+    method = STCPublished(3, selection=selection)
     videos = [make_frames(module, 5, seed=s) for s in range(4)]
     made = []
     # Each selection with other ways, so that all of them are tried in whole steps.
@@ -139,7 +139,7 @@ def test_kernels_equal_the_dense_tower(interpreted):
 @torch.no_grad()
 def test_kernels_never_write_to_results_and_forks_again(interpreted):
     module, tower = make_tower(dim=24, image_size=24, num_layers=2)
-    frames, method = make_frames(module, 4), STCCacher(2)
+    frames, method = make_frames(module, 4), STCPublished(2)
     prepared = ready(method, tower, frames[0], Ways(interpreted), max_streams=1)
     state = method.new_state()
     first = prepared.encode(frames[:1], [state])
@@ -155,7 +155,7 @@ def test_kernels_never_write_to_results_and_forks_again(interpreted):
 @torch.no_grad()
 def test_a_stream_may_change_between_a_method_and_its_prepared_form():
     module, tower = make_tower()
-    frames, method = make_frames(module, 6), STCCacher(4)
+    frames, method = make_frames(module, 6), STCPublished(4)
     prepared = method.prepare(tower, frames[0], 1, lambda name: None)
     mixed, alone = method.new_state(), method.new_state()
     pairs = []
@@ -171,9 +171,9 @@ def test_what_cannot_be_prepared_is_refused():
     module, tower = make_tower()
     frames = make_frames(module, 2)
     with pytest.raises(ModelError, match="metric"):
-        STCCacher(metric="l2").prepare(tower, frames[0], 1, lambda name: None)
+        STCPublished(metric="l2").prepare(tower, frames[0], 1, lambda name: None)
     with pytest.raises(ModelError, match="beside groups"):
-        STCCacher().prepare(regroup(tower, pinned=1, group=4), frames[0], 1, lambda name: None)
+        STCPublished().prepare(regroup(tower, pinned=1, group=4), frames[0], 1, lambda name: None)
     with pytest.raises(ModelError, match="packed form"):
         Full().prepare(regroup(tower, pack=None), frames[0], 1, lambda name: None)
 
@@ -182,16 +182,16 @@ def test_what_cannot_be_prepared_is_refused():
 def test_kernels_refuse_more_streams_than_prepared_for(interpreted):
     module, tower = make_tower(dim=24, image_size=16)
     frames = make_frames(module, 2)
-    prepared = ready(STCCacher(), tower, frames[0], Ways(interpreted), max_streams=1)
+    prepared = ready(STCPublished(), tower, frames[0], Ways(interpreted), max_streams=1)
     with pytest.raises(InputError, match="prepared for 1"):
-        prepared.encode(frames, [STCCacher().new_state() for _ in frames])
+        prepared.encode(frames, [STCPublished().new_state() for _ in frames])
 
 
 @torch.no_grad()
 def test_all_layers_share_one_compiled_layer():
     """Compiling is minutes of a start; layers differ in weights only, so one compilation serves them all."""
     module, tower = make_tower(num_layers=5)
-    frames, method = make_frames(module, 2), STCCacher()
+    frames, method = make_frames(module, 2), STCPublished()
     compiled = []
 
     def counting(graph, inputs):
@@ -224,7 +224,7 @@ def test_graphs_equal_eager_over_500_mixed_frames(selection):
     """Bit by bit the same steps run op by op, and the plain method wherever rounding chose the same tokens."""
     module, _ = make_tower(dim=288, image_size=80, num_layers=4)
     videos = [make_frames(module, 12, seed=s).cuda() for s in range(8)]
-    tower, method = take_apart(module.cuda()), STCCacher(4, selection=selection)
+    tower, method = take_apart(module.cuda()), STCPublished(4, selection=selection)
     packed = PackedTower(packed_layers(tower), method.plan(tower), Ways(vision_kernels(), "torch", "in_place"))
     graphs, by_ops = (
         PreparedEncoder(tower, packed, method._refresh_flags, videos[0][0], 8, lambda name: None, capture)
@@ -262,7 +262,7 @@ def test_references_of_prepared_steps_are_the_plain_ones():
     """To float32's rounding, on a device: nothing in the kernels or in what libraries fuse is less exact."""
     module, _ = make_tower(dim=288, image_size=80, num_layers=4)
     frames, tower = make_frames(module, 2).cuda(), take_apart(module.cuda())
-    method = STCCacher()
+    method = STCPublished()
     prepared, states = method.prepare(tower, frames[0], 1, lambda name: None), [method.new_state() for _ in range(2)]
     for encode, state in ((prepared.encode, states[0]), (lambda *given: method.encode(tower, *given), states[1])):
         encode(frames[:1], [state])
@@ -276,6 +276,6 @@ def test_references_of_prepared_steps_are_the_plain_ones():
 def test_graphs_refuse_more_streams_than_prepared_for():
     module, _ = make_tower(dim=288, image_size=80)
     frames = make_frames(module, 2).cuda()
-    prepared = STCCacher().prepare(take_apart(module.cuda()), frames[0], 1, lambda name: None)
+    prepared = STCPublished().prepare(take_apart(module.cuda()), frames[0], 1, lambda name: None)
     with pytest.raises(InputError, match="prepared for 1"):
-        prepared.encode(frames, [STCCacher().new_state() for _ in frames])
+        prepared.encode(frames, [STCPublished().new_state() for _ in frames])

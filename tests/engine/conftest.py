@@ -23,7 +23,7 @@ def saving(tiny_model) -> Engine:
     """STC on both sides and a retrieval memory."""
     return Engine(
         tiny_model,
-        encoder="stc_cacher:interval=3,recompute_ratio=0.25",
+        encoder="stc_published:interval=3,recompute_ratio=0.25",
         compressor="stc_pruner:keep=2",
         memory="rekv:topk=3,recent=2,window_tokens=40",
     )

@@ -134,7 +134,7 @@ def compare(engine: Engine, lives: list[Life]) -> Differences:
 def engines(model: Any, memory: str, keep: int, **prepare: Any) -> tuple[Engine, Engine]:
     """All fast ways at once, and none."""
     settings: dict[str, Any] = {
-        "encoder": "stc_cacher:interval=3,recompute_ratio=0.25",
+        "encoder": "stc_published:interval=3,recompute_ratio=0.25",
         "compressor": f"stc_pruner:keep={keep}",
         "memory": memory,
     }

@@ -134,7 +134,7 @@ def test_a_step_that_fails_for_another_is_repeated_as_if_it_had_not(tiny_model, 
     for failing in (False, True):
         engine = Engine(
             tiny_model,
-            encoder="stc_cacher:interval=3,recompute_ratio=0.25",
+            encoder="stc_published:interval=3,recompute_ratio=0.25",
             compressor="stc_pruner:keep=2",
             memory="sliding_window:window_tokens=40",
             passes=passes,

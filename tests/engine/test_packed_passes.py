@@ -11,7 +11,7 @@ from tiny import make_family_folder
 
 from onlooker.core.errors import InputError, ModelError
 from onlooker.core.frame import Frame
-from onlooker.encode.stc_cacher import STCCacher
+from onlooker.encode.stc_published import STCPublished
 from onlooker.engine import Decoding, Engine
 from onlooker.engine.passes import PackedPasses, pass_sizes
 from onlooker.models import load
@@ -26,7 +26,7 @@ def any_model(request, tmp_path_factory):
 
 
 def make_engine(model, memory, passes, **settings) -> Engine:
-    saving = {"encoder": "stc_cacher:interval=3,recompute_ratio=0.25", "compressor": "stc_pruner:keep=2"}
+    saving = {"encoder": "stc_published:interval=3,recompute_ratio=0.25", "compressor": "stc_pruner:keep=2"}
     return Engine(model, memory=memory, passes=passes, **saving | settings)
 
 
@@ -185,6 +185,6 @@ def test_lighter_settings_from_the_next_frame_on(tiny_model, prepared):
     session = engine.open()
     flags = [session.push(frame).refreshed for frame in make_frames(6)]
     assert flags == [True, False, False] * 2
-    engine.use(STCCacher(interval=6, recompute_ratio=0.25), engine.compressor)
+    engine.use(STCPublished(interval=6, recompute_ratio=0.25), engine.compressor)
     clip = make_frames(16, seed=3)[7:]
     assert [session.push(frame).refreshed for frame in clip] == [False, False, False, True] + [False] * 5

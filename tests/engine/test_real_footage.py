@@ -20,7 +20,7 @@ def test_real_footage_is_watched_and_asked_about(
     path = fetched(fetch, pytestconfig)
     engine = Engine.from_pretrained(
         str(tiny_folder) if checkpoint == "random" else checkpoint,
-        encoder="stc_cacher:interval=4,recompute_ratio=0.25",
+        encoder="stc_published:interval=4,recompute_ratio=0.25",
         compressor="stc_pruner:keep_ratio=0.3",
         memory="rekv:topk=8,recent=2,window_tokens=400",
         device="cpu",

@@ -26,7 +26,7 @@ class Clock:
 
 @pytest.fixture
 def engine(tiny_model) -> Engine:
-    saving = {"encoder": "stc_cacher:interval=3,recompute_ratio=0.25", "compressor": "stc_pruner:keep=2"}
+    saving = {"encoder": "stc_published:interval=3,recompute_ratio=0.25", "compressor": "stc_pruner:keep=2"}
     return Engine(tiny_model, memory="sliding_window:window_tokens=40", **saving)
 
 

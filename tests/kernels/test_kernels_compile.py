@@ -153,13 +153,13 @@ def vision_models(dtype: torch.dtype) -> Iterator[tuple[Any, torch.Tensor]]:
 def run_vision(dtype: torch.dtype) -> None:
     """Steps of whole and of partly computed streams, and dense ones."""
     from onlooker.encode._packed import PackedTower, References, Ways, packed_layers
-    from onlooker.encode.stc_cacher import STCCacher
+    from onlooker.encode.stc_published import STCPublished
     from onlooker.kernels.gated import gated_rows
     from onlooker.kernels.rows import Stored, vision_kernels
 
     kernels = vision_kernels()
     for tower, hidden in vision_models(dtype):
-        plan, taps = STCCacher(2).plan(tower), tuple(sorted(tower.tap_layers))
+        plan, taps = STCPublished(2).plan(tower), tuple(sorted(tower.tap_layers))
         step = PackedTower(packed_layers(tower), plan, Ways(kernels, "split", "in_place"), taps)
         tensors = [[hidden.new_zeros(count, *hidden.shape[1:]) for _ in hidden] for count in step.kept]
         tables = [torch.tensor([each.data_ptr() for each in stored]) for stored in tensors]
@@ -168,7 +168,7 @@ def run_vision(dtype: torch.dtype) -> None:
         dense = PackedTower(step.layers, dataclasses.replace(plan, count=0), step.ways, taps)
         dense.run(hidden, dense.chosen(hidden, 2), None)
     # Values that are not read in place are put side by side, and tokens chosen before the first layer are gathered.
-    plan = STCCacher(2, selection="patch").plan(tower)
+    plan = STCPublished(2, selection="patch").plan(tower)
     beside = dataclasses.replace(step, plan=plan, ways=Ways(kernels, "split", "split"))
     beside.run(hidden, beside.chosen(hidden, 0), old)
     gated_rows(torch.zeros(2, 2 * 3456, dtype=dtype), kernels)

@@ -9,7 +9,7 @@ from tiny import make_qwen_folder
 
 from onlooker.encode._packed import PackedTower, References, fastest_ways, packed_layers
 from onlooker.encode.full import Full
-from onlooker.encode.stc_cacher import STCCacher
+from onlooker.encode.stc_published import STCPublished
 from onlooker.kernels.rows import Stored, ValueRows, vision_kernels
 from onlooker.kernels.selection import Chosen
 from onlooker.kernels.window_attention import WindowAttention, WindowTable
@@ -44,7 +44,7 @@ def test_half_precision_tower_on_the_device(family, tmp_path):
     dense = Full().encode(tower, hidden, [Full().new_state()] * 16)
     features, _, _ = model.project(dense, (3, 84, 140))
     assert relative(features.flatten(0, 1), wanted) < 0.03
-    method = STCCacher(recompute_ratio=1.0)
+    method = STCPublished(recompute_ratio=1.0)
     states = [method.new_state() for _ in range(16)]
     method.encode(tower, hidden.flip(0), states)
     assert relative(method.encode(tower, hidden, states).hidden, dense.hidden) < 0.03
@@ -98,7 +98,7 @@ def test_packed_steps_at_real_sizes(family, size):
     vision = random_vision(dataclasses.replace(shape, vision_layers=9), torch.bfloat16, DEVICE)
     side, streams, whole = vision.factor, 16, 3
     rows, cols = (length // side * side for length in size)
-    tower, method = vision.tower(*vision.patches((rows, cols))), STCCacher(interval=None)
+    tower, method = vision.tower(*vision.patches((rows, cols))), STCPublished(interval=None)
     before, drift, new = (torch.randn(streams, 3, rows, cols, device=DEVICE) for _ in range(3))
     moved = torch.rand(streams, 1, rows // side, cols // side, device=DEVICE) < 0.2  # fewer than are computed
     moved = moved.repeat_interleave(side, 2).repeat_interleave(side, 3)

@@ -16,7 +16,7 @@ from onlooker.core.frame import Frame
 from onlooker.encode._packed import PackedTower, Ways, packed_layers
 from onlooker.encode._prepared import PreparedEncoder
 from onlooker.encode.full import Full
-from onlooker.encode.stc_cacher import STCCacher
+from onlooker.encode.stc_published import STCPublished
 from onlooker.engine import Engine
 from onlooker.kernels.rows import vision_kernels
 from onlooker.models import SHAPES, load, qwen2_5_vl, qwen3_vl
@@ -27,7 +27,7 @@ VISIONS = {"qwen2_5_vl": qwen2_5_vl.Vision, "qwen3_vl": qwen3_vl.Vision}
 EACH = pytest.mark.parametrize("family", VISIONS)
 METHODS = pytest.mark.parametrize(
     "method",
-    [STCCacher(3), STCCacher(3, selection="shared"), STCCacher(3, 0.5, selection="patch"), Full()],
+    [STCPublished(3), STCPublished(3, selection="shared"), STCPublished(3, 0.5, selection="patch"), Full()],
     ids=["per_layer", "shared", "patch", "full"],
 )
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -111,7 +111,7 @@ def test_kernels_equal_the_method(visions, family):
         pytest.skip("runs inside test_what_needs_the_interpreter")
     vision, taps = visions[family], tuple(sorted(visions[family].tap_layers))
     tower, videos = vision.tower(6, 2), [moving(vision, 3, (84, 28), seed) for seed in range(2)]
-    method = STCCacher(2)
+    method = STCPublished(2)
     packed = PackedTower(packed_layers(tower), method.plan(tower), Ways(vision_kernels(), "split", "split"), taps)
     prepared = PreparedEncoder(tower, packed, method._refresh_flags, videos[0][0], 2, lambda name: None)
     agree(method, prepared, tower, videos, steps=3)
@@ -127,7 +127,7 @@ def test_a_prepared_engine_equals_one_that_is_not(family, tmp_path):
         pictures[number] = np.where(chance.random((84, 140, 1)) < 0.2, pictures[number], pictures[number - 1])
     seen = []
     for prepared in (False, True):
-        engine = Engine(model, encoder="stc_cacher:interval=3", compressor="identity", memory="full", passes="packed")
+        engine = Engine(model, encoder="stc_published:interval=3", compressor="identity", memory="full", passes="packed")
         if prepared:
             engine.prepare(most_frames=2, most_tokens=64, picture=(84, 140))
         session = engine.open()
@@ -163,7 +163,7 @@ def test_graphs_equal_steps_op_by_op(family):
     assert isinstance(shape, QwenShape)
     vision = random_vision(dataclasses.replace(shape, vision_layers=9), torch.bfloat16, torch.device("cuda"))
     rows, cols = vision.patches((8 * vision.factor, 12 * vision.factor))
-    tower, method = vision.tower(rows, cols), STCCacher(3)
+    tower, method = vision.tower(rows, cols), STCPublished(3)
     frames = vision.embed_patches(torch.randn(6, 3, 8 * vision.factor, 12 * vision.factor, device="cuda"))
     graphs = method.prepare(tower, frames[0], 3, lambda name: None)
     ops = PreparedEncoder(tower, graphs._packed, method._refresh_flags, frames[0], 3, lambda name: None, False)

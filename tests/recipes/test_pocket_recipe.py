@@ -117,13 +117,13 @@ def test_packed_questions_equal_questions_alone():
 
 @pytest.mark.parametrize(("interval", "ratio"), [(4, 0.25), (0, 0.4), (2, 0.15)])
 def test_cacher_in_the_loop_equals_the_streaming_one(interval, ratio):
-    from onlooker.encode.stc_cacher import STCCacher
+    from onlooker.encode.stc_published import STCPublished
     from onlooker.models.llava_onevision import Vision
 
     model, _ = make_model()
     pixels = torch.randn(2, 8, 3, TINY.image, TINY.image)
     pixels = pixels[:, :1] + 0.3 * pixels
-    vision, cacher = Vision(model.hf), STCCacher(interval=interval or None, recompute_ratio=ratio)
+    vision, cacher = Vision(model.hf), STCPublished(interval=interval or None, recompute_ratio=ratio)
     states = [cacher.new_state() for _ in range(2)]
     with torch.no_grad():
         ours = model.encode_cached(pixels, interval, ratio)

@@ -42,7 +42,7 @@ from onlooker.encode._selection import Metric, Picked, least_alike, similarity, 
 
 
 @dataclass(frozen=True)
-class STCCacher(EncoderAccelerator):
+class STCPublished(EncoderAccelerator):
     """Reuses the work of a reference frame for the tokens that changed least."""
 
     realises: ClassVar[tuple[str, ...]] = ("stc",)
@@ -86,9 +86,9 @@ class STCCacher(EncoderAccelerator):
             ("round_to", self.round_to >= 1, "use 1 or more"),
         ):
             if not valid:
-                raise InputError(f"stc_cacher: {name} is out of range", given=str(getattr(self, name)), do=do)
+                raise InputError(f"stc_published: {name} is out of range", given=str(getattr(self, name)), do=do)
         if self.age_weight and self.reference == "fixed":
-            raise InputError("stc_cacher: age_weight needs a rolling reference", do="set reference=rolling")
+            raise InputError("stc_published: age_weight needs a rolling reference", do="set reference=rolling")
 
     # ------------------------------------------------------------------------------------------------ what it costs
 
@@ -97,10 +97,10 @@ class STCCacher(EncoderAccelerator):
         total = len(tower.layers)
         named = range(total) if self.layers is None else sorted(set(self.layers))
         if self.layers is not None and named[-1] >= total:
-            raise InputError("stc_cacher: there is no such layer", given=str(named[-1]), do=f"use 0 to {total - 1}")
+            raise InputError("stc_published: there is no such layer", given=str(named[-1]), do=f"use 0 to {total - 1}")
         chosen = tuple(n for n in named if n < total - self.dense_tail_layers)
         if not chosen:
-            raise InputError("stc_cacher: no layer is left to save work in", do="lower dense_tail_layers")
+            raise InputError("stc_published: no layer is left to save work in", do="lower dense_tail_layers")
         return chosen
 
     def recomputed_tokens(self, tower: VisionTower) -> int:
@@ -129,7 +129,7 @@ class STCCacher(EncoderAccelerator):
         budget = named * selective_flop(tower, count, all_values) - (named - chosen) * dense
         if (count := affordable_count(tower, budget / chosen, all_values)) < 1:
             raise InputError(
-                "stc_cacher: the dense last layers cost more than recompute_ratio allows",
+                "stc_published: the dense last layers cost more than recompute_ratio allows",
                 given=f"dense_tail_layers={self.dense_tail_layers}, recompute_ratio={self.recompute_ratio}",
                 do="raise recompute_ratio or lower dense_tail_layers",
             )
@@ -169,11 +169,11 @@ class STCCacher(EncoderAccelerator):
 
     def plan(self, tower: VisionTower) -> Plan:
         """This method's packed form. Raises `ModelError` for settings that have none."""
-        plain = STCCacher(self.interval, self.recompute_ratio, selection=self.selection, round_to=self.round_to)
+        plain = STCPublished(self.interval, self.recompute_ratio, selection=self.selection, round_to=self.round_to)
         if self != plain or (tower.group > 1 and tower.pinned):
             changed = [f.name for f in fields(self) if getattr(self, f.name) != getattr(plain, f.name)]
             raise ModelError(
-                "stc_cacher has no steps of fixed shape with these settings",
+                "stc_published has no steps of fixed shape with these settings",
                 given=", ".join(changed) or "a tower with tokens of the whole frame beside groups of neighbours",
                 do="leave all but interval, recompute_ratio, selection and round_to alone, or run it without graphs",
             )

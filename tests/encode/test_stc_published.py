@@ -5,29 +5,29 @@ from towers import make_frames, make_tower, regroup, run
 
 from onlooker.core.errors import InputError
 from onlooker.encode.full import Full
-from onlooker.encode.stc_cacher import CacherState, STCCacher
+from onlooker.encode.stc_published import CacherState, STCPublished
 
 KINDS = pytest.mark.parametrize("kind", ["siglip", "clip"])
 VARIANTS = [
-    STCCacher(),
-    STCCacher(interval=2, recompute_ratio=0.5),
-    STCCacher(interval=None),
-    STCCacher(interval=0, reference="rolling"),
-    STCCacher(reference="rolling", age_weight=0.05),
-    STCCacher(selection="shared"),
-    STCCacher(selection="shared", reference="rolling"),
-    STCCacher(selection="patch"),
-    STCCacher(selection="patch", reference="rolling", interval=None),
-    STCCacher(feature="value"),
-    STCCacher(feature="hidden", metric="l1"),
-    STCCacher(metric="l2"),
-    STCCacher(metric="dot"),
-    STCCacher(correct_stale=0.5),
-    STCCacher(dense_tail_layers=1, recompute_ratio=0.6),
-    STCCacher(layers=(0, 2)),
-    STCCacher(global_tokens=3),
-    STCCacher(refresh_on_cut=0.9, interval=8),
-    STCCacher(round_to=4),
+    STCPublished(),
+    STCPublished(interval=2, recompute_ratio=0.5),
+    STCPublished(interval=None),
+    STCPublished(interval=0, reference="rolling"),
+    STCPublished(reference="rolling", age_weight=0.05),
+    STCPublished(selection="shared"),
+    STCPublished(selection="shared", reference="rolling"),
+    STCPublished(selection="patch"),
+    STCPublished(selection="patch", reference="rolling", interval=None),
+    STCPublished(feature="value"),
+    STCPublished(feature="hidden", metric="l1"),
+    STCPublished(metric="l2"),
+    STCPublished(metric="dot"),
+    STCPublished(correct_stale=0.5),
+    STCPublished(dense_tail_layers=1, recompute_ratio=0.6),
+    STCPublished(layers=(0, 2)),
+    STCPublished(global_tokens=3),
+    STCPublished(refresh_on_cut=0.9, interval=8),
+    STCPublished(round_to=4),
 ]
 EACH = pytest.mark.parametrize("method", VARIANTS, ids=repr)
 
@@ -44,7 +44,7 @@ def test_agrees_with_the_plain_reference(kind, interval, ratio):
     frames = make_frames(module, 7)
     slow = SlowCacher(module.encoder.layers, interval, ratio)
     plain = torch.stack([slow.encode(frame) for frame in frames])
-    fast = run(STCCacher(interval, ratio), tower, frames)
+    fast = run(STCPublished(interval, ratio), tower, frames)
     assert relative(fast, plain) < 2e-6
 
 
@@ -56,7 +56,7 @@ def test_ratio_one_equals_dense(kind, selection):
     module, tower = make_tower(kind)
     frames = make_frames(module, 6)
     dense = Full().encode(tower, frames, [Full().new_state()] * 6).hidden
-    fast = run(STCCacher(recompute_ratio=1.0, selection=selection), tower, frames)
+    fast = run(STCPublished(recompute_ratio=1.0, selection=selection), tower, frames)
     assert relative(fast, dense) <= 1e-6
 
 
@@ -74,7 +74,7 @@ def test_a_frame_equal_to_its_reference_equals_dense(method):
 def test_a_token_never_chosen_is_the_reference_plus_its_embedding_change():
     module, tower = make_tower()
     frames = make_frames(module, 2, change=0.2)
-    method, state = STCCacher(interval=None), CacherState()
+    method, state = STCPublished(interval=None), CacherState()
     first = method.encode(tower, frames[:1], [state])
     second = method.encode(tower, frames[1:], [state])
     assert second.recomputed is not None
@@ -109,7 +109,7 @@ def test_streams_in_different_phases_share_a_call(method):
 def test_one_call_may_hold_refresh_and_selective_rows():
     module, tower = make_tower()
     frames = make_frames(module, 3)
-    method, old = STCCacher(), CacherState()
+    method, old = STCPublished(), CacherState()
     method.encode(tower, frames[:1], [old])
     encoded = method.encode(regroup(tower, tap_layers=frozenset({0, 2})), frames[1:], [old, CacherState()])
     assert encoded.refreshed == (False, True)
@@ -129,15 +129,15 @@ def test_whole_frames_come_every_interval():
         state = method.new_state()
         return [method.encode(tower, frame[None], [state]).refreshed[0] for frame in frames]
 
-    assert flags(STCCacher(interval=4)) == [n % 4 == 0 for n in range(9)]
-    assert flags(STCCacher(interval=1)) == [True] * 9
-    assert flags(STCCacher(interval=None)) == flags(STCCacher(interval=0)) == [True] + [False] * 8
+    assert flags(STCPublished(interval=4)) == [n % 4 == 0 for n in range(9)]
+    assert flags(STCPublished(interval=1)) == [True] * 9
+    assert flags(STCPublished(interval=None)) == flags(STCPublished(interval=0)) == [True] + [False] * 8
 
 
 @torch.no_grad()
 def test_another_frame_size_is_a_new_reference():
     small, large = make_tower(image_size=24), make_tower(image_size=40)
-    method = STCCacher(refresh_on_cut=-1.0)
+    method = STCPublished(refresh_on_cut=-1.0)
     state = method.new_state()
     for module, tower in (small, large, large, small):
         frame = make_frames(module, 1)
@@ -154,7 +154,7 @@ def test_another_frame_size_is_a_new_reference():
 def test_a_cut_refreshes_early_and_restarts_the_count():
     module, tower = make_tower()
     shot, other = make_frames(module, 1, seed=1), make_frames(module, 1, seed=2)
-    method, state = STCCacher(refresh_on_cut=0.95, interval=4), CacherState()
+    method, state = STCPublished(refresh_on_cut=0.95, interval=4), CacherState()
     seen = [method.encode(tower, f, [state]).refreshed[0] for f in (shot, shot, other, other, other, other, other)]
     assert seen == [True, False, True, False, False, False, True]
 
@@ -175,7 +175,7 @@ def test_state_does_not_grow(method):
 @torch.no_grad()
 def test_state_does_not_grow_in_ten_thousand_frames():
     module, tower = make_tower(image_size=16, dim=8, num_layers=1)
-    frames, method, state = make_frames(module, 10), STCCacher(), CacherState()
+    frames, method, state = make_frames(module, 10), STCPublished(), CacherState()
     sizes = []
     for n in range(10_000):
         method.encode(tower, frames[n % 10][None], [state])
@@ -200,7 +200,7 @@ def test_a_fork_and_a_saved_state_go_on_alike(method):
 @torch.no_grad()
 def test_the_reference_is_not_written_to():
     module, tower = make_tower()
-    for method in (STCCacher(interval=None), STCCacher(interval=None, reference="rolling")):
+    for method in (STCPublished(interval=None), STCPublished(interval=None, reference="rolling")):
         frames, state = make_frames(module, 3), CacherState()
         method.encode(tower, frames[:1], [state])
         before = [state.gate, state.values, state.trail if method.reference == "fixed" else state.sums]
@@ -214,7 +214,7 @@ def test_the_reference_is_not_written_to():
 def test_rolling_reference_remembers_what_was_recomputed():
     module, tower = make_tower()
     first, second = make_frames(module, 2)
-    method, state = STCCacher(interval=None, recompute_ratio=1.0, reference="rolling"), CacherState()
+    method, state = STCPublished(interval=None, recompute_ratio=1.0, reference="rolling"), CacherState()
     run(method, tower, [first, second], state)
     fresh = CacherState()
     method.encode(tower, second[None], [fresh])
@@ -226,7 +226,7 @@ def test_groups_are_chosen_whole_and_pinned_tokens_always():
     module, tower = make_tower("clip", image_size=32)  # one class token and 16 patches
     grouped = regroup(tower, group=4)
     frames, state = make_frames(module, 2), CacherState()
-    method = STCCacher(recompute_ratio=0.5)
+    method = STCPublished(recompute_ratio=0.5)
     method.encode(grouped, frames[:1], [state])
     share = method.encode(grouped, frames[1:], [state]).recomputed
     assert share is not None and float(share[0, 0]) == 1.0
@@ -238,7 +238,7 @@ def test_groups_are_chosen_whole_and_pinned_tokens_always():
 def test_global_tokens_are_always_recomputed():
     module, tower = make_tower("clip")
     frames, state = make_frames(module, 2), CacherState()
-    method = STCCacher(global_tokens=1)
+    method = STCPublished(global_tokens=1)
     method.encode(tower, frames[:1], [state])
     share = method.encode(tower, frames[1:], [state]).recomputed
     assert share is not None and float(share[0, 0]) == 1.0
@@ -250,7 +250,7 @@ def test_half_precision_keeps_its_type():
     frames = make_frames(module.bfloat16(), 3)
     state = CacherState()
     for frame in frames:
-        encoded = STCCacher().encode(tower, frame[None], [state])
+        encoded = STCPublished().encode(tower, frame[None], [state])
     assert encoded.hidden.dtype == state.trail.dtype == torch.bfloat16
     assert encoded.recomputed.dtype == torch.float32
 
@@ -280,7 +280,7 @@ def test_gradients_match_the_plain_reference():
         return [x.grad, *(p.grad.clone() for p in module.encoder.parameters())]
 
     state, slow = CacherState(), SlowCacher(module.encoder.layers, None, 0.4)
-    fast = STCCacher(interval=None, recompute_ratio=0.4)
+    fast = STCPublished(interval=None, recompute_ratio=0.4)
     pairs = zip(
         gradients(lambda frame: fast.encode(tower, frame[None], [state]).hidden[0]),
         gradients(slow.encode),
@@ -298,7 +298,7 @@ def test_gradients_of_ratio_one_match_dense():
         run(method, tower, x)[1].square().sum().backward()
         return x.grad[1]
 
-    assert relative(gradient(STCCacher(recompute_ratio=1.0)), gradient(Full())) < 1e-5
+    assert relative(gradient(STCPublished(recompute_ratio=1.0)), gradient(Full())) < 1e-5
 
 
 def test_cost_is_the_published_one():
@@ -312,18 +312,18 @@ def test_cost_is_the_published_one():
         (4, 0.1, 62.3),
         (8, 0.5, 40.4),
     ):
-        assert 100 * (1 - STCCacher(interval, ratio).cost(so400m)) == pytest.approx(reduction, abs=0.06)
-    assert STCCacher().recomputed_tokens(so400m) == 182
-    assert STCCacher(round_to=16).recomputed_tokens(so400m) == 176
-    assert STCCacher(round_to=8).recomputed_tokens(so400m) == 184
-    assert STCCacher(round_to=500).recomputed_tokens(so400m) == 500
-    assert STCCacher(round_to=1000).recomputed_tokens(so400m) == 729
-    assert STCCacher(recompute_ratio=1.0).cost(so400m) == pytest.approx(1.0)
-    tail = STCCacher(dense_tail_layers=1, recompute_ratio=0.6)
+        assert 100 * (1 - STCPublished(interval, ratio).cost(so400m)) == pytest.approx(reduction, abs=0.06)
+    assert STCPublished().recomputed_tokens(so400m) == 182
+    assert STCPublished(round_to=16).recomputed_tokens(so400m) == 176
+    assert STCPublished(round_to=8).recomputed_tokens(so400m) == 184
+    assert STCPublished(round_to=500).recomputed_tokens(so400m) == 500
+    assert STCPublished(round_to=1000).recomputed_tokens(so400m) == 729
+    assert STCPublished(recompute_ratio=1.0).cost(so400m) == pytest.approx(1.0)
+    tail = STCPublished(dense_tail_layers=1, recompute_ratio=0.6)
     assert tail.recomputed_tokens(so400m) < 437
-    assert tail.cost(so400m) == pytest.approx(STCCacher(recompute_ratio=0.6).cost(so400m), abs=2e-3)
-    assert tail.cost(so400m) <= STCCacher(recompute_ratio=0.6).cost(so400m) + 1e-9
-    assert STCCacher(layers=(0,)).cost(so400m) > STCCacher().cost(so400m)
+    assert tail.cost(so400m) == pytest.approx(STCPublished(recompute_ratio=0.6).cost(so400m), abs=2e-3)
+    assert tail.cost(so400m) <= STCPublished(recompute_ratio=0.6).cost(so400m) + 1e-9
+    assert STCPublished(layers=(0,)).cost(so400m) > STCPublished().cost(so400m)
 
 
 @pytest.mark.parametrize(
@@ -343,13 +343,13 @@ def test_cost_is_the_published_one():
 )
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(InputError, match=next(iter(settings))):
-        STCCacher(**settings)
+        STCPublished(**settings)
 
 
 def test_settings_that_do_not_fit_the_tower_are_refused():
     module, tower = make_tower()
     frame = make_frames(module, 1)
-    for method in (STCCacher(layers=(7,)), STCCacher(dense_tail_layers=3), STCCacher(dense_tail_layers=2)):
+    for method in (STCPublished(layers=(7,)), STCPublished(dense_tail_layers=3), STCPublished(dense_tail_layers=2)):
         with pytest.raises(InputError):
             method.recomputed_tokens(tower)
             method.encode(tower, frame, [method.new_state()])
