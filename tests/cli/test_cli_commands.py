@@ -210,7 +210,7 @@ def test_methods_shows_the_settings_of_one_from_its_dataclass(run) -> None:
     cls = registry.method_class("encoder", "stc_cacher")
     assert [s["name"] for s in row["settings"]] == [s.name for s in registry.settings(cls)]
     assert all(s["name"] in ran.out and s["help"] for s in row["settings"])
-    assert "--encoder stc_cacher:interval=4,recompute_ratio=0.25" in ran.out
+    assert "--encoder stc_cacher:tau=0.5,recompute_ratio=0.5" in ran.out
 
 
 def test_what_methods_proposes_can_be_used(run, film: Path, model: list[str]) -> None:
@@ -234,7 +234,7 @@ def test_plan_reads_a_folder(run, tiny_folder: Path) -> None:
 
 
 def test_bench_encode_reports_times_beside_the_floor(run, model: list[str]) -> None:
-    arguments = ["bench", "encode", "--repeats", 2, "--streams", "1,2", *model]
+    arguments = ["bench", "encode", "--encoder", "stc_published", "--repeats", 2, "--streams", "1,2", *model]
     ran = run(*arguments)
     assert ran.code == 0 and "FLOP floor" in ran.out and "interval mean" in ran.out
     found = run(*arguments, "--json").json

@@ -7,7 +7,7 @@ from towers import make_frames, make_tower
 
 from onlooker.core.state import StreamState
 from onlooker.encode._selection import Picked, least_alike, unchanged
-from onlooker.encode.stc_cacher import STCCacher
+from onlooker.encode.stc_published import STCPublished
 from onlooker.kernels.selection import STEPS, Chosen, in_steps
 from onlooker.models._siglip import embed
 
@@ -37,7 +37,7 @@ def test_every_form_chooses_the_same_tokens(kind, selection):
     """Alone, in a batch and prepared: same tokens, same output. Unchanged tokens are left alone."""
     module, tower = make_tower(kind, num_layers=4)
     videos = torch.stack([still_with_motion(module, seed=seed) for seed in range(3)])
-    method = STCCacher(None, recompute_ratio=0.5, selection=selection)
+    method = STCPublished(None, recompute_ratio=0.5, selection=selection)
     prepared = method.prepare(tower, videos[0, 0], 3, lambda name: None)
     states: list[list[StreamState]] = [[method.new_state() for _ in videos] for _ in range(3)]
     for number in range(videos.shape[1]):
@@ -55,7 +55,7 @@ def test_every_form_chooses_the_same_tokens(kind, selection):
 @torch.no_grad()
 def test_groups_of_neighbours_too(family):
     vision = make_vision(family)
-    tower, method = vision.tower(6, 10), STCCacher(None, recompute_ratio=0.5)
+    tower, method = vision.tower(6, 10), STCPublished(None, recompute_ratio=0.5)
     make = torch.Generator().manual_seed(1)
     picture = torch.randn(2, 3, 84, 140, generator=make)
     changed = picture.clone()
@@ -78,11 +78,11 @@ def test_groups_of_neighbours_too(family):
 def test_a_repeated_frame_recomputes_nothing(dtype, settings):
     """Whatever change is measured on, in half precision too: rounding is no change."""
     method = {
-        "": STCCacher(None),
-        "rolling": STCCacher(None, reference="rolling"),
-        "correct": STCCacher(None, correct_stale=0.5),
-        **{metric: STCCacher(None, metric=metric) for metric in ("l2", "l1", "dot")},
-        **{feature: STCCacher(None, feature=feature) for feature in ("value", "hidden")},
+        "": STCPublished(None),
+        "rolling": STCPublished(None, reference="rolling"),
+        "correct": STCPublished(None, correct_stale=0.5),
+        **{metric: STCPublished(None, metric=metric) for metric in ("l2", "l1", "dot")},
+        **{feature: STCPublished(None, feature=feature) for feature in ("value", "hidden")},
     }[settings]
     module, tower = make_tower(num_layers=6)
     frame = make_frames(module, 1).to(dtype)

@@ -127,7 +127,9 @@ def test_a_prepared_engine_equals_one_that_is_not(family, tmp_path):
         pictures[number] = np.where(chance.random((84, 140, 1)) < 0.2, pictures[number], pictures[number - 1])
     seen = []
     for prepared in (False, True):
-        engine = Engine(model, encoder="stc_published:interval=3", compressor="identity", memory="full", passes="packed")
+        engine = Engine(
+            model, encoder="stc_published:interval=3", compressor="identity", memory="full", passes="packed"
+        )
         if prepared:
             engine.prepare(most_frames=2, most_tokens=64, picture=(84, 140))
         session = engine.open()

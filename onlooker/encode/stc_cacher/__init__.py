@@ -1,4 +1,4 @@
-"""STC-Cacher without what goes stale: recompute the tokens that changed, and let the others look at them again.
+"""Our step beyond STC-Cacher: recompute the tokens that changed, and let the others look at them in turn.
 
 STC (arXiv 2512.00891, section 3) recomputes in every layer the quarter of the tokens whose keys changed most since a
 reference frame, and lets all others keep their attention and MLP branches. On a model that never saw it this costs ten
@@ -108,7 +108,7 @@ class STCCacher(EncoderAccelerator):
 
     @torch.no_grad()
     def encode(self, tower: VisionTower, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
-        mine: list[CacherState] = list(states)  # pyright: ignore[reportArgumentType] - made by new_state
+        mine: list[CacherState] = list(states)  # pyright: ignore[reportAssignmentType] - made by new_state
         flags = self.refresh_flags(tower, hidden, mine)
         output, taps = torch.empty_like(hidden), {number: torch.empty_like(hidden) for number in tower.tap_layers}
         shares = torch.ones(hidden.shape[:2], dtype=torch.float32, device=hidden.device)

@@ -127,9 +127,7 @@ def _look(
     return torch.where(looking.mask[..., None], answer, stale), looking.mask
 
 
-def _turn(
-    tower: VisionTower, number: int, states: Sequence[CacherState], changed: Tensor
-) -> tuple[Tensor, Tensor]:
+def _turn(tower: VisionTower, number: int, states: Sequence[CacherState], changed: Tensor) -> tuple[Tensor, Tensor]:
     """Which streams have something new to see in this layer, bool `[streams]`, and whose turn it is to look, bool
     `[streams, tokens]`: everyone's once in as many frames as there are ages, after anything changed."""
     due, phase = (torch.stack([of(state, name)[number] for state in states]) for name in ("due", "phase"))

@@ -1,4 +1,4 @@
-"""What the Cacher remembers of a stream: four tensors a layer in 8 bits, and sketches of what they were computed from."""
+"""What the Cacher remembers of a stream: four tensors a layer in 8 bits, and sketches of what they came from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class CacherState(StreamState):
         self.work = like.new_ones(3, dtype=torch.float32)
 
     def fits(self, hidden: Tensor, layers: int, grid: tuple[int, ...], look_every: int, int8: bool) -> bool:
-        """Is there a reference for tokens like these (`[tokens, dim]`)?"""
+        """Whether there is a reference for tokens like these (`[tokens, dim]`)."""
         if self.keys is None or self.shifts is None or not self.age:
             return False
         dtype = torch.int8 if int8 else hidden.dtype
