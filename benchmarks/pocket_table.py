@@ -2,8 +2,9 @@
 
     python -m benchmarks.pocket_table --limit 1008 --out benchmarks/results/pocket_table_cpu_202611.jsonl
 
-Held-out test clips of 24 s at 1 frame per second, 8 questions each, strict matching, 95 % intervals from resampling
-clips. Rows already in the output file are not run again, so that a long table can be made in parts.
+Held-out test clips of 24 s at 1 frame per second, 8 questions each, strict matching, each question weighs the same;
+intervals take a clip's questions as one. Rows already in the output file are not run again, so that a long table can be
+made in parts. `--seeds sealed:NAME` derives the clips from a name, to be opened once.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from onlooker.engine import Engine
 from onlooker.evals import suites
 from onlooker.evals.replay import replay
 from onlooker.evals.score import by_task, score
+from onlooker.evals.settings import RunSettings
 
 STC = "stc_published:interval=4,recompute_ratio=0.25"
 PRUNER = "stc_pruner:keep_ratio=0.3"
@@ -41,18 +43,23 @@ CONTROLS = (
 )
 
 
-def measure(model: VideoModel, setting: Sequence[str], limit: int, parallel: int) -> dict:
+KEYS = ("model", "encoder", "compressor", "memory", "asked", "seeds")
+"""What tells rows apart."""
+
+
+def measure(model: VideoModel, setting: Sequence[str], clips: RunSettings, parallel: int) -> dict:
     """One row: overall and by category, tokens read per frame, seconds."""
     encoder, compressor, memory = setting
     engine = Engine(model, encoder=encoder, compressor=compressor, memory=memory)
     began = time.perf_counter()
-    outcomes = replay(engine, suites.items("pocketworld", limit), parallel=parallel)
+    outcomes = replay(engine, suites.items("pocketworld", clips.limit, clips.first_seed), parallel=parallel)
     replies = [o.reply for o in outcomes if o.reply]
     context = sum(r.meta["context_tokens"] for r in replies) / max(1, len(replies))
     tasks = {name: [round(v, 4) for v in (s.accuracy, s.low, s.high)] for name, s in by_task(outcomes).items()}
     return {
         "model": model.spec.name, "encoder": encoder, "compressor": compressor, "memory": memory,
         **dataclasses.asdict(score(outcomes)), "context_tokens": round(context),
+        "suite": f"pocketworld test clips, {clips.clips}, 24 s, 1 fps",
         "tasks": tasks, "seconds": round(time.perf_counter() - began, 1),
     }  # fmt: skip
 
@@ -63,7 +70,6 @@ def stamp() -> dict:
     return {
         "hardware": f"{os.cpu_count()} cores {platform.machine()}", "torch": torch.__version__,
         "transformers": transformers.__version__, "python": platform.python_version(), "commit": done.stdout.strip(),
-        "suite": "pocketworld test seeds from 0, 24 s, 1 fps",
     }  # fmt: skip
 
 
@@ -75,7 +81,8 @@ def main() -> None:
     parser.add_argument("--control-limit", type=int, default=1008, help="questions of the controls")
     parser.add_argument("--parallel", type=int, default=12, help="clips side by side")
     parser.add_argument("--extra", nargs="*", default=[], help="further encoders, each with and without the pruner")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", default="", help="sealed:NAME; seeds from 0 when not given")
+    parser.add_argument("--out", type=Path, default=Path("pocket_table.jsonl"), help="rows are added to this file")
     given = parser.parse_args()
     done = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     extra = [(encoder, kept, "full") for encoder in given.extra for kept in ("identity", PRUNER)]
@@ -83,10 +90,11 @@ def main() -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     for setting, limit in jobs:
         for name in given.model:
-            key = (name, *setting, limit)
-            if any((r["model"], r["encoder"], r["compressor"], r["memory"], r["asked"]) == key for r in done):
+            clips = RunSettings(limit=limit, seeds=given.seeds)
+            key = (name, *setting, limit, given.seeds)
+            if any(tuple(r.get(k, "") for k in KEYS) == key for r in done):
                 continue
-            row = measure(models.load(name), setting, limit, given.parallel) | stamp()
+            row = measure(models.load(name), setting, clips, given.parallel) | {"seeds": given.seeds} | stamp()
             with given.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             done.append(row)

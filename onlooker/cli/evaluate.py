@@ -29,6 +29,9 @@ def evaluate(
     suite: Annotated[str, typer.Argument(help="pocketworld, pocketworld-long, pocketworld-temporal, or a benchmark.")],
     limit: Annotated[int, typer.Option(help="Number of questions.", min=1, max=1_000_000)] = 200,
     seed: Annotated[int, typer.Option(help="First seed of the held-out clips.", min=0, max=10**9)] = 0,
+    seeds: Annotated[
+        str, typer.Option(metavar="sealed:NAME", help="Derive the clips from a name instead, to open them once.")
+    ] = "",
     fps: options.Fps = 1.0,
     parallel: Annotated[int, typer.Option(help="Videos watched side by side.", min=1, max=1024)] = 8,
     pace: Annotated[str, typer.Option(help="max, or realtime (then lag counts).", rich_help_panel=RUN)] = "max",
@@ -68,7 +71,7 @@ def evaluate(
     from onlooker.evals.settings import check, from_dict
 
     values: dict[str, Any] = {
-        "suite": suite, "limit": limit, "seed": seed, "fps": fps, "parallel": parallel, "pace": pace,
+        "suite": suite, "limit": limit, "seed": seed, "seeds": seeds, "fps": fps, "parallel": parallel, "pace": pace,
         "control": control, "annotations": str(annotations or ""), "videos": str(videos or ""), "model": model,
         "device": device, "dtype": dtype, "encoder": encoder, "compressor": compressor, "memory": memory,
     }  # fmt: skip
@@ -152,20 +155,21 @@ def _new_file(path: Path | None) -> Iterator[TextIO | None]:
 
 
 def _show(run: "Run", as_json: bool) -> None:
-    from onlooker.evals.compare import tokens_per_second
+    from onlooker.evals.compare import budget
     from onlooker.evals.score import by_task, official, score
     from onlooker.evals.timing import timing
 
     outcomes, settings = run.outcomes, run.settings
     whole, parts = score(outcomes, rejected=run.rejected), by_task(outcomes)
-    rate, _ = tokens_per_second(run)
+    took = budget(run)
     frames = sum(row["stats"].get("frames", 0) for row in run.videos)
     read = sum(row["stats"].get("tokens_read", 0) for row in run.videos) / max(1, frames)
     spoke = timing(outcomes, {row["video"].id: row["video"] for row in run.videos})
     assert run.done is not None, "the run was just finished"
     if as_json:
         found = {
-            "tokens_read_per_frame": read, "tokens_per_second": rate, "seconds": run.done["seconds"], "lane": run.lane,
+            "clips": settings.clips, "tokens_read_per_frame": read, "budget": dataclasses.asdict(took),
+            "seconds": run.done["seconds"], "lane": run.lane,
             "rejected": run.rejected, "overall": dataclasses.asdict(whole) | {"coverage": whole.coverage},
             "official": official(outcomes), "proactive": dataclasses.asdict(spoke) if spoke else None,
             "tasks": {name: dataclasses.asdict(part) for name, part in parts.items()},
@@ -173,7 +177,8 @@ def _show(run: "Run", as_json: bool) -> None:
         emit(settings.as_dict() | found)
         return
     rows = [_row(name, part) for name, part in [*parts.items(), ("all", whole)]]
-    show_table(["category", "accuracy", "95 % interval", "answered"], rows, numbers=True)
+    macro = [f"{whole.macro:.1%}", f"{whole.macro_low:.1%} to {whole.macro_high:.1%}", f"{len(parts)} categories"]
+    show_table(["category", "accuracy", "95 % interval", "answered"], [*rows, ["macro", *macro]], numbers=True)
     for name, value in official(outcomes).items():
         print(f"{name} by the published scorer: {value:.1%}")
     if spoke:
@@ -182,12 +187,15 @@ def _show(run: "Run", as_json: bool) -> None:
     failures = sorted({outcome.failure for outcome in outcomes if outcome.failure})
     if failures or run.rejected:
         first = f" (first: {failures[0]})" if failures else ""
-        warn(f"coverage {whole.coverage:.1%}: {whole.asked - whole.answered} questions without a score{first}")
+        warn(
+            f"coverage {whole.coverage:.1%}: {whole.failed} questions failed and count as wrong "
+            f"({whole.answered_only:.1%} of the answered are right), {run.rejected} could not be put{first}"
+        )
     if run.lane == "looks ahead":
         warn(f"this system looks into the future: {json.dumps(run.done['violations'][0])}")
     note(
-        f"\n{settings.suite} from seed {settings.seed}, {settings.control or settings.model}: {read:.1f} tokens read "
-        f"per frame, {rate:.1f} per second of video, {run.done['seconds']:.0f} s, lane: {run.lane}"
+        f"\n{settings.suite}, {settings.clips}, {settings.control or settings.model}: {read:.1f} tokens read "
+        f"per frame, {took.tokens_per_second:.1f} per second of video, {run.done['seconds']:.0f} s, lane: {run.lane}"
     )
 
 

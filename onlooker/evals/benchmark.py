@@ -41,8 +41,14 @@ class Benchmark:
     """The benchmark's own averages, from the marks of each task."""
     formula: str = ""
     """The published score in one line."""
+
     realises: tuple[str, ...] = ()
     """Keys of the published systems (`onlooker/core/systems.toml`) that this benchmark stands for."""
+
+    def headline(self, tasks: ByTask) -> tuple[str, float] | None:
+        """The average that papers print, by its name: the last of `summary`. None where there is none."""
+        found = self.summary(tasks)
+        return (name := list(found)[-1], found[name]) if found else None
 
 
 def benchmark(name: str) -> Benchmark:

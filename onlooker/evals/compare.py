@@ -1,14 +1,30 @@
-"""Comparison at equal budget: measured tokens a second, intervals from resampling videos, ties called ties."""
+"""Comparison at equal budget: measured tokens a second, paired tests corrected over the table, ties called ties."""
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onlooker.evals.runs import Run
-from onlooker.evals.score import Difference, Score, difference, score
+from onlooker.evals.score import Difference, Score, difference, published, score
+from onlooker.evals.statistics import detectable, holm
 
 TOLERANCE = 0.15
 """Budgets within this share of each other count as equal."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run took, measured over all of its videos, but for the arithmetic, which is counted."""
+
+    tokens_per_second: float
+    """Tokens that entered the language model for each second of video: timestamps, kept tokens, and what was read again
+    at questions. Measured, not nominal."""
+    most_tokens_per_second: float
+    """The same of the video with the most."""
+    vision_gflop_per_second: float
+    """Arithmetic of the vision tower for each second of video, counted from the frames that were encoded."""
+    most_bytes: int
+    """The most that one stream held."""
 
 
 @dataclass(frozen=True)
@@ -17,45 +33,62 @@ class Row:
 
     run: Run
     score: Score
-    official: Score | None
-    tokens_per_second: float
-    """Tokens that entered the language model for each second of video: timestamps, kept tokens, and what was read again
-    at questions. Measured, not nominal."""
-    most_tokens_per_second: float
-    """The same of the video with the most."""
+    published: tuple[str, float] | None
+    """The number that papers print for this benchmark, and what they call it."""
+    budget: Budget
     against: Difference | None = None
     """Accuracy minus that of the reference, question by question."""
     same_budget: bool = False
 
+    @property
+    def tokens_per_second(self) -> float:
+        """See `Budget`."""
+        return self.budget.tokens_per_second
 
-def tokens_per_second(run: Run) -> tuple[float, float]:
-    """(over all videos, of the video with the most); zero for controls that read nothing."""
-    rates = [
-        (row["stats"].get("tokens_read", 0), row["stats"]["seconds"]) for row in run.videos if row["stats"]["seconds"]
-    ]
-    if not rates:
-        return 0.0, 0.0
-    return sum(t for t, _ in rates) / sum(s for _, s in rates), max(t / s for t, s in rates)
+
+def budget(run: Run) -> Budget:
+    """What a run took; zeros for controls that read nothing."""
+    stats = [row["stats"] for row in run.videos if row["stats"]["seconds"]]
+    seconds = sum(one["seconds"] for one in stats)
+    if not stats:
+        return Budget(0.0, 0.0, 0.0, 0)
+    return Budget(
+        sum(one.get("tokens_read", 0) for one in stats) / seconds,
+        max(one.get("tokens_read", 0) / one["seconds"] for one in stats),
+        sum(one.get("vision_flop", 0.0) for one in stats) / seconds / 1e9,
+        max(max([one.get("memory_bytes", 0), *(held for _, held in one.get("held", ()))]) for one in stats),
+    )
 
 
 def compare(runs: Sequence[Run], reference: Run | None = None) -> list[Row]:
-    """Rows sorted by lane, then by tokens a second. Each run is compared with `reference` (the first, when None)."""
+    """Rows sorted by lane, then by tokens a second. Each run is compared with `reference` (the first, when None); the
+    tests are corrected for their number (Holm)."""
     reference = reference or runs[0]
-    base_rate, _ = tokens_per_second(reference)
+    base_rate = budget(reference).tokens_per_second
+    others = [run for run in runs if run.folder != reference.folder]
+    gaps = [difference(run.outcomes, reference.outcomes) for run in others]
+    corrected = holm([gap.p for gap in gaps])
+    against = {run.folder: gap.among(p) for run, gap, p in zip(others, gaps, corrected, strict=True)}
     rows = []
     for run in runs:
-        rate, most = tokens_per_second(run)
-        published = score(run.outcomes, scorer="official", rejected=run.rejected)
-        against = None if run.folder == reference.folder else difference(run.outcomes, reference.outcomes)
-        equal = base_rate > 0 and abs(rate - base_rate) <= TOLERANCE * base_rate
-        has_official = published.answered > 0
-        rows.append(
-            Row(
-                run, score(run.outcomes, rejected=run.rejected), published if has_official else None, rate, most,
-                against, equal,
-            )
-        )  # fmt: skip
+        took = budget(run)
+        equal = base_rate > 0 and abs(took.tokens_per_second - base_rate) <= TOLERANCE * base_rate
+        whole = score(run.outcomes, rejected=run.rejected)
+        rows.append(Row(run, whole, published(run.outcomes), took, against.get(run.folder), equal))
     return sorted(rows, key=lambda row: (row.run.lane != "causal", row.run.lane, -row.tokens_per_second))
+
+
+def power_note(rows: Sequence[Row]) -> str:
+    """What the table can tell apart, in a sentence; empty where nothing is compared."""
+    found = [row.against for row in rows if row.against is not None and row.against.questions]
+    if not found:
+        return ""
+    spread = statistics.median(one.spread for one in found)
+    gap = detectable(spread, tests=len(found))
+    return (
+        f"A true gap of {100 * gap:.1f} points from the reference is seen in four tables of five like this one "
+        f"(median over its {len(found)} comparisons, p corrected by Holm); a smaller one may pass for a tie."
+    )
 
 
 def latency_ms(run: Run) -> dict[str, tuple[float, float]]:

@@ -1,52 +1,88 @@
-"""Scores: strict matching beside the published one, coverage, and intervals from resampling whole videos."""
+"""Scores by question, by our scorer and the published one: what failed is wrong, and the answered are told apart."""
 
+import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from onlooker.evals.benchmark import Mark, benchmark, mean
 from onlooker.evals.matching import is_right
 from onlooker.evals.replay import Outcome
+from onlooker.evals.statistics import estimate, paired_gap
 
-RESAMPLES = 2000
-
-__all__ = ["Difference", "Score", "by", "by_task", "difference", "is_right", "marks", "official", "score"]
+__all__ = [
+    "Difference",
+    "Score",
+    "by",
+    "by_task",
+    "difference",
+    "is_right",
+    "marks",
+    "official",
+    "published",
+    "score",
+    "worth",
+]
 
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy of a group of questions with its 95 % interval."""
+    """How a group of questions was answered, with 95 % intervals.
+
+    A question with several marks (test points) is worth their mean, so that all questions weigh the same.
+    """
 
     accuracy: float
+    """Mean worth of all questions that were put; one that failed is worth nothing."""
     low: float
     high: float
+    answered_only: float
+    """The same over those that were answered."""
+    macro: float
+    """Mean over the categories' means: each category weighs the same."""
+    macro_low: float
+    macro_high: float
     answered: int
+    """Questions with a reply that was marked."""
     asked: int
+    """Questions of the suite: answered, failed, and rows of a benchmark that could not be put."""
+    failed: int
+    right: int
+    """Questions of which every mark is whole."""
+    marks: int
+    """Marks of the answered questions."""
 
     @property
     def coverage(self) -> float:
-        """Share of the questions that got a reply. Accuracy is over these only."""
+        """Share of the questions that got a reply."""
         return self.answered / self.asked if self.asked else 0.0
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of one run minus that of another on what both answered, with the 95 % interval of paired resampling."""
+    """Accuracy of one run minus that of another over the questions put to both, with its 95 % interval."""
 
     gap: float
     low: float
     high: float
     questions: int
+    p: float
+    """How likely a gap as large is between equals (sign-flip test over videos)."""
+    spread: float = math.nan
+    """Standard error of the gap."""
+    corrected_p: float | None = None
+    """The same corrected for all comparisons of a table; None outside of one."""
 
     @property
     def verdict(self) -> str:
-        """ "better", "worse", or "tie" where the interval holds zero."""
-        return "better" if self.low > 0 else "worse" if self.high < 0 else "tie"
+        """ "better", "worse", or "tie" where the test, corrected if it is one of many, does not tell them apart."""
+        likely = self.p if self.corrected_p is None else self.corrected_p
+        return "tie" if not likely <= 0.05 else "better" if self.gap > 0 else "worse"
 
-    def __iter__(self):
-        return iter((self.gap, self.low, self.high))
+    def among(self, corrected_p: float) -> "Difference":
+        """The same as one of several comparisons."""
+        return dataclasses.replace(self, corrected_p=corrected_p)
 
 
 def marks(outcome: Outcome, scorer: str = "strict") -> list[Mark]:
@@ -58,23 +94,35 @@ def marks(outcome: Outcome, scorer: str = "strict") -> list[Mark]:
     return [mark for mark in marker(outcome.query, outcome.replies) if mark.counts] if marker else []
 
 
-def score(outcomes: Sequence[Outcome], seed: int = 0, *, scorer: str = "strict", rejected: int = 0) -> Score:
-    """Accuracy over all marks of answered questions; `rejected` rows of the benchmark count as asked, not answered.
+def worth(outcome: Outcome, scorer: str = "strict") -> float | None:
+    """What the answer to one question is worth, 0 to 1: the mean of its marks, nothing after a failure.
 
-    The interval resamples videos, because questions on one video go together.
+    None where the scorer has no mark for such questions (a judge is needed).
     """
-    by_video: dict[str, list[float]] = defaultdict(list)
-    answered = 0
-    for outcome in outcomes:
-        found = marks(outcome, scorer)
-        answered += bool(found)
-        if found:
-            by_video[outcome.query.video] += [mark.value for mark in found]
-    asked = len(outcomes) + rejected
-    if not by_video:
-        return Score(float("nan"), float("nan"), float("nan"), 0, asked)
-    low, high = _interval(list(by_video.values()), seed)
-    return Score(mean([v for values in by_video.values() for v in values]), low, high, answered, asked)
+    if outcome.failure or not outcome.replies:
+        return 0.0
+    found = marks(outcome, scorer)
+    return mean([mark.value for mark in found]) if found else None
+
+
+def score(outcomes: Sequence[Outcome], *, scorer: str = "strict", rejected: int = 0) -> Score:
+    """The score of a run or of a part of it; `rejected` rows of the benchmark count as asked, and are no answers.
+
+    Intervals take whole videos as one, because questions on one video go together.
+    """
+    can_mark = scorer == "strict" or any(benchmark(outcome.query.benchmark).official for outcome in outcomes)
+    put = [(outcome, value) for outcome in outcomes if can_mark and (value := worth(outcome, scorer)) is not None]
+    answered = [found for outcome in outcomes if (found := marks(outcome, scorer))]
+    values, videos = [value for _, value in put], [outcome.query.video for outcome, _ in put]
+    whole = estimate(values, videos)
+    macro = estimate(values, videos, [outcome.query.task for outcome, _ in put])
+    return Score(
+        whole.value, whole.low, whole.high, mean([mean([mark.value for mark in found]) for found in answered]),
+        macro.value, macro.low, macro.high, answered=len(answered), asked=len(outcomes) + rejected,
+        failed=sum(bool(o.failure or not o.replies) for o in outcomes),
+        right=sum(all(mark.value >= 1.0 for mark in found) for found in answered),
+        marks=sum(len(found) for found in answered),
+    )  # fmt: skip
 
 
 def by(outcomes: Sequence[Outcome], key: Callable[[Outcome], str], scorer: str = "strict") -> dict[str, Score]:
@@ -91,35 +139,39 @@ def by_task(outcomes: Sequence[Outcome], scorer: str = "strict") -> dict[str, Sc
 
 
 def official(outcomes: Sequence[Outcome], scorer: str = "official") -> dict[str, float]:
-    """The benchmark's own averages (its published formula), by either scorer; empty where it has none."""
+    """The benchmark's own averages (its published formula), by either scorer; empty where it has none.
+
+    They are over marks, as published. A question that failed gets as many wrong marks as it would have had.
+    """
+    return benchmark(outcomes[0].query.benchmark).summary(_by_task(outcomes, scorer)) if outcomes else {}
+
+
+def published(outcomes: Sequence[Outcome]) -> tuple[str, float] | None:
+    """The number that papers print, by its name ("Total"), from the published scorer; None where there is none."""
+    return benchmark(outcomes[0].query.benchmark).headline(_by_task(outcomes, "official")) if outcomes else None
+
+
+def _by_task(outcomes: Sequence[Outcome], scorer: str) -> dict[str, list[float]]:
     tasks: dict[str, list[float]] = defaultdict(list)
     for outcome in outcomes:
-        tasks[outcome.query.task] += [mark.value for mark in marks(outcome, scorer)]
-    return benchmark(outcomes[0].query.benchmark).summary(tasks) if outcomes else {}
+        bench = benchmark(outcome.query.benchmark)
+        if scorer == "official" and bench.official is None:
+            continue
+        failed = outcome.failure or not outcome.replies
+        missing = [0.0] * max(1, len(outcome.query.test_points)) if failed else []
+        tasks[outcome.query.task] += missing or [mark.value for mark in marks(outcome, scorer)]
+    return {task: values for task, values in tasks.items() if values}
 
 
 def difference(first: Sequence[Outcome], second: Sequence[Outcome], seed: int = 0) -> Difference:
-    """Accuracy of `first` minus `second` on what both answered, with the 95 % interval of paired resampling."""
+    """Accuracy of `first` minus `second` over the questions put to both; one that failed is worth nothing."""
     theirs = {outcome.query.id: outcome for outcome in second}
-    by_video: dict[str, list[float]] = defaultdict(list)
-    questions = 0
+    gaps, videos = [], []
     for outcome in first:
         other = theirs.get(outcome.query.id)
-        ours, rival = marks(outcome), marks(other) if other else []
-        if ours and rival:
-            # Both have the same marks in the same order: those of the question's own test points.
-            by_video[outcome.query.video] += [one.value - two.value for one, two in zip(ours, rival, strict=True)]
-            questions += 1
-    gaps = [gap for values in by_video.values() for gap in values]
-    if not gaps:
-        return Difference(float("nan"), float("-inf"), float("inf"), 0)
-    low, high = _interval(list(by_video.values()), seed)
-    return Difference(mean(gaps), low, high, questions)
-
-
-def _interval(groups: Sequence[Sequence[float]], seed: int) -> tuple[float, float]:
-    """The middle 95 % of the mean over all values when whole groups are drawn anew."""
-    sums, counts = np.array([sum(g) for g in groups]), np.array([len(g) for g in groups])
-    drawn = np.random.default_rng(seed).integers(0, len(groups), (RESAMPLES, len(groups)))
-    low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), [2.5, 97.5])
-    return float(low), float(high)
+        ours, rival = worth(outcome), worth(other) if other else None
+        if ours is not None and rival is not None:
+            gaps.append(ours - rival)
+            videos.append(outcome.query.video)
+    found = paired_gap(gaps, videos, seed)
+    return Difference(found.gap, found.low, found.high, len(gaps), found.p, found.spread)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,7 @@ from onlooker.evals.systems import EngineSystem, System
 
 CONTROLS = ("oracle", "yes", "best_constant", "blind_clock", "guess", "text_only", "peek", "crash")
 """Systems that may stand in the place of the engine; `oracle:0.2` errs in one answer of five, `guess:1` is seed 1."""
+_SEALED = re.compile(r"sealed:[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 OWN_COMPRESSORS = ("oracle", "lower_resolution")
 
 
@@ -28,6 +30,8 @@ class RunSettings:
     suite: str = "pocketworld"
     limit: int = 200
     seed: int = 0
+    seeds: str = ""
+    """`sealed:NAME` derives the clips from a name instead of `seed`."""
     annotations: str = ""
     videos: str = ""
     model: str = "pocket-aware"
@@ -54,10 +58,25 @@ class RunSettings:
         if self.limit < 1 or self.parallel < 1:
             given = f"limit={self.limit}, parallel={self.parallel}"
             raise InputError("a run needs questions and a lane to put them in", given=given, do="use 1 or more")
+        if self.seeds and not _SEALED.fullmatch(self.seeds):
+            do = "sealed:NAME with letters, digits, dots and dashes, or --seed"
+            raise InputError("clips are chosen by a number or a sealed name", given=self.seeds, do=do)
         if self.pace not in ("max", "realtime"):
             raise InputError("unknown pace", given=self.pace, do="use max or realtime")
         if self.control.split(":")[0] not in ("", *CONTROLS):
             raise InputError("there is no such control", given=self.control, do=f"one of: {', '.join(CONTROLS)}")
+
+    @property
+    def first_seed(self) -> int:
+        """The seed of the first clip. A sealed name gives one far from all numbers that anybody would type."""
+        if not self.seeds:
+            return self.seed
+        return 2**40 + int.from_bytes(hashlib.sha256(self.seeds.encode()).digest()[:5], "big")
+
+    @property
+    def clips(self) -> str:
+        """Which clips these are, in words."""
+        return self.seeds or f"seeds from {self.seed}"
 
     @property
     def key(self) -> str:
@@ -90,7 +109,7 @@ def from_dict(values: dict[str, Any]) -> RunSettings:
 def load_items(settings: RunSettings) -> Reading:
     """The questions of a run, with the rows that cannot be asked."""
     if settings.suite.replace("-", "_") in suites.names():
-        return Reading(tuple(suites.items(settings.suite, settings.limit, settings.seed)))
+        return Reading(tuple(suites.items(settings.suite, settings.limit, settings.first_seed)))
     if settings.suite not in readers.names():
         do = f"one of: {', '.join(suites.names())}; with annotations and videos: {', '.join(readers.names())}"
         raise InputError("there is no such suite", given=settings.suite, do=do)

@@ -3,12 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+
+from onlooker.core.contracts import VideoModel
 from onlooker.core.errors import InputError
 from onlooker.core.events import Answer, Failed
 from onlooker.core.frame import Frame
 from onlooker.core.records import QueryRecord
+from onlooker.encode import tower_flop
 from onlooker.engine import Decoding, Engine, Session
 from onlooker.evals.item import Item
 from onlooker.evals.oracle import feed
@@ -78,6 +82,7 @@ class EngineSystem(System):
 
     def __init__(self, engine: Engine, max_new_tokens: int = 12) -> None:
         self.engine, self.decoding = engine, Decoding(max_new_tokens)
+        self._flop: dict[tuple[int, ...], float] = {}
 
     def open(self, item: Item) -> Watcher:
         session = self.engine.open()
@@ -85,6 +90,8 @@ class EngineSystem(System):
         return EngineWatcher(self, session)
 
     def watch_all(self, arrivals: Sequence[tuple[Watcher, Frame]]) -> list[Exception | None]:
+        for watcher, frame in arrivals:
+            cast(EngineWatcher, watcher).picture = frame.image.shape
         try:
             events = self.engine.step([(_session(watcher), frame) for watcher, frame in arrivals])
         except Exception as error:
@@ -93,6 +100,16 @@ class EngineSystem(System):
             # Whose fault it was is found by going one by one; a step that raises has changed nothing.
             return [outcome for arrival in arrivals for outcome in self.watch_all([arrival])]
         return [event.error if isinstance(event, Failed) else None for event in events]
+
+    def vision_flop(self, picture: tuple[int, ...] | None) -> float:
+        """FLOP of the vision tower for one such picture, mean over those encoded whole and sparingly: counted."""
+        if picture is None or not isinstance(self.engine.model, VideoModel):
+            return 0.0
+        if picture not in self._flop:
+            (pixels,) = self.engine.model.preprocess([np.zeros(picture, np.uint8)])
+            tower = self.engine.model.tower(tuple(pixels.shape))
+            self._flop[picture] = self.engine.encoder.cost(tower) * tower_flop(tower)
+        return self._flop[picture]
 
     def answer_all(self, asked: Sequence[tuple[Watcher, Question]]) -> list[Said | Exception]:
         try:
@@ -135,6 +152,8 @@ class EngineWatcher(Watcher):
 
     def __init__(self, system: EngineSystem, session: Session) -> None:
         self.system, self.session = system, session
+        self.picture: tuple[int, ...] | None = None
+        """Rows, columns and channels of the pictures, once there was one."""
 
     def watch(self, frame: Frame) -> None:
         self.session.push(frame)
@@ -155,6 +174,7 @@ class EngineWatcher(Watcher):
             "refreshed_frames": stats.refreshed_frames,
             "stage_s": dict(stats.stage_s),
             "memory_bytes": sum(stats.memory_bytes.values()),
+            "vision_flop": stats.frames * self.system.vision_flop(self.picture),
         }
 
     def close(self) -> None:

@@ -1,5 +1,7 @@
 """Systems whose score is known beforehand pin the harness down."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scripted_items import Honest, item, many, query
@@ -9,7 +11,8 @@ from onlooker.evals import controls
 from onlooker.evals.causality import violations
 from onlooker.evals.item import changed_after
 from onlooker.evals.replay import Outcome, replay
-from onlooker.evals.score import by_task, difference, score
+from onlooker.evals.score import by_task, difference, official, score
+from onlooker.evals.systems import System
 from onlooker.evals.timing import speech_times, timing
 
 
@@ -29,11 +32,36 @@ def test_blind_players_score_their_constants():
     assert guessed == score(replay(controls.Guessing(0), items)).accuracy and 0.3 < guessed < 0.7
 
 
-def test_a_crash_on_every_tenth_item_lowers_coverage_and_not_the_score():
-    whole = score(replay(controls.Oracle(), many(20)))
+def test_a_crash_on_every_tenth_item_is_wrong_there_and_told_apart():
     found = score(replay(controls.Crashing(controls.Oracle(), 10), many(20)))
     assert found.coverage == 0.9 and found.answered == 90
-    assert found.accuracy == whole.accuracy == 1.0
+    assert (found.accuracy, found.answered_only, found.failed) == (0.9, 1.0, 10)
+
+
+class CrashesWhereWrong(System):
+    """Would be wrong in one answer of five, and fails there instead."""
+
+    def open(self, item):
+        watcher = controls.Oracle(0.2).open(item)
+        answer = watcher.answer
+
+        def or_crash(question):
+            said = answer(question)
+            if said.text != controls.truth(question):
+                raise RuntimeError("out of memory")
+            return said
+
+        watcher.answer = or_crash
+        return watcher
+
+
+def test_a_run_that_fails_where_it_is_wrong_loses():
+    items = many(20)
+    honest, crashing = replay(controls.Oracle(0.1), items), replay(CrashesWhereWrong(), items)
+    found = score(crashing)
+    assert found.answered_only == 1.0 and found.accuracy == 0.8 and found.failed == 20
+    assert difference(crashing, honest).verdict == "worse" and difference(honest, crashing).verdict == "better"
+    assert official([Outcome(query("v", 0, 1.0), (), "crashed")]) == {}
 
 
 def test_the_crash_is_named():
@@ -64,6 +92,23 @@ def test_rejected_rows_lower_the_coverage_only():
     outcomes = replay(controls.Oracle(), many(2))
     found = score(outcomes, rejected=10)
     assert (found.accuracy, found.answered, found.asked, found.coverage) == (1.0, 10, 20, 0.5)
+    assert found.failed == 0
+
+
+def test_a_question_weighs_as_one_however_many_marks_it_has():
+    points = tuple({"t": float(t), "expect": "yes"} for t in range(1, 9))
+    polled, plain = query("v", 0, 0.0, test_points=points), query("w", 1, 2.0)
+    said = tuple(ReplyRecord(polled.id, float(t), "yes" if t <= 2 else "no", "poll") for t in range(1, 9))
+    found = score([Outcome(polled, said), Outcome(plain, (ReplyRecord(plain.id, 2.0, plain.answer),))])
+    assert (found.accuracy, found.asked, found.answered, found.right, found.marks) == (0.625, 2, 2, 1, 9)
+
+
+def test_categories_weigh_the_same_in_the_macro_mean():
+    often = [query(f"v{n}", n, 1.0, task="often") for n in range(9)]
+    seldom = query("w", 9, 1.0, task="seldom")
+    right = [Outcome(q, (ReplyRecord(q.id, 1.0, q.answer),)) for q in often]
+    found = score([*right, Outcome(seldom, (ReplyRecord(seldom.id, 1.0, "something else"),))])
+    assert (found.accuracy, found.macro) == (0.9, 0.5) and found.macro_low < 0.5 < found.macro_high
 
 
 def test_differences_are_paired_and_ties_are_ties():
@@ -75,7 +120,8 @@ def test_differences_are_paired_and_ties_are_ties():
     better = difference(good, bad)
     assert better.verdict == "better" and better.low <= better.gap <= better.high
     assert difference(bad, good).verdict == "worse"
-    assert difference(half, good).questions == 50  # only what both answered
+    assert difference(half, good).questions == 100  # all that were put to both, failed or not
+    assert difference(replay(controls.Oracle(), many(10)), good).questions == 50
     assert difference(good, []).verdict == "tie"
 
 
@@ -88,7 +134,9 @@ def test_intervals_resample_videos_and_not_questions():
     queries = [query("v", n, 2.5) for n in range(50)]
     one_video = [Outcome(q, (ReplyRecord(q.id, 2.5, "yes" if n % 2 else "no"),)) for n, q in enumerate(queries)]
     found = score(one_video)
-    assert found.low == found.high == 0.5  # one video says nothing about others, and no false spread either
+    assert found.high - found.low > 0.4  # one video says little about others
+    spread = [dataclasses.replace(o, query=dataclasses.replace(o.query, video=str(n))) for n, o in enumerate(one_video)]
+    assert score(spread).high - score(spread).low < 0.3
 
 
 def test_speech_and_false_alarms():

@@ -5,12 +5,16 @@ import re
 import pytest
 from scripted_items import many
 
+from onlooker.core.records import QueryRecord, ReplyRecord
 from onlooker.evals import runs
+from onlooker.evals.compare import compare
 from onlooker.evals.item import Reading
+from onlooker.evals.replay import Outcome
 from onlooker.evals.report.failures import wrong
 from onlooker.evals.report.figures import AGES_S, age_class
 from onlooker.evals.report.page import write_report
 from onlooker.evals.runs import execute
+from onlooker.evals.score import published
 from onlooker.evals.settings import RunSettings
 
 pytest.importorskip("matplotlib")
@@ -43,7 +47,25 @@ def test_the_page_stands_alone(three_runs, tmp_path):
     assert {"accuracy_against_tokens_kept.png", "accuracy_by_category.png", "latency_per_stage.png",
             "memory_over_time.png"} <= pictures  # fmt: skip
     assert text.count("data:image/png") >= 4 and text.count("data:image/jpeg") == 1 and "Failures of" in text
-    assert "](../runs/0)" in (tmp_path / "report" / "table.md").read_text()
+    told = (tmp_path / "report" / "table.md").read_text()
+    assert "](../runs/0)" in told and "pocketworld, seeds from 0: 20 questions on 4 videos." in told
+    assert "is seen in four tables of five" in told and told.count("p ") >= 2 and "100.0% to 100.0%" not in told
+
+
+def test_a_table_corrects_its_tests_and_names_the_published_average(three_runs):
+    rows = compare(three_runs)
+    told_apart = [row.against for row in rows if row.against]
+    assert len(told_apart) == 2 and all(one.corrected_p >= one.p for one in told_apart)
+    assert all(row.published is None for row in rows)
+    assert {row.run.settings.name: row.budget.vision_gflop_per_second > 0 for row in rows} == {
+        "all <tokens>": True, "random": True, "oracle": False,
+    }  # fmt: skip
+    outcome = Outcome(
+        QueryRecord(id="a", video="v", benchmark="videomme", task="short", family="offline", ask_time=1.0, question="?",
+                    answer="red", options=("red", "blue"), meta={"lettered": True}),
+        (ReplyRecord("a", 1.0, "A"),),
+    )  # fmt: skip
+    assert published([outcome]) == ("Overall", 1.0) and published([Outcome(outcome.query, (), "crashed")])[1] == 0.0
 
 
 def test_failures_cover_the_categories_first(three_runs):

@@ -7,7 +7,7 @@ from scripted_items import many
 
 from onlooker.core.errors import InputError
 from onlooker.evals import runs, suites, workers
-from onlooker.evals.compare import compare, tokens_per_second
+from onlooker.evals.compare import budget, compare
 from onlooker.evals.grid import BUILT_IN, expand
 from onlooker.evals.item import Reading, Rejected
 from onlooker.evals.report.table import markdown
@@ -93,8 +93,9 @@ def test_the_same_seed_gives_the_same_answers(tmp_path, tiny_folder):
     )
     first, second = (execute(chosen, tmp_path / name) for name in ("a", "b"))
     assert answers(first) == answers(second) and first.lane == "causal"
-    rate, most = tokens_per_second(first)
-    assert rate > 2 and most == pytest.approx(rate)
+    took = budget(first)
+    assert took.tokens_per_second > 2 and took.most_tokens_per_second == pytest.approx(took.tokens_per_second)
+    assert took.vision_gflop_per_second > 0 and took.most_bytes > 1000
 
 
 def test_a_peeking_run_stands_in_a_lane_of_its_own(tmp_path, tiny_folder):

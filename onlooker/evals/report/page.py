@@ -24,11 +24,13 @@ td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowra
 .better { color: #0a6b2d; } .worse { color: #a3201b; } .tie, .note { color: #666; } code { font-size: 12px; }
 figure { margin: 1rem 0; } figcaption { color: #555; font-size: 13px; }
 """
-_EXPLAIN = """Accuracy is over answered questions only, by the strict scorer; its interval comes from drawing whole
-videos anew. Coverage counts everything that was asked: crashes, broken videos and unusable rows lower it and never
-the score. Tokens are those that really entered the language model, timestamps and re-reading included. A difference
-is paired, question by question; where its interval holds zero it is a tie. Runs that look ahead, or were not checked
-for it, stand apart from the causal ones."""
+_EXPLAIN = """Accuracy is by the strict scorer over all questions that were put, each weighs the same, and one that
+failed is wrong; over the answered ones alone it stands beside. Macro is the mean of the categories. Intervals take the
+questions of a video as one. Coverage also counts rows of a benchmark that could not be put. Tokens are those that
+really entered the language model, timestamps and re-reading included; the vision tower's arithmetic is counted per
+second of video; held is the most that one stream held. A difference is paired, question by question, and tested by
+flipping the signs of whole videos, corrected for the number of comparisons (Holm). Published is the number that papers
+print, by the published scorer. Runs that look ahead, or were not checked for it, stand apart from the causal ones."""
 
 
 def write_report(runs: Sequence[Run], folder: Path, num_pictures: int = 3, reference: Run | None = None) -> Path:
@@ -56,7 +58,8 @@ def _page(
     suites = ", ".join(sorted({row.run.settings.suite for row in rows}))
     parts = [
         f"<h1>{html.escape(suites)}: {len(rows)} runs</h1>", f"<p class=note>{_EXPLAIN}</p>", "<h2>All runs</h2>",
-        _lanes(rows, folder), "<h2>By category</h2>", _categories(rows, folder), _proactive(rows, folder),
+        _lanes(rows, folder), f"<p class=note>{html.escape(table.footnote(rows))}</p>",
+        "<h2>By category</h2>", _categories(rows, folder), _proactive(rows, folder),
         *(f"<h2>{html.escape(title)}</h2>{_image(png, title)}" for title, png in drawn.items()),
     ]  # fmt: skip
     if pictures and best:
@@ -76,8 +79,9 @@ def _lanes(rows: Sequence[Row], folder: Path) -> str:
         for row, texts in zip(members, table.cells(members), strict=True):
             verdict = row.against.verdict if row.against else ""
             link = f'<a href="{html.escape(table.link_to(row, folder))}">{html.escape(texts[0])}</a>'
-            cells = "".join(f"<td class=n>{html.escape(text)}</td>" for text in texts[1:6])
-            body.append(f"<tr><td>{link}</td>{cells}<td class={verdict or 'note'}>{html.escape(texts[6])}</td></tr>")
+            cells = "".join(f"<td class=n>{html.escape(text)}</td>" for text in texts[1 : table.AGAINST])
+            told = f"<td class={verdict or 'note'}>{html.escape(texts[table.AGAINST])}</td>"
+            body.append(f"<tr><td>{link}</td>{cells}{told}</tr>")
         heads = "".join(f"<th>{html.escape(head)}</th>" for head in table.headers(rows)[:-1])
         out.append(f"<h3>Lane: {lane}</h3><table><tr>{heads}</tr>{''.join(body)}</table>")
     return "".join(out)

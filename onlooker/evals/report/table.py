@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onlooker.evals.compare import Row
+from onlooker.evals.compare import Row, power_note
 
-HEADERS = ("run", "accuracy", "95 % interval", "published scorer", "coverage", "tokens/s", "against {}", "lane")
+HEADERS = (
+    "run", "accuracy", "95 % interval", "macro", "answered only", "published", "coverage", "tokens/s",
+    "vision GFLOP/s", "held", "against {}", "lane",
+)  # fmt: skip
+AGAINST = HEADERS.index("against {}")
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
@@ -19,9 +23,13 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
             row.run.settings.label,
             percent(row.score.accuracy),
             f"{percent(row.score.low)} to {percent(row.score.high)}",
-            percent(row.official.accuracy) if row.official else "-",
+            percent(row.score.macro),
+            percent(row.score.answered_only),
+            f"{row.published[0]} {percent(row.published[1])}" if row.published else "-",
             f"{row.score.answered} of {row.score.asked}",
-            f"{row.tokens_per_second:.1f} (at most {row.most_tokens_per_second:.1f})",
+            f"{row.tokens_per_second:.1f} (at most {row.budget.most_tokens_per_second:.1f})",
+            f"{row.budget.vision_gflop_per_second:.2f}",
+            f"{row.budget.most_bytes / 1e6:.1f} MB",
             against(row),
             row.run.lane,
         ]
@@ -47,7 +55,23 @@ def against(row: Row) -> str:
     if not found.questions:
         return "nothing in common"
     budget = "" if row.same_budget else ", other budget"
-    return f"{found.verdict} ({found.gap * 100:+.1f}, {found.low * 100:+.1f} to {found.high * 100:+.1f}{budget})"
+    likely = found.p if found.corrected_p is None else found.corrected_p
+    sure = "p < 0.001" if likely < 0.001 else f"p {likely:.3f}"
+    gap = f"{found.gap * 100:+.1f}, {found.low * 100:+.1f} to {found.high * 100:+.1f}"
+    return f"{found.verdict} ({gap}; {sure}{budget})"
+
+
+def footnote(rows: Sequence[Row]) -> str:
+    """What a table is about and how far it can be trusted, in a few sentences."""
+    clips = sorted({f"{row.run.settings.suite}, {row.run.settings.clips}" for row in rows})
+    videos = max(len({outcome.query.video for outcome in row.run.outcomes}) for row in rows)
+    asked = max(len(row.run.outcomes) for row in rows)
+    return " ".join(filter(None, [
+        f"{'; '.join(clips)}: {asked} questions on {videos} videos.",
+        "Accuracy is over all questions, each weighs the same, and one that failed is wrong; macro is the mean of the "
+        "categories. Verdicts come from flipping the signs of whole videos.",
+        power_note(rows),
+    ]))  # fmt: skip
 
 
 def markdown(rows: Sequence[Row], root: Path) -> str:
@@ -56,7 +80,7 @@ def markdown(rows: Sequence[Row], root: Path) -> str:
     for row, texts in zip(rows, cells(rows), strict=True):
         link = f"[{texts[0].replace('|', '/')}]({link_to(row, root)})"
         lines.append("| " + " | ".join([link, *texts[1:]]) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", footnote(rows)])
 
 
 def link_to(row: Row, root: Path) -> str:
@@ -71,9 +95,9 @@ def row_dict(row: Row) -> dict[str, Any]:
         "settings": row.run.settings.as_dict(),
         "lane": row.run.lane,
         "score": dataclasses.asdict(row.score) | {"coverage": row.score.coverage},
-        "official": dataclasses.asdict(row.official) if row.official else None,
-        "tokens_per_second": row.tokens_per_second,
-        "most_tokens_per_second": row.most_tokens_per_second,
+        "published": {"name": row.published[0], "value": row.published[1]} if row.published else None,
+        "clips": row.run.settings.clips,
+        **dataclasses.asdict(row.budget),
         "against": dataclasses.asdict(row.against) | {"verdict": row.against.verdict} if row.against else None,
         "same_budget": row.same_budget,
     }
