@@ -1,0 +1,471 @@
+"""Triton kernels of vision steps over references in 8 bits: who changed, who looks, and reading and writing by address.
+
+Imported only where Triton is there; `coded` launches them, and the plain form of STC-Cacher says what they must equal.
+"""
+
+import triton
+import triton.language as tl
+
+from onlooker.kernels._vision_triton import _store_norm, behind
+
+SKETCH = tl.constexpr(32)
+
+
+@triton.jit
+def _codes(address, like, CODED: tl.constexpr):
+    """Where a stream's stored rows begin."""
+    if CODED:
+        start = address.to(tl.pointer_type(tl.int8))
+    else:
+        start = address.to(tl.pointer_type(like.dtype.element_ty))
+    return tl.multiple_of(start, 16)
+
+
+@triton.jit
+def _row_scales(scales, stream, place, there, CODED: tl.constexpr):
+    """What stored rows are multiplied with; `place` counts rows through kinds and layers."""
+    if CODED:
+        start = tl.load(scales + stream).to(tl.pointer_type(tl.float32))
+        return tl.load(start + place, mask=there, other=0.0)
+    else:
+        return tl.where(there, 1.0, 0.0)
+
+
+@triton.jit(do_not_specialize=["layer", "kind_layer", "then_layer"])
+def carry(
+    x,
+    total,
+    fresh,
+    place,
+    codes,
+    scales,
+    ages,
+    shifts,
+    shift,
+    active,
+    then,
+    signs,
+    now,
+    length,
+    apart,
+    times,
+    tokens,
+    layer,
+    kind_layer,
+    then_layer,
+    dim,
+    room,
+    changed,
+    plane,
+    EARLY: tl.constexpr,
+    BRANCH: tl.constexpr,
+    SHIFT: tl.constexpr,
+    CODED: tl.constexpr,
+    COMPARE: tl.constexpr,
+    KEEP: tl.constexpr,
+    AGES: tl.constexpr,
+    R: tl.constexpr,
+    K: tl.constexpr,
+):
+    """R tokens of a stream: BRANCH adds their branch, fresh or stored (SHIFT: with what those who did not look have
+    missed); COMPARE measures how far the sum is from what its reference was computed from, KEEP stores its sketch."""
+    behind(EARLY)
+    stream = tl.program_id(1)
+    token = tl.program_id(0) * R + tl.arange(0, R)
+    inside = token < tokens
+    row = stream.to(tl.int64) * tokens + token
+    if BRANCH:
+        at = tl.load(place + row, mask=inside, other=-1).to(tl.int64)
+        new = at >= 0
+        address = tl.load(codes + stream)
+        held = token < tokens * (address != 0).to(tl.int32)
+        stale = held & (at < 0)
+        old = _codes(address, x, CODED) + (layer * tokens + token).to(tl.int64) * dim
+        scale = _row_scales(scales, stream, kind_layer * tokens + token, stale, CODED)
+        if SHIFT:
+            age_at = tl.load(ages + stream).to(tl.pointer_type(tl.uint8)) + layer * tokens + token
+            age = tl.load(age_at, mask=held, other=0).to(tl.int32)
+            missed = tl.load(shifts + stream).to(tl.pointer_type(tl.float32))
+            missed = tl.multiple_of(missed, 16) + (layer * AGES + age).to(tl.int64) * dim
+    squares = tl.full((R,), 0.0, tl.float32)
+    sketch = tl.full((R, SKETCH), 0.0, tl.float32)
+    channel = tl.arange(0, SKETCH)
+    for first in range(0, dim, K):
+        cols = first + tl.arange(0, K)
+        narrow = (cols < dim)[None, :]
+        value = tl.load(x + row[:, None] * dim + cols[None, :], mask=inside[:, None] & narrow, other=0.0)
+        if BRANCH:
+            wide = value.to(tl.float32)
+            wide += tl.load(fresh + at[:, None] * dim + cols[None, :], mask=new[:, None] & narrow, other=0.0).to(
+                tl.float32
+            )
+            branch = tl.load(old[:, None] + cols[None, :], mask=stale[:, None] & narrow, other=0.0).to(tl.float32)
+            branch *= scale[:, None]
+            if SHIFT:
+                branch += tl.load(missed[:, None] + cols[None, :], mask=stale[:, None] & narrow, other=0.0)
+                common = tl.load(shift + stream * dim + cols, mask=cols < dim, other=0.0)
+                branch += tl.where(stale[:, None], common[None, :], 0.0)
+            value = (wide + branch).to(x.dtype.element_ty)
+            tl.store(total + row[:, None] * dim + cols[None, :], value, mask=inside[:, None] & narrow)
+        if COMPARE or KEEP:
+            wide = value.to(tl.float32)
+            squares += tl.sum(wide * wide, axis=1)
+            sign = tl.load(signs + cols[:, None] * SKETCH + channel[None, :], mask=(cols < dim)[:, None], other=0.0)
+            sketch = tl.dot(value, sign, sketch, input_precision="ieee")
+    if COMPARE or KEEP:
+        # The signs are +-1, so that products are exact in every format; here is the rest of the projection.
+        sketch = tl.minimum(tl.maximum(sketch * 0.17677669529663687, -60000.0), 60000.0).to(tl.float16)
+        then_address = tl.load(then + stream)
+        then_held = token < tokens * (then_address != 0).to(tl.int32)
+        then_at = tl.multiple_of(then_address.to(tl.pointer_type(tl.float16)), 16)
+        then_at = then_at + (then_layer * tokens + token).to(tl.int64)[:, None] * SKETCH + channel[None, :]
+        if KEEP:
+            tl.store(then_at, sketch, mask=then_held[:, None])
+        else:
+            tl.store(now + row[:, None] * SKETCH + channel[None, :], sketch, mask=inside[:, None])
+            before = tl.load(then_at, mask=then_held[:, None], other=0.0).to(tl.float32)
+            difference = sketch.to(tl.float32) - before
+            tl.store(apart + row, tl.sqrt(tl.sum(difference * difference, axis=1)), mask=inside)
+            tl.store(length + row, tl.sqrt(squares), mask=inside)
+    if SHIFT:
+        aged = tl.where(new, 0, tl.minimum(age + 1, AGES - 1))
+        going = token * 0 + tl.load(active + stream) > 0
+        tl.store(age_at, aged.to(tl.uint8), mask=held & going)
+        among = new & (at - stream.to(tl.int64) * room < changed)
+        tl.store(times + row, tl.load(times + row, mask=among, other=0.0) + 1.0, mask=among)
+        looked = times + plane + row
+        tl.store(looked, tl.load(looked, mask=new, other=0.0) + 1.0, mask=new)
+    elif BRANCH:
+        worked = times + 2 * plane + row
+        tl.store(worked, tl.load(worked, mask=new, other=0.0) + 1.0, mask=new)
+
+
+@triton.jit
+def _steps(apart, scale, stream, tokens, unit, units, STEPS: tl.constexpr, GROUP: tl.constexpr):
+    """How far units are from their references, in steps; -1 for units that are not there."""
+    there = unit < units
+    at = apart + stream * tokens + unit * GROUP
+    change = tl.load(at, mask=there, other=0.0) / scale
+    for member in tl.static_range(1, GROUP):  # pyright: ignore[reportGeneralTypeIssues]
+        change += tl.load(at + member, mask=there, other=0.0) / scale
+    steps = tl.minimum(change / GROUP * STEPS + 0.5, 1073741824.0).to(tl.int32)
+    return tl.where(there, steps, -1)
+
+
+@triton.jit(do_not_specialize=["layer"])
+def select(
+    apart,
+    length,
+    taus,
+    dues,
+    phases,
+    flat,
+    place,
+    turn_state,
+    tokens,
+    units,
+    count,
+    room,
+    layer,
+    streams,
+    EARLY: tl.constexpr,
+    TURN: tl.constexpr,
+    PINNED: tl.constexpr,
+    AGES: tl.constexpr,
+    STEPS: tl.constexpr,
+    GROUP: tl.constexpr,
+    PART: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The `count` units that changed most, of those that changed enough, in the first rows of each stream's `room`;
+    TURN: behind them those whose turn it is to look. A program gives PART units their rank by counting. Rows hold valid
+    tokens in any case; `place` says which of them count."""
+    behind(EARLY)
+    stream = tl.program_id(0).to(tl.int64)
+    lengths = tl.full((BLOCK,), 0.0, tl.float32)
+    for start in range(0, tokens, BLOCK):
+        other = start + tl.arange(0, BLOCK)
+        lengths += tl.load(length + stream * tokens + other, mask=other < tokens, other=0.0)
+    scale = tl.maximum(tl.sum(lengths, axis=0) / tokens, 1e-12)
+    address = tl.load(taus + stream)
+    tau = tl.load(address.to(tl.pointer_type(tl.float32)), mask=address != 0, other=0.0)
+    limit = (tau * STEPS + 0.5).to(tl.int32)
+    own = tl.program_id(1) * PART + tl.arange(0, PART)
+    there = own < units
+    mine = _steps(apart, scale, stream, tokens, own, units, STEPS, GROUP)
+    before = tl.full((PART, BLOCK), 0, tl.int32)
+    changed = tl.full((BLOCK,), 0, tl.int32)
+    for start in range(0, units, BLOCK):
+        other = start + tl.arange(0, BLOCK)
+        theirs = _steps(apart, scale, stream, tokens, other, units, STEPS, GROUP)
+        tied = (theirs[None, :] == mine[:, None]) & (other[None, :] < own[:, None])
+        before += ((theirs[None, :] > mine[:, None]) | tied).to(tl.int32)
+        changed += (theirs > limit).to(tl.int32)
+    rank = tl.sum(before, axis=1)
+    has_row = there & (rank < count)
+    taken = has_row & (mine > limit)
+    member = tl.arange(0, GROUP)[None, :]
+    token = own[:, None] * GROUP + member
+    row = stream * room + rank[:, None] * GROUP + member
+    tl.store(flat + row, stream * tokens + token, mask=has_row[:, None] & (member >= 0))
+    found = tl.where(taken[:, None] & (member >= 0), row, -1)
+    if TURN:
+        address = tl.load(dues + stream)
+        due = tl.load(address.to(tl.pointer_type(tl.int32)) + layer, mask=address != 0, other=0)
+        address = tl.load(phases + stream)
+        phase = tl.load(address.to(tl.pointer_type(tl.int32)) + layer, mask=address != 0, other=0)
+        due = tl.where(tl.sum(changed, axis=0) > 0, AGES, due)
+        going = (due > 0).to(tl.int32)
+        first = (AGES - phase % AGES) % AGES
+        leading = own < PINNED
+        in_turn = there & (leading | ((own + phase) % AGES == 0))
+        number = tl.where(leading, own, PINNED + (own - first) // AGES)
+        turn_row = stream * room + (count + number)[:, None] * GROUP + member
+        tl.store(flat + turn_row, stream * tokens + token, mask=in_turn[:, None] & (member >= 0))
+        looks = in_turn & (own * 0 + going > 0) & (taken == 0)
+        found = tl.where(looks[:, None] & (member >= 0), turn_row, found)
+        if tl.program_id(1) == 0:
+            tl.store(turn_state + stream, going)
+            tl.store(turn_state + streams + stream, due - going)
+            tl.store(turn_state + 2 * streams + stream, (phase + going) % AGES)
+    tl.store(place + stream * tokens + token, found.to(tl.int32), mask=there[:, None] & (member >= 0))
+
+
+@triton.jit
+def norm_rows(
+    x,
+    flat,
+    weight,
+    bias,
+    normed,
+    head,
+    room,
+    count,
+    dim,
+    eps,
+    HEAD: tl.constexpr,
+    RMS: tl.constexpr,
+    EARLY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The norm of chosen rows; HEAD: that of the first `count` of every stream's `room` once more, side by side."""
+    behind(EARLY)
+    slot, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    row = stream * room + slot
+    cols = tl.arange(0, BLOCK)
+    inside = cols < dim
+    source = tl.load(flat + row).to(tl.int64)
+    value = tl.load(x + source * dim + cols, mask=inside, other=0.0).to(tl.float32)
+    _store_norm(value, weight, bias, normed, row, dim, eps, cols, inside, RMS)
+    if HEAD:
+        if slot < count:
+            _store_norm(value, weight, bias, head, stream * count + slot, dim, eps, cols, inside, RMS)
+
+
+@triton.jit
+def _keep(rows, at, codes, scales, stream, token, layer, kind_layer, tokens, dim, valid, cols, CODED: tl.constexpr):
+    """Write one row where its stream keeps it; `valid` 0: not at all."""
+    address = tl.load(codes + stream)
+    wanted = valid * (address != 0).to(tl.int32)
+    value = tl.load(rows + at + cols, mask=cols < dim, other=0.0)
+    to = _codes(address, rows, CODED) + (layer * tokens + token).to(tl.int64) * dim + cols
+    if CODED:
+        wide = value.to(tl.float32)
+        scale = tl.maximum(tl.max(tl.abs(wide), axis=0), 1e-8) / 127.0
+        # Adding and taking away 1.5 * 2^23 rounds half to even.
+        code = (wide / scale + 12582912.0) - 12582912.0
+        tl.store(to, code.to(tl.int8), mask=cols < dim * wanted)
+        start = tl.load(scales + stream).to(tl.pointer_type(tl.float32))
+        tl.store(start + kind_layer * tokens + token, scale, mask=wanted != 0)
+    else:
+        tl.store(to, value, mask=cols < dim * wanted)
+
+
+@triton.jit(do_not_specialize=["layer", "kind_layer", "more_kind_layer"])
+def keep_coded(
+    rows,
+    stride,
+    more,
+    more_stride,
+    flat,
+    place,
+    codes,
+    more_codes,
+    scales,
+    now,
+    then,
+    tokens,
+    layer,
+    kind_layer,
+    more_kind_layer,
+    dim,
+    room,
+    count,
+    BOTH: tl.constexpr,
+    SKETCHES: tl.constexpr,
+    CODED: tl.constexpr,
+    EARLY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Store one or two kinds of fresh rows, `count` of each stream, which are the first of its `room` in `flat`."""
+    behind(EARLY)
+    slot, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    entry = stream * room + slot
+    source = tl.load(flat + entry)
+    valid = (tl.load(place + source) == entry).to(tl.int32)
+    token = (source - stream * tokens).to(tl.int32)
+    cols = tl.arange(0, BLOCK)
+    at = stream * count + slot
+    _keep(rows, at * stride, codes, scales, stream, token, layer, kind_layer, tokens, dim, valid, cols, CODED)
+    if BOTH:
+        _keep(
+            more,
+            at * more_stride,
+            more_codes,
+            scales,
+            stream,
+            token,
+            layer,
+            more_kind_layer,
+            tokens,
+            dim,
+            valid,
+            cols,
+            CODED,
+        )
+    if SKETCHES:
+        address = tl.load(then + stream)
+        channel = tl.arange(0, SKETCH)
+        to = address.to(tl.pointer_type(tl.float16)) + (layer * tokens + token).to(tl.int64) * SKETCH + channel
+        seen = tl.load(now + source * SKETCH + channel)
+        tl.store(to, seen, mask=channel < SKETCH * valid * (address != 0).to(tl.int32))
+
+
+@triton.jit
+def _fill(codes, scales, filled, stream, token, layer, kind_layer, tokens, dim, cols, CODED: tl.constexpr):
+    address = tl.load(codes + stream)
+    held = token < tokens * (address != 0).to(tl.int32)
+    narrow = (cols < dim)[None, :]
+    at = _codes(address, filled, CODED) + (layer * tokens + token).to(tl.int64) * dim
+    scale = _row_scales(scales, stream, kind_layer * tokens + token, held, CODED)
+    value = tl.load(at[:, None] + cols[None, :], mask=held[:, None] & narrow, other=0.0).to(tl.float32) * scale[:, None]
+    to = filled + (stream.to(tl.int64) * tokens + token)[:, None] * dim + cols[None, :]
+    tl.store(to, value.to(filled.dtype.element_ty), mask=(token < tokens)[:, None] & narrow)
+
+
+@triton.jit(do_not_specialize=["layer", "key_layer", "value_layer"])
+def fill_coded(
+    key_codes,
+    value_codes,
+    scales,
+    keys,
+    values,
+    tokens,
+    layer,
+    key_layer,
+    value_layer,
+    dim,
+    EARLY: tl.constexpr,
+    CODED: tl.constexpr,
+    R: tl.constexpr,
+    K: tl.constexpr,
+):
+    """Stored keys and values of a layer as numbers."""
+    behind(EARLY)
+    stream = tl.program_id(2)
+    token = tl.program_id(0) * R + tl.arange(0, R)
+    cols = tl.program_id(1) * K + tl.arange(0, K)
+    _fill(key_codes, scales, keys, stream, token, layer, key_layer, tokens, dim, cols, CODED)
+    _fill(value_codes, scales, values, stream, token, layer, value_layer, tokens, dim, cols, CODED)
+
+
+@triton.jit(do_not_specialize=["layer", "kind_layer"])
+def common_shift(
+    fresh,
+    flat,
+    place,
+    codes,
+    scales,
+    ages,
+    shifts,
+    shift,
+    tokens,
+    layer,
+    kind_layer,
+    dim,
+    room,
+    first,
+    EARLY: tl.constexpr,
+    CODED: tl.constexpr,
+    AGES: tl.constexpr,
+    SLOTS: tl.constexpr,
+    COLS: tl.constexpr,
+):
+    """What those who only had their turn found new, on average: some columns of a stream. Their rows begin at `first`
+    of its `room`."""
+    behind(EARLY)
+    stream = tl.program_id(1).to(tl.int64)
+    cols = tl.program_id(0) * COLS + tl.arange(0, COLS)
+    narrow = (cols < dim)[None, :]
+    address = tl.load(codes + stream)
+    start = _codes(address, fresh, CODED)
+    age_start = tl.load(ages + stream).to(tl.pointer_type(tl.uint8))
+    missed = tl.multiple_of(tl.load(shifts + stream).to(tl.pointer_type(tl.float32)), 16)
+    total = tl.full((SLOTS, COLS), 0.0, tl.float32)
+    asked = tl.full((SLOTS,), 0, tl.int32)
+    for begin in range(first, room, SLOTS):
+        slot = begin + tl.arange(0, SLOTS)
+        entry = stream * room + slot
+        source = tl.load(flat + entry, mask=slot < room, other=0)
+        asks = (tl.load(place + source, mask=slot < room, other=-1) == entry) & (slot < room)
+        asks = asks & (slot * 0 + (address != 0).to(tl.int32) > 0)
+        token = (source - stream * tokens).to(tl.int32)
+        scale = _row_scales(scales, stream, kind_layer * tokens + token, asks, CODED)
+        age = tl.load(age_start + layer * tokens + token, mask=asks, other=0).to(tl.int32)
+        wanted = asks[:, None] & narrow
+        at = start + (layer * tokens + token).to(tl.int64)[:, None] * dim + cols[None, :]
+        old = tl.load(at, mask=wanted, other=0.0).to(tl.float32) * scale[:, None]
+        since = (layer * AGES + age).to(tl.int64)[:, None] * dim + cols[None, :]
+        old += tl.load(missed + since, mask=wanted, other=0.0)
+        new = tl.load(fresh + entry[:, None] * dim + cols[None, :], mask=wanted, other=0.0).to(tl.float32)
+        total += new - old
+        asked += asks.to(tl.int32)
+    number = tl.maximum(tl.sum(asked, axis=0), 1).to(tl.float32)
+    tl.store(shift + stream * dim + cols, tl.sum(total, axis=0) / number, mask=cols < dim)
+
+
+@triton.jit(do_not_specialize=["layer"])
+def settle(
+    shift,
+    turn_state,
+    shifts,
+    dues,
+    phases,
+    layer,
+    dim,
+    streams,
+    EARLY: tl.constexpr,
+    AGES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """A layer's turn is over: what was missed since each age, and where the turn stands."""
+    behind(EARLY)
+    stream = tl.program_id(1).to(tl.int64)
+    address = tl.load(shifts + stream)
+    going = tl.load(turn_state + stream) * (address != 0).to(tl.int32)
+    cols = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = cols < dim * going
+    more = tl.load(shift + stream * dim + cols, mask=inside, other=0.0)
+    base = tl.multiple_of(address.to(tl.pointer_type(tl.float32)), 16) + tl.cast(layer, tl.int64) * AGES * dim + cols
+    for back in range(0, AGES - 1):
+        age = AGES - 1 - back
+        tl.store(base + age * dim, tl.load(base + (age - 1) * dim, mask=inside, other=0.0) + more, mask=inside)
+    if tl.program_id(0) == 0:
+        due = tl.load(dues + stream)
+        tl.store(
+            due.to(tl.pointer_type(tl.int32)) + layer, tl.load(turn_state + streams + stream), mask=due != 0
+        )
+        phase = tl.load(phases + stream)
+        tl.store(
+            phase.to(tl.pointer_type(tl.int32)) + layer, tl.load(turn_state + 2 * streams + stream), mask=phase != 0
+        )
