@@ -462,9 +462,7 @@ def settle(
         tl.store(base + age * dim, tl.load(base + (age - 1) * dim, mask=inside, other=0.0) + more, mask=inside)
     if tl.program_id(0) == 0:
         due = tl.load(dues + stream)
-        tl.store(
-            due.to(tl.pointer_type(tl.int32)) + layer, tl.load(turn_state + streams + stream), mask=due != 0
-        )
+        tl.store(due.to(tl.pointer_type(tl.int32)) + layer, tl.load(turn_state + streams + stream), mask=due != 0)
         phase = tl.load(phases + stream)
         tl.store(
             phase.to(tl.pointer_type(tl.int32)) + layer, tl.load(turn_state + 2 * streams + stream), mask=phase != 0

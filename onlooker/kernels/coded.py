@@ -127,9 +127,7 @@ class CodedStep:
         or "middle"); `keep`: they are what references are computed from now."""
         self._carry(x, x, x, self.looking, None, 0, (kind, layer), keep=keep)
 
-    def add(
-        self, x: Tensor, fresh: Tensor, rows: Rows, kind: str, layer: int, then: tuple[str, int] | None
-    ) -> Tensor:
+    def add(self, x: Tensor, fresh: Tensor, rows: Rows, kind: str, layer: int, then: tuple[str, int] | None) -> Tensor:
         """`x` plus a branch, fresh where there is a row, else as it is stored; and measured against `then`."""
         total = torch.empty_like(x)
         self._carry(x, total, fresh, rows, kind, layer, then)
@@ -332,5 +330,3 @@ class CodedStep:
     def _number(self, kind: str, layer: int) -> int:
         """Place of a layer's scales among those of all kinds and layers."""
         return KINDS.index(kind) * self.shape.layers + layer
-
-

@@ -174,6 +174,20 @@ def run_vision(dtype: torch.dtype) -> None:
     gated_rows(torch.zeros(2, 2 * 3456, dtype=dtype), kernels)
 
 
+def run_coded(dtype: torch.dtype) -> None:
+    """Frames that reuse references of both kinds, and whole ones."""
+    from onlooker.encode.stc_cacher import STCCacher
+    from onlooker.encode.stc_cacher._prepared import CodedEncoder
+
+    for tower, hidden in vision_models(dtype):
+        for references in ("int8", "model"):
+            method = STCCacher(reference_dtype=references, refresh_share=None)
+            encoder = CodedEncoder(method, tower, hidden[0], 2, lambda name: None, "split")
+            states = [method.new_state() for _ in hidden]
+            for _ in range(2):
+                encoder.encode(hidden, states)
+
+
 def run_language() -> None:
     """Passes of LLaVA-OneVision-7B, from few tokens to many."""
     from onlooker.core.contracts import ModelSpec
@@ -208,6 +222,7 @@ def main() -> None:
     triton.runtime.driver.set_active(compiler)
     rows._starts_early = lambda on: True  # as on the device that is compiled for, which nobody can ask here
     run_vision(torch.bfloat16)
+    run_coded(torch.bfloat16)
     run_language()
     for each in compiler.compiled:
         print(json.dumps(each))

@@ -38,8 +38,10 @@ from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.encode._cost import dense_flop, rows_flop
 from onlooker.encode._layer import run_layer
+from onlooker.encode._packed import fastest_ways
 from onlooker.encode.stc_cacher._change import sketch, steps_of_change, wanted
 from onlooker.encode.stc_cacher._layer import Chosen, reuse_layer
+from onlooker.encode.stc_cacher._prepared import CodedEncoder
 from onlooker.encode.stc_cacher._state import KINDS, CacherState, of, put
 
 GAIN = 0.1
@@ -126,12 +128,14 @@ class STCCacher(EncoderAccelerator):
 
     def prepare(
         self, tower: VisionTower, like: Tensor, max_streams: int, on_step: Callable[[str], None]
-    ) -> "PlainSteps":
+    ) -> "PlainSteps | CodedEncoder":
+        if like.is_cuda:
+            return CodedEncoder(self, tower, like, max_streams, on_step, fastest_ways(like).whole_attention)
         return PlainSteps(self, tower, max_streams)
 
     def take_over(self, prepared: Prepared) -> Prepared:
-        assert isinstance(prepared, PlainSteps), "prepared by this method"
-        return dataclasses.replace(prepared, method=self)
+        assert isinstance(prepared, PlainSteps | CodedEncoder), "prepared by this method"
+        return prepared.under(self)
 
     def refresh_flags(self, tower: VisionTower, hidden: Tensor, states: Sequence[CacherState]) -> list[bool]:
         """Which streams' frames are computed whole: those without a fitting reference, those whose time has come, and
@@ -170,7 +174,7 @@ class STCCacher(EncoderAccelerator):
                 taps[number] = hidden
         for state in states:
             state.age, state.grid = 1, tower.grid
-            self._follow_budget(tower, state)
+            self.follow_budget(tower, state)
         return Encoded(hidden, taps, refreshed=(True,) * len(states))
 
     def _reuse(self, tower: VisionTower, hidden: Tensor, states: list[CacherState]) -> Encoded:
@@ -186,13 +190,13 @@ class STCCacher(EncoderAccelerator):
         for state, work in zip(states, shares.mean(2).T, strict=True):
             state.age += 1
             of(state, "work").copy_(work)
-            self._follow_budget(tower, state)
+            self.follow_budget(tower, state)
         dense = rows_flop(tower, 1, 1, 1)
         parts = [rows_flop(tower, *one) / dense for one in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
         share = sum(part * kind for part, kind in zip(parts, shares, strict=True))
         return Encoded(hidden, taps, share, (False,) * len(states))  # pyright: ignore[reportArgumentType] - a tensor
 
-    def _follow_budget(self, tower: VisionTower, state: CacherState) -> None:
+    def follow_budget(self, tower: VisionTower, state: CacherState) -> None:
         if self.budget is None:
             return
         tau, each = of(state, "tau"), dense_flop(tower) / tower.num_tokens
@@ -209,6 +213,10 @@ class PlainSteps:
     method: STCCacher
     tower: VisionTower
     max_streams: int
+
+    def under(self, method: STCCacher) -> "PlainSteps":
+        """The same under other settings."""
+        return dataclasses.replace(self, method=method)
 
     def encode(self, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
         """See `contracts.Prepared`."""
