@@ -6,7 +6,7 @@ the others are computed for nothing and read by nobody. What the functions here 
 method, `onlooker.encode.stc_cacher`; address 0 stands for no stream, which is computed and never written.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
 
 import torch
@@ -27,13 +27,13 @@ TILES = {"few": (8, 1024), "many": (16, 256)}
 MANY = 4096
 
 
-def coded_kernels() -> ModuleType:
-    """The kernels compiled for the device. Raises `ModelError` where Triton is not installed."""
+def coded_kernels() -> tuple[ModuleType, ModuleType]:
+    """The kernels of choices and those of references. Raises `ModelError` where Triton is not installed."""
     try:
-        from onlooker.kernels import _coded_triton
+        from onlooker.kernels import _change_triton, _coded_triton
     except ImportError as error:
         raise ModelError("the vision kernels need Triton", given=str(error), do="install triton") from error
-    return _coded_triton
+    return _change_triton, _coded_triton
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ class CodedStep:
     """Any tensor of the model's dtype on the device."""
     signs: Tensor
     """Signs of the projection, `[dim, 32]`, +-1 in the model's dtype."""
-    kernels: ModuleType = field(default_factory=coded_kernels)
 
     def __post_init__(self) -> None:
+        self._choices, self._kernels = coded_kernels()
         shape, device = self.shape, self.like.device
         if shape.dim * self.like.element_size() % 16 or shape.dim % 16:
             raise ModelError(
@@ -123,8 +123,8 @@ class CodedStep:
         return self.table[FIELDS.index(name)]
 
     def measure(self, x: Tensor, kind: str, layer: int, keep: bool = False) -> None:
-        """How far tokens `[streams * tokens, dim]` are from what the references of a layer were computed from ("entered"
-        or "middle"); `keep`: they are what references are computed from now."""
+        """How far tokens `[streams * tokens, dim]` are from what the references of a layer were computed from
+        ("entered" or "middle"); `keep`: they are what references are computed from now."""
         self._carry(x, x, x, self.looking, None, 0, (kind, layer), keep=keep)
 
     def add(self, x: Tensor, fresh: Tensor, rows: Rows, kind: str, layer: int, then: tuple[str, int] | None) -> Tensor:
@@ -145,7 +145,7 @@ class CodedStep:
         keep: bool = False,
     ) -> None:
         shape = self.shape
-        self.kernels.carry[(-(-shape.tokens // ROWS), shape.streams)](
+        self._kernels.carry[(-(-shape.tokens // ROWS), shape.streams)](
             x,
             total,
             fresh,
@@ -185,7 +185,7 @@ class CodedStep:
         """Who changed most of those just measured, and for `looking`, whose turn it is."""
         shape = self.shape
         part, block = TILES["many" if shape.streams * shape.units > MANY else "few"]
-        self.kernels.select[(shape.streams, -(-shape.units // part))](
+        self._choices.select[(shape.streams, -(-shape.units // part))](
             self._apart,
             self._length,
             self.at("tau"),
@@ -215,7 +215,7 @@ class CodedStep:
         shape, both = self.shape, rows is self.looking
         normed = x.new_empty(len(rows.flat), shape.dim)
         head = x.new_empty(shape.streams * shape.count, shape.dim) if both else normed
-        self.kernels.norm_rows[(rows.room, shape.streams)](
+        self._choices.norm_rows[(rows.room, shape.streams)](
             x,
             rows.flat,
             *norm_weights(norm),
@@ -237,7 +237,7 @@ class CodedStep:
         stream's `rows`. With `sketches`, also what they were computed from, as it was measured last."""
         shape, (kind, *other) = self.shape, fresh
         more = other[0] if other else kind
-        self.kernels.keep_coded[(len(fresh[kind]) // shape.streams, shape.streams)](
+        self._kernels.keep_coded[(len(fresh[kind]) // shape.streams, shape.streams)](
             fresh[kind],
             fresh[kind].stride(0),
             fresh[more],
@@ -267,7 +267,7 @@ class CodedStep:
         """Keys and values of all tokens, `[streams, tokens, dim]` each."""
         shape = self.shape
         keys, values = (self.like.new_empty(shape.streams, shape.tokens, shape.dim) for _ in range(2))
-        self.kernels.fill_coded[(-(-shape.tokens // (2 * ROWS)), -(-shape.dim // COLUMNS), shape.streams)](
+        self._kernels.fill_coded[(-(-shape.tokens // (2 * ROWS)), -(-shape.dim // COLUMNS), shape.streams)](
             self.at("keys"),
             self.at("values"),
             self.at("scales"),
@@ -288,7 +288,7 @@ class CodedStep:
     def miss(self, attention: Tensor, layer: int) -> None:
         """What those who only had their turn found new, on average, which the others have missed."""
         shape, rows, cols = self.shape, self.looking, 64
-        self.kernels.common_shift[(-(-shape.dim // cols), shape.streams)](
+        self._kernels.common_shift[(-(-shape.dim // cols), shape.streams)](
             attention,
             rows.flat,
             rows.place,
@@ -313,7 +313,7 @@ class CodedStep:
     def settle(self, layer: int) -> None:
         """A layer's turn is over."""
         shape, block = self.shape, 256
-        self.kernels.settle[(-(-shape.dim // block), shape.streams)](
+        self._kernels.settle[(-(-shape.dim // block), shape.streams)](
             self._shift,
             self._turn,
             self.at("shifts"),

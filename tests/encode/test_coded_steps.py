@@ -33,6 +33,7 @@ def ready(on):
         pytest.skip("runs inside test_in_the_interpreter")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="is the outer one")
 def test_in_the_interpreter():
     """Triton reads its mode when it is first imported, so interpreted kernels have a process of their own."""
@@ -145,6 +146,7 @@ def test_graphs_in_half_precision_at_real_sizes(name, references):
         assert not torch.isnan(got.hidden).any()
         error = float((got.hidden.float() - wanted.hidden.float()).norm() / wanted.hidden.float().norm())
         assert error < 0.02, f"turn {turn}: {error}"
+        assert got.recomputed is not None and wanted.recomputed is not None
         assert float((got.recomputed - wanted.recomputed).abs().mean()) < 0.03
         for number, tap in got.taps.items():
             assert float((tap.float() - wanted.taps[number].float()).norm() / tap.float().norm()) < 0.02

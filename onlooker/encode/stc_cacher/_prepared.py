@@ -1,6 +1,7 @@
 """The method by kernels, in steps of fixed shape that are made at start for every number of streams they will see."""
 
 import copy
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ class _Family:
 
     def make(self, streams: int, capture: bool, pool: Any) -> str:
         """Make the step for so many streams; its name."""
-        shape = StepShape(**{**vars(self._shape), "streams": streams})
+        shape = dataclasses.replace(self._shape, streams=streams)
         hidden, table = self.hidden[:streams], self.table[:, :streams]
         step = CodedStep(shape, table, hidden, self._signs)
         run = self._layers.some if self._name == "partly" else self._layers.whole
@@ -95,17 +96,17 @@ class CodedEncoder:
             )
         self._method, self._tower, self._max_streams = method, tower, max_streams
         layers = StepLayers(packed_layers(tower), tuple(sorted(tower.tap_layers)), vision_kernels(), way)
-        count = method.recomputed_tokens(tower)
         shape = StepShape(
-            max_streams,
-            *like.shape,
-            len(tower.layers),
-            count,
-            method.look_every,
-            STEPS,
-            tower.group,
-            tower.pinned,
-            method.reference_dtype == "int8",
+            streams=max_streams,
+            tokens=like.shape[0],
+            dim=like.shape[1],
+            layers=len(tower.layers),
+            count=method.recomputed_tokens(tower),
+            ages=method.look_every,
+            steps=STEPS,
+            group=tower.group,
+            pinned=tower.pinned,
+            coded=method.reference_dtype == "int8",
         )
         self._families = [_Family(name, layers, shape, like) for name in ("whole", "partly")]
         pool = CapturedStep.new_pool(like.device)
