@@ -23,6 +23,8 @@ device and on how many streams are scored together; within a step they are equal
 class PrunerState(StreamState):
     """The recent past of one stream."""
 
+    replaces: ClassVar[bool] = True
+
     history: Tensor | None = None
     """Frame means in full width, oldest first, float32 `[window, dim]`; one row, their mean, without a window."""
     num_frames: int = 0

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onlooker.core.checks import number, whole
 from onlooker.core.errors import InputError
 
 
@@ -30,16 +31,21 @@ class Frame:
             )
         if image.shape[0] < 1 or image.shape[1] < 1:
             raise InputError("a frame needs at least one pixel", given=str(list(image.shape)), do="skip empty pictures")
-        if not np.isfinite(self.time_s) or self.time_s < 0:
-            raise InputError(
-                "a frame needs its time in seconds since the stream began",
-                given=repr(self.time_s),
-                do="pass time_s >= 0",
-            )
+        do = "pass its time in seconds since the stream began"
+        object.__setattr__(self, "time_s", number("time_s of a frame", self.time_s, least=0.0, do=do))
+        if self.wall_time_s is not None:
+            do = "pass seconds since the epoch, or None"
+            object.__setattr__(self, "wall_time_s", number("wall_time_s of a frame", self.wall_time_s, do=do))
 
     def jpeg(self, longest_side: int = 1280, quality: int = 85) -> bytes:
-        """The picture as a JPEG file, made smaller when a side has more than `longest_side` pixels."""
+        """The picture as a JPEG file, made smaller when a side has more than `longest_side` pixels.
+
+        Raises `InputError` for a side below 1 or a quality outside 1 to 100.
+        """
         from PIL import Image
+
+        longest_side = whole("longest_side of a JPEG", longest_side, least=1)
+        quality = whole("quality of a JPEG", quality, least=1, most=100)
 
         picture = Image.fromarray(self.image)
         picture.thumbnail((longest_side, longest_side))

@@ -5,7 +5,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -20,7 +20,13 @@ class StreamState:
     A state is a dataclass whose fields are tensors, numbers, strings, None, or lists, tuples, deques and dicts of
     those; a field may also be another state (that of a wrapped method). The session owns it; a method receives it and
     may change it, and keeps nothing anywhere else.
+
+    Every frame is worked on with a fork, which takes the state's place once the frame is remembered: a frame that
+    could not be leaves no trace.
     """
+
+    replaces: ClassVar[bool] = False
+    """True for a state whose tensors are replaced and never written to: forks share them, and cost nothing."""
 
     def num_bytes(self) -> int:
         """Bytes of all tensors held."""
@@ -30,7 +36,7 @@ class StreamState:
         """An independent copy: what happens to one is not seen by the other."""
         twin = copy.copy(self)
         for name, value in vars(self).items():
-            setattr(twin, name, _copy(value))
+            setattr(twin, name, _copy(value, self.replaces))
         return twin
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -68,18 +74,18 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: Any, shares: bool) -> Any:
     # Not copy.deepcopy: for a view it copies the whole storage behind it, for instance a batch of all streams.
     if isinstance(value, torch.Tensor):
-        return value.detach().clone()
+        return value if shares else value.detach().clone()
     if isinstance(value, StreamState):
         return value.fork()
     if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
+        return {key: _copy(item, shares) for key, item in value.items()}
     if isinstance(value, deque):
-        return deque((_copy(item) for item in value), maxlen=value.maxlen)
+        return deque((_copy(item, shares) for item in value), maxlen=value.maxlen)
     if isinstance(value, list | tuple):
-        return type(value)([_copy(item) for item in value])
+        return type(value)([_copy(item, shares) for item in value])
     return copy.deepcopy(value)
 
 

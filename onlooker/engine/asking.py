@@ -3,11 +3,13 @@
 import logging
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from onlooker.core.checks import words
 from onlooker.core.contracts import MemoryPolicy, VideoModel
 from onlooker.core.errors import InputError, OnlookerError
 from onlooker.core.events import Answer, AnswerTiming, Citation, FinishReason, Usage
@@ -16,10 +18,19 @@ from onlooker.core.state import StreamState
 from onlooker.engine.packing import Work
 from onlooker.engine.reading import read_frames
 from onlooker.engine.sampling import Decoding, Sampler
-from onlooker.kvstore import KVStore, QuestionView
+from onlooker.kvstore import Catalog, KVStore, QuestionView, Spans
 
 LOG = logging.getLogger("onlooker.engine")
 MOST_CITATIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A frame that is read at a question only."""
+
+    span: Span
+    frame: Any
+    """Its tokens, or its picture where the model takes no tokens."""
 
 
 class Asked(Protocol):
@@ -29,7 +40,7 @@ class Asked(Protocol):
     memory: MemoryPolicy
     memory_state: StreamState
     store: KVStore
-    unread: dict[int, tuple[Span, Any]]
+    unread: Catalog[Unread]
     layout: Layout
 
     def note_answer(self, answer: Answer) -> None:
@@ -100,8 +111,7 @@ class Asking:
     def __init__(
         self, session: "Asked", question: str, time_s: float, visible: tuple[float, float], decoding: Decoding
     ):
-        if not question.strip():
-            raise InputError("a question needs words", given=repr(question), do="ask something")
+        words("a question", question, do="ask something")
         self.question, self.time_s, self.decoding = question, time_s, decoding
         self.session = session
         """Whom it is put to."""
@@ -111,6 +121,7 @@ class Asking:
         self._model, self._ids, self._text = session.model, [], ""
         self._sampler = Sampler(decoding, session.model.spec.device)
         self._prompt = session.model.question_ids(question)
+        check_length(session.model, self._prompt, decoding)
         self._store = session.store
         self._passes = self._run(session, visible)
         self._scores: Tensor | None = None
@@ -170,30 +181,26 @@ class Asking:
     # ------------------------------------------------------------------------------------------------- the passes
 
     def _run(self, session: "Asked", visible: tuple[float, float]) -> Generator[Work, None, None]:
-        model, memory, state = session.model, session.memory, session.memory_state
-        since_s, until_s = visible
+        # All that is read later is taken now: between passes the session goes on, or is closed.
+        model, memory, layout = session.model, session.memory, session.layout
+        state = session.memory_state.fork()
         prompt = torch.cat([model.closing_embeddings(), model.embed_text(self._prompt)])
-
-        def can_see(span: Span) -> bool:
-            return span.kind == "prefix" or (span.start_s >= since_s and span.end_s <= until_s)
-
         if memory.rereads:
-            spans = [span for span, _ in session.unread.values() if can_see(span)]
-            chosen = set(memory.recall(spans, None, state).blocks)
+            chosen = recalled_frames(session, visible)
             self._store = session.store.fork()
-            for number, (span, tokens) in session.unread.items():
-                if number in chosen:
-                    work, chunk = read_frames(model, self._store, tokens, span.start_s, session.layout)
-                    yield work
-                    chunk.seal()
+            for one in chosen:
+                work, chunk = read_frames(model, self._store, one.frame, one.span.start_s, layout)
+                yield work
+                chunk.seal()
             view = self._view = self._store.question(_everything)
         else:
+            check_seen(session.store.spans, visible)
 
             def choose(layer: int, spans: Sequence[Span], scores: Tensor | None) -> Recall:
                 return memory.recall(spans, scores, state)
 
             scored, scoring = memory.scores_layers, memory.scoring()
-            view = self._view = self._store.question(choose, scored=scored, scoring=scoring, visible=can_see)
+            view = self._view = self._store.question(choose, scored=scored, scoring=scoring, visible=visible)
             if scored:
                 words = model.embed_text(model.retrieval_ids(self.question)) if scoring == "mean" else prompt
                 yield Work(words, view.retrieval(*model.place_text(len(words))))
@@ -221,13 +228,50 @@ class Asking:
         self._text = self._model.decode_text(self._ids)
         if self._view is None:
             self._view = self._store.question(_everything)
-        recalled, spans = self._view.recalled(), {span.id: span for span in self._view.spans}
-        layers = self._model.spec.num_layers
+        recalled, layers = self._view.recalled(), self._model.spec.num_layers
+        spans = {number: span for number in recalled if (span := self._view.spans.find(number)) is not None}
         seen = {number: layers_seen for number, layers_seen in recalled.items() if number in spans}
         self._context_tokens = round(sum(spans[i].num_tokens * n for i, n in seen.items()) / layers)
         self._citations = _cite(spans, self._view.attention_mass(), seen, layers)
         self._view.close()
         self.session.note_answer(self.answer())
+
+
+def check_length(model: VideoModel, prompt: Sequence[int], decoding: Decoding) -> None:
+    """Raise `InputError` when a question and its answer have more tokens than the model has positions."""
+    most = model.spec.max_positions
+    needed = len(model.prefix_ids()) + len(prompt) + decoding.max_new_tokens
+    if needed > most:
+        raise InputError(
+            "the question and the longest answer do not fit into the model's positions",
+            given=f"{len(prompt)} tokens and {decoding.max_new_tokens} new ones, of {most}",
+            do="ask a shorter question, or for a shorter answer",
+        )
+
+
+def check_seen(spans: Spans, visible: tuple[float, float]) -> None:
+    """Raise `InputError` when nothing that is remembered lies between two times."""
+    seen = spans.between(*visible)
+    if len(seen) > int(seen[:1] != [] and seen[0].kind == "prefix"):
+        return
+    kept = [span for span in (*spans[:2], *spans[-1:]) if span.kind != "prefix"]
+    raise InputError(
+        "nothing is remembered of the time that the question is about",
+        given=f"{visible[0]:.3f} s to {visible[1]:.3f} s",
+        do=f"ask about {kept[0].start_s:.3f} s to {kept[-1].end_s:.3f} s" if kept else "push a frame first",
+    )
+
+
+def recalled_frames(session: "Asked", visible: tuple[float, float]) -> list[Unread]:
+    """What a memory that reads at the question chooses among the frames between two times. Raises `InputError` when
+    there are none, or when it chooses others."""
+    spans = Spans(session.unread)
+    check_seen(spans, visible)
+    spans = spans.between(*visible)
+    blocks = session.memory.recall(spans, None, session.memory_state).blocks
+    if unknown := [block for block in blocks if spans.find(block) is None]:
+        raise InputError("the memory recalls frames the question may not see", given=str(unknown), do="use `spans`")
+    return [session.unread[block] for block in blocks]
 
 
 def _everything(layer: int, spans: Sequence[Span], scores: Tensor | None) -> Recall:

@@ -5,6 +5,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -25,14 +26,15 @@ from onlooker.core.contracts import (
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.events import Failed, FrameTaken
 from onlooker.core.frame import Frame
-from onlooker.core.spans import Layout, Plan
+from onlooker.core.spans import Layout
+from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 from onlooker.engine.asking import Asking, InFlight, accept_all, all_said, release
 from onlooker.engine.packing import Work
 from onlooker.engine.passes import Passes, make_passes, pass_sizes
 from onlooker.engine.reading import read_frames
 from onlooker.engine.sampling import Decoding
-from onlooker.engine.session import Session, as_trace
+from onlooker.engine.session import Session, Trace, as_trace
 from onlooker.kvstore import KVStore
 
 
@@ -250,8 +252,8 @@ class Engine:
     def _see(self, arrivals: Sequence[tuple[Session, Frame]]) -> list["_Seen"]:
         """Pixels to kept tokens, for the newest frame of several streams.
 
-        What a step that failed afterwards has seen of a frame is used again: seen twice, the methods would take it for
-        two frames, and a stream would suffer from what another one's part of the step had failed of.
+        What a step that failed afterwards has seen of a frame is used again, so that a stream does not do its work
+        twice because of what another one's part of the step has failed of.
         """
         unseen = [
             (session, frame) for session, frame in arrivals if session.seen is None or session.seen.frame is not frame
@@ -261,7 +263,10 @@ class Engine:
         return [session.seen for session, _ in arrivals]
 
     def _look(self, arrivals: Sequence[tuple[Session, Frame]]) -> None:
-        """Set `Session.seen`. Frames of one shape share a batch."""
+        """Set `Session.seen`. Frames of one shape share a batch.
+
+        The methods work on forks of the states, which take their place when the frame is remembered, not before.
+        """
         sessions = [session for session, _ in arrivals]
         with self._stage("preprocess", sessions):
             pixels = self.model.preprocess([frame.image for _, frame in arrivals])
@@ -273,7 +278,7 @@ class Engine:
             tower = self.model.tower(shape)
             with self._stage("encode", some):
                 hidden = self.model.embed_patches(torch.stack([pixels[n] for n in members]))
-                states = [session.encoder_state for session in some]
+                states = [session.encoder_state.fork() for session in some]
                 if (prepared := self._prepared.get(shape)) is not None:
                     encoded = prepared.encode(hidden, states)
                 else:
@@ -291,9 +296,11 @@ class Engine:
                     )
                     for row, (n, session) in enumerate(zip(members, some, strict=True))
                 ]
-                kept = self.compressor.compress_streams(whole, [session.compressor_state for session in some])
+                pruned = [session.compressor_state.fork() for session in some]
+                kept = self.compressor.compress_streams(whole, pruned)
             for row, n in enumerate(members):
-                sessions[n].seen = _Seen(arrivals[n][1], kept[row], len(whole[row]), tower, encoded, row)
+                both = (states[row], pruned[row])
+                sessions[n].seen = _Seen(arrivals[n][1], kept[row], len(whole[row]), tower, encoded, row, both)
 
     def _batches(self, groups: Mapping[tuple[int, ...], list[int]]) -> Iterator[tuple[tuple[int, ...], list[int]]]:
         """Frames of one shape, as many at once as the encoder was prepared for."""
@@ -305,62 +312,27 @@ class Engine:
     # ------------------------------------------------------------------------------------------------- remembering
 
     def _remember(self, session: Session, seen: "_Seen", chunk: Any, no_room: Exception | None) -> FrameTaken | Failed:
-        time_s, totals = seen.frame.time_s, session.totals
+        time_s = seen.frame.time_s
         session.seen = None
         try:
             if no_room is not None:
                 raise no_room
-            plan = self._note(session, seen) if self.memory.rereads else self._store(session, chunk)
+            refreshed = seen.encoded.refreshed[seen.row] if seen.encoded.refreshed else True
+            trace, share = self._trace(seen, refreshed) if session.traces else (session.trace, None)
+            if self.memory.rereads:
+                plan = session.keep_unread(seen.tokens, len(seen.tokens), time_s)
+            else:
+                plan = session.keep_block(chunk)
         except Exception as error:  # a full store or a faulty policy is this stream's affair, not that of the others
             if chunk is not None:
                 chunk.abort()
-            failed = Failed(time_s, release(error))
-            session.tell(failed)
-            return failed
-        totals.blocks_parked += len(plan.park)
-        totals.blocks_forgotten += len(plan.forget)
-        refreshed = seen.encoded.refreshed[seen.row] if seen.encoded.refreshed else True
-        event = FrameTaken(
-            time_s=time_s,
-            number=session.frames,
-            tokens_seen=seen.num_tokens,
-            tokens_kept=len(seen.tokens),
-            refreshed=refreshed,
-            recomputed_ratio=self._trace(session, seen, refreshed) if session.traces else None,
+            return session.refused(time_s, release(error))
+        session.encoder_state, session.compressor_state, session.trace = *seen.states, trace
+        return session.taken(
+            FrameTaken(time_s, session.frames, seen.num_tokens, len(seen.tokens), refreshed, share), plan
         )
-        session.frames += 1
-        session.time_s = time_s
-        totals.frames += 1
-        totals.refreshed_frames += refreshed
-        totals.tokens_seen += event.tokens_seen
-        totals.tokens_kept += event.tokens_kept
-        session.tell(event)
-        return event
 
-    def _note(self, session: Session, seen: "_Seen") -> Plan:
-        """Keep a frame that is read at a question only, and what of the others the policy still wants."""
-        session.remember_unread(seen.tokens, len(seen.tokens), seen.frame.time_s)
-        plan = self.memory.plan([span for span, _ in session.unread.values()], session.memory_state)
-        for number in (*plan.forget, *plan.park):
-            del session.unread[number]
-        return plan
-
-    def _store(self, session: Session, chunk: Any) -> Plan:
-        """Keep the block of a frame that was read, and of the others what the policy plans."""
-        span, before = chunk.seal(), session.memory_state.fork()
-        try:
-            plan = self.memory.plan(session.store.spans, session.memory_state)
-            session.store.apply(plan)
-        except Exception:
-            # Nothing of the plan was done; without the new block, for which no memory is needed, the stream is as it
-            # was before the frame.
-            session.memory_state = before
-            session.store.apply(Plan(forget=(span.id,)))
-            raise
-        session.totals.tokens_read += span.num_tokens
-        return plan
-
-    def _trace(self, session: Session, seen: "_Seen", refreshed: bool) -> float:
+    def _trace(self, seen: "_Seen", refreshed: bool) -> tuple[Trace, float]:
         tower, rows_cols = seen.tower, seen.tokens.grid
         if seen.encoded.recomputed is None:
             share = torch.ones(tower.num_tokens)
@@ -371,8 +343,8 @@ class Engine:
             patches = torch.zeros_like(patches).scatter(0, tower.raster.cpu(), patches)
         kept = torch.zeros(rows_cols[0] * rows_cols[1], dtype=torch.bool)
         kept[seen.tokens.slot.cpu()] = True
-        session.trace = as_trace(seen.frame.time_s, patches.view(tower.grid), kept.view(rows_cols), refreshed)
-        return float(share.mean())
+        trace = as_trace(seen.frame.time_s, patches.view(tower.grid), kept.view(rows_cols), refreshed)
+        return trace, float(share.mean())
 
     # ------------------------------------------------------------------------------------------------------ timing
 
@@ -392,13 +364,16 @@ class Engine:
                 stages[name] = stages.get(name, 0.0) + spent
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
     """One frame between the eye and the memory."""
 
-    __slots__ = ("encoded", "frame", "num_tokens", "row", "tokens", "tower")
-
-    def __init__(
-        self, frame: Frame, tokens: VisualTokens, num_tokens: int, tower: VisionTower, encoded: Encoded, row: int
-    ) -> None:
-        self.frame, self.tokens, self.num_tokens = frame, tokens, num_tokens
-        self.tower, self.encoded, self.row = tower, encoded, row
+    frame: Frame
+    tokens: VisualTokens
+    num_tokens: int
+    tower: VisionTower
+    encoded: Encoded
+    row: int
+    """Of the batch in `encoded`."""
+    states: tuple[StreamState, StreamState]
+    """What the encoder and the compressor remember with this frame."""

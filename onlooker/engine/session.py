@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from onlooker.core.checks import number
 from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import Answer, Closed, Event, Failed, FrameTaken, SessionStats
 from onlooker.core.frame import Frame
-from onlooker.core.spans import Layout, Span
-from onlooker.engine.asking import Asking
+from onlooker.core.spans import Layout, Plan, Span
+from onlooker.engine.asking import Asking, Unread
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.watching import Watch
+from onlooker.kvstore import Catalog, Chunk, Spans
 from onlooker.respond import Rule
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ class Session:
         self.compressor_state = engine.compressor.new_state()
         self.memory_state = engine.memory.new_state()
         self.store = engine.new_store()
-        self.unread: dict[int, tuple[Span, Any]] = {}
-        """Frames that are read at a question only: tokens, or pictures where the model takes no tokens."""
+        self.unread: Catalog[Unread] = Catalog()
+        """Frames that are read at a question only."""
+        self._next_unread = 0
         self.seen: Any = None
         """The newest frame's tokens, between the eye and the memory (the engine's)."""
         self.traces = trace
@@ -89,9 +91,10 @@ class Session:
     ) -> Answer:
         """Answer a question from what the stream has shown so far.
 
-        `at` answers as of that stream time (nothing later is seen), `since` looks at nothing earlier; both in seconds.
-        Asking changes nothing: the same question asked again gives the same answer. Raises `InputError` for an empty
-        question, one asked before the first frame, or times outside the stream.
+        `at` answers as of that stream time (nothing later is seen), `since` looks at nothing earlier; both in seconds,
+        at most the newest frame's time. Asking changes nothing: the same question asked again gives the same answer.
+        Raises `InputError` for an empty question, one that is too long for the model, one asked before the first frame,
+        times outside the stream, and times of which nothing is remembered.
         """
         decoding = Decoding(max_new_tokens, temperature, top_p, seed)
         asking = self.put(question, at=at, since=since, decoding=decoding)
@@ -111,15 +114,10 @@ class Session:
         self.check_open()
         if self.time_s is None:
             raise InputError("there is nothing to ask about yet", given="no frame was pushed", do="push a frame first")
-        now = self.time_s if at is None else at
-        start = 0.0 if since is None else since
-        if not (np.isfinite(now) and np.isfinite(start)) or now < 0 or start > now:
-            raise InputError(
-                "a question looks at the stream from since to at",
-                given=f"since={since}, at={at}, stream time {self.time_s:.2f} s",
-                do="give 0 <= since <= at, in seconds",
-            )
-        return self._engine.put(self, question, min(now, self.time_s), (start, now), decoding or Decoding())
+        do = f"a question looks at the stream from since to at, in seconds: 0 <= since <= at <= {self.time_s:.3f}"
+        now = self.time_s if at is None else number("at", at, least=0.0, most=self.time_s, do=do)
+        start = 0.0 if since is None else number("since", since, least=0.0, most=now, do=do)
+        return self._engine.put(self, question, now, (start, now), decoding or Decoding())
 
     def watch(self, rules: Sequence[Rule] = ()) -> Watch:
         """Rules over this stream, which look at every frame that is fed to them (see `Watch`)."""
@@ -137,7 +135,7 @@ class Session:
         held = dict(self.store.num_bytes())
         held["encoder_state"] = self.encoder_state.num_bytes()
         held["compressor_state"] = self.compressor_state.num_bytes()
-        held["unread_frames"] = sum(frame.nbytes for _, frame in self.unread.values())
+        held["unread_frames"] = sum(one.frame.nbytes for one in self.unread.values())
         return dataclasses.replace(self.totals, stage_s=dict(self.totals.stage_s), memory_bytes=held)
 
     def fork(self) -> "Session":
@@ -148,7 +146,7 @@ class Session:
         twin.compressor_state = self.compressor_state.fork()
         twin.memory_state = self.memory_state.fork()
         twin.store = self.store.fork()
-        twin.unread = dict(self.unread)
+        twin.unread = self.unread.copy()
         twin.totals = dataclasses.replace(self.totals, stage_s=dict(self.totals.stage_s))
         twin._events = deque(maxlen=EVENTS_KEPT)
         self._engine.sessions.add(twin)
@@ -159,11 +157,11 @@ class Session:
         if self.closed:
             return
         self.tell(Closed(self.time_s or 0.0, self.frames))
-        self.closed = True
-        self.unread.clear()
-        self.seen = None
+        self.closed, self.trace = True, None
+        self.unread, self.seen = Catalog(), None
         self.encoder_state = self._engine.encoder.new_state()
         self.compressor_state = self._engine.compressor.new_state()
+        self.memory_state = self.memory.new_state()
         # A store with nothing but the prefix takes the old one's place, so that its memory is free at once.
         self.store = self._engine.new_store()
         self._engine.sessions.discard(self)
@@ -191,8 +189,57 @@ class Session:
                 do="push each moment once, oldest first; open a new session for a new stream",
             )
 
+    def keep_block(self, chunk: Chunk) -> Plan:
+        """Keep the block of a frame that was read, and of the others what the memory plans. An error leaves everything
+        as it was before the frame."""
+        span, state = chunk.seal(), self.memory_state.fork()
+        try:
+            plan = self.memory.plan(self.store.spans, state)
+            self.store.apply(plan)
+        except BaseException:
+            self.store.take_back(span)
+            raise
+        self.memory_state = state
+        self.totals.tokens_read += span.num_tokens
+        return plan
+
+    def keep_unread(self, frame: Any, num_tokens: int, time_s: float) -> Plan:
+        """Keep a frame's tokens (or its picture) for a memory that reads at the question, and of the others what it
+        plans. An error leaves everything as it was before the frame."""
+        place, unread, state = self._next_unread, self.unread.copy(), self.memory_state.fork()
+        unread[place] = Unread(Span(place, "vision", num_tokens, time_s, time_s), frame)
+        plan = self.memory.plan(Spans(unread.copy()), state)
+        for gone in (*plan.forget, *plan.park):
+            if gone not in unread:
+                raise InputError("a plan names frames that are not kept", given=str(gone), do="use ids of `spans`")
+            unread.remove(gone)
+        self.unread, self.memory_state, self._next_unread = unread, state, place + 1
+        return plan
+
+    def taken(self, event: FrameTaken, plan: Plan) -> FrameTaken:
+        """A frame is remembered: count it and tell of it."""
+        self.frames += 1
+        self.time_s = event.time_s
+        totals = self.totals
+        totals.frames += 1
+        totals.refreshed_frames += event.refreshed
+        totals.tokens_seen += event.tokens_seen
+        totals.tokens_kept += event.tokens_kept
+        totals.blocks_parked += len(plan.park)
+        totals.blocks_forgotten += len(plan.forget)
+        self.tell(event)
+        return event
+
+    def refused(self, time_s: float, error: Exception) -> Failed:
+        """A frame could not be remembered: tell of it; nothing else has changed."""
+        failed = Failed(time_s, error)
+        self.tell(failed)
+        return failed
+
     def tell(self, event: Event) -> None:
-        """Note an event for `events()`."""
+        """Note an event for `events()`; none after `Closed`, for instance of a question that was in flight."""
+        if self.closed:
+            return
         if len(self._events) == EVENTS_KEPT:
             self.totals.dropped_events += 1
         self._events.append(event)
@@ -201,15 +248,6 @@ class Session:
         """Count an answer and note it for `events()`; what the stream remembers does not change."""
         self.totals.answers += 1
         self.tell(answer)
-
-    def remember_unread(self, frame: Any, num_tokens: int, time_s: float) -> None:
-        """Keep a frame's tokens (or its picture) for a policy that reads at the question."""
-        number = next(self._unread_numbers)
-        self.unread[number] = (Span(number, "vision", num_tokens, time_s, time_s), frame)
-
-    @property
-    def _unread_numbers(self) -> Iterator[int]:
-        return itertools.count(max(self.unread, default=-1) + 1)
 
 
 class AnswerStream:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,12 +12,12 @@ from onlooker.core.contracts import ClipModel, MemoryPolicy, Moment, VideoModel
 from onlooker.core.errors import CapacityError, InputError, ModelError
 from onlooker.core.events import Alert, Answer, Failed, FrameTaken
 from onlooker.core.frame import Frame
-from onlooker.core.spans import Layout, Span
+from onlooker.core.spans import Layout
 from onlooker.core.state import StreamState
-from onlooker.engine.asking import Asking
+from onlooker.engine.asking import Asking, Unread
 from onlooker.engine.packing import Work
 from onlooker.engine.sampling import Decoding
-from onlooker.kvstore import KVStore
+from onlooker.kvstore import Catalog, KVStore
 from onlooker.respond import Rule, check_names
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class _Quiet:
     memory: MemoryPolicy
     memory_state: StreamState
     store: KVStore
-    unread: dict[int, tuple[Span, Any]]
+    unread: Catalog[Unread]
     layout: Layout
 
     def note_answer(self, answer: Answer) -> None:

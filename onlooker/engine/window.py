@@ -9,12 +9,13 @@ import torch
 
 from onlooker.compress.identity import Identity
 from onlooker.core import registry
+from onlooker.core.checks import words
 from onlooker.core.contracts import ClipAnswer, ClipModel, Compressor, EncoderAccelerator, MemoryPolicy
 from onlooker.core.errors import InputError, ModelError
 from onlooker.core.events import Answer, AnswerTiming, Failed, FrameTaken, Usage
 from onlooker.core.frame import Frame
 from onlooker.encode.full import Full
-from onlooker.engine.asking import InFlight, accept_all
+from onlooker.engine.asking import InFlight, accept_all, recalled_frames, release
 from onlooker.engine.engine import Engine
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.session import Session
@@ -81,19 +82,15 @@ class WindowEngine(Engine):
         events: list[FrameTaken | Failed] = [self._keep(session, frame) for session, frame in arrivals]
         return events, accept_all(askings, [None] * len(askings))
 
-    def _keep(self, session: Session, frame: Frame) -> FrameTaken:
-        # A copy: the caller may write the next frame into the same memory before anyone asks.
-        session.remember_unread(frame.image.copy(), 1, frame.time_s)
-        plan = self.memory.plan([span for span, _ in session.unread.values()], session.memory_state)
-        for number in (*plan.forget, *plan.park):
-            del session.unread[number]
-        event = FrameTaken(frame.time_s, session.frames, 0, 0, refreshed=False, recomputed_ratio=None)
-        session.frames += 1
-        session.time_s = frame.time_s
-        session.totals.frames += 1
-        session.totals.blocks_forgotten += len(plan.forget)
-        session.tell(event)
-        return event
+    def _keep(self, session: Session, frame: Frame) -> FrameTaken | Failed:
+        try:
+            # A copy: the caller may write the next frame into the same memory before anyone asks.
+            plan = session.keep_unread(frame.image.copy(), 1, frame.time_s)
+        except Exception as error:  # a faulty policy is this stream's affair
+            return session.refused(frame.time_s, release(error))
+        return session.taken(
+            FrameTaken(frame.time_s, session.frames, 0, 0, refreshed=False, recomputed_ratio=None), plan
+        )
 
 
 class WindowAsking:
@@ -108,15 +105,12 @@ class WindowAsking:
         visible: tuple[float, float],
         decoding: Decoding,
     ) -> None:
-        if not question.strip():
-            raise InputError("a question needs words", given=repr(question), do="ask something")
+        words("a question", question, do="ask something")
         self.question, self.time_s, self.done = question, time_s, False
         self._began, self._model, self._decoding = time.perf_counter(), model, decoding
         self.session = session
-        spans = [s for s, _ in session.unread.values() if s.start_s >= visible[0] and s.end_s <= visible[1]]
-        chosen = session.memory.recall(spans, None, session.memory_state).blocks
         # The pictures as they are now: the stream may move on before the next step.
-        self._images = [session.unread[number][1] for number in chosen]
+        self._images = [one.frame for one in recalled_frames(session, visible)]
         self._said: ClipAnswer | None = None
         self._ended = self._began
 

@@ -1,8 +1,9 @@
 """The KV cache itself: immutable blocks of un-rotated keys with explicit positions, in tiers."""
 
 from onlooker.kvstore.attention import PackedAttention, Segment
+from onlooker.kvstore.catalog import Catalog, Spans
 from onlooker.kvstore.chunk import Chunk
 from onlooker.kvstore.question import Held, QuestionView
 from onlooker.kvstore.store import KVStore
 
-__all__ = ["Chunk", "Held", "KVStore", "PackedAttention", "QuestionView", "Segment"]
+__all__ = ["Catalog", "Chunk", "Held", "KVStore", "PackedAttention", "QuestionView", "Segment", "Spans"]

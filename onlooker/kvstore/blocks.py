@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from onlooker.core.spans import Span
+
 Offset = tuple[int, ...]
 """By how much a block is moved, on each axis."""
 
@@ -20,3 +22,11 @@ class Block:
     """Positions relative to the block's start, int64 `[axes, tokens]`, on the device."""
     clock: int | None = None
     """Where it lies on the first axis of the video that it is a part of (see `Placing`); None: it is part of none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """One block of a store as it is now."""
+
+    span: Span
+    block: Block

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
 from onlooker.kvstore.arena import Arena, allocate
-from onlooker.kvstore.blocks import Block, Offset
+from onlooker.kvstore.blocks import Block, Entry, Offset
+from onlooker.kvstore.catalog import Catalog
 from onlooker.kvstore.placing import Placing, lay_out
 from onlooker.kvstore.rotation import Rotary, rotate, shifted
 
@@ -44,11 +45,12 @@ class Sources:
 
     spec: ModelSpec
     rotary: Rotary
-    blocks: dict[int, Block]
+    entries: Catalog[Entry]
     arena: Arena
-    rows: dict[int, int]
-    """First arena row of the blocks on the device."""
-    host: dict[int, Tensor]
+    rows: Catalog[int]
+    """First row of the blocks on the device; `moved` rows further up in the arena."""
+    moved: int
+    host: Catalog[Tensor]
     """Slabs of the parked blocks, each `[2, layers, kv_heads, tokens, head_dim]`."""
     placing: Placing
     """What came behind all that was on the device."""
@@ -57,7 +59,7 @@ class Sources:
 
     def num_tokens(self, chosen: tuple[int, ...]) -> int:
         """Rows that these blocks have together."""
-        return sum(self.blocks[block].num_tokens for block in chosen)
+        return sum(self.entries[block].span.num_tokens for block in chosen)
 
     def resident(self, chosen: tuple[int, ...], rows: slice) -> Context:
         """A context without any copy: the blocks are what arena `rows` hold, which is all that was on the device."""
@@ -82,7 +84,7 @@ class Sources:
             keys[:, :, to].copy_(from_keys[picked, :, rows], non_blocking=True)
             values[:, :, to].copy_(from_values[picked, :, rows], non_blocking=True)
             at += count
-        blocks = [*(self.blocks[block] for block in chosen), *self.held]
+        blocks = [*(self.entries[block].block for block in chosen), *self.held]
         offsets, reach = lay_out(blocks, spec.position_axes)
         if any(block.clock is not None for block in blocks):
             end = self.placing.reach
@@ -91,7 +93,7 @@ class Sources:
             reach = end
         offsets, held = offsets[: len(chosen)], tuple(offsets[len(chosen) :])
         if chosen:
-            cos, sin = self.rotary(shifted([self.blocks[block].positions for block in chosen], offsets))
+            cos, sin = self.rotary(shifted([self.entries[block].block.positions for block in chosen], offsets))
             for layer in range(len(layers)):
                 keys[layer] = rotate(keys[layer], cos, sin)
         return Context(keys, values, chosen, held, reach, keys.nbytes + values.nbytes)
@@ -100,11 +102,12 @@ class Sources:
         """(slab or None for the arena, first row, rows): neighbours in the arena are one run, one copy."""
         runs: list[tuple[Tensor | None, int, int]] = []
         for block in chosen:
-            count = self.blocks[block].num_tokens
-            if block in self.host:
-                runs.append((self.host[block], 0, count))
+            entry = self.entries[block]
+            count = entry.span.num_tokens
+            if (slab := self.host.get(block)) is not None:
+                runs.append((slab, 0, count))
                 continue
-            row = self.rows[block]
+            row = self.rows[block] - self.moved
             if runs and runs[-1][0] is None and runs[-1][1] + runs[-1][2] == row:
                 runs[-1] = (None, runs[-1][1], runs[-1][2] + count)
             else:
@@ -112,7 +115,7 @@ class Sources:
         return runs
 
 
-def block_shares(contexts: list[Context], weights: list[Tensor], blocks: dict[int, Block]) -> dict[int, float]:
+def block_shares(contexts: list[Context], weights: list[Tensor], entries: Catalog[Entry]) -> dict[int, float]:
     """Row weights of every layer (float32 `[rows]`), summed over layers and over the rows of each block."""
     names = sorted({block for context in contexts for block in context.blocks})
     if not names:
@@ -122,7 +125,7 @@ def block_shares(contexts: list[Context], weights: list[Tensor], blocks: dict[in
     total = torch.zeros(len(names), dtype=torch.float32, device=weights[0].device)
     for context, weight in zip(contexts, weights, strict=True):
         if context.blocks not in owners:
-            counts = torch.tensor([blocks[block].num_tokens for block in context.blocks])
+            counts = torch.tensor([entries[block].span.num_tokens for block in context.blocks])
             numbers = torch.tensor([place[block] for block in context.blocks], dtype=torch.int64)
             owners[context.blocks] = torch.repeat_interleave(numbers, counts).to(total.device)
         total.index_add_(0, owners[context.blocks], weight)

@@ -14,7 +14,8 @@ from onlooker.core.spans import Recall, Scoring, Span
 from onlooker.kernels.packed_attention import Rows
 from onlooker.kvstore.arena import Reader, allocate
 from onlooker.kvstore.attention import Turned, attend_context_and_tail
-from onlooker.kvstore.blocks import Block, Offset
+from onlooker.kvstore.blocks import Block, Entry, Offset
+from onlooker.kvstore.catalog import Catalog, Spans
 from onlooker.kvstore.context import Context, Sources, block_shares
 from onlooker.kvstore.rotation import moved, rotate
 from onlooker.kvstore.signals import fold_queries, score_blocks, share_attention
@@ -57,7 +58,7 @@ class QuestionView:
         self,
         store: "KVStore",
         choose: Choose,
-        visible: Callable[[Span], bool] | None,
+        visible: tuple[float, float] | None,
         scored: bool,
         scoring: Scoring = "mean",
         held: Sequence[Held] = (),
@@ -65,9 +66,7 @@ class QuestionView:
         """See `KVStore.question`."""
         window, spans = store._window, store.spans
         self.spec = store.spec
-        self.spans: tuple[Span, ...] = tuple(
-            span for span in spans if visible is None or span.kind == "prefix" or visible(span)
-        )
+        self.spans: Spans = spans if visible is None else spans.between(*visible)
         """What there was to choose from, in stream order; the prefix is always among it."""
         self._store, self._choose, self._scoring = store, choose, scoring
         self.held_spans = tuple(
@@ -75,20 +74,21 @@ class QuestionView:
             for n, one in enumerate(held)
         )
         """What the question reads itself, under numbers that nobody else has yet."""
-        blocks = dict(store._blocks)
+        entries = store._entries.copy()
         for span, one in zip(self.held_spans, held, strict=True):
-            blocks[span.id] = Block(span.id, span.num_tokens, one.extent, one.positions.to(self.spec.device), one.clock)
+            block = Block(span.id, span.num_tokens, one.extent, one.positions.to(self.spec.device), one.clock)
+            entries[span.id] = Entry(span, block)
         self._sources = Sources(
             store.spec,
             store.rotary,
-            blocks,
+            entries,
             window.arena,
-            dict(window.rows),
-            dict(store._host),
+            window.rows.copy(),
+            window.moved,
+            store._host.copy(),
             window.placing.copy(),
-            tuple(blocks[span.id] for span in self.held_spans),
+            tuple(entries[span.id].block for span in self.held_spans),
         )
-        self._known = {span.id for span in self.spans}
         self._prefix = tuple(span.id for span in self.spans[:1] if span.kind == "prefix")
         self._contexts: list[Context] = []
         self._whole: Context | None = None
@@ -104,7 +104,7 @@ class QuestionView:
         if scored:
             window.arena.readers.add(self._reader)
             self._means = store._signals.means
-            self._signal_rows = [store._signals.rows[span.id] for span in self.spans]
+            self._signal_rows = store._signals.rows_of(self.spans)
             return
         chosen = self._chosen(choose(0, self.spans, None))
         rows = window.read(list(chosen))
@@ -173,7 +173,7 @@ class QuestionView:
         weights = [row for ledger in self._ledgers for row in ledger]
         held = tuple(span.id for span in self.held_spans)
         contexts = [dataclasses.replace(context, blocks=context.blocks + held) for context in self._contexts]
-        shares = block_shares(contexts, weights, self._sources.blocks)
+        shares = block_shares(contexts, weights, self._sources.entries)
         count = self.spec.num_layers * self._num_cited
         return {block: share / count for block, share in shares.items()}
 
@@ -210,11 +210,11 @@ class QuestionView:
     def _choose_layer(self, layer: int, queries: Tensor, scale: float) -> Context:
         """Score all blocks with this layer's raw queries `[query_heads, tokens, head_dim]`, choose, gather, freeze."""
         assert layer == len(self._contexts), f"layer {layer} attended when {len(self._contexts)} was next"
-        means, heads = self._means[layer], self.spec.num_kv_heads
+        means, heads = self._means[layer][self._signal_rows], self.spec.num_kv_heads
         if self._scoring == "mean":
-            scores = score_blocks(means, self._signal_rows, fold_queries(queries, heads))
+            scores = score_blocks(means, fold_queries(queries, heads))
         else:
-            scores = share_attention(means, self._signal_rows, queries, heads, scale)
+            scores = share_attention(means, queries, heads, scale)
         chosen = self._chosen(self._choose(layer, self.spans, scores.cpu()))
         self._check_room(chosen, 1)
         self._freeze(self._sources.gather(chosen, range(layer, layer + 1)))
@@ -252,12 +252,12 @@ class QuestionView:
         self._ledgers = [torch.cat(self._ledgers)]
 
     def _forget_sources(self) -> None:
-        self._sources.rows.clear()
-        self._sources.host.clear()
+        """Let go of parked keys and values: what was chosen of them has been copied."""
+        self._sources = dataclasses.replace(self._sources, host=Catalog())
 
     def _chosen(self, recall: Recall) -> tuple[int, ...]:
         blocks = recall.blocks
-        if unknown := [block for block in blocks if block not in self._known]:
+        if unknown := [block for block in blocks if self.spans.find(block) is None]:
             raise InputError("the memory recalls blocks the question may not see", given=str(unknown), do="use `spans`")
         if any(after <= before for before, after in itertools.pairwise(blocks)):
             raise InputError("recalled blocks must ascend", given=str(blocks), do="sort them, each once")

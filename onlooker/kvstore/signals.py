@@ -1,9 +1,12 @@
 """One row per block of what policies may be told about it: the mean raw key of every layer."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
+from onlooker.core.spans import Span
 from onlooker.kvstore.arena import allocate
 
 LEAST_ROWS = 16
@@ -20,6 +23,7 @@ class Signals:
         self.rows: dict[int, int] = {}
         self._end = 0
         self.means = self._table(LEAST_ROWS)
+        self._used = torch.zeros(LEAST_ROWS, dtype=torch.bool)
 
     def bytes_after_reserve(self) -> int:
         """Bytes of the table once `reserve` has been called."""
@@ -34,6 +38,7 @@ class Signals:
             table[:, :kept] = self.means.index_select(1, index)
             self.means, self._end = table, kept
             self.rows = dict(zip(self.rows, range(kept), strict=True))
+            self._used = torch.arange(table.shape[1]) < kept
 
     def add(self, block: int, raw_keys: Tensor) -> None:
         """Take in a block: its raw keys `[layers, kv_heads, tokens, head_dim]`. Call `reserve` before."""
@@ -41,11 +46,26 @@ class Signals:
             raw_keys, dim=2, dtype=torch.float32, out=self.means[:, self._end].unflatten(1, raw_keys.shape[1::2])
         )
         self.rows[block] = self._end
+        self._used[self._end] = True
         self._end += 1
 
     def forget(self, block: int) -> None:
         """Drop a block's row."""
-        del self.rows[block]
+        self._used[self.rows.pop(block)] = False
+
+    def rows_of(self, spans: Sequence[Span]) -> "slice | Tensor":
+        """Where the rows of some spans lie as the table is now: of a run of neighbours, perhaps with the prefix before
+        it. A slice where they lie side by side, else int64 `[spans]` on the device."""
+        lead = int(len(spans) > 1 and spans[0].kind == "prefix")
+        if len(spans) == lead:
+            return slice(0, 0)
+        first, last = self.rows[spans[lead].id], self.rows[spans[-1].id] + 1
+        before = self.rows[spans[0].id] if lead else first
+        if last - before == len(spans):
+            return slice(before, last)
+        index = self._used[first:last].nonzero().flatten() + first
+        index = torch.cat([torch.tensor([before] * lead, dtype=torch.int64), index])
+        return index.to(self.means.device)
 
     def export(self) -> Tensor:
         """The rows in use, in stream order, `[layers, blocks, kv_heads * head_dim]`."""
@@ -57,6 +77,7 @@ class Signals:
         self.means = self._table(max(LEAST_ROWS, len(blocks) * 3 // 2))
         self.means[:, : len(blocks)] = means
         self.rows, self._end = dict(zip(blocks, range(len(blocks)), strict=True)), len(blocks)
+        self._used = torch.arange(self.means.shape[1]) < len(blocks)
 
     def num_bytes(self) -> int:
         """Bytes of the table."""
@@ -82,26 +103,20 @@ def fold_queries(queries: Tensor, num_kv_heads: int) -> Tensor:
     return mean.view(num_kv_heads, -1, mean.shape[-1]).sum(1).flatten()
 
 
-def score_blocks(means: Tensor, rows: list[int], folded: Tensor) -> Tensor:
-    """Dot products of a folded query `[H * D]` with one layer's mean keys `[rows, H * D]`; float32 `[len(rows)]`."""
-    return _rows(means, rows) @ folded
+def score_blocks(means: Tensor, folded: Tensor) -> Tensor:
+    """Dot products of a folded query `[H * D]` with mean keys of one layer, `[blocks, H * D]`; float32 `[blocks]`."""
+    return means @ folded
 
 
-def share_attention(means: Tensor, rows: list[int], queries: Tensor, num_kv_heads: int, scale: float) -> Tensor:
-    """Queries `[Hq, tokens, D]` share their attention among one layer's mean keys `[rows, H * D]`: of each block the
-    largest share that any token gives it, added over query heads; float32 `[len(rows)]`.
+def share_attention(means: Tensor, queries: Tensor, num_kv_heads: int, scale: float) -> Tensor:
+    """Queries `[Hq, tokens, D]` share their attention among mean keys of one layer, `[blocks, H * D]`: of each block
+    the largest share that any token gives it, added over query heads; float32 `[blocks]`.
 
     A block that few tokens of one head look for stands out, where a mean over tokens and heads would drown it.
     """
-    keys = _rows(means, rows).unflatten(1, (num_kv_heads, -1))
-    total = means.new_zeros(len(rows))
+    keys = means.unflatten(1, (num_kv_heads, -1))
+    total = means.new_zeros(len(means))
     for head, queries_of_head in enumerate(queries.float().unflatten(0, (num_kv_heads, -1)).unbind(0)):
         shares = (queries_of_head @ keys[:, head].T * scale).softmax(-1)
         total += shares.amax(1).sum(0)
     return total
-
-
-def _rows(means: Tensor, rows: list[int]) -> Tensor:
-    if rows and rows[-1] - rows[0] + 1 == len(rows):
-        return means[rows[0] : rows[-1] + 1]
-    return means.index_select(0, torch.tensor(rows, dtype=torch.int64, device=means.device))

@@ -9,7 +9,7 @@ from torch import Tensor
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import Span, Tier
 from onlooker.kvstore.arena import Arena, allocate
-from onlooker.kvstore.blocks import Block
+from onlooker.kvstore.blocks import Block, Entry
 from onlooker.kvstore.placing import Placing
 
 if TYPE_CHECKING:
@@ -26,26 +26,27 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
     live = dict(zip(("keys", "values", "rotated"), window.tensors(), strict=True))
     tensors = {f"device.{name}": tensor.to("cpu", copy=True).contiguous() for name, tensor in live.items()}
     tensors["signals"] = store._signals.export().cpu()
-    blocks = list(store._blocks.values())
+    entries = list(store._entries.values())
     none = torch.empty(store.spec.position_axes, 0, dtype=torch.int64)
-    tensors["positions"] = torch.cat([none, *(block.positions.cpu() for block in blocks)], dim=1)
-    tensors |= {f"host.{block}": slab for block, slab in store._host.items()}
+    tensors["positions"] = torch.cat([none, *(entry.block.positions.cpu() for entry in entries)], dim=1)
+    parked = [entry.span.id for entry in entries if entry.span.tier is Tier.HOST]
+    tensors |= {f"host.{block}": store._host[block] for block in parked}
     facts = {
         "format": FORMAT,
         "sizes": _sizes(store),
         "next_id": store._next_id,
         "blocks": [
             {
-                "id": span.id,
-                "kind": span.kind,
-                "num_tokens": span.num_tokens,
-                "start_s": span.start_s,
-                "end_s": span.end_s,
-                "extent": store._blocks[span.id].extent,
-                "clock": store._blocks[span.id].clock,
-                "offset": window.offsets.get(span.id),
+                "id": entry.span.id,
+                "kind": entry.span.kind,
+                "num_tokens": entry.span.num_tokens,
+                "start_s": entry.span.start_s,
+                "end_s": entry.span.end_s,
+                "extent": entry.block.extent,
+                "clock": entry.block.clock,
+                "offset": window.offsets.get(entry.span.id),
             }
-            for span in store._spans
+            for entry in entries
         ],
     }
     return tensors, facts
@@ -74,8 +75,8 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
         start = end
         resident = fact["offset"] is not None
         tier = Tier.DEVICE if resident else Tier.HOST
-        store._blocks[block.id] = block
-        store._spans.append(Span(block.id, fact["kind"], block.num_tokens, fact["start_s"], fact["end_s"], tier))
+        span = Span(block.id, fact["kind"], block.num_tokens, fact["start_s"], fact["end_s"], tier)
+        store._entries[block.id] = Entry(span, block)
         store._position_bytes += block.positions.nbytes
         if resident:
             window.append(block, is_prefix=fact["kind"] == "prefix")
@@ -84,7 +85,7 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
             _park(store, block.id, tensors[f"host.{block.id}"])
     store._next_id = facts["next_id"]
     window.placing = Placing.behind(reversed(window.blocks.values()), window.offsets, store.spec.position_axes)
-    store._signals.load(list(store._blocks), tensors["signals"].to(device))
+    store._signals.load([fact["id"] for fact in facts["blocks"]], tensors["signals"].to(device))
 
 
 def _park(store: "KVStore", block: int, source: Tensor) -> None:

@@ -1,9 +1,8 @@
 """The blocks of one stream: written once, seen while watching, parked, recalled, forgotten, within budgets."""
 
-import bisect
 import dataclasses
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +13,8 @@ from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import Plan, Scoring, Span, SpanKind, Tier
 from onlooker.kvstore import snapshot
 from onlooker.kvstore.arena import Arena, allocate
-from onlooker.kvstore.blocks import Block
+from onlooker.kvstore.blocks import Block, Entry
+from onlooker.kvstore.catalog import Catalog, Spans
 from onlooker.kvstore.chunk import Chunk
 from onlooker.kvstore.question import Choose, Held, QuestionView
 from onlooker.kvstore.rotation import Rotary
@@ -54,9 +54,8 @@ class KVStore:
     def _reset(self) -> None:
         self._window = Window(self.spec, self.rotary, min(self.spec.max_positions, POSITION_LIMIT))
         self._signals = Signals(self.spec)
-        self._blocks: dict[int, Block] = {}
-        self._spans: list[Span] = []
-        self._host: dict[int, Tensor] = {}
+        self._entries: Catalog[Entry] = Catalog()
+        self._host: Catalog[Tensor] = Catalog()
         self._next_id = 0
         self._host_bytes = self._position_bytes = 0
         self._open: Chunk | None = None
@@ -66,8 +65,8 @@ class KVStore:
 
     @property
     def spans(self) -> Sequence[Span]:
-        """All blocks in stream order, both tiers. A live list: read it, and copy it to keep it."""
-        return self._spans
+        """All blocks in stream order, both tiers, as they are now."""
+        return Spans(self._entries.copy())
 
     def begin(
         self, kind: SpanKind, start_s: float, end_s: float, positions: Tensor, extent: int, clock: int | None = None
@@ -98,8 +97,7 @@ class KVStore:
         self._signals.add(block.id, self._window.arena.keys[:, :, rows])
         self._window.append(block, is_prefix=kind == "prefix")
         span = Span(block.id, kind, block.num_tokens, start_s, end_s)
-        self._blocks[block.id] = block
-        self._spans.append(span)
+        self._entries[block.id] = Entry(span, block)
         self._position_bytes += block.positions.nbytes
         self._next_id += 1
         self._open = None
@@ -134,23 +132,20 @@ class KVStore:
         for block, slab in slabs.items():
             self._host[block] = slab
             self._host_bytes += slab.nbytes
-            place = self._place(block)
-            self._spans[place] = dataclasses.replace(self._spans[place], tier=Tier.HOST)
-        if plan.forget:
-            self._forget(set(plan.forget))
-
-    def _forget(self, gone: set[int]) -> None:
-        for block in gone:
-            if (slab := self._host.pop(block, None)) is not None:
-                self._host_bytes -= slab.nbytes
+            entry = self._entries[block]
+            self._entries[block] = Entry(dataclasses.replace(entry.span, tier=Tier.HOST), entry.block)
+        for block in plan.forget:
+            entry = self._entries.remove(block)
+            if block in self._host:
+                self._host_bytes -= self._host.remove(block).nbytes
+            self._position_bytes -= entry.block.positions.nbytes
             self._signals.forget(block)
-            self._position_bytes -= self._blocks.pop(block).positions.nbytes
-        # One deletion of neighbours is the usual case: it moves the list once, not once per block.
-        first, last = self._place(min(gone)), self._place(max(gone)) + 1
-        if last - first == len(gone):
-            del self._spans[first:last]
-        else:
-            self._spans[first:last] = [span for span in self._spans[first:last] if span.id not in gone]
+
+    def take_back(self, span: Span) -> None:
+        """The newest block, sealed just now, was never there. Needs no memory."""
+        assert span.id == self._next_id - 1 and self._open is None, "only the newest block can be taken back"
+        self.apply(Plan(forget=(span.id,)))
+        self._next_id = span.id
 
     def _check(self, plan: Plan) -> None:
         if self._open is not None:
@@ -158,7 +153,7 @@ class KVStore:
         named = plan.park + plan.forget
         if len(set(named)) != len(named):
             raise InputError("a plan names a block twice", given=str(sorted(named)), do="park or forget, once")
-        if unknown := [block for block in named if block not in self._blocks]:
+        if unknown := [block for block in named if block not in self._entries]:
             raise InputError("a plan names blocks that are not stored", given=str(unknown), do="use ids of `spans`")
         prefix = self._window.prefix
         if prefix is not None and prefix.id in named:
@@ -166,7 +161,7 @@ class KVStore:
         if parked := [block for block in plan.park if block in self._host]:
             raise InputError("a plan parks blocks that are parked already", given=str(parked), do="leave them out")
         row_bytes = self.spec.kv_bytes_per_token
-        more = sum(self._blocks[block].num_tokens for block in plan.park) * row_bytes
+        more = sum(self._entries[block].span.num_tokens for block in plan.park) * row_bytes
         less = sum(self._host[block].nbytes for block in plan.forget if block in self._host)
         budget = self.host_budget_bytes
         if budget is not None and more and self._host_bytes + more - less > budget:
@@ -178,8 +173,8 @@ class KVStore:
 
     def _slab(self, block: int) -> Tensor:
         """A resident block as one host slab `[2, layers, kv_heads, tokens, head_dim]`: raw keys, then values."""
-        start = self._window.rows[block]
-        rows = slice(start, start + self._blocks[block].num_tokens)
+        start = self._window.row_of(block)
+        rows = slice(start, start + self._entries[block].span.num_tokens)
         arena = self._window.arena
         both = torch.stack((arena.keys[:, :, rows], arena.values[:, :, rows]))
         cuda = self.spec.device.type == "cuda"
@@ -187,16 +182,13 @@ class KVStore:
         # Not waited for: every reader on the device comes later in the same stream, and `export` waits.
         return slab.copy_(both, non_blocking=cuda)
 
-    def _place(self, block: int) -> int:
-        return bisect.bisect_left(self._spans, block, key=lambda span: span.id)
-
     # --------------------------------------------------------------------------------------------------- questions
 
     def question(
         self,
         choose: Choose,
         *,
-        visible: Callable[[Span], bool] | None = None,
+        visible: tuple[float, float] | None = None,
         scored: bool = False,
         scoring: Scoring = "mean",
         held: Sequence[Held] = (),
@@ -204,9 +196,10 @@ class KVStore:
         """Open a question on what is stored now; the stream may go on meanwhile and is not touched.
 
         `choose(layer, spans, scores)` returns the `Recall`: once, with layer 0 and no scores, or, if `scored`, for
-        every layer during `QuestionView.retrieval`. `visible` leaves only some spans to choose from. The prefix is
-        always part of the context. `held` blocks come behind it and are read by the question itself. Raises
-        `CapacityError` when the context does not fit beside the stream.
+        every layer during `QuestionView.retrieval`. `visible` leaves only spans to choose from that lie wholly between
+        two times (seconds). The prefix is always part of the context. `held` blocks come behind it and are read by the
+        question itself. Opening costs the same however much is stored. Raises `CapacityError` when the context does
+        not fit beside the stream.
         """
         view = QuestionView(self, choose, visible, scored, scoring, held)
         self._views.add(view)
@@ -236,8 +229,9 @@ class KVStore:
         )
         twin._window = self._window.twin()
         twin._signals.load(list(self._signals.rows), self._signals.export())
-        twin._blocks, twin._spans, twin._host = dict(self._blocks), list(self._spans), dict(self._host)
-        twin._next_id, twin._host_bytes, twin._position_bytes = self._next_id, self._host_bytes, self._position_bytes
+        twin._entries, twin._host = self._entries.copy(), self._host.copy()
+        twin._next_id = self._next_id
+        twin._host_bytes, twin._position_bytes = self._host_bytes, self._position_bytes
         return twin
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from onlooker.core.contracts import ModelSpec
 from onlooker.kvstore.arena import Arena
 from onlooker.kvstore.blocks import Block, Offset
+from onlooker.kvstore.catalog import Catalog
 from onlooker.kvstore.placing import Placing
 from onlooker.kvstore.rotation import Rotary, rotate, shifted
 
@@ -41,8 +42,10 @@ class Window:
         self.prefix: Block | None = None
         self.blocks: dict[int, Block] = {}
         """Resident blocks in stream order, prefix included."""
-        self.rows: dict[int, int] = {}
-        """First arena row of each resident block."""
+        self.rows: Catalog[int] = Catalog()
+        """First row of each resident block, counted so that it stays when all rows move: see `row_of`."""
+        self.moved = 0
+        """By how many rows all of them have moved to the front since `rows` was written."""
         self.offsets: dict[int, Offset] = {}
         """Position offset of each resident block."""
         self.placing = Placing(spec.position_axes)
@@ -57,6 +60,10 @@ class Window:
     def next_offset(self) -> int:
         """The position behind everything, on the axis that has come furthest."""
         return max(self.placing.reach)
+
+    def row_of(self, block: int) -> int:
+        """First arena row of a resident block."""
+        return self.rows[block] - self.moved
 
     def reserve(self, block: Block, most_rows: int) -> None:
         """Make room for a block behind the tail. The caller has checked that it fits into `most_rows`.
@@ -84,7 +91,8 @@ class Window:
         if is_prefix:
             self.prefix = block
         self.blocks[block.id] = block
-        self.rows[block.id], self.offsets[block.id] = self.tail, self.placing.place(block)
+        self.rows[block.id] = self.tail + self.moved
+        self.offsets[block.id] = self.placing.place(block)
         self.tail += block.num_tokens
 
     def remove(self, leaving: set[int]) -> None:
@@ -97,7 +105,7 @@ class Window:
             return
         first, count = int(self.prefix is not None), len(leaving)
         if leaving == set(itertools.islice(reversed(self.blocks), count)) and not self.arena.is_read(
-            min(self.rows[block] for block in leaving), self.tail
+            min(self.row_of(block) for block in leaving), self.tail
         ):
             self._retract(leaving)
         elif leaving == set(itertools.islice(self.blocks, first, first + count)):
@@ -116,7 +124,7 @@ class Window:
         twin.arena.copy_rows(self.arena, self.head, self.tail, 0)
         twin.tail, twin.placing, twin.prefix = self.num_rows, self.placing.copy(), self.prefix
         twin.blocks, twin.offsets = dict(self.blocks), dict(self.offsets)
-        twin.rows = {block: row - self.head for block, row in self.rows.items()}
+        twin.rows, twin.moved = self.rows.copy(), self.moved + self.head
         return twin
 
     def _base(self) -> Offset:
@@ -124,11 +132,12 @@ class Window:
 
     def _drop(self, leaving: set[int]) -> None:
         for block in leaving:
-            del self.blocks[block], self.rows[block], self.offsets[block]
+            del self.blocks[block], self.offsets[block]
+            self.rows.remove(block)
 
     def _retract(self, leaving: set[int]) -> None:
         """The newest blocks are gone: the next one takes their place."""
-        self.tail = min(self.rows[block] for block in leaving)
+        self.tail = min(self.row_of(block) for block in leaving)
         self._drop(leaving)
         self.placing = Placing.behind(reversed(self.blocks.values()), self.offsets, self.spec.position_axes)
 
@@ -157,7 +166,8 @@ class Window:
         self._drop(leaving)
         self.placing.drop_oldest(gone, num_left - 1, after)
         self.head = head
-        self.rows[prefix.id], self.offsets[prefix.id] = head, offset
+        self.rows[prefix.id] = head + self.moved
+        self.offsets[prefix.id] = offset
         if arena is not self.arena:
             self._settle(arena, head)
         for tensor, rows in zip(arena.tensors, (raw, values, turned), strict=True):
@@ -175,15 +185,17 @@ class Window:
             rows.append(row)
             offsets.append(placing.place(block))
             row += block.num_tokens
-        for first, last in _neighbours([self.rows[block.id] for block in kept], kept):
-            start, end = self.rows[kept[first].id], self.rows[kept[last].id] + kept[last].num_tokens
+        for first, last in _neighbours([self.row_of(block.id) for block in kept], kept):
+            start, end = self.row_of(kept[first].id), self.row_of(kept[last].id) + kept[last].num_tokens
             arena.copy_rows(self.arena, start, end, rows[first])
         if kept:
             self._rotate(arena.keys[:, :, :row], arena.rotated[:, :, :row], kept, offsets)
         self.arena, self.head, self.tail, self.placing = arena, 0, row, placing
         names = [block.id for block in kept]
         self.blocks = dict(zip(names, kept, strict=True))
-        self.rows, self.offsets = dict(zip(names, rows, strict=True)), dict(zip(names, offsets, strict=True))
+        self.rows, self.moved, self.offsets = Catalog(), 0, dict(zip(names, offsets, strict=True))
+        for name, first in zip(names, rows, strict=True):
+            self.rows[name] = first
 
     def _rotate(self, raw: Tensor, into: Tensor, blocks: list[Block], offsets: list[Offset]) -> None:
         """Rotate the raw keys of neighbouring blocks, `[layers, kv_heads, rows, head_dim]`, into a tensor like it."""
@@ -208,7 +220,7 @@ class Window:
         """The live rows now lie `shift` rows further up, in `arena`."""
         self.arena = arena
         self.head, self.tail = 0, self.tail - shift
-        self.rows = {block: row - shift for block, row in self.rows.items()}
+        self.moved += shift
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Live rows of raw keys, values and rotated keys, each `[layers, kv_heads, rows, head_dim]`."""

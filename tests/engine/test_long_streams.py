@@ -108,5 +108,5 @@ def test_rekv_recalls_at_packed_positions(short_sighted):
 
 
 def _resident(store, block, layer):
-    start = store._window.rows[block]
-    return store._window.arena.keys[layer, :, start : start + store._blocks[block].num_tokens]
+    start = store._window.row_of(block)
+    return store._window.arena.keys[layer, :, start : start + store._entries[block].span.num_tokens]

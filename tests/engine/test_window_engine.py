@@ -99,7 +99,7 @@ def test_a_session_is_a_session(three):
     picture = frames[0].image.copy()
     session.push(Frame(picture, 0.0))
     picture[:] = 0
-    assert session.unread[0][1].any(), "the caller's memory is the caller's"
+    assert session.unread[0].frame.any(), "the caller's memory is the caller's"
     with pytest.raises(InputError, match="order of their times"):
         session.push(frames[0])
     with pytest.raises(InputError, match="words"):

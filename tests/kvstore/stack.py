@@ -154,8 +154,8 @@ def raw(store: KVStore, block: int) -> tuple[Tensor, Tensor]:
     if block in store._host:
         slab = store._host[block]
         return slab[0].clone(), slab[1].clone()
-    start = store._window.rows[block]
-    rows = slice(start, start + store._blocks[block].num_tokens)
+    start = store._window.row_of(block)
+    rows = slice(start, start + store._entries[block].span.num_tokens)
     return store._window.arena.keys[:, :, rows].clone(), store._window.arena.values[:, :, rows].clone()
 
 
@@ -166,8 +166,8 @@ def packed_past(store: KVStore, blocks: Sequence[int]) -> tuple[list, int]:
     parts, places, reach = [], [], 0
     for block in blocks:
         parts.append(raw(store, block))
-        places.append(store._blocks[block].positions + reach)
-        reach += store._blocks[block].extent
+        places.append(store._entries[block].block.positions + reach)
+        reach += store._entries[block].block.extent
     keys, values = (torch.cat([part[i] for part in parts], dim=2) for i in range(2))
     positions = torch.cat(places, dim=1)
     return [(keys[layer], values[layer], positions) for layer in range(LAYERS)], reach

@@ -110,7 +110,7 @@ def test_attention_mass_is_that_of_the_dense_stack(stack, store):
         assert view.attention_mass() == {}
         ask(stack, view, (4,))
         _, shares = dense_answer(stack, store, [resident] * LAYERS, (4,))
-        counts = [store._blocks[block].num_tokens for block in resident]
+        counts = [store._entries[block].span.num_tokens for block in resident]
         wanted = torch.stack(shares).mean(0).split(counts)
         mass = view.attention_mass()
         assert list(mass) == resident
@@ -150,7 +150,7 @@ def test_folded_scores_equal_expanded_ones(store):
     queries = torch.randn(QUERY_HEADS, 6, HEAD_DIM)
     rows = list(store._signals.rows.values())
     for layer in range(LAYERS):
-        got = score_blocks(store._signals.means[layer], rows, fold_queries(queries, KV_HEADS))
+        got = score_blocks(store._signals.means[layer][rows], fold_queries(queries, KV_HEADS))
         blocks = [raw(store, span.id)[0][layer] for span in store.spans]
         wide = torch.stack([keys.mean(1).repeat_interleave(groups, 0).flatten() for keys in blocks])
         assert_same(got, wide @ queries.mean(1).flatten())
@@ -163,7 +163,7 @@ def test_shares_equal_those_of_expanded_heads(store):
         means = store._signals.means[1]
         keys = means[rows].view(-1, KV_HEADS, HEAD_DIM).repeat_interleave(groups, 1)
         shares = torch.einsum("htd,bhd->htb", queries, keys).mul(0.3).softmax(-1)
-        assert_same(share_attention(means, rows, queries, KV_HEADS, 0.3), shares.amax(1).sum(0))
+        assert_same(share_attention(means[rows], queries, KV_HEADS, 0.3), shares.amax(1).sum(0))
 
 
 def test_shares_find_what_one_token_of_one_head_looks_for():
@@ -171,9 +171,8 @@ def test_shares_find_what_one_token_of_one_head_looks_for():
     wanted = means[31].view(KV_HEADS, HEAD_DIM)[1] * 3
     queries = (-wanted / 11).repeat(QUERY_HEADS, 12, 1)  # many weak voices against it drown it in a mean
     queries[2, 7] = wanted  # head 2 is the first of the second key-value head
-    rows = list(range(50))
-    assert share_attention(means, rows, queries, KV_HEADS, 1.0).argmax() == 31
-    assert score_blocks(means, rows, fold_queries(queries, KV_HEADS)).argmax() != 31
+    assert share_attention(means, queries, KV_HEADS, 1.0).argmax() == 31
+    assert score_blocks(means, fold_queries(queries, KV_HEADS)).argmax() != 31
 
 
 @pytest.mark.parametrize("scored", [False, True])
@@ -273,7 +272,7 @@ def test_at_and_since_equal_a_store_that_never_had_the_others():
         if number <= 4:
             watch(stack, short, 4, number)
     with (
-        store.question(everything, visible=lambda span: span.end_s <= 4.0) as view,
+        store.question(everything, visible=(0.0, 4.0)) as view,
         short.question(everything) as wanted,
     ):
         assert [span.id for span in view.spans] == [span.id for span in wanted.spans]
@@ -281,7 +280,7 @@ def test_at_and_since_equal_a_store_that_never_had_the_others():
     fork = store.fork()
     fork.apply(Plan(forget=(1, 2, 3)))
     with (
-        store.question(everything, visible=lambda span: span.start_s >= 3.0) as view,
+        store.question(everything, visible=(3.0, 99.0)) as view,
         fork.question(everything) as wanted,
     ):
         assert view.spans[0].kind == "prefix"
@@ -294,7 +293,7 @@ def test_wrong_recalls_and_closed_views_are_refused(stack, store):
     with pytest.raises(InputError, match="ascend"):
         store.question(lambda *_: Recall((0, 3, 2)))
     with pytest.raises(InputError, match="may not see"):
-        store.question(lambda *_: Recall((0, 10)), visible=lambda span: span.id < 5)
+        store.question(lambda *_: Recall((0, 10)), visible=(0.0, 4.0))
     view = store.question(lambda *_: Recall((5,)))
     assert view.recalled() == dict.fromkeys((0, 5), LAYERS), "the prefix is always there"
     view.close()
