@@ -100,7 +100,7 @@ def test_of_frames_that_are_read_at_the_question():
 def test_a_plan_sees_all_spans_without_a_copy_of_them():
     works = []
     for blocks in (SHORT, LONG):
-        store, state = grown(Full(), blocks)
+        store, _ = grown(Full(), blocks)
         works.append(work_of(lambda s=store: (s.spans[-1], s.spans[5:], s.spans[: len(s.spans) // 2], len(s.spans))))
         assert store.spans[3].id == 3
         store.apply(Plan(forget=(3,)))
