@@ -1,5 +1,6 @@
 """Blocks of one long video move by an offset per axis, and what is held is read by the question itself."""
 
+import dataclasses
 import random
 
 import pytest
@@ -23,6 +24,7 @@ from stack import (
 
 from onlooker.core.spans import Plan, Recall
 from onlooker.kvstore import Held, KVStore, PackedAttention
+from onlooker.kvstore.blocks import Block, Entry
 
 AXES = 3
 TEXT = torch.arange(4).expand(AXES, -1), 4
@@ -45,7 +47,7 @@ def laid_out(store: KVStore, blocks: list[int]):
     """Positions of blocks from zero, written down from the rule, and where they end."""
     parts, reach, video = [], 0, None
     for name in blocks:
-        block = store._blocks[name]
+        block = store._entries[name].block
         if block.clock is None:
             parts.append(block.positions + reach)
             reach, video = reach + block.extent, None
@@ -206,7 +208,8 @@ def test_what_is_held_is_read_as_if_it_were_stored(clocks, recall):
         # What is held attends to what the question sees, not to all that is resident: against the rule written down.
         chosen = [choose(layer, store.spans, None).blocks for layer in range(LAYERS)]
         for one, name in zip(held, range(100, 200), strict=False):
-            store._blocks[name] = type(store._blocks[0])(name, 4, one.extent, one.positions, one.clock)
+            block = Block(name, 4, one.extent, one.positions, one.clock)
+            store._entries[name] = Entry(dataclasses.replace(store.spans[-1], id=name), block)
         past, places = [], []
         for layer, blocks in enumerate(chosen):
             parts, reach = laid_out(store, [*blocks, *range(100, 100 + len(held))])
