@@ -64,7 +64,7 @@ class KVStore:
     # ----------------------------------------------------------------------------------------------------- writing
 
     @property
-    def spans(self) -> Sequence[Span]:
+    def spans(self) -> Spans:
         """All blocks in stream order, both tiers, as they are now."""
         return Spans(self._entries.copy())
 
