@@ -43,8 +43,12 @@ def ask(
     host_budget: options.HostBudget = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", rich_help_panel=ANSWER)] = 64,
     temperature: Annotated[
-        float, typer.Option(help="0 is greedy; above 0 the answer is sampled.", rich_help_panel=ANSWER)
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            help="0 is greedy; above 0 the answer is sampled (default: the model's own settings).",
+            rich_help_panel=ANSWER,
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(help="Makes a sampled answer repeatable.", min=0, max=2**63 - 1, rich_help_panel=ANSWER),

@@ -165,7 +165,7 @@ class Crowd:
             while questions and questions[-1][0] <= now:
                 at, number = questions.pop()
                 try:
-                    decoding = Decoding(demand.answer_tokens)
+                    decoding = Decoding(demand.answer_tokens, temperature=0.0)
                     put[scheduler.ask(lanes[number], QUESTION, put_s=at, decoding=decoding)] = at
                 except no_room:  # refused, by the scheduler or by the memory
                     first_tokens.append(math.inf)

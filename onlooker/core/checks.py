@@ -7,17 +7,27 @@ from typing import Any
 from onlooker.core.errors import InputError
 
 
-def number(name: str, value: Any, *, least: float = -math.inf, most: float = math.inf, do: str | None = None) -> float:
-    """A finite real number between two bounds (included); text, truth values and tensors are none."""
+def number(
+    name: str,
+    value: Any,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    do: str | None = None,
+) -> float:
+    """A finite real number between two bounds (`least` and `most` included, `above` not); text, truth values and
+    tensors are none."""
     # Not float(value): it takes "1" for a number, and True.
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         try:
             plain = float(value)
         except OverflowError:
             plain = math.inf
-        if math.isfinite(plain) and least <= plain <= most:
+        if math.isfinite(plain) and plain >= least and above < plain <= most:
             return plain
-    raise InputError(f"{name} is a number{_range(least, most)}", given=_shown(value), do=do)
+    over = f" above {above:g}" + (f", at most {most:g}" if most < math.inf else "")
+    raise InputError(f"{name} is a number{over if above > least else _range(least, most)}", given=_shown(value), do=do)
 
 
 def whole(name: str, value: Any, *, least: int | None = None, most: int | None = None, do: str | None = None) -> int:

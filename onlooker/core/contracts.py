@@ -219,6 +219,17 @@ class Attention(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class TokenChoice:
+    """How the next token of one answer is chosen."""
+
+    sampled: bool = False
+    """Drawn from the scores; otherwise the highest wins."""
+    adjust: Callable[[Sequence[int], Sequence[int], Tensor], Tensor] | None = None
+    """Token ids that were read, those that were said since, and scores float32 `[vocabulary]` to the scores that count;
+    None: as they are."""
+
+
 class VideoModel(ABC):
     """One model family behind one face. It holds weights and no stream state."""
 
@@ -293,6 +304,11 @@ class VideoModel(ABC):
     def end_ids(self) -> frozenset[int]:
         """Token ids that end an answer."""
 
+    @abstractmethod
+    def token_choice(self, wishes: Mapping[str, float], max_new_tokens: int) -> TokenChoice:
+        """How an answer's tokens are chosen: by `wishes` (`temperature`, of which 0 is greedy, `top_p`, `top_k`,
+        `repetition_penalty`) where there are any, and by the checkpoint's own generation settings in all else."""
+
     # placing
     @abstractmethod
     def place_tokens(self, tokens: VisualTokens, layout: Layout) -> tuple[Tensor, int]:
@@ -361,12 +377,12 @@ class ClipModel(ABC):
         images: Sequence[np.ndarray],
         question: str,
         *,
+        wishes: Mapping[str, float],
         max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
         seed: int | None = None,
     ) -> ClipAnswer:
-        """Answer a question about uint8 `[rows, cols, 3]` pictures, oldest first; `temperature` 0 is greedy."""
+        """Answer a question about uint8 `[rows, cols, 3]` pictures, oldest first; `wishes` as in
+        `VideoModel.token_choice`."""
 
 
 # ------------------------------------------------------------------------------------------------- what methods are

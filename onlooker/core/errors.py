@@ -9,7 +9,8 @@ class OnlookerError(Exception):
     def __init__(self, what: str, *, given: str | None = None, do: str | None = None) -> None:
         self.what, self.given, self.do = what, given, do
         parts = [what] + ([f"given: {given}"] if given is not None else []) + ([f"try: {do}"] if do is not None else [])
-        super().__init__("; ".join(parts))
+        # What was given may hold half a character, and whoever prints the message must not fail of it.
+        super().__init__("; ".join(parts).encode(errors="backslashreplace").decode())
 
 
 class InputError(OnlookerError, ValueError):

@@ -51,6 +51,9 @@ class Asked(Protocol):
 class InFlight(Protocol):
     """What a step moves on by one pass: a question on its way to an answer, or a probe of one word."""
 
+    session: Any
+    """Whom it was put to."""
+
     @property
     def done(self) -> bool:
         """True when nothing is pending any more."""
@@ -119,7 +122,6 @@ class Asking:
         self._began = time.perf_counter()
         self._first_s: float | None = None
         self._model, self._ids, self._text = session.model, [], ""
-        self._sampler = Sampler(decoding, session.model.spec.device)
         self._prompt = session.model.question_ids(question)
         check_length(session.model, self._prompt, decoding)
         self._store = session.store
@@ -206,9 +208,13 @@ class Asking:
                 yield Work(words, view.retrieval(*model.place_text(len(words))))
 
         yield Work(prompt, view.segment(*model.place_text(len(prompt))), wants_logits=True)
+        decoding = self.decoding
+        choice = model.token_choice(decoding.wishes(), decoding.max_new_tokens)
+        sampler = Sampler(choice, decoding.seed, model.spec.device)
+        read = [*model.prefix_ids(), *_frame_ids(model, view), *self._prompt] if sampler.looks_back else []
         while True:
             assert self._scores is not None
-            token = self._sampler.draw(self._scores)
+            token = sampler.draw(self._scores, read, self._ids)
             if self._first_s is None:
                 self._first_s = time.perf_counter()
             if token in model.end_ids:
@@ -235,6 +241,13 @@ class Asking:
         self._citations = _cite(spans, self._view.attention_mass(), seen, layers)
         self._view.close()
         self.session.note_answer(self.answer())
+
+
+def _frame_ids(model: VideoModel, view: QuestionView) -> list[int]:
+    """Ids of the text of the frames that a question sees, such as their times."""
+    spans = [view.spans.find(block) for block in sorted(view.recalled())]
+    frames = [span for span in spans if span is not None and span.kind == "vision"]
+    return [token for span in frames for token in (*model.frame_ids(span.start_s), *model.frame_closing_ids())]
 
 
 def check_length(model: VideoModel, prompt: Sequence[int], decoding: Decoding) -> None:

@@ -1,6 +1,7 @@
 """Many streams on one model: each step encodes, compresses and reads for all of them at once."""
 
 import time
+import typing
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from onlooker.core import registry
+from onlooker.core.checks import whole
 from onlooker.core.contracts import (
     ClipModel,
     Compressor,
@@ -64,6 +66,15 @@ class Engine:
         profile: bool = False,
         passes: Literal["auto", "plain", "packed"] = "auto",
     ) -> None:
+        if not isinstance(model, VideoModel):
+            given = model if isinstance(model, str) else type(model).__name__
+            raise InputError("an engine needs a loaded model", given=given, do=f"Engine.from_pretrained({given!r})")
+        for name, budget in (("device_budget_bytes", device_budget_bytes), ("host_budget_bytes", host_budget_bytes)):
+            if budget is not None:
+                whole(name, budget, least=1, do="a number of bytes, or None for no bound")
+        if layout is not None and layout not in typing.get_args(Layout):
+            do = f"one of: {', '.join(typing.get_args(Layout))}"
+            raise InputError("there is no such layout of positions", given=str(layout), do=do)
         self._model = model
         self.encoder: EncoderAccelerator = registry.make("encoder", encoder)
         self.compressor: Compressor = registry.make("compressor", compressor)
@@ -135,7 +146,10 @@ class Engine:
         cols) is the size of the frames, for models that take any. `on_step` is told the name of every step when it is
         ready. Raises `ModelError` where the model or a method has no such steps.
         """
-        blank = np.zeros((*picture, 3), dtype=np.uint8)
+        whole("most_frames", most_frames, least=1)
+        whole("most_tokens", most_tokens, least=1)
+        rows, cols = (whole("a side of the picture", side, least=1, most=2**16) for side in picture)
+        blank = np.zeros((rows, cols, 3), dtype=np.uint8)
         (pixels,) = self.model.preprocess([blank])
         shape = tuple(pixels.shape)
         like = self.model.embed_patches(pixels[None])[0]
@@ -201,6 +215,7 @@ class Engine:
         self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[InFlight]
     ) -> tuple[list[FrameTaken | Failed], list[str | Exception]]:
         self.check_arrivals(arrivals)
+        self.check_askings(askings)
         sessions = [session for session, _ in arrivals]
         batch = self._see([(session, frame) for session, frame in arrivals]) if arrivals else []
 
@@ -239,7 +254,14 @@ class Engine:
         if len({id(session) for session, _ in arrivals}) < len(arrivals):
             raise InputError("a step takes one frame per session", given="a session twice", do="use two steps")
         for session, frame in arrivals:
+            if not session.belongs_to(self):
+                raise InputError("a step takes sessions of its own engine", given="one of another", do="use its engine")
             session.check_next(frame)
+
+    def check_askings(self, askings: Sequence[InFlight]) -> None:
+        """Raise `InputError` when a question was put to a session of another engine."""
+        if not all(asking.session.belongs_to(self) for asking in askings):
+            raise InputError("a step takes questions of its own engine", given="one of another", do="use its engine")
 
     def put(
         self, session: Session, question: str, time_s: float, visible: tuple[float, float], decoding: Decoding

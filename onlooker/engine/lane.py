@@ -1,5 +1,6 @@
 """One stream on a scheduler: where its frames wait, into which any thread may put, and the session behind it."""
 
+import copy
 import dataclasses
 import threading
 from collections import deque
@@ -112,7 +113,11 @@ class Lane:
         arrived = self._scheduler.now() if arrived_s is None else arrived_s
         with self._room:
             if self._ended is not None:
-                raise self._ended
+                raise _again(self._ended)
+            if self.session.closed:
+                raise SessionClosed("the lane's session was closed", do="open a new one with scheduler.open()")
+            if not isinstance(frame, Frame):
+                raise InputError("a lane takes frames", given=type(frame).__name__, do="offer Frame(image, time_s)")
             if self._last_s is not None and frame.time_s <= self._last_s:
                 raise InputError(
                     "frames must come in the order of their times",
@@ -139,7 +144,10 @@ class Lane:
         if self._scheduler.resizer is None:
             self._scheduler.wake()
         else:
-            self._scheduler.resizer.submit(self._resize, offer)
+            try:
+                self._scheduler.resizer.submit(self._resize, offer)
+            except RuntimeError as error:  # its threads ended in this moment, and with them the lane
+                raise closed() from error
         return offer
 
     def wait_for_room(self, timeout_s: float) -> bool:
@@ -274,6 +282,11 @@ class Lane:
             replaced = self._replaced()
         self._tell_replaced(replaced)
         self._scheduler.wake()
+
+
+def _again(why: Exception) -> Exception:
+    """The reason of an end, to be raised once more: one error raised by many would collect all their tracebacks."""
+    return copy.copy(why).with_traceback(None)
 
 
 def closed() -> SessionClosed:

@@ -1,56 +1,72 @@
-"""From scores over the vocabulary to the next token: greedy or sampled."""
+"""From scores over the vocabulary to the next token: as the checkpoint's generation settings and the asker say."""
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from onlooker.core.errors import InputError
+from onlooker.core.checks import number, whole
+from onlooker.core.contracts import TokenChoice
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How an answer is decoded. Raises `InputError` for values out of range."""
+    """How an answer is decoded. What is left out (None) is as the checkpoint's generation settings have it, and as in
+    Transformers' `generate`. Raises `InputError` for values out of range."""
 
     max_new_tokens: int = 64
     """Longest answer in tokens."""
-    temperature: float = 0.0
+    temperature: float | None = None
     """0 is greedy; above 0 tokens are sampled."""
-    top_p: float = 1.0
+    top_p: float | None = None
     """Sample among the most likely tokens that together have this probability."""
     seed: int | None = None
     """Makes sampling repeatable."""
+    top_k: int | None = None
+    """Sample among so many most likely tokens; 0 is all."""
+    repetition_penalty: float | None = None
+    """Above 1, what was read or said before becomes less likely; 1 is none."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise InputError(
-                "an answer needs at least one token", given=f"max_new_tokens={self.max_new_tokens}", do="1 or more"
-            )
-        if not 0.0 <= self.temperature <= 100.0:
-            raise InputError("temperature lies between 0 and 100", given=str(self.temperature), do="0 is greedy")
-        if not 0.0 < self.top_p <= 1.0:
-            raise InputError("top_p lies in (0, 1]", given=str(self.top_p), do="1.0 samples among all tokens")
+        whole("max_new_tokens", self.max_new_tokens, least=1)
+        if self.temperature is not None:
+            number("temperature", self.temperature, least=0.0, most=100.0, do="0 is greedy")
+        if self.top_p is not None:
+            number("top_p", self.top_p, above=0.0, most=1.0, do="1.0 samples among all tokens")
+        if self.top_k is not None:
+            whole("top_k", self.top_k, least=0, most=2**31)
+        if self.repetition_penalty is not None:
+            number("repetition_penalty", self.repetition_penalty, above=0.0, most=100.0, do="1.0 is none")
+        if self.seed is not None:
+            whole("seed", self.seed, least=-(2**63), most=2**64 - 1)
+
+    def wishes(self) -> dict[str, float]:
+        """What is not left to the checkpoint (see `VideoModel.token_choice`)."""
+        names = [field.name for field in dataclasses.fields(self) if field.name not in ("max_new_tokens", "seed")]
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 class Sampler:
     """Draws the tokens of one answer. Holds its own random numbers, so that answers do not influence each other."""
 
-    def __init__(self, decoding: Decoding, device: torch.device) -> None:
-        self._decoding = decoding
-        self._generator = torch.Generator(device=device)
-        if decoding.seed is not None:
-            self._generator.manual_seed(decoding.seed)
+    def __init__(self, choice: TokenChoice, seed: int | None, device: torch.device) -> None:
+        self._choice, self._generator = choice, torch.Generator(device=device)
+        if seed is not None:
+            self._generator.manual_seed(seed)
         else:
             self._generator.seed()
 
-    def draw(self, logits: Tensor) -> int:
-        """The next token from scores `[vocabulary]`. Waits for the device."""
-        if self._decoding.temperature == 0.0:
-            return int(logits.argmax())
-        probabilities = torch.softmax(logits.float() / self._decoding.temperature, -1)
-        if self._decoding.top_p < 1.0:
-            ordered, index = probabilities.sort(descending=True)
-            # The token that crosses the mass stays in, so that at least one is left.
-            tail = ordered.cumsum(0) - ordered >= self._decoding.top_p
-            probabilities = torch.zeros_like(probabilities).scatter(0, index, ordered.masked_fill(tail, 0.0))
-        return int(torch.multinomial(probabilities, 1, generator=self._generator))
+    @property
+    def looks_back(self) -> bool:
+        """Whether it matters what was read."""
+        return self._choice.adjust is not None
+
+    def draw(self, scores: Tensor, read: Sequence[int], said: Sequence[int]) -> int:
+        """The next token from scores `[vocabulary]`, after ids that were read and said. Waits for the device."""
+        if self._choice.adjust is not None:
+            scores = self._choice.adjust(read, said, scores)
+        if not self._choice.sampled:
+            return int(scores.argmax())
+        return int(torch.multinomial(scores.float().softmax(-1)[None], 1, generator=self._generator))

@@ -25,7 +25,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from onlooker.core.errors import InputError
+from onlooker.core.checks import number
+from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import Failed, FrameTaken
 from onlooker.engine.asking import Asking, InFlight, release
 from onlooker.engine.engine import Engine
@@ -63,6 +64,7 @@ class Scheduler:
         self.cost = StepCost()
         self.level = 0
         self._methods = engine.encoder, engine.compressor
+        self._closed = False
         self._lanes: list[Lane] = []
         self._askings: list[tuple[Asking, float]] = []
         self._probes: list[Probe] = []
@@ -83,8 +85,11 @@ class Scheduler:
     def admit(self, fps: float | None = 1.0) -> None:
         """Raise `Busy` when the promises to others would break if one more stream of this rate came. With `fps=None`
         it takes what there is time for, and is promised one frame a second."""
-        if fps is not None and not 0 < fps < 1000:
-            raise InputError("a stream needs a frame rate", given=f"fps={fps}", do="a number above 0")
+        self._check_open()
+        if fps is not None:
+            number(
+                "fps (frames a second)", fps, above=0.0, most=1000.0, do="fps=1.0, or None for what there is time for"
+            )
         if (reason := self._no_room(ASSUMED_FPS if fps is None else fps)) is not None:
             self._refused += 1
             what = f"no room for another stream beside {len(self._lanes)}"
@@ -92,6 +97,7 @@ class Scheduler:
 
     def adopt(self, session: Session, fps: float | None = 1.0, *, backlog: int = 0, settle: Settle = forget) -> Lane:
         """A lane for a session that is open already, without asking whether there is room (see `Lane`)."""
+        self._check_open()
         lane = Lane(self, session, fps, backlog, settle)
         self._lanes.append(lane)
         return lane
@@ -114,6 +120,7 @@ class Scheduler:
 
     def close(self) -> None:
         """Close every lane and end the threads; the engine has its own methods again."""
+        self._closed = True
         for lane in list(self._lanes):
             lane.close()
         if self.resizer is not None:
@@ -128,6 +135,7 @@ class Scheduler:
         Raises `Busy` when so many questions are in flight that its first token would come too late, and what
         `Session.put` raises. `put_s` is when it was asked, on the scheduler's clock (default: now).
         """
+        self._check_open()
         self._prune()
         expected = self.cost.expected_s(self._frames_in_a_step(), 1)
         full = len(self._askings) >= self.promises.most_questions
@@ -291,6 +299,10 @@ class Scheduler:
 
     # -------------------------------------------------------------------------------------------------------- inside
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SessionClosed("the scheduler was closed", do="make a new one")
+
     def _has_work(self) -> bool:
         return bool(self._askings or self._probes) or any(lane.waiting_since() is not None for lane in self._lanes)
 
@@ -305,8 +317,8 @@ class Scheduler:
         """Frames of the streams that have waited longest; all promise the same lag, so they are due in this order."""
         since = [(arrived, n) for n, lane in enumerate(self._lanes) if (arrived := lane.waiting_since()) is not None]
         chosen = []
-        for _, number in sorted(since)[: self._frames_in_a_step()]:
-            lane = self._lanes[number]
+        for _, place in sorted(since)[: self._frames_in_a_step()]:
+            lane = self._lanes[place]
             if (offer := lane.take()) is not None:
                 chosen.append((lane, offer))
         return chosen

@@ -85,18 +85,22 @@ class Session:
         at: float | None = None,
         since: float | None = None,
         max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
+        temperature: float | None = None,
+        top_p: float | None = None,
         seed: int | None = None,
+        top_k: int | None = None,
+        repetition_penalty: float | None = None,
     ) -> Answer:
         """Answer a question from what the stream has shown so far.
 
         `at` answers as of that stream time (nothing later is seen), `since` looks at nothing earlier; both in seconds,
-        at most the newest frame's time. Asking changes nothing: the same question asked again gives the same answer.
+        at most the newest frame's time. How the answer is decoded and is not said is as the checkpoint's generation
+        settings have it (see `Decoding`). Asking changes nothing: asked again, greedily or with the same seed, the same
+        question gives the same answer.
         Raises `InputError` for an empty question, one that is too long for the model, one asked before the first frame,
         times outside the stream, and times of which nothing is remembered.
         """
-        decoding = Decoding(max_new_tokens, temperature, top_p, seed)
+        decoding = Decoding(max_new_tokens, temperature, top_p, seed, top_k, repetition_penalty)
         asking = self.put(question, at=at, since=since, decoding=decoding)
         while not asking.done:
             self._engine.step([], [asking])
@@ -174,6 +178,10 @@ class Session:
 
     # ---------------------------------------------------------------------------------------- what the engine calls
 
+    def belongs_to(self, engine: "Engine") -> bool:
+        """Whether it was opened on this engine."""
+        return self._engine is engine
+
     def check_open(self) -> None:
         """Raise `SessionClosed` if this session has ended."""
         if self.closed:
@@ -182,6 +190,8 @@ class Session:
     def check_next(self, frame: Frame) -> None:
         """Raise unless `frame` may follow what was pushed before."""
         self.check_open()
+        if not isinstance(frame, Frame):
+            raise InputError("a session takes frames", given=type(frame).__name__, do="push Frame(image, time_s)")
         if self.time_s is not None and frame.time_s <= self.time_s:
             raise InputError(
                 "frames must come in the order of their times",

@@ -175,7 +175,7 @@ class Watch:
         self._engine, self.session = engine, session
         self._words: YesNo | None = None
         self._standing: dict[str, _Standing] = {}
-        for rule in check_names(rules):
+        for rule in rules:
             self.add(rule)
 
     @property
@@ -185,6 +185,8 @@ class Watch:
 
     def add(self, rule: Rule) -> None:
         """A further rule, from the next frame on. Raises as the constructor does."""
+        if not isinstance(rule, Rule):
+            raise InputError("a watch takes rules", given=type(rule).__name__, do="Rule(name, prompt), or read_rules")
         check_names([*self.rules, rule])
         if "speak_probability" in rule.policy.needs and self._words is None:
             model = self.session.model

@@ -79,6 +79,7 @@ class WindowEngine(Engine):
         self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[InFlight]
     ) -> tuple[list[FrameTaken | Failed], list[str | Exception]]:
         self.check_arrivals(arrivals)
+        self.check_askings(askings)
         events: list[FrameTaken | Failed] = [self._keep(session, frame) for session, frame in arrivals]
         return events, accept_all(askings, [None] * len(askings))
 
@@ -121,8 +122,14 @@ class WindowAsking:
 
     def accept(self, scores: torch.Tensor | None) -> str:
         """Look and answer; the whole text."""
-        options = {name: getattr(self._decoding, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
-        self._said = self._model.answer(self._images, self.question, **options)
+        decoding = self._decoding
+        self._said = self._model.answer(
+            self._images,
+            self.question,
+            wishes=decoding.wishes(),
+            max_new_tokens=decoding.max_new_tokens,
+            seed=decoding.seed,
+        )
         self._finish()
         return self._said.text
 

@@ -81,7 +81,7 @@ class EngineSystem(System):
     """An engine and its sessions: all streams share each step, all questions share each pass."""
 
     def __init__(self, engine: Engine, max_new_tokens: int = 12) -> None:
-        self.engine, self.decoding = engine, Decoding(max_new_tokens)
+        self.engine, self.decoding = engine, Decoding(max_new_tokens, temperature=0.0)
         self._flop: dict[tuple[int, ...], float] = {}
 
     def open(self, item: Item) -> Watcher:

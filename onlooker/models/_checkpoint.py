@@ -1,14 +1,14 @@
 """What all families share: a network and a tokenizer of Transformers, the text around the frames, the sizes."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import Attention, ModelSpec, VideoModel
+from onlooker.core.contracts import Attention, ModelSpec, TokenChoice, VideoModel
 from onlooker.core.errors import ModelError
 from onlooker.core.spans import Layout
 from onlooker.models._language import LanguageLayers, LeanLayers, token_mask
@@ -110,6 +110,25 @@ class CheckpointModel(VideoModel):
         ends = self._tokenizer.eos_token_id if ends is None else ends
         return frozenset(ends if isinstance(ends, list | tuple) else () if ends is None else (ends,))
 
+    def token_choice(self, wishes: Mapping[str, float], max_new_tokens: int) -> TokenChoice:
+        # The library's own lists of processors, so that whatever a checkpoint asks for is done, in `generate`'s order.
+        network, device = self._network, self.spec.device
+        config, _ = network._prepare_generation_config(None, **generation_settings(wishes))
+        network._prepare_special_tokens(config, kwargs_has_attention_mask=True, device=device, batch_size=1)
+
+        @cache
+        def processors(num_read: int) -> Any:
+            config.max_length = num_read + max_new_tokens
+            return network._get_logits_processor(
+                generation_config=config, input_ids_seq_length=num_read, logits_processor=[], device=str(device)
+            )
+
+        def adjust(read: Sequence[int], said: Sequence[int], scores: Tensor) -> Tensor:
+            ids = torch.tensor([[*read, *said]], dtype=torch.int64, device=device)
+            return processors(len(read))(ids, scores[None])[0]
+
+        return TokenChoice(bool(config.do_sample), adjust if processors(1) else None)
+
     # ------------------------------------------------------------------------------------------------ thinking
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,6 +149,17 @@ class CheckpointModel(VideoModel):
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._network.get_output_embeddings()(hidden).float().masked_fill(self._silent, -torch.inf)
+
+
+def generation_settings(wishes: Mapping[str, float]) -> dict[str, Any]:
+    """Wishes as in `VideoModel.token_choice`, in the words of Transformers' `generate`."""
+    if "temperature" not in wishes:
+        return dict(wishes)
+    if wishes["temperature"] > 0:
+        return {**wishes, "do_sample": True}
+    # What shapes a draw has no meaning without one; the library would say so at every answer.
+    unused = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None, "typical_p": 1.0, "top_h": None}
+    return {**wishes, **unused, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "do_sample": False}
 
 
 _PLACEHOLDERS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")

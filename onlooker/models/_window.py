@@ -5,7 +5,7 @@ and text go through the checkpoint's own processor and chat template, the answer
 `generate`: nothing of the model is known or changed here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 
 from onlooker.core.contracts import ClipAnswer, ClipModel
 from onlooker.core.errors import ModelError
+from onlooker.models._checkpoint import generation_settings
 from onlooker.models._loading import choose_device, choose_dtype, find_folder, load_network, read_config
 from onlooker.models._prompt import harmless
 
@@ -74,9 +75,8 @@ class WindowModel(ClipModel):
         images: Sequence[np.ndarray],
         question: str,
         *,
+        wishes: Mapping[str, float],
         max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
         seed: int | None = None,
     ) -> ClipAnswer:
         from PIL import Image
@@ -92,9 +92,7 @@ class WindowModel(ClipModel):
             return_tensors="pt",
         ).to(self.device, dtype=self._network.dtype)
         ids = inputs["input_ids"]
-        settings: dict[str, Any] = {"do_sample": False}
-        if temperature > 0:
-            settings = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        settings = generation_settings(wishes)
         # `generate` draws from the global generator, so that one is lent to it and put back.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             if seed is not None:

@@ -1,7 +1,6 @@
 """A rule: what to look for, and when to say so."""
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from onlooker.core import registry
+from onlooker.core.checks import number, words
 from onlooker.core.contracts import ResponsePolicy
 from onlooker.core.errors import InputError
 from onlooker.respond.threshold import Threshold
@@ -36,15 +36,17 @@ class Rule:
     """Least seconds of the stream between two looks."""
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise InputError("a rule needs a name of one word", given=repr(self.name[:80]), do=f"write {EXAMPLE!r}")
-        if not self.prompt.strip() or len(self.prompt) > LONGEST_PROMPT:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise InputError("a rule needs a name of one word", given=ascii(self.name)[:80], do=f"write {EXAMPLE!r}")
+        if len(words(f"the prompt of rule {self.name}", self.prompt, do="ask yes or no")) > LONGEST_PROMPT:
             given = f"{len(self.prompt)} characters"
             raise InputError(
                 f"the prompt of rule {self.name} has 1 to {LONGEST_PROMPT} characters", given=given, do="ask yes or no"
             )
-        if not 0.0 <= self.every_s < math.inf:
-            raise InputError("every_s is a number of seconds", given=str(self.every_s), do="use 1")
+        number("every_s (seconds)", self.every_s, least=0.0, do="use 1")
+        if not isinstance(self.policy, ResponsePolicy):
+            given = type(self.policy).__name__
+            raise InputError("the policy of a rule is a response method", given=given, do="policy=Threshold(0.7)")
 
     @classmethod
     def from_text(cls, text: str) -> Self:

@@ -2,7 +2,7 @@
 
 import math
 
-from onlooker.core.errors import InputError
+from onlooker.core.checks import number
 
 MAX_SLACK_S = 0.001
 
@@ -17,14 +17,10 @@ class Sampler:
     """
 
     def __init__(self, fps: float | None = 1.0, start_s: float = 0.0) -> None:
-        if fps is not None and (isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < math.inf):
-            raise InputError(
-                "fps must be a positive number, or None for every frame", given=repr(fps), do="fps=1.0 or fps=None"
-            )
-        if isinstance(start_s, bool) or not isinstance(start_s, int | float) or not 0 <= start_s < math.inf:
-            raise InputError("start_s must be a number of seconds >= 0", given=repr(start_s), do="start_s=0.0")
+        if fps is not None:
+            fps = number("fps (frames a second)", fps, above=0.0, do="fps=1.0, or fps=None for every frame")
         self.fps = fps
-        self.start_s = start_s
+        self.start_s = number("start_s (seconds)", start_s, least=0.0, do="start_s=0.0")
         self.slack_s = MAX_SLACK_S if fps is None else min(MAX_SLACK_S, 0.25 / fps)
         self._next_due = 0
 

@@ -66,7 +66,7 @@ class Onlooker(lmms):
     def _ask(self, session: Any, question: tuple[float, float, int, str, dict[str, Any]]) -> tuple[int, str]:
         _, since, place, text, options = question
         limit = int(options.get("max_new_tokens", 16))
-        return place, session.ask(text, since=min(since, session.time_s), max_new_tokens=limit).text
+        return place, session.ask(text, since=min(since, session.time_s), max_new_tokens=limit, temperature=0.0).text
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[list[str]]:
         """Rounds of one document, each asked after the reply to the one before."""
