@@ -181,14 +181,14 @@ class _Talk:
     def _say(self, question: Question) -> None:
         session = self._session
         options.check_words(question.text)
-        # One that came late is still answered as of its moment.
-        at = None if question.at_s in (NOW, AT_THE_END) else question.at_s
+        # One that came late is still answered as of its moment, any other from the newest frame.
+        at = question.at_s if NOW < question.at_s < (session.time_s or 0.0) else None
         if self._as_json:
             answer = session.ask(question.text, at=at)
             emit({"event": "answer"} | as_dict(answer, session.stats()) | self._freshness())
             return
         stream = session.stream(question.text, at=at)
-        moment = session.time_s or 0.0 if at is None else min(at, session.time_s or 0.0)
+        moment = session.time_s or 0.0 if at is None else at
         print(f"[{clock(moment)}] {question.text} ", end="", flush=True)
         for piece in stream:
             print(plain(piece), end="", flush=True)

@@ -14,6 +14,7 @@ def number(
     least: float = -math.inf,
     above: float = -math.inf,
     most: float = math.inf,
+    unit: str = "",
     do: str | None = None,
 ) -> float:
     """A finite real number between two bounds (`least` and `most` included, `above` not); text, truth values and
@@ -27,7 +28,8 @@ def number(
         if math.isfinite(plain) and plain >= least and above < plain <= most:
             return plain
     over = f" above {above:g}" + (f", at most {most:g}" if most < math.inf else "")
-    raise InputError(f"{name} is a number{over if above > least else _range(least, most)}", given=_shown(value), do=do)
+    bounds = over if above > least else _range(least, most)
+    raise InputError(f"{name} is a number{unit and f' of {unit}'}{bounds}", given=_shown(value), do=do)
 
 
 def whole(name: str, value: Any, *, least: int | None = None, most: int | None = None, do: str | None = None) -> int:

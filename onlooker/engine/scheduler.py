@@ -87,9 +87,7 @@ class Scheduler:
         it takes what there is time for, and is promised one frame a second."""
         self._check_open()
         if fps is not None:
-            number(
-                "fps (frames a second)", fps, above=0.0, most=1000.0, do="fps=1.0, or None for what there is time for"
-            )
+            number("fps", fps, above=0.0, most=1000.0, unit="frames a second", do="fps=1.0, or None for no promise")
         if (reason := self._no_room(ASSUMED_FPS if fps is None else fps)) is not None:
             self._refused += 1
             what = f"no room for another stream beside {len(self._lanes)}"

@@ -43,7 +43,7 @@ class Rule:
             raise InputError(
                 f"the prompt of rule {self.name} has 1 to {LONGEST_PROMPT} characters", given=given, do="ask yes or no"
             )
-        number("every_s (seconds)", self.every_s, least=0.0, do="use 1")
+        number("every_s", self.every_s, least=0.0, unit="seconds", do="use 1")
         if not isinstance(self.policy, ResponsePolicy):
             given = type(self.policy).__name__
             raise InputError("the policy of a rule is a response method", given=given, do="policy=Threshold(0.7)")

@@ -18,9 +18,9 @@ class Sampler:
 
     def __init__(self, fps: float | None = 1.0, start_s: float = 0.0) -> None:
         if fps is not None:
-            fps = number("fps (frames a second)", fps, above=0.0, do="fps=1.0, or fps=None for every frame")
+            fps = number("fps", fps, above=0.0, unit="frames a second", do="fps=1.0, or fps=None for every frame")
         self.fps = fps
-        self.start_s = number("start_s (seconds)", start_s, least=0.0, do="start_s=0.0")
+        self.start_s = number("start_s", start_s, least=0.0, unit="seconds", do="start_s=0.0")
         self.slack_s = MAX_SLACK_S if fps is None else min(MAX_SLACK_S, 0.25 / fps)
         self._next_due = 0
 
