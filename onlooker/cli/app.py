@@ -106,6 +106,7 @@ def _run(arguments: list[str]) -> int:
             ask,
             bench,
             bench_load,
+            config,
             doctor,
             evaluate,
             methods,

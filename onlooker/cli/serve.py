@@ -4,7 +4,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,23 +13,46 @@ from onlooker.cli.app import app
 from onlooker.cli.output import note
 from onlooker.core.errors import InputError
 
-if TYPE_CHECKING:
-    from onlooker.server.workers import Place
-
 SERVER, SAFETY = "Server", "Safety"
 MEMORY = "rekv:first=1,score=shares,max_parked=28800"
 """Eight hours at a frame a second; a server must not grow for ever."""
+KEYS = {
+    **{name: f"model.{name}" for name in ("device", "dtype", "encoder", "compressor", "memory")},
+    **{name: f"model.{name}" for name in ("device_budget", "host_budget")},
+    **{name: f"server.{name}" for name in ("fps", "host", "port", "log", "snapshots", "api_key_file", "allow_host")},
+    **{name: f"server.{name}" for name in ("proxy", "whip", "devices")},
+    **{name: f"limits.{name}" for name in ("max_sessions", "max_sessions_per_key", "max_memory", "thumbnails", "idle")},
+    "model": "model.name",
+    "webhook": "webhook.url",
+    "webhook_secret_file": "webhook.secret_file",
+    "source": "sources",
+}
+"""Every option of `serve` and its key in a configuration file."""
 
 
 @app.command()
 def serve(
+    context: typer.Context,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="pocket, pocket-aware, a folder, or a Hugging Face id.")
     ] = "pocket-aware",
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="TOML file with everything below and more (docs/serving.md); options given here come first.",
+            rich_help_panel=SERVER,
+        ),
+    ] = None,
     source: Annotated[
         list[str] | None,
         typer.Option(
-            "--source", metavar="NAME=URL", help="Watch this for everyone; may be given again.", rich_help_panel=SERVER
+            "--source",
+            metavar="NAME=URL",
+            help="Watch this for everyone; may be given again. NAME=env:VARIABLE and NAME=@FILE keep a password out of "
+            "sight.",
+            rich_help_panel=SERVER,
         ),
     ] = None,
     fps: Annotated[
@@ -98,80 +121,65 @@ def serve(
 
     Without a key only this machine may connect. docs/serving.md describes the API.
     """
-    if log not in ("auto", "json", "plain"):
-        raise InputError("logs are json, plain or auto", given=log, do="--log auto")
-    engine_settings = options.engine_settings(encoder, compressor, memory, device_budget, host_budget)
     try:
+        from onlooker.server.config import read_config
+        from onlooker.server.config_file import ConfigFile
         from onlooker.server.logs import start_logging
         from onlooker.server.serve import route
         from onlooker.server.serve import serve as run
-        from onlooker.server.settings import Limits, ServerSettings
-
-        if whip:
-            import aiortc  # noqa: F401
     except ModuleNotFoundError as error:
-        raise InputError(
-            "serving needs packages that are not installed", given=error.name, do="pip install 'onlooker[serve,webrtc]'"
-        ) from error
+        raise _missing(error) from error
     from onlooker import models
     from onlooker.engine import Engine
 
-    settings = ServerSettings(
-        model=Path(model).name or model,
-        host=host,
-        port=port,
-        keys=read_keys(api_key_file),
-        allowed_hosts=tuple(allow_host or ()),
-        proxies=tuple(proxy or ()),
-        snapshots=snapshots,
-        sources=tuple(_named(text) for text in source or ()),
-        source_fps=fps,
-        webhook=alerts.receiver_of(webhook, webhook_secret_file),
-        whip=whip,
-        worker=worker,
-        limits=Limits(
-            sessions=max_sessions,
-            sessions_per_key=max_sessions_per_key,
-            memory_bytes=options.num_bytes(max_memory),
-            thumbnail_bytes=options.num_bytes(thumbnails),
-            idle_s=idle,
-        ),
-    )
-    models.check_name(model)
-    _check_address(host, port)
-    start_logging(as_json=None if log == "auto" else log == "json")
-    note(f"loading {model}")
-    if devices is not None:
-        own = [model, "--fps", str(fps), "--max-sessions", str(max_sessions), "--max-memory", max_memory]
-        own += ["--thumbnails", thumbnails, "--idle", str(idle), "--dtype", dtype]
-        own += ["--encoder", encoder, "--compressor", compressor]
-        own += ["--memory", memory, "--log", "json", *(["--whip"] if whip else [])]
-        for name, value in (
-            ("--device-budget", device_budget),
-            ("--host-budget", host_budget),
-            ("--snapshots", snapshots),
-            ("--api-key-file", api_key_file),
-            ("--max-sessions-per-key", max_sessions_per_key),
-            ("--proxy", "127.0.0.1"),
-            ("--webhook", webhook),
-            ("--webhook-secret-file", webhook_secret_file),
-            *(("--allow-host", allowed) for allowed in allow_host or ()),
-        ):
-            own += [] if value is None else [name, str(value)]
-
-        def command(place: "Place") -> list[str]:
-            named = [word for name, url in place.sources for word in ("--source", f"{name}={url}")]
-            there = ["--port", str(place.port), "--worker", place.name, "--device", place.device]
-            return ["serve", *own, *there, *named]
-
-        note(f"the workers' streams will be at http://{host}:{port}")
-        route(settings, [one.strip() for one in devices.split(",") if one.strip()], command)
+    overrides = _said(context)
+    file = None if config is None else ConfigFile(config, overrides, read_keys)
+    wanted = read_config(None, overrides) if file is None else file.config
+    keys = read_keys(wanted.server.api_key_file)
+    settings, engine = wanted.server_settings(keys, worker), wanted.engine_settings()
+    if wanted.server.whip:
+        try:
+            import aiortc  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise _missing(error) from error
+    name, there = wanted.model.name, f"http://{settings.host}:{settings.port}"
+    models.check_name(name)
+    _check_address(settings.host, settings.port)
+    start_logging(as_json=None if wanted.server.log == "auto" else wanted.server.log == "json")
+    note(f"loading {name}")
+    if wanted.server.devices:
+        note(f"the workers' streams will be at {there}")
+        route(settings, wanted, file)
         return
     run(
         settings,
-        lambda: Engine.from_pretrained(model, dtype=dtype, device=device, **engine_settings),
-        on_ready=lambda: note(f"serving {model} at http://{host}:{port}"),
+        lambda: Engine.from_pretrained(name, dtype=wanted.model.dtype, device=wanted.model.device, **engine),
+        on_ready=lambda: note(f"serving {name} at {there}"),
+        config=file,
     )
+
+
+def _missing(error: ModuleNotFoundError) -> InputError:
+    return InputError(
+        "serving needs packages that are not installed", given=error.name, do="pip install 'onlooker[serve,webrtc]'"
+    )
+
+
+def _said(context: typer.Context) -> dict[str, Any]:
+    """What the command line says, by section and key; what it leaves out is not there."""
+    said: dict[str, Any] = {}
+    for name, key in KEYS.items():
+        given = context.get_parameter_source(name)
+        if given is None or given.name != "COMMANDLINE":
+            continue
+        value = context.params[name]
+        if name == "source":
+            value = [_named(text) for text in value]
+        elif name == "devices":
+            value = [one.strip() for one in value.split(",") if one.strip()]
+        section, _, field = key.partition(".")
+        said = said | ({section: said.get(section, {}) | {field: value}} if field else {section: value})
+    return said
 
 
 def read_keys(path: Path | None) -> tuple[str, ...]:
@@ -191,15 +199,22 @@ def read_keys(path: Path | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(keys))
 
 
-def _named(text: str) -> tuple[str, str]:
+def _named(text: str) -> dict[str, str]:
+    """A source as the command line names it, as the configuration file has it."""
     name, equals, url = text.partition("=")
     if not equals or not url or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", name):
         raise InputError(
             "a source is NAME=URL, with a name of one word",
-            given=text,
+            given=re.sub(r"(?<=://)[^/\s@]+@", "***@", text),
             do="for example demo=synthetic or door=rtsp://cam/1",
         )
-    return name, url
+    if url.startswith("env:"):
+        return {"name": name, "url_env": url.removeprefix("env:")}
+    if url.startswith("@"):
+        return {"name": name, "url_file": url.removeprefix("@")}
+    if re.search(r"://[^/\s@]+:[^/\s@]+@", url):
+        note(f"the password of {name} can be read by everyone on this machine; use --source {name}=env:VARIABLE")
+    return {"name": name, "url": url}
 
 
 def _check_address(host: str, port: int) -> None:

@@ -13,8 +13,10 @@ from starlette.exceptions import HTTPException
 from onlooker import __version__
 from onlooker.core.errors import OnlookerError
 from onlooker.engine import Engine
+from onlooker.server.admin import admin_routes
 from onlooker.server.chat import chat_routes
 from onlooker.server.chat_body import UNSUPPORTED
+from onlooker.server.config_file import ConfigFile
 from onlooker.server.gate import Gate, SafeHeaders, response_of
 from onlooker.server.page import page_routes
 from onlooker.server.realtime import realtime_routes
@@ -26,14 +28,17 @@ from onlooker.server.settings import ServerSettings
 from onlooker.server.websocket import socket_routes
 
 
-def create_app(settings: ServerSettings, make_engine: Callable[[], Engine]) -> FastAPI:
-    """An application whose worker loads the engine when the application starts. `app.state.service` is its service."""
-    service = Service(settings, make_engine)
+def create_app(
+    settings: ServerSettings, make_engine: Callable[[], Engine], config: ConfigFile | None = None
+) -> FastAPI:
+    """An application whose worker loads the engine when the application starts. `app.state.service` is its service;
+    `config` is the file behind the settings, if there is one."""
+    service = Service(settings, make_engine, config)
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         service.worker.start()
-        tasks = [asyncio.create_task(service.sweep()), asyncio.create_task(service.watch_sources())]
+        tasks = [asyncio.create_task(service.sweep()), asyncio.create_task(service.watched.keep())]
         try:
             yield
         finally:
@@ -52,6 +57,7 @@ def create_app(settings: ServerSettings, make_engine: Callable[[], Engine]) -> F
     app.state.service = service
     app.include_router(session_routes(service))
     app.include_router(chat_routes(service))
+    app.include_router(admin_routes(service))
     app.include_router(socket_routes(service))
     app.include_router(realtime_routes(service))
     if settings.whip:

@@ -34,14 +34,14 @@ def chat_routes(service: Service) -> APIRouter:
     @routes.get("/models")
     async def models(caller: Asker) -> dict[str, Any]:
         """The one model that runs here, and the model looking at each source: MODEL@SOURCE."""
-        return model_list(service.settings.model, [name for name, _ in service.sources()], began)
+        return model_list(service.settings.model, [source.name for source in service.watched.sources], began)
 
     @routes.get("/models/{name:path}")
     async def one_model(name: str, caller: Asker) -> dict[str, Any]:
         """That model, or that model looking at a source or a session of yours."""
         model, at, session_id = name.partition("@")
         _check_model(service, model)
-        if at and session_id not in dict(service.sources()):
+        if at and session_id not in service.watched:
             service.find(caller, session_id)
         return model_facts(name, began)
 
@@ -54,7 +54,8 @@ def chat_routes(service: Service) -> APIRouter:
         session_id = _session_id(request, body, suffix)
         stream, is_ours = await _look(service, caller, asked, session_id, body)
         try:
-            question = service.ask(stream, asked.text, _sampling(body), body.onlooker.at, body.onlooker.since)
+            times = (body.onlooker.at, body.onlooker.since)
+            question = service.ask(stream, asked.text, _sampling(body), *times, caller=caller)
             reply = _Reply(service, stream, body, asked, is_ours)
             if body.stream:
                 is_ours = False  # the reply closes the session when it is over

@@ -127,7 +127,11 @@ class Gate:
     def _admit(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         if scope["path"] not in OPEN_PATHS:
-            scope.setdefault("state", {})["caller"] = self._service.keys.caller(headers)
+            caller = scope.setdefault("state", {})["caller"] = self._service.keys.caller(headers)
+            if caller.role == "reader" and (scope["type"] != "http" or scope["method"] not in ("GET", "HEAD")):
+                raise Refusal(403, "read_only", "this key may look and listen, and do nothing else")
+            if scope["path"].startswith("/v1/admin/") and caller.role != "admin":
+                raise Refusal(403, "admins_only", "this needs the key of an admin")
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
             return
         limits = self._service.limits

@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
-from onlooker.server.refusals import Refusal
-from onlooker.server.settings import is_loopback
+from onlooker.server.pace import Bucket
+from onlooker.server.refusals import Refusal, overloaded
+from onlooker.server.settings import Key, Role, is_loopback
 
 SUBPROTOCOLS = ("onlooker.key.", "openai-insecure-api-key.")
 """Browsers cannot set headers on a WebSocket: the key may be in a subprotocol that begins with one of these."""
@@ -19,6 +20,11 @@ class Caller:
     """Whoever showed a key; `name` is a digest of it, which may be written down."""
 
     name: str
+    role: Role = "admin"
+    sessions: int | None = None
+    """Most sessions it may have open; None for what every key may have."""
+    label: str = ""
+    """What the operator calls it."""
 
 
 LOCAL = Caller("local")
@@ -28,13 +34,23 @@ LOCAL = Caller("local")
 class Keys:
     """The keys of a server. Raises `Refusal` (401, 403) for callers that may not come in."""
 
-    def __init__(self, keys: tuple[str, ...]) -> None:
-        self._keys = [(key.encode(), Caller(hashlib.sha256(key.encode()).hexdigest()[:12])) for key in keys]
+    def __init__(self, keys: tuple[Key, ...]) -> None:
+        self._keys = [(key.text.encode(), _caller(key)) for key in keys]
+        self._pace = {
+            caller.name: Bucket(key.questions_per_minute / 60.0, most=max(1.0, key.questions_per_minute / 4.0))
+            for key, (_, caller) in zip(keys, self._keys, strict=True)
+            if key.questions_per_minute is not None
+        }
 
     @property
     def needed(self) -> bool:
         """Whether callers have to show a key."""
         return bool(self._keys)
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all callers there may be."""
+        return {caller.name for _, caller in self._keys} or {LOCAL.name}
 
     def caller(self, headers: Headers) -> Caller:
         """Who sent a request with these headers."""
@@ -49,6 +65,16 @@ class Keys:
         if not found:
             raise Refusal(401, "invalid_key", "this key is not known here")
         return found[0]
+
+    def check_pace(self, caller: Caller) -> None:
+        """Count a question. Raises `Refusal` (429) when its key has asked too many in the last minute."""
+        if caller.name in self._pace and not self._pace[caller.name].take():
+            raise overloaded("too_many_questions", "your key may not ask as often as that", 15)
+
+
+def _caller(key: Key) -> Caller:
+    digest = hashlib.sha256(key.text.encode()).hexdigest()[:12]
+    return Caller(digest, key.role, key.sessions, key.name)
 
 
 def check_origin(headers: Headers, any_host: bool) -> None:

@@ -9,11 +9,12 @@ from typing import Any, TextIO
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
+_QUERY = re.compile(r"(?<=://)([^\s?\"']+)\?[^\s\"']+")
 
 
 def redact(text: str) -> str:
-    """Text without the names and passwords of addresses in it."""
-    return _USERINFO.sub("***@", text)
+    """Text without the names, passwords and queries of addresses in it."""
+    return _QUERY.sub(r"\1?***", _USERINFO.sub("***@", text))
 
 
 class JsonLines(logging.Formatter):

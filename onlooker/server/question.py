@@ -24,6 +24,8 @@ class Question:
     since_s: float | None = None
     stop: tuple[str, ...] = ()
     """Texts before which the answer ends."""
+    standing: str | None = None
+    """Name of the standing question it is, if the server asks by itself."""
     put_s: float = field(default_factory=time.monotonic)
     cancelled: bool = False
 

@@ -29,7 +29,7 @@ from onlooker.server.app import create_app
 from onlooker.server.logs import start_logging
 from onlooker.server.router import create_router
 from onlooker.server.serve import Server
-from onlooker.server.settings import ServerSettings, is_loopback
+from onlooker.server.settings import ServerSettings, Source, is_loopback
 from onlooker.server.workers import Place, Workers
 
 
@@ -117,7 +117,7 @@ def build(given: dict[str, str]) -> Application:
     if rest:
         raise InputError("the application does not know an argument", given=", ".join(sorted(rest)), do="see its head")
     keys = tuple(line.strip() for line in Path(file).read_text().splitlines() if line.strip()) if file else ()
-    sources = tuple((name, url) for name, _, url in (one.partition("=") for one in named.split(",") if one))
+    sources = tuple(Source(name, url) for name, _, url in (one.partition("=") for one in named.split(",") if one))
     settings = ServerSettings(
         model=Path(model).name, host="0.0.0.0" if keys else "127.0.0.1", keys=keys, sources=sources
     )

@@ -18,6 +18,7 @@ from onlooker.server.channel import Channel, PushedFrame, Tasks, conversing, pus
 from onlooker.server.feed import Missed
 from onlooker.server.gate import refuse_socket
 from onlooker.server.inline import picture_of
+from onlooker.server.keys import Caller
 from onlooker.server.question import Question
 from onlooker.server.refusals import Refusal, overloaded
 from onlooker.server.service import Service, told
@@ -130,7 +131,7 @@ def realtime_routes(service: Service) -> APIRouter:
         try:
             channel = await Channel.accept(socket, service.limits.send_s)
             async with conversing(channel):
-                await _Conversation(service, stream, channel).run()
+                await _Conversation(service, stream, channel, caller).run()
         finally:
             if session_id is None:
                 await service.close(stream, "its connection ended")
@@ -171,8 +172,8 @@ class _Response:
 class _Conversation:
     """One connection."""
 
-    def __init__(self, service: Service, stream: Stream, channel: Channel) -> None:
-        self._service, self._stream, self._channel = service, stream, channel
+    def __init__(self, service: Service, stream: Stream, channel: Channel, caller: Caller) -> None:
+        self._service, self._stream, self._channel, self._caller = service, stream, channel, caller
         self._tasks = Tasks()
         self._settings = SessionChange()
         self._question = ""
@@ -270,7 +271,7 @@ class _Conversation:
         most = wanted.max_output_tokens or self._settings.max_output_tokens
         sampling = Sampling(max_tokens=None if most == "inf" else most)
         text = f"{instructions}\n{asked}" if instructions else asked
-        question = self._service.ask(self._stream, text, sampling)
+        question = self._service.ask(self._stream, text, sampling, caller=self._caller)
         self._response = _Response(question, wanted)
         self._tasks.add(self._answer(self._response))
 

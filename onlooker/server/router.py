@@ -38,7 +38,7 @@ class Router:
 
     def __init__(self, settings: ServerSettings, workers: Workers) -> None:
         self.settings, self.workers = settings, workers
-        self._keys = Keys(settings.keys)
+        self._keys = Keys(settings.all_keys)
         self._client = httpx2.AsyncClient(
             timeout=httpx2.Timeout(None, connect=5.0), limits=httpx2.Limits(max_connections=None)
         )
@@ -46,6 +46,12 @@ class Router:
     async def drain(self) -> None:
         """Let the workers finish their answers and end; requests are passed on meanwhile."""
         await self.workers.end(self.settings.limits.drain_s + 10)
+
+    async def reload(self) -> dict[str, Any]:
+        """Refused: what the workers watch was dealt out when they were started. Raises `Refusal` (409)."""
+        raise Refusal(
+            409, "not_with_devices", "with several devices a changed configuration counts from the next start"
+        )
 
     async def close(self) -> None:
         """Let go of the connections to the workers."""
@@ -189,7 +195,8 @@ class Router:
         """The sources of all workers, also those whose worker is not up."""
         told_of = {one["name"]: one for one in await self._gather(request, "sources")}
         absent = {"state": "starting"}
-        listed = [told_of.get(name) or {"name": name, "session_id": name} | absent for name, _ in self.settings.sources]
+        names = [source.name for source in self.settings.sources]
+        listed = [told_of.get(name) or {"name": name, "session_id": name} | absent for name in names]
         return JSONResponse({"sources": listed})
 
     async def metrics(self, request: Request) -> Response:
@@ -261,7 +268,12 @@ def create_router(settings: ServerSettings, workers: Workers) -> FastAPI:
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
         router.check_key(request)
-        return JSONResponse(model_list(settings.model, [name for name, _ in settings.sources], began))
+        return JSONResponse(model_list(settings.model, [source.name for source in settings.sources], began))
+
+    @app.api_route("/v1/admin/{path:path}", methods=["GET", "POST", "PUT", "DELETE"])
+    async def admin(request: Request) -> Response:
+        router.check_key(request)
+        return JSONResponse(await router.reload())
 
     app.include_router(page_routes())
     app.add_api_route("/{path:path}", router.http, methods=["GET", "POST", "PUT", "DELETE"])

@@ -6,28 +6,38 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
+import tomlkit
 import uvicorn
 from fastapi import FastAPI
 
 from onlooker.engine import Engine
 from onlooker.server.app import create_app
+from onlooker.server.config import Config
+from onlooker.server.config_file import ConfigFile
 from onlooker.server.connections import connections_within
+from onlooker.server.refusals import Refusal
 from onlooker.server.router import create_router
 from onlooker.server.settings import ServerSettings
 from onlooker.server.workers import Place, Workers
 
 
 class Drains(Protocol):
-    """What is served: it can be told to finish."""
+    """What is served: it can be told to finish, and to read its configuration again."""
 
     async def drain(self) -> None:
         """Refuse new work and finish the old."""
+        ...
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the configuration again and apply what changed. Raises `Refusal`."""
         ...
 
 
@@ -66,6 +76,7 @@ class Server(uvicorn.Server):
         self._service: Drains = app.state.service
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
+        self._reloads: list[asyncio.Task[None]] = []
 
     async def serve(self, sockets=None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -86,6 +97,8 @@ class Server(uvicorn.Server):
             yield
             return
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        if hasattr(signal, "SIGHUP"):
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self.handle_reload)
         try:
             yield
         finally:
@@ -95,6 +108,19 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self.end)
+
+    def handle_reload(self, sig: int, frame: FrameType | None) -> None:
+        """Have the configuration read again."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(lambda: self._reloads.append(asyncio.create_task(self._reload())))
+
+    async def _reload(self) -> None:
+        try:
+            LOG.info("the configuration was read again", extra=await self._service.reload())
+        except Refusal as refusal:
+            LOG.error("nothing was changed: %s", refusal.message)
+        finally:
+            self._reloads = [task for task in self._reloads if not task.done()]
 
     def end(self) -> None:
         """Begin to drain; if it drains already, end at once. Called on the event loop."""
@@ -127,13 +153,16 @@ def end_when_silent(listener: socket.socket, silence_s: float, unread_s: float) 
 
 
 def serve(
-    settings: ServerSettings, make_engine: Callable[[], Engine], on_ready: Callable[[], None] = lambda: None
+    settings: ServerSettings,
+    make_engine: Callable[[], Engine],
+    on_ready: Callable[[], None] = lambda: None,
+    config: ConfigFile | None = None,
 ) -> None:
-    """Serve until told to end; `on_ready` is called when the model is loaded.
+    """Serve until told to end; `on_ready` is called when the model is loaded. `config` is read again on SIGHUP.
 
     Raises what loading the model raised, if it could not be loaded.
     """
-    app = create_app(settings, make_engine)
+    app = create_app(settings, make_engine, config)
     server = Server(app, settings)
     started: Future[None] = app.state.service.worker.started
     started.add_done_callback(lambda loaded: _loaded(loaded, server, on_ready))
@@ -142,10 +171,46 @@ def serve(
         raise error
 
 
-def route(settings: ServerSettings, devices: list[str], command: Callable[[Place], list[str]]) -> None:
+def route(settings: ServerSettings, config: Config, file: ConfigFile | None) -> None:
     """Serve through one worker process per device until told to end; sources are dealt out among them."""
+    devices = config.server.devices
     places = [Place(number, device, settings.sources[number :: len(devices)]) for number, device in enumerate(devices)]
-    Server(create_router(settings, Workers(places, command)), settings).run()
+    with tempfile.TemporaryDirectory(prefix="onlooker-") as folder:  # its owner's alone
+        workers = Workers(places, WorkerFiles(Path(folder), config, settings).command)
+        Server(create_router(settings, workers), settings).run()
+
+
+class WorkerFiles:
+    """What each worker is told, as a configuration file in a private folder: a command line is for everyone to read."""
+
+    def __init__(self, folder: Path, config: Config, settings: ServerSettings) -> None:
+        self._folder, self._config, self._settings = folder, config, settings
+
+    def command(self, place: Place) -> list[str]:
+        """The arguments of a worker, whose file is written."""
+        told = self._config.model_dump(mode="json", exclude_none=True)
+        addresses = {source.name: source.url for source in self._settings.sources}
+        mine = {source.name for source in place.sources}
+        told["sources"] = [
+            {name: value for name, value in one.items() if name not in ("url_env", "url_file")}
+            | {"url": addresses[one["name"]]}
+            for one in told["sources"]
+            if one["name"] in mine
+        ]
+        texts = {key.name: key.text for key in self._settings.named_keys}
+        told["keys"] = [
+            {name: value for name, value in one.items() if name not in ("key_env", "key_file")}
+            | {"key": texts[one["name"]]}
+            for one in told["keys"]
+        ]
+        if self._settings.webhook is not None:
+            told["webhook"] = dict(zip(("url", "secret"), self._settings.webhook, strict=True))
+        told["server"] |= {"host": "127.0.0.1", "proxy": ["127.0.0.1"], "log": "json", "devices": []}
+        told["model"]["device"] = place.device
+        file = self._folder / f"{place.number}.toml"
+        file.touch(mode=0o600)
+        file.write_text(tomlkit.dumps(told), encoding="utf-8")
+        return ["serve", "--config", str(file), "--worker", place.name, "--port", str(place.port)]
 
 
 def _loaded(loaded: Future[None], server: Server, on_ready: Callable[[], None]) -> None:

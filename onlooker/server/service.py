@@ -20,15 +20,18 @@ from onlooker.engine import Decoding, Engine
 from onlooker.server import snapshots
 from onlooker.server.addresses import Allowed
 from onlooker.server.bodies import Sampling
+from onlooker.server.config_file import ConfigFile
 from onlooker.server.feed import Missed
 from onlooker.server.keys import Caller, Keys
 from onlooker.server.metrics import Metrics
 from onlooker.server.pictures import read_picture
 from onlooker.server.question import Question
+from onlooker.server.reconfigure import reconfigure
 from onlooker.server.refusals import Refusal, draining, gone, of_error, overloaded, unknown_session
 from onlooker.server.settings import ServerSettings
-from onlooker.server.sources import client_source, feeder_of
+from onlooker.server.sources import client_source
 from onlooker.server.stream import Event, Offered, Stream, StreamSettings
+from onlooker.server.watched import Watched
 from onlooker.server.webhooks import Webhook, alert_event
 from onlooker.server.worker import Worker
 
@@ -40,15 +43,18 @@ REMEMBERED = 4096
 class Service:
     """One worker and everything around it. Its methods are called on the event loop, unless they say otherwise."""
 
-    def __init__(self, settings: ServerSettings, make_engine: Callable[[], Engine]) -> None:
-        self.settings, self.limits = settings, settings.limits
+    def __init__(
+        self, settings: ServerSettings, make_engine: Callable[[], Engine], config: ConfigFile | None = None
+    ) -> None:
+        self.settings, self.limits, self.config = settings, settings.limits, config
         self.metrics = Metrics(settings.model)
         self.webhook = Webhook(*settings.webhook) if settings.webhook else None
-        self.worker = Worker(make_engine, self.metrics, settings.promises, self._send_alert if self.webhook else None)
+        self.worker = Worker(make_engine, self.metrics, settings.promises, self._send_alert)
         self.metrics.watch(self)
-        self.keys = Keys(settings.keys)
+        self.keys = Keys(settings.all_keys)
         self.allowed = Allowed(settings.allowed_hosts)
         self.streams: dict[str, Stream] = {}
+        self.watched = Watched(self, settings.sources)
         self.is_draining = False
         self.pool = ThreadPoolExecutor(4, "onlooker-pictures")
         self._gone: OrderedDict[str, tuple[str | None, str]] = OrderedDict()
@@ -122,6 +128,27 @@ class Service:
             stream.began_s = time.monotonic() - stream.last_time_s
         return stream
 
+    async def note_rules(self, stream: Stream) -> None:
+        """The rules of a stream were changed: those of a source count from now on, also after a restart."""
+        if stream.owner is None and stream.id in self.watched:
+            self.watched.note_rules(stream.id, () if stream.watch is None else stream.watch.rules)
+            await self.write_back(stream.id)
+
+    async def write_back(self, name: str, address: dict[str, str] | None = None) -> bool:
+        """Write what is watched under a name into the configuration file; whether there is one."""
+        if self.config is None:
+            return False
+        source = next((one for one in self.watched.sources if one.name == name), None)
+        await asyncio.to_thread(self.config.write_source, name, source, address)
+        return True
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the configuration file again and apply what changed; streams that did not change go on.
+
+        Raises `Refusal`: 409 without a file, 422 (with every fault) when it is wrong; then nothing is changed.
+        """
+        return await reconfigure(self)
+
     def snapshot_folder(self) -> Path:
         """Where snapshots are kept. Raises `Refusal` (403) on a server that keeps none."""
         if self.settings.snapshots is None:
@@ -130,8 +157,9 @@ class Service:
 
     def _admit(self, owner: Caller) -> None:
         mine = [stream for stream in self.streams.values() if stream.owner == owner.name]
+        most = owner.sessions if owner.sessions is not None else self.settings.sessions_per_key
         private = sum(stream.owner is not None for stream in self.streams.values())
-        if len(mine) >= self.settings.sessions_per_key:
+        if len(mine) >= most:
             self.metrics.refused("sessions_per_key")
             raise overloaded("too_many_sessions", f"your key has {len(mine)} sessions open, the most there may be", 10)
         if private >= self.limits.sessions:
@@ -157,12 +185,8 @@ class Service:
         self.metrics.failed("memory")
         await self.close(largest, why)
 
-    def sources(self) -> tuple[tuple[str, str], ...]:
-        """(name, address) of what the server watches by itself, whether it is up or not."""
-        return self.settings.sources
-
-    def find(self, caller: Caller, stream_id: str, *, own: bool = False) -> Stream:
-        """A session this caller may use; with `own`, one that is not shared.
+    def find(self, caller: Caller, stream_id: str, *, own: bool = False, rules: bool = False) -> Stream:
+        """A session this caller may use; with `own`, one that is not shared, unless an admin changes its `rules`.
 
         Raises `Refusal`: 404 for one that is not there or not theirs, 410 for one that ended, 403 for a shared one, 503
         for a source of the server that is not up yet, or not again.
@@ -176,7 +200,7 @@ class Service:
             raise unknown_session(stream_id)
         if stream.owner not in (None, caller.name):
             raise unknown_session(stream_id)
-        if own and stream.owner is None:
+        if own and stream.owner is None and not (rules and caller.role == "admin"):
             raise Refusal(403, "shared_session", f"session {stream_id} is a source of the server; it can only be asked")
         if stream.state != "live":
             self._refuse_starting(stream_id)
@@ -184,18 +208,8 @@ class Service:
         stream.touch()
         return stream
 
-    def describe_sources(self) -> list[dict[str, Any]]:
-        """Every source the server watches, also those that are not up (`starting`)."""
-        told_of = []
-        for name, _ in self.sources():
-            stream = self.streams.get(name)
-            is_up = stream is not None and stream.state == "live" and stream.source is not None
-            state = stream.source["state"] if is_up else "starting"  # pyright: ignore[reportOptionalMemberAccess, reportOptionalSubscript]
-            told_of.append({"name": name, "session_id": name, "state": state})
-        return told_of
-
     def _refuse_starting(self, stream_id: str) -> None:
-        if stream_id in dict(self.sources()):
+        if stream_id in self.watched:
             why = f"source {stream_id} is being opened"
             raise Refusal(503, "source_starting", why, param="session_id", retry_after_s=2)
 
@@ -257,9 +271,20 @@ class Service:
     # --------------------------------------------------------------------------------------------------- questions
 
     def ask(
-        self, stream: Stream, text: str, sampling: Sampling, at: float | None = None, since: float | None = None
+        self,
+        stream: Stream,
+        text: str,
+        sampling: Sampling,
+        at: float | None = None,
+        since: float | None = None,
+        *,
+        caller: Caller | None = None,
+        standing: str | None = None,
     ) -> Question:
-        """Put a question; read its answer with `answer` or `pieces`. Raises `Refusal`."""
+        """Put a question; read its answer with `answer` or `pieces`. Raises `Refusal`.
+
+        `caller` is whose questions are counted; None for the server's own (`standing` names it).
+        """
         self.may_work()
         limits = self.limits
         if not text.strip():
@@ -277,6 +302,8 @@ class Service:
         if sum(one.questions for one in self.streams.values()) >= limits.questions:
             self.metrics.refused("questions")
             raise overloaded("server_busy", f"{limits.questions} questions are in flight", 2)
+        if caller is not None:
+            self.keys.check_pace(caller)
         decoding = Decoding(
             # More than may be is as much as may be, as other servers have it; `finish` tells that it was cut.
             min(64 if sampling.max_tokens is None else sampling.max_tokens, limits.new_tokens),
@@ -284,7 +311,7 @@ class Service:
             sampling.top_p,
             sampling.seed,
         )
-        question = Question(stream, text, decoding, at, since, sampling.stop)
+        question = Question(stream, text, decoding, at, since, sampling.stop, standing)
         stream.questions += 1
         stream.touch()
         self.worker.ask(question)
@@ -335,22 +362,10 @@ class Service:
         for stream in list(self.streams.values()):  # readers of events and sockets hang up by this
             stream.end("closed", "the server is shutting down")
 
-    async def watch_sources(self) -> None:
-        """Keep a shared session open for every named source, also after the engine had to be started anew."""
-        # Shielded: when the server ends while the model loads, the worker must still be able to say that it came up.
-        await asyncio.shield(asyncio.wrap_future(self.worker.started))
-        while True:
-            for name, url in self.settings.sources:
-                if name not in self.streams:
-                    with contextlib.suppress(Refusal):  # not now: the engine is being started, or the server ends
-                        stream = await self.open(None, StreamSettings(trace=True, label=name), stream_id=name)
-                        feeder_of(stream, url, self.settings.source_fps).start()
-            await asyncio.sleep(1.0)
-
     def _send_alert(self, alert: Alert, stream_id: str) -> None:
         """Queue an alert for the webhook; called on the worker's thread."""
-        assert self.webhook is not None
-        self.webhook.send(alert_event(alert, stream_id))
+        if (webhook := self.webhook) is not None:
+            webhook.send(alert_event(alert, stream_id))
 
     async def end(self) -> None:
         """Close every session and stop the worker."""

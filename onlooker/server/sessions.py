@@ -18,6 +18,7 @@ from onlooker.server.feed import Missed
 from onlooker.server.keys import Caller
 from onlooker.server.pictures import FORMATS, check_type
 from onlooker.server.refusals import Refusal, gone
+from onlooker.server.rules import describe_rules, put_rule, remove_rule
 from onlooker.server.service import Service, told
 from onlooker.server.stream import Event, Stream, StreamSettings
 from onlooker.server.wire import EventStream, answer_facts, frame_facts, sse
@@ -54,7 +55,7 @@ def session_routes(service: Service) -> APIRouter:
     @routes.get("/sources")
     async def sources(caller: Asker) -> dict[str, Any]:
         """The named sources of this server."""
-        return {"sources": service.describe_sources()}
+        return {"sources": service.watched.describe()}
 
     @routes.get("/sessions")
     async def sessions(caller: Asker) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def session_routes(service: Service) -> APIRouter:
     async def ask(session_id: str, body: AskBody, request: Request, caller: Asker) -> Response:
         """Ask about what the session has seen."""
         stream = service.find(caller, session_id)
-        question = service.ask(stream, body.question, body, body.at, body.since)
+        question = service.ask(stream, body.question, body, body.at, body.since, caller=caller)
         if body.stream:
             return EventStream(_streamed(service, stream, question), service.limits.send_s)
         return JSONResponse(answer_facts(stream.id, await service.answer(question, request)))
@@ -199,39 +200,23 @@ def session_routes(service: Service) -> APIRouter:
     async def rules(session_id: str, caller: Asker) -> dict[str, Any]:
         """The alert rules of a session, with the newest probability of each."""
         stream = service.find(caller, session_id)
-        return {"rules": await _on_worker(service, stream, lambda: _rules(stream))}
+        return {"rules": await _on_worker(service, stream, lambda: describe_rules(stream))}
 
     @routes.put("/sessions/{session_id}/rules/{name}")
-    async def put_rule(session_id: str, name: Name, body: RuleBody, caller: Asker) -> dict[str, Any]:
+    async def add_rule(session_id: str, name: Name, body: RuleBody, caller: Asker) -> dict[str, Any]:
         """Add or replace an alert rule."""
-        stream = service.find(caller, session_id, own=service.settings.needs_owner)
+        stream = service.find(caller, session_id, own=True, rules=True)
         rule = Rule.from_dict({"name": name} | body.model_dump(exclude_none=True))
-        most = service.limits.rules_per_session
-
-        def put() -> None:
-            assert stream.session is not None
-            stream.watch = stream.watch or stream.session.watch()
-            others = [one.name for one in stream.watch.rules if one.name != name]
-            if len(others) >= most:
-                raise Refusal(422, "too_many_rules", f"a session has at most {most} rules")
-            if len(others) < len(stream.watch.rules):
-                stream.watch.remove(name)
-            stream.watch.add(rule)
-
-        await _on_worker(service, stream, put)
+        await _on_worker(service, stream, lambda: put_rule(stream, rule, service.limits.rules_per_session))
+        await service.note_rules(stream)
         return rule.as_dict()
 
     @routes.delete("/sessions/{session_id}/rules/{name}")
-    async def delete_rule(session_id: str, name: Name, caller: Asker) -> dict[str, Any]:
+    async def drop_rule(session_id: str, name: Name, caller: Asker) -> dict[str, Any]:
         """Remove an alert rule."""
-        stream = service.find(caller, session_id, own=service.settings.needs_owner)
-
-        def remove() -> None:
-            if stream.watch is None or name not in [rule.name for rule in stream.watch.rules]:
-                raise Refusal(404, "rule_not_found", f"there is no rule {name!r}")
-            stream.watch.remove(name)
-
-        await _on_worker(service, stream, remove)
+        stream = service.find(caller, session_id, own=True, rules=True)
+        await _on_worker(service, stream, lambda: remove_rule(stream, name))
+        await service.note_rules(stream)
         return {"name": name, "deleted": True}
 
     return routes
@@ -259,18 +244,6 @@ async def _on_worker(service: Service, stream: Stream, work: Any) -> Any:
         return await asyncio.wrap_future(service.worker.call(guarded))
     except Exception as error:
         raise told(error) from error
-
-
-def _rules(stream: Stream) -> list[dict[str, Any]]:
-    if stream.watch is None:
-        return []
-    told_of = {status.name: status for status in stream.watch.status()}
-    return [
-        rule.as_dict()
-        | {"looks": told_of[rule.name].looks, "alerts": told_of[rule.name].alerts}
-        | {"probability": told_of[rule.name].probability, "highest": told_of[rule.name].highest}
-        for rule in stream.watch.rules
-    ]
 
 
 async def _streamed(service: Service, stream: Stream, question: Any) -> AsyncGenerator[str]:

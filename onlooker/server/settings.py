@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from onlooker.core.errors import InputError
 from onlooker.engine import Promises
+from onlooker.respond import Rule
 
 MB = 2**20
 SERVED = Promises(frame_lag_s=2.0, first_token_s=5.0, step_s=0.2, most_frames=32, most_questions=256)
@@ -82,6 +84,49 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class StandingQuestion:
+    """A question that the server puts to a source by itself, again and again."""
+
+    name: str
+    text: str
+    every_s: float = 60.0
+    """Seconds from one asking to the next."""
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that the server watches by itself, for everyone with a key."""
+
+    name: str
+    url: str = field(repr=False)
+    """Its address; it may hold a password, and is shown nowhere."""
+    fps: float | None = None
+    """Frames looked at per second; None for what the server looks at (`source_fps`)."""
+    rules: tuple[Rule, ...] = ()
+    questions: tuple[StandingQuestion, ...] = ()
+    lag_s: float | None = None
+    """Seconds within which a frame is promised to be in memory; later ones are counted. None for the server's."""
+
+
+Role = Literal["reader", "asker", "admin"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key with a name, a role and limits. Readers see and hear; askers ask, and open sessions of their own; admins
+    change what the server watches."""
+
+    name: str
+    text: str = field(repr=False)
+    role: Role = "asker"
+    sessions: int | None = None
+    """Most sessions it may have open; None for what every key may have."""
+    questions_per_minute: float | None = None
+    """Most questions a minute; None for no bound of its own."""
+
+
+@dataclass(frozen=True)
 class ServerSettings:
     """How a server is set up. Raises `InputError` for a setting that would not be safe."""
 
@@ -95,8 +140,10 @@ class ServerSettings:
     """Hosts (names or networks such as 10.0.0.0/8) that videos may be fetched from though they are not public."""
     snapshots: Path | None = None
     """Folder of snapshots; None means that there are none."""
-    sources: tuple[tuple[str, str], ...] = ()
-    """(name, address) of what the server watches by itself."""
+    named_keys: tuple[Key, ...] = ()
+    """Further keys, with roles and limits of their own."""
+    sources: tuple[Source, ...] = ()
+    """What the server watches by itself."""
     source_fps: float = 1.0
     """Frames looked at per second of a named source."""
     proxies: tuple[str, ...] = ()
@@ -112,30 +159,37 @@ class ServerSettings:
     """What the engine keeps for every stream, and when it refuses or does with less."""
 
     @property
-    def needs_owner(self) -> bool:
-        """Whether shared sessions are for asking only: with several keys, none stands above the others."""
-        return len(self.keys) > 1
+    def all_keys(self) -> tuple[Key, ...]:
+        """Every key. A plain one is an admin's where it is the only key: with several, none stands above the others."""
+        role: Role = "admin" if len(self.keys) == 1 and not self.named_keys else "asker"
+        plain = (
+            Key(f"key{number}" if len(self.keys) > 1 else "key", text, role) for number, text in enumerate(self.keys)
+        )
+        return (*plain, *self.named_keys)
 
     @property
     def sessions_per_key(self) -> int:
         """Sessions one key may have open."""
         if self.limits.sessions_per_key is not None:
             return self.limits.sessions_per_key
-        return self.limits.sessions if len(self.keys) < 2 else -(-self.limits.sessions // 2)
+        return self.limits.sessions if len(self.all_keys) < 2 else -(-self.limits.sessions // 2)
 
     def __post_init__(self) -> None:
-        names = [name for name, _ in self.sources]
+        names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise InputError("two sources have one name", given=twice, do="name each source once")
-        if not self.keys and not is_loopback(self.host):
+        if not self.all_keys and not is_loopback(self.host):
             raise InputError(
                 "without a key the server is for this machine only",
                 given=f"host {self.host}",
                 do="give --api-key-file FILE (or set ONLOOKER_API_KEY), or bind to 127.0.0.1",
             )
-        if any(len(key) < 16 or not key.isascii() or not key.isprintable() or " " in key for key in self.keys):
+        texts = [key.text for key in self.all_keys]
+        if any(len(text) < 16 or not text.isascii() or not text.isprintable() or " " in text for text in texts):
             raise InputError("a key has at least 16 printable ASCII characters", do="openssl rand -hex 24")
+        if len(set(texts)) < len(texts):
+            raise InputError("two keys are the same", do="openssl rand -hex 24")
 
 
 def is_loopback(host: str) -> bool:

@@ -96,7 +96,7 @@ class Feeder:
         if isinstance(error, Refusal):
             return error.message
         if isinstance(error, OnlookerError):
-            return str(error)
+            return redact(str(error))
         LOG.error("source %s failed", self._name, exc_info=error)
         return "it failed; the server's log tells more"
 

@@ -16,6 +16,7 @@ from onlooker.engine import Busy, Lane, Session, Watch
 from onlooker.engine.lane import LaneCounts, Offer, Taken
 from onlooker.server.album import Album
 from onlooker.server.feed import Feed
+from onlooker.server.pace import Bucket
 from onlooker.server.refusals import Refusal, gone, overloaded
 from onlooker.server.settings import Limits
 from onlooker.server.wire import frame_facts
@@ -45,6 +46,8 @@ class StreamSettings:
     """Frames taken per second of the stream; None for all that are pushed."""
     trace: bool = False
     label: str | None = None
+    source_fps: float | None = None
+    """Frames that its source gives per second; None for a session that is pushed."""
 
 
 @dataclass
@@ -256,7 +259,7 @@ class Stream:
             "why_ended": self.why_ended,
             "shared": self.owner is None,
             "policy": self.settings.policy,
-            "fps": self.settings.fps,
+            "fps": self.settings.fps or self.settings.source_fps,
             "trace": self.settings.trace,
             "source": self.source,
             "serving": None if self.lane is None else self.lane.rung.name,
@@ -277,23 +280,3 @@ class Stream:
             "thumbnail_bytes": self.album.num_bytes,
             "readers": self.events.num_readers,
         }
-
-
-class Bucket:
-    """Lets through so many a second on average, and a second's worth at once."""
-
-    def __init__(self, per_s: float, now: Callable[[], float] = time.monotonic) -> None:
-        if not per_s > 0:
-            raise InputError("a rate is above 0", given=str(per_s))
-        self._per_s, self._now = per_s, now
-        self._left, self._at = max(1.0, per_s), now()
-
-    def take(self) -> bool:
-        """Let one more through, or not."""
-        now = self._now()
-        self._left = min(max(1.0, self._per_s), self._left + (now - self._at) * self._per_s)
-        self._at = now
-        if self._left < 1.0:
-            return False
-        self._left -= 1.0
-        return True

@@ -13,6 +13,7 @@ from onlooker.server.bodies import AskBody, Body
 from onlooker.server.channel import Channel, PushedFrame, Tasks, conversing, push_frame
 from onlooker.server.feed import Missed
 from onlooker.server.gate import refuse_socket
+from onlooker.server.keys import Caller
 from onlooker.server.question import Question
 from onlooker.server.refusals import Refusal
 from onlooker.server.service import Service, told
@@ -56,7 +57,7 @@ def socket_routes(service: Service) -> APIRouter:
             return
         channel = await Channel.accept(socket, service.limits.send_s)
         async with conversing(channel):
-            await _Talk(service, stream, channel).run()
+            await _Talk(service, stream, channel, socket.state.caller).run()
 
     return routes
 
@@ -64,8 +65,8 @@ def socket_routes(service: Service) -> APIRouter:
 class _Talk:
     """One connection to one session."""
 
-    def __init__(self, service: Service, stream: Stream, channel: Channel) -> None:
-        self._service, self._stream, self._channel = service, stream, channel
+    def __init__(self, service: Service, stream: Stream, channel: Channel, caller: Caller) -> None:
+        self._service, self._stream, self._channel, self._caller = service, stream, channel, caller
         self._credit = CREDIT[stream.settings.policy]
         self._tasks = Tasks()
         self._questions: dict[str, Question] = {}
@@ -125,7 +126,8 @@ class _Talk:
             return
         if message.id in self._questions:
             raise Refusal(409, "id_in_use", "a question with this id is in flight", param="id")
-        question = self._service.ask(self._stream, message.question, message, message.at, message.since)
+        times = (message.at, message.since)
+        question = self._service.ask(self._stream, message.question, message, *times, caller=self._caller)
         self._questions[message.id] = question
         self._tasks.add(self._answer(message.id, question))
 

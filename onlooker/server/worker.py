@@ -278,7 +278,8 @@ class Worker:
         self._observer.answered(question, answer)
         question.end(answer)
         question.stream.touch()
-        question.stream.events.add(Event("answer", answer_facts(question.stream.id, answer)))
+        standing = {} if question.standing is None else {"standing": question.standing}
+        question.stream.events.add(Event("answer", answer_facts(question.stream.id, answer) | standing))
 
     def _tell_alerts(self) -> None:
         for stream in self._streams.values():

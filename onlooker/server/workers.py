@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
+
+from onlooker.server.settings import Source
 
 LOG = logging.getLogger("onlooker.server")
 LONGEST_PAUSE_S = 30.0
@@ -27,7 +30,7 @@ class Place:
 
     number: int
     device: str
-    sources: tuple[tuple[str, str], ...] = ()
+    sources: tuple[Source, ...] = ()
     run: int = 0
     host: str = "127.0.0.1"
     port: int = 0
@@ -75,7 +78,7 @@ class Workers:
         """The place of a session, and whether its worker has ended since; (None, False) for an id of no worker here."""
         name = session_id.partition(".")[0]
         for place in self.places:
-            if name == place.name or session_id in dict(place.sources):
+            if name == place.name or session_id in [source.name for source in place.sources]:
                 return place, False
             if name.startswith(f"w{place.number}r") and name[len(f"w{place.number}r") :].isdecimal():
                 return place, True
@@ -121,7 +124,12 @@ class Workers:
     async def run_one(self, place: Place) -> str:
         """Start the worker of a place and wait for its end; why it ended."""
         place.port = _free_port()
-        place.process = await asyncio.create_subprocess_exec(sys.executable, "-m", "onlooker", *self._command(place))
+        command = [sys.executable, "-m", "onlooker", *self._command(place)]
+        # A worker's file says everything: what the environment says of settings is in it already.
+        settings = ("ONLOOKER_MODEL", "ONLOOKER_SERVER", "ONLOOKER_LIMITS", "ONLOOKER_PROMISES", "ONLOOKER_WEBHOOK")
+        settings += ("ONLOOKER_SOURCES", "ONLOOKER_KEYS", "ONLOOKER_RETENTION")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
+        place.process = await asyncio.create_subprocess_exec(*command, env=environment)
         try:
             return f"exit code {await place.process.wait()}"
         finally:

@@ -323,5 +323,5 @@ def test_a_restarted_server_is_watched_again(launch, tmp_path) -> None:
     expect(page.locator("#tag")).to_have_text(re.compile("Not connected|Starting"), timeout=PATIENT_MS)
     with server_at(port, tmp_path / "second.log"):
         expect(page.locator("#tag")).to_have_text(re.compile(r"Live 0:0\d"), timeout=PATIENT_MS)
-        expect(page.locator("#notice")).to_contain_text("began anew")
+        expect(page.locator("#log")).to_contain_text("began anew")
         assert ask(page, "how many shapes are visible now?").isdigit()

@@ -17,6 +17,7 @@ from PIL import Image
 
 from onlooker.engine import Engine, Promises
 from onlooker.server.app import create_app
+from onlooker.server.config_file import ConfigFile
 from onlooker.server.serve import Server
 from onlooker.server.service import Service
 from onlooker.server.settings import Limits, ServerSettings
@@ -49,7 +50,12 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    make_engine: Callable[[], Engine], limits: Limits | None = None, *, loads: bool = True, **settings
+    make_engine: Callable[[], Engine],
+    limits: Limits | None = None,
+    *,
+    loads: bool = True,
+    config: ConfigFile | None = None,
+    **settings,
 ) -> Iterator[Running]:
     """A server on a free port of this machine, ready unless told that it will not load."""
     with socket.socket() as listener:
@@ -57,7 +63,7 @@ def running(
         port = listener.getsockname()[1]
         settings = {"promises": PATIENT} | settings
         configured = ServerSettings(model="pocket", port=port, limits=limits or Limits(), **settings)
-        app = create_app(configured, make_engine)
+        app = create_app(configured, make_engine, config)
         server = Server(app, configured)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
         thread.start()

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from running_server import WAIT_S, eventually, opened, push, running
 
-from onlooker.server.settings import Limits
+from onlooker.server.settings import Limits, Source
 
 HEAD = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n"
 
@@ -142,7 +142,7 @@ def test_what_is_held_is_bounded_and_the_largest_goes_with_a_reason(pocket, jpeg
 def test_a_source_that_holds_too_much_begins_anew(pocket):
     limits = Limits(memory_bytes=600_000)
     with (
-        running(pocket, limits, sources=(("demo", "synthetic"),), source_fps=30.0) as server,
+        running(pocket, limits, sources=(Source("demo", "synthetic"),), source_fps=30.0) as server,
         server.client() as client,
     ):
         eventually(lambda: "demo" in server.service.streams)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running_server import WAIT_S, eventually, push, running
 
-from onlooker.server.settings import Limits
+from onlooker.server.settings import Limits, Source
 from onlooker.server.stops import Stops
 
 NOW = "what is there now?"
@@ -17,7 +17,10 @@ NOW = "what is there now?"
 @pytest.fixture(scope="module")
 def watching(pocket, jpegs):
     """A server with a source, a client, and the model's name looking at a session of ours."""
-    with running(pocket, Limits(new_tokens=20), sources=(("demo", "synthetic"),)) as server, server.client() as client:
+    with (
+        running(pocket, Limits(new_tokens=20), sources=(Source("demo", "synthetic"),)) as server,
+        server.client() as client,
+    ):
         session_id = client.post("/v1/streaming/sessions", json={}).json()["session_id"]
         push(client, f"/v1/streaming/sessions/{session_id}", jpegs[:4])
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0, timeout=WAIT_S) as asks:

@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 
 from onlooker.server.router import create_router
 from onlooker.server.serve import Server
-from onlooker.server.settings import ServerSettings
+from onlooker.server.settings import ServerSettings, Source
 from onlooker.server.workers import Place, Workers
 
 READY = b'{"status": "ready", "sessions": 0, "questions": 0}'
@@ -25,7 +25,7 @@ class Fragile(Workers):
     """One worker, a plain socket server of the test: it answers the health check, and cuts everything else short."""
 
     def __init__(self, port: int) -> None:
-        super().__init__([Place(0, "cpu", (("demo", "synthetic"),))], lambda place: [])
+        super().__init__([Place(0, "cpu", (Source("demo", "synthetic"),))], lambda place: [])
         self._port = port
         self.ended = asyncio.Event()
 
@@ -80,7 +80,7 @@ def fragile():
 
         threading.Thread(target=serve_worker, daemon=True).start()
         port = listener.getsockname()[1]
-        settings = ServerSettings(model="pocket", port=port, sources=(("demo", "synthetic"),))
+        settings = ServerSettings(model="pocket", port=port, sources=(Source("demo", "synthetic"),))
         started: list = []
 
         async def run() -> None:

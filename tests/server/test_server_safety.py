@@ -14,7 +14,7 @@ from onlooker.core.errors import InputError
 from onlooker.server.addresses import Allowed
 from onlooker.server.keys import Keys
 from onlooker.server.refusals import Refusal
-from onlooker.server.settings import Limits, ServerSettings
+from onlooker.server.settings import Limits, ServerSettings, Source
 
 KEY_A, KEY_B = "a" * 24, "b" * 24
 JPEG = {"content-type": "image/jpeg"}
@@ -102,7 +102,7 @@ def test_keys_are_compared_in_constant_time(monkeypatch):
 
     compared = []
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or a == b)
-    keys = Keys((KEY_A, KEY_B))
+    keys = Keys(ServerSettings(keys=(KEY_A, KEY_B)).all_keys)
     keys.caller(Headers({"authorization": f"Bearer {KEY_A}"}))
     assert len(compared) == 2  # the second is looked at though the first matched
 
@@ -127,7 +127,7 @@ def test_without_a_key_other_sites_may_only_lead_here(shared, keyed, site, mode,
 
 def test_two_sources_of_one_name_are_refused():
     with pytest.raises(InputError, match="two sources have one name"):
-        ServerSettings(sources=(("a", "synthetic"), ("b", "synthetic"), ("a", "synthetic:1")))
+        ServerSettings(sources=(Source("a", "synthetic"), Source("b", "synthetic"), Source("a", "synthetic:1")))
 
 
 def test_no_key_may_take_every_session(pocket):
@@ -537,6 +537,8 @@ def test_logs_hold_no_secrets():
 
     from onlooker.server.logs import JsonLines
 
-    record = logging.makeLogRecord({"msg": "opened rtsp://me:secret@cam/1?x=1", "path": "/v1", "levelname": "INFO"})
+    record = logging.makeLogRecord(
+        {"msg": "opened rtsp://me:secret@cam/1?token=secret", "path": "/v1", "levelname": "INFO"}
+    )
     line = JsonLines().format(record)
     assert "secret" not in line and json.loads(line)["path"] == "/v1"

@@ -9,6 +9,7 @@ import av
 import pytest
 from running_server import WAIT_S, eventually, opened, running, web
 
+from onlooker.server.settings import Source
 from onlooker.world import make_episode
 
 
@@ -67,7 +68,7 @@ class Camera:
 
 def test_a_camera_is_followed_through_its_losses(pocket, ts):
     with Camera(ts) as camera:  # noqa: SIM117 - the server needs its address
-        with running(pocket, sources=(("cam", camera.url),), source_fps=2.0) as server, server.client() as client:
+        with running(pocket, sources=(Source("cam", camera.url),), source_fps=2.0) as server, server.client() as client:
             path = "/v1/streaming/sessions/cam"
             eventually(lambda: client.get(path).status_code == 200)
             eventually(lambda: client.get(path).json()["frames"] >= 2)
@@ -104,7 +105,7 @@ def test_a_client_names_a_file_and_it_is_watched_at_its_pace(pocket, mp4):
 
 
 def test_a_source_that_is_not_there_says_so_and_the_server_goes_on(pocket, tmp_path):
-    named = (("film", str(tmp_path / "none.mp4")), ("demo", "synthetic:3"))
+    named = (Source("film", str(tmp_path / "none.mp4")), Source("demo", "synthetic:3"))
     with running(pocket, sources=named) as server, server.client() as client:
         film, demo = "/v1/streaming/sessions/film", "/v1/streaming/sessions/demo"
         eventually(lambda: client.get(demo).status_code == 200 and client.get(demo).json()["frames"] >= 2)
@@ -119,7 +120,7 @@ def test_a_source_that_is_coming_up_is_waited_for(pocket):
         begins.wait(WAIT_S)
         return pocket()
 
-    with running(slow, loads=False, sources=(("demo", "synthetic"),)) as server, server.client() as client:
+    with running(slow, loads=False, sources=(Source("demo", "synthetic"),)) as server, server.client() as client:
         eventually(lambda: server.server.started)
         for path in ("", "/stats", "/events", "/rules"):
             reply = client.get(f"/v1/streaming/sessions/demo{path}")

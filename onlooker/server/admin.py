@@ -1,0 +1,100 @@
+"""What only an admin may do: read the configuration again; add, change and remove sources."""
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+from pydantic import Field
+
+from onlooker.core.errors import OnlookerError
+from onlooker.server.bodies import Body
+from onlooker.server.config import Above0, Fps, QuestionSection, SourceSection
+from onlooker.server.logs import redact
+from onlooker.server.refusals import Refusal, of_error
+from onlooker.server.service import Service
+from onlooker.server.sessions import Asker
+from onlooker.server.settings import Source
+
+SourceName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
+
+
+class SourcePut(Body):
+    """A source to watch; what is left out stays as it is, or is the usual."""
+
+    url: str | None = Field(default=None, min_length=1, max_length=2000)
+    fps: Fps | None = None
+    lag_s: Above0 | None = None
+    rules: list[dict[str, Any]] | None = Field(default=None, max_length=64)
+    questions: list[QuestionSection] | None = Field(default=None, max_length=64)
+
+
+def admin_routes(service: Service) -> APIRouter:
+    """Routes under /v1/admin, which the gate keeps for admins."""
+    routes = APIRouter(prefix="/v1/admin", tags=["admin"])
+
+    @routes.post("/reload")
+    async def reload(caller: Asker) -> dict[str, Any]:
+        """Read the configuration file again and apply what changed; streams that did not change go on."""
+        return await service.reload()
+
+    @routes.get("/sources")
+    async def sources(caller: Asker) -> dict[str, Any]:
+        """What the server watches, with fps, rules and standing questions; addresses without passwords."""
+        states = {one["name"]: one["state"] for one in service.watched.describe()}
+        return {"sources": [describe(source) | {"state": states[source.name]} for source in service.watched.sources]}
+
+    @routes.put("/sources/{name}")
+    async def put_source(name: SourceName, body: SourcePut, caller: Asker) -> dict[str, Any]:
+        """Watch a source, or change how it is watched; it is written into the configuration file, if there is one."""
+        before = next((one for one in service.watched.sources if one.name == name), None)
+        source = _changed(name, before, body)
+        done = await service.watched.put(source)
+        address = None if body.url is None else {"url": body.url}
+        return describe(source) | {"done": done, "written": await service.write_back(name, address)}
+
+    @routes.delete("/sources/{name}")
+    async def delete_source(name: SourceName, caller: Asker) -> dict[str, Any]:
+        """Watch a source no longer; its memory is gone."""
+        await service.watched.remove(name)
+        return {"name": name, "deleted": True, "written": await service.write_back(name)}
+
+    return routes
+
+
+def describe(source: Source) -> dict[str, Any]:
+    """A source as an admin sees it."""
+    questions = [
+        {"name": one.name, "text": one.text, "every_s": one.every_s, "max_tokens": one.max_tokens}
+        for one in source.questions
+    ]
+    told_of = {"name": source.name, "url": redact(source.url), "fps": source.fps, "lag_s": source.lag_s}
+    return told_of | {"rules": [rule.as_dict() for rule in source.rules], "questions": questions}
+
+
+def _changed(name: str, before: Source | None, body: SourcePut) -> Source:
+    """The source that a request describes. Raises `Refusal` (422)."""
+    if body.url is None and before is None:
+        raise Refusal(422, "invalid_request", "a new source needs an address", param="url")
+    if body.url is not None and "://" not in body.url and body.url.partition(":")[0] != "synthetic":
+        # What is in the file may name anything of this machine; what comes over the network may not.
+        raise Refusal(422, "invalid_address", "an address is rtsp://..., http(s)://... or synthetic", param="url")
+    if body.url is not None and body.url.lower().startswith("file:"):
+        raise Refusal(422, "invalid_address", "files of this machine are named in the configuration only", param="url")
+    # Checked as a section of the file is, whose rules and questions these are.
+    section = SourceSection(
+        name=name, url=body.url or "synthetic", rules=body.rules or [], questions=body.questions or []
+    )
+    try:
+        wanted = section.source()
+    except OnlookerError as error:
+        raise of_error(error) from error
+    if before is None:
+        return replace(wanted, fps=body.fps, lag_s=body.lag_s)
+    return replace(
+        before,
+        url=before.url if body.url is None else wanted.url,
+        fps=body.fps if "fps" in body.model_fields_set else before.fps,
+        lag_s=body.lag_s if "lag_s" in body.model_fields_set else before.lag_s,
+        rules=before.rules if body.rules is None else wanted.rules,
+        questions=before.questions if body.questions is None else wanted.questions,
+    )

@@ -1,0 +1,39 @@
+"""Alert rules of a stream: put, removed and told of, on the worker's thread."""
+
+from typing import Any
+
+from onlooker.respond import Rule
+from onlooker.server.refusals import Refusal
+from onlooker.server.stream import Stream
+
+
+def put_rule(stream: Stream, rule: Rule, most: int) -> None:
+    """Add a rule, or replace the one of its name. Raises `Refusal` (422) when the stream has as many as may be."""
+    assert stream.session is not None, "a stream is open before anyone gives it rules"
+    stream.watch = stream.watch or stream.session.watch()
+    others = [one.name for one in stream.watch.rules if one.name != rule.name]
+    if len(others) >= most:
+        raise Refusal(422, "too_many_rules", f"a session has at most {most} rules")
+    if len(others) < len(stream.watch.rules):
+        stream.watch.remove(rule.name)
+    stream.watch.add(rule)
+
+
+def remove_rule(stream: Stream, name: str) -> None:
+    """Remove a rule. Raises `Refusal` (404) if there is none of this name."""
+    if stream.watch is None or name not in [rule.name for rule in stream.watch.rules]:
+        raise Refusal(404, "rule_not_found", f"there is no rule {name!r}")
+    stream.watch.remove(name)
+
+
+def describe_rules(stream: Stream) -> list[dict[str, Any]]:
+    """The rules, with the newest probability of each."""
+    if stream.watch is None:
+        return []
+    told_of = {status.name: status for status in stream.watch.status()}
+    return [
+        rule.as_dict()
+        | {"looks": told_of[rule.name].looks, "alerts": told_of[rule.name].alerts}
+        | {"probability": told_of[rule.name].probability, "highest": told_of[rule.name].highest}
+        for rule in stream.watch.rules
+    ]

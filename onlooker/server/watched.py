@@ -1,0 +1,146 @@
+"""The named sources: a shared session for each, kept open, with its rules and standing questions; changed while the
+others go on."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from onlooker.core.errors import OnlookerError
+from onlooker.server.bodies import Sampling
+from onlooker.server.refusals import Refusal
+from onlooker.server.rules import put_rule, remove_rule
+from onlooker.server.settings import Source, StandingQuestion
+from onlooker.server.sources import feeder_of
+from onlooker.server.stream import Stream, StreamSettings
+
+if TYPE_CHECKING:
+    from onlooker.server.service import Service
+
+LOG = logging.getLogger("onlooker.server")
+
+
+class Watched:
+    """What the server watches by itself. Its methods are called on the event loop."""
+
+    def __init__(self, service: "Service", sources: Iterable[Source]) -> None:
+        self._service = service
+        self._sources = {source.name: source for source in sources}
+        self._asking: dict[str, list[asyncio.Task[None]]] = {}
+        self._changing = asyncio.Lock()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._sources
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All of them, in the order they were named."""
+        return tuple(self._sources.values())
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Every source, also those that are not up (`starting`)."""
+        told_of = []
+        for name in self._sources:
+            stream = self._service.streams.get(name)
+            source = stream.source if stream is not None and stream.state == "live" else None
+            state = "starting" if source is None else source["state"]
+            told_of.append({"name": name, "session_id": name, "state": state})
+        return told_of
+
+    async def keep(self) -> None:
+        """Keep a shared session open for every source, also after the engine had to be started anew; for ever."""
+        # Shielded: when the server ends while the model loads, the worker must still be able to say that it came up.
+        await asyncio.shield(asyncio.wrap_future(self._service.worker.started))
+        try:
+            while True:
+                async with self._changing:
+                    for source in self.sources:
+                        if source.name not in self._service.streams:
+                            with contextlib.suppress(Refusal):  # not now: the engine starts, or the server ends
+                                await self._open(source)
+                await asyncio.sleep(1.0)
+        finally:
+            for name in list(self._asking):
+                self._stop_asking(name)
+
+    async def put(self, source: Source) -> str:
+        """Add a source, or change it to this: `added`, `changed` (its stream went on), `reopened` or `unchanged`."""
+        async with self._changing:
+            before, stream = self._sources.get(source.name), self._service.streams.get(source.name)
+            fps = source.fps or self._service.settings.source_fps
+            if before == source and (stream is None or stream.settings.source_fps == fps):
+                return "unchanged"
+            self._sources[source.name] = source
+            if before is None or stream is None or stream.state != "live":
+                return "added" if before is None else "reopened"  # the next round opens it
+            if before.url != source.url or stream.settings.source_fps != fps:
+                self._stop_asking(source.name)
+                await self._service.close(stream, "its source was changed")
+                return "reopened"
+            await self._change_rules(stream, before, source)
+            self._ask_for(stream, source)
+            return "changed"
+
+    async def remove(self, name: str) -> None:
+        """Watch a source no longer. Raises `Refusal` (404) if there is none of this name."""
+        async with self._changing:
+            if name not in self._sources:
+                raise Refusal(404, "source_not_found", f"there is no source {name[:80]!r}", param="name")
+            del self._sources[name]
+            self._stop_asking(name)
+            if (stream := self._service.streams.get(name)) is not None:
+                await self._service.close(stream, "it is no longer watched")
+
+    def note_rules(self, name: str, rules: tuple[Any, ...]) -> None:
+        """The rules of a source were changed on its stream: they count from now on, also when it is opened anew."""
+        self._sources[name] = replace(self._sources[name], rules=rules)
+
+    async def _open(self, source: Source) -> None:
+        service = self._service
+        settings = StreamSettings(trace=True, label=source.name, source_fps=source.fps or service.settings.source_fps)
+        stream = await service.open(None, settings, stream_id=source.name)
+        try:
+            await self._change_rules(stream, None, source)
+        except OnlookerError as error:  # of this model: the source is watched nevertheless
+            LOG.error("the rules of source %s cannot be kept: %s", source.name, error)
+        feeder_of(stream, source.url, settings.source_fps or 1.0).start()
+        self._ask_for(stream, source)
+
+    async def _change_rules(self, stream: Stream, before: Source | None, source: Source) -> None:
+        old = {} if before is None else {rule.name: rule for rule in before.rules}
+        new = {rule.name: rule for rule in source.rules}
+        most = self._service.limits.rules_per_session
+
+        def change(engine: Any) -> None:
+            for name in old.keys() - new.keys():
+                with contextlib.suppress(Refusal):
+                    remove_rule(stream, name)
+            for rule in new.values():
+                if old.get(rule.name) != rule:
+                    put_rule(stream, rule, most)
+
+        if old != new:
+            await asyncio.wrap_future(self._service.worker.call(change))
+
+    # ------------------------------------------------------------------------------------------- standing questions
+
+    def _ask_for(self, stream: Stream, source: Source) -> None:
+        self._stop_asking(source.name)
+        self._asking[source.name] = [asyncio.create_task(self._ask_again(stream, one)) for one in source.questions]
+
+    def _stop_asking(self, name: str) -> None:
+        for task in self._asking.pop(name, ()):
+            task.cancel()
+
+    async def _ask_again(self, stream: Stream, standing: StandingQuestion) -> None:
+        """Put a question every so many seconds until the stream ends; what is refused is counted and left out."""
+        service, sampling = self._service, Sampling(max_tokens=standing.max_tokens)
+        while stream.state == "live":
+            await asyncio.sleep(standing.every_s)
+            try:
+                await service.answer(service.ask(stream, standing.text, sampling, standing=standing.name))
+            except Refusal as refusal:
+                service.metrics.refused("standing_question")
+                LOG.warning("question %s to %s was not answered: %s", standing.name, stream.id, refusal.message)
