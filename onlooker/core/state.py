@@ -21,8 +21,9 @@ class StreamState:
     those; a field may also be another state (that of a wrapped method). The session owns it; a method receives it and
     may change it, and keeps nothing anywhere else.
 
-    Every frame is worked on with a fork, which takes the state's place once the frame is remembered: a frame that
-    could not be leaves no trace.
+    A frame is worked on with a fork, which takes the state's place once the frame is remembered: a frame that could not
+    be leaves no trace. A large state that is written in place is only forked when there may be no room for the frame;
+    when anything else fails then, a new state takes its place.
     """
 
     replaces: ClassVar[bool] = False

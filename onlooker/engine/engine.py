@@ -29,7 +29,6 @@ from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.events import Failed, FrameTaken
 from onlooker.core.frame import Frame
 from onlooker.core.spans import Layout
-from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 from onlooker.engine.asking import Asking, InFlight, accept_all, all_said, release
 from onlooker.engine.packing import Work
@@ -298,9 +297,12 @@ class Engine:
         for shape, members in self._batches(groups):
             some = [sessions[n] for n in members]
             tower = self.model.tower(shape)
+            states = [session.working(session.encoder_state, tower.num_tokens) for session in some]
+            pruned = [session.working(session.compressor_state, tower.num_tokens) for session in some]
+            for session, *both in zip(some, states, pruned, strict=True):
+                session.begin(tuple(both))
             with self._stage("encode", some):
                 hidden = self.model.embed_patches(torch.stack([pixels[n] for n in members]))
-                states = [session.encoder_state.fork() for session in some]
                 if (prepared := self._prepared.get(shape)) is not None:
                     encoded = prepared.encode(hidden, states)
                 else:
@@ -318,11 +320,9 @@ class Engine:
                     )
                     for row, (n, session) in enumerate(zip(members, some, strict=True))
                 ]
-                pruned = [session.compressor_state.fork() for session in some]
                 kept = self.compressor.compress_streams(whole, pruned)
             for row, n in enumerate(members):
-                both = (states[row], pruned[row])
-                sessions[n].seen = _Seen(arrivals[n][1], kept[row], len(whole[row]), tower, encoded, row, both)
+                sessions[n].seen = _Seen(arrivals[n][1], kept[row], len(whole[row]), tower, encoded, row)
 
     def _batches(self, groups: Mapping[tuple[int, ...], list[int]]) -> Iterator[tuple[tuple[int, ...], list[int]]]:
         """Frames of one shape, as many at once as the encoder was prepared for."""
@@ -335,7 +335,6 @@ class Engine:
 
     def _remember(self, session: Session, seen: "_Seen", chunk: Any, no_room: Exception | None) -> FrameTaken | Failed:
         time_s = seen.frame.time_s
-        session.seen = None
         try:
             if no_room is not None:
                 raise no_room
@@ -349,7 +348,7 @@ class Engine:
             if chunk is not None:
                 chunk.abort()
             return session.refused(time_s, release(error))
-        session.encoder_state, session.compressor_state, session.trace = *seen.states, trace
+        session.trace = trace
         return session.taken(
             FrameTaken(time_s, session.frames, seen.num_tokens, len(seen.tokens), refreshed, share), plan
         )
@@ -397,5 +396,3 @@ class _Seen:
     encoded: Encoded
     row: int
     """Of the batch in `encoded`."""
-    states: tuple[StreamState, StreamState]
-    """What the encoder and the compressor remember with this frame."""

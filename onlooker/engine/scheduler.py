@@ -201,7 +201,7 @@ class Scheduler:
                 events += self._pass([(lane, offer)], [])[0]
             except Exception as error:
                 events.append(Failed(offer.frame.time_s, release(error)))
-                lane.session.seen = None  # given up
+                lane.session.give_up()
         for asking in askings:
             try:
                 told += self._pass([], [asking])[1]

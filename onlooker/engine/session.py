@@ -15,6 +15,7 @@ from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import Answer, Closed, Event, Failed, FrameTaken, SessionStats
 from onlooker.core.frame import Frame
 from onlooker.core.spans import Layout, Plan, Span
+from onlooker.core.state import StreamState
 from onlooker.engine.asking import Asking, Unread
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.watching import Watch
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from onlooker.engine.engine import Engine
 
 EVENTS_KEPT = 1024
+LARGE_STATE_BYTES = 2**20
+"""Up to so many bytes a state is forked at every frame without a thought."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Session:
         self._next_unread = 0
         self.seen: Any = None
         """The newest frame's tokens, between the eye and the memory (the engine's)."""
+        self._working: tuple[StreamState, StreamState] | None = None
+        """What encoder and compressor remember with the frame that is being worked on."""
         self.traces = trace
         self.trace: Trace | None = None
         self.frames = 0
@@ -146,6 +151,7 @@ class Session:
         """An independent session that has seen what this one has: what happens to one is not seen by the other."""
         self.check_open()
         twin = copy.copy(self)
+        twin.seen = twin._working = None
         twin.encoder_state = self.encoder_state.fork()
         twin.compressor_state = self.compressor_state.fork()
         twin.memory_state = self.memory_state.fork()
@@ -162,7 +168,7 @@ class Session:
             return
         self.tell(Closed(self.time_s or 0.0, self.frames))
         self.closed, self.trace = True, None
-        self.unread, self.seen = Catalog(), None
+        self.unread, self.seen, self._working = Catalog(), None, None
         self.encoder_state = self._engine.encoder.new_state()
         self.compressor_state = self._engine.compressor.new_state()
         self.memory_state = self.memory.new_state()
@@ -199,6 +205,33 @@ class Session:
                 do="push each moment once, oldest first; open a new session for a new stream",
             )
 
+    def working(self, state: StreamState, most_tokens: int) -> StreamState:
+        """What a method may write into for a frame of at most so many tokens: a fork, or the state itself where a fork
+        would cost much and the frame cannot be refused for want of room."""
+        is_cheap = state.replaces or state.num_bytes() <= LARGE_STATE_BYTES
+        return state.fork() if is_cheap or not self.store.is_sure_of_room(most_tokens) else state
+
+    def begin(self, working: tuple[StreamState, StreamState]) -> None:
+        """The next frame is worked on with these states of encoder and compressor, in the place of an earlier one that
+        never came to be remembered."""
+        self.give_up()
+        self._working = working
+
+    def give_up(self) -> None:
+        """The frame that is being worked on is not remembered: the states are what they were before. One that was
+        written in place is dropped: what it says may be half of each."""
+        if self._working is not None:
+            self.encoder_state, self.compressor_state = (
+                method.new_state() if kept is written else kept
+                for method, kept, written in zip(
+                    (self._engine.encoder, self._engine.compressor),
+                    (self.encoder_state, self.compressor_state),
+                    self._working,
+                    strict=True,
+                )
+            )
+        self._working, self.seen = None, None
+
     def keep_block(self, chunk: Chunk) -> Plan:
         """Keep the block of a frame that was read, and of the others what the memory plans. An error leaves everything
         as it was before the frame."""
@@ -227,7 +260,10 @@ class Session:
         return plan
 
     def taken(self, event: FrameTaken, plan: Plan) -> FrameTaken:
-        """A frame is remembered: count it and tell of it."""
+        """A frame is remembered: what its methods know takes effect. Count it and tell of it."""
+        if self._working is not None:
+            self.encoder_state, self.compressor_state = self._working
+        self._working, self.seen = None, None
         self.frames += 1
         self.time_s = event.time_s
         totals = self.totals
@@ -242,6 +278,7 @@ class Session:
 
     def refused(self, time_s: float, error: Exception) -> Failed:
         """A frame could not be remembered: tell of it; nothing else has changed."""
+        self.give_up()
         failed = Failed(time_s, error)
         self.tell(failed)
         return failed

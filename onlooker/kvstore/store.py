@@ -21,6 +21,8 @@ from onlooker.kvstore.rotation import Rotary
 from onlooker.kvstore.signals import Signals
 from onlooker.kvstore.window import Window
 
+TEXT_TOKENS = 64
+"""More tokens of text than any model writes around a frame."""
 POSITION_LIMIT = 2**15
 """Watching positions start again from zero beyond this: float32 angles lose accuracy as positions grow."""
 
@@ -102,6 +104,15 @@ class KVStore:
         self._next_id += 1
         self._open = None
         return span
+
+    def is_sure_of_room(self, num_tokens: int) -> bool:
+        """Whether no budget can refuse a block of up to so many tokens, nor whatever is parked for it."""
+        rows = self._window.num_rows + num_tokens + TEXT_TOKENS
+        parked, device = rows * self.spec.kv_bytes_per_token, self.device_budget_bytes
+        if self.host_budget_bytes is not None and self._host_bytes + parked > self.host_budget_bytes:
+            return False
+        beside = self._signals.bytes_after_reserve() + self._position_bytes + rows * self.spec.position_axes * 8
+        return device is None or beside + rows * Arena.row_bytes(self.spec) <= device
 
     def _most_rows(self, num_tokens: int) -> int:
         """How many arena rows the device budget allows once a block of this size is there."""

@@ -15,6 +15,7 @@ from onlooker.core.errors import CapacityError
 from onlooker.core.frame import Frame
 from onlooker.core.state import StreamState
 from onlooker.engine import Engine
+from onlooker.engine import session as sessions
 from onlooker.models import load
 
 QUESTION = "what is happening in the video ?"
@@ -151,3 +152,32 @@ def test_work_is_not_done_twice_when_another_part_of_the_step_failed(tiny_model,
     with mock.patch.object(type(tiny_model), "preprocess", side_effect=AssertionError("seen twice")):
         session.push(frames[1])
     assert session.stats().frames == 2
+
+
+def test_a_large_state_is_copied_only_where_the_frame_may_be_refused(tiny_model, monkeypatch):
+    monkeypatch.setattr(sessions, "LARGE_STATE_BYTES", 0)
+    engine = Engine(tiny_model, compressor=WritesInPlace(), memory="rekv:topk=2,recent=1,window_tokens=4")
+    session, calm = engine.open(), engine.open()
+    frames = iter(make_frames(12))
+    for _ in range(3):
+        frame = next(frames)
+        with mock.patch.object(Written, "fork", side_effect=AssertionError("copied for nothing")):
+            session.push(frame)
+        calm.push(frame)
+    for fault in (no_room_on_the_device, no_room_on_the_host):
+        with fault(engine, session) as error, pytest.raises(error):
+            session.push(next(frames))
+        assert_same(calm, session)
+    frame = next(frames)
+    session.push(frame)
+    calm.push(frame)
+    assert_same(calm, session)
+    # Anything else is no refusal: what was being written in place is dropped, and the stream goes on.
+    with FAULTS["projection"](engine, session) as error, pytest.raises(error):
+        session.push(next(frames))
+    session.push(Frame(frame.image, frame.time_s + 50.0))
+    assert len(session.compressor_state.seen) == 1
+    assert session.stats().frames == 5
+    twin = session.fork()
+    twin.push(Frame(frame.image, frame.time_s + 60.0))
+    assert len(session.compressor_state.seen) == 1 and len(twin.compressor_state.seen) == 2
