@@ -297,10 +297,7 @@ class Engine:
         for shape, members in self._batches(groups):
             some = [sessions[n] for n in members]
             tower = self.model.tower(shape)
-            states = [session.working(session.encoder_state, tower.num_tokens) for session in some]
-            pruned = [session.working(session.compressor_state, tower.num_tokens) for session in some]
-            for session, *both in zip(some, states, pruned, strict=True):
-                session.begin(tuple(both))
+            states, pruned = map(list, zip(*(session.begin(tower.num_tokens) for session in some), strict=True))
             with self._stage("encode", some):
                 hidden = self.model.embed_patches(torch.stack([pixels[n] for n in members]))
                 if (prepared := self._prepared.get(shape)) is not None:

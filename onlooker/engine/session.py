@@ -205,17 +205,20 @@ class Session:
                 do="push each moment once, oldest first; open a new session for a new stream",
             )
 
-    def working(self, state: StreamState, most_tokens: int) -> StreamState:
-        """What a method may write into for a frame of at most so many tokens: a fork, or the state itself where a fork
-        would cost much and the frame cannot be refused for want of room."""
-        is_cheap = state.replaces or state.num_bytes() <= LARGE_STATE_BYTES
-        return state.fork() if is_cheap or not self.store.is_sure_of_room(most_tokens) else state
+    def begin(self, most_tokens: int) -> tuple[StreamState, StreamState]:
+        """What encoder and compressor may write into for the next frame, of at most so many tokens: forks of their
+        states, or a state itself where a fork would cost much and the frame cannot be refused for want of room.
 
-    def begin(self, working: tuple[StreamState, StreamState]) -> None:
-        """The next frame is worked on with these states of encoder and compressor, in the place of an earlier one that
-        never came to be remembered."""
+        An earlier frame that never came to be remembered is given up.
+        """
         self.give_up()
-        self._working = working
+        is_sure = self.store.is_sure_of_room(most_tokens)
+
+        def working(state: StreamState) -> StreamState:
+            return state if is_sure and not state.replaces and state.num_bytes() > LARGE_STATE_BYTES else state.fork()
+
+        self._working = working(self.encoder_state), working(self.compressor_state)
+        return self._working
 
     def give_up(self) -> None:
         """The frame that is being worked on is not remembered: the states are what they were before. One that was
