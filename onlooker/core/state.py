@@ -2,6 +2,9 @@
 
 import copy
 import dataclasses
+import functools
+import types
+import typing
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,14 +55,23 @@ class StreamState:
     def load(self, tensors: dict[str, Tensor], skeleton: dict[str, Any]) -> None:
         """Take over a copy of what `export` gave. Raises `InputError` when it came from a state of another class."""
         known = {f.name for f in dataclasses.fields(self)}
-        if set(skeleton) != known:
+        if not isinstance(skeleton, dict) or set(skeleton) != known:
             raise InputError(
                 f"a saved state does not fit {type(self).__name__}",
-                given=f"fields {', '.join(sorted(skeleton)) or 'none'}",
+                given=f"fields {', '.join(sorted(map(str, skeleton))) or 'none'}",
                 do=f"load a state with {', '.join(sorted(known)) or 'no fields'} (same method, same version)",
             )
-        for name, value in skeleton.items():
-            setattr(self, name, _load(value, tensors, getattr(self, name)))
+        hints = _hints(type(self))
+        loaded = {name: _load(value, tensors, getattr(self, name)) for name, value in skeleton.items()}
+        for name, value in loaded.items():
+            if not _is(value, hints[name]):
+                raise InputError(
+                    f"a saved state does not fit {type(self).__name__}",
+                    given=f"{name} is {ascii(value)[:80]} and should be {hints[name]}",
+                    do="load what was saved, unchanged",
+                )
+        for name, value in loaded.items():
+            setattr(self, name, value)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -110,19 +122,58 @@ def _export(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"a state may not hold a {type(value).__name__} ({path})")
 
 
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """What its fields hold; Any where the annotation names something that is not there any more."""
+    try:
+        return typing.get_type_hints(cls)
+    except NameError:
+        return dict.fromkeys((f.name for f in dataclasses.fields(cls)), Any)
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Is this what an annotation says? Where it says more than can be looked at, yes."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is(value, one) for one in inner)
+    if origin is typing.Literal:
+        return value in inner
+    kind = type(None) if hint is None else origin or hint
+    if not isinstance(kind, type):
+        return True
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    if not isinstance(value, (int, float) if kind is float else kind):
+        return False
+    if kind is tuple and inner and inner[-1] is not Ellipsis:
+        return len(value) == len(inner) and all(map(_is, value, inner))
+    if kind in (list, tuple, deque) and inner:
+        return all(_is(item, inner[0]) for item in value)
+    if kind is dict and inner:
+        return all(_is(key, inner[0]) and _is(item, inner[1]) for key, item in value.items())
+    return True
+
+
 def _load(value: Any, tensors: dict[str, Tensor], current: Any = None) -> Any:
     if not isinstance(value, dict):
-        return value
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        raise InputError("a saved state is damaged", given=ascii(value)[:80], do="load what was saved, unchanged")
     if "tensor" in value:
+        if not isinstance(value["tensor"], str) or value["tensor"] not in tensors:
+            raise InputError("a saved state lacks a tensor", given=ascii(value["tensor"])[:80])
         return tensors[value["tensor"]].clone()  # one snapshot may be loaded into many streams
     if "state" in value:
-        assert isinstance(current, StreamState), "a nested state can only be loaded into a state that has one"
+        if not isinstance(current, StreamState):
+            raise InputError("a saved state holds another where there is none", given=ascii(value)[:80])
         nested = current.fork()
         nested.load(tensors, value["state"])
         return nested
     if "dict" in value:
         return {_load(key, tensors): _load(item, tensors) for key, item in value["dict"]}
-    kind = next(name for name in ("list", "tuple", "deque") if name in value)
+    kind = next((name for name in ("list", "tuple", "deque") if name in value), None)
+    if kind is None or not isinstance(value[kind], list):
+        raise InputError("a saved state is damaged", given=ascii(value)[:80], do="load what was saved, unchanged")
     items = [_load(item, tensors) for item in value[kind]]
     if kind == "deque":
         return deque(items, maxlen=value["maxlen"])

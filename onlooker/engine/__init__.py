@@ -4,6 +4,7 @@ from onlooker.engine.engine import Engine
 from onlooker.engine.lane import Lane
 from onlooker.engine.promises import Busy, Promises
 from onlooker.engine.sampling import Decoding
+from onlooker.engine.saving import Saved
 from onlooker.engine.scheduler import Scheduler
 from onlooker.engine.session import AnswerStream, Session, Trace
 from onlooker.engine.watching import Watch
@@ -15,6 +16,7 @@ __all__ = [
     "Engine",
     "Lane",
     "Promises",
+    "Saved",
     "Scheduler",
     "Session",
     "Trace",

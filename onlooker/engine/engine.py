@@ -35,6 +35,7 @@ from onlooker.engine.packing import Work
 from onlooker.engine.passes import Passes, make_passes, pass_sizes
 from onlooker.engine.reading import read_frames
 from onlooker.engine.sampling import Decoding
+from onlooker.engine.saving import Saved, load
 from onlooker.engine.session import Session, Trace, as_trace
 from onlooker.kvstore import KVStore
 
@@ -78,11 +79,15 @@ class Engine:
         self.encoder: EncoderAccelerator = registry.make("encoder", encoder)
         self.compressor: Compressor = registry.make("compressor", compressor)
         self.memory: MemoryPolicy = registry.make("memory", memory)
-        for method in self.methods:
+        self._methods = self._configured()
+        for method in self.methods.values():
             method.check(model)
         self._budgets = {"device_budget_bytes": device_budget_bytes, "host_budget_bytes": host_budget_bytes}
         self.passes: Passes = make_passes(model, passes)
         self._prepare(profile, layout or model.spec.layout)
+
+    def _configured(self) -> Mapping[str, Method]:
+        return {"encoder": self.encoder, "compressor": self.compressor, "memory": self.memory}
 
     def _prepare(self, profile: bool, layout: Layout = "pack") -> None:
         self.profile = profile
@@ -126,9 +131,9 @@ class Engine:
         return WindowEngine(model, **settings) if isinstance(model, ClipModel) else cls(model, **settings)
 
     @property
-    def methods(self) -> tuple[Method, ...]:
-        """The encoder, the compressor and the memory."""
-        return (self.encoder, self.compressor, self.memory)
+    def methods(self) -> Mapping[str, Method]:
+        """The methods as they were configured, by kind; `use` may have put others in their place."""
+        return self._methods
 
     @torch.no_grad()
     def prepare(
@@ -169,6 +174,11 @@ class Engine:
         session = Session(self, trace)
         self.sessions.add(session)
         return session
+
+    def load(self, saved: Saved, *, trace: bool = False) -> Session:
+        """A session that goes on where `Session.export` was taken, on an engine of the same model and methods (which
+        may do with less by now). Raises `InputError` for another model, other methods, or damage of any kind."""
+        return load(self, saved, trace=trace)
 
     @torch.no_grad()
     def new_store(self) -> KVStore:

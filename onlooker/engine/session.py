@@ -18,6 +18,7 @@ from onlooker.core.spans import Layout, Plan, Span
 from onlooker.core.state import StreamState
 from onlooker.engine.asking import Asking, Unread
 from onlooker.engine.sampling import Decoding
+from onlooker.engine.saving import Saved, save
 from onlooker.engine.watching import Watch
 from onlooker.kvstore import Catalog, Chunk, Spans
 from onlooker.respond import Rule
@@ -146,6 +147,27 @@ class Session:
         held["compressor_state"] = self.compressor_state.num_bytes()
         held["unread_frames"] = sum(one.frame.nbytes for one in self.unread.values())
         return dataclasses.replace(self.totals, stage_s=dict(self.totals.stage_s), memory_bytes=held)
+
+    def export(self) -> Saved:
+        """What this session remembers, as tensors and facts from which `Engine.load` makes one that goes on the same.
+
+        Raises `InputError` for memories that hold pictures.
+        """
+        return self.export_unsealed().sealed()
+
+    def export_unsealed(self) -> Saved:
+        """As `export`, without the checksum, which takes its time: a server makes it on another thread."""
+        self.check_open()
+        return save(self, self._engine)
+
+    def holders(self) -> dict[str, Any]:
+        """What holds a part of its memory, by name."""
+        return {
+            "store": self.store,
+            "encoder": self.encoder_state,
+            "compressor": self.compressor_state,
+            "memory": self.memory_state,
+        }
 
     def fork(self) -> "Session":
         """An independent session that has seen what this one has: what happens to one is not seen by the other."""

@@ -42,7 +42,8 @@ class WindowEngine(Engine):
         self.compressor: Compressor = registry.make("compressor", compressor)
         self.memory: MemoryPolicy = registry.make("memory", memory)
         fits = (isinstance(self.encoder, Full), isinstance(self.compressor, Identity), self.memory.rereads)
-        for method, good in zip(self.methods, fits, strict=True):
+        self._methods = self._configured()
+        for method, good in zip(self.methods.values(), fits, strict=True):
             if not good:
                 raise ModelError(
                     f"{type(method).__name__} needs a stream's state, and {model.name} has no adapter that offers one",

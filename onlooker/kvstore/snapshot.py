@@ -1,13 +1,15 @@
 """A store as plain tensors and JSON-able facts, and back: continuing is bit for bit the same."""
 
+import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from onlooker.core.checks import number, whole
 from onlooker.core.errors import CapacityError, InputError
-from onlooker.core.spans import Span, Tier
+from onlooker.core.spans import Span, SpanKind, Tier
 from onlooker.kvstore.arena import Arena, allocate
 from onlooker.kvstore.blocks import Block, Entry
 from onlooker.kvstore.placing import Placing
@@ -54,12 +56,16 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """See `KVStore.load`."""
-    if facts.get("format") != FORMAT or facts["sizes"] != _sizes(store):
+    if not isinstance(facts, Mapping) or set(facts) != {"format", "sizes", "next_id", "blocks"}:
+        raise InputError("the stored blocks are damaged", given=str(facts)[:200], do="take a new snapshot")
+    if facts["format"] != FORMAT or facts["sizes"] != _sizes(store):
         raise InputError(
             "the snapshot belongs to another model",
             given=f"{facts.get('sizes')} where {_sizes(store)} is needed",
             do="open it with the model, dtype and version it was made with",
         )
+    _check_blocks(store, facts)
+    _check_tensors(store, tensors, facts["blocks"])
     _check_budgets(store, tensors)
     store._reset()
     window, device = store._window, store.spec.device
@@ -93,6 +99,56 @@ def _park(store: "KVStore", block: int, source: Tensor) -> None:
     slab = allocate(tuple(source.shape), source.dtype, torch.device("cpu"), pinned=pinned)
     store._host[block] = slab.copy_(source)
     store._host_bytes += slab.nbytes
+
+
+_BLOCK = {"id", "kind", "num_tokens", "start_s", "end_s", "extent", "clock", "offset"}
+
+
+def _check_blocks(store: "KVStore", facts: Mapping[str, Any]) -> None:
+    """Raise `InputError` unless these facts describe blocks that a store could have written."""
+    if not isinstance(facts["blocks"], list):
+        raise InputError("the stored blocks are damaged", given=str(facts["blocks"])[:200], do="take a new snapshot")
+    next_id, newest_s = 0, 0.0
+    for place, fact in enumerate(facts["blocks"]):
+        name = f"block {place} of the snapshot"
+        if not isinstance(fact, Mapping) or set(fact) != _BLOCK or fact["kind"] not in typing.get_args(SpanKind):
+            raise InputError(f"{name} is damaged", given=str(fact)[:200], do="take a new snapshot")
+        next_id = whole(f"id of {name}", fact["id"], least=next_id, most=2**53) + 1
+        whole(f"num_tokens of {name}", fact["num_tokens"], least=1)
+        whole(f"extent of {name}", fact["extent"], least=0, most=2**31)
+        if fact["clock"] is not None:
+            whole(f"clock of {name}", fact["clock"], least=-(2**53), most=2**53)
+        start_s = number(f"start_s of {name}", fact["start_s"], least=newest_s)
+        newest_s = number(f"end_s of {name}", fact["end_s"], least=start_s)
+        if fact["offset"] is not None:
+            axes = store.spec.position_axes
+            if not isinstance(fact["offset"], list) or len(fact["offset"]) != axes:
+                raise InputError(f"offset of {name} has {axes} axes", given=str(fact["offset"])[:80])
+            for offset in fact["offset"]:
+                whole(f"offset of {name}", offset, least=-(2**31), most=2**53)
+        if fact["kind"] == "prefix" and (place or fact["offset"] is None):
+            raise InputError(f"{name} cannot be the prefix", given=str(fact)[:200], do="take a new snapshot")
+    whole("next_id of the snapshot", facts["next_id"], least=next_id, most=2**53)
+
+
+def _check_tensors(store: "KVStore", tensors: Mapping[str, Tensor], blocks: list[Mapping[str, Any]]) -> None:
+    """Raise `InputError` unless the tensors are of the shapes and types that these blocks need, and no others."""
+    spec = store.spec
+    row = (spec.num_layers, spec.num_kv_heads)
+    resident = sum(fact["num_tokens"] for fact in blocks if fact["offset"] is not None)
+    wanted: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+        f"device.{name}": ((*row, resident, spec.head_dim), spec.dtype) for name in ("keys", "values", "rotated")
+    }
+    wanted["signals"] = (spec.num_layers, len(blocks), spec.num_kv_heads * spec.head_dim), torch.float32
+    wanted["positions"] = (spec.position_axes, sum(fact["num_tokens"] for fact in blocks)), torch.int64
+    for fact in blocks:
+        if fact["offset"] is None:
+            wanted[f"host.{fact['id']}"] = (2, *row, fact["num_tokens"], spec.head_dim), spec.dtype
+    found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    if found != wanted:
+        wrong = sorted(name for name in {**found, **wanted} if found.get(name) != wanted.get(name))[0]
+        given = f"{wrong} is {found.get(wrong, 'missing')} and should be {wanted.get(wrong, 'absent')}"
+        raise InputError("the stored keys and values are damaged", given=given, do="take a new snapshot")
 
 
 def _check_budgets(store: "KVStore", tensors: Mapping[str, Tensor]) -> None:

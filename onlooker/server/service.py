@@ -13,10 +13,10 @@ from typing import Any
 
 from starlette.requests import Request
 
-from onlooker.core.errors import OnlookerError
+from onlooker.core.errors import InputError, OnlookerError
 from onlooker.core.events import Alert, Answer
 from onlooker.core.frame import Frame
-from onlooker.engine import Decoding, Engine
+from onlooker.engine import Decoding, Engine, Saved
 from onlooker.server import snapshots
 from onlooker.server.addresses import Allowed
 from onlooker.server.bodies import Sampling
@@ -106,10 +106,10 @@ class Service:
         """Save what a session remembers. Raises `Refusal`."""
         folder = self.snapshot_folder()
 
-        def take(engine: Engine) -> snapshots.Snapshot:
+        def take(engine: Engine) -> Saved:
             stream.check_live()
             assert stream.session is not None
-            return snapshots.take(engine, stream.session)
+            return stream.session.export_unsealed()
 
         taken = await asyncio.wrap_future(self.worker.call(take))
         loop = asyncio.get_running_loop()
@@ -121,8 +121,8 @@ class Service:
         folder = self.snapshot_folder()
         saved = await asyncio.get_running_loop().run_in_executor(self.pool, snapshots.read, folder, caller, name)
         try:
-            stream = await self.open(caller, settings, lambda engine: snapshots.put_back(engine, saved, settings.trace))
-        except (KeyError, TypeError, ValueError) as error:
+            stream = await self.open(caller, settings, lambda engine: engine.load(saved, trace=settings.trace))
+        except InputError as error:
             raise Refusal(422, "snapshot_damaged", f"snapshot {name!r} does not fit: {error}") from error
         if stream.last_time_s is not None:  # its clock goes on at the time of its last frame
             stream.began_s = time.monotonic() - stream.last_time_s

@@ -1,89 +1,22 @@
 """Sessions on disk: tensors as safetensors, everything else as JSON beside them, and nothing that could run code."""
 
 import contextlib
-import dataclasses
-import hashlib
 import json
 import secrets
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from onlooker.core import registry
-from onlooker.core.errors import InputError
-from onlooker.core.events import SessionStats
-from onlooker.engine import Engine, Session
+from onlooker.engine import Saved
 from onlooker.server.keys import Caller
 from onlooker.server.refusals import Refusal, overloaded
 from onlooker.server.settings import Limits
 
-FORMAT = 1
-_PARTS = ("store", "encoder", "compressor", "memory")
 
-
-@dataclasses.dataclass(frozen=True)
-class Snapshot:
-    """A session's memory: tensors by name, and JSON-able facts."""
-
-    tensors: dict[str, torch.Tensor]
-    facts: dict[str, Any]
-
-
-def take(engine: Engine, session: Session) -> Snapshot:
-    """A copy of what a session remembers; on the worker's thread.
-
-    Raises `InputError` for memories that hold pictures.
-    """
-    if engine.memory.rereads:
-        raise InputError(
-            "this memory holds pictures and cannot be saved",
-            given=registry.describe(engine.memory),
-            do="use another memory",
-        )
-    tensors: dict[str, torch.Tensor] = {}
-    skeletons: dict[str, Any] = {}
-    for part, holder in _holders(session).items():
-        held, skeletons[part] = holder.export()
-        # A copy each: safetensors refuses tensors that share memory, and the stream goes on.
-        tensors |= {f"{part}/{name}": tensor.to("cpu", copy=True).contiguous() for name, tensor in held.items()}
-    facts = {
-        "format": FORMAT,
-        "made_by": _made_by(engine),
-        "time_s": session.time_s,
-        "frames": session.frames,
-        "totals": dataclasses.asdict(session.totals),
-        "parts": skeletons,
-    }
-    return Snapshot(tensors, facts)
-
-
-def put_back(engine: Engine, snapshot: Snapshot, trace: bool) -> Session:
-    """A session that goes on where the snapshot was taken; on the worker's thread.
-
-    Raises `InputError` when it was taken with another model or other methods.
-    """
-    facts = snapshot.facts
-    if facts.get("format") != FORMAT or facts.get("made_by") != _made_by(engine):
-        raise InputError(
-            "the snapshot was taken with another model or other methods",
-            given=str(facts.get("made_by"))[:200],
-            do="serve the same",
-        )
-    session = engine.open(trace=trace)
-    for part, holder in _holders(session).items():
-        prefix = f"{part}/"
-        held = {name.removeprefix(prefix): t for name, t in snapshot.tensors.items() if name.startswith(prefix)}
-        holder.load(held, facts["parts"][part])
-    session.time_s, session.frames = facts["time_s"], facts["frames"]
-    session.totals = SessionStats(**facts["totals"])
-    return session
-
-
-def save(folder: Path, owner: Caller, snapshot: Snapshot, limits: Limits) -> tuple[str, int]:
+def save(folder: Path, owner: Caller, snapshot: Saved, limits: Limits) -> tuple[str, int]:
     """Write a snapshot; its name, and its bytes. A failure leaves nothing behind.
 
     Raises `Refusal`: 429 when the owner keeps as many as may be, 507 when it cannot be written.
@@ -101,7 +34,11 @@ def save(folder: Path, owner: Caller, snapshot: Snapshot, limits: Limits) -> tup
         folder.mkdir(parents=True, exist_ok=True)
         save_file(snapshot.tensors, tensors)
         # The facts come last: a snapshot without them was not finished, and does not count.
-        kept_facts = snapshot.facts | {"owner": owner.name, "saved": time.time(), "sha256": _digest(tensors)}
+        kept_facts = {
+            "owner": owner.name,
+            "saved": time.time(),
+            "facts": snapshot.sealed().facts,
+        }
         facts.write_text(json.dumps(kept_facts), encoding="utf-8")
         return name, tensors.stat().st_size + facts.stat().st_size
     except (OSError, SafetensorError) as error:
@@ -121,7 +58,7 @@ def listed(folder: Path, owner: Caller) -> list[dict[str, Any]]:
                 continue
             size = path.stat().st_size + path.with_suffix(".safetensors").stat().st_size
             told_of = {"snapshot": path.stem, "bytes": size, "saved": facts.get("saved") or path.stat().st_mtime}
-            found.append(told_of | {"time_s": facts.get("time_s"), "frames": facts.get("frames")})
+            found.append(told_of | {name: facts["facts"].get(name) for name in ("time_s", "frames")})
     return sorted(found, key=lambda one: one["saved"])
 
 
@@ -133,18 +70,14 @@ def delete(folder: Path, owner: Caller, name: str) -> None:
         (folder / f"{name}{kind}").unlink(missing_ok=True)
 
 
-def read(folder: Path, owner: Caller, name: str) -> Snapshot:
+def read(folder: Path, owner: Caller, name: str) -> Saved:
     """Read a snapshot of this owner. Raises `Refusal`: 404 if there is none of theirs, 422 if it is damaged."""
     damaged = Refusal(422, "snapshot_damaged", f"snapshot {name!r} cannot be read", param="snapshot")
     try:
         facts = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        if facts.pop("owner") != owner.name:
+        if facts["owner"] != owner.name:
             raise _unknown(name)
-        tensors = folder / f"{name}.safetensors"
-        if facts.pop("sha256", None) not in (None, _digest(tensors)):
-            raise damaged
-        facts.pop("saved", None)
-        return Snapshot(load_file(tensors), facts)
+        return Saved(load_file(folder / f"{name}.safetensors"), facts["facts"]).verify()
     except FileNotFoundError:
         raise _unknown(name) from None
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
@@ -153,21 +86,6 @@ def read(folder: Path, owner: Caller, name: str) -> Snapshot:
 
 def _unknown(name: str) -> Refusal:
     return Refusal(404, "snapshot_not_found", f"there is no snapshot {name!r}", param="snapshot")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _holders(session: Session) -> dict[str, Any]:
-    parts = (session.store, session.encoder_state, session.compressor_state, session.memory_state)
-    return dict(zip(_PARTS, parts, strict=True))
-
-
-def _made_by(engine: Engine) -> dict[str, Any]:
-    methods = [registry.describe(method) for method in engine.methods]
-    return {"model": engine.model.spec.name, "dtype": str(engine.model.spec.dtype), "methods": methods}
 
 
 def _reason(error: Exception) -> str:
