@@ -139,7 +139,7 @@ def _is(value: Any, hint: Any) -> bool:
     if origin is typing.Literal:
         return value in inner
     kind = type(None) if hint is None else origin or hint
-    if not isinstance(kind, type):
+    if hint is Any or not isinstance(kind, type):
         return True
     if kind in (int, float) and isinstance(value, bool):
         return False
