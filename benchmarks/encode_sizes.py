@@ -33,7 +33,7 @@ from onlooker.cli.timing import Action, time_in_turns
 from onlooker.core.contracts import PackedLayer, VisionLayer, VisionTower
 from onlooker.encode._layer import run_layer
 from onlooker.encode._packed import PackedTower, Plan, References, fastest_ways, packed_layers
-from onlooker.encode._reference import CacherState, Reference, side_by_side
+from onlooker.encode._reference import CacherState, Reference, SideBySide, side_by_side
 from onlooker.encode.full import Full
 from onlooker.encode.stc_published import STCPublished
 from onlooker.kernels.graph import CapturedStep
@@ -342,7 +342,7 @@ def _compiled(
 
     @torch.compile(dynamic=False)
     def partly(layer: VisionLayer, tokens: Tensor, gate: Tensor, values: Tensor, sums: Tensor) -> Tensor:
-        old = Reference(gate=[gate], values=[values], sums=[sums])
+        old = SideBySide(gate=[gate], values=[values], sums=[sums], waits=[], before=[], behind=[])
         return method._selective_layer(tower, layer, tokens, None, old, 0, Reference())[0]
 
     def dense() -> Tensor:

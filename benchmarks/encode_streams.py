@@ -16,31 +16,28 @@ import json
 import platform
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import transformers
 from torch import Tensor
-from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from benchmarks.encode_kernels import kernel_cases
+from benchmarks.encode_tower import MOMENTS, Published, moving_frames, random_tower, twin
 from onlooker.cli.timing import Action, time_in_turns
 from onlooker.core.contracts import VisionTower
 from onlooker.encode._packed import PackedTower, Plan, References, Ways, packed_layers
 from onlooker.encode._prepared import PreparedEncoder
 from onlooker.encode.full import Full
 from onlooker.encode.stc_published import STCPublished
-from onlooker.kernels import deviation, head_attention, rows, selection
+from onlooker.kernels import head_attention, rows
 from onlooker.kernels.graph import CapturedStep
 from onlooker.kernels.rows import Stored
 from onlooker.models._loading import choose_device, choose_dtype
-from onlooker.models._pixels import Pixels
-from onlooker.models._shapes import Shape, shape_of
-from onlooker.models._siglip import embed, take_apart
-from onlooker.world import make_episode
+from onlooker.models._shapes import shape_of
+from onlooker.models._siglip import take_apart
 
-MOMENTS = 6
 CALLS = 20
 """Calls of a kernel in one graph: one alone is too short to time."""
 ROUND_TO = 16
@@ -83,11 +80,11 @@ class Bench:
         self.dtype = choose_dtype(options.dtype, self.device)
         torch.manual_seed(options.seed)
         shape = shape_of(options.shapes)
-        self.module = _random_tower(shape, options.layers, self.device, self.dtype)
+        self.module = random_tower(shape, options.layers, self.device, self.dtype)
         self.tower: VisionTower = take_apart(self.module)
         self.method = STCPublished(options.interval, options.ratio)
         self.rounded = dataclasses.replace(self.method, round_to=ROUND_TO)
-        self.frames = self._frames(shape, max(self.counts))
+        self.frames = moving_frames(self.module, shape.image_size, max(self.counts), self.device, self.dtype)
         self.layers = packed_layers(self.tower)
         self.results: dict[str, Any] = {"rows": [], "kernels": [], "errors": {}, "ways": {}, "profile": []}
         tokens, parameters = self.tower.num_tokens, sum(weight.numel() for weight in self.module.parameters())
@@ -113,17 +110,6 @@ class Bench:
             f"transformers {transformers.__version__}",
             "seed": options.seed,
         }
-
-    def _frames(self, shape: Shape, streams: int) -> list[Tensor]:
-        """Embedded frames of moving pictures, one `[streams, tokens, dim]` per moment."""
-        pixels = Pixels((shape.image_size, shape.image_size))
-        clips = [list(make_episode(seed, "test", MOMENTS).frames(fps=1.0)) for seed in range(min(streams, 8))]
-        moments = []
-        for moment in range(MOMENTS):
-            # Beyond eight clips, streams show the first ones at other moments.
-            images = [clips[s % 8][(moment + s // 8) % MOMENTS].image for s in range(streams)]
-            moments.append(embed(self.module, torch.stack(pixels.prepare(images, self.device)).to(self.dtype)))
-        return moments
 
     # --------------------------------------------------------------------------------------------------- in order
 
@@ -353,7 +339,7 @@ class Bench:
         """Relative errors against float32 arithmetic on the same weights and frames, two streams."""
         two = min(2, len(self.frames[0]))
         frames = [frame[:two].contiguous() for frame in self.frames[:3]]
-        exact_tower = take_apart(_twin(self.module).float())
+        exact_tower = take_apart(twin(self.module).float())
         exact, states = dataclasses.replace(self.method, interval=None), []
         results: dict[str, list[Tensor]] = {}
         for name, tower, dtype in (("float32", exact_tower, torch.float32), ("eager", self.tower, self.dtype)):
@@ -377,7 +363,7 @@ class Bench:
         """Every kernel beside plain PyTorch, and the fastest ways where there are several."""
         best = {}
         print(f"\nkernels at {count} streams, microseconds a call", flush=True)
-        for name, ways in _kernel_cases(self, count).items():
+        for name, ways in kernel_cases(self, count).items():
             row = {way: self._microseconds(call) for way, call in ways.items()}
             self.results["kernels"].append({"name": name, "streams": count} | row)
             print(f"{name:24s} " + "  ".join(f"{way} {us}" for way, us in row.items()), flush=True)
@@ -429,147 +415,6 @@ class Bench:
         self.results["summary"] = summary
         for row in self.results["rows"]:
             row["ms"], row["p95_ms"] = round(row["ms"], 4), round(row["p95_ms"], 4)
-
-
-class Published:
-    """The published algorithm as its authors' code runs it, op by op: keys projected twice, four tensors a layer, whole
-    copies, both norms on all tokens, unsorted choice (paper arXiv 2512.00891 and its code, restated)."""
-
-    def __init__(self, layers: Sequence[Any], count: int) -> None:
-        self.layers, self.count = layers, count
-        self.kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-
-    def whole(self, hidden: Tensor) -> Tensor:
-        """A reference frame of every stream."""
-        self.kept = []
-        for layer in self.layers:
-            attention, normed = layer.self_attn, layer.layer_norm1(hidden)
-            keys, values = attention.k_proj(normed), attention.v_proj(normed)
-            branch = attention.out_proj(self._attend(attention, attention.q_proj(normed), keys, values))
-            middle = hidden + branch
-            mlp = layer.mlp(layer.layer_norm2(middle))
-            self.kept.append((keys, values, branch, mlp))
-            hidden = middle + mlp
-        return hidden
-
-    def selective(self, hidden: Tensor) -> Tensor:
-        """A frame between."""
-        for layer, (old_keys, old_values, old_branch, old_mlp) in zip(self.layers, self.kept, strict=True):
-            attention, normed = layer.self_attn, layer.layer_norm1(hidden)
-            alike = F.cosine_similarity(attention.k_proj(normed), old_keys, dim=-1)
-            index = alike.topk(self.count, dim=1, largest=False).indices
-            index = index[:, :, None].expand(-1, -1, hidden.shape[-1])
-            chosen = normed.gather(1, index)
-            queries, keys = attention.q_proj(chosen), attention.k_proj(normed)
-            values = old_values.clone().scatter(1, index, attention.v_proj(chosen))
-            fresh = attention.out_proj(self._attend(attention, queries, keys, values))
-            middle = hidden + old_branch.clone().scatter(1, index, fresh)
-            rows = layer.layer_norm2(middle).gather(1, index)
-            hidden = middle + old_mlp.clone().scatter(1, index, layer.mlp(rows))
-        return hidden
-
-    def _attend(self, attention: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return head_attention.attend_heads(queries, keys, values, attention.num_heads, attention.scale, "torch")
-
-
-def _kernel_cases(bench: Bench, count: int) -> dict[str, dict[str, Callable[[], Any]]]:
-    """Every kernel beside its plain form, at real sizes, on random data."""
-    tokens, dim, layer = bench.tower.num_tokens, bench.tower.dim, bench.layers[0]
-    few, fewer = (method.recomputed_tokens(bench.tower) for method in (bench.method, bench.rounded))
-    some: dict[str, Any] = {"dtype": bench.dtype, "device": bench.device}
-    kernels = rows.vision_kernels()
-    stack = torch.randn(count, 2, tokens, dim, **some)
-    by_stack = Stored(stack=stack)
-    by_address = Stored(addresses=torch.tensor([part.data_ptr() for part in stack], device=bench.device))
-    hidden, branch = (torch.randn(count * tokens, dim, **some) for _ in range(2))
-    chosen = selection.Chosen(0, count, tokens, few, bench.device)
-    every = selection.Chosen(count, 0, tokens, few, bench.device)
-    alike = torch.rand(count, tokens, device=bench.device)
-    chosen.choose(alike, None)
-    chosen_fewer = selection.Chosen(0, count, tokens, fewer, bench.device)
-    chosen_fewer.choose(alike, None)
-    picked, more = (torch.randn(count * few, dim, **some) for _ in range(2))
-    keys, rounded = hidden.view(count, tokens, dim), picked[: count * fewer]
-    head_rows = torch.randn(count * tokens, 2 * dim, **some)
-    whole = head_rows.view(count, tokens, 2 * dim)
-    asked = head_rows[: count * few].view(count, few, 2 * dim)
-    mixed = rows.ValueRows(head_rows[: count * few, dim:], chosen.rows, by_address, 0)
-    plain_mixed = dataclasses.replace(mixed, stored=by_stack)
-    attention, mlp = bench.module.encoder.layers[0].self_attn, bench.module.encoder.layers[0].mlp
-    norm, asking = layer.norm, asked[..., :dim]
-    num_heads, scale = attention.num_heads, attention.scale
-
-    def both(run: Callable[[Any, Stored], Any]) -> dict[str, Callable[[], Any]]:
-        return {"plain": lambda: run(None, by_stack), "kernel": lambda: run(kernels, by_address)}
-
-    def linear(some: selection.Chosen) -> Callable[[], Any]:
-        return lambda: F.linear(rows.gather_rows(hidden, some.flat, kernels), *layer.query_value)
-
-    def advance(warps: int) -> Callable[[], Any]:
-        return lambda: deviation.advance(hidden, chosen, picked, more, by_address, 0, norm, kernels, warps)
-
-    return {
-        "cosine": both(lambda k, stored: selection.cosine(keys, stored, 0, k))
-        | {f"{n} warps": lambda n=n: selection.cosine(keys, by_address, 0, kernels, warps=n) for n in (1, 2, 8)},
-        "choose": both(lambda k, stored: chosen.choose(alike, k))
-        | {tiles: lambda tiles=tiles: chosen.choose(alike, kernels, tiles=tiles) for tiles in selection.TILES},
-        "choose and gather": {
-            tiles: lambda tiles=tiles: chosen.choose(alike, kernels, hidden, tiles) for tiles in selection.TILES
-        },
-        "gather rows": both(lambda k, stored: rows.gather_rows(hidden, chosen.flat, k)),
-        "fill values": {"plain": lambda: plain_mixed.fill(None), "kernel": lambda: mixed.fill(kernels)},
-        "residual + norm, all": both(lambda k, s: rows.residual_norm(hidden, branch, norm, k)),
-        "add branch, some": both(lambda k, s: deviation.add_branch(hidden, chosen, picked, s, 0, norm, k)),
-        "advance, some": both(lambda k, s: deviation.advance(hidden, chosen, picked, more, s, 0, norm, k))
-        | {f"{n} warps": advance(n) for n in (1, 2, 8)},
-        "advance, all": both(lambda k, s: deviation.advance(hidden[:0], every, hidden, branch, s, 0, norm, k)),
-        "keep keys and values": both(lambda k, s: rows.keep_rows([hidden, head_rows[:, dim:]], [s, s], 0, k)),
-        "MLP, all (GELU inside)": {"plain": lambda: mlp(hidden), "inside": lambda: layer.feed(hidden)},
-        "MLP, some (GELU inside)": {
-            "plain": lambda: mlp(picked),
-            "inside": lambda: layer.feed(picked),
-            "rounded": lambda: layer.feed(rounded),
-        },
-        "keys, all": {"one product": lambda: layer.keys(hidden)},
-        "queries + values, some": {
-            "one product": linear(chosen),
-            "rounded": linear(chosen_fewer),
-            "two": lambda: (attention.q_proj(picked), attention.v_proj(picked)),
-        },
-        "attention, whole": {
-            way: lambda way=way: layer.attend(whole[..., :dim], keys, whole[..., dim:], way)
-            for way in head_attention.WAYS
-        },
-        # All from the same start: values that lie in two places.
-        "attention, some": {
-            way: lambda way=way: layer.attend(asking, keys, mixed.fill(kernels), way) for way in head_attention.WAYS
-        }
-        | {
-            way: lambda way=way: head_attention.attend_in_place(asking, keys, mixed, num_heads, scale, way)
-            for way in head_attention.IN_PLACE
-        },
-    }
-
-
-def _random_tower(shape: Shape, layers: int, device: torch.device, dtype: torch.dtype) -> Any:
-    config = SiglipVisionConfig(
-        image_size=shape.image_size,
-        patch_size=shape.patch_size,
-        num_hidden_layers=layers or shape.vision_layers,
-        hidden_size=shape.vision_dim,
-        intermediate_size=shape.vision_mlp,
-        num_attention_heads=shape.vision_heads,
-        vision_use_head=False,
-    )
-    with torch.device(device):
-        return SiglipVisionModel._from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
-
-
-def _twin(module: Any) -> Any:
-    with torch.device(next(module.parameters()).device):
-        twin = SiglipVisionModel._from_config(module.config, dtype=torch.float32, attn_implementation="sdpa")
-    twin.load_state_dict(module.state_dict())
-    return twin.eval()
 
 
 def _options() -> argparse.Namespace:

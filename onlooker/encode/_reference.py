@@ -78,13 +78,13 @@ class Layers(Sequence[Tensor]):
 class SideBySide(NamedTuple):
     """What is reused of the references of several streams; as in `Reference`."""
 
-    gate: Layers
-    values: Layers
-    sums: Layers
-    waits: Layers
-    before: Layers
+    gate: Sequence[Tensor]
+    values: Sequence[Tensor]
+    sums: Sequence[Tensor]
+    waits: Sequence[Tensor]
+    before: Sequence[Tensor]
     """Hidden states of a fixed reference before each selective layer; nothing of a rolling one."""
-    behind: Layers
+    behind: Sequence[Tensor]
     """The same behind each."""
 
     def moved(self, hidden: Tensor, layer: int) -> Tensor:

@@ -1,0 +1,130 @@
+"""Where the time of one engine step goes: the longest kernels, and host time beside device time.
+
+    python -m benchmarks.profile_step --frames 16 --seconds 60
+
+A model of the named sizes with random weights watches streams of moving Pocket World frames, one frame of each a step,
+through steps prepared as a server prepares them. First warm steps, then the wall clock of steps as they are, then one
+step under the profiler, in which the stages are waited for. Last one JSON line.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from onlooker.cli.timing import machine_card
+from onlooker.core.frame import Frame
+from onlooker.engine import Engine
+from onlooker.models import SHAPES, load, random_model
+from onlooker.world import make_episode
+
+SHOWN = 30
+
+
+def main() -> None:
+    """Profile, print, and say where it went."""
+    options = _options()
+    if options.shapes in SHAPES:
+        model, weights = random_model(SHAPES[options.shapes], options.dtype, options.device), "random"
+    else:
+        model, weights = load(options.shapes, dtype=options.dtype, device=options.device), options.shapes
+    card = machine_card(model, weights)
+    print("\n".join(f"{name}: {value}" for name, value in card.items()), flush=True)
+    engine = Engine(model, encoder=options.encoder, compressor=options.compressor, memory=options.memory)
+    clips = [list(make_episode(seed, "test", 16).frames(fps=1.0)) for seed in range(4)]
+    size = clips[0][0].image.shape
+    if model.spec.device.type == "cuda":
+        engine.prepare(most_frames=options.frames, most_tokens=options.frames * 212, picture=(size[0], size[1]))
+    sessions = [engine.open() for _ in range(options.frames)]
+    turn, spent, host = 0, [], []
+    began = time.perf_counter()
+
+    def step() -> tuple[float, float]:
+        nonlocal turn
+        arrivals = [
+            (session, Frame(clips[n % 4][(turn + n) % 16].image, float(turn))) for n, session in enumerate(sessions)
+        ]
+        turn += 1
+        engine.wait()
+        start = time.perf_counter()
+        engine.step(arrivals)
+        asked = time.perf_counter()
+        engine.wait()
+        return (time.perf_counter() - start) * 1000, (asked - start) * 1000
+
+    for _ in range(options.warm):
+        step()
+    while len(spent) < options.steps and (len(spent) < 5 or time.perf_counter() - began < options.seconds):
+        wall, asked = step()
+        spent.append(wall)
+        host.append(asked)
+    result: dict[str, Any] = {
+        "frames": options.frames,
+        "steps": len(spent),
+        "wall_ms": round(statistics.median(spent), 3),
+        "host_ms": round(statistics.median(host), 3),
+    }
+    print(f"\na step of {options.frames} frames: {result['wall_ms']} ms, of which the host {result['host_ms']} ms")
+    result |= _profiled(engine, step) | {"stages_ms": _stages(engine, sessions, step)}
+    print(json.dumps({"bench": "profile_step"} | card | result), flush=True)
+
+
+def _profiled(engine: Engine, step: Any) -> dict[str, Any]:
+    """One step: device time by kernel, host time by operator."""
+    gpu = engine.device.type == "cuda"
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if gpu:
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        step()
+    events = profiler.key_averages()
+    if gpu:
+        listed = [(e.key, e.self_device_time_total / 1000, e.count) for e in events if e.self_device_time_total]
+    else:
+        listed = [(e.key, e.self_cpu_time_total / 1000, e.count) for e in events]
+    listed.sort(key=lambda kernel: -kernel[1])
+    total, count = sum(ms for _, ms, _ in listed), sum(times for *_, times in listed)
+    print(f"{'device' if gpu else 'host'} busy {total:.2f} ms in {count} {'kernels' if gpu else 'operators'}")
+    for name, ms, times in listed[:SHOWN]:
+        print(f"{ms:9.3f} ms {times:5d} x  {name[:100]}", flush=True)
+    copies = [(name, times) for name, _, times in listed if "emcpy" in name or "copy" in name.lower()]
+    print("copies: " + "; ".join(f"{times} x {name[:60]}" for name, times in copies), flush=True)
+    return {"busy_ms": round(total, 3), "kernels": count, "longest": [[n[:90], round(ms, 3), c] for n, ms, c in
+                                                                     listed[:SHOWN]], "copies": copies}  # fmt: skip
+
+
+def _stages(engine: Engine, sessions: Any, step: Any) -> dict[str, float]:
+    """Milliseconds a frame by stage, when each is waited for."""
+    engine.profile = True
+    before = [dict(session.totals.stage_s) for session in sessions]
+    for _ in range(5):
+        step()
+    engine.profile = False
+    spent: dict[str, float] = {}
+    for session, old in zip(sessions, before, strict=True):
+        for name, seconds in session.totals.stage_s.items():
+            spent[name] = spent.get(name, 0.0) + (seconds - old.get(name, 0.0)) / 5 / len(sessions) * 1000
+    print("a frame, ms: " + ", ".join(f"{name} {ms:.3f}" for name, ms in spent.items()), flush=True)
+    return {name: round(ms, 4) for name, ms in spent.items()}
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", default="llava-onevision-7b", help=f"one of {', '.join(SHAPES)}, or a model")
+    parser.add_argument("--frames", type=int, default=16, help="streams, one frame of each in a step")
+    parser.add_argument("--encoder", default="stc_cacher:tau=0,recompute_ratio=0.25,refresh_share=none")
+    parser.add_argument("--compressor", default="stc_pruner")
+    parser.add_argument("--memory", default="sliding_window:window_tokens=5000")
+    parser.add_argument("--warm", type=int, default=90, help="steps before anything is timed: the window is full then")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
