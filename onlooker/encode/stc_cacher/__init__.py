@@ -42,7 +42,7 @@ from onlooker.encode._packed import fastest_ways
 from onlooker.encode.stc_cacher._change import sketch, steps_of_change, wanted
 from onlooker.encode.stc_cacher._layer import Chosen, reuse_layer
 from onlooker.encode.stc_cacher._prepared import CodedEncoder
-from onlooker.encode.stc_cacher._state import KINDS, CacherState, of, put
+from onlooker.encode.stc_cacher._state import KINDS, CacherState, SideBySide, of, put
 
 GAIN = 0.1
 """How fast the threshold follows the budget: about ten frames."""
@@ -181,11 +181,13 @@ class STCCacher(EncoderAccelerator):
         """Frames of which only what changed is computed."""
         tau, count = torch.stack([of(state, "tau") for state in states]), self.recomputed_tokens(tower)
         taps, chosen = {}, []
+        kept = SideBySide(states)
         for number in range(len(tower.layers)):
-            hidden, some = reuse_layer(tower, number, hidden, states, tau, count)
+            hidden, some = reuse_layer(tower, number, hidden, kept, tau, count)
             chosen.append(torch.stack(some))
             if number in tower.tap_layers:
                 taps[number] = hidden
+        kept.write_back()
         shares = torch.stack(chosen).float().mean(0)  # of the layers: [3, streams, tokens]
         for state, work in zip(states, shares.mean(2).T, strict=True):
             state.age += 1

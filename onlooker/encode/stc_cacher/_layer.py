@@ -1,6 +1,5 @@
 """One vision layer of several streams whose references are kept: the three choices, and what is computed for them."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from onlooker.core.contracts import VisionLayer, VisionTower
 from onlooker.encode.stc_cacher._change import most_changed, sketch, steps_of_change, tokens_of
-from onlooker.encode.stc_cacher._state import CacherState, of, put, stored
+from onlooker.encode.stc_cacher._state import SideBySide
 
 
 class Rows(NamedTuple):
@@ -16,29 +15,32 @@ class Rows(NamedTuple):
 
     mask: Tensor
     """Bool `[streams, tokens]`."""
-    each: list[Tensor]
-    """Token numbers by stream, int64, ascending."""
     flat: Tensor
-    """The same in a flattened `[streams * tokens]` axis, int64."""
+    """Their numbers in a flattened `[streams * tokens]` axis, int64, ascending."""
+    counts: list[int]
+    """How many there are of each stream."""
 
     @classmethod
     def of(cls, mask: Tensor) -> "Rows":
         """Those of a mask."""
-        return cls(mask, [row.nonzero()[:, 0] for row in mask], mask.flatten().nonzero()[:, 0])
+        return cls(mask, mask.flatten().nonzero()[:, 0], mask.sum(1).tolist())
 
     def take(self, tokens: Tensor) -> Tensor:
-        """These rows of `[streams, tokens, dim]`, as `[1, rows, dim]`."""
-        return tokens.flatten(0, 1).index_select(0, self.flat)[None]
+        """These rows of `[streams, tokens, dim]`, as `[rows, dim]`."""
+        return tokens.flatten(0, 1).index_select(0, self.flat)
 
-    def put(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """A copy of `[streams, tokens, dim]` with `rows` (`[1, rows, dim]`) in these places."""
-        return tokens.flatten(0, 1).index_copy(0, self.flat, rows[0]).view_as(tokens)
+    def among(self, others: "Rows") -> Tensor:
+        """Where these rows are among those of a list that holds them all, int64 `[rows]`."""
+        return self.mask.flatten().index_select(0, others.flat).nonzero()[:, 0]
 
     def padded(self) -> tuple[Tensor, Tensor]:
-        """Token numbers `[streams, most]`, short rows filled up with token 0; and which of them count, bool."""
-        counts = torch.tensor([len(one) for one in self.each], device=self.flat.device)
-        index = torch.nn.utils.rnn.pad_sequence(self.each, batch_first=True)
-        return index, torch.arange(index.shape[1], device=index.device) < counts[:, None]
+        """Rows in a rectangle: which row stands in each place, int64 `[streams, most]`, short streams repeating their
+        last one; and where each row stands in it, flattened, int64 `[rows]`."""
+        counts = torch.tensor(self.counts, device=self.flat.device)
+        place = torch.arange(max(self.counts), device=self.flat.device)
+        first = counts.cumsum(0) - counts
+        filled = (first[:, None] + torch.minimum(place, counts[:, None] - 1)).clamp_min(0)
+        return filled, (place < counts[:, None]).flatten().nonzero()[:, 0]
 
 
 class Chosen(NamedTuple):
@@ -53,91 +55,101 @@ class Chosen(NamedTuple):
 
 
 def reuse_layer(
-    tower: VisionTower, number: int, hidden: Tensor, states: Sequence[CacherState], tau: Tensor, count: int
+    tower: VisionTower, number: int, hidden: Tensor, kept: SideBySide, tau: Tensor, count: int
 ) -> tuple[Tensor, Chosen]:
     """A layer of frames that reuse their references: its output, `[streams, tokens, dim]`, and who was computed.
 
-    `tau` is float32 `[streams]`, `count` the most tokens that may be chosen. The states are brought up to date.
+    `tau` is float32 `[streams]`, `count` the most tokens that may be chosen. What is kept is brought up to date.
     """
     layer = tower.layers[number]
-    normed = layer.norm(hidden)
-    changed = _choose(tower, "entered", number, hidden, states, tau, count)
-    fresh = changed.take(normed)
-    put(states, "keys", number, layer.keys(fresh)[0], changed.each)
-    put(states, "values", number, layer.values(fresh)[0], changed.each)
+    changed = _choose(tower, kept.entered[number], hidden, tau, count)
+    active, turn = _turn(tower, number, kept, changed.mask)
+    looking = Rows.of(changed.mask | turn)
+    attention = kept.stored("attention", number, hidden.dtype).add_(_moved(number, kept, hidden.dtype))
+    if len(looking.flat):
+        asked = turn & ~changed.mask
+        asked[:, : tower.pinned] = False
+        _look(layer, number, hidden, kept, changed, looking, asked, active, attention)
+    middle = attention.add_(hidden)
 
-    attention, looking = _look(tower, layer, number, normed, states, changed)
-    middle = hidden + attention
-    working = _choose(tower, "middle", number, middle, states, tau, count)
-    new = layer.mlp(working.take(middle))
-    mlp = working.put(stored(states, "mlp", number, hidden.dtype), new)
-    put(states, "mlp", number, new[0], working.each)
-    return middle + mlp, Chosen(changed.mask, looking, working.mask)
+    working = _choose(tower, kept.middle[number], middle, tau, count)
+    output = kept.stored("mlp", number, hidden.dtype).add_(middle)
+    if len(working.flat):
+        rows = working.take(middle)
+        new = layer.mlp(rows[None])[0]
+        output.flatten(0, 1).index_copy_(0, working.flat, rows + new)
+        kept.put("mlp", number, new, working.flat, working.counts)
+    return output, Chosen(changed.mask, looking.mask, working.mask)
 
 
-def _choose(
-    tower: VisionTower,
-    kind: str,
-    number: int,
-    tokens: Tensor,
-    states: Sequence[CacherState],
-    tau: Tensor,
-    count: int,
-) -> Rows:
-    """The tokens that changed most since their sketch of this kind, which is replaced by one of today."""
-    now, then = sketch(tokens), torch.stack([of(state, kind)[number] for state in states])
+def _choose(tower: VisionTower, then: Tensor, tokens: Tensor, tau: Tensor, count: int) -> Rows:
+    """The tokens that changed most since their sketches `then` (`[streams, tokens, 32]`), which become today's."""
+    now = sketch(tokens)
     rows = Rows.of(most_changed(steps_of_change(tokens, now, then, tower), tau, count, tower))
-    for state, mine, sketches in zip(states, rows.each, now, strict=True):
-        of(state, kind)[number].index_copy_(0, mine, sketches[mine])
+    then.flatten(0, 1).index_copy_(0, rows.flat, rows.take(now))
     return rows
 
 
+def _moved(number: int, kept: SideBySide, dtype: torch.dtype) -> Tensor:
+    """By how much the attention of every token moved since it looked, `[streams, tokens, dim]`."""
+    shifts, ages = kept.shifts[number], kept.ages[number]
+    streams, every, dim = shifts.shape
+    place = torch.arange(streams, device=ages.device)[:, None] * every + ages
+    return shifts.reshape(-1, dim).index_select(0, place.flatten()).view(*ages.shape, dim).to(dtype)
+
+
 def _look(
-    tower: VisionTower,
     layer: VisionLayer,
     number: int,
-    normed: Tensor,
-    states: Sequence[CacherState],
+    hidden: Tensor,
+    kept: SideBySide,
     changed: Rows,
-) -> tuple[Tensor, Tensor]:
-    """The attention branch `[streams, tokens, dim]`, and whose is new, bool `[streams, tokens]`."""
-    active, turn = _turn(tower, number, states, changed.mask)
-    looking = Rows.of(changed.mask | turn)
-    ages = torch.stack([of(state, "ages")[number] for state in states])
-    shifts = torch.stack([of(state, "shifts")[number] for state in states])
-    moved = shifts.gather(1, ages.long()[..., None].expand(-1, -1, shifts.shape[-1]))
-    old = stored(states, "attention", number, normed.dtype) + moved.to(normed.dtype)
-
-    index, counts = looking.padded()
-    asking = normed.gather(1, index[..., None].expand(-1, -1, normed.shape[-1]))
-    keys, values = (stored(states, kind, number, normed.dtype) for kind in ("keys", "values"))
-    new = layer.out(layer.attend(layer.queries(asking), keys, values, index)[counts][None])
-    put(states, "attention", number, new[0], looking.each)
-    answer = looking.put(old, new)
+    looking: Rows,
+    asked: Tensor,
+    active: Tensor,
+    attention: Tensor,
+) -> None:
+    """New keys and values, and what those who look see: `attention` (`[streams, tokens, dim]`) is updated."""
+    tokens = hidden.shape[1]
+    normed = layer.norm(looking.take(hidden)[None])[0]
+    if len(changed.flat):
+        fresh = normed.index_select(0, changed.among(looking))[None]
+        kept.put("keys", number, layer.keys(fresh)[0], changed.flat, changed.counts)
+        kept.put("values", number, layer.values(fresh)[0], changed.flat, changed.counts)
+    filled, places = looking.padded()
+    asking = layer.queries(normed[None])[0].index_select(0, filled.flatten()).unflatten(0, filled.shape)
+    index = (looking.flat % tokens).index_select(0, filled.flatten()).view(filled.shape)
+    keys, values = (kept.stored(kind, number, hidden.dtype) for kind in ("keys", "values"))
+    attended = layer.attend(asking, keys, values, index).flatten(0, 1)
+    new = layer.out(attended.index_select(0, places)[None])[0]
 
     # What those who only had their turn found new is, on average, what all others have missed.
-    asked = (turn & ~changed.mask).index_fill(1, torch.arange(tower.pinned, device=turn.device), False).unsqueeze(-1)
-    shift = ((answer - old).float() * asked).sum(1) / asked.sum(1).clamp_min(1)
-    for b, state in enumerate(states):
-        older = torch.cat([torch.zeros_like(shift[b : b + 1]), (shifts[b, :-1] + shift[b]).detach()])
-        of(state, "shifts")[number].copy_(torch.where(active[b], older, shifts[b]))
-        aged = (ages[b] + 1).clamp_max(shifts.shape[1] - 1).masked_fill(looking.mask[b], 0)
-        of(state, "ages")[number].copy_(torch.where(active[b], aged, ages[b]))
-    stale = answer + shift[:, None].to(answer.dtype)
-    return torch.where(looking.mask[..., None], answer, stale), looking.mask
+    flat = attention.flatten(0, 1)
+    found = (new - flat.index_select(0, looking.flat)).float()
+    found *= asked.flatten().index_select(0, looking.flat)[:, None]
+    shift = torch.stack([part.sum(0) for part in found.split(looking.counts)])
+    shift /= asked.sum(1, keepdim=True).clamp_min(1)
+    attention += shift[:, None].to(attention.dtype)
+    flat.index_copy_(0, looking.flat, new)
+    kept.put("attention", number, new, looking.flat, looking.counts)
+
+    shifts, ages = kept.shifts[number], kept.ages[number]
+    every = shifts.shape[1]
+    older = shifts[:, :-1] + shift[:, None]
+    shifts[:, 1:] = torch.where(active[:, None, None], older, shifts[:, 1:])
+    aged = (ages + 1).clamp_max(every - 1).masked_fill(looking.mask, 0)
+    ages.copy_(torch.where(active[:, None], aged, ages))
 
 
-def _turn(tower: VisionTower, number: int, states: Sequence[CacherState], changed: Tensor) -> tuple[Tensor, Tensor]:
+def _turn(tower: VisionTower, number: int, kept: SideBySide, changed: Tensor) -> tuple[Tensor, Tensor]:
     """Which streams have something new to see in this layer, bool `[streams]`, and whose turn it is to look, bool
     `[streams, tokens]`: everyone's once in as many frames as there are ages, after anything changed."""
-    due, phase = (torch.stack([of(state, name)[number] for state in states]) for name in ("due", "phase"))
-    every = of(states[0], "shifts").shape[1]
-    due = torch.where(changed.any(1), every, due)
+    due, phase, every = kept.due[number], kept.phase[number], kept.shifts.shape[2]
+    due.copy_(torch.where(changed.any(1), every, due))
     active = due > 0
     units = tower.num_tokens if tower.group == 1 else tower.pinned + (tower.num_tokens - tower.pinned) // tower.group
     mine = (torch.arange(units, device=phase.device) + phase[:, None]) % every == 0
     mine[:, : tower.pinned] = True  # they stand for the whole frame
-    for b, state in enumerate(states):
-        of(state, "due")[number] = due[b] - active[b].int()
-        of(state, "phase")[number] = (phase[b] + active[b].int()) % every
+    due -= active.int()
+    phase.copy_((phase + active.int()) % every)
     return active, tokens_of(mine & active[:, None], tower)

@@ -10,6 +10,7 @@ from onlooker.core.state import StreamState
 from onlooker.encode.stc_cacher._change import SKETCH
 
 KINDS = ("keys", "values", "attention", "mlp")
+SMALL = ("entered", "middle", "ages", "shifts", "due", "phase")
 
 
 @dataclass
@@ -78,8 +79,7 @@ def put(states: Sequence[CacherState], kind: str, layer: int, rows: Tensor, inde
     rows = rows.detach()
     scale = None
     if states[0].scales is not None:
-        scale = rows.float().abs().amax(-1).clamp_min(1e-8) / 127
-        rows = (rows.float() / scale[:, None]).round().to(torch.int8)
+        rows, scale = coded(rows)
     first = 0
     for state, tokens in zip(states, index, strict=True):
         target = getattr(state, kind)[layer]
@@ -97,13 +97,59 @@ def _write(target: Tensor, rows: Tensor, tokens: Tensor | None) -> None:
         target.index_copy_(0, tokens, rows)
 
 
-def stored(states: Sequence[CacherState], kind: str, layer: int, dtype: torch.dtype) -> Tensor:
-    """One layer of several streams, `[streams, tokens, dim]`."""
-    rows = torch.stack([getattr(state, kind)[layer] for state in states])
-    if states[0].scales is None:
-        return rows
-    scales = torch.stack([of(state, "scales")[KINDS.index(kind), layer] for state in states])
-    return (rows.float() * scales[..., None]).to(dtype)
+class SideBySide:
+    """What several streams keep, for one step: small tensors as one for all layers, the others layer by layer.
+
+    `write_back` brings the small ones home; the large ones are written where they are. A stream alone is not copied.
+    """
+
+    def __init__(self, states: Sequence[CacherState]) -> None:
+        self._states = states
+        self.entered, self.middle, self.ages, self.shifts, self.due, self.phase = (
+            self._beside(name, 1) for name in SMALL
+        )
+        """As in `CacherState`, with the streams behind the layers: `[layers, streams, ...]`."""
+        self._scales = self._beside("scales", 2) if states[0].scales is not None else None
+
+    def _beside(self, name: str, axis: int) -> Tensor:
+        each = [of(state, name) for state in self._states]
+        return each[0].unsqueeze(axis) if len(each) == 1 else torch.stack(each, axis)
+
+    def stored(self, kind: str, layer: int, dtype: torch.dtype) -> Tensor:
+        """One layer of all streams, `[streams, tokens, dim]`; the caller's own, to be written to."""
+        each = [getattr(state, kind)[layer] for state in self._states]
+        rows = each[0][None] if len(each) == 1 else torch.stack(each)
+        if self._scales is None:
+            return rows.clone() if len(each) == 1 else rows
+        return (rows * self._scales[KINDS.index(kind), layer][..., None]).to(dtype)
+
+    def put(self, kind: str, layer: int, rows: Tensor, flat: Tensor, counts: Sequence[int]) -> None:
+        """Store rows `[rows, dim]` of one layer: `counts` of each stream, `flat` says which of all tokens they are."""
+        if self._scales is not None:
+            rows, scale = coded(rows)
+            self._scales[KINDS.index(kind), layer].flatten().index_copy_(0, flat, scale)
+        token = flat % getattr(self._states[0], kind).shape[1]
+        parts = zip(self._states, rows.split(list(counts)), token.split(list(counts)), strict=True)
+        for state, mine, tokens in parts:
+            if len(tokens):
+                getattr(state, kind)[layer].index_copy_(0, tokens, mine)
+
+    def write_back(self) -> None:
+        """The small tensors go home."""
+        if len(self._states) == 1:
+            return
+        for number, state in enumerate(self._states):
+            for name in SMALL:
+                of(state, name).copy_(getattr(self, name)[:, number])
+            if self._scales is not None:
+                of(state, "scales").copy_(self._scales[:, :, number])
+
+
+def coded(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in 8 bits, and what they are multiplied with, float32 `[rows]`."""
+    rows = rows.float()
+    scale = rows.abs().amax(-1).clamp_min(1e-8) / 127
+    return (rows / scale[:, None]).round_().to(torch.int8), scale
 
 
 def of(state: CacherState, name: str) -> Tensor:
