@@ -11,11 +11,14 @@ Rotary = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Positions int64 `[axes, tokens]` to cosines and sines, float32 `[tokens, head_dim]` each."""
 
 
-def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate `[..., tokens, head_dim]` by cosines and sines `[tokens, head_dim]` (half-split layout)."""
+def rotate(states: Tensor, cos: Tensor, sin: Tensor, into: Tensor | None = None) -> Tensor:
+    """Rotate `[..., tokens, head_dim]` by cosines and sines `[tokens, head_dim]` (half-split layout), perhaps `into` a
+    tensor like it."""
     half = states.shape[-1] // 2
     plain = states.float()
     turned = torch.cat((-plain[..., half:], plain[..., :half]), dim=-1)
+    if into is not None:
+        return torch.add(plain * cos, turned * sin, out=into)
     return (plain * cos + turned * sin).to(states.dtype)
 
 

@@ -155,7 +155,9 @@ class Window:
         start = self.placing.reach if after is None else self.offsets[after.id]
         offset = tuple(place - prefix.extent for place in start)
         size = prefix.num_tokens
-        raw, values, _ = (tensor[:, :, self.head : self.head + size].clone() for tensor in self.arena.tensors)
+        raw, values = (tensor[:, :, self.head : self.head + size] for tensor in (self.arena.keys, self.arena.values))
+        if head < self.head + size:  # the new rows lie on the old ones
+            raw, values = raw.clone(), values.clone()
         turned = torch.empty_like(raw)
         self._rotate(raw, turned, [prefix], [offset])
         arena = self.arena
@@ -204,7 +206,7 @@ class Window:
         bite = max(1, ROWS_AT_ONCE // max(1, cos.shape[0]))
         for first in range(0, self.spec.num_layers, bite):
             some = slice(first, first + bite)
-            into[some] = rotate(raw[some], cos, sin)
+            rotate(raw[some], cos, sin, into[some])
 
     def _move(self, capacity: int) -> None:
         """Bring the live rows to the front, of this arena if it is of the size and unread, else of another."""
