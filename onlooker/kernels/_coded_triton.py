@@ -30,8 +30,8 @@ def _row_scales(scales, stream, place, there, CODED: tl.constexpr):
     return tl.where(there, 1.0, 0.0)
 
 
-@triton.jit(do_not_specialize=["layer", "kind_layer", "then_layer"])
-def carry(
+@triton.jit(do_not_specialize=["layer", "kind_layer"])
+def add_rows(
     x,
     total,
     fresh,
@@ -42,16 +42,11 @@ def carry(
     shifts,
     shift,
     active,
-    then,
-    signs,
-    now,
     length,
-    apart,
     times,
     tokens,
     layer,
     kind_layer,
-    then_layer,
     dim,
     room,
     changed,
@@ -60,83 +55,91 @@ def carry(
     BRANCH: tl.constexpr,
     SHIFT: tl.constexpr,
     CODED: tl.constexpr,
-    COMPARE: tl.constexpr,
-    KEEP: tl.constexpr,
     AGES: tl.constexpr,
-    R: tl.constexpr,
-    K: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """R tokens of a stream: BRANCH adds their branch, fresh or stored (SHIFT: with what those who did not look have
-    missed); COMPARE measures how far the sum is from what its reference was computed from, KEEP stores its sketch."""
+    """One token: BRANCH adds its branch, fresh or stored (SHIFT: with what those who did not look have missed); and how
+    long the sum is."""
+    behind(EARLY)
+    token, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    row = stream * tokens + token
+    cols = tl.arange(0, BLOCK)
+    inside = cols < dim
+    wide = tl.load(x + row * dim + cols, mask=inside, other=0.0).to(tl.float32)
+    if BRANCH:
+        at = tl.load(place + row).to(tl.int64)
+        address = tl.load(codes + stream)
+        held = dim * (address != 0).to(tl.int32)
+        if SHIFT:
+            age_at = tl.load(ages + stream).to(tl.pointer_type(tl.uint8)) + layer * tokens + token
+            age = tl.load(age_at, mask=address != 0, other=0).to(tl.int32)
+            going = tl.load(active + stream)
+        if at >= 0:
+            wide += tl.load(fresh + at * dim + cols, mask=inside, other=0.0).to(tl.float32)
+        else:
+            old = _codes(address, x, CODED) + (layer * tokens + token).to(tl.int64) * dim
+            branch = tl.load(old + cols, mask=cols < held, other=0.0).to(tl.float32)
+            if CODED:
+                scale = tl.load(scales + stream).to(tl.pointer_type(tl.float32)) + kind_layer * tokens + token
+                branch *= tl.load(scale, mask=address != 0, other=0.0)
+            if SHIFT:
+                missed = tl.multiple_of(tl.load(shifts + stream).to(tl.pointer_type(tl.float32)), 16)
+                missed += (layer * AGES + age).to(tl.int64) * dim
+                branch += tl.load(missed + cols, mask=cols < held, other=0.0)
+                branch += tl.load(shift + stream * dim + cols, mask=cols < held, other=0.0)
+            wide += branch
+        rounded = wide.to(x.dtype.element_ty)
+        tl.store(total + row * dim + cols, rounded, mask=inside)
+        wide = rounded.to(tl.float32)
+        if SHIFT:
+            aged = tl.where(at >= 0, 0, tl.minimum(age + 1, AGES - 1))
+            tl.store(age_at, aged.to(tl.uint8), mask=(going != 0) & (address != 0))
+            if at >= 0:
+                looked = times + plane + row
+                tl.store(looked, tl.load(looked) + 1.0)
+                if at - stream * room < changed:
+                    tl.store(times + row, tl.load(times + row) + 1.0)
+        elif at >= 0:
+            worked = times + 2 * plane + row
+            tl.store(worked, tl.load(worked) + 1.0)
+    tl.store(length + row, tl.sqrt(tl.sum(wide * wide, axis=0)))
+
+
+@triton.jit(do_not_specialize=["layer"])
+def compare(
+    sketches,
+    then,
+    now,
+    apart,
+    tokens,
+    layer,
+    factor,
+    EARLY: tl.constexpr,
+    KEEP: tl.constexpr,
+    R: tl.constexpr,
+):
+    """How far sketches are from what the references of a layer were computed from; KEEP: they are that from now on.
+    `sketches` are sums over signs, `factor` is the rest of the projection."""
     behind(EARLY)
     stream = tl.program_id(1)
     token = tl.program_id(0) * R + tl.arange(0, R)
     inside = token < tokens
     row = stream.to(tl.int64) * tokens + token
-    if BRANCH:
-        at = tl.load(place + row, mask=inside, other=-1).to(tl.int64)
-        new = at >= 0
-        address = tl.load(codes + stream)
-        held = token < tokens * (address != 0).to(tl.int32)
-        stale = held & (at < 0)
-        old = _codes(address, x, CODED) + (layer * tokens + token).to(tl.int64) * dim
-        scale = _row_scales(scales, stream, kind_layer * tokens + token, stale, CODED)
-        if SHIFT:
-            age_at = tl.load(ages + stream).to(tl.pointer_type(tl.uint8)) + layer * tokens + token
-            age = tl.load(age_at, mask=held, other=0).to(tl.int32)
-            missed = tl.load(shifts + stream).to(tl.pointer_type(tl.float32))
-            missed = tl.multiple_of(missed, 16) + (layer * AGES + age).to(tl.int64) * dim
-    squares = tl.full((R,), 0.0, tl.float32)
-    sketch = tl.full((R, SKETCH), 0.0, tl.float32)
     channel = tl.arange(0, SKETCH)
-    for first in range(0, dim, K):
-        cols = first + tl.arange(0, K)
-        narrow = (cols < dim)[None, :]
-        value = tl.load(x + row[:, None] * dim + cols[None, :], mask=inside[:, None] & narrow, other=0.0)
-        if BRANCH:
-            wide = value.to(tl.float32)
-            wide += tl.load(fresh + at[:, None] * dim + cols[None, :], mask=new[:, None] & narrow, other=0.0).to(
-                tl.float32
-            )
-            branch = tl.load(old[:, None] + cols[None, :], mask=stale[:, None] & narrow, other=0.0).to(tl.float32)
-            branch *= scale[:, None]
-            if SHIFT:
-                branch += tl.load(missed[:, None] + cols[None, :], mask=stale[:, None] & narrow, other=0.0)
-                common = tl.load(shift + stream * dim + cols, mask=cols < dim, other=0.0)
-                branch += tl.where(stale[:, None], common[None, :], 0.0)
-            value = (wide + branch).to(x.dtype.element_ty)
-            tl.store(total + row[:, None] * dim + cols[None, :], value, mask=inside[:, None] & narrow)
-        if COMPARE or KEEP:
-            wide = value.to(tl.float32)
-            squares += tl.sum(wide * wide, axis=1)
-            sign = tl.load(signs + cols[:, None] * SKETCH + channel[None, :], mask=(cols < dim)[:, None], other=0.0)
-            sketch = tl.dot(value, sign, sketch, input_precision="ieee")
-    if COMPARE or KEEP:
-        # The signs are +-1, so that products are exact in every format; here is the rest of the projection.
-        sketch = tl.minimum(tl.maximum(sketch * 0.17677669529663687, -60000.0), 60000.0).to(tl.float16)
-        then_address = tl.load(then + stream)
-        then_held = token < tokens * (then_address != 0).to(tl.int32)
-        then_at = tl.multiple_of(then_address.to(tl.pointer_type(tl.float16)), 16)
-        then_at = then_at + (then_layer * tokens + token).to(tl.int64)[:, None] * SKETCH + channel[None, :]
-        if KEEP:
-            tl.store(then_at, sketch, mask=then_held[:, None])
-        else:
-            tl.store(now + row[:, None] * SKETCH + channel[None, :], sketch, mask=inside[:, None])
-            before = tl.load(then_at, mask=then_held[:, None], other=0.0).to(tl.float32)
-            difference = sketch.to(tl.float32) - before
-            tl.store(apart + row, tl.sqrt(tl.sum(difference * difference, axis=1)), mask=inside)
-            tl.store(length + row, tl.sqrt(squares), mask=inside)
-    if SHIFT:
-        aged = tl.where(new, 0, tl.minimum(age + 1, AGES - 1))
-        going = token * 0 + tl.load(active + stream) > 0
-        tl.store(age_at, aged.to(tl.uint8), mask=held & going)
-        among = new & (at - stream.to(tl.int64) * room < changed)
-        tl.store(times + row, tl.load(times + row, mask=among, other=0.0) + 1.0, mask=among)
-        looked = times + plane + row
-        tl.store(looked, tl.load(looked, mask=new, other=0.0) + 1.0, mask=new)
-    elif BRANCH:
-        worked = times + 2 * plane + row
-        tl.store(worked, tl.load(worked, mask=new, other=0.0) + 1.0, mask=new)
+    own = row[:, None] * SKETCH + channel[None, :]
+    sketch = tl.load(sketches + own, mask=inside[:, None], other=0.0) * factor
+    sketch = tl.minimum(tl.maximum(sketch, -60000.0), 60000.0).to(tl.float16)
+    address = tl.load(then + stream)
+    held = token < tokens * (address != 0).to(tl.int32)
+    at = tl.multiple_of(address.to(tl.pointer_type(tl.float16)), 16)
+    at = at + (layer * tokens + token).to(tl.int64)[:, None] * SKETCH + channel[None, :]
+    if KEEP:
+        tl.store(at, sketch, mask=held[:, None])
+    else:
+        tl.store(now + own, sketch, mask=inside[:, None])
+        before = tl.load(at, mask=held[:, None], other=0.0).to(tl.float32)
+        difference = sketch.to(tl.float32) - before
+        tl.store(apart + row, tl.sqrt(tl.sum(difference * difference, axis=1)), mask=inside)
 
 
 @triton.jit

@@ -20,8 +20,10 @@ KINDS = ("keys", "values", "attention", "mlp")
 """What is stored in 8 bits, in the order of its scales."""
 FIELDS = (*KINDS, "scales", "entered", "middle", "ages", "shifts", "due", "phase", "tau")
 """Tensors of a stream, in the order of the table of addresses."""
-ROWS, COLUMNS = 16, 128
-"""Tokens and columns that a program adds up at a time."""
+ROWS, COLUMNS = 32, 128
+"""Tokens and columns that a program brings back from 8 bits at a time."""
+WARPS = 2
+"""Warps that share a row: with more, they wait for each other's sums longer than they read."""
 TILES = {"few": (8, 1024), "many": (16, 256)}
 """As in `selection`: tokens whose ranks one program finds, and others it compares them with at a time."""
 MANY = 4096
@@ -125,27 +127,21 @@ class CodedStep:
     def measure(self, x: Tensor, kind: str, layer: int, keep: bool = False) -> None:
         """How far tokens `[streams * tokens, dim]` are from what the references of a layer were computed from
         ("entered" or "middle"); `keep`: they are what references are computed from now."""
-        self._carry(x, x, x, self.looking, None, 0, (kind, layer), keep=keep)
+        if not keep:
+            self._add(x, x, x, self.looking, None, 0)
+        self._compare(x, kind, layer, keep)
 
     def add(self, x: Tensor, fresh: Tensor, rows: Rows, kind: str, layer: int, then: tuple[str, int] | None) -> Tensor:
         """`x` plus a branch, fresh where there is a row, else as it is stored; and measured against `then`."""
         total = torch.empty_like(x)
-        self._carry(x, total, fresh, rows, kind, layer, then)
+        self._add(x, total, fresh, rows, kind, layer)
+        if then is not None:
+            self._compare(total, *then, keep=False)
         return total
 
-    def _carry(
-        self,
-        x: Tensor,
-        total: Tensor,
-        fresh: Tensor,
-        rows: Rows,
-        kind: str | None,
-        layer: int,
-        then: tuple[str, int] | None,
-        keep: bool = False,
-    ) -> None:
+    def _add(self, x: Tensor, total: Tensor, fresh: Tensor, rows: Rows, kind: str | None, layer: int) -> None:
         shape = self.shape
-        self._kernels.carry[(-(-shape.tokens // ROWS), shape.streams)](
+        self._kernels.add_rows[(shape.tokens, shape.streams)](
             x,
             total,
             fresh,
@@ -156,16 +152,11 @@ class CodedStep:
             self.at("shifts"),
             self._shift,
             self._turn,
-            self.at(then[0] if then else "entered"),
-            self.signs,
-            self._now,
             self._length,
-            self._apart,
             self.times,
             shape.tokens,
             layer,
             self._number(kind or "keys", layer),
-            then[1] if then else 0,
             shape.dim,
             rows.room,
             shape.count,
@@ -173,11 +164,28 @@ class CodedStep:
             BRANCH=kind is not None,
             SHIFT=kind == "attention",
             CODED=shape.coded,
-            COMPARE=then is not None and not keep,
-            KEEP=keep,
             AGES=shape.ages,
-            R=ROWS,
-            K=COLUMNS,
+            BLOCK=power_of_two(shape.dim),
+            **launched(x.device, WARPS),
+        )
+
+    def _compare(self, x: Tensor, kind: str, layer: int, keep: bool) -> None:
+        # The signs are +-1, so that products are exact in every format; sums are in float32.
+        if x.is_cuda and x.element_size() == 2:
+            sketches = torch.mm(x, self.signs, out_dtype=torch.float32)
+        else:
+            sketches = x.float() @ self.signs.float()
+        shape, many = self.shape, 64
+        self._kernels.compare[(-(-shape.tokens // many), shape.streams)](
+            sketches,
+            self.at(kind),
+            self._now,
+            self._apart,
+            shape.tokens,
+            layer,
+            sketches.shape[1] ** -0.5,
+            KEEP=keep,
+            R=many,
             **launched(x.device),
         )
 
@@ -228,7 +236,7 @@ class CodedStep:
             HEAD=both,
             RMS=norm.bias is None,
             BLOCK=power_of_two(shape.dim),
-            **launched(x.device),
+            **launched(x.device, WARPS),
         )
         return normed, head
 
@@ -260,14 +268,14 @@ class CodedStep:
             SKETCHES=sketches is not None,
             CODED=shape.coded,
             BLOCK=power_of_two(shape.dim),
-            **launched(self.like.device),
+            **launched(self.like.device, WARPS),
         )
 
     def fill(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of all tokens, `[streams, tokens, dim]` each."""
         shape = self.shape
         keys, values = (self.like.new_empty(shape.streams, shape.tokens, shape.dim) for _ in range(2))
-        self._kernels.fill_coded[(-(-shape.tokens // (2 * ROWS)), -(-shape.dim // COLUMNS), shape.streams)](
+        self._kernels.fill_coded[(-(-shape.tokens // (ROWS)), -(-shape.dim // COLUMNS), shape.streams)](
             self.at("keys"),
             self.at("values"),
             self.at("scales"),
@@ -279,7 +287,7 @@ class CodedStep:
             self._number("values", layer),
             shape.dim,
             CODED=shape.coded,
-            R=2 * ROWS,
+            R=ROWS,
             K=COLUMNS,
             **launched(self.like.device),
         )
@@ -287,7 +295,7 @@ class CodedStep:
 
     def miss(self, attention: Tensor, layer: int) -> None:
         """What those who only had their turn found new, on average, which the others have missed."""
-        shape, rows, cols = self.shape, self.looking, 64
+        shape, rows, cols = self.shape, self.looking, 32
         self._kernels.common_shift[(-(-shape.dim // cols), shape.streams)](
             attention,
             rows.flat,
@@ -305,9 +313,9 @@ class CodedStep:
             shape.count + shape.pinned,
             CODED=shape.coded,
             AGES=shape.ages,
-            SLOTS=32,
+            SLOTS=128,
             COLS=cols,
-            **launched(attention.device),
+            **launched(attention.device, 8),
         )
 
     def settle(self, layer: int) -> None:
