@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from onlooker.world.episode import Episode
 from onlooker.world.generate import KINDS, make_episode
-from onlooker.world.lexicon import COLOURS, SHAPES, TASKS, TEMPLATES, VOCABULARY, corpus, split_words
+from onlooker.world.levels import LEVEL_NAMES, LEVELS, Level
+from onlooker.world.lexicon import COLOURS, LEVEL_TASKS, SHAPES, TASKS, TEMPLATES, VOCABULARY, corpus, split_words
 from onlooker.world.settings import WorldSettings
 from onlooker.world.tables import render_tables
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from onlooker.world.raster import Raster, rasterise, to_torch
 
 __all__ = [
-    "COLOURS", "KINDS", "SHAPES", "TASKS", "TEMPLATES", "VOCABULARY", "Episode", "Raster", "WorldSettings",
+    "COLOURS", "KINDS", "LEVELS", "LEVEL_NAMES", "LEVEL_TASKS", "SHAPES", "TASKS", "TEMPLATES", "VOCABULARY", "Episode",
+    "Level", "Raster", "WorldSettings",
     "change_frames", "corpus", "make_episode", "patch_labels", "rasterise", "render_tables", "split_words", "to_torch",
     "video_record", "write_records", "write_video",
 ]  # fmt: skip

@@ -21,7 +21,8 @@ class Episode:
     """One scripted video of `duration_s` seconds; a frame is a pure function of the episode and a time in it.
 
     Times inside an episode start at 0. `start_s` is the stream time at which it begins: it is only added to the clock
-    times in answers. `needles` are the ids of the sprites that appear exactly once in a long episode.
+    times in answers. `needles` are the ids of the sprites that appear exactly once in a long episode, `level` the name of
+    its difficulty (`levels.LEVELS`; L0 is the world of `WorldSettings`).
     """
 
     seed: int
@@ -33,6 +34,7 @@ class Episode:
     shots: tuple[Shot, ...]
     noise_base: int
     needles: tuple[int, ...] = ()
+    level: str = "L0"
     _buckets: tuple[tuple[int, ...], ...] = field(default=(), repr=False, compare=False)
     _cuts: tuple[float, ...] = field(default=(), repr=False, compare=False)
 
@@ -69,13 +71,13 @@ class Episode:
     def view(self, time_s: float) -> list[Seen]:
         """What is in the frame at `time_s`, by slot: exactly what a renderer draws there."""
         shot = self.shot_at(time_s)
-        pan_x, pan_y, zoom = shot.camera(time_s)
+        zoom = shot.camera(time_s)[2]
         out = []
         for sprite in self.sprites_between(time_s, time_s):
             if not sprite.is_shown(time_s):
                 continue
             x, y = sprite.motion.at(time_s - sprite.start_s)
-            x, y = (x - 0.5) * zoom + 0.5 + pan_x, (y - 0.5) * zoom + 0.5 + pan_y
+            x, y = shot.place(x, y, time_s)
             radius = RADII[sprite.size] * zoom
             if -radius < x < 1 + radius and -radius < y < 1 + radius:
                 text = sprite.text_at(time_s)

@@ -6,7 +6,9 @@ import random
 
 from onlooker.core.errors import InputError
 from onlooker.world.casting import Cast, Style
+from onlooker.world.crowd import Crowd, make_ground
 from onlooker.world.episode import Episode, Split
+from onlooker.world.levels import level_named
 from onlooker.world.lexicon import COLOUR_NAMES, SHAPES, WORDS
 from onlooker.world.scenery import make_shots
 from onlooker.world.settings import WorldSettings
@@ -26,11 +28,12 @@ _STYLES = {
 
 def make_episode(
     seed: int, split: Split, duration_s: float = 24.0, kind: str = "mixed", start_s: float = 0.0,
-    *, settings: WorldSettings | None = None,
+    *, settings: WorldSettings | None = None, level: str = "L0",
 ) -> Episode:  # fmt: skip
     """The episode of this split and seed: the same on every machine, and never the same in two splits.
 
-    Durations run from 4 seconds to many hours. Raises `InputError` for an unknown split or kind or a bad duration.
+    Durations run from 4 seconds to many hours. `level` L1 to L4 (`levels.LEVELS`) are worlds of their own, for which
+    `kind` and `settings` must be left alone. Raises `InputError` for an unknown split, kind or level or a bad duration.
     """
     settings = settings or WorldSettings()
     if split not in ("train", "validation", "test"):
@@ -39,8 +42,9 @@ def make_episode(
         raise InputError("unknown kind of episode", given=repr(kind), do=f"use one of {', '.join(KINDS)}")
     if not 4 <= duration_s <= 100 * 3600:
         raise InputError("an episode lasts 4 seconds to 100 hours", given=f"{duration_s} s", do="use 24")
-    digest = hashlib.blake2b(f"{split}/{kind}/{seed}".encode(), digest_size=16).digest()
-    rng = random.Random(int.from_bytes(digest, "big"))
+    if level != "L0":
+        return _of_level(seed, split, duration_s, start_s, level)
+    rng = _generator(f"{split}/{kind}/{seed}")
     cuts, blocks = _timeline(rng, kind, duration_s, settings)
     shots = make_shots(rng, kind, cuts, duration_s, settings)
     cast = Cast(rng, settings, _STYLES.get(kind, Style()))
@@ -56,6 +60,18 @@ def make_episode(
     return Episode(
         seed, split, kind, float(duration_s), float(start_s), sprites, tuple(shots), rng.getrandbits(30), needles
     )  # fmt: skip
+
+
+def _generator(name: str) -> random.Random:
+    return random.Random(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "big"))
+
+
+def _of_level(seed: int, split: Split, duration_s: float, start_s: float, level: str) -> Episode:
+    chosen, rng = level_named(level), _generator(f"{split}/{level}/{seed}")
+    shots = make_ground(rng, chosen, duration_s)
+    sprites = Crowd(rng, chosen, duration_s).play()
+    noise = rng.getrandbits(30)
+    return Episode(seed, split, level, float(duration_s), float(start_s), sprites, shots, noise, level=level)
 
 
 def _timeline(

@@ -24,8 +24,9 @@ COLOURS = {
 COLOUR_NAMES = tuple(COLOURS)
 PATTERNS = ("plain", "striped", "dotted", "hollow")
 SIZES = ("small", "medium", "large")
-RADII = (0.064, 0.091, 0.122)
-"""Half extent of each size, as a share of the shorter side of the frame."""
+RADII = (0.064, 0.091, 0.122, 0.054, 0.045, 0.037, 0.031, 0.026, 0.0215)
+"""Half extent of each size, as a share of the shorter side of the frame. The first three have names; the others, 14 down
+to 5.5 pixels across in 128, are those of the levels above L0."""
 WORDS = (
     "cat", "dog", "sun", "map", "key", "box", "cup", "hat",
     "fish", "tree", "book", "door", "bird", "moon", "ship", "milk",
@@ -52,6 +53,22 @@ TASKS: dict[str, tuple[str, str]] = {
     "proactive": ("forward", "say when a thing appears; test points hold the polled truth"),
 }
 """Task name to (family, one-line description)."""
+
+LEVEL_TASKS: dict[str, tuple[str, str]] = {
+    "glance": ("realtime", "what is there now: name, colour, place, word or number"),
+    "motion": ("realtime", "which way a thing moves, or which of two is faster: seen only between frames"),
+    "identity": ("backward", "where the one of two look-alikes is that came first or that blinked"),
+    "before": TASKS["before"],
+    "when": TASKS["when"],
+    "order": ("backward", "which of two came first, what came right before or after a thing"),
+    "repetition": TASKS["repetition"],
+    "since": ("backward", "how many came since a thing left, or so far"),
+    "place": ("backward", "where a thing that is gone was last seen"),
+    "ever": ("backward", "whether a thing that is not there now was ever visible so far"),
+    "next": TASKS["next"],
+    "proactive": ("forward", "say when a thing appears; polled once, a yes as likely as a no"),
+}
+"""Tasks of the levels above L0, like `TASKS`."""
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "shape_by_colour": ("which shape is {colour} now?", "name the {colour} shape.", "what is the {colour} shape now?"),
@@ -93,6 +110,15 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "next_colour": ("what colour will {thing} have next?", "which colour comes next for {thing}?"),
     "next_word": ("what word will come next?", "which word will the sign show next?"),
     "next_side": ("on which side will {thing} leave?", "which side is {thing} moving to?"),
+    "heading": ("which way is {thing} moving?", "on which side will {thing} be next?"),
+    "faster": ("which is faster, {thing} or {other}?",),
+    "older": ("where is the {look} that came first, {where}?",),
+    "blinker": ("where is the {look} that blinked, {where}?",),
+    "came_before": ("which shape came right before {thing}?", "what shape was the last to come before {thing}?"),
+    "came_since": ("how many shapes came since {thing} left?", "count the shapes that came after {thing} left."),
+    "came_sofar": ("how many {things} came so far?", "count the {things} that appeared so far."),
+    "last_across": ("where was {thing} last seen, left, middle or right?",),
+    "last_updown": ("where was {thing} last seen, top, middle or bottom?",),
     "tell_me": ("tell me when {a_thing} appears.", "say yes when you see {a_thing}."),
     "tell_word": ("tell me when the word {word} appears.", "say yes when you see the word {word}."),
 }
@@ -119,6 +145,7 @@ def corpus() -> Iterator[str]:
                     thing=thing, other=f"the {rng.choice(SHAPES)}", things=PLURALS[shape], colour=colour,
                     pattern=rng.choice(PATTERNS), place=rng.choice(ACROSS + UPDOWN), word=rng.choice(WORDS),
                     relation=rng.choice(tuple(RELATIONS.values())), a_thing=article(f"{colour} {shape}"),
+                    look=f"{colour} {shape}", where="left, middle or right",
                 )  # fmt: skip
         yield " ".join((form.split("_")[0], *SHAPES)) if form == "shape_only" else " ".join(COLOUR_NAMES)
     yield from (*SHAPES, *COLOUR_NAMES, *PATTERNS, *SIZES, *WORDS, *ACROSS, *UPDOWN, *COUNTS, *YES_NO)

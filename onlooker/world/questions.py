@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 
 from onlooker.core.errors import InputError
 from onlooker.core.records import AnswerType, QueryRecord
-from onlooker.world import ask_future, ask_now, ask_past
+from onlooker.world import ask_future, ask_level, ask_now, ask_past, balance
 from onlooker.world.episode import Episode
-from onlooker.world.lexicon import TASKS, TEMPLATES, WORDS
+from onlooker.world.lexicon import LEVEL_TASKS, TASKS, TEMPLATES, WORDS
 from onlooker.world.moment import Candidate, Moment
 
 CLOCK_TOLERANCE_S = 1.5
@@ -43,18 +43,32 @@ _TRIES = 14
 
 def ask(
     episode: Episode, task: str, ask_time_s: float, rng: random.Random, *, offset_s: float = 0.0,
-    luck: float | None = None,
+    luck: float | None = None, age: int | None = None,
 ) -> QueryRecord | None:  # fmt: skip
-    """See `Episode.ask`."""
+    """See `Episode.ask`; with `age`, only questions whose evidence lies in that bucket of `ask_level.AGES_S`."""
     luck = rng.random() if luck is None else luck
-    if task not in _ASKERS:
-        raise InputError("unknown task", given=repr(task), do=f"use one of {', '.join(TASKS)}")
+    askers = _ASKERS if episode.level == "L0" else ask_level.ASKERS
+    if task not in askers:
+        raise InputError("unknown task", given=repr(task), do=f"use one of {', '.join(askers)}")
     if not 0 <= ask_time_s <= episode.duration_s:
         given = f"{ask_time_s} of {episode.duration_s} s"
         raise InputError("the time lies outside the episode", given=given, do="ask between 0 and duration_s")
     ask_time_s = round(float(ask_time_s), 3)
-    chosen = _pick(_ASKERS[task](Moment(episode, ask_time_s)), rng, luck) if ask_time_s >= 1.0 else None
+    if ask_time_s < 1.0:
+        return None
+    candidates = askers[task](Moment(episode, ask_time_s))
+    if episode.level == "L0":
+        chosen = _pick(candidates, rng, luck, lambda form, answer: _THIN.get(form, {}).get(answer, 1.0))
+    else:
+        if age is not None:
+            candidates = [c for c in candidates if ask_level.age_bucket(_age(c, ask_time_s)) == age]
+        chosen = _pick(candidates, rng, luck, lambda form, answer: balance.weight(episode.level, form, answer, ask_time_s))
     return _record(episode, task, ask_time_s, chosen, rng, offset_s) if chosen else None
+
+
+def _age(found: Candidate, time_s: float) -> float:
+    """Seconds since the oldest thing that proves the answer was to be seen."""
+    return max(0.0, time_s - found.evidence[0][1]) if found.evidence else 0.0
 
 
 def questions(
@@ -62,7 +76,8 @@ def questions(
     offset_s: float,
 ) -> list[QueryRecord]:  # fmt: skip
     """See `Episode.questions`."""
-    tasks = tuple(TASKS) if tasks is None else tasks
+    ladder = _aged if episode.level != "L0" else None
+    tasks = tuple(TASKS if ladder is None else LEVEL_TASKS) if tasks is None else tasks
     rng = random.Random(f"{episode.id}/{rng_seed}")
     low, high = between_s or (1.5, episode.duration_s - 0.01)
     low, high = max(1.0, low), min(high, episode.duration_s)
@@ -75,12 +90,32 @@ def questions(
             break
         queue = queue or rng.sample(tasks, len(tasks))
         task, luck = queue.pop(), rng.random()
+        if ladder is not None:
+            if record := ladder(episode, task, rng, (low, high), offset_s, luck):
+                out.append(record)
+            continue
         for _ in range(_TRIES):
             if record := ask(episode, task, _time(rng, episode, task, low, high), rng, offset_s=offset_s, luck=luck):
                 out.append(record)
                 break
     out.sort(key=lambda record: record.ask_time)
     return [_numbered(record, index) for index, record in enumerate(out)]
+
+
+def _aged(
+    episode: Episode, task: str, rng: random.Random, between_s: tuple[float, float], offset_s: float, luck: float
+) -> QueryRecord | None:
+    """A question of a level: its evidence is of an age drawn first, as far as the episode has one of that age."""
+    ages: list[int | None] = [None]
+    if task in ("before", "when", "order", "since", "place", "ever"):
+        top = ask_level.age_bucket(between_s[1])
+        ages = [*rng.sample(range(top + 1), top + 1), None]
+    for age in ages:
+        for _ in range(_TRIES):
+            at = _time(rng, episode, "glance" if age is None else task, *between_s)
+            if record := ask(episode, task, at, rng, offset_s=offset_s, luck=luck, age=age):
+                return record
+    return None
 
 
 def _time(rng: random.Random, episode: Episode, task: str, low: float, high: float) -> float:
@@ -100,18 +135,20 @@ def _numbered(record: QueryRecord, index: int) -> QueryRecord:
     return record
 
 
-def _pick(candidates: Iterable[Candidate], rng: random.Random, luck: float) -> Candidate | None:
+def _pick(
+    candidates: Iterable[Candidate], rng: random.Random, luck: float, weight: Callable[[str, str], float]
+) -> Candidate | None:
     """A form by its share, then an answer by its weight, then any candidate that has it."""
     forms: dict[str, dict[str, list[Candidate]]] = {}
     for candidate in candidates:
         answer = candidate.answer or str(candidate.seconds)
-        if _THIN.get(candidate.form, {}).get(answer, 1.0) > luck:
+        if weight(candidate.form, answer) > luck:
             forms.setdefault(candidate.form, {}).setdefault(answer, []).append(candidate)
     if not forms:
         return None
     form = rng.choices(list(forms), [_SHARE.get(name, 1.0) for name in forms])[0]
-    answers, thin = forms[form], _THIN.get(form, {})
-    return rng.choice(answers[rng.choices(list(answers), [thin.get(answer, 1.0) for answer in answers])[0]])
+    answers = forms[form]
+    return rng.choice(answers[rng.choices(list(answers), [weight(form, answer) for answer in answers])[0]])
 
 
 def clock(seconds: float) -> str:
@@ -137,9 +174,12 @@ def _record(
         kind = "count" if options else "mcq"
     if not options and kind == "mcq":
         options = _texts(answer, rng)
+    families = TASKS if episode.level == "L0" else LEVEL_TASKS
+    if episode.level != "L0":
+        meta |= {"level": episode.level, "age_s": round(_age(found, time_s), 3)}
     return QueryRecord(
         id=f"{episode.id}-{task}-{round(time_s * 1000)}", video=episode.id, benchmark="pocket_world", task=task,
-        family=TASKS[task][0], ask_time=time_s, question=rng.choice(TEMPLATES[found.form]).format(**found.words),
+        family=families[task][0], ask_time=time_s, question=rng.choice(TEMPLATES[found.form]).format(**found.words),
         answer=answer, answer_type=kind, options=options, evidence=found.evidence, windows=found.windows,
         tolerance=tolerance, test_points=tuple({"t": at, "expect": expect} for at, expect in found.test_points),
         meta=meta,

@@ -20,6 +20,7 @@ from onlooker.world.font import (
     glyph_field,
     shape_fields,
 )  # fmt: skip
+from onlooker.world.ground import damaged, lattice, textured
 from onlooker.world.lexicon import LAMP_ID, RADII
 from onlooker.world.script import SIGN_SLOT
 
@@ -72,34 +73,49 @@ def rasterise(
         if device.type == "cpu":
             # On a GPU this look would stop the queue; on a CPU it saves the passes of empty slots.
             slots = tuple(int(slot) for slot in chunk["visible"].any(0).nonzero().flatten())
-        images[part], owner[part] = (draw or draw_chunk)(chunk, fields, rows, cols, slots)
+            # Frames of L0 take neither path, so that their pictures stay as they were, bit by bit.
+            plain = not bool(chunk["texture"][:, 0].any()), not bool(chunk["damage"].any())
+        else:
+            plain = False, False
+        images[part], owner[part] = (draw or draw_chunk)(chunk, fields, rows, cols, slots, plain)
     return Raster(images.unflatten(0, lead), owner.unflatten(0, lead))
 
 
 _USED = (
     "visible", "x", "y", "size", "angle", "shape", "pattern", "colour", "glyphs", "gain", "noise_sigma", "noise_seed",
-    "waves", "mix",
+    "waves", "mix", "texture", "damage",
 )  # fmt: skip
 
 
 @cache
-def _fields(device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """(shape distance, shape tone, glyph distance), flat, on a device."""
+def _fields(device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(shape distance, shape tone, glyph distance), flat, and the lattice of textures, on a device."""
     distance, tone = shape_fields()
     flat = (distance.reshape(-1), tone.reshape(-1), glyph_field().reshape(-1))
-    return tuple(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in flat)  # type: ignore[return-value]
+    tensors = (torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in flat)
+    return (*tensors, lattice(device))  # type: ignore[return-value]
 
 
 def draw_chunk(
-    tables: dict[str, Tensor], fields: tuple[Tensor, Tensor, Tensor], rows: int, cols: int, slots: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    """(images `[frames, rows, cols, 3]`, owner `[frames, rows, cols]`) of tables `[frames, ...]`, elementwise only."""
+    tables: dict[str, Tensor], fields: tuple[Tensor, Tensor, Tensor, Tensor], rows: int, cols: int,
+    slots: tuple[int, ...], plain: tuple[bool, bool] = (False, False),
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(images `[frames, rows, cols, 3]`, owner `[frames, rows, cols]`) of tables `[frames, ...]`.
+
+    `plain` says that no frame of the chunk has a texture, and that none is damaged.
+    """
     device = tables["x"].device
     short = min(rows, cols)
     # Picture coordinates: shares of the shorter side, 0 at the centre of the frame.
     y = ((torch.arange(rows, device=device, dtype=torch.float32) + 0.5 - rows / 2) / short)[None, :, None]
     x = ((torch.arange(cols, device=device, dtype=torch.float32) + 0.5 - cols / 2) / short)[None, None, :]
     red, green, blue = _background(tables, x, y)
+    if not plain[0]:
+        is_textured = tables["texture"][:, 0, None, None] > 0
+        grounds = textured(tables["texture"], x, y, fields[3])
+        red, green, blue = (
+            torch.where(is_textured, a, b) for a, b in zip(grounds, (red, green, blue), strict=True)
+        )  # fmt: skip
     owner = torch.full(red.shape, -1, dtype=torch.int16, device=device)
     for slot in slots:
         dx = x - ((tables["x"][:, slot] - 0.5) * (cols / short))[:, None, None]
@@ -118,6 +134,11 @@ def draw_chunk(
         blue = blue + (shades[2] - blue) * cover
         owner = torch.where(cover > 0.5, slot, owner)
     gain = tables["gain"][:, None, None]
+    if not plain[1]:
+        grain = torch.stack(_noise({**tables, "noise_sigma": torch.ones_like(tables["noise_sigma"])}, rows, cols), 1)
+        # Another pattern than the sensor's: the grain of a frame must not cancel its noise.
+        spoilt = damaged(torch.stack((red, green, blue), 1), tables["damage"], grain.flip(2, 3))
+        red, green, blue = spoilt.unbind(1)
     noise = _noise(tables, rows, cols)
     channels = [
         (channel * gain + extra).clamp(0.0, 255.0).round()
@@ -144,7 +165,7 @@ def _background(tables: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor
 
 
 def _shape(
-    tables: dict[str, Tensor], fields: tuple[Tensor, Tensor, Tensor], slot: int, dx: Tensor, dy: Tensor, short: int
+    tables: dict[str, Tensor], fields: tuple[Tensor, Tensor, Tensor, Tensor], slot: int, dx: Tensor, dy: Tensor, short: int
 ) -> tuple[Tensor, Tensor]:
     """(cover, brightness) of one slot of shapes, looked up in the shape fields."""
     size, angle = tables["size"][:, slot, None, None], tables["angle"][:, slot, None, None]
@@ -165,7 +186,7 @@ def _shape(
 
 
 def _sign(
-    tables: dict[str, Tensor], fields: tuple[Tensor, Tensor, Tensor], slot: int, dx: Tensor, dy: Tensor, short: int
+    tables: dict[str, Tensor], fields: tuple[Tensor, Tensor, Tensor, Tensor], slot: int, dx: Tensor, dy: Tensor, short: int
 ) -> tuple[Tensor, Tensor]:
     """(cover of the plate, ink) of the sign slot."""
     glyphs = tables["glyphs"]

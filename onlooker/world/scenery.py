@@ -9,6 +9,8 @@ from onlooker.world.settings import WorldSettings
 BACKGROUNDS = ("marble", "stripes", "checks", "gradient", "blobs")
 """Kinds of background; all are sums of warped waves, grey to lightly tinted so that sprite colours stand out."""
 NUM_WAVES = 5
+TEXTURE_NUMBERS = 16
+"""Numbers that describe a texture under the camera: twelve of `texture`, then (cos, sin) / zoom and an offset."""
 
 
 def make_shots(
@@ -46,6 +48,21 @@ def _shot(rng: random.Random, kind: str, start_s: float, end_s: float, settings:
     return Shot(
         start_s, end_s, background, waves, mix, (speed * math.cos(heading), speed * math.sin(heading)),
         sway, sway_period_s, zoom, shake, rng.uniform(0.88, 1.08), swing, flicker, sigma,
+    )  # fmt: skip
+
+
+def texture(rng: random.Random, contrast: float, colourful: float) -> tuple[float, ...]:
+    """Twelve numbers of a ground like those of nature: noise whose amplitude falls with frequency, in full colour.
+
+    (contrast in grey levels, cells per frame height of the coarsest octave, fall of the amplitude from octave to octave,
+    ridges, patches, colourfulness, mean red, green, blue, and three shifts).
+    """
+    kind = rng.randrange(3)
+    grey = rng.uniform(70, 185)
+    tint = [rng.uniform(-55, 55) * colourful for _ in range(3)]
+    return (
+        contrast, rng.uniform(2.0, 5.0), rng.uniform(0.5, 0.75), rng.uniform(0.5, 1.0) * (kind == 1),
+        rng.uniform(0.4, 0.9) * (kind == 2), colourful, *(grey + t for t in tint), *(rng.uniform(0, 64) for _ in range(3)),
     )  # fmt: skip
 
 

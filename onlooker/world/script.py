@@ -96,7 +96,11 @@ def step_at(steps: Sequence[tuple[float, Value]], time_s: float) -> Value:
 
 
 class Shot(NamedTuple):
-    """One uncut stretch: background, camera and light. Speeds in frame heights per second, sway in frame shares."""
+    """One uncut stretch: background, camera and light. Speeds in frame heights per second, sway in frame shares.
+
+    `texture` (see `scenery.texture`) takes the place of the waves; `damage` is how strongly the picture is blurred, made
+    blocky and noisy, each 0 to 1.
+    """
 
     start_s: float
     end_s: float
@@ -112,6 +116,9 @@ class Shot(NamedTuple):
     light_swing: float = 0.0
     flicker: float = 0.0
     noise_sigma: float = 0.0
+    roll: float = 0.0
+    texture: tuple[float, ...] = ()
+    damage: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def camera(self, time_s):
         """(x, y, zoom) of the camera at `time_s` (a number or an array)."""
@@ -119,6 +126,19 @@ class Shot(NamedTuple):
         x = self.sway[0] * np.sin(turn) + self.shake * np.sin(time_s * 39.1)
         y = self.sway[1] * np.sin(turn * 0.7 + 0.4) + self.shake * np.sin(time_s * 31.7 + 1.0)
         return x, y, 1.0 + self.zoom * np.sin(turn * 0.5)
+
+    def roll_at(self, time_s):
+        """Angle in radians by which the camera is turned about the middle of the frame."""
+        return self.roll * np.sin((time_s - self.start_s) * (2 * np.pi / self.sway_period_s) * 0.8)
+
+    def place(self, x, y, time_s):
+        """(x, y) in the frame of a place in the world, both in frame shares (numbers or arrays)."""
+        pan_x, pan_y, zoom = self.camera(time_s)
+        if self.roll:
+            turn = self.roll_at(time_s)
+            cos, sin = np.cos(turn), np.sin(turn)
+            x, y = 0.5 + (x - 0.5) * cos - (y - 0.5) * sin, 0.5 + (x - 0.5) * sin + (y - 0.5) * cos
+        return (x - 0.5) * zoom + 0.5 + pan_x, (y - 0.5) * zoom + 0.5 + pan_y
 
     def light(self, time_s):
         """Brightness factor at `time_s` (a number or an array)."""

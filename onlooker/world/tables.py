@@ -8,8 +8,8 @@ from onlooker.core.errors import InputError
 from onlooker.world.episode import Episode
 from onlooker.world.font import MAX_GLYPHS, glyph_codes
 from onlooker.world.lexicon import COLOURS, RADII, SIGN_ID
-from onlooker.world.scenery import NUM_WAVES
-from onlooker.world.script import SIGN_SLOT, SLOTS, Sprite
+from onlooker.world.scenery import NUM_WAVES, TEXTURE_NUMBERS
+from onlooker.world.script import SIGN_SLOT, SLOTS, Shot, Sprite
 
 PLATES = np.array([(245, 245, 240), (16, 16, 18), (24, 30, 78), (246, 236, 200)], dtype=np.float32)
 """sRGB of sign plates; ink is black on light plates and white on dark ones."""
@@ -27,6 +27,7 @@ def render_tables(
     (radians), all float32; `shape` (0 none, 1..8, 9 lamp, 10 sign), `colour_id` (0 none, 1..8), `pattern`, `sprite`
     (id in the episode, -1 none), all int32; `colour` float32 `[..., slots, 3]`, 0..255.
     Per frame: `glyphs` int32 `[episodes, frames, 4]` (0 none), `gain`, `noise_sigma` float32, `noise_seed` int32,
+    `texture` float32 `[..., 16]` (its first number 0: none) and `damage` float32 `[..., 3]` (see `Shot`),
     `background` int32, `waves` float32 `[episodes, frames, 15]`, `mix` float32 `[episodes, frames, 14]`, `camera`
     float32 `[episodes, frames, 3]` (x, y, zoom; already applied to sprites and waves), `time_s` float32.
     Raises `InputError` when times are not `[episodes, frames]`.
@@ -42,7 +43,7 @@ def render_tables(
         _scene(episode, times[index], row)
         if num_frames:
             for sprite in episode.sprites_between(times[index].min(), times[index].max()):
-                _sprite(sprite, times[index], row)
+                _sprite(episode, sprite, times[index], row)
     x, y, size = out["x"], out["y"], out["size"]
     out["visible"] &= (x > -size) & (x < 1 + size) & (y > -size) & (y < 1 + size)
     return out
@@ -59,6 +60,7 @@ def _blank(num_episodes: int, num_frames: int) -> dict[str, np.ndarray]:
         "gain": np.ones(frame, floats), "noise_sigma": np.zeros(frame, floats), "noise_seed": np.zeros(frame, ints),
         "background": np.zeros(frame, ints), "waves": np.zeros((*frame, 3 * NUM_WAVES), floats),
         "mix": np.zeros((*frame, 14), floats), "camera": np.zeros((*frame, 3), floats),
+        "texture": np.zeros((*frame, TEXTURE_NUMBERS), floats), "damage": np.zeros((*frame, 3), floats),
         "time_s": np.zeros(frame, floats),
     }  # fmt: skip
 
@@ -75,6 +77,10 @@ def _scene(episode: Episode, times: np.ndarray, row: dict[str, np.ndarray]) -> N
         row["camera"][at] = np.stack((pan_x, pan_y, np.broadcast_to(zoom, t.shape)), axis=-1)
         row["gain"][at], row["noise_sigma"][at] = shot.light(t), shot.noise_sigma
         row["background"][at], row["mix"][at] = shot.background, shot.mix
+        row["damage"][at] = shot.damage
+        if shot.texture:
+            row["texture"][at] = _texture(shot, t, pan_x, pan_y, zoom)
+            continue
         waves = np.array(shot.waves).reshape(NUM_WAVES, 3)
         # A wave k.p + phase seen by a camera at c with zoom z, on a ground that drifted by d, is (k/z).p' + phase'.
         k = waves[None, :, :2] / np.asarray(zoom * np.ones_like(t))[:, None, None]
@@ -85,7 +91,21 @@ def _scene(episode: Episode, times: np.ndarray, row: dict[str, np.ndarray]) -> N
     row["noise_seed"][:] = ((milliseconds * 2654435761 + episode.noise_base) & 0x3FFFFFFF).astype(np.int32)
 
 
-def _sprite(sprite: Sprite, times: np.ndarray, row: dict[str, np.ndarray]) -> None:
+def _texture(shot: Shot, t: np.ndarray, pan_x, pan_y, zoom) -> np.ndarray:
+    """The numbers of a texture with the camera in front: `shot.texture`, then a matrix and an offset per frame.
+
+    A place p of the picture (from its middle) shows the texture at (R^-1 (p - pan)) / zoom + where the ground has
+    drifted to.
+    """
+    turn = np.broadcast_to(shot.roll_at(t), t.shape)
+    cos, sin = np.cos(turn) / zoom, np.sin(turn) / zoom
+    drift_x, drift_y = shot.drift[0] * t, shot.drift[1] * t
+    off_x, off_y = -cos * pan_x - sin * pan_y - drift_x, sin * pan_x - cos * pan_y - drift_y
+    fixed = np.broadcast_to(np.array(shot.texture), (len(t), len(shot.texture)))
+    return np.concatenate((fixed, np.stack((cos, sin, off_x, off_y), axis=-1)), axis=-1)
+
+
+def _sprite(episode: Episode, sprite: Sprite, times: np.ndarray, row: dict[str, np.ndarray]) -> None:
     """Write one sprite into its slot for the frames in which it is switched on."""
     on = (times >= sprite.start_s) & (times < sprite.end_s)
     for begin, end in sprite.hidden:
@@ -97,8 +117,16 @@ def _sprite(sprite: Sprite, times: np.ndarray, row: dict[str, np.ndarray]) -> No
     x, y = sprite.motion.at(t - sprite.start_s)
     pan_x, pan_y, zoom = row["camera"][at].T
     row["visible"][at, slot] = True
-    row["x"][at, slot] = (x - 0.5) * zoom + 0.5 + pan_x
-    row["y"][at, slot] = (y - 0.5) * zoom + 0.5 + pan_y
+    if any(shot.roll for shot in episode.shots):
+        xs, ys = np.broadcast_to(x, t.shape), np.broadcast_to(y, t.shape)
+        which = np.maximum(np.searchsorted(np.array(episode._cuts), t, side="right") - 1, 0)
+        for number in np.unique(which):
+            some = which == number
+            moved = episode.shots[number].place(xs[some], ys[some], t[some])
+            row["x"][at[some], slot], row["y"][at[some], slot] = moved
+    else:
+        row["x"][at, slot] = (x - 0.5) * zoom + 0.5 + pan_x
+        row["y"][at, slot] = (y - 0.5) * zoom + 0.5 + pan_y
     row["size"][at, slot] = _RADII[sprite.size] * zoom
     row["angle"][at, slot] = sprite.spin * np.sin((t - sprite.start_s) * 0.9)
     row["shape"][at, slot], row["sprite"][at, slot] = sprite.shape, sprite.id

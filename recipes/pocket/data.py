@@ -5,6 +5,7 @@ import os
 import queue
 import random
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,16 +15,22 @@ from typing import Any
 import numpy as np
 
 from onlooker.core.records import QueryRecord
-from onlooker.world import TASKS, Episode, make_episode, render_tables
+from onlooker.world import LEVEL_TASKS, LEVELS, TASKS, Episode, make_episode, render_tables
 from recipes.pocket.tokenizer import Encoder, time_text
 
-TASK_NAMES = tuple(TASKS)
+FAMILIES = {name: family for name, (family, _) in (TASKS | LEVEL_TASKS).items()}
+TASK_NAMES = tuple(FAMILIES)
 TASK_WEIGHTS = {
     "present": 0.6, "attribute": 1.0, "reading": 0.6, "counting": 1.4, "spatial": 1.2, "before": 1.2, "when": 2.5,
     "order": 2.2, "repetition": 2.0, "ever": 3.5, "next": 1.4, "proactive": 0.4,
 }  # fmt: skip
-"""How often each task is asked for; time, counts and order are the hard ones."""
-_TRIES = {"counting": 40, "repetition": 14, "next": 14, "before": 6, "reading": 6}
+"""How often each task is asked for in L0; time, counts and order are the hard ones."""
+LEVEL_WEIGHTS = {
+    "glance": 1.2, "motion": 1.2, "identity": 1.0, "before": 1.0, "when": 1.5, "order": 2.4, "repetition": 1.6,
+    "since": 2.0, "place": 1.6, "ever": 2.2, "next": 0.8, "proactive": 0.5,
+}  # fmt: skip
+"""The same in the levels above."""
+_TRIES = {"counting": 40, "repetition": 14, "next": 14, "before": 6, "reading": 6, "identity": 14, "since": 6}
 _KINDS = ("mixed", "frozen_noise", "slow_drift", "pan", "cuts", "flicker", "small_blink")
 _KIND_WEIGHTS = (0.8, 0.02, 0.03, 0.04, 0.04, 0.03, 0.04)
 _RATES = {1.0: 0.5, 2.0: 0.22, 0.5: 0.08, 0.0: 0.2}
@@ -39,7 +46,9 @@ class DataSettings:
 
     frames_per_step: int = 1536
     """Frames of all clips of a batch together: the work of the tower is the same in every step."""
-    buckets: tuple[tuple[int, float], ...] = ((16, 0.3), (24, 0.5), (48, 0.2))
+    levels: tuple[tuple[str, float], ...] = (("L0", 0.2), ("L1", 0.15), ("L2", 0.3), ("L3", 0.28), ("L4", 0.07))
+    """Levels of Pocket World, and the share of clips from each."""
+    buckets: tuple[tuple[int, float], ...] = ((16, 0.2), (24, 0.35), (32, 0.25), (48, 0.2))
     """Frames of a clip, and the share of batches that have so many. All are multiples of 8."""
     questions: int = 8
     """Questions about one clip; they share its frames in one sequence."""
@@ -53,6 +62,10 @@ class DataSettings:
     """Clips that a worker makes at a time."""
     split: str = "train"
     """Split of Pocket World that seeds are taken from."""
+    rank: int = 0
+    """Number of this process among those that train one model together."""
+    ranks: int = 1
+    """How many they are; each takes every `ranks`-th batch."""
 
     def clips(self, frames: int) -> int:
         """Clips of a batch whose clips have so many frames."""
@@ -92,25 +105,31 @@ def make_clip(
 ) -> Clip:
     """The clip of this seed. `plain`: one frame a second from the start; `balanced`: tasks in equal shares."""
     rng = random.Random(f"pocket/{settings.split}/{seed}")
+    level = rng.choices([name for name, _ in settings.levels], [share for _, share in settings.levels])[0]
     sparse = not plain and rng.random() < settings.sparse_share
-    rate = 1.0 if plain or sparse else rng.choices(list(_RATES), list(_RATES.values()))[0] or rng.uniform(0.7, 2.0)
+    # Things of the higher levels are too brief for less than a frame a second.
+    slowest, rates = (0.7, _RATES) if level == "L0" else (0.95, {1.0: 0.65, 2.0: 0.15, 0.0: 0.2})
+    rate = 1.0 if plain or sparse else rng.choices(list(rates), list(rates.values()))[0] or rng.uniform(slowest, 2.0)
     start = 0.0 if plain or rng.random() < 0.4 else rng.uniform(0, 1 / rate)
     reach = int(frames * rng.uniform(1.5, 4.0)) if sparse else frames
     times = [start + number / rate for number in range(reach)]
     kind = "mixed" if plain else rng.choices(_KINDS, _KIND_WEIGHTS)[0]
     duration = max(4.0, times[-1] + 0.5 + (24.0 if rng.random() < 0.5 else 0.0))
-    episode = make_episode(seed, settings.split, duration, kind)
+    if level == "L0":
+        episode, weights_of = make_episode(seed, settings.split, duration, kind), TASK_WEIGHTS
+    else:
+        episode, weights_of = make_episode(seed, settings.split, duration, level=level), LEVEL_WEIGHTS
     offset = 0 if rng.random() < 0.3 else rng.randrange(MAX_OFFSET_S)
     clock = _Clock(offset)
     if not plain and rng.random() < settings.leap_share:
         clock = _Clock(offset, rng.uniform(0, times[-1]), rng.randrange(LONGEST_LEAP_S))
-    weights = [1.0 if balanced else TASK_WEIGHTS[name] for name in TASK_NAMES]
+    weights = [1.0 if balanced else weight for weight in weights_of.values()]
     found: list[tuple[int, QueryRecord, str]] = []
     needed: set[int] = set()
     for _ in range(settings.questions * 3):
         if len(found) == settings.questions:
             break
-        (task,) = rng.choices(TASK_NAMES, weights)
+        (task,) = rng.choices(list(weights_of), weights)
         asked = _ask(episode, task, times, clock, rng, rate)
         if asked is None:
             continue
@@ -147,7 +166,7 @@ def _ask(
     """A question with the number of the last frame it sees and its answer, or None when none was found."""
     for _ in range(_TRIES.get(task, 4)):
         part = rng.random()
-        last = 1 + int((len(times) - 1) * (part**0.6 if TASKS[task][0] == "backward" else part))
+        last = 1 + int((len(times) - 1) * (part**0.6 if FAMILIES[task] == "backward" else part))
         last = min(last, len(times) - 1)
         record = episode.ask(task, times[last], rng, offset_s=clock.offset)
         if record is None:
@@ -177,6 +196,10 @@ def _ask(
 def _needed(record: QueryRecord, last: int, times: Sequence[float]) -> list[int]:
     """Frames that a question must see: its evidence with a margin, and the last three before it was asked."""
     spans = record.evidence or ((0.0, times[last]),)
+    if record.task == "ever" and record.answer == "no":
+        # What never was is missing from any choice of frames. Were all of them needed, a gap would mean yes.
+        at = times[zlib.crc32(record.id.encode()) % (last + 1)]
+        spans = ((at - 1.0, at + 1.0),)
     inside = {n for a, b in spans for n in range(last + 1) if a - 0.6 <= times[n] <= b + 0.6}
     return sorted(inside | set(range(max(0, last - 2), last + 1)))
 
@@ -235,7 +258,8 @@ def make_part(number: int, settings: DataSettings, encoder: Encoder) -> tuple[in
     frames = settings.bucket(batch)
     if place >= settings.parts(frames):
         return batch, frames, None
-    first = number * settings.part_clips
+    # All ranks take the same number of frames in each step, from clips of their own.
+    first = ((batch * settings.ranks + settings.rank) * settings.most_parts + place) * settings.part_clips
     return batch, frames, stack([make_clip(first + i, frames, encoder, settings) for i in range(settings.part_clips)])
 
 
@@ -343,14 +367,20 @@ class ClipSet:
     first_seed: int
 
 
+def frames_of(level: str) -> int:
+    """Frames of the clips, one a second, that a level is evaluated on (a multiple of 8; L4 at most 48)."""
+    return 24 if level == "L0" else min(48, int(LEVELS[level].duration_s))
+
+
 def make_set(
-    split: str, clips: int, frames: int, first_seed: int = 0, *, questions: int = 8, workers: int = 0
-) -> ClipSet:
-    """`clips` clips of `frames` frames, one a second from the start, tasks in equal shares.
+    split: str, clips: int, frames: int, first_seed: int = 0, *, questions: int = 8, workers: int = 0,
+    level: str = "L0",
+) -> ClipSet:  # fmt: skip
+    """`clips` clips of `frames` frames of one level, one a second from the start, tasks in equal shares.
 
     `workers` processes share the work; they are forked, so call this before the device is touched.
     """
-    settings = DataSettings(split=split, questions=questions)
+    settings = DataSettings(split=split, questions=questions, levels=((level, 1.0),))
     seeds = range(first_seed, first_seed + clips)
     jobs = [(seed, frames, settings) for seed in seeds]
     if workers:

@@ -8,30 +8,34 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from onlooker.core.records import QueryRecord
-from onlooker.world import patch_labels, rasterise
-from recipes.pocket.data import ANSWER_TOKENS, TASK_NAMES, ClipSet, make_set
-from recipes.pocket.model import Pocket, PocketSizes
-from recipes.pocket.select import dual_anchor
+from onlooker.world import LEVEL_NAMES, patch_labels, rasterise
+from recipes.pocket import checkpoint
+from recipes.pocket.data import ANSWER_TOKENS, TASK_NAMES, ClipSet, frames_of, make_set
+from recipes.pocket.model import Pocket, PocketSizes, Stream
+from recipes.pocket.select import dual_anchor, lattices
 from recipes.pocket.tokenizer import MAX_VOCABULARY, Encoder
 
 LABEL_SIZES = {"shape": 11, "colour": 9, "glyph": 37}
 """What the label heads tell about each patch, and how many classes there are."""
 DEFAULT_SETTINGS = (
-    "dense", "blind", "cacher=2:0.25", "cacher=4:0.25", "cacher=8:0.25", "cacher=0:0.25", "cacher=4:0.15",
-    "keep=32", "keep=20", "keep=12", "stc=20", "stc=12", "cacher=4:0.25,keep=20",
+    "dense", "blind", "last=1", "last=4", "cacher=4:0.25", "keep=19", "uniform=19", "stc=19", "oracle=19",
+    "cacher=4:0.25,stc=19",
 )  # fmt: skip
-"""dense; blind: the question alone; cacher=interval:ratio; keep=count: at random; stc=count: by STC-Pruner's score."""
+"""dense; blind: the question alone; last=frames: the newest ones only; cacher=interval:ratio; tokens kept of each frame,
+keep=count: at random, uniform=count, stc=count: by STC-Pruner's score, oracle=count: those that show things."""
+_KEEPERS = ("keep", "uniform", "stc", "oracle")
 _CLOCK = re.compile(r"\[(\d\d):(\d\d)\]")
 
 
 def parse_setting(text: str) -> dict[str, str]:
     """A setting's parts: `{"cacher": "4:0.25", "keep": "20"}`. Raises `ValueError` for an unknown one."""
     parts = dict((part + "=").split("=")[:2] for part in text.split(","))
-    if unknown := set(parts) - {"dense", "blind", "cacher", "keep", "stc"}:
+    if unknown := set(parts) - {"dense", "blind", "last", "cacher", *_KEEPERS}:
         raise ValueError(f"unknown setting {', '.join(sorted(unknown))}: see DEFAULT_SETTINGS")
     return parts
 
@@ -51,9 +55,8 @@ def answers(
     """What the model says to every question of a batch, greedily."""
     parts = parse_setting(setting)
     tables = {name.removeprefix("draw_"): t for name, t in batch.items() if name.startswith("draw_")}
-    side = model.sizes.image
-    images = rasterise(tables, side, side).images
-    pixels = (images.permute(0, 1, 4, 2, 3).float() / 127.5 - 1).to(dtype)
+    raster = rasterise(tables, model.sizes.image, model.sizes.image)
+    pixels = (raster.images.permute(0, 1, 4, 2, 3).float() / 127.5 - 1).to(dtype)
     clips, frames = pixels.shape[:2]
     if "cacher" in parts:
         interval, ratio = parts["cacher"].split(":")
@@ -61,19 +64,48 @@ def answers(
     else:
         hidden = model.encode(pixels.flatten(0, 1)).unflatten(0, (clips, frames))
     features = model.project(hidden.flatten(0, 1)).unflatten(0, (clips, frames))
-    count = int(parts.get("keep") or parts.get("stc") or features.shape[2])
+    count = int(next((parts[name] for name in _KEEPERS if name in parts), features.shape[2]))
+    count = min(count, features.shape[2])
+    keep = _kept(parts, features, raster.owner, count)
+    asked = batch["asked"].long()
+    ids, start = batch["ids"].long(), batch["rows"][..., 0].long()
+    clock, length = batch["clock"].long(), model.stream_length(frames, count)
+    if "last" not in parts:
+        shown = torch.ones(clips, frames, dtype=torch.bool, device=features.device)
+        stream = model.pack(features, keep, clock, shown, length)
+        said = _say(model, encoder, stream, ids, start, torch.full_like(asked, -1) if "blind" in parts else asked)
+    else:
+        # States carry what went before, so that older frames must be missing from the stream, question by question.
+        place, columns = torch.arange(frames, device=features.device), []
+        for number in range(ids.shape[1]):
+            one = slice(number, number + 1)
+            shown = (place > asked[:, one] - int(parts["last"])) & (place <= asked[:, one])
+            stream = model.pack(features, keep, clock, shown, length)
+            columns.append(_say(model, encoder, stream, ids[:, one], start[:, one], asked[:, one]))
+        said = torch.cat(columns, dim=1)
+    return [[encoder.decode(row) for row in clip] for clip in said.tolist()]
+
+
+def _kept(parts: dict[str, str], features: Tensor, owner: Tensor, count: int) -> Tensor:
+    """Tokens kept, bool `[clips, frames, tokens]`."""
+    tokens, device = features.shape[2], features.device
+    if "uniform" in parts:
+        return lattices(round(tokens**0.5), device)[count].expand(features.shape[:3])
+    generator = torch.Generator().manual_seed(0)
+    score = torch.rand(features.shape[:3], generator=generator).to(device)
     if "stc" in parts:
         score = sum(dual_anchor(features))
-    else:
-        generator = torch.Generator().manual_seed(0)
-        score = torch.rand(features.shape[:3], generator=generator).to(features.device)
-    keep = score.argsort(2, descending=True).argsort(2) < count
-    shown = torch.ones(clips, frames, dtype=torch.bool, device=features.device)
-    stream = model.pack(features, keep, batch["clock"].long(), shown, model.stream_length(frames, count))
-    asked = batch["asked"].long()
-    if "blind" in parts:
-        asked = torch.full_like(asked, -1)
-    ids, start = batch["ids"].long(), batch["rows"][..., 0].long()
+    elif "oracle" in parts:
+        side = owner.shape[-1] // round(tokens**0.5)
+        cover = F.avg_pool2d((owner >= 0).flatten(0, 1)[:, None].float(), side).flatten(1)
+        score = cover.unflatten(0, features.shape[:2]) + 1e-6 * score
+    return score.argsort(2, descending=True).argsort(2) < count
+
+
+def _say(
+    model: Pocket, encoder: Encoder, stream: Stream, ids: Tensor, start: Tensor, asked: Tensor
+) -> Tensor:
+    """Answer tokens `[clips, questions, ANSWER_TOKENS]`, greedily."""
     place = torch.arange(ids.shape[2], device=ids.device)
     ids = torch.where(place >= start[..., None], encoder.pad, ids)
     said = []
@@ -84,17 +116,19 @@ def answers(
         token = scores[:, :, 0].argmax(-1, keepdim=True)
         said.append(token)
         ids = ids.scatter(2, row, token)
-    rows = torch.cat(said, dim=2).tolist()
-    return [[encoder.decode(row) for row in clip] for clip in rows]
+    return torch.cat(said, dim=2)
 
 
 def evaluate(
     model: Pocket, encoder: Encoder, data: ClipSet, settings: Sequence[str], device: torch.device, dtype: torch.dtype,
-    *, batch_clips: int = 64, intervals: bool = False,
+    *, batch_clips: int = 40, intervals: bool = False, clips: int | None = None,
 ) -> dict[str, dict]:  # fmt: skip
-    """Share of right answers by setting and task; with `intervals`, 95 % bootstrap intervals over clips as well."""
+    """Share of right answers by setting and task; with `intervals`, 95 % bootstrap intervals over clips as well.
+
+    `clips` takes only so many of the set, from its start.
+    """
     out: dict[str, dict] = {}
-    total = len(data.records)
+    total = min(len(data.records), clips or len(data.records))
     with model.eager():
         for setting in settings:
             right = np.full((total, len(data.records[0])), np.nan)
@@ -139,14 +173,14 @@ def _summary(right: np.ndarray, task: np.ndarray, intervals: bool) -> dict:
 
 
 def load_checkpoint(path: Path, device: torch.device, sizes: PocketSizes | None = None) -> tuple[Pocket, Encoder]:
-    """The model of a training checkpoint, or of an exported folder (which has no label heads: they are untrained)."""
+    """The model of a training state (`FOLDER/ARM`), or of an exported folder, whose label heads are untrained."""
     encoder = Encoder()
     model = Pocket(sizes or PocketSizes(), encoder, MAX_VOCABULARY, tuple(LABEL_SIZES.values()))
     if path.is_dir():
         network = LlavaOnevisionForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
         model.hf.load_state_dict(network.state_dict())
     else:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["model"])
+        model.load_state_dict(checkpoint.load(path, torch.device("cpu"))["model"])
     return model.to(device), encoder
 
 
@@ -157,7 +191,7 @@ def eyes(model: Pocket, data: ClipSet, device: torch.device, dtype: torch.dtype,
         n.removeprefix("draw_"): torch.from_numpy(a[:clips]).to(device) for n, a in data.arrays.items() if "draw_" in n
     }
     raster = rasterise(tables, model.sizes.image, model.sizes.image)
-    labels = patch_labels(tables, raster.owner, model.sizes.patch)
+    labels = patch_labels(tables, raster.owner, model.sizes.patch, least_share=0.08)
     pixels = (raster.images.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1).to(dtype)
     with model.eager():
         scores = model.patch_logits(model.encode(pixels))
@@ -182,29 +216,32 @@ def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument(
-        "--model", type=Path, nargs="+", required=True, help="checkpoints of train.py, or exported folders"
+        "--model", type=Path, nargs="+", required=True, help="training states (out/pocket/naive), or exported folders"
     )
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="seeds of the clips")
-    parser.add_argument("--clips", type=int, default=512, help="number of clips, 8 questions each")
-    parser.add_argument("--frames", type=int, default=24, help="frames of a clip, one a second (a multiple of 8)")
+    parser.add_argument("--clips", type=int, default=256, help="number of clips of each level, 8 questions each")
+    parser.add_argument("--levels", nargs="+", choices=LEVEL_NAMES, default=["L0", "L2", "L3"], help="what to ask about")
     parser.add_argument("--settings", nargs="+", default=list(DEFAULT_SETTINGS), help="what to measure")
     parser.add_argument("--workers", type=int, default=14, help="processes that make clips")
     parser.add_argument("--json", type=Path, help="write the scores here too")
     given = parser.parse_args(argv)
-    data = make_set(given.split, given.clips, given.frames, workers=given.workers)
+    sets = {level: make_set(given.split, given.clips, frames_of(level), workers=given.workers, level=level)
+            for level in given.levels}  # fmt: skip
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     torch.backends.cuda.enable_cudnn_sdp(False)
     device_name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    result: dict = {"split": given.split, "clips": given.clips, "frames": given.frames, "first_seed": 0, "fps": 1.0,
+    result: dict = {"split": given.split, "clips": given.clips, "first_seed": 0, "fps": 1.0,
                     "torch": torch.__version__, "precision": str(dtype).removeprefix("torch."),
                     "device": device_name, "models": {}}  # fmt: skip
     for path in given.model:
         model, encoder = load_checkpoint(path, device)
-        scores = evaluate(model, encoder, data, given.settings, device, dtype, intervals=True)
-        print(path.stem)
-        print_table(scores)
-        result["models"][path.stem] = {"answers": scores, "eyes": eyes(model, data, device, dtype)}
+        for level, data in sets.items():
+            scores = evaluate(model, encoder, data, given.settings, device, dtype, intervals=True)
+            print(path.name, level)
+            print_table(scores)
+            row = {"answers": scores, "eyes": eyes(model, data, device, dtype)}
+            result["models"].setdefault(path.name, {})[level] = row
     print(json.dumps(result))
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)

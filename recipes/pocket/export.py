@@ -1,4 +1,4 @@
-"""Write a trained model as a Hugging Face folder: `python -m recipes.pocket.export --model out/pocket/pocket.pt`."""
+"""Write a trained model as a Hugging Face folder: `python -m recipes.pocket.export --model out/pocket/naive`."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from recipes.pocket.tokenizer import build_tokenizer
 
 MOST_BYTES = 15_600_000
 """Two checkpoints must fit into 32 MB together with everything else."""
-FOLDERS = {"pocket": Path("onlooker/models/pocket"), "aware": Path("onlooker/models/pocket_aware")}
+FOLDERS = {arm: Path(f"onlooker/models/pocket_{arm}") for arm in ("naive", "neutral", "aware")}
 
 
 def export(model: Pocket, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
@@ -60,11 +60,11 @@ def export(model: Pocket, folder: Path, dtype: torch.dtype = torch.bfloat16) -> 
 def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint of train.py (pocket.pt or aware.pt)")
+    parser.add_argument("--model", type=Path, required=True, help="training state of train.py (out/pocket/naive)")
     parser.add_argument("--to", type=Path, help="folder to write; by default where the package keeps this branch")
     given = parser.parse_args(argv)
     model, _ = load_checkpoint(given.model, torch.device("cpu"), PocketSizes())
-    folder = export(model, given.to or FOLDERS[given.model.stem])
+    folder = export(model, given.to or FOLDERS[given.model.name])
     size = (folder / "model.safetensors").stat().st_size
     print(f"{folder}: {count_parameters(model)} parameters, {size} bytes of weights")
 

@@ -61,9 +61,20 @@ class Optimiser:
             p.grad = None
         return norm
 
+    @torch.no_grad()
+    def round_moments(self) -> None:
+        """Round first moments to half precision, in which `state_dict` gives them."""
+        for moment in self._first_moments():
+            moment.copy_(moment.bfloat16())
+
+    def _first_moments(self) -> list[Tensor]:
+        return self.buffers + [row["exp_avg"] for row in self.adam.state.values() if "exp_avg" in row]
+
     def state_dict(self) -> dict:
-        """Everything needed to go on exactly."""
-        return {"buffers": self.buffers, "adam": self.adam.state_dict()}
+        """Everything needed to go on exactly, once `round_moments` was called."""
+        adam = self.adam.state_dict()
+        adam = adam | {"state": {key: row | {"exp_avg": row["exp_avg"].bfloat16()} for key, row in adam["state"].items()}}
+        return {"buffers": [buffer.bfloat16() for buffer in self.buffers], "adam": adam}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over what `state_dict` gave."""

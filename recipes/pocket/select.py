@@ -1,8 +1,13 @@
-"""Which visual tokens a training batch keeps: many patterns, so that any pruner's choice is familiar."""
+"""Which visual tokens a training batch keeps: none chosen by any method, or exactly as STC-Pruner chooses."""
+
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from onlooker.compress import Uniform
+from onlooker.core.tokens import VisualTokens
 
 PAST = 16
 """Frames that make up STC-Pruner's past."""
@@ -44,40 +49,29 @@ def dual_anchor(features: Tensor) -> tuple[Tensor, Tensor]:
     return 1 - alike[..., 0], 1 - alike[..., 1]
 
 
+@cache
+def lattices(side: int, device: torch.device) -> Tensor:
+    """Which tokens of a grid the compressor `uniform` keeps, bool `[count, tokens]` for every count from 0 on."""
+    tokens = VisualTokens.of_frame(torch.zeros(side * side, 1), (side, side), 0, 0.0)
+    masks = torch.zeros(side * side + 1, side * side, dtype=torch.bool)
+    for count in range(1, side * side + 1):
+        chooser = Uniform(keep=count)
+        masks[count, chooser.compress(tokens, chooser.new_state()).slot] = True
+    return masks.to(device)
+
+
 @torch.no_grad()
-def choose_tokens(
-    features: Tensor, counts: Tensor, things: Tensor, generator: torch.Generator, pruner_share: float
-) -> Tensor:
+def choose_tokens(features: Tensor, counts: Tensor, generator: torch.Generator, named: bool) -> Tensor:
     """Tokens kept, bool `[clips, frames, tokens]`, `counts` of each frame.
 
-    `things` bool `[clips, frames, tokens]` marks tokens of patches that show something. Each clip draws one way:
-    exactly as STC-Pruner does (`pruner_share` of the clips); of the rest, a tenth a random set for every frame, a tenth
-    a block that wanders over the grid, three tenths things first, and half scores like those of pruners (unlike the
-    frame's mean, unlike the past's mean, unlike the frame before) with some noise. Chance is kept rare on purpose: a
-    tower that sees much of it spreads the picture over all tokens, and then no choice of tokens matters.
+    `named`: exactly as STC-Pruner chooses. Else half of the clips keep a random set in every frame, and half those that
+    `uniform` keeps.
     """
     clips, frames, tokens, _ = features.shape
-    device = features.device
-    noise = torch.rand(clips, frames, tokens, generator=generator, device=device)
-    way = torch.rand(clips, 1, 1, generator=generator, device=device)
-    mix = torch.rand(clips, 1, 1, 3, generator=generator, device=device)
-    side = round(tokens**0.5)
-    place = torch.arange(side, device=device, dtype=torch.float32)
-    centre = torch.rand(clips, 1, 2, generator=generator, device=device)
-    centre = centre + 0.15 * torch.rand(clips, frames, 2, generator=generator, device=device)
-    down, across = (centre * (side - 1))[..., None].unbind(2)
-    block = -torch.maximum((place.repeat_interleave(side) - down).abs(), (place.repeat(side) - across).abs())
-
-    unit = F.normalize(features.float(), dim=-1)
-    before = torch.cat([unit[:, :1], unit[:, :-1]], dim=1)
-    space, past = dual_anchor(features)
-    unlike = torch.stack([space, past, 1 - (unit * before).sum(-1)], dim=-1)
-    unlike = unlike / unlike.mean(2, keepdim=True).clamp(min=1e-4)
-    score = (unlike * mix).sum(-1) + 0.5 * noise * mix[..., 0]
-    other = (way - pruner_share) / max(1 - pruner_share, 1e-6)
-    rank_by = torch.where(other < 0.5, score, things + noise)
-    rank_by = torch.where((other >= 0.8) & (other < 0.9), block + 0.01 * noise, rank_by)
-    rank_by = torch.where(other >= 0.9, noise, rank_by)
-    rank_by = torch.where(other < 0, space + past, rank_by)
-    rank = rank_by.argsort(2, descending=True).argsort(2)
-    return rank < counts[..., None]
+    if named:
+        rank_by = sum(dual_anchor(features))
+        return rank_by.argsort(2, descending=True).argsort(2) < counts[..., None]
+    draw = {"generator": generator, "device": features.device}
+    at_random = torch.rand(clips, frames, tokens, **draw).argsort(2).argsort(2) < counts[..., None]
+    evenly = lattices(round(tokens**0.5), features.device)[counts]
+    return torch.where(torch.rand(clips, 1, 1, **draw) < 0.5, at_random, evenly)

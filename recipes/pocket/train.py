@@ -1,13 +1,16 @@
-"""Train the pocket models: `python -m recipes.pocket.train --branch trunk --minutes 8 --out out/pocket`."""
+"""Train a pocket model: `python -m recipes.pocket.train --arm naive --steps 4000 --minutes 8 --out out/pocket`."""
 
 import argparse
 import contextlib
 import json
 import math
+import os
 import random
+import signal
+import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +20,8 @@ from torch import Tensor
 
 from onlooker.world import change_frames, patch_labels, rasterise
 from onlooker.world.raster import draw_chunk
-from recipes.pocket import augment
-from recipes.pocket.data import SMOKE, TASK_NAMES, DataSettings, Feed, make_set
+from recipes.pocket import augment, checkpoint
+from recipes.pocket.data import SMOKE, TASK_NAMES, ClipSet, DataSettings, Feed, frames_of, make_set
 from recipes.pocket.evaluate import LABEL_SIZES as LABELS
 from recipes.pocket.evaluate import evaluate
 from recipes.pocket.model import TINY, Pocket, PocketSizes, Stream, count_parameters
@@ -26,56 +29,56 @@ from recipes.pocket.optimise import Optimiser
 from recipes.pocket.select import choose_tokens, draw_counts
 from recipes.pocket.tokenizer import MAX_VOCABULARY, Encoder
 
-BRANCHES = ("trunk", "pocket", "aware")
+ARMS = ("naive", "neutral", "aware")
+_BEGAN = time.perf_counter()
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How one branch is trained."""
+    """How one model is trained. The arms differ in what they see of dropped and reused tokens, and in nothing else."""
 
-    branch: str = "trunk"
-    """trunk: from scratch, dense; pocket and aware: from the trunk, to the end of the learning rate."""
-    minutes: float = 8.0
-    """Training time of this branch, all of it; what earlier commands used is taken off."""
+    arm: str = "naive"
+    """naive: all tokens of every frame, always; neutral: random and uniform drops; aware: STC-Pruner and STC-Cacher."""
     steps: int | None = None
-    """Train so many steps instead."""
+    """Steps of the whole training, over all commands."""
+    minutes: float = math.inf
+    """Minutes of the whole training, over all commands, from the start of each; it ends at what comes first."""
     rate: float = 2e-3
     """Largest learning rate."""
     warm_share: float = 0.02
-    """Share of the trunk in which the learning rate rises."""
-    eyes_share: float = 0.08
-    """Share of the trunk in which only the tower learns, from patch labels."""
+    """Share of the training in which the learning rate rises."""
+    fall_from: float = 0.6
+    """Share of the training after which the learning rate falls to nothing."""
+    eyes_share: float = 0.07
+    """Share of the training in which only the tower learns, from patch labels."""
     label_weight: float = 0.2
     """Weight of the patch labels later."""
     stream_weight: float = 0.1
     """Weight of what the decoder's stream tokens tell of their place and of when things came."""
     drop_from: float = 0.4
-    """Share of the trunk after which visual tokens are dropped."""
+    """Share of the training after which tokens are dropped and the Cacher runs (not in naive)."""
     dense_share: float = 0.25
-    """Share of batches that keep all tokens, once tokens are dropped."""
-    pruner_share: tuple[float, float] = (0.2, 0.6)
-    """Share of clips whose tokens STC-Pruner chooses, once tokens are dropped: elsewhere, and in the aware branch."""
-    cached_share: float = 0.7
-    """Share of batches of the aware branch that STC-Cacher encodes."""
+    """Share of batches that keep all tokens even then."""
+    cached_share: float = 0.6
+    """Share of batches of the aware arm that STC-Cacher encodes then."""
     hide_share: float = 0.25
-    """Share of questions that cannot look at some of the older frames they do not need."""
+    """Share of questions that cannot look at some of the older frames they do not need (not in naive)."""
     seed: int = 0
     """Seed of the weights and of everything drawn in a step."""
 
 
 @dataclass
 class Progress:
-    """How far a branch is."""
+    """How far a training is."""
 
     step: int = 0
     seconds: float = 0.0
     next_batch: int = 0
 
     def share(self, settings: TrainSettings) -> float:
-        """0..1 of the branch."""
-        if settings.steps is not None:
-            return min(1.0, self.step / settings.steps)
-        return min(1.0, self.seconds / (60 * settings.minutes))
+        """0..1 of the training: of its steps or of its minutes, whichever is further."""
+        of_steps = self.step / settings.steps if settings.steps else 0.0
+        return min(1.0, max(of_steps, self.seconds / (60 * settings.minutes)))
 
 
 @dataclass
@@ -120,9 +123,11 @@ class Trainer:
         self.model = Pocket(sizes, self.encoder, MAX_VOCABULARY, tuple(LABELS.values())).to(device)
         self.optimiser = Optimiser(self.model.named_parameters())
         self.progress = Progress()
-        self.random = random.Random(f"{settings.branch}/{settings.seed}")
+        rank, self.ranks = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if is_spread() else (0, 1)
+        # All ranks take the same kind of step; what is drawn inside a clip is their own.
+        self.random = random.Random(f"train/{settings.seed}")
         # On the device: a copy from the host in the middle of a step would stop the queue.
-        self.generator = torch.Generator(device).manual_seed(settings.seed)
+        self.generator = torch.Generator(device).manual_seed(settings.seed + 1000 * rank)
         self.clock = Clock()
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.draw, self.spoil = draw_chunk, augment.spoil
@@ -144,6 +149,8 @@ class Trainer:
         with self.clock.part("backward"):
             losses.total.backward()
         with self.clock.part("optimise"):
+            if self.ranks > 1:
+                average_gradients(self.model)
             self.optimiser.step(self.rate(share))
         self.progress.step += 1
         return losses
@@ -153,11 +160,11 @@ class Trainer:
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def rate(self, share: float) -> float:
-        """Learning rate: the trunk rises and stays, a branch falls to nothing."""
+        """Learning rate: it rises, stays, and falls to nothing."""
         settings = self.settings
-        if settings.branch == "trunk":
-            return settings.rate * min(1.0, 0.02 + share / max(settings.warm_share, 1e-9))
-        return settings.rate * max(0.01, 1.0 - share)
+        rising = min(1.0, 0.02 + share / max(settings.warm_share, 1e-9))
+        falling = min(1.0, max(0.01, (1.0 - share) / max(1.0 - settings.fall_from, 1e-9)))
+        return settings.rate * rising * falling
 
     @torch.no_grad()
     def render(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -166,7 +173,7 @@ class Trainer:
         side, patch = self.model.sizes.image, self.model.sizes.patch
         clips, frames = tables["x"].shape[:2]
         raster = rasterise(tables, side, side, chunk_frames=clips * frames, draw=self.draw)
-        labels = patch_labels(tables, raster.owner, patch) | change_frames(tables, self.device)
+        labels = patch_labels(tables, raster.owner, patch, least_share=0.08) | change_frames(tables, self.device)
         strengths = augment.draw_strengths(clips, self.generator).repeat_interleave(frames, 0)
         # Frames of all clips in one row: the same shape in every step, so that one compiled graph serves all.
         pixels = self.spoil(raster.images.flatten(0, 1), strengths).to(self.dtype)
@@ -178,31 +185,36 @@ class Trainer:
         """The losses of a batch."""
         settings, model = self.settings, self.model
         clips = len(pixels)
-        trunk = settings.branch == "trunk"
-        only_eyes = trunk and share < settings.eyes_share
-        if settings.branch == "aware" and self.random.random() < settings.cached_share:
-            interval = self.random.choice((2, 4, 4, 8, 8, 0))
-            hidden = model.encode_cached(pixels, interval, self.random.choice((0.15, 0.25, 0.40)))
+        # Every arm draws the same numbers in every step, so that the arms see the same clips, spoiled alike.
+        draw = [self.random.random() for _ in range(4)]
+        saves = settings.arm != "naive" and share >= settings.drop_from
+        if settings.arm == "aware" and saves and draw[0] < settings.cached_share:
+            interval, ratio = (2, 4, 4, 8, 8, 0)[int(draw[1] * 6)], (0.15, 0.25, 0.40)[int(draw[2] * 3)]
+            hidden = model.encode_cached(pixels, interval, ratio)
         else:
             hidden = model.encode(pixels.flatten(0, 1)).unflatten(0, (clips, frames))
         label_loss = self._label_loss(hidden, labels)
-        if only_eyes:
+        if share < settings.eyes_share:
             return Losses(label_loss, label_loss.detach())
 
         features = model.project(hidden.flatten(0, 1)).unflatten(0, (clips, frames))
-        tokens = features.shape[2]
-        most = tokens
-        if (not trunk or share >= settings.drop_from) and self.random.random() >= settings.dense_share:
-            most = max(1, round(tokens * self.random.choice((0.75, 0.5, 0.3, 0.3, 0.19))))
-        counts = draw_counts(clips, frames, most, tokens, self.generator)
+        tokens = most = features.shape[2]
+        dropped = saves and draw[3] >= settings.dense_share
+        if dropped:
+            part = (draw[3] - settings.dense_share) / (1 - settings.dense_share)
+            most = max(1, round(tokens * (0.75, 0.5, 0.3, 0.3, 0.19)[int(part * 5)]))
         slot, thing = self._pooled_slots(labels["slot"])
-        share = settings.pruner_share[settings.branch == "aware"]
-        keep = choose_tokens(features.detach(), counts, thing, self.generator, share)
+        if dropped:
+            counts = draw_counts(clips, frames, most, tokens, self.generator)
+            keep = choose_tokens(features.detach(), counts, self.generator, named=settings.arm == "aware")
+        else:
+            keep = torch.ones(clips, frames, tokens, dtype=torch.bool, device=self.device)
         shown = torch.ones(clips, frames, dtype=torch.bool, device=self.device)
         length = model.stream_length(frames, most)
         stream = model.pack(features, keep, batch["clock"].long(), shown, length)
         ids, asked, rows = batch["ids"].long(), batch["asked"].long(), batch["rows"].long()
-        reading = model.read(stream, ids, asked, self._hidden_frames(batch["needed"]))
+        hidden_frames = None if settings.arm == "naive" else self._hidden_frames(batch["needed"])
+        reading = model.read(stream, ids, asked, hidden_frames)
         stream_loss = self._stream_loss(reading.watched, stream, labels, slot, thing, batch["clock"])
         states = reading.answered
         states = states.gather(2, rows[..., None].expand(-1, -1, -1, states.shape[-1]))
@@ -277,68 +289,90 @@ class Trainer:
     # ---------------------------------------------------------------------------------------------- checkpoints
 
     def save(self, path: Path) -> None:
-        """Write everything needed to go on exactly; the old file stays until the new one is whole."""
-        state = {
+        """Write everything needed to go on exactly, in pieces that travel well (`checkpoint`)."""
+        # Moments are kept in half precision; the run that goes on takes the same rounding as the one that comes back.
+        self.optimiser.round_moments()
+        checkpoint.save(path, {
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "progress": vars(self.progress),
-            "branch": self.settings.branch,
+            "settings": asdict(self.settings),
             "random": self.random.getstate(),
             "generator": self.generator.get_state(),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(path)
+        })  # fmt: skip
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint; one of another branch gives weights and optimiser only."""
-        state = torch.load(path, map_location=self.device, weights_only=False)
+        """Go on from a checkpoint of this arm. Raises `ValueError` for that of another one."""
+        state = checkpoint.load(path, self.device)
+        if state["settings"]["arm"] != self.settings.arm:
+            raise ValueError(f"{path} is a checkpoint of {state['settings']['arm']}, not of {self.settings.arm}")
         self.model.load_state_dict(state["model"])
-        if "optimiser" not in state:  # weights alone: its moments come back within some steps
-            return
         self.optimiser.load_state_dict(state["optimiser"])
-        progress = Progress(**state["progress"])
-        if state["branch"] != self.settings.branch:
-            # Branches go on with clips that the trunk has not seen.
-            self.progress = Progress(next_batch=progress.next_batch)
-            return
-        self.progress = progress
+        self.progress = Progress(**state["progress"])
         self.random.setstate(state["random"])
-        self.generator.set_state(state["generator"].cpu())
+        if self.ranks == 1:
+            self.generator.set_state(state["generator"].cpu())
         torch.set_rng_state(state["torch"].cpu())
         if state["cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
+def is_spread() -> bool:
+    """Whether several processes train this model together (`torchrun`)."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def average_gradients(model: torch.nn.Module) -> None:
+    """Mean of the gradients of all ranks, in one message."""
+    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
+    flat = torch.cat([grad.flatten() for grad in grads])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    for p, part in zip(model.parameters(), flat.split([grad.numel() for grad in grads]), strict=True):
+        p.grad = part.view_as(p)
+
+
 # --------------------------------------------------------------------------------------------------------- the run
 
 
-def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0, check: dict | None = None,
-          stop_after_s: float = math.inf) -> list[dict]:  # fmt: skip
-    """Train until the branch is done or `stop_after_s` seconds have passed; the lines of history written.
+Checks = dict[str, ClipSet]
+"""Validation clips by level."""
+LOOK = ("dense",)
+LAST_LOOK = ("dense", "blind", "last=1", "keep=19", "oracle=19", "stc=19", "uniform=19", "cacher=4:0.25",
+             "cacher=4:0.25,stc=19")  # fmt: skip
 
-    Loss curve and checks go to `history.jsonl`; a checkpoint is written every minute and at the end. `check` holds
-    the arguments of `evaluate` for a look at the validation set every minute.
+
+def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0, checks: Checks | None = None,
+          look_every_s: float = 120.0, stop_after_s: float = math.inf) -> list[dict]:  # fmt: skip
+    """Train until the training is done or this command has run `stop_after_s` seconds; the lines of history written.
+
+    Loss curve and looks at the validation set go to `ARM.history.jsonl`; a checkpoint is written every minute, when the
+    process is told to end (SIGTERM) and at the end.
     """
-    settings, progress, branch = trainer.settings, trainer.progress, trainer.settings.branch
+    settings, progress, arm = trainer.settings, trainer.progress, trainer.settings.arm
     out.mkdir(parents=True, exist_ok=True)
+    leads = not is_spread() or torch.distributed.get_rank() == 0
     history, sums, num = [], {}, 0
-    began = last = shown = minute = time.perf_counter()
+    ended = threading.Event()
+    previous = signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    before = progress.seconds
+    shown = saved = looked = time.perf_counter()
 
     def note(line: dict) -> None:
         history.append(line)
-        with (out / "history.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+        if leads:
+            with (out / f"{arm}.history.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
 
-    def look() -> None:
-        if check:
-            scores = evaluate(trainer.model, trainer.encoder, device=trainer.device, dtype=trainer.dtype, **check)
+    def look(settings_to_check: Sequence[str], clips: int | None = None) -> None:
+        for level, data in (checks or {}).items() if leads else ():
+            scores = evaluate(trainer.model, trainer.encoder, data, settings_to_check, trainer.device, trainer.dtype,
+                              clips=clips)  # fmt: skip
             seconds = round(progress.seconds, 1)
-            note({"branch": branch, "step": progress.step, "seconds": seconds, "validation": scores})
+            note({"arm": arm, "step": progress.step, "seconds": seconds, "level": level, "validation": scores})
 
     def add(losses: Losses) -> None:
         for name in ("labels", "stream", "answers", "right", "asked"):
@@ -348,38 +382,45 @@ def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0,
 
     for frames, arrays in feed:
         now = time.perf_counter()
-        # Compiling and checking take long and train nothing: a box of minutes is filled with steps.
-        progress.seconds += min(now - last, 2.0) if trainer.device.type == "cuda" else now - last
-        last = now
-        if progress.share(settings) >= 1.0 or now - began >= stop_after_s:
+        progress.seconds = before + now - _BEGAN
+        if progress.share(settings) >= 1.0 or now - _BEGAN >= stop_after_s or ended.is_set():
             break
         add(trainer.step(frames, arrays))
         progress.next_batch = feed.next_batch
         num += len(arrays["ids"])
         if now - shown >= log_every_s:
-            if trainer.device.type == "cuda":
-                torch.cuda.synchronize()
-            mean = {
-                name: torch.stack(sums[name]).mean().item() for name in ("labels", "stream", "answers") if name in sums
-            }
-            line = {"branch": branch, "step": progress.step, "seconds": round(progress.seconds, 1),
-                    "rate": round(trainer.rate(progress.share(settings)), 6), "clips_per_s": round(num / (now - shown)),
-                    "reused": round(feed.reused / max(1, feed.made + feed.reused), 3)}  # fmt: skip
-            line |= {name: round(value, 4) for name, value in mean.items()}
-            if "asked" in sums:
-                right, asked = (torch.stack(sums[name]).sum(0).cpu() for name in ("right", "asked"))
-                line["right"] = {
-                    n: round((r / max(a, 1)).item(), 3) for n, r, a in zip(TASK_NAMES, right, asked, strict=True)
-                }
-            note(line)
+            note(_report(trainer, feed, sums, num / (now - shown)))
             sums, num, shown = {}, 0, now
-        if now - minute >= 60:
-            trainer.save(out / f"{branch}.pt")
-            look()
-            minute = time.perf_counter()
-    trainer.save(out / f"{branch}.pt")
-    look()
+        if now - saved >= 60 and leads:
+            trainer.save(out / arm)
+            saved = time.perf_counter()
+        if now - looked >= look_every_s and progress.share(settings) < 0.9:
+            look(LOOK, clips=32)
+            looked = time.perf_counter()
+    if leads:
+        trainer.save(out / arm)
+    signal.signal(signal.SIGTERM, previous)
+    if not ended.is_set():
+        look(LAST_LOOK)
     return history
+
+
+def _report(trainer: Trainer, feed: Feed, sums: dict[str, list[Tensor]], clips_per_s: float) -> dict:
+    """A line of history about the steps since the last one."""
+    progress = trainer.progress
+    line = {"arm": trainer.settings.arm, "step": progress.step, "seconds": round(progress.seconds, 1),
+            "share": round(progress.share(trainer.settings), 4),
+            "rate": round(trainer.rate(progress.share(trainer.settings)), 6), "clips_per_s": round(clips_per_s),
+            "reused": round(feed.reused / max(1, feed.made + feed.reused), 3)}  # fmt: skip
+    for name in ("labels", "stream", "answers"):
+        if name in sums:
+            line[name] = round(torch.stack(sums[name]).mean().item(), 4)
+    if "asked" in sums:
+        right, asked = (torch.stack(sums[name]).sum(0).cpu() for name in ("right", "asked"))
+        line["right"] = {
+            n: round((r / a).item(), 3) for n, r, a in zip(TASK_NAMES, right, asked, strict=True) if a
+        }  # fmt: skip
+    return line
 
 
 def benchmark(trainer: Trainer, feed: Feed, seconds: float) -> dict:
@@ -387,10 +428,10 @@ def benchmark(trainer: Trainer, feed: Feed, seconds: float) -> dict:
     out: dict = {"parameters": count_parameters(trainer.model)}
     source = iter(feed)
     began = time.perf_counter()
-    # (name, branch, share of the branch): eyes alone, dense clips, dropped tokens, Cacher in the loop.
-    stages = (("eyes", "trunk", 0.01), ("dense", "trunk", 0.3), ("dropped", "pocket", 0.5), ("aware", "aware", 0.5))
-    for name, branch, share in stages:
-        trainer.settings = replace(trainer.settings, branch=branch, steps=1000)
+    # (name, arm, share of the training): eyes alone, all tokens, dropped tokens, both methods in the loop.
+    stages = (("eyes", "naive", 0.01), ("dense", "naive", 0.5), ("dropped", "neutral", 0.5), ("aware", "aware", 0.5))
+    for name, arm, share in stages:
+        trainer.settings = replace(trainer.settings, arm=arm, steps=1000, minutes=math.inf)
         trainer.clock.active, trainer.clock.spent = False, {}
         begin = time.perf_counter()
         seen: set[int] = set()
@@ -439,51 +480,63 @@ def benchmark(trainer: Trainer, feed: Feed, seconds: float) -> dict:
 def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--branch", choices=BRANCHES, default="trunk", help="what to train")
-    parser.add_argument("--minutes", type=float, default=8.0, help="training time of the branch, all commands together")
+    parser.add_argument("--arm", choices=ARMS, default="naive", help="what the model sees of dropping and reuse")
+    parser.add_argument("--steps", type=int, help="steps of the whole training, all commands together")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="minutes of all commands together, at most")
     parser.add_argument("--stop-after", type=float, default=math.inf, help="end this command after so many seconds")
-    parser.add_argument("--out", type=Path, default=Path("out/pocket"), help="checkpoints and history.jsonl")
-    parser.add_argument("--start", type=Path, help="checkpoint to start a branch from (trunk.pt in --out)")
+    parser.add_argument("--out", type=Path, default=Path("out/pocket"), help="checkpoints and histories")
+    parser.add_argument("--resume", type=Path, help="folder of the checkpoint to go on from (--out)")
     parser.add_argument("--workers", type=int, default=14, help="processes that make clips")
     parser.add_argument("--frames-per-step", type=int, default=1536, help="frames of a batch")
     parser.add_argument("--rate", type=float, default=TrainSettings.rate, help="largest learning rate")
-    parser.add_argument("--check-clips", type=int, default=96, help="validation clips to look at every minute")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights")
+    parser.add_argument("--check-clips", type=int, default=160, help="validation clips of each level")
+    parser.add_argument("--check-levels", nargs="*", default=["L0", "L2", "L3"], help="levels to look at")
     parser.add_argument("--eager", action="store_true", help="do not compile")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU, 20 steps")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU, 20 steps where none are given")
     parser.add_argument("--benchmark", type=float, help="measure speed for about so many seconds and stop")
     given = parser.parse_args(argv)
+    if given.steps is None and math.isinf(given.minutes):
+        given.steps = 20 if given.smoke else 4000
 
-    settings = TrainSettings(branch=given.branch, minutes=given.minutes, rate=given.rate)
-    data = replace(DataSettings(), frames_per_step=given.frames_per_step)
+    settings = TrainSettings(given.arm, given.steps, given.minutes, given.rate, seed=given.seed)
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    data = replace(DataSettings(), frames_per_step=given.frames_per_step, rank=rank, ranks=ranks)
     sizes, workers = PocketSizes(), given.workers
     if given.smoke:
-        settings, data, sizes, workers = replace(settings, steps=20), SMOKE, TINY, min(workers, 2)
+        data, sizes, workers = replace(SMOKE, rank=rank, ranks=ranks), TINY, min(workers, 2)
     out: Path = given.out
-    own, source = out / f"{given.branch}.pt", given.start
-    if own.exists() and not given.benchmark:
-        source = own
-    elif source is None and given.branch != "trunk":
-        source = out / "trunk.pt"
-    state = torch.load(source, map_location="cpu", weights_only=False, mmap=True).get("progress", {}) if source else {}
+    source = (given.resume or out) / given.arm
+    known = checkpoint.exists(source) and not given.benchmark
+    state = checkpoint.load(source, torch.device("cpu"))["progress"] if known else {}
     # Workers first: they are forked, which must happen before the device is touched.
-    feed = Feed(data, workers, first_batch=state.get("next_batch", 0 if source is None else 100_000))
+    feed = Feed(data, workers, first_batch=state.get("next_batch", 0))
     try:
-        device = torch.device("cuda" if torch.cuda.is_available() and not given.smoke else "cpu")
+        checks = {
+            level: make_set("validation", given.check_clips, 8 if given.smoke else frames_of(level), level=level,
+                            workers=0 if given.smoke else max(1, workers))
+            for level in (given.check_levels if given.check_clips and not given.benchmark and not rank else ())
+        }  # fmt: skip
+        on_gpu = torch.cuda.is_available() and not given.smoke
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
+        if on_gpu:
+            torch.cuda.set_device(device)
+        if ranks > 1:
+            torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
         torch.backends.cuda.enable_cudnn_sdp(False)  # it would make a plan for every new shape
         torch.set_float32_matmul_precision("high")
-        trainer = Trainer(settings, sizes, device, compiled=device.type == "cuda" and not given.eager)
+        trainer = Trainer(settings, sizes, device, compiled=on_gpu and not given.eager)
         if given.benchmark:
             benchmark(trainer, feed, given.benchmark)
             return
-        if source:
+        if known:
             trainer.load(source)
-        check = None
-        if given.check_clips and not given.smoke:
-            settings_to_check = ("dense", "keep=20", "cacher=4:0.25")
-            check = {"data": make_set("validation", given.check_clips, 24), "settings": settings_to_check}
-        train(trainer, feed, out, check=check, stop_after_s=given.stop_after, log_every_s=1.0 if given.smoke else 10.0)
+        train(trainer, feed, out, checks=checks, stop_after_s=given.stop_after,
+              log_every_s=1.0 if given.smoke else 10.0)  # fmt: skip
     finally:
         feed.close()
+        if is_spread():
+            torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
