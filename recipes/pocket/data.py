@@ -26,11 +26,11 @@ TASK_WEIGHTS = {
 }  # fmt: skip
 """How often each task is asked for in L0; time, counts and order are the hard ones."""
 LEVEL_WEIGHTS = {
-    "glance": 1.2, "motion": 1.2, "identity": 1.0, "before": 1.0, "when": 1.5, "order": 2.4, "repetition": 1.6,
-    "since": 2.0, "place": 1.6, "ever": 2.2, "next": 0.8, "proactive": 0.5,
+    "glance": 1.2, "motion": 1.3, "identity": 2.4, "before": 1.2, "when": 1.5, "order": 2.2, "repetition": 1.8,
+    "since": 2.0, "place": 1.5, "ever": 2.0, "next": 1.0, "proactive": 1.2,
 }  # fmt: skip
 """The same in the levels above."""
-_TRIES = {"counting": 40, "repetition": 14, "next": 14, "before": 6, "reading": 6, "identity": 14, "since": 6}
+_TRIES = {"counting": 40, "repetition": 14, "next": 14, "before": 6, "reading": 6, "identity": 20, "since": 6, "proactive": 8}
 _KINDS = ("mixed", "frozen_noise", "slow_drift", "pan", "cuts", "flicker", "small_blink")
 _KIND_WEIGHTS = (0.8, 0.02, 0.03, 0.04, 0.04, 0.03, 0.04)
 _RATES = {1.0: 0.5, 2.0: 0.22, 0.5: 0.08, 0.0: 0.2}
@@ -46,7 +46,7 @@ class DataSettings:
 
     frames_per_step: int = 1536
     """Frames of all clips of a batch together: the work of the tower is the same in every step."""
-    levels: tuple[tuple[str, float], ...] = (("L0", 0.2), ("L1", 0.15), ("L2", 0.3), ("L3", 0.28), ("L4", 0.07))
+    levels: tuple[tuple[str, float], ...] = (("L0", 0.25), ("L1", 0.15), ("L2", 0.28), ("L3", 0.26), ("L4", 0.06))
     """Levels of Pocket World, and the share of clips from each."""
     buckets: tuple[tuple[int, float], ...] = ((16, 0.2), (24, 0.35), (32, 0.25), (48, 0.2))
     """Frames of a clip, and the share of batches that have so many. All are multiples of 8."""

@@ -213,8 +213,8 @@ class Trainer:
         length = model.stream_length(frames, most)
         stream = model.pack(features, keep, batch["clock"].long(), shown, length)
         ids, asked, rows = batch["ids"].long(), batch["asked"].long(), batch["rows"].long()
-        hidden_frames = None if settings.arm == "naive" else self._hidden_frames(batch["needed"])
-        reading = model.read(stream, ids, asked, hidden_frames)
+        hidden_frames = self._hidden_frames(batch["needed"])
+        reading = model.read(stream, ids, asked, None if settings.arm == "naive" else hidden_frames)
         stream_loss = self._stream_loss(reading.watched, stream, labels, slot, thing, batch["clock"])
         states = reading.answered
         states = states.gather(2, rows[..., None].expand(-1, -1, -1, states.shape[-1]))
@@ -469,6 +469,10 @@ def benchmark(trainer: Trainer, feed: Feed, seconds: float) -> dict:
                      "clips_per_s": round(clips / spent), "split_ms": split}  # fmt: skip
         print(json.dumps({name: out[name]}), flush=True)
     trainer.clock.active = False
+    # The same number of steps for every arm: what the slowest one does in a minute, once its graphs are compiled.
+    slowest = max(out[name]["step_ms"] for name in ("dense", "dropped", "aware"))
+    out["compile_s"] = round(sum(out[name]["first_s"] for name, *_ in stages), 1)
+    out["steps_a_minute"] = round(60_000 / slowest)
     if trainer.device.type == "cuda":
         out["memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
     out["batches_made_per_s"] = round(feed.made / (time.perf_counter() - began), 2)

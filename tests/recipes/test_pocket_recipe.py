@@ -1,6 +1,7 @@
 """The pocket recipe: its forward is the Hugging Face model's, packing is exact, training goes on where it stopped."""
 
 import copy
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,16 +9,17 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
-from onlooker.compress import STCPruner
+from onlooker.compress import STCPruner, Uniform
 from onlooker.core.tokens import VisualTokens
 from onlooker.world import corpus
+from recipes.pocket import checkpoint
 from recipes.pocket.data import SMOKE, Feed, join, make_part
 from recipes.pocket.evaluate import LABEL_SIZES, evaluate
 from recipes.pocket.export import export
 from recipes.pocket.model import TINY, Pocket
 from recipes.pocket.select import choose_tokens
 from recipes.pocket.tokenizer import MAX_VOCABULARY, PREFIX, Encoder, question_text, time_text
-from recipes.pocket.train import Trainer, TrainSettings
+from recipes.pocket.train import ARMS, Progress, Trainer, TrainSettings, main
 
 CPU = torch.device("cpu")
 DATA = replace(SMOKE, frames_per_step=32, buckets=((8, 1.0),), part_clips=2)
@@ -149,8 +151,7 @@ def test_packed_tokens_know_which_visual_token_they_are():
 def test_the_pruner_of_training_chooses_as_the_real_one():
     features = torch.randn(2, 20, 16, 8)
     counts = torch.full((2, 20), 5)
-    nothing = torch.zeros(2, 20, 16, dtype=torch.bool)
-    keep = choose_tokens(features, counts, nothing, torch.Generator().manual_seed(0), pruner_share=1.0)
+    keep = choose_tokens(features, counts, torch.Generator().manual_seed(0), named=True)
     pruner = STCPruner(keep=5)
     for clip in range(2):
         state = pruner.new_state()
@@ -160,24 +161,89 @@ def test_the_pruner_of_training_chooses_as_the_real_one():
             assert kept.slot.tolist() == keep[clip, frame].nonzero().flatten().tolist()
 
 
+def test_no_method_chooses_the_tokens_of_the_neutral_arm():
+    features, counts = torch.randn(40, 3, 16, 8), torch.full((40, 3), 5)
+    keep = choose_tokens(features, counts, torch.Generator().manual_seed(0), named=False)
+    assert (keep.sum(2) == 5).all()
+    evenly = Uniform(keep=5)
+    tokens = VisualTokens.of_frame(features[0, 0], (4, 4), 0, 0.0)
+    lattice = torch.zeros(16, dtype=torch.bool)
+    lattice[evenly.compress(tokens, evenly.new_state()).slot] = True
+    spread = (keep == lattice).all(2).all(1)
+    assert 10 <= spread.sum() <= 30
+    again = choose_tokens(-features, counts, torch.Generator().manual_seed(0), named=False)
+    assert torch.equal(keep, again), "what the tokens hold plays no part"
+
+
+def test_arms_differ_only_in_what_is_dropped_and_reused(arrays):
+    """The naive arm keeps everything to the end, all arms learn alike until tokens are dropped."""
+    losses = {}
+    for arm in ARMS:
+        trainer = make_trainer(10, arm=arm, eyes_share=0.0, hide_share=0.0)
+        losses[arm] = [float(trainer.step(8, arrays).answers) for _ in range(6)]
+    assert losses["naive"][:4] == losses["neutral"][:4] == losses["aware"][:4]
+    trainer = make_trainer(10, arm="naive", eyes_share=0.0, hide_share=0.0, drop_from=0.0)
+    assert [float(trainer.step(8, arrays).answers) for _ in range(6)] == losses["naive"]
+    trainer = make_trainer(10, arm="aware", eyes_share=0.0, hide_share=0.0, drop_from=0.0)
+    assert [float(trainer.step(8, arrays).answers) for _ in range(6)] != losses["naive"]
+
+
 def test_training_lowers_the_loss_on_one_batch(arrays):
-    trainer = make_trainer(steps=1000, branch="pocket", dense_share=1.0, hide_share=0.0)
+    trainer = make_trainer(steps=1000, arm="naive", eyes_share=0.0)
     losses = [float(trainer.step(8, arrays).answers) for _ in range(25)]
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("branch", ["trunk", "aware"])
-def test_resumed_training_goes_on_exactly(tmp_path, branch):
-    changes = {"branch": branch, "eyes_share": 0.2, "drop_from": 0.4}
-    whole = run(make_trainer(6, **changes), Feed(DATA, 0), 6)
+@pytest.mark.parametrize("arm", ["naive", "aware"])
+def test_resumed_training_goes_on_exactly(tmp_path, arm):
+    changes = {"arm": arm, "eyes_share": 0.2, "drop_from": 0.4}
     first = make_trainer(6, **changes)
     begun = run(first, Feed(DATA, 0), 3)
-    first.save(tmp_path / "state.pt")
+    first.save(tmp_path / arm)  # rounds the moments, for the run that goes on as for the one that comes back
+    rest = run(first, Feed(DATA, 0, first_batch=first.progress.next_batch), 3)
     torch.manual_seed(99)
     second = make_trainer(6, **changes)
-    second.load(tmp_path / "state.pt")
-    rest = run(second, Feed(DATA, 0, first_batch=second.progress.next_batch), 3)
-    assert begun + rest == whole
+    second.load(tmp_path / arm)
+    again = run(second, Feed(DATA, 0, first_batch=second.progress.next_batch), 3)
+    assert rest == again
+    assert len(begun) == 3
+    with pytest.raises(ValueError, match="checkpoint of"):
+        make_trainer(6, arm="neutral").load(tmp_path / arm)
+
+
+def test_a_training_state_travels_in_small_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "PIECE_BYTES", 1000)
+    state = {"numbers": torch.arange(500), "step": 7}
+    checkpoint.save(tmp_path / "naive", state)
+    found = checkpoint.pieces(tmp_path / "naive")
+    assert len(found) > 3
+    assert all(piece.stat().st_size <= 1000 for piece in found)
+    loaded = checkpoint.load(tmp_path / "naive", CPU)
+    assert loaded["step"] == 7
+    assert torch.equal(loaded["numbers"], state["numbers"])
+    found[1].unlink()
+    assert not checkpoint.exists(tmp_path / "naive")
+    with pytest.raises(FileNotFoundError, match="no whole training state"):
+        checkpoint.load(tmp_path / "naive", CPU)
+    checkpoint.save(tmp_path / "naive", {"numbers": torch.arange(5)})
+    assert checkpoint.exists(tmp_path / "naive"), "pieces of another count are gone"
+
+
+def test_training_ends_at_its_minutes_and_comes_back(tmp_path):
+    """What the commands before used of the minutes counts; the rate falls to nothing at the end of either measure."""
+    settings = TrainSettings(steps=100, minutes=2.0)
+    assert Progress(step=10, seconds=90.0).share(settings) == 0.75
+    assert Progress(step=90, seconds=12.0).share(settings) == 0.9
+    assert Progress(step=1, seconds=500.0).share(settings) == 1.0
+    main(["--arm", "neutral", "--smoke", "--steps", "4", "--out", str(tmp_path), "--workers", "0", "--check-clips", "2",
+          "--stop-after", "0"])  # fmt: skip
+    assert checkpoint.exists(tmp_path / "neutral")
+    main(["--arm", "neutral", "--smoke", "--steps", "4", "--out", str(tmp_path), "--workers", "0", "--check-clips", "2"])
+    assert checkpoint.load(tmp_path / "neutral", CPU)["progress"]["step"] == 4
+    lines = [json.loads(line) for line in (tmp_path / "neutral.history.jsonl").read_text().splitlines()]
+    looks = {line["level"]: line["validation"] for line in lines if "validation" in line}
+    assert set(looks) == {"L0", "L2", "L3"}
+    assert {"dense", "last=1", "oracle=19"} <= set(looks["L2"])
 
 
 def test_evaluation_runs_every_setting(arrays):
@@ -185,7 +251,8 @@ def test_evaluation_runs_every_setting(arrays):
 
     model, encoder = make_model()
     data = make_set("validation", 2, 8)
-    settings = ("dense", "blind", "keep=2", "stc=2,cacher=4:0.25")
+    settings = ("dense", "blind", "keep=2", "stc=2,cacher=4:0.25", "oracle=2", "uniform=2", "last=1", "last=8")
     scores = evaluate(model, encoder, data, settings, CPU, torch.float32, intervals=True)
     assert set(scores) == set(settings)
     assert all(0 <= row["all"] <= 1 for row in scores.values())
+    assert scores["last=8"] == scores["dense"], "all frames of these clips are among the last eight"
