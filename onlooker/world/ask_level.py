@@ -78,23 +78,42 @@ def glance(moment: Moment) -> Iterator[Candidate]:
 
 
 def motion(moment: Moment) -> Iterator[Candidate]:
-    """Which way a thing moves in the frame, and which of two is faster, over the last 1.2 seconds."""
+    """Which way a thing moves in the frame, and which of two is faster, in any second of the last two."""
     names, moved = Names(moment), []
-    for now, _, early in moment.shapes:
-        if not (name := names.now(now.sprite)) or moment.time_s < SETTLE_S:
+    span = (_span(moment.time_s - 2.0, moment.time_s),)
+    for now, *_ in moment.shapes:
+        if not (name := names.now(now.sprite)) or not (steps := _steps(moment, now.sprite)):
             continue
-        dx, dy = now.x - early.x, now.y - early.y
-        moved.append((math.hypot(dx, dy), now.sprite, name))
-        far, near = max(abs(dx), abs(dy)), min(abs(dx), abs(dy))
-        if far > 0.035 and far > 2.2 * near:
-            side = ("right" if dx > 0 else "left") if abs(dx) > abs(dy) else ("bottom" if dy > 0 else "top")
-            yield Candidate("heading", side, {"thing": name}, (now.sprite.id,), moment.now_span, SIDES)
-    for a, (one, first, one_name) in enumerate(moved):
-        for two, second, two_name in moved[a + 1 :]:
-            slow, fast = sorted((one, two))
-            if fast > 0.045 and fast > 2.0 * slow and first.shape != second.shape:
-                winner = first if one > two else second
-                yield _of_two("faster", (first, one_name), (second, two_name), winner, (moment.now_span[0],))
+        speeds = [math.hypot(dx, dy) for dx, dy in steps]
+        moved.append((min(speeds), max(speeds), now.sprite, name))
+        sides = {_side(dx, dy) for dx, dy in steps}
+        if len(sides) == 1 and (side := sides.pop()):
+            yield Candidate("heading", side, {"thing": name}, (now.sprite.id,), span, SIDES)
+    for a, (low, high, one, one_name) in enumerate(moved):
+        for other_low, other_high, two, two_name in moved[a + 1 :]:
+            for slow, fast, winner in ((other_high, low, one), (high, other_low, two)):
+                if fast > 0.035 and fast > 1.8 * slow and one.shape != two.shape:
+                    yield _of_two("faster", (one, one_name), (two, two_name), winner, span)
+
+
+def _steps(moment: Moment, sprite: Sprite) -> list[tuple[float, float]]:
+    """How far it moved in the frame in each second of the last two, or nothing where it was not there all the time."""
+    episode, time_s = moment.episode, moment.time_s
+    if sprite.start_s > time_s - 2.05 or any(a < time_s and b > time_s - 2.05 for a, b in sprite.hidden):
+        return []
+    places = []
+    for quarter in range(5):
+        at = time_s - 2.0 + 0.5 * quarter
+        places.append(episode.shot_at(at).place(*sprite.motion.at(at - sprite.start_s), at))
+    return [(later[0] - early[0], later[1] - early[1]) for early, later in zip(places, places[2:], strict=False)]
+
+
+def _side(dx: float, dy: float) -> str:
+    """The side a thing moves to, "" where that is not clear."""
+    far, near = max(abs(dx), abs(dy)), min(abs(dx), abs(dy))
+    if far < 0.028 or far < 2.0 * near:
+        return ""
+    return ("right" if dx > 0 else "left") if abs(dx) > abs(dy) else ("bottom" if dy > 0 else "top")
 
 
 def _of_two(

@@ -58,13 +58,12 @@ class Crowd:
             life = low + (high - low) * rng.random() ** 1.1
             if role in ("blink", "change") or is_alike:
                 life = max(life, rng.uniform(5.0, 10.0))
-            side = ""
-            if role == "leave":
-                motion, life, side = _leaving(rng, RADII[size], level.speed)
+            side, stop = "", self._stop(start, start + life)
+            life = min(stop, self.duration_s) - start
+            if role == "leave" and stop < self.duration_s and life < 9.0:
+                motion, side = _leaving(rng, RADII[size], life)
             else:
                 motion = self._path(life, RADII[size])
-            stop = self._stop(start, start + life)
-            side = side if stop < self.duration_s else ""
             if stop - start >= 2.2 and self._is_free(start, stop, motion, RADII[size]):
                 break
         else:
@@ -191,21 +190,19 @@ class Crowd:
             at = stop + rng.uniform(4, 20)
 
 
-def _leaving(rng: random.Random, radius: float, speed: tuple[float, float]) -> tuple[Motion, float, str]:
-    """(motion, life, side): straight on and out of the frame at `side`."""
+def _leaving(rng: random.Random, radius: float, life: float) -> tuple[Motion, str]:
+    """(motion, side): straight on and out of the frame at `side`, just before the end of its life."""
     forward, along = rng.random() < 0.5, rng.choice(("x", "y"))
-    fixed = rng.uniform(_MARGIN + radius, 1 - _MARGIN - radius)
-    pace = max(0.05, rng.uniform(*speed))
-    goal = 1 + radius * 1.05 + 0.06 if forward else -radius * 1.05 - 0.06
-    life = rng.uniform(2.6, 6.5)
-    start = goal - pace * life if forward else goal + pace * life
-    if not _MARGIN + radius < start < 1 - _MARGIN - radius:
-        start = rng.uniform(0.2, 0.6) if forward else rng.uniform(0.4, 0.8)
-        life = abs(goal - start) / pace
-    velocity = pace if forward else -pace
+    low, high = _MARGIN + radius, 1 - _MARGIN - radius
+    fixed = rng.uniform(low, high)
+    # A little beyond the edge, because the camera sways; fast enough to be gone for less than two seconds by then.
+    goal = 1 + radius + 0.04 if forward else -radius - 0.04
+    reach = rng.uniform(0.06, 0.12) * life
+    start = min(high, max(low, goal - reach if forward else goal + reach))
+    velocity = (goal - start) / life
     if along == "x":
-        return Motion("line", start, fixed, velocity, 0.0), life, "right" if forward else "left"
-    return Motion("line", fixed, start, 0.0, velocity), life, "bottom" if forward else "top"
+        return Motion("line", start, fixed, velocity, 0.0), "right" if forward else "left"
+    return Motion("line", fixed, start, 0.0, velocity), "bottom" if forward else "top"
 
 
 def make_ground(rng: random.Random, level: Level, duration_s: float) -> tuple[Shot, ...]:

@@ -30,7 +30,7 @@ LEVEL_WEIGHTS = {
     "since": 2.0, "place": 1.5, "ever": 2.0, "next": 1.0, "proactive": 1.2,
 }  # fmt: skip
 """The same in the levels above."""
-_TRIES = {"counting": 40, "repetition": 14, "next": 14, "before": 6, "reading": 6, "identity": 20, "since": 6, "proactive": 8}
+_TRIES = {"counting": 40, "repetition": 24, "next": 14, "before": 6, "reading": 6, "identity": 20, "since": 6, "proactive": 8}
 _KINDS = ("mixed", "frozen_noise", "slow_drift", "pan", "cuts", "flicker", "small_blink")
 _KIND_WEIGHTS = (0.8, 0.02, 0.03, 0.04, 0.04, 0.03, 0.04)
 _RATES = {1.0: 0.5, 2.0: 0.22, 0.5: 0.08, 0.0: 0.2}
