@@ -32,6 +32,7 @@ def evaluate(
     seeds: Annotated[
         str, typer.Option(metavar="sealed:NAME", help="Derive the clips from a name instead, to open them once.")
     ] = "",
+    level: Annotated[str, typer.Option(help="L0, or L1 to L4: a harder Pocket World (pocketworld only).")] = "L0",
     fps: options.Fps = 1.0,
     parallel: Annotated[int, typer.Option(help="Videos watched side by side.", min=1, max=1024)] = 8,
     pace: Annotated[str, typer.Option(help="max, or realtime (then lag counts).", rich_help_panel=RUN)] = "max",
@@ -71,7 +72,8 @@ def evaluate(
     from onlooker.evals.settings import check, from_dict
 
     values: dict[str, Any] = {
-        "suite": suite, "limit": limit, "seed": seed, "seeds": seeds, "fps": fps, "parallel": parallel, "pace": pace,
+        "suite": suite, "limit": limit, "seed": seed, "seeds": seeds, "level": level, "fps": fps,
+        "parallel": parallel, "pace": pace,
         "control": control, "annotations": str(annotations or ""), "videos": str(videos or ""), "model": model,
         "device": device, "dtype": dtype, "encoder": encoder, "compressor": compressor, "memory": memory,
     }  # fmt: skip

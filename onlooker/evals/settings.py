@@ -16,6 +16,7 @@ from onlooker.core.records import QueryRecord
 from onlooker.evals import readers, suites
 from onlooker.evals.item import Item, Reading, Rejected
 from onlooker.evals.systems import EngineSystem, System
+from onlooker.world.levels import LEVEL_NAMES
 
 CONTROLS = ("oracle", "yes", "best_constant", "blind_clock", "guess", "text_only", "peek", "crash")
 """Systems that may stand in the place of the engine; `oracle:0.2` errs in one answer of five, `guess:1` is seed 1."""
@@ -32,6 +33,8 @@ class RunSettings:
     seed: int = 0
     seeds: str = ""
     """`sealed:NAME` derives the clips from a name instead of `seed`."""
+    level: str = "L0"
+    """A level of Pocket World above L0 is a harder world, for the suite `pocketworld`."""
     annotations: str = ""
     videos: str = ""
     model: str = "pocket-aware"
@@ -55,6 +58,8 @@ class RunSettings:
             raise InputError(
                 "fps must lie above 0 and up to 240", given=str(self.fps), do="use 1 for one frame a second"
             )
+        if self.level not in LEVEL_NAMES:
+            raise InputError("there is no such level", given=self.level, do=f"one of: {', '.join(LEVEL_NAMES)}")
         if self.limit < 1 or self.parallel < 1:
             given = f"limit={self.limit}, parallel={self.parallel}"
             raise InputError("a run needs questions and a lane to put them in", given=given, do="use 1 or more")
@@ -76,7 +81,8 @@ class RunSettings:
     @property
     def clips(self) -> str:
         """Which clips these are, in words."""
-        return self.seeds or f"seeds from {self.seed}"
+        level = "" if self.level == "L0" else f"level {self.level}, "
+        return level + (self.seeds or f"seeds from {self.seed}")
 
     @property
     def key(self) -> str:
@@ -109,7 +115,7 @@ def from_dict(values: dict[str, Any]) -> RunSettings:
 def load_items(settings: RunSettings) -> Reading:
     """The questions of a run, with the rows that cannot be asked."""
     if settings.suite.replace("-", "_") in suites.names():
-        return Reading(tuple(suites.items(settings.suite, settings.limit, settings.first_seed)))
+        return Reading(tuple(suites.items(settings.suite, settings.limit, settings.first_seed, settings.level)))
     if settings.suite not in readers.names():
         do = f"one of: {', '.join(suites.names())}; with annotations and videos: {', '.join(readers.names())}"
         raise InputError("there is no such suite", given=settings.suite, do=do)

@@ -1,4 +1,4 @@
-"""Questions of the levels above L0: answers that no word and no clock gives away, and that the last frame seldom holds."""
+"""Questions of the levels above L0: no word and no clock gives their answers away, and the last frame seldom."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -128,7 +128,7 @@ def _of_two(
 
 
 def identity(moment: Moment) -> Iterator[Candidate]:
-    """Of two that look the same now: where is the one that came first, or the only one that has blinked?"""
+    """Where the one of two look-alikes is that came first, or that has blinked."""
     groups: dict[str, list] = {}
     for trio in moment.shapes:
         groups.setdefault(look(trio[0].sprite, moment.time_s), []).append(trio)
@@ -168,10 +168,9 @@ def before(moment: Moment) -> Iterator[Candidate]:
         old = steps[at - 1][1]
         if isinstance(old, str):
             yield Candidate("number_before" if old.isdigit() else "word_before", old, {}, ids, evidence, ())
-        elif name := names.now(now.sprite):
-            # The name must not tell the new colour, which the old one cannot be.
-            if name == f"the {now.sprite.name}":
-                yield Candidate("colour_before", COLOUR_NAMES[old - 1], {"thing": name}, ids, evidence, COLOUR_NAMES)
+        # The name must not tell the new colour, which the old one cannot be.
+        elif (name := names.now(now.sprite)) == f"the {now.sprite.name}":
+            yield Candidate("colour_before", COLOUR_NAMES[old - 1], {"thing": name}, ids, evidence, COLOUR_NAMES)
 
 
 def when(moment: Moment) -> Iterator[Candidate]:
@@ -239,7 +238,9 @@ def since(moment: Moment) -> Iterator[Candidate]:
         return
     for sprite in moment.past_shapes:
         gone = sprite.end_s - (2.0 if sprite.side else 0.0)
-        if sprite.end_s > time_s - SETTLE_S or any(gone - 0.9 < at < sprite.end_s + 0.9 for at in starts if at != sprite.start_s):
+        if sprite.end_s > time_s - SETTLE_S or any(
+            gone - 0.9 < at < sprite.end_s + 0.9 for at in starts if at != sprite.start_s
+        ):
             continue
         came = sum(at > sprite.end_s for at in starts)
         if came < len(COUNTS) and (name := names.ever(sprite)):
@@ -374,5 +375,3 @@ ASKERS: dict[str, Callable[[Moment], Iterable[Candidate]]] = {
 def age_bucket(age_s: float) -> int:
     """Number of the bucket of `AGES_S` that an age lies in."""
     return sum(age_s >= border for border in AGES_S[1:])
-
-

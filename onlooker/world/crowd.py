@@ -3,8 +3,8 @@
 import math
 import random
 
-from onlooker.world.lexicon import COLOUR_NAMES, RADII, SHAPES, SIGN_ID, WORDS
 from onlooker.world.levels import Level
+from onlooker.world.lexicon import COLOUR_NAMES, RADII, SHAPES, SIGN_ID, WORDS
 from onlooker.world.scenery import texture
 from onlooker.world.script import SIGN_SLOT, Motion, Shot, Sprite, Steps
 
@@ -51,9 +51,17 @@ class Crowd:
             return
         shape, colour, size, is_alike = self._look(start, present)
         draw = rng.random()
-        role = "blink" if draw < 0.27 else "change" if draw < 0.46 and not is_alike else "leave" if draw < 0.64 else "plain"
+        role = (
+            "blink"
+            if draw < 0.27
+            else "change"
+            if draw < 0.46 and not is_alike
+            else "leave"
+            if draw < 0.64
+            else "plain"
+        )
         role = "plain" if role == "leave" and is_alike else role
-        for attempt in range(8):
+        for _ in range(8):
             low, high = level.life_s
             life = low + (high - low) * rng.random() ** 1.1
             if role in ("blink", "change") or is_alike:

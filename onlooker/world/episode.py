@@ -21,8 +21,8 @@ class Episode:
     """One scripted video of `duration_s` seconds; a frame is a pure function of the episode and a time in it.
 
     Times inside an episode start at 0. `start_s` is the stream time at which it begins: it is only added to the clock
-    times in answers. `needles` are the ids of the sprites that appear exactly once in a long episode, `level` the name of
-    its difficulty (`levels.LEVELS`; L0 is the world of `WorldSettings`).
+    times in answers. `needles` are the ids of the sprites that appear exactly once in a long episode, `level` is
+    the name of its difficulty (`levels.LEVELS`; L0 is the world of `WorldSettings`).
     """
 
     seed: int

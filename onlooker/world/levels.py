@@ -64,14 +64,30 @@ class Level:
 LEVELS: dict[str, Level] = {
     level.name: level
     for level in (
-        Level("L1", 24.0, (0, 3, 4), (1.4, 2.8), (2.6, 10.0), 5, (6, 6), 0.25, 0.1, 0.6, (0.02, 0.08), (10, 35), (0.0, 0.5),
-              (0.0, 0.04), 0.02, 0.04, 0.0, 0.2, (0.0, 5.0), 0.0, 0.0, 0.6),
-        Level("L2", 32.0, (4, 5, 6), (1.3, 2.4), (2.3, 9.0), 6, (6, 5), 0.35, 0.15, 0.65, (0.02, 0.09), (25, 60), (0.2, 0.9),
-              (0.0, 0.15), 0.03, 0.05, 0.0, 0.3, (0.0, 8.0), 0.15, 0.35, 0.6),
-        Level("L3", 48.0, (5, 6, 7), (1.3, 2.4), (2.3, 8.5), 6, (6, 5), 0.35, 0.25, 0.7, (0.03, 0.11), (35, 70), (0.3, 1.0),
-              (0.06, 0.30), 0.05, 0.08, 0.10, 0.4, (2.0, 10.0), 0.3, 0.5, 0.6),
-        Level("L4", 120.0, (6, 7, 8), (1.3, 2.4), (2.2, 8.0), 6, (6, 5), 0.4, 0.3, 0.75, (0.03, 0.12), (40, 80), (0.4, 1.0),
-              (0.10, 0.40), 0.06, 0.10, 0.15, 0.5, (4.0, 14.0), 0.45, 0.7, 0.6),
+        Level(
+            name="L1", duration_s=24.0, sizes=(0, 3, 4), arrival_s=(1.4, 2.8), life_s=(2.6, 10.0), most=5,
+            palette=(6, 6), alike_share=0.25, crossing_share=0.1, moving_share=0.6, speed=(0.02, 0.08),
+            contrast=(10, 35), colourful=(0.0, 0.5), pan=(0.0, 0.04), sway=0.02, zoom=0.04, roll=0.0,
+            cut_share=0.2, noise_sigma=(0.0, 5.0), damage_share=0.0, damage=0.0, sign_share=0.6,
+        ),
+        Level(
+            name="L2", duration_s=32.0, sizes=(4, 5, 6), arrival_s=(1.3, 2.4), life_s=(2.3, 9.0), most=6,
+            palette=(6, 5), alike_share=0.35, crossing_share=0.15, moving_share=0.65, speed=(0.02, 0.09),
+            contrast=(25, 60), colourful=(0.2, 0.9), pan=(0.0, 0.15), sway=0.03, zoom=0.05, roll=0.0,
+            cut_share=0.3, noise_sigma=(0.0, 8.0), damage_share=0.15, damage=0.35, sign_share=0.6,
+        ),
+        Level(
+            name="L3", duration_s=48.0, sizes=(5, 6, 7), arrival_s=(1.3, 2.4), life_s=(2.3, 8.5), most=6,
+            palette=(6, 5), alike_share=0.35, crossing_share=0.25, moving_share=0.7, speed=(0.03, 0.11),
+            contrast=(35, 70), colourful=(0.3, 1.0), pan=(0.06, 0.3), sway=0.05, zoom=0.08, roll=0.1,
+            cut_share=0.4, noise_sigma=(2.0, 10.0), damage_share=0.3, damage=0.5, sign_share=0.6,
+        ),
+        Level(
+            name="L4", duration_s=120.0, sizes=(6, 7, 8), arrival_s=(1.3, 2.4), life_s=(2.2, 8.0), most=6,
+            palette=(6, 5), alike_share=0.4, crossing_share=0.3, moving_share=0.75, speed=(0.03, 0.12),
+            contrast=(40, 80), colourful=(0.4, 1.0), pan=(0.1, 0.4), sway=0.06, zoom=0.1, roll=0.15, cut_share=0.5,
+            noise_sigma=(4.0, 14.0), damage_share=0.45, damage=0.7, sign_share=0.6,
+        ),
     )
 }  # fmt: skip
 """The levels above L0 by name."""

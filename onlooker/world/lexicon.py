@@ -25,8 +25,8 @@ COLOUR_NAMES = tuple(COLOURS)
 PATTERNS = ("plain", "striped", "dotted", "hollow")
 SIZES = ("small", "medium", "large")
 RADII = (0.064, 0.091, 0.122, 0.054, 0.045, 0.037, 0.031, 0.026, 0.0215)
-"""Half extent of each size, as a share of the shorter side of the frame. The first three have names; the others, 14 down
-to 5.5 pixels across in 128, are those of the levels above L0."""
+"""Half extent of each size, as a share of the shorter side of the frame. The first three have names; the others,
+14 down to 5.5 pixels across in 128, are those of the levels above L0."""
 WORDS = (
     "cat", "dog", "sun", "map", "key", "box", "cup", "hat",
     "fish", "tree", "book", "door", "bird", "moon", "ship", "milk",

@@ -62,7 +62,9 @@ def ask(
     else:
         if age is not None:
             candidates = [c for c in candidates if ask_level.age_bucket(_age(c, ask_time_s)) == age]
-        chosen = _pick(candidates, rng, luck, lambda form, answer: balance.weight(episode.level, form, answer, ask_time_s))
+        chosen = _pick(
+            candidates, rng, luck, lambda form, answer: balance.weight(episode.level, form, answer, ask_time_s)
+        )
     return _record(episode, task, ask_time_s, chosen, rng, offset_s) if chosen else None
 
 
@@ -113,8 +115,10 @@ def _aged(
     if task in ("before", "when", "order", "since", "place", "ever"):
         top = ask_level.age_bucket(between_s[1])
         ages = [*rng.sample(range(top + 1), top + 1), None]
+    # Balanced counts and things that come in pairs are rare: they are looked for longer.
+    tries = 80 if task in ("repetition", "identity", "next") else _TRIES
     for age in ages:
-        for _ in range(_TRIES):
+        for _ in range(tries):
             at = _time(rng, episode, "glance" if age is None else task, *between_s)
             if record := ask(episode, task, at, rng, offset_s=offset_s, luck=luck, age=age):
                 return record

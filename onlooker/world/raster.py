@@ -165,7 +165,12 @@ def _background(tables: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor
 
 
 def _shape(
-    tables: dict[str, Tensor], fields: tuple[Tensor, Tensor, Tensor, Tensor], slot: int, dx: Tensor, dy: Tensor, short: int
+    tables: dict[str, Tensor],
+    fields: tuple[Tensor, Tensor, Tensor, Tensor],
+    slot: int,
+    dx: Tensor,
+    dy: Tensor,
+    short: int,
 ) -> tuple[Tensor, Tensor]:
     """(cover, brightness) of one slot of shapes, looked up in the shape fields."""
     size, angle = tables["size"][:, slot, None, None], tables["angle"][:, slot, None, None]
@@ -186,7 +191,12 @@ def _shape(
 
 
 def _sign(
-    tables: dict[str, Tensor], fields: tuple[Tensor, Tensor, Tensor, Tensor], slot: int, dx: Tensor, dy: Tensor, short: int
+    tables: dict[str, Tensor],
+    fields: tuple[Tensor, Tensor, Tensor, Tensor],
+    slot: int,
+    dx: Tensor,
+    dy: Tensor,
+    short: int,
 ) -> tuple[Tensor, Tensor]:
     """(cover of the plate, ink) of the sign slot."""
     glyphs = tables["glyphs"]

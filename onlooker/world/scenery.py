@@ -54,15 +54,16 @@ def _shot(rng: random.Random, kind: str, start_s: float, end_s: float, settings:
 def texture(rng: random.Random, contrast: float, colourful: float) -> tuple[float, ...]:
     """Twelve numbers of a ground like those of nature: noise whose amplitude falls with frequency, in full colour.
 
-    (contrast in grey levels, cells per frame height of the coarsest octave, fall of the amplitude from octave to octave,
-    ridges, patches, colourfulness, mean red, green, blue, and three shifts).
+    (contrast in grey levels, cells per frame height of the coarsest octave, fall of the amplitude by octave, ridges,
+    patches, colourfulness, mean red, green, blue, and three shifts).
     """
     kind = rng.randrange(3)
     grey = rng.uniform(70, 185)
     tint = [rng.uniform(-55, 55) * colourful for _ in range(3)]
     return (
         contrast, rng.uniform(2.0, 5.0), rng.uniform(0.5, 0.75), rng.uniform(0.5, 1.0) * (kind == 1),
-        rng.uniform(0.4, 0.9) * (kind == 2), colourful, *(grey + t for t in tint), *(rng.uniform(0, 64) for _ in range(3)),
+        rng.uniform(0.4, 0.9) * (kind == 2), colourful, *(grey + t for t in tint),
+        *(rng.uniform(0, 64) for _ in range(3)),
     )  # fmt: skip
 
 

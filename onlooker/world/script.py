@@ -98,8 +98,8 @@ def step_at(steps: Sequence[tuple[float, Value]], time_s: float) -> Value:
 class Shot(NamedTuple):
     """One uncut stretch: background, camera and light. Speeds in frame heights per second, sway in frame shares.
 
-    `texture` (see `scenery.texture`) takes the place of the waves; `damage` is how strongly the picture is blurred, made
-    blocky and noisy, each 0 to 1.
+    `texture` (see `scenery.texture`) takes the place of the waves; `damage` is how strongly the picture is blurred,
+    made blocky and noisy, each 0 to 1.
     """
 
     start_s: float

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
             improve(weights[level], found, 0.9 if turn < 2 else 0.6)
             print(level, turn, {form: sum(counts.values()) for form, counts in found.items()}, flush=True)
     if given.write:
-        lines = [f'"""Written by `python -m recipes.pocket.balance --write`: see `balance.weight`."""\n', "WEIGHTS = {"]
+        lines = ['"""Written by `python -m recipes.pocket.balance --write`: see `balance.weight`."""\n', "WEIGHTS = {"]
         for level, forms in weights.items():
             lines.append(f'    "{level}": {{')
             for form, rows in sorted(forms.items()):

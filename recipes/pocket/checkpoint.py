@@ -1,4 +1,4 @@
-"""Training states in pieces of at most 15.9 MiB: a machine that gives back only small files can give them back whole."""
+"""Training states in pieces of at most 15.9 MiB, for machines that give back small files only."""
 
 import io
 from pathlib import Path

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from onlooker.core.records import QueryRecord
+from onlooker.evals.suites import pocketworld
 from onlooker.world import LEVEL_TASKS, LEVELS, TASKS, Episode, make_episode, render_tables
+from onlooker.world.episode import Split
 from recipes.pocket.tokenizer import Encoder, time_text
 
 FAMILIES = {name: family for name, (family, _) in (TASKS | LEVEL_TASKS).items()}
@@ -30,7 +32,16 @@ LEVEL_WEIGHTS = {
     "since": 2.0, "place": 1.5, "ever": 2.0, "next": 1.0, "proactive": 1.2,
 }  # fmt: skip
 """The same in the levels above."""
-_TRIES = {"counting": 40, "repetition": 24, "next": 14, "before": 6, "reading": 6, "identity": 20, "since": 6, "proactive": 8}
+_TRIES = {
+    "counting": 40,
+    "repetition": 24,
+    "next": 14,
+    "before": 6,
+    "reading": 6,
+    "identity": 20,
+    "since": 6,
+    "proactive": 8,
+}
 _KINDS = ("mixed", "frozen_noise", "slow_drift", "pan", "cuts", "flicker", "small_blink")
 _KIND_WEIGHTS = (0.8, 0.02, 0.03, 0.04, 0.04, 0.03, 0.04)
 _RATES = {1.0: 0.5, 2.0: 0.22, 0.5: 0.08, 0.0: 0.2}
@@ -60,7 +71,7 @@ class DataSettings:
     """Share of clips whose clock leaps ahead somewhere, up to `LONGEST_LEAP_S`: what was recalled, then what is new."""
     part_clips: int = 16
     """Clips that a worker makes at a time."""
-    split: str = "train"
+    split: Split = "train"
     """Split of Pocket World that seeds are taken from."""
     rank: int = 0
     """Number of this process among those that train one model together."""
@@ -100,20 +111,18 @@ class Clip:
     records: list[QueryRecord | None] = field(default_factory=list)
 
 
-def make_clip(
-    seed: int, frames: int, encoder: Encoder, settings: DataSettings, *, plain: bool = False, balanced: bool = False
-) -> Clip:
-    """The clip of this seed. `plain`: one frame a second from the start; `balanced`: tasks in equal shares."""
+def make_clip(seed: int, frames: int, encoder: Encoder, settings: DataSettings) -> Clip:
+    """The clip of this seed."""
     rng = random.Random(f"pocket/{settings.split}/{seed}")
     level = rng.choices([name for name, _ in settings.levels], [share for _, share in settings.levels])[0]
-    sparse = not plain and rng.random() < settings.sparse_share
+    sparse = rng.random() < settings.sparse_share
     # Things of the higher levels are too brief for less than a frame a second.
     slowest, rates = (0.7, _RATES) if level == "L0" else (0.95, {1.0: 0.65, 2.0: 0.15, 0.0: 0.2})
-    rate = 1.0 if plain or sparse else rng.choices(list(rates), list(rates.values()))[0] or rng.uniform(slowest, 2.0)
-    start = 0.0 if plain or rng.random() < 0.4 else rng.uniform(0, 1 / rate)
+    rate = 1.0 if sparse else rng.choices(list(rates), list(rates.values()))[0] or rng.uniform(slowest, 2.0)
+    start = 0.0 if rng.random() < 0.4 else rng.uniform(0, 1 / rate)
     reach = int(frames * rng.uniform(1.5, 4.0)) if sparse else frames
     times = [start + number / rate for number in range(reach)]
-    kind = "mixed" if plain else rng.choices(_KINDS, _KIND_WEIGHTS)[0]
+    kind = rng.choices(_KINDS, _KIND_WEIGHTS)[0]
     duration = max(4.0, times[-1] + 0.5 + (24.0 if rng.random() < 0.5 else 0.0))
     if level == "L0":
         episode, weights_of = make_episode(seed, settings.split, duration, kind), TASK_WEIGHTS
@@ -121,15 +130,14 @@ def make_clip(
         episode, weights_of = make_episode(seed, settings.split, duration, level=level), LEVEL_WEIGHTS
     offset = 0 if rng.random() < 0.3 else rng.randrange(MAX_OFFSET_S)
     clock = _Clock(offset)
-    if not plain and rng.random() < settings.leap_share:
+    if rng.random() < settings.leap_share:
         clock = _Clock(offset, rng.uniform(0, times[-1]), rng.randrange(LONGEST_LEAP_S))
-    weights = [1.0 if balanced else weight for weight in weights_of.values()]
     found: list[tuple[int, QueryRecord, str]] = []
     needed: set[int] = set()
     for _ in range(settings.questions * 3):
         if len(found) == settings.questions:
             break
-        (task,) = rng.choices(list(weights_of), weights)
+        (task,) = rng.choices(list(weights_of), list(weights_of.values()))
         asked = _ask(episode, task, times, clock, rng, rate)
         if asked is None:
             continue
@@ -373,29 +381,42 @@ def frames_of(level: str) -> int:
 
 
 def make_set(
-    split: str, clips: int, frames: int, first_seed: int = 0, *, questions: int = 8, workers: int = 0,
-    level: str = "L0",
-) -> ClipSet:  # fmt: skip
-    """`clips` clips of `frames` frames of one level, one a second from the start, tasks in equal shares.
+    split: Split, clips: int, first_seed: int = 0, *, workers: int = 0, level: str = "L0", frames: int | None = None
+) -> ClipSet:
+    """The first `clips` clips of the suite `pocketworld` at a level, one frame a second, with the suite's questions.
 
-    `workers` processes share the work; they are forked, so call this before the device is touched.
+    A standing request counts once for each of its test points. `frames` cuts the clips short (tests do). `workers`
+    processes share the work; they are forked, so call this before the device is touched.
     """
-    settings = DataSettings(split=split, questions=questions, levels=((level, 1.0),))
-    seeds = range(first_seed, first_seed + clips)
-    jobs = [(seed, frames, settings) for seed in seeds]
+    length = frames_of(level) if frames is None else frames
+    jobs = [(first_seed + place, place, level, split, length) for place in range(clips)]
     if workers:
         with multiprocessing.get_context("fork").Pool(workers) as pool:
-            made = pool.map(_test_clip, jobs, chunksize=4)
+            made = pool.map(_suite_clip, jobs, chunksize=4)
     else:
-        made = [_test_clip(job) for job in jobs]
-    encoder = Encoder()
+        made = [_suite_clip(job) for job in jobs]
+    encoder = _encoder()
     texts = [[encoder.decode([int(i) for i in row if i >= 0]) for row in clip.arrays["targets"]] for clip in made]
     return ClipSet(stack(made), [clip.records for clip in made], texts, split, first_seed)
 
 
-def _test_clip(job: tuple[int, int, DataSettings]) -> Clip:
-    seed, frames, settings = job
-    return make_clip(seed, frames, _encoder(), settings, plain=True, balanced=True)
+SUITE_QUESTIONS = 16
+"""Most marks of a suite's clip: eight questions, of which standing requests count once for each test point."""
+
+
+def _suite_clip(job: tuple[int, int, str, Split, int]) -> Clip:
+    """A clip of the suite, its standing requests taken apart."""
+    number, place, level, split, frames = job
+    episode, queries = pocketworld.clip(number, place, level, split)
+    found: list[tuple[int, QueryRecord, str]] = []
+    for query in queries:
+        answer = query.answer
+        if answer.startswith("["):
+            answer = time_text(query.meta["seconds"])
+        points = [(float(p["t"]), str(p["expect"])) for p in query.test_points] or [(query.ask_time, answer)]
+        found += [(int(at + 1e-6), query, expected) for at, expected in points if at < frames]
+    settings = DataSettings(split=split, questions=SUITE_QUESTIONS)
+    return _pack(episode, [float(k) for k in range(frames)], _Clock(0), found[:SUITE_QUESTIONS], _encoder(), settings)
 
 
 @cache

@@ -15,7 +15,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from onlooker.core.records import QueryRecord
 from onlooker.world import LEVEL_NAMES, patch_labels, rasterise
 from recipes.pocket import checkpoint
-from recipes.pocket.data import ANSWER_TOKENS, TASK_NAMES, ClipSet, frames_of, make_set
+from recipes.pocket.data import ANSWER_TOKENS, TASK_NAMES, ClipSet, make_set
 from recipes.pocket.model import Pocket, PocketSizes, Stream
 from recipes.pocket.select import dual_anchor, lattices
 from recipes.pocket.tokenizer import MAX_VOCABULARY, Encoder
@@ -23,11 +23,12 @@ from recipes.pocket.tokenizer import MAX_VOCABULARY, Encoder
 LABEL_SIZES = {"shape": 11, "colour": 9, "glyph": 37}
 """What the label heads tell about each patch, and how many classes there are."""
 DEFAULT_SETTINGS = (
-    "dense", "blind", "last=1", "last=4", "cacher=4:0.25", "keep=19", "uniform=19", "stc=19", "oracle=19",
+    "dense", "blind", "last=1", "last=4", "every=4", "cacher=4:0.25", "keep=19", "uniform=19", "stc=19", "oracle=19",
     "cacher=4:0.25,stc=19",
 )  # fmt: skip
-"""dense; blind: the question alone; last=frames: the newest ones only; cacher=interval:ratio; tokens kept of each frame,
-keep=count: at random, uniform=count, stc=count: by STC-Pruner's score, oracle=count: those that show things."""
+"""dense; blind: the question alone; last=frames: the newest ones only; every=n: every n-th frame; cacher=interval:ratio;
+tokens kept of each frame, keep=count: at random, uniform=count, stc=count: by STC-Pruner's score, oracle=count: those
+that show things."""
 _KEEPERS = ("keep", "uniform", "stc", "oracle")
 _CLOCK = re.compile(r"\[(\d\d):(\d\d)\]")
 
@@ -35,7 +36,7 @@ _CLOCK = re.compile(r"\[(\d\d):(\d\d)\]")
 def parse_setting(text: str) -> dict[str, str]:
     """A setting's parts: `{"cacher": "4:0.25", "keep": "20"}`. Raises `ValueError` for an unknown one."""
     parts = dict((part + "=").split("=")[:2] for part in text.split(","))
-    if unknown := set(parts) - {"dense", "blind", "last", "cacher", *_KEEPERS}:
+    if unknown := set(parts) - {"dense", "blind", "last", "every", "cacher", *_KEEPERS}:
         raise ValueError(f"unknown setting {', '.join(sorted(unknown))}: see DEFAULT_SETTINGS")
     return parts
 
@@ -71,7 +72,8 @@ def answers(
     ids, start = batch["ids"].long(), batch["rows"][..., 0].long()
     clock, length = batch["clock"].long(), model.stream_length(frames, count)
     if "last" not in parts:
-        shown = torch.ones(clips, frames, dtype=torch.bool, device=features.device)
+        step = int(parts.get("every", 1))
+        shown = (torch.arange(frames, device=features.device) % step == 0).expand(clips, -1)
         stream = model.pack(features, keep, clock, shown, length)
         said = _say(model, encoder, stream, ids, start, torch.full_like(asked, -1) if "blind" in parts else asked)
     else:
@@ -102,9 +104,7 @@ def _kept(parts: dict[str, str], features: Tensor, owner: Tensor, count: int) ->
     return score.argsort(2, descending=True).argsort(2) < count
 
 
-def _say(
-    model: Pocket, encoder: Encoder, stream: Stream, ids: Tensor, start: Tensor, asked: Tensor
-) -> Tensor:
+def _say(model: Pocket, encoder: Encoder, stream: Stream, ids: Tensor, start: Tensor, asked: Tensor) -> Tensor:
     """Answer tokens `[clips, questions, ANSWER_TOKENS]`, greedily."""
     place = torch.arange(ids.shape[2], device=ids.device)
     ids = torch.where(place >= start[..., None], encoder.pad, ids)
@@ -121,11 +121,12 @@ def _say(
 
 def evaluate(
     model: Pocket, encoder: Encoder, data: ClipSet, settings: Sequence[str], device: torch.device, dtype: torch.dtype,
-    *, batch_clips: int = 40, intervals: bool = False, clips: int | None = None,
+    *, batch_clips: int = 40, intervals: bool = False, clips: int | None = None, marks: dict[str, str] | None = None,
 ) -> dict[str, dict]:  # fmt: skip
     """Share of right answers by setting and task; with `intervals`, 95 % bootstrap intervals over clips as well.
 
-    `clips` takes only so many of the set, from its start.
+    `clips` takes only so many of the set, from its start. `marks` is filled with one digit for each answer in order
+    (1 right), a clip after the other with a space between, by setting.
     """
     out: dict[str, dict] = {}
     total = min(len(data.records), clips or len(data.records))
@@ -143,11 +144,13 @@ def evaluate(
                             right[clip, number] = is_right(text, data.texts[clip][number], record)
                             task[clip, number] = TASK_NAMES.index(record.task)
             out[setting] = _summary(right, task, intervals)
+            if marks is not None:
+                marks[setting] = " ".join("".join(str(int(r)) for r in row if not np.isnan(r)) for row in right)
     return out
 
 
 def _summary(right: np.ndarray, task: np.ndarray, intervals: bool) -> dict:
-    """Mean over tasks (each the same weight) as `all`, and every task's share."""
+    """Mean over questions as `all`, over tasks (each the same weight) as `macro`, and every task's share."""
 
     def shares(rows: np.ndarray) -> np.ndarray:
         hits, kinds = right[rows], task[rows]
@@ -157,12 +160,13 @@ def _summary(right: np.ndarray, task: np.ndarray, intervals: bool) -> dict:
 
     every = np.arange(len(right))
     means = shares(every)
-    out = {"all": round(float(np.nanmean(means)), 4)}
+    out = {"all": round(float(np.nanmean(right)), 4), "macro": round(float(np.nanmean(means)), 4)}
     out |= {name: round(float(mean), 3) for name, mean in zip(TASK_NAMES, means, strict=True) if not np.isnan(mean)}
     if intervals:
         rng = np.random.default_rng(0)
         draws = np.stack([shares(rng.integers(0, len(right), len(right))) for _ in range(500)])
-        low, high = np.nanpercentile(np.nanmean(draws, axis=1), [2.5, 97.5])
+        draws = draws[~np.isnan(draws).all(1)]
+        low, high = np.nanpercentile(np.nanmean(draws, axis=1), [2.5, 97.5])  # of the macro mean
         out["interval"] = [round(float(low), 4), round(float(high), 4)]
         out["task_intervals"] = {
             name: [round(float(v), 3) for v in np.nanpercentile(draws[:, n], [2.5, 97.5])]
@@ -220,12 +224,14 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="seeds of the clips")
     parser.add_argument("--clips", type=int, default=256, help="number of clips of each level, 8 questions each")
-    parser.add_argument("--levels", nargs="+", choices=LEVEL_NAMES, default=["L0", "L2", "L3"], help="what to ask about")
+    parser.add_argument(
+        "--levels", nargs="+", choices=LEVEL_NAMES, default=["L0", "L2", "L3"], help="what to ask about"
+    )
     parser.add_argument("--settings", nargs="+", default=list(DEFAULT_SETTINGS), help="what to measure")
     parser.add_argument("--workers", type=int, default=14, help="processes that make clips")
     parser.add_argument("--json", type=Path, help="write the scores here too")
     given = parser.parse_args(argv)
-    sets = {level: make_set(given.split, given.clips, frames_of(level), workers=given.workers, level=level)
+    sets = {level: make_set(given.split, given.clips, workers=given.workers, level=level)
             for level in given.levels}  # fmt: skip
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -73,7 +73,9 @@ class Optimiser:
     def state_dict(self) -> dict:
         """Everything needed to go on exactly, once `round_moments` was called."""
         adam = self.adam.state_dict()
-        adam = adam | {"state": {key: row | {"exp_avg": row["exp_avg"].bfloat16()} for key, row in adam["state"].items()}}
+        adam = adam | {
+            "state": {key: row | {"exp_avg": row["exp_avg"].bfloat16()} for key, row in adam["state"].items()}
+        }
         return {"buffers": [buffer.bfloat16() for buffer in self.buffers], "adam": adam}
 
     def load_state_dict(self, state: dict) -> None:

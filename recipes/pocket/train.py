@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -21,7 +22,7 @@ from torch import Tensor
 from onlooker.world import change_frames, patch_labels, rasterise
 from onlooker.world.raster import draw_chunk
 from recipes.pocket import augment, checkpoint
-from recipes.pocket.data import SMOKE, TASK_NAMES, ClipSet, DataSettings, Feed, frames_of, make_set
+from recipes.pocket.data import SMOKE, TASK_NAMES, ClipSet, DataSettings, Feed, make_set
 from recipes.pocket.evaluate import LABEL_SIZES as LABELS
 from recipes.pocket.evaluate import evaluate
 from recipes.pocket.model import TINY, Pocket, PocketSizes, Stream, count_parameters
@@ -49,9 +50,9 @@ class TrainSettings:
     """Share of the training in which the learning rate rises."""
     fall_from: float = 0.6
     """Share of the training after which the learning rate falls to nothing."""
-    eyes_share: float = 0.07
+    eyes_share: float = 0.11
     """Share of the training in which only the tower learns, from patch labels."""
-    label_weight: float = 0.2
+    label_weight: float = 0.25
     """Weight of the patch labels later."""
     stream_weight: float = 0.1
     """Weight of what the decoder's stream tokens tell of their place and of when things came."""
@@ -319,6 +320,11 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
+def sealed_seed(name: str) -> int:
+    """The first seed of the clips that `onlooker eval --seeds sealed:NAME` asks about."""
+    return 2**40 + int.from_bytes(hashlib.sha256(f"sealed:{name}".encode()).digest()[:5], "big")
+
+
 def is_spread() -> bool:
     """Whether several processes train this model together (`torchrun`)."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -340,12 +346,17 @@ def average_gradients(model: torch.nn.Module) -> None:
 Checks = dict[str, ClipSet]
 """Validation clips by level."""
 LOOK = ("dense",)
-LAST_LOOK = ("dense", "blind", "last=1", "keep=19", "oracle=19", "stc=19", "uniform=19", "cacher=4:0.25",
-             "cacher=4:0.25,stc=19")  # fmt: skip
+LAST_LOOK = ("dense", "last=1", "keep=19", "oracle=19")
+"""What the gates of the levels need."""
+SEALED_LOOK = (
+    "dense", "blind", "cacher=4:0.25", "stc=19", "cacher=4:0.25,stc=19", "keep=19", "uniform=19", "oracle=19", "last=1",
+    "last=4", "every=4",
+)  # fmt: skip
+"""The table that is published, on clips that nobody looked at before."""
 
 
 def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0, checks: Checks | None = None,
-          look_every_s: float = 120.0, stop_after_s: float = math.inf) -> list[dict]:  # fmt: skip
+          sealed: Checks | None = None, look_every_s: float = 120.0, stop_after_s: float = math.inf) -> list[dict]:  # fmt: skip
     """Train until the training is done or this command has run `stop_after_s` seconds; the lines of history written.
 
     Loss curve and looks at the validation set go to `ARM.history.jsonl`; a checkpoint is written every minute, when the
@@ -400,8 +411,16 @@ def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0,
     if leads:
         trainer.save(out / arm)
     signal.signal(signal.SIGTERM, previous)
-    if not ended.is_set():
+    if not ended.is_set() and progress.share(settings) >= 1.0:
         look(LAST_LOOK)
+        for level, data in (sealed or {}).items() if leads else ():
+            marks: dict[str, str] = {}
+            scores = evaluate(trainer.model, trainer.encoder, data, SEALED_LOOK, trainer.device, trainer.dtype,
+                              marks=marks)  # fmt: skip
+            line = {"arm": arm, "step": progress.step, "level": level, "first_seed": data.first_seed, "sealed": scores}
+            print(level, {setting: row["all"] for setting, row in scores.items()}, flush=True)
+            with (out / f"{arm}.history.jsonl").open("a") as file:
+                file.write(json.dumps(line | {"marks": marks}) + "\n")
     return history
 
 
@@ -496,6 +515,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights")
     parser.add_argument("--check-clips", type=int, default=160, help="validation clips of each level")
     parser.add_argument("--check-levels", nargs="*", default=["L0", "L2", "L3"], help="levels to look at")
+    parser.add_argument("--sealed", default="", help="name of sealed test clips to open once, at the very end")
+    parser.add_argument("--sealed-clips", type=int, default=192, help="such clips of each level")
     parser.add_argument("--eager", action="store_true", help="do not compile")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU, 20 steps where none are given")
     parser.add_argument("--benchmark", type=float, help="measure speed for about so many seconds and stop")
@@ -516,10 +537,13 @@ def main(argv: list[str] | None = None) -> None:
     # Workers first: they are forked, which must happen before the device is touched.
     feed = Feed(data, workers, first_batch=state.get("next_batch", 0))
     try:
-        checks = {
-            level: make_set("validation", given.check_clips, 8 if given.smoke else frames_of(level), level=level,
-                            workers=0 if given.smoke else max(1, workers))
-            for level in (given.check_levels if given.check_clips and not given.benchmark and not rank else ())
+        leads = not rank and not given.benchmark
+        shared = {"workers": 0 if given.smoke else max(1, workers), "frames": 8 if given.smoke else None}
+        levels = given.check_levels if leads and given.check_clips else ()
+        checks = {level: make_set("validation", given.check_clips, level=level, **shared) for level in levels}
+        sealed = {
+            level: make_set("test", given.sealed_clips, sealed_seed(given.sealed), level=level, **shared)
+            for level in (levels if given.sealed else ())
         }  # fmt: skip
         on_gpu = torch.cuda.is_available() and not given.smoke
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
@@ -535,7 +559,7 @@ def main(argv: list[str] | None = None) -> None:
             return
         if known:
             trainer.load(source)
-        train(trainer, feed, out, checks=checks, stop_after_s=given.stop_after,
+        train(trainer, feed, out, checks=checks, sealed=sealed, stop_after_s=given.stop_after,
               log_every_s=1.0 if given.smoke else 10.0)  # fmt: skip
     finally:
         feed.close()

@@ -238,7 +238,9 @@ def test_training_ends_at_its_minutes_and_comes_back(tmp_path):
     main(["--arm", "neutral", "--smoke", "--steps", "4", "--out", str(tmp_path), "--workers", "0", "--check-clips", "2",
           "--stop-after", "0"])  # fmt: skip
     assert checkpoint.exists(tmp_path / "neutral")
-    main(["--arm", "neutral", "--smoke", "--steps", "4", "--out", str(tmp_path), "--workers", "0", "--check-clips", "2"])
+    main(
+        ["--arm", "neutral", "--smoke", "--steps", "4", "--out", str(tmp_path), "--workers", "0", "--check-clips", "2"]
+    )
     assert checkpoint.load(tmp_path / "neutral", CPU)["progress"]["step"] == 4
     lines = [json.loads(line) for line in (tmp_path / "neutral.history.jsonl").read_text().splitlines()]
     looks = {line["level"]: line["validation"] for line in lines if "validation" in line}
@@ -250,7 +252,7 @@ def test_evaluation_runs_every_setting(arrays):
     from recipes.pocket.data import make_set
 
     model, encoder = make_model()
-    data = make_set("validation", 2, 8)
+    data = make_set("validation", 2, frames=8)
     settings = ("dense", "blind", "keep=2", "stc=2,cacher=4:0.25", "oracle=2", "uniform=2", "last=1", "last=8")
     scores = evaluate(model, encoder, data, settings, CPU, torch.float32, intervals=True)
     assert set(scores) == set(settings)

@@ -1,4 +1,4 @@
-"""Levels L1 to L4: questions are exact at one frame a second, balanced, and the last frame seldom tells; L0 stays as it was."""
+"""Levels L1 to L4: exact at one frame a second, balanced, seldom told by the last frame; L0 stays as it was."""
 
 import hashlib
 import itertools
@@ -10,7 +10,16 @@ import torch
 from oracle import Oracle
 
 from onlooker.core.errors import InputError
-from onlooker.world import LEVEL_NAMES, LEVEL_TASKS, LEVELS, VOCABULARY, make_episode, rasterise, render_tables, split_words
+from onlooker.world import (
+    LEVEL_NAMES,
+    LEVEL_TASKS,
+    LEVELS,
+    VOCABULARY,
+    make_episode,
+    rasterise,
+    render_tables,
+    split_words,
+)
 from onlooker.world.ask_level import AGES_S, age_bucket
 from onlooker.world.lexicon import ACROSS, RADII, UPDOWN
 

@@ -6,6 +6,7 @@ from importlib import import_module
 
 from onlooker.core.errors import InputError
 from onlooker.evals.item import Item
+from onlooker.world.levels import LEVEL_NAMES
 
 
 def names() -> list[str]:
@@ -13,14 +14,22 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def items(name: str, limit: int, seed: int = 0) -> Iterator[Item]:
+def items(name: str, limit: int, seed: int = 0, level: str = "L0") -> Iterator[Item]:
     """The first `limit` questions of a suite ("pocketworld-long" and "pocketworld_long" are the same).
 
-    Raises `InputError` for a name that is none and for a limit below 1.
+    `level` L1 to L4 is a harder world, for `pocketworld` only. Raises `InputError` for a name that is none, a limit
+    below 1, and a level that there is not.
     """
     found = name.replace("-", "_")
     if found not in names():
         raise InputError("there is no such suite", given=name, do=f"one of: {', '.join(names())}")
     if limit < 1:
         raise InputError("a suite needs questions", given=f"limit={limit}", do="use 1 or more")
-    return import_module(f"onlooker.evals.suites.{found}").items(limit, seed)
+    if level not in LEVEL_NAMES:
+        raise InputError("there is no such level", given=level, do=f"one of: {', '.join(LEVEL_NAMES)}")
+    suite = import_module(f"onlooker.evals.suites.{found}")
+    if level == "L0":
+        return suite.items(limit, seed)
+    if found != "pocketworld":
+        raise InputError("this suite has no levels", given=f"{name} at {level}", do="pocketworld, or level L0")
+    return suite.items(limit, seed, level=level)

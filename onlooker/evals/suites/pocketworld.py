@@ -2,25 +2,37 @@
 
 from collections.abc import Iterator
 
+from onlooker.core.records import QueryRecord
 from onlooker.evals.item import Item
 from onlooker.evals.suites._episodes import as_item, by_category
-from onlooker.world import TASKS, make_episode
+from onlooker.world import LEVEL_TASKS, LEVELS, TASKS, Episode, make_episode
+from onlooker.world.episode import Split
 
 SECONDS, PER_VIDEO = 24.0, 8
 
 
-def items(limit: int, seed: int = 0) -> Iterator[Item]:
-    """`limit` questions on clips of 24 seconds, eight on each.
+def items(limit: int, seed: int = 0, level: str = "L0", split: Split = "test") -> Iterator[Item]:
+    """`limit` questions on clips of 24 seconds (of a level above L0: as long as the level says), eight on each.
 
     Clips come from the test split, whose seeds never meet those of training; `seed` is the first of them.
     """
-    names, left, number = list(TASKS), limit, seed
+    left, place = limit, 0
     while left > 0:
-        episode = make_episode(number, "test", duration_s=SECONDS)
-        # Every clip asks another part of the categories, so that all of them get the same number of questions.
-        start = (number - seed) * PER_VIDEO
-        queries = by_category(episode, [names[(start + k) % len(names)] for k in range(PER_VIDEO)])
-        queries = sorted(queries, key=lambda query: query.ask_time)[:left]
+        episode, queries = clip(seed + place, place, level, split)
+        queries = queries[:left]
         if queries:
-            yield as_item(episode, queries, "pocketworld")
-        left, number = left - len(queries), number + 1
+            yield as_item(episode, queries, "pocketworld" if level == "L0" else f"pocketworld_{level}")
+        left, place = left - len(queries), place + 1
+
+
+def clip(number: int, place: int, level: str = "L0", split: Split = "test") -> tuple[Episode, list[QueryRecord]]:
+    """The clip with this seed and its questions in order of time; it is the `place`-th of its suite.
+
+    Every clip asks another part of the categories, so that all of them get the same number of questions.
+    """
+    names = list(TASKS if level == "L0" else LEVEL_TASKS)
+    seconds = SECONDS if level == "L0" else LEVELS[level].duration_s
+    episode = make_episode(number, split, duration_s=seconds, level=level)
+    start = place * PER_VIDEO
+    queries = by_category(episode, [names[(start + k) % len(names)] for k in range(PER_VIDEO)])
+    return episode, sorted(queries, key=lambda query: query.ask_time)
