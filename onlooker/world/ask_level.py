@@ -132,7 +132,8 @@ def identity(moment: Moment) -> Iterator[Candidate]:
     groups: dict[str, list] = {}
     for trio in moment.shapes:
         groups.setdefault(look(trio[0].sprite, moment.time_s), []).append(trio)
-    recent = [look(sprite, moment.time_s) for sprite in moment.recent_shapes]
+    times = (moment.time_s, moment.time_s - SETTLE_S)
+    recent = [name for sprite in moment.recent_shapes for name in {look(sprite, at) for at in times}]
     for name, trios in groups.items():
         if len(trios) != 2 or recent.count(name) != 2 or any(len(t[0].sprite.colours) > 1 for t in trios):
             continue

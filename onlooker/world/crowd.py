@@ -9,6 +9,8 @@ from onlooker.world.scenery import texture
 from onlooker.world.script import SIGN_SLOT, Motion, Shot, Sprite, Steps
 
 _MARGIN = 0.07
+_SETTLED_S = 1.4
+"""A thing is not covered so soon after it comes, or so shortly before it goes."""
 _NO_WAVES = (0.0,) * 15
 _NO_MIX = (0.0,) * 14
 
@@ -137,9 +139,8 @@ class Crowd:
         return Motion(rng.choice(("bounce", "circle")), x, y, reach_x, reach_y, period, rng.random())
 
     def _is_free(self, start: float, stop: float, motion: Motion, radius: float) -> bool:
-        """Whether it keeps clear of all others while both are there (some may cross on purpose)."""
-        if self.rng.random() < self.level.crossing_share:
-            return True
+        """Whether it keeps clear of all others while both are there; some may cross between coming and going."""
+        may_cross = self.rng.random() < self.level.crossing_share
         stop = min(stop, self.duration_s)
         for other in self.sprites:
             low, high = max(start, other.start_s), min(stop, other.end_s)
@@ -151,6 +152,9 @@ class Crowd:
             steps = max(2, int((high - low) * 1.5) + 1)
             for step in range(steps):
                 at = low + (high - low) * step / (steps - 1)
+                young, old = at - max(start, other.start_s), min(stop, other.end_s) - at
+                if may_cross and young > _SETTLED_S and old > _SETTLED_S and other.shape != SIGN_ID:
+                    continue
                 x, y = motion.at(at - start)
                 other_x, other_y = other.motion.at(at - other.start_s)
                 if abs(x - other_x) < gap_x and abs(y - other_y) < gap_y:

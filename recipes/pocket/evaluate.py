@@ -26,7 +26,7 @@ DEFAULT_SETTINGS = (
     "dense", "blind", "last=1", "last=4", "every=4", "cacher=4:0.25", "keep=19", "uniform=19", "stc=19", "oracle=19",
     "cacher=4:0.25,stc=19",
 )  # fmt: skip
-"""dense; blind: the question alone; last=frames: the newest ones only; every=n: every n-th frame; cacher=interval:ratio;
+"""dense; blind: the question alone; last=frames: the newest only; every=n: every n-th frame; cacher=interval:ratio;
 tokens kept of each frame, keep=count: at random, uniform=count, stc=count: by STC-Pruner's score, oracle=count: those
 that show things."""
 _KEEPERS = ("keep", "uniform", "stc", "oracle")

@@ -356,7 +356,8 @@ SEALED_LOOK = (
 
 
 def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0, checks: Checks | None = None,
-          sealed: Checks | None = None, look_every_s: float = 120.0, stop_after_s: float = math.inf) -> list[dict]:  # fmt: skip
+          sealed: Checks | None = None, look_every_s: float = 120.0,
+          stop_after_s: float = math.inf) -> list[dict]:  # fmt: skip
     """Train until the training is done or this command has run `stop_after_s` seconds; the lines of history written.
 
     Loss curve and looks at the validation set go to `ARM.history.jsonl`; a checkpoint is written every minute, when the
