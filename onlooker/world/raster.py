@@ -28,6 +28,7 @@ DARK = 0.2
 """Brightness of the dark parts of a striped, dotted or hollow shape, as a share of its colour."""
 _CHUNK_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 24}
 _INK_LIMIT = 128.0
+_GRAIN = 0x1B873593
 
 
 class Raster(NamedTuple):
@@ -65,7 +66,7 @@ def rasterise(
         chunk_frames = max(1, _CHUNK_PIXELS.get(device.type, 1 << 22) // (rows * cols))
     images = torch.empty((num, rows, cols, 3), dtype=torch.uint8, device=device)
     owner = torch.empty((num, rows, cols), dtype=torch.int16, device=device)
-    fields = _fields(str(device))
+    fields = (*_fields(str(device)), _lots(rows, cols, str(device)))
     for first in range(0, num, chunk_frames):
         part = slice(first, min(num, first + chunk_frames))
         chunk = {name: flat[name][part] for name in _USED}
@@ -97,7 +98,7 @@ def _fields(device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def draw_chunk(
-    tables: dict[str, Tensor], fields: tuple[Tensor, Tensor, Tensor, Tensor], rows: int, cols: int,
+    tables: dict[str, Tensor], fields: tuple[Tensor, ...], rows: int, cols: int,
     slots: tuple[int, ...], plain: tuple[bool, bool] = (False, False),
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(images `[frames, rows, cols, 3]`, owner `[frames, rows, cols]`) of tables `[frames, ...]`.
@@ -135,11 +136,12 @@ def draw_chunk(
         owner = torch.where(cover > 0.5, slot, owner)
     gain = tables["gain"][:, None, None]
     if not plain[1]:
-        grain = torch.stack(_noise({**tables, "noise_sigma": torch.ones_like(tables["noise_sigma"])}, rows, cols), 1)
         # Another pattern than the sensor's: the grain of a frame must not cancel its noise.
-        spoilt = damaged(torch.stack((red, green, blue), 1), tables["damage"], grain.flip(2, 3))
+        seed = tables["noise_seed"].to(torch.int32) ^ _GRAIN
+        grain = torch.stack(_noise(fields[4], seed, torch.ones_like(tables["noise_sigma"])), 1)
+        spoilt = damaged(torch.stack((red, green, blue), 1), tables["damage"], grain)
         red, green, blue = spoilt.unbind(1)
-    noise = _noise(tables, rows, cols)
+    noise = _noise(fields[4], tables["noise_seed"].to(torch.int32), tables["noise_sigma"])
     channels = [
         (channel * gain + extra).clamp(0.0, 255.0).round()
         for channel, extra in zip((red, green, blue), noise, strict=True)
@@ -166,7 +168,7 @@ def _background(tables: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor
 
 def _shape(
     tables: dict[str, Tensor],
-    fields: tuple[Tensor, Tensor, Tensor, Tensor],
+    fields: tuple[Tensor, ...],
     slot: int,
     dx: Tensor,
     dy: Tensor,
@@ -192,7 +194,7 @@ def _shape(
 
 def _sign(
     tables: dict[str, Tensor],
-    fields: tuple[Tensor, Tensor, Tensor, Tensor],
+    fields: tuple[Tensor, ...],
     slot: int,
     dx: Tensor,
     dy: Tensor,
@@ -222,16 +224,27 @@ def _sign(
     return cover, ink
 
 
-def _noise(tables: dict[str, Tensor], rows: int, cols: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sensor noise of the three channels, in levels: a hash of (noise seed, pixel), the same on every device."""
-    pixel = torch.arange(rows * cols, device=tables["x"].device, dtype=torch.int32).view(1, rows, cols)
+@cache
+def _lots(rows: int, cols: int, device: str) -> Tensor:
+    """A number for each pixel, int32 `[rows, cols]`, which wraps around.
+
+    Made before a compiler sees it: it would take the product for an index and hold it in 64 bits.
+    """
+    return (torch.arange(rows * cols, dtype=torch.int32) * 0x2C1B3C6D).view(rows, cols).to(device)
+
+
+def _noise(lots: Tensor, seed: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise of the three channels, in levels: a hash of (noise seed, pixel), the same on every device.
+
+    `lots` are those of the pixels, `seed` int32 and `sigma` float32 `[frames]`.
+    """
     # int32 wraps around; masks make the arithmetic shift a logical one.
-    h = pixel * 0x2C1B3C6D + tables["noise_seed"][:, None, None].to(torch.int32)
+    h = lots + seed[:, None, None]
     h = (h ^ ((h >> 16) & 0xFFFF)) * 0x297A2D39
     h = (h ^ ((h >> 15) & 0x1FFFF)) * 0x45D9F3B
     h = h ^ ((h >> 16) & 0xFFFF)
     a, b, c = h & 255, (h >> 8) & 255, (h >> 16) & 255
-    scale = (tables["noise_sigma"] / 104.5)[:, None, None]
+    scale = (sigma / 104.5)[:, None, None]
     return tuple((pair - 255).to(torch.float32) * scale for pair in (a + b, b + c, c + a))  # type: ignore[return-value]
 
 

@@ -117,7 +117,10 @@ class Clock:
 class Trainer:
     """The model, its optimiser and everything drawn at random in a step."""
 
-    def __init__(self, settings: TrainSettings, sizes: PocketSizes, device: torch.device, *, compiled: bool) -> None:
+    def __init__(
+        self, settings: TrainSettings, sizes: PocketSizes, device: torch.device, *, compiled: bool,
+        compiled_draw: bool = True,
+    ) -> None:  # fmt: skip
         torch.manual_seed(settings.seed)
         self.settings, self.device = settings, device
         self.encoder = Encoder()
@@ -134,7 +137,9 @@ class Trainer:
         self.draw, self.spoil = draw_chunk, augment.spoil
         if compiled:
             self.model.compile_layers()
-            self.draw, self.spoil = torch.compile(draw_chunk, dynamic=False), torch.compile(augment.spoil)
+            self.spoil = torch.compile(augment.spoil)
+        if compiled and compiled_draw:
+            self.draw = torch.compile(draw_chunk, dynamic=False)
 
     # ------------------------------------------------------------------------------------------------- one step
 
@@ -173,12 +178,16 @@ class Trainer:
         tables = {name.removeprefix("draw_"): t for name, t in batch.items() if name.startswith("draw_")}
         side, patch = self.model.sizes.image, self.model.sizes.patch
         clips, frames = tables["x"].shape[:2]
-        raster = rasterise(tables, side, side, chunk_frames=clips * frames, draw=self.draw)
+        raster = rasterise(tables, side, side, chunk_frames=self._chunk(clips * frames), draw=self.draw)
         labels = patch_labels(tables, raster.owner, patch, least_share=0.08) | change_frames(tables, self.device)
         strengths = augment.draw_strengths(clips, self.generator).repeat_interleave(frames, 0)
         # Frames of all clips in one row: the same shape in every step, so that one compiled graph serves all.
         pixels = self.spoil(raster.images.flatten(0, 1), strengths).to(self.dtype)
         return pixels.unflatten(0, (clips, frames)), labels
+
+    def _chunk(self, frames: int) -> int:
+        """Frames drawn at once: all of them where a compiled graph wants one shape, few where memory has to last."""
+        return 256 if self.draw is draw_chunk else frames
 
     def losses(
         self, batch: dict[str, Tensor], pixels: Tensor, labels: dict[str, Tensor], frames: int, share: float
@@ -519,6 +528,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sealed", default="", help="name of sealed test clips to open once, at the very end")
     parser.add_argument("--sealed-clips", type=int, default=192, help="such clips of each level")
     parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--eager-draw", action="store_true", help="do not compile the drawing of pictures")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU, 20 steps where none are given")
     parser.add_argument("--benchmark", type=float, help="measure speed for about so many seconds and stop")
     given = parser.parse_args(argv)
@@ -554,7 +564,8 @@ def main(argv: list[str] | None = None) -> None:
             torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
         torch.backends.cuda.enable_cudnn_sdp(False)  # it would make a plan for every new shape
         torch.set_float32_matmul_precision("high")
-        trainer = Trainer(settings, sizes, device, compiled=on_gpu and not given.eager)
+        trainer = Trainer(settings, sizes, device, compiled=on_gpu and not given.eager,
+                          compiled_draw=not given.eager_draw)  # fmt: skip
         if given.benchmark:
             benchmark(trainer, feed, given.benchmark)
             return
