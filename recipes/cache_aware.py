@@ -1,0 +1,319 @@
+"""Teach a vision tower to work under STC-Cacher: `python -m recipes.cache_aware --model FOLDER --videos FOLDER`.
+
+The frozen tower is the teacher: its dense features of the same frames are the targets. The student is the same tower
+with low-rank adapters in every linear map. It runs under the published Cacher with changing intervals and ratios, and
+densely on the same frames, so that nothing is lost where nothing is saved. No labels, no language model, any video. The
+adapters are merged, and the result is a checkpoint like the one that was given. The finding behind it: a pocket model
+that saw the Cacher in training answers under it as without it, and loses nothing on dense frames (`docs/results.md`).
+"""
+
+import argparse
+import json
+import math
+import random
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from onlooker.core.errors import InputError, ModelError, SourceError
+from onlooker.encode.full import Full
+from onlooker.encode.stc_published import STCPublished
+from onlooker.models.llava_onevision import Vision
+
+VIDEO_ENDINGS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts")
+STATE = "cache_aware.pt"
+SAVE_EVERY = 100
+"""Steps from one state written to the next."""
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """How a tower is adapted."""
+
+    steps: int = 2000
+    """Steps of the whole training, over all commands."""
+    frames: int = 8
+    """Consecutive frames of one window."""
+    windows: int = 4
+    """Windows of a step, from different places."""
+    fps: float = 2.0
+    """Frames a second taken from the videos."""
+    rank: int = 16
+    """Rank of the adapters."""
+    rate: float = 1e-3
+    """Largest learning rate of the adapters."""
+    intervals: tuple[int, ...] = (2, 4, 8)
+    """Intervals of the Cacher, drawn for each step."""
+    ratios: tuple[float, ...] = (0.15, 0.25, 0.40)
+    """Shares of tokens recomputed, drawn for each step."""
+    dense_weight: float = 1.0
+    """Weight of staying the same on dense frames."""
+    seed: int = 0
+    """Seed of everything drawn."""
+
+
+class LowRank(nn.Module):
+    """Adds a product of two thin matrices to a weight, unless it is switched off."""
+
+    def __init__(self, weight: Tensor, rank: int) -> None:
+        super().__init__()
+        rank = min(rank, *weight.shape)
+        self.down = nn.Parameter(torch.randn(rank, weight.shape[1], device=weight.device) / math.sqrt(weight.shape[1]))
+        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank, device=weight.device))
+        self.is_on = True
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """`[rows, cols]` with the adapter added; it starts as nothing."""
+        return weight + (self.up @ self.down).to(weight.dtype) if self.is_on else weight
+
+
+class Student:
+    """A vision tower with adapters, and what it was without them."""
+
+    def __init__(self, network: Any, settings: AdaptSettings) -> None:
+        for p in network.parameters():
+            p.requires_grad_(False)
+        self.vision, self.settings = Vision(network), settings
+        self.linears = [m for m in network.model.vision_tower.encoder.modules() if isinstance(m, nn.Linear)]
+        torch.manual_seed(settings.seed)
+        for linear in self.linears:
+            parametrize.register_parametrization(linear, "weight", LowRank(linear.weight, settings.rank))
+        self.adapters: list[LowRank] = [linear.parametrizations["weight"][0] for linear in self.linears]
+
+    def features(self, pixels: Tensor, encoder: Full | STCPublished, adapted: bool) -> Tensor:
+        """What the language model gets, `[windows, frames, tokens, dim]`, of pixels `[windows, frames, 3, rows, cols]`.
+
+        `adapted` switches the adapters on; without them nothing is learnt.
+        """
+        for adapter in self.adapters:
+            adapter.is_on = adapted
+        with torch.set_grad_enabled(adapted and torch.is_grad_enabled()), parametrize.cached():
+            if isinstance(encoder, Full):
+                states = [encoder.new_state() for _ in range(pixels.shape[0] * pixels.shape[1])]
+                hidden = self.vision.embed_patches(pixels.flatten(0, 1))
+                out = self.vision.project(encoder.encode(self.vision.tower, hidden, states).hidden)
+                return out.unflatten(0, pixels.shape[:2])
+            states = [encoder.new_state() for _ in range(len(pixels))]
+            out = []
+            for frame in pixels.unbind(1):
+                hidden = encoder.encode(self.vision.tower, self.vision.embed_patches(frame), states).hidden
+                out.append(self.vision.project(hidden))
+            return torch.stack(out, dim=1)
+
+    def loss(self, pixels: Tensor, encoder: STCPublished) -> tuple[Tensor, Tensor]:
+        """How far the student is from the dense teacher, as a share: (under the Cacher, on dense frames)."""
+        with torch.no_grad():
+            target = self.features(pixels, Full(), adapted=False)
+        return error(self.features(pixels, encoder, True), target), error(self.features(pixels, Full(), True), target)
+
+    def merge(self) -> None:
+        """Make the adapters part of the weights."""
+        for adapter in self.adapters:
+            adapter.is_on = True
+        for linear in self.linears:
+            parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
+
+
+def error(features: Tensor, target: Tensor) -> Tensor:
+    """Squared distance to the target as a share of the target's variance over tokens."""
+    features, target = features.float(), target.float()
+    spread = (target - target.mean((0, 1, 2), keepdim=True)).pow(2).mean()
+    return (features - target).pow(2).mean() / spread.clamp(min=1e-12)
+
+
+# --------------------------------------------------------------------------------------------------------- videos
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """Video files below a folder, sorted. Raises `InputError` when there are none."""
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_ENDINGS) if folder.is_dir() else []
+    if not found:
+        given = f"{folder} ({'no folder' if not folder.is_dir() else 'no file'})"
+        raise InputError("there are no videos to learn from", given=given, do=f"files: {', '.join(VIDEO_ENDINGS)}")
+    return found
+
+
+def windows(videos: Sequence[Path], settings: AdaptSettings, rng: random.Random) -> Iterator[list[np.ndarray]]:
+    """Windows of consecutive frames without end: each video in turn, in another order every round.
+
+    Files that cannot be read are named once and left out. Raises `InputError` when none gives a window.
+    """
+    from onlooker.video import open_video
+
+    bad: set[Path] = set()
+    while True:
+        found = 0
+        for path in rng.sample(list(videos), len(videos)):
+            if path in bad:
+                continue
+            frames: list[np.ndarray] = []
+            skip = rng.randrange(settings.frames)
+            try:
+                for frame in open_video(str(path), fps=settings.fps):
+                    if skip:
+                        skip -= 1
+                        continue
+                    frames.append(frame.image)
+                    if len(frames) == settings.frames:
+                        found += 1
+                        yield frames
+                        frames = []
+            except (InputError, SourceError) as problem:
+                print(f"left out: {path}: {problem}", flush=True)
+                bad.add(path)
+        if not found:
+            given = f"{len(videos)} files, {settings.frames} frames at {settings.fps} fps"
+            raise InputError("no video is long enough for a window", given=given, do="fewer --frames or more --fps")
+
+
+def mixed(source: Iterator[list[np.ndarray]], settings: AdaptSettings, rng: random.Random) -> Iterator[list]:
+    """Batches of windows drawn from a small store, so that one step sees several videos."""
+    store: list[list[np.ndarray]] = []
+    most = 4 * settings.windows
+    for window in source:
+        store.append(window)
+        if len(store) >= most:
+            yield [store.pop(rng.randrange(len(store))) for _ in range(settings.windows)]
+
+
+# ------------------------------------------------------------------------------------------------------- the run
+
+
+def adapt(student: Student, batches: Iterator[Tensor], out: Path, *, log_every: int = 20) -> list[dict]:
+    """Train the adapters; lines of history. A state is written every `SAVE_EVERY` steps and at the end, and gone on from."""
+    out.mkdir(parents=True, exist_ok=True)
+    settings, history = student.settings, []
+    parameters = [p for adapter in student.adapters for p in adapter.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=0.0)
+    step, path = 0, out / STATE
+    rng = random.Random(settings.seed)
+    if path.exists():
+        state = torch.load(path, map_location=parameters[0].device, weights_only=False)
+        if state["settings"] != asdict(settings):
+            do = "give the same settings, or another --out"
+            raise InputError("the folder holds a training with other settings", given=str(path), do=do)
+        for p, saved in zip(parameters, state["adapters"], strict=True):
+            p.data.copy_(saved)
+        optimiser.load_state_dict(state["optimiser"])
+        step = state["step"]
+        rng.setstate(state["random"])
+
+    def save() -> None:
+        state = {"settings": asdict(settings), "adapters": [p.data for p in parameters], "step": step,
+                 "optimiser": optimiser.state_dict(), "random": rng.getstate()}  # fmt: skip
+        part = path.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(path)
+
+    began = time.perf_counter()
+    while step < settings.steps:
+        pixels = next(batches)
+        encoder = STCPublished(interval=rng.choice(settings.intervals), recompute_ratio=rng.choice(settings.ratios))
+        cached, dense = student.loss(pixels, encoder)
+        (cached + settings.dense_weight * dense).backward()
+        share = step / settings.steps
+        for group in optimiser.param_groups:
+            group["lr"] = settings.rate * min(1.0, (step + 1) / 20) * max(0.02, 1.0 - share)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        step += 1
+        if step % log_every == 0 or step == settings.steps:
+            line = {"step": step, "cached": round(cached.item(), 5), "dense": round(dense.item(), 6),
+                    "seconds": round(time.perf_counter() - began, 1)}  # fmt: skip
+            history.append(line)
+            print(json.dumps(line), flush=True)
+        if step % SAVE_EVERY == 0 or step == settings.steps:
+            save()
+    return history
+
+
+@torch.no_grad()
+def measure(student: Student, pixels: Tensor, interval: int = 4, ratio: float = 0.25) -> dict[str, float]:
+    """Errors as shares of the teacher's variance: the Cacher on the given tower and on the adapted one, and dense."""
+    target = student.features(pixels, Full(), adapted=False)
+    cacher = STCPublished(interval=interval, recompute_ratio=ratio)
+    before, after = (error(student.features(pixels, cacher, on), target).item() for on in (False, True))
+    dense = error(student.features(pixels, Full(), True), target).item()
+    return {"cacher_before": round(before, 5), "cacher_after": round(after, 5), "dense_after": round(dense, 6)}
+
+
+def write_checkpoint(network: Any, student: Student, source: Path, out: Path) -> None:
+    """The merged checkpoint, with every file beside the weights that the given one has."""
+    student.merge()
+    network.config.onlooker = (getattr(network.config, "onlooker", None) or {}) | {
+        "cache_aware": asdict(student.settings)
+    }
+    network.save_pretrained(out)
+    for path in source.iterdir():
+        if path.is_file() and path.suffix in (".json", ".jinja", ".txt", ".model") and not (out / path.name).exists():
+            shutil.copy2(path, out / path.name)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command."""
+    standard = AdaptSettings()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder of a LLaVA-OneVision checkpoint")
+    parser.add_argument("--videos", type=Path, required=True, help="folder of videos, searched below")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/cache_aware"), help="state while training, checkpoint after"
+    )
+    parser.add_argument("--steps", type=int, default=standard.steps, help="steps, all commands together")
+    parser.add_argument("--windows", type=int, default=standard.windows, help="windows of a step")
+    parser.add_argument("--frames", type=int, default=standard.frames, help="consecutive frames of a window")
+    parser.add_argument("--fps", type=float, default=standard.fps, help="frames a second taken from the videos")
+    parser.add_argument("--rank", type=int, default=standard.rank, help="rank of the adapters")
+    parser.add_argument("--rate", type=float, default=standard.rate, help="largest learning rate")
+    parser.add_argument("--seed", type=int, default=standard.seed, help="seed of everything drawn")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="precision of the tower")
+    given = parser.parse_args(argv)
+    settings = AdaptSettings(
+        steps=given.steps, frames=given.frames, windows=given.windows, fps=given.fps, rank=given.rank, rate=given.rate,
+        seed=given.seed,
+    )  # fmt: skip
+    try:
+        run(given.model, given.videos, given.out, settings, getattr(torch, given.dtype))
+    except (InputError, ModelError) as problem:
+        raise SystemExit(f"error: {problem}") from problem
+
+
+def run(model: Path, videos: Path, out: Path, settings: AdaptSettings, dtype: torch.dtype = torch.float32) -> dict:
+    """Adapt the checkpoint in a folder with the videos of another, write `out`, and say what it brought."""
+    from transformers import LlavaOnevisionForConditionalGeneration
+
+    from onlooker.models._loading import read_config
+    from onlooker.models._pixels import Pixels
+
+    kind = read_config(model)["model_type"]
+    if kind != "llava_onevision":
+        raise ModelError("this recipe adapts LLaVA-OneVision checkpoints", given=kind, do="give such a folder")
+    files, rng = find_videos(videos), random.Random(f"windows/{settings.seed}")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = LlavaOnevisionForConditionalGeneration.from_pretrained(model, dtype=dtype).to(device).eval()
+    student, pixels = Student(network, settings), Pixels.from_folder(model)
+    out.mkdir(parents=True, exist_ok=True)
+
+    def ready(batch: list[list[np.ndarray]]) -> Tensor:
+        return torch.stack([torch.stack([*pixels.prepare(window, device)]) for window in batch]).to(dtype)
+
+    batches = (ready(batch) for batch in mixed(windows(files, settings, rng), settings, rng))
+    held_out = next(batches)
+    adapt(student, batches, out)
+    found = measure(student, held_out)
+    print(json.dumps(found), flush=True)
+    write_checkpoint(network, student, model, out)
+    print(f"{out}: adapted to STC-Cacher, {len(files)} videos, {settings.steps} steps")
+    return found
+
+
+if __name__ == "__main__":
+    main()
