@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from onlooker.core.errors import ModelError
+from onlooker.models import _eight_bits
 
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 _LARGE_BYTES = 500_000_000
@@ -90,9 +91,14 @@ def load_network(network_class: Any, folder: Path, dtype: torch.dtype, device: t
     """The weights in evaluation mode on the device. Raises `ModelError` when files are missing or damaged."""
     try:
         with _quiet(progress=sys.stderr.isatty() and _weight_bytes(folder) > _LARGE_BYTES):
-            network, info = network_class.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, output_loading_info=True, attn_implementation="sdpa"
-            )
+            how = {"dtype": dtype, "output_loading_info": True, "attn_implementation": "sdpa"}
+            if (packed := folder / _eight_bits.FILE).is_file():
+                config = network_class.config_class.from_pretrained(folder, local_files_only=True)
+                network, info = network_class.from_pretrained(
+                    None, config=config, state_dict=_eight_bits.read(packed), **how
+                )
+            else:
+                network, info = network_class.from_pretrained(folder, local_files_only=True, **how)
     except Exception as error:  # the library raises half a dozen kinds here, safetensors' own among them
         raise ModelError(
             "the model's weights cannot be loaded",
