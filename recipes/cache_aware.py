@@ -188,7 +188,7 @@ def mixed(source: Iterator[list[np.ndarray]], settings: AdaptSettings, rng: rand
 
 
 def adapt(student: Student, batches: Iterator[Tensor], out: Path, *, log_every: int = 20) -> list[dict]:
-    """Train the adapters; lines of history. A state is written every `SAVE_EVERY` steps and at the end, and gone on from."""
+    """Train the adapters; lines of history. A state is written every `SAVE_EVERY` steps, and gone on from."""
     out.mkdir(parents=True, exist_ok=True)
     settings, history = student.settings, []
     parameters = [p for adapter in student.adapters for p in adapter.parameters()]
