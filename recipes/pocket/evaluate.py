@@ -13,7 +13,9 @@ from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from onlooker.core.records import QueryRecord
+from onlooker.evals.settings import RunSettings
 from onlooker.world import LEVEL_NAMES, patch_labels, rasterise
+from onlooker.world.episode import Split
 from recipes.pocket import checkpoint
 from recipes.pocket.data import ANSWER_TOKENS, TASK_NAMES, ClipSet, make_set
 from recipes.pocket.model import Pocket, PocketSizes, Stream
@@ -23,8 +25,8 @@ from recipes.pocket.tokenizer import MAX_VOCABULARY, Encoder
 LABEL_SIZES = {"shape": 11, "colour": 9, "glyph": 37}
 """What the label heads tell about each patch, and how many classes there are."""
 DEFAULT_SETTINGS = (
-    "dense", "blind", "last=1", "last=4", "every=4", "cacher=4:0.25", "keep=19", "uniform=19", "stc=19", "oracle=19",
-    "cacher=4:0.25,stc=19",
+    "dense", "cacher=4:0.25", "stc=19", "cacher=4:0.25,stc=19", "keep=19", "uniform=19", "oracle=19", "every=4",
+    "last=4", "last=1", "blind",
 )  # fmt: skip
 """dense; blind: the question alone; last=frames: the newest only; every=n: every n-th frame; cacher=interval:ratio;
 tokens kept of each frame, keep=count: at random, uniform=count, stc=count: by STC-Pruner's score, oracle=count: those
@@ -149,6 +151,25 @@ def evaluate(
     return out
 
 
+def sealed_seed(name: str) -> int:
+    """The first seed of the clips that `onlooker eval --seeds sealed:NAME` asks about."""
+    return RunSettings(seeds=f"sealed:{name}").first_seed
+
+
+def sealed_look(
+    model: Pocket, encoder: Encoder, sets: dict[str, ClipSet], device: torch.device, dtype: torch.dtype, file: Path,
+    about: dict,
+) -> None:  # fmt: skip
+    """Append a line to `file` for every level: the table of `DEFAULT_SETTINGS`, with every mark."""
+    for level, data in sets.items():
+        marks: dict[str, str] = {}
+        scores = evaluate(model, encoder, data, DEFAULT_SETTINGS, device, dtype, marks=marks)
+        print(about, level, {setting: row["all"] for setting, row in scores.items()}, flush=True)
+        line = about | {"level": level, "first_seed": data.first_seed, "sealed": scores, "marks": marks}
+        with file.open("a") as lines:
+            lines.write(json.dumps(line) + "\n")
+
+
 def _summary(right: np.ndarray, task: np.ndarray, intervals: bool) -> dict:
     """Mean over questions as `all`, over tasks (each the same weight) as `macro`, and every task's share."""
 
@@ -228,11 +249,16 @@ def main(argv: list[str] | None = None) -> None:
         "--levels", nargs="+", choices=LEVEL_NAMES, default=["L0", "L2", "L3"], help="what to ask about"
     )
     parser.add_argument("--settings", nargs="+", default=list(DEFAULT_SETTINGS), help="what to measure")
+    parser.add_argument("--sealed", default="", help="name of sealed test clips, instead of --split; needs --append")
+    parser.add_argument("--append", type=Path, help="file of lines that the sealed look is added to")
     parser.add_argument("--workers", type=int, default=14, help="processes that make clips")
     parser.add_argument("--json", type=Path, help="write the scores here too")
     given = parser.parse_args(argv)
-    sets = {level: make_set(given.split, given.clips, workers=given.workers, level=level)
-            for level in given.levels}  # fmt: skip
+    if given.sealed and not given.append:
+        parser.error("--sealed needs --append FILE")
+    first = sealed_seed(given.sealed) if given.sealed else 0
+    split: Split = "test" if given.sealed else given.split
+    sets = {level: make_set(split, given.clips, first, workers=given.workers, level=level) for level in given.levels}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     torch.backends.cuda.enable_cudnn_sdp(False)
@@ -242,12 +268,17 @@ def main(argv: list[str] | None = None) -> None:
                     "device": device_name, "models": {}}  # fmt: skip
     for path in given.model:
         model, encoder = load_checkpoint(path, device)
+        if given.sealed:
+            sealed_look(model, encoder, sets, device, dtype, given.append, {"arm": path.name})
+            continue
         for level, data in sets.items():
             scores = evaluate(model, encoder, data, given.settings, device, dtype, intervals=True)
             print(path.name, level)
             print_table(scores)
             row = {"answers": scores, "eyes": eyes(model, data, device, dtype)}
             result["models"].setdefault(path.name, {})[level] = row
+    if given.sealed:
+        return
     print(json.dumps(result))
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)

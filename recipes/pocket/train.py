@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -24,7 +23,7 @@ from onlooker.world.raster import draw_chunk
 from recipes.pocket import augment, checkpoint
 from recipes.pocket.data import SMOKE, TASK_NAMES, ClipSet, DataSettings, Feed, make_set
 from recipes.pocket.evaluate import LABEL_SIZES as LABELS
-from recipes.pocket.evaluate import evaluate
+from recipes.pocket.evaluate import evaluate, sealed_look, sealed_seed
 from recipes.pocket.model import TINY, Pocket, PocketSizes, Stream, count_parameters
 from recipes.pocket.optimise import Optimiser
 from recipes.pocket.select import choose_tokens, draw_counts
@@ -329,11 +328,6 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
-def sealed_seed(name: str) -> int:
-    """The first seed of the clips that `onlooker eval --seeds sealed:NAME` asks about."""
-    return 2**40 + int.from_bytes(hashlib.sha256(f"sealed:{name}".encode()).digest()[:5], "big")
-
-
 def is_spread() -> bool:
     """Whether several processes train this model together (`torchrun`)."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -357,11 +351,6 @@ Checks = dict[str, ClipSet]
 LOOK = ("dense",)
 LAST_LOOK = ("dense", "last=1", "keep=19", "oracle=19")
 """What the gates of the levels need."""
-SEALED_LOOK = (
-    "dense", "blind", "cacher=4:0.25", "stc=19", "cacher=4:0.25,stc=19", "keep=19", "uniform=19", "oracle=19", "last=1",
-    "last=4", "every=4",
-)  # fmt: skip
-"""The table that is published, on clips that nobody looked at before."""
 
 
 def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0, checks: Checks | None = None,
@@ -423,14 +412,9 @@ def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0,
     signal.signal(signal.SIGTERM, previous)
     if not ended.is_set() and progress.share(settings) >= 1.0:
         look(LAST_LOOK)
-        for level, data in (sealed or {}).items() if leads else ():
-            marks: dict[str, str] = {}
-            scores = evaluate(trainer.model, trainer.encoder, data, SEALED_LOOK, trainer.device, trainer.dtype,
-                              marks=marks)  # fmt: skip
-            line = {"arm": arm, "step": progress.step, "level": level, "first_seed": data.first_seed, "sealed": scores}
-            print(level, {setting: row["all"] for setting, row in scores.items()}, flush=True)
-            with (out / f"{arm}.history.jsonl").open("a") as file:
-                file.write(json.dumps(line | {"marks": marks}) + "\n")
+        if sealed and leads:
+            sealed_look(trainer.model, trainer.encoder, sealed, trainer.device, trainer.dtype,
+                        out / f"{arm}.history.jsonl", {"arm": arm, "step": progress.step})  # fmt: skip
     return history
 
 
