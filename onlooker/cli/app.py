@@ -112,6 +112,7 @@ def _run(arguments: list[str]) -> int:
             methods,
             plan,
             report,
+            search,
             serve,
             systems,
             watch,

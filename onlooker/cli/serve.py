@@ -19,8 +19,8 @@ MEMORY = "rekv:first=1,score=shares,max_parked=28800"
 KEYS = {
     **{name: f"model.{name}" for name in ("device", "dtype", "encoder", "compressor", "memory")},
     **{name: f"model.{name}" for name in ("device_budget", "host_budget")},
-    **{name: f"server.{name}" for name in ("fps", "host", "port", "log", "snapshots", "api_key_file", "allow_host")},
-    **{name: f"server.{name}" for name in ("proxy", "whip", "devices")},
+    **{name: f"server.{name}" for name in ("fps", "host", "port", "log", "snapshots", "state", "api_key_file")},
+    **{name: f"server.{name}" for name in ("allow_host", "proxy", "whip", "devices")},
     **{name: f"limits.{name}" for name in ("max_sessions", "max_sessions_per_key", "max_memory", "thumbnails", "idle")},
     "model": "model.name",
     "webhook": "webhook.url",
@@ -65,6 +65,10 @@ def serve(
     ] = "auto",
     snapshots: Annotated[
         Path | None, typer.Option(help="Folder for snapshots of sessions (default: none).", rich_help_panel=SERVER)
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the database of answers and alerts (default: none).", rich_help_panel=SERVER),
     ] = None,
     api_key_file: Annotated[
         Path | None,

@@ -116,7 +116,7 @@ class _Reply:
         return sse(self._head | {"object": "chat.completion.chunk", "choices": [choice]} | ours)
 
     def _more(self, answer: Answer) -> dict[str, Any]:
-        facts = answer_facts(self._stream.id, answer)
+        facts = answer_facts(self._stream, answer)
         session = {} if self._closes else {"session_id": self._stream.id}
         names = ("time_s", "citations", "timing")
         if self._closes:  # the session is gone when this is read, and its pictures with it

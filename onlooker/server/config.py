@@ -20,6 +20,7 @@ from onlooker.core.errors import InputError, OnlookerError
 from onlooker.core.sizes import num_bytes
 from onlooker.respond import Rule
 from onlooker.server.bodies import Name
+from onlooker.server.database import Retention
 from onlooker.server.settings import Key, Limits, Role, ServerSettings, Source, StandingQuestion
 from onlooker.server.webhooks import check_url, read_secret, signing_key
 
@@ -68,6 +69,7 @@ class ServerSection(Section):
     log: Literal["auto", "json", "plain"] = "auto"
     fps: Fps = 1.0
     snapshots: Path | None = None
+    state: Path | None = None
     api_key_file: Path | None = None
     allow_host: list[str] = []
     proxy: list[str] = []
@@ -90,6 +92,14 @@ class PromisesSection(Section):
 
     frame_lag_s: Above0 = 2.0
     first_token_s: Above0 = 5.0
+
+
+class RetentionSection(Section):
+    """How much of what was said and seen is kept in `server.state`."""
+
+    days: Above0 = 30.0
+    max_bytes: Size = "2GiB"
+    sessions: bool = False
 
 
 class Secret(Section):
@@ -191,6 +201,7 @@ class Config(BaseSettings):
     server: ServerSection = ServerSection()
     limits: LimitsSection = LimitsSection()
     promises: PromisesSection = PromisesSection()
+    retention: RetentionSection = RetentionSection()
     webhook: WebhookSection | None = None
     sources: list[SourceSection] = []
     keys: list[KeySection] = []
@@ -220,6 +231,9 @@ class Config(BaseSettings):
             allowed_hosts=tuple(self.server.allow_host),
             proxies=tuple(self.server.proxy),
             snapshots=self.server.snapshots,
+            state=self.server.state,
+            retention=Retention(self.retention.days, num_bytes(self.retention.max_bytes)),
+            keep_sessions=self.retention.sessions,
             sources=tuple(source.source() for source in self.sources),
             source_fps=self.server.fps,
             webhook=self._webhook(),

@@ -15,7 +15,7 @@ from onlooker.server.settings import Source
 
 RESTART = ("model", "promises")
 """Sections that count from the next start on."""
-RESTART_SERVER = ("host", "port", "log", "snapshots", "whip", "devices", "proxy")
+RESTART_SERVER = ("host", "port", "log", "snapshots", "state", "whip", "devices", "proxy")
 
 
 class ConfigFile:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -24,7 +24,9 @@ class Feed(Generic[Item]):
     There is no queue per reader, so slow readers cost nothing.
     """
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, on_item: Callable[[Item], None] | None = None) -> None:
+        """`on_item` is told every item, on the thread that adds it."""
+        self._on_item = on_item
         self._items: deque[tuple[int, Item]] = deque(maxlen=keep)
         self._lock = threading.Lock()
         self._wakers: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
@@ -49,6 +51,8 @@ class Feed(Generic[Item]):
             self._newest += 1
             self._items.append((self._newest, item))
             self._wake()
+        if self._on_item is not None:
+            self._on_item(item)
 
     def close(self) -> None:
         """No item follows; readers end when they have read what is there."""

@@ -1,5 +1,6 @@
 """Prometheus metrics, in a registry of their own; labels are few and bounded."""
 
+import time
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -127,6 +128,12 @@ class _Now(Collector):
             for result in ("delivered", "retried", "failed", "dropped"):
                 sent.add_metric([result], getattr(counts, result))
             yield sent
+        if service.history is not None:
+            kept = CounterMetricFamily("onlooker_history_events", "Events for the database.", labels=["result"])
+            kept.add_metric(["written"], service.history.database.written)
+            kept.add_metric(["dropped"], service.history.database.dropped)
+            yield kept
+        yield from _of_sources(service)
         lost = CounterMetricFamily("onlooker_frames_lost", "Frames that did not reach the model.", labels=["reason"])
         for reason, past in service.metrics.lost.items():
             lost.add_metric([reason], past + sum(stream.lost[reason] for stream in streams))
@@ -137,3 +144,19 @@ class _Now(Collector):
             yield GaugeMetricFamily("onlooker_step_frame_seconds", "What one more frame costs.", stats.frame_s)
             late = "Frames that came into memory later than promised."
             yield CounterMetricFamily("onlooker_frames_late", late, stats.frames.late)
+
+
+def _of_sources(service: "Service"):
+    """How each named source is doing; their names are few, and the operator's own."""
+    up = GaugeMetricFamily("onlooker_source_up", "Do pictures of this source come in?", labels=["source"])
+    age = GaugeMetricFamily("onlooker_source_frame_age_seconds", "Age of its newest frame.", labels=["source"])
+    late = CounterMetricFamily("onlooker_source_frames_late", "Frames later than promised to it.", labels=["source"])
+    for told_of in service.watched.describe():
+        name, stream = told_of["name"], service.streams.get(told_of["name"])
+        up.add_metric([name], told_of["state"] == "live")
+        if stream is None:
+            continue
+        late.add_metric([name], stream.late)
+        if stream.newest is not None and (seen := stream.wall_of(stream.newest.time_s)) is not None:
+            age.add_metric([name], max(0.0, time.time() - seen))
+    yield from (up, age, late)

@@ -314,7 +314,7 @@ class _Conversation:
         more = {
             "usage": usage | {"total_tokens": read + answer.usage.new_tokens},
             "status_details": {"type": status} | ({"reason": reasons[status]} if status in reasons else {}),
-            "onlooker": answer_facts(self._stream.id, answer),
+            "onlooker": answer_facts(self._stream, answer),
         }
         await self._say("response.done", response=response.as_dict(status, [message], more))
 

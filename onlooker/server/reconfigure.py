@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from onlooker.server.service import Service
 
 LOG = logging.getLogger("onlooker.server")
-LIVE = ("keys", "named_keys", "allowed_hosts", "limits", "source_fps", "webhook")
+LIVE = ("keys", "named_keys", "allowed_hosts", "limits", "source_fps", "webhook", "retention", "keep_sessions")
 """Fields of `ServerSettings` that count at once; sources do as well."""
 
 
@@ -42,6 +42,8 @@ async def reconfigure(service: "Service") -> dict[str, Any]:
     applied = [name for name in LIVE if getattr(old, name) != getattr(settings, name)]
     service.settings = replace(old, sources=settings.sources, **{name: getattr(settings, name) for name in LIVE})
     service.limits, service.allowed, service.keys, file.config = settings.limits, allowed, keys, wanted
+    if service.history is not None:
+        service.history.database.retention, service.history.sessions = settings.retention, settings.keep_sessions
     if webhook is not service.webhook:
         before, service.webhook = service.webhook, webhook
         if before is not None:  # what waits is still sent

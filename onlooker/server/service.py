@@ -13,15 +13,15 @@ from typing import Any
 
 from starlette.requests import Request
 
-from onlooker.core.errors import InputError, OnlookerError
+from onlooker.core.errors import OnlookerError
 from onlooker.core.events import Alert, Answer
 from onlooker.core.frame import Frame
-from onlooker.engine import Decoding, Engine, Saved
-from onlooker.server import snapshots
+from onlooker.engine import Decoding, Engine
 from onlooker.server.addresses import Allowed
 from onlooker.server.bodies import Sampling
 from onlooker.server.config_file import ConfigFile
 from onlooker.server.feed import Missed
+from onlooker.server.history import History
 from onlooker.server.keys import Caller, Keys
 from onlooker.server.metrics import Metrics
 from onlooker.server.pictures import read_picture
@@ -33,6 +33,7 @@ from onlooker.server.sources import client_source
 from onlooker.server.stream import Event, Offered, Stream, StreamSettings
 from onlooker.server.watched import Watched
 from onlooker.server.webhooks import Webhook, alert_event
+from onlooker.server.wire import alert_facts
 from onlooker.server.worker import Worker
 
 LOG = logging.getLogger("onlooker.server")
@@ -55,6 +56,9 @@ class Service:
         self.allowed = Allowed(settings.allowed_hosts)
         self.streams: dict[str, Stream] = {}
         self.watched = Watched(self, settings.sources)
+        self.history = (
+            None if settings.state is None else History(settings.state, settings.retention, settings.keep_sessions)
+        )
         self.is_draining = False
         self.pool = ThreadPoolExecutor(4, "onlooker-pictures")
         self._gone: OrderedDict[str, tuple[str | None, str]] = OrderedDict()
@@ -81,7 +85,7 @@ class Service:
         if owner is not None:
             self._admit(owner)
         stream_id = stream_id or f"{self.settings.worker}.{secrets.token_urlsafe(12)}"
-        stream = Stream(stream_id, name, settings, self.limits)
+        stream = Stream(stream_id, name, settings, self.limits, self._note)
         self.streams[stream_id] = stream  # at once: the next caller must find it counted
         try:
             make = make or (lambda engine: engine.open(trace=settings.trace))
@@ -102,34 +106,10 @@ class Service:
         make_feeder(stream).start()
         return stream
 
-    async def save(self, caller: Caller, stream: Stream) -> dict[str, Any]:
-        """Save what a session remembers. Raises `Refusal`."""
-        folder = self.snapshot_folder()
-
-        def take(engine: Engine) -> Saved:
-            stream.check_live()
-            assert stream.session is not None
-            return stream.session.export_unsealed()
-
-        taken = await asyncio.wrap_future(self.worker.call(take))
-        loop = asyncio.get_running_loop()
-        name, size = await loop.run_in_executor(self.pool, snapshots.save, folder, caller, taken, self.limits)
-        return {"snapshot": name, "bytes": size, "time_s": taken.facts["time_s"]}
-
-    async def restore(self, caller: Caller, settings: StreamSettings, name: str) -> Stream:
-        """A new session that goes on from a snapshot of this caller. Raises `Refusal`."""
-        folder = self.snapshot_folder()
-        saved = await asyncio.get_running_loop().run_in_executor(self.pool, snapshots.read, folder, caller, name)
-        try:
-            stream = await self.open(caller, settings, lambda engine: engine.load(saved, trace=settings.trace))
-        except InputError as error:
-            raise Refusal(422, "snapshot_damaged", f"snapshot {name!r} does not fit: {error}") from error
-        if stream.last_time_s is not None:  # its clock goes on at the time of its last frame
-            stream.began_s = time.monotonic() - stream.last_time_s
-        return stream
-
     async def note_rules(self, stream: Stream) -> None:
         """The rules of a stream were changed: those of a source count from now on, also after a restart."""
+        if self.history is not None:
+            self.history.rules(stream)
         if stream.owner is None and stream.id in self.watched:
             self.watched.note_rules(stream.id, () if stream.watch is None else stream.watch.rules)
             await self.write_back(stream.id)
@@ -362,8 +342,16 @@ class Service:
         for stream in list(self.streams.values()):  # readers of events and sockets hang up by this
             stream.end("closed", "the server is shutting down")
 
+    def _note(self, stream: Stream, event: Event) -> None:
+        """Have an event kept; any thread."""
+        if self.history is not None:
+            self.history.note(stream, event)
+
     def _send_alert(self, alert: Alert, stream_id: str) -> None:
-        """Queue an alert for the webhook; called on the worker's thread."""
+        """Have an alert kept, and queue it for the webhook; called on the worker's thread."""
+        stream = self.streams.get(stream_id)
+        if self.history is not None and stream is not None:
+            self.history.alerted(stream, alert, alert_facts(stream, alert))
         if (webhook := self.webhook) is not None:
             webhook.send(alert_event(alert, stream_id))
 
@@ -376,6 +364,8 @@ class Service:
         await asyncio.get_running_loop().run_in_executor(None, self.worker.stop)
         if self.webhook is not None:
             await asyncio.get_running_loop().run_in_executor(None, self.webhook.close)
+        if self.history is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self.history.database.close)
         self.pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -19,6 +19,7 @@ from onlooker.server.keys import Caller
 from onlooker.server.pictures import FORMATS, check_type
 from onlooker.server.refusals import Refusal, gone
 from onlooker.server.rules import describe_rules, put_rule, remove_rule
+from onlooker.server.saving import restore, save
 from onlooker.server.service import Service, told
 from onlooker.server.stream import Event, Stream, StreamSettings
 from onlooker.server.wire import EventStream, answer_facts, frame_facts, sse
@@ -71,7 +72,7 @@ def session_routes(service: Service) -> APIRouter:
             raise Refusal(422, "invalid_request", "a session begins with a snapshot or with a source", param="source")
         settings = StreamSettings(body.policy, body.fps, body.trace, body.label)
         if body.snapshot is not None:
-            stream = await service.restore(caller, settings, body.snapshot)
+            stream = await restore(service, caller, settings, body.snapshot)
         elif body.source is not None:
             stream = await service.follow(caller, settings, body.source.url)
         else:
@@ -127,7 +128,7 @@ def session_routes(service: Service) -> APIRouter:
         question = service.ask(stream, body.question, body, body.at, body.since, caller=caller)
         if body.stream:
             return EventStream(_streamed(service, stream, question), service.limits.send_s)
-        return JSONResponse(answer_facts(stream.id, await service.answer(question, request)))
+        return JSONResponse(answer_facts(stream, await service.answer(question, request)))
 
     @routes.get("/sessions/{session_id}/events")
     async def events(session_id: str, request: Request, caller: Asker, types: str | None = None) -> EventStream:
@@ -183,7 +184,7 @@ def session_routes(service: Service) -> APIRouter:
     @routes.post("/sessions/{session_id}/snapshot", status_code=201)
     async def snapshot(session_id: str, caller: Asker) -> dict[str, Any]:
         """Save what the session remembers, on the server."""
-        return await service.save(caller, service.find(caller, session_id))
+        return await save(service, caller, service.find(caller, session_id))
 
     @routes.get("/snapshots")
     async def saved(caller: Asker) -> dict[str, Any]:
@@ -252,7 +253,7 @@ async def _streamed(service: Service, stream: Stream, question: Any) -> AsyncGen
         try:
             async for piece in pieces:
                 if isinstance(piece, Answer):
-                    yield sse(answer_facts(stream.id, piece), "answer")
+                    yield sse(answer_facts(stream, piece), "answer")
                 else:
                     yield sse({"text": piece}, "delta")
         except Refusal as refusal:

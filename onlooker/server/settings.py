@@ -7,6 +7,7 @@ from typing import Literal
 from onlooker.core.errors import InputError
 from onlooker.engine import Promises
 from onlooker.respond import Rule
+from onlooker.server.database import Retention
 
 MB = 2**20
 SERVED = Promises(frame_lag_s=2.0, first_token_s=5.0, step_s=0.2, most_frames=32, most_questions=256)
@@ -142,6 +143,11 @@ class ServerSettings:
     """Folder of snapshots; None means that there are none."""
     named_keys: tuple[Key, ...] = ()
     """Further keys, with roles and limits of their own."""
+    state: Path | None = None
+    """Folder of the database of what was said and seen; None: nothing is kept."""
+    retention: Retention = field(default_factory=Retention)
+    keep_sessions: bool = False
+    """Whether what clients' own sessions say is kept too, each for its key; what the sources say always is."""
     sources: tuple[Source, ...] = ()
     """What the server watches by itself."""
     source_fps: float = 1.0

@@ -48,6 +48,8 @@ class StreamSettings:
     label: str | None = None
     source_fps: float | None = None
     """Frames that its source gives per second; None for a session that is pushed."""
+    lag_s: float | None = None
+    """Seconds within which a frame is promised to be in memory; None for the server's promise."""
 
 
 @dataclass
@@ -88,12 +90,20 @@ class Counts:
 class Stream:
     """One session of the server, around one lane of the worker's scheduler. `offer` is called from any thread."""
 
-    def __init__(self, stream_id: str, owner: str | None, settings: StreamSettings, limits: Limits) -> None:
+    def __init__(
+        self,
+        stream_id: str,
+        owner: str | None,
+        settings: StreamSettings,
+        limits: Limits,
+        on_event: "Callable[[Stream, Event], None] | None" = None,
+    ) -> None:
+        """`on_event` is told every event, on whichever thread it happens."""
         self.id, self.owner, self.settings, self._limits = stream_id, owner, settings, limits
         self.created = time.time()
         self.run = secrets.token_hex(4)
         """Begins the ids of its events, so that an id of an earlier run of a source is told from one of this."""
-        self.events: Feed[Event] = Feed(EVENTS_KEPT)
+        self.events: Feed[Event] = Feed(EVENTS_KEPT, None if on_event is None else lambda event: on_event(self, event))
         self.album = Album(limits.thumbnail_bytes)
         self.counts = Counts()
         self.state: State = "live"
@@ -102,6 +112,10 @@ class Stream:
         """State of the source that feeds it, None for a pushed stream."""
         self.newest: Frame | None = None
         """The newest frame that was taken in."""
+        self._clock: tuple[float, float] | None = None
+        """Stream time and time of day (seconds since the epoch) of one moment."""
+        self.late = 0
+        """Frames that came into memory later than its source is promised."""
         self.stats: dict[str, Any] = {}
         self.lags: deque[float] = deque(maxlen=256)
         self.questions = 0
@@ -166,10 +180,14 @@ class Stream:
             return
         if outcome.event is not None:
             self.lags.append(outcome.lag_s)
+            self.late += self.settings.lag_s is not None and outcome.lag_s > self.settings.lag_s
             self.newest = offer.frame
+            seen = offer.frame.wall_time_s
+            wall = time.time() - outcome.lag_s if seen is None else seen
+            self._clock = (offer.frame.time_s, wall)
             if arrived.thumbnail is not None:
                 self.album.add(outcome.event.time_s, arrived.thumbnail)
-            self.events.add(Event("frame", frame_facts(outcome.event, outcome.lag_s)))
+            self.events.add(Event("frame", frame_facts(outcome.event, outcome.lag_s) | {"wall": round(wall, 3)}))
         arrived.taken.set_result(outcome)
 
     def wait_for_room(self, timeout_s: float) -> bool:
@@ -220,6 +238,10 @@ class Stream:
         act()
 
     # ------------------------------------------------------------------------------------------------------- telling
+
+    def wall_of(self, time_s: float) -> float | None:
+        """The time of day of a moment of the stream, in seconds since the epoch; None before its first frame."""
+        return None if self._clock is None else round(self._clock[1] + time_s - self._clock[0], 3)
 
     @property
     def memory_bytes(self) -> int:

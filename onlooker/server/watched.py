@@ -75,7 +75,7 @@ class Watched:
             self._sources[source.name] = source
             if before is None or stream is None or stream.state != "live":
                 return "added" if before is None else "reopened"  # the next round opens it
-            if before.url != source.url or stream.settings.source_fps != fps:
+            if before.url != source.url or (stream.settings.source_fps, stream.settings.lag_s) != (fps, source.lag_s):
                 self._stop_asking(source.name)
                 await self._service.close(stream, "its source was changed")
                 return "reopened"
@@ -99,13 +99,14 @@ class Watched:
 
     async def _open(self, source: Source) -> None:
         service = self._service
-        settings = StreamSettings(trace=True, label=source.name, source_fps=source.fps or service.settings.source_fps)
+        fps = source.fps or service.settings.source_fps
+        settings = StreamSettings(trace=True, label=source.name, source_fps=fps, lag_s=source.lag_s)
         stream = await service.open(None, settings, stream_id=source.name)
         try:
             await self._change_rules(stream, None, source)
         except OnlookerError as error:  # of this model: the source is watched nevertheless
             LOG.error("the rules of source %s cannot be kept: %s", source.name, error)
-        feeder_of(stream, source.url, settings.source_fps or 1.0).start()
+        feeder_of(stream, source.url, fps).start()
         self._ask_for(stream, source)
 
     async def _change_rules(self, stream: Stream, before: Source | None, source: Source) -> None:
@@ -123,6 +124,8 @@ class Watched:
 
         if old != new:
             await asyncio.wrap_future(self._service.worker.call(change))
+            if self._service.history is not None:
+                self._service.history.rules(stream)
 
     # ------------------------------------------------------------------------------------------- standing questions
 

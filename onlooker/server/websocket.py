@@ -136,7 +136,7 @@ class _Talk:
             async with contextlib.aclosing(self._service.pieces(question)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Answer):
-                        facts = answer_facts(self._stream.id, piece)
+                        facts = answer_facts(self._stream, piece)
                         await self._channel.say({"type": "answer", "id": number, "answer": facts})
                     else:
                         await self._channel.say({"type": "delta", "id": number, "text": piece})

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -24,19 +24,30 @@ def frame_facts(event: FrameTaken, lag_s: float) -> dict[str, Any]:
     }
 
 
-def answer_facts(stream_id: str, answer: Answer) -> dict[str, Any]:
-    """An answer, with where to find a picture of each moment it cites."""
+class Clocked(Protocol):
+    """A stream, as far as its events name it and tell the time of day."""
+
+    id: str
+
+    def wall_of(self, time_s: float) -> float | None:
+        """The time of day of a moment of the stream, in seconds since the epoch; None when it is not known."""
+        ...
+
+
+def answer_facts(stream: Clocked, answer: Answer) -> dict[str, Any]:
+    """An answer, with where to find a picture of each moment it cites; `wall` is the time of day it is about."""
     return {
         "text": answer.text,
         "question": answer.question,
         "time_s": answer.time_s,
+        "wall": stream.wall_of(answer.time_s),
         "citations": [
             {
                 "start_s": cited.start_s,
                 "end_s": cited.end_s,
                 "share": round(cited.share, 4),
                 "recalled": round(cited.recalled, 4),
-                "thumbnail": thumbnail_path(stream_id, cited.end_s),
+                "thumbnail": thumbnail_path(stream.id, cited.end_s),
             }
             for cited in answer.citations
         ],
@@ -53,15 +64,16 @@ def answer_facts(stream_id: str, answer: Answer) -> dict[str, Any]:
     }
 
 
-def alert_facts(stream_id: str, alert: Alert) -> dict[str, Any]:
+def alert_facts(stream: Clocked, alert: Alert) -> dict[str, Any]:
     """An alert, with where to find a picture of it."""
     return {
         "rule": alert.rule,
         "prompt": alert.prompt,
         "time_s": alert.time_s,
+        "wall": stream.wall_of(alert.time_s),
         "probability": alert.probability,
         "evidence_s": alert.evidence_s,
-        "thumbnail": thumbnail_path(stream_id, alert.evidence_s),
+        "thumbnail": thumbnail_path(stream.id, alert.evidence_s),
     }
 
 

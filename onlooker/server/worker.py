@@ -279,7 +279,7 @@ class Worker:
         question.end(answer)
         question.stream.touch()
         standing = {} if question.standing is None else {"standing": question.standing}
-        question.stream.events.add(Event("answer", answer_facts(question.stream.id, answer) | standing))
+        question.stream.events.add(Event("answer", answer_facts(question.stream, answer) | standing))
 
     def _tell_alerts(self) -> None:
         for stream in self._streams.values():
@@ -289,7 +289,7 @@ class Worker:
                 self._observer.alerted(alert)
                 if self._on_alert is not None:
                     self._on_alert(alert, stream.id)
-                stream.events.add(Event("alert", alert_facts(stream.id, alert)))
+                stream.events.add(Event("alert", alert_facts(stream, alert)))
 
     def _tell_stats(self, scheduler: Scheduler) -> None:
         now = time.monotonic()

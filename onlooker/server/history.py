@@ -1,0 +1,96 @@
+"""What goes into the database, and how it leaves as subtitles."""
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from onlooker.core.events import Alert
+from onlooker.server.database import Database, Record, Retention
+from onlooker.server.stream import Event, Stream
+
+CUE_S = 4.0
+"""Longest that a cue of an exported subtitle file is shown."""
+
+
+class History:
+    """The database of a server, told what happens. Sessions of clients are kept only if the operator said so."""
+
+    def __init__(self, folder: Path, retention: Retention, sessions: bool) -> None:
+        self.database = Database(folder, retention)
+        self.sessions = sessions
+
+    def note(self, stream: Stream, event: Event) -> None:
+        """Something happened on a stream; any thread. What is not for keeping is left out."""
+        facts = event.facts
+        if event.kind == "answer":
+            self._add(stream, "answer", f"{facts['question']}\n{facts['text']}", facts, facts["time_s"])
+        elif event.kind == "source":
+            self._add(stream, "source", " ".join(filter(None, (facts["state"], facts["why"]))), facts)
+        elif event.kind == "closed":
+            self._add(stream, "source", f"{facts['state']} {facts['why']}", facts)
+
+    def alerted(self, stream: Stream, alert: Alert, facts: dict[str, Any]) -> None:
+        """A rule spoke; any thread. Its picture is made when it is written."""
+        frame, nearest = alert.evidence, stream.album.nearest(alert.evidence_s)
+        picture: Callable[[], bytes] | None = None
+        if frame is not None:
+            picture = lambda: frame.jpeg(960)  # noqa: E731
+        elif nearest is not None:
+            picture = lambda: nearest[1]  # noqa: E731
+        self._add(stream, "alert", f"{alert.rule} {alert.prompt}", facts, alert.time_s, picture)
+
+    def rules(self, stream: Stream) -> None:
+        """The rules of a stream were changed."""
+        rules = [] if stream.watch is None else [rule.as_dict() for rule in stream.watch.rules]
+        words = "; ".join(f"{rule['name']}: {rule['prompt']}" for rule in rules)
+        self._add(stream, "rules", words, {"rules": rules})
+
+    def _add(
+        self,
+        stream: Stream,
+        kind: str,
+        text: str,
+        facts: dict[str, Any],
+        time_s: float | None = None,
+        picture: Callable[[], bytes] | None = None,
+    ) -> None:
+        if stream.owner is not None and not self.sessions:
+            return
+        time_s = stream.last_time_s if time_s is None else time_s
+        seen = None if time_s is None else stream.wall_of(time_s)
+        self.database.add(Record(kind, stream.id, stream.owner, text, facts, time_s, seen, picture))
+
+
+def as_vtt(events: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Answers and alerts of one stream as WebVTT, in seconds since the first of them; a note gives its time of day."""
+    yield "WEBVTT\n"
+    start_s: float | None = None
+    held: tuple[float, str] | None = None
+    for event in events:
+        if event["kind"] not in ("answer", "alert"):
+            continue
+        moment = event["seen_wall"] or event["wall"]
+        if start_s is None:
+            start_s = moment
+            yield f"\nNOTE begins at {datetime.fromtimestamp(moment, UTC).isoformat(timespec='milliseconds')}\n"
+        at_s = max(0.0, moment - start_s)
+        if held is not None:
+            yield _cue(held, at_s)
+        facts = event["facts"]
+        words = f"{facts['question']} {facts['text']}" if event["kind"] == "answer" else f"Alert: {facts['prompt']}"
+        held = (at_s, words)
+    if held is not None:
+        yield _cue(held, held[0] + CUE_S)
+
+
+def _cue(cue: tuple[float, str], next_s: float) -> str:
+    begin_s, words = cue
+    end_s = min(begin_s + CUE_S, next_s) if next_s > begin_s else begin_s + CUE_S
+    text = " ".join(words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
+    return f"\n{_stamp(begin_s)} --> {_stamp(end_s)}\n{text}\n"
+
+
+def _stamp(seconds: float) -> str:
+    whole = round(1000 * seconds)
+    return f"{whole // 3_600_000:02d}:{whole // 60_000 % 60:02d}:{whole // 1000 % 60:02d}.{whole % 1000:03d}"

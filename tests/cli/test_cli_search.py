@@ -1,0 +1,53 @@
+"""onlooker search over a folder that a server has written."""
+
+import json
+import time
+
+import pytest
+
+from onlooker.server.database import Database, Record
+
+
+@pytest.fixture
+def kept(tmp_path):
+    database = Database(tmp_path)
+    now = time.time()
+    for age_s, stream, text in (
+        (7200, "door", "a red truck came"),
+        (60, "yard", "what?\na red fox"),
+        (30, "door", "nothing"),
+    ):
+        facts = {"question": "what?", "text": text}
+        database.add(Record("answer", stream, None, text, facts, 12.0, now - age_s, wall=now - age_s))
+    database.close()
+    return tmp_path
+
+
+def test_words_are_found_newest_last(run, kept):
+    told = run("search", "red", "--state", kept)
+    lines = told.out.splitlines()
+    assert told.code == 0 and len(lines) == 2
+    assert lines[0].endswith("door  answer: a red truck came") and lines[1].endswith("yard  answer: what? | a red fox")
+    assert len(run("search", "red", "--state", kept, "--since", "1h").out.splitlines()) == 1
+    assert len(run("search", "--state", kept, "--source", "door", "--limit", "1").out.splitlines()) == 1
+    assert [one["text"] for one in run("search", "truck", "--state", kept, "--json").json["events"]] == [
+        "a red truck came"
+    ]
+
+
+def test_everything_is_exported(run, kept):
+    lines = run("search", "--state", kept, "--export", "jsonl").out.splitlines()
+    assert [json.loads(line)["stream"] for line in lines] == ["door", "yard", "door"]
+    vtt = run("search", "--state", kept, "--export", "vtt", "--source", "door").out
+    assert vtt.startswith("WEBVTT") and "a red truck came" in vtt and "fox" not in vtt
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--since", "soon"], "a number and a unit"), (["--kind", "x"], "no such kind"),
+     (["--export", "vtt"], "one source"),
+     (["--export", "csv"], "jsonl"), (["--state", "/nowhere"], "nothing is kept")],
+)  # fmt: skip
+def test_what_makes_no_sense_is_said(run, kept, words, said):
+    told = run("search", *(words if "--state" in words else [*words, "--state", kept]))
+    assert told.code == 2 and said in told.err
