@@ -143,12 +143,28 @@ def official(outcomes: Sequence[Outcome], scorer: str = "official") -> dict[str,
 
     They are over marks, as published. A question that failed gets as many wrong marks as it would have had.
     """
-    return benchmark(outcomes[0].query.benchmark).summary(_by_task(outcomes, scorer)) if outcomes else {}
+    if not outcomes:
+        return {}
+    return benchmark(outcomes[0].query.benchmark).summary(_by_task(outcomes, scorer)) | _beside(outcomes, scorer)
 
 
 def published(outcomes: Sequence[Outcome]) -> tuple[str, float] | None:
     """The number that papers print, by its name ("Total"), from the published scorer; None where there is none."""
     return benchmark(outcomes[0].query.benchmark).headline(_by_task(outcomes, "official")) if outcomes else None
+
+
+def _beside(outcomes: Sequence[Outcome], scorer: str) -> dict[str, float]:
+    """Means of the marks that are no part of the score, by task and what they are of ("Proactive Output, words")."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for outcome in outcomes:
+        bench = benchmark(outcome.query.benchmark)
+        marker = bench.strict if scorer == "strict" else bench.official
+        for mark in (
+            marker(outcome.query, outcome.replies) if marker and outcome.replies and not outcome.failure else ()
+        ):
+            if not mark.counts:
+                found[f"{outcome.query.task}, {mark.what}"].append(mark.value)
+    return {name: mean(values) for name, values in found.items()}
 
 
 def _by_task(outcomes: Sequence[Outcome], scorer: str) -> dict[str, list[float]]:

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from onlooker.core.errors import InputError
+from onlooker.core.records import ReplyRecord
 from onlooker.evals import readers
 from onlooker.evals.readers._rows import seconds
+from onlooker.evals.replay import Outcome
+from onlooker.evals.score import worth
 from onlooker.world import make_episode, write_video
 
 
@@ -83,15 +86,40 @@ def test_streamingbench_questions_and_its_bad_rows(write, place):
         {"video_path": "./videos/empty.mp4", "questions": [timed()]},
     ]
     found = readers.read("streamingbench", write("questions_real.json", data), videos.parent)
-    plain, bare = queries(found)
+    plain, bare, double = queries(found)
+    assert double.options == ("red", "red", "a", "b") and double.meta["gold"] == 1
     assert plain.options == bare.options == ("red", "blue", "green", "pink") and plain.answer == "blue"
     assert plain.ask_time == 4.0 and plain.meta["ability"] == "episodic memory" and "A. red" in plain.meta["prompt"]
     assert len(found.rejected) == 8 and found.asked == 10
+    assert [row.questions for row in found.rejected if "the same" in row.reason] == [0], "asked, and told of"
     for row, said in zip(found.rejected, (
         "none of 4", "short: it ends at 8.0 s", "no time", "no field 'time_stamp'", "the same", "no list", "missing",
         "cannot be opened",
     ), strict=True):  # fmt: skip
-        assert said in row.reason and "questions_real.json" in row.where
+        assert said in row.reason and ("questions_real.json" in row.where or row.questions == 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "meant"),
+    [
+        (["A. red", "B. blue", "C. green", "D. pink"], "C", "green"),
+        # A comma in an option split it in two, which shifts all later ones.
+        (["A. red", "round", "B. blue", "C. green", "D. pink"], "C", "green"),
+        (["A. red", "round", "B. blue", "C. green", "D. pink"], "A", "red, round"),
+        # Letters that are out of order, or begin with B.
+        (["B. red", "A. blue", "C. green", "D. pink"], "A", "blue"),
+        (["B. red", "C. blue", "D. green", "E. pink"], "C", "blue"),
+        # A letter given twice: the option at the letter's own place has it.
+        (["A. red", "B. blue", "B. green", "D. pink"], "B", "blue"),
+        (["A. red", "B. blue", "B. green", "D. pink"], "C", "green"),
+        (["red", "blue", "green", "pink"], "D", "pink"),
+    ],
+)
+def test_options_that_are_split_or_misnumbered_keep_their_answer(write, place, options, answer, meant):
+    data = [{"video_path": "s.mp4", "questions": [timed(options=options, answer=answer)]}]
+    (query,) = queries(readers.read("streamingbench", write("q.json", data), place("s.mp4")))
+    assert query.answer == meant and len(query.options) == 4 and query.options[query.meta["gold"]] == meant
+    assert f"{'ABCD'[query.meta['gold']]}. {meant}" in query.meta["prompt"]
 
 
 def test_streamingbench_csv_holds_options_as_text(tmp_path, place):
@@ -148,13 +176,17 @@ def test_ovobench_three_families_and_two_to_five_options(write, place):
     ]  # fmt: skip
     found = readers.read("ovobench", write("ovo_bench_new.json", data), place("src/a.mp4"))
     by_id = {query.id: query for query in queries(found)}
-    assert set(by_id) == {"ovo-0", "ovo-1", "ovo-4", "ovo-5-0", "ovo-5-1", "ovo-6"}
+    points = {"ovo-4_0", "ovo-4_1", "ovo-5_0", "ovo-5_1", "ovo-5_2", "ovo-6_0", "ovo-6_1", "ovo-7_0"}
+    assert set(by_id) == {"ovo-0", "ovo-1"} | points
     assert by_id["ovo-1"].answer == "z" and "A. v; B. w;" in by_id["ovo-1"].meta["prompt"]
-    assert [p["expect"] for p in by_id["ovo-4"].test_points] == ["1", "2"] and by_id["ovo-4"].answer_type == "count"
-    assert by_id["ovo-5-0"].windows == ((0.0, 3.0),) and len(by_id["ovo-5-0"].test_points) == 2
-    assert by_id["ovo-6"].ask_time == 1.0 and by_id["ovo-6"].windows == ((4.0, 34.0),)
+    truth = {name: by_id[name].test_points[0] for name in points}
+    assert truth["ovo-4_1"] == {"t": 6.0, "expect": "2"} and by_id["ovo-4_0"].answer_type == "count"
+    assert by_id["ovo-5_1"].windows == ((0.0, 3.0),) and "boil" in by_id["ovo-5_1"].meta["poll"]
+    assert truth["ovo-5_2"] == {"t": 5.0, "expect": "yes"} and "pour" in by_id["ovo-5_2"].meta["poll"]
+    assert by_id["ovo-6_0"].ask_time == 2.0 and by_id["ovo-6_1"].windows == ((4.0, 34.0),)
     assert ["none of 2" in reasons(found)[0], "unknown task" in reasons(found)[1]] == [True, True]
-    assert "short" in reasons(found)[2] and found.rejected[2].questions == 2 and "before" in reasons(found)[3]
+    assert "short" in reasons(found)[2] and found.rejected[2].questions == 1 and "before" in reasons(found)[3]
+    assert found.asked == 5 + 2 + 3 + 2 + 2, "choices and test points, as the benchmark counts"
 
 
 def test_ovobench_reads_the_published_chunks(write, place):
@@ -171,18 +203,42 @@ def test_ovobench_reads_the_published_chunks(write, place):
     assert len(found.items) == 1 and found.items[0].video.path.endswith("9.mp4")
 
 
+def test_ovobench_gives_every_question_its_own_chunk(write, place):
+    """Many questions share a source, and chunks are named after the question, or after its test point."""
+    choice = {"task": "OJR", "video": "src/a.mp4", "realtime": 4, "question": "Q?", "options": ["a", "b"], "gt": 0}
+    points = [{"realtime": 3, "type": 0}, {"realtime": 6, "type": 1}, {"realtime": 7, "type": 1}]
+    clue = {"task": "CRR", "video": "src/a.mp4", "question": "Q?", "answer": "x", "ask_time": 1, "clue_time": 4}
+    data = [choice | {"id": 1}, choice | {"id": 2}, clue | {"id": 3, "test_info": points}]
+    found = readers.read("ovobench", write("ovo.json", data), place("1.mp4", "2.mp4", "3_0.mp4", "3_1.mp4"))
+    chunks = {query.id: item.video.path.rpartition("/")[2] for item in found.items for query in item.queries}
+    assert chunks == {f"ovo-{name}": f"{name}.mp4" for name in ("1", "2", "3_0", "3_1")}
+    assert reasons(found) == ["the video is missing: src/a.mp4"] and found.asked == 5
+    whole = readers.read("ovobench", write("ovo.json", data), place("src/a.mp4"))
+    assert len(whole.items) == 1 and whole.asked == len(queries(whole)) == 5
+
+
 def test_svbench_chains_and_links(write, place, tmp_path):
     chain = {
         "questions": ["a?", "b?"], "answers": ["x", "y"], "qac_timestamps_start": ["0:00", "0:02"],
         "qac_timestamps_end": ["0:02", "0:05"],
     }  # fmt: skip
-    write("sv/gt/v.json", [chain, chain, chain | {"answers": ["x"]}, {"questions": ["c?"]}])
-    write("sv/con/v.json", [{"relationship": {"chainBefore": [0], "chainAfter": [1], "relationship": "cause"}}])
+    later = chain | {"qac_timestamps_start": ["0:04", "0:05"], "qac_timestamps_end": ["0:06", "0:07"]}
+    write("sv/gt/v.json", [chain, later, chain | {"answers": ["x"]}, {"questions": ["c?"]}])
+    # Links name their chains by when they start; the first of the file is not of the first chain.
+    link = {
+        "chain_1": {"qac_timestamps_start": "0:00"}, "chain_2": {"qac_timestamps_start": "0:04"},
+        "relationship": {"chainBefore": [0], "chainAfter": [1], "relationship": "cause"},
+    }  # fmt: skip
+    write("sv/con/v.json", [link | {"chain_1": {"qac_timestamps_start": "0:03"}}, link])
     found = readers.read("svbench", tmp_path / "sv", place("v.mp4"))
     asked = {query.id: query for query in queries(found)}
-    assert set(asked) == {"v-0-0", "v-0-1", "v-1-0", "v-1-1"}
-    assert asked["v-1-1"].links == ("v-0-0",) and asked["v-0-1"].ask_time == 5.0
-    assert {query.history for query in asked.values()} == {"own"} and len(found.rejected) == 2
+    assert set(asked) == {"v-0-0", "v-0-1", "v-1-0", "v-1-1", "v-linked-0-0", "v-linked-1-1"}
+    assert asked["v-1-1"].links == ("v-0-0",) and asked["v-1-0"].links == () and asked["v-0-1"].ask_time == 5.0
+    linked = [query for query in asked.values() if query.task == "streaming"]
+    assert [(query.order, query.ask_time) for query in linked] == [(0, 2.0), (1, 7.0)]
+    assert {query.group for query in linked} == {"v-linked"}
+    assert {query.history for query in asked.values()} == {"own"} and len(found.rejected) == 3
+    assert [row.questions for row in found.rejected if "link" in row.reason] == [0]
 
 
 def test_streamgaze_windows_of_the_present_and_alerts(write, place, tmp_path):
@@ -199,7 +255,7 @@ def test_streamgaze_windows_of_the_present_and_alerts(write, place, tmp_path):
     found = readers.read("streamgaze", tmp_path / "gaze", place("g.mp4"))
     contexts = {query.task: query.context[0] for query in queries(found)}
     assert contexts == {"NFI": 0.0, "OAR": -60.0, "OAA": 0.0}
-    assert [row.questions for row in found.rejected] == [2, 1]
+    assert [row.questions for row in found.rejected] == [1, 1] and found.asked == 5, "an alert is one question"
 
 
 def test_mlvu_answers_are_texts(write, place, tmp_path):
@@ -254,6 +310,28 @@ def test_vstream_qa_both_forms(write, place):
     found = readers.read("vstream_qa", write("rvs.json", [rvs, flat]), place("r.mp4"))
     assert [query.ask_time for query in queries(found)] == [4.0, 6.0] or len(queries(found)) == 2
     assert "no field 'answer'" in reasons(found)[0]
+
+
+@pytest.mark.parametrize("field", ["options", "choices", "candidates"])
+def test_vstream_rows_with_options_are_multiple_choice(write, place, field):
+    row = {"video_id": "r", "question": "C?", "id": 1, "answer": "(B)", "duration": 6, field: ["(A) x", "(B) y"]}
+    (query,) = queries(readers.read("vstream_qa", write("rvs.json", [row]), place("r.mp4")))
+    assert query.answer_type == "mcq" and query.answer == "y" and query.meta["lettered"]
+    assert worth(Outcome(query, (ReplyRecord(query.id, 6.0, "B"),))) == 1.0
+
+
+def test_rekv_answers_by_number_are_those_of_the_egoschema_subset(write, place):
+    talk = [{"question": "Q?", "choices": list("vwxyz"), "answer": answer} for answer in (3, "3", "D", "y", 5, "7")]
+    data = [{"video_id": "q", "video_path": "q.mp4", "duration": 8.0, "conversations": talk}]
+    found = readers.read("rekv_json", write("egoschema_subset.json", data), place("q.mp4"))
+    assert [query.answer for query in queries(found)] == ["y"] * 4 and len(found.rejected) == 2
+
+
+def test_words_that_are_numbers_are_words(write, place):
+    talk = [{"question": "How many?", "choices": ["3", "2", "1", "0"], "answer": "1"}]
+    data = [{"video_id": "q", "video_path": "q.mp4", "duration": 8.0, "conversations": talk}]
+    (query,) = queries(readers.read("rekv_json", write("rekv.json", data), place("q.mp4")))
+    assert query.answer == "1" and query.meta["gold"] == 2
 
 
 def test_niavh_needles_have_evidence(write, place):

@@ -49,7 +49,10 @@ def both(name: str, text: str, **more) -> tuple[float, float]:
         ("videomme", "The best answer is B", 1, 1),
         ("longvideobench", "B", 1, 1),
         ("rekv_json", "B) blue", 1, 1),
-        ("rekv_json", "(B) blue", 1, 0),  # the text before the bracket is "(B"
+        ("rekv_json", "(B) blue", 1, 1),  # the character before the bracket
+        ("rekv_json", "Best is B", 1, 1),  # there is no bracket: the first character
+        ("rekv_json", "Blue) it is", 0, 0),
+        ("mlvu", "B or C", 0, 0),
     ],
 )  # fmt: skip
 def test_choices(name, text, strict, published):
@@ -117,6 +120,27 @@ def test_open_answers_have_no_published_score_without_a_judge():
         assert 0 < marks(query, (1.0, "the dog", "answer"))[0][0] < 1
 
 
+def test_the_words_of_a_proactive_answer_are_told_beside_its_time():
+    query = QueryRecord(
+        "q", "v", "streamingbench", "Proactive Output", "forward", 0.0, "Q?", "ring", answer_type="proactive",
+        windows=((8.0, 12.0),), tolerance=2.0, meta={"phrase": "ring"},
+    )  # fmt: skip
+    replies = (ReplyRecord("q", 9.0, "yes", "poll"), ReplyRecord("q", 9.0, "boom", "unprompted"))
+    found = score.official([Outcome(query, replies)])
+    assert found["All"] == 1.0 and found["Proactive Output, words"] == 0.0
+    assert score.published([Outcome(query, replies)]) == ("All", 1.0)
+
+
+def test_the_published_scorer_of_two_equal_options_wants_the_letter_that_is_named():
+    query = QueryRecord(
+        "q", "v", "videomme", "T", "f", 1.0, "Q?", "red", options=("red", "red", "blue"),
+        meta={"lettered": True, "gold": 1},
+    )  # fmt: skip
+    assert marks(query, (1.0, "B", "answer")) == ([1.0], [1.0])
+    assert marks(query, (1.0, "A", "answer")) == ([1.0], [0.0]), "the same words are as right, by the strict scorer"
+    assert marks(query, (1.0, "C", "answer")) == ([0.0], [0.0])
+
+
 def test_averages_are_the_published_ones():
     ovo = benchmark("ovobench").summary
     families = ovo({"EPM": [1, 0], "ASI": [1], "OCR": [0, 0], "REC": [1] * 8, "SSR": [0, 0]})
@@ -147,7 +171,8 @@ def test_always_yes_scores_what_the_published_table_shows():
     [
         ("B", "B"), ("(B)", "B"), ("B.", "B"), ("B: the dog", "B"), ("B) the dog", "B"), ("Answer: B", "B"),
         ("The best option is (B)", "B"), ("A dog runs", None), ("A B C D", None), ("", None), ("banana", None),
-        ("E", None), ("It's B because of the dog", None), ("Because", None),
+        ("E", None), ("It's B because of the dog", None), ("Because", None), ("A or B", None), ("(A) or (B)", None),
+        ("A/B", None), ("Either A or B.", None), ("The answer is A or C", None),
     ],
 )  # fmt: skip
 def test_letters(text, letter):
@@ -155,7 +180,12 @@ def test_letters(text, letter):
 
 
 def test_numbers_and_yes_or_no():
-    assert [matching.number(t) for t in ("3", "three times", "3.5", "none", "12 or 13")] == [3, 3, None, None, 12]
+    said = {
+        "3": 3, "three times": 3, "3.5": None, "none": None, "12 or 13": None, "two or three": None, "1,000": 1000,
+        "about 12,345 cars": 12345, "1, 2": 1, "3 or so": 3, "007": 7, "2/3": None,
+    }  # fmt: skip
+    assert {text: matching.number(text) for text in said} == said
+    assert matching.yes_or_no("Yes or no?") is None and matching.yes_or_no("No/yes") is None
     assert [matching.yes_or_no(t) for t in ("Yes.", "no", "yesterday", "Not now", "Yes, not yet")] == [
         "yes", "no", None, None, "no",
     ]  # fmt: skip

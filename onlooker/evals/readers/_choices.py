@@ -7,22 +7,22 @@ from typing import Any
 from onlooker.core.records import QueryRecord, ReplyRecord
 from onlooker.evals import matching
 from onlooker.evals.benchmark import Mark
-from onlooker.evals.readers._rows import Rows, lines
+from onlooker.evals.readers._rows import Options, Rows, lines
 
 Parser = Callable[[str], str | None]
 
 
 def at_the_end(
-    rows: Rows, benchmark: str, name: str, video: str, task: str, words: str, options: tuple[str, ...], answer: str,
+    rows: Rows, benchmark: str, name: str, video: str, task: str, words: str, options: Options,
     *, duration_s: Any = None, prompt: str = "", meta: dict[str, Any] | None = None,
 ) -> QueryRecord:  # fmt: skip
     """A question about a whole video, asked when the file ends (or where the annotation says it does)."""
     length = rows.duration(video)
     ask_s = length if length is not None else float(duration_s or 0.0)
-    listed = f"Question: {words}\nOptions:\n{lines(options, '({}) ')}\nOnly give the best option.\nBest option: ("
+    listed = f"Question: {words}\nOptions:\n{lines(options.texts, '({}) ')}\nOnly give the best option.\nBest option: ("
     return QueryRecord(
         id=name, video=video, benchmark=benchmark, task=task, family="offline", ask_time=ask_s, question=words,
-        answer=answer, options=options, meta={"prompt": prompt or listed, "lettered": True} | (meta or {}),
+        answer=options.answer, options=options.texts, meta={"prompt": prompt or listed} | options.meta | (meta or {}),
     )  # fmt: skip
 
 
@@ -41,8 +41,13 @@ def strict(query: QueryRecord, replies: Sequence[ReplyRecord]) -> list[Mark]:
 
 
 def before_bracket(text: str) -> str:
-    """MLVU and ReKV: the character before the first ")", else the whole reply, as it is ("a)" is not "A")."""
+    """MLVU: the character before the first ")", else the whole reply, as it is ("a)" is not "A")."""
     return text[text.index(")") - 1 : text.index(")")] if ")" in text else text
+
+
+def before_bracket_or_first(text: str) -> str:
+    """ReKV: the character before the first ")", else the first character of the reply."""
+    return before_bracket(text) if ")" in text else text[:1]
 
 
 def first_capital(last: str) -> Parser:

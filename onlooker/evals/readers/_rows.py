@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,33 +54,122 @@ def seconds(text: Any) -> float:
     return value
 
 
-def plain_options(options: Any, least: int = 2) -> tuple[str, ...]:
-    """Option texts without their letters ("A. red", "(A) red", "A) red" and "red" are the same)."""
-    if not isinstance(options, list | tuple) or len(options) < least or not all(isinstance(o, str) for o in options):
-        raise Bad(f"no list of {least} or more options: {options!r}")
-    texts = []
-    for place, option in enumerate(options):
-        mark = chr(65 + place)
-        texts.append(re.sub(rf"^\s*(?:\({mark}\)|{mark}[.):])\s*", "", option).strip())
-    if len(set(texts)) < len(texts):
-        raise Bad("two options are the same")
-    return tuple(texts)
+_LABEL = re.compile(r"^\s*(?:\(([A-H])\)|([A-H])[.):])\s*")
 
 
-def by_letter(options: tuple[str, ...], answer: Any) -> str:
-    """The text of the option that a letter names."""
-    place = ord(answer.strip()) - 65 if isinstance(answer, str) and len(answer.strip()) == 1 else -1
-    if not 0 <= place < len(options):
-        raise Bad(f"the answer {answer!r} is none of {len(options)} options")
-    return options[place]
+@dataclass(frozen=True)
+class Options:
+    """The options of one question, without their letters, and which of them is right."""
+
+    texts: tuple[str, ...]
+    gold: int
+
+    @property
+    def answer(self) -> str:
+        """The words of the right one."""
+        return self.texts[self.gold]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What a lettered question carries along."""
+        return {"lettered": True, "gold": self.gold}
+
+    @property
+    def oddity(self) -> str:
+        """What is odd about them, though they can be asked; empty when nothing is."""
+        if len(set(self.texts)) < len(self.texts):
+            return "two options are the same"
+        return "" if all(self.texts) else "an option has no words"
 
 
-def by_text(options: tuple[str, ...], answer: Any) -> str:
-    """The option that is the answer, word for word."""
-    found = [option for option in options if option == str(answer).strip()]
-    if not found:
+def by_letter(options: Any, answer: Any) -> Options:
+    """Options and the letter of the right one.
+
+    Where options carry letters of their own ("A. red", "(A) red", "A) red"), the answer names one of those: the one at
+    its own place if that has it, else the only one that has it. A piece without a letter among others with letters is
+    the rest of the option before it.
+    """
+    given = _texts(options)
+    labels = [_label(option) for option in given]
+    if sum(map(bool, labels)) >= 2 and not all(labels) and labels[0]:
+        given = _joined(given, labels)
+        labels = [_label(option) for option in given]
+    texts = tuple(
+        (_LABEL.sub("", option) if label else option).strip() for option, label in zip(given, labels, strict=True)
+    )
+    letter = answer.strip().strip("().") if isinstance(answer, str) else ""
+    place = ord(letter) - 65 if len(letter) == 1 else -1
+    named = [number for number, label in enumerate(labels) if label == letter]
+    if len(named) == 1:
+        place = named[0]
+    elif all(labels) and len(set(labels)) == len(labels):
+        place = -1  # every option has a letter of its own, and none has this one
+    if not 0 <= place < len(texts):
+        raise Bad(f"the answer {answer!r} is none of {len(texts)} options")
+    return Options(_checked(texts), place)
+
+
+def by_text(options: Any, answer: Any) -> Options:
+    """Options and the words of the right one."""
+    texts = _without_letters(options)
+    if str(answer).strip() not in texts:
         raise Bad(f"the answer {answer!r} is not among the options")
-    return found[0]
+    return Options(_checked(texts), texts.index(str(answer).strip()))
+
+
+def by_number(options: Any, answer: Any) -> Options:
+    """Options and the number of the right one, from 0; a number may be written as text."""
+    texts = _without_letters(options)
+    try:
+        place = -1 if isinstance(answer, bool) else int(answer)
+    except (TypeError, ValueError):
+        place = -1
+    if not 0 <= place < len(texts):
+        raise Bad(f"the answer {answer!r} is none of {len(texts)} options")
+    return Options(_checked(texts), place)
+
+
+def by_any(options: Any, answer: Any) -> Options:
+    """Options and the right one by its words, its letter or its number, whichever fits, in this order."""
+    text = str(answer).strip()
+    if text in _without_letters(options):
+        return by_text(options, text)
+    return by_number(options, text) if text.isdigit() else by_letter(options, text)
+
+
+def _texts(options: Any) -> list[str]:
+    if not isinstance(options, list | tuple) or len(options) < 2 or not all(isinstance(o, str) for o in options):
+        raise Bad(f"no list of 2 or more options: {options!r}")
+    return list(options)
+
+
+def _without_letters(options: Any) -> tuple[str, ...]:
+    """Texts without the letter of their place; another letter is part of the text."""
+    texts = _texts(options)
+    return tuple(
+        (_LABEL.sub("", text) if _label(text) == chr(65 + place) else text).strip() for place, text in enumerate(texts)
+    )
+
+
+def _checked(texts: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(texts)) == 1:
+        raise Bad(f"options that say nothing apart: {texts!r}")
+    return texts
+
+
+def _label(option: str) -> str:
+    found = _LABEL.match(option)
+    return (found[1] or found[2]) if found else ""
+
+
+def _joined(options: list[str], labels: list[str]) -> list[str]:
+    whole: list[str] = []
+    for option, label in zip(options, labels, strict=True):
+        if label:
+            whole.append(option)
+        else:
+            whole[-1] += f", {option.strip()}"
+    return whole
 
 
 def lines(options: tuple[str, ...], mark: str = "{}. ") -> str:
@@ -101,7 +191,9 @@ class Rows:
     def __init__(self, videos: Path, benchmark: str, probe: Callable[[Path], float | None] = duration_of) -> None:
         self.folder, self.benchmark, self.probe = videos, benchmark, probe
         self.rejected: list[Rejected] = []
-        self._files: dict[str, tuple[Path, float | None] | str] = {}
+        self._files: dict[str, tuple[Path, float | None]] = {}
+        self._sought: dict[tuple[str, ...], str] = {}
+        """What names led to: the key of a file, or why there is none (then it is no key)."""
         self._queries: dict[str, list[QueryRecord]] = {}
         self._sides: dict[str, tuple[dict[str, Any], ...]] = {}
         self._ids: set[str] = set()
@@ -125,24 +217,30 @@ class Rows:
     def video(self, *names: str, side: tuple[dict[str, Any], ...] = ()) -> str:
         """The key of the first of these files that is there (relative to the folder, with any video suffix).
 
-        Raises `Bad` when there is none, or when it cannot be opened.
+        One file has one key, by whatever names it was found. Raises `Bad` when there is none, or when it cannot be
+        opened.
         """
-        key = names[0]
+        if names not in self._sought:
+            self._sought[names] = self._locate(names)
+        key = self._sought[names]
         if key not in self._files:
-            self._files[key] = self._locate(names)
-            self._sides[key] = side
-        found = self._files[key]
-        if isinstance(found, str):
-            raise Bad(found)
+            raise Bad(key)
+        self._sides.setdefault(key, side)
         return key
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return any(path.is_file() for path in self._places(name))
 
     def duration(self, video: str) -> float | None:
         """Seconds of a video that was found."""
-        found = self._files[video]
-        return None if isinstance(found, str) else found[1]
+        return self._files[video][1]
 
     def add(self, query: QueryRecord) -> None:
-        """Take a question. Raises `Bad` when its id was there before, or its video ends before it is asked."""
+        """Take a question; what is odd about its options is told, and costs nothing.
+
+        Raises `Bad` when its id was there before, or its video ends before it is asked.
+        """
         if query.id in self._ids:
             raise Bad(f"the id {query.id} was there before")
         length = self.duration(query.video)
@@ -153,29 +251,34 @@ class Rows:
             raise Bad("a question without words")
         self._ids.add(query.id)
         self._queries.setdefault(query.video, []).append(query)
+        if query.options and (oddity := Options(query.options, 0).oddity):
+            self.reject(query.id, f"{oddity}: asked nevertheless", 0)
 
     def reading(self) -> Reading:
         """Everything, in the order of the videos' first questions."""
         items = []
         for key, queries in self._queries.items():
-            found = self._files[key]
-            assert not isinstance(found, str), key
-            path, length = found
+            path, length = self._files[key]
             last_s = max(query.ask_time for query in queries)
             record = VideoRecord(key, str(path), length or last_s, 0.0, self.benchmark, side=self._sides.get(key, ()))
             ordered = tuple(sorted(queries, key=lambda query: query.ask_time))
             items.append(Item(record, ordered, lambda fps, path=path: _frames(path, fps)))
         return Reading(tuple(items), tuple(self.rejected))
 
-    def _locate(self, names: tuple[str, ...]) -> tuple[Path, float | None] | str:
-        for name in names:
-            base = self.folder / name.removeprefix("./")
-            for path in (base, *(base.with_name(base.name + suffix) for suffix in SUFFIXES)):
-                if path.is_file():
+    def _places(self, name: str) -> list[Path]:
+        base = self.folder / name.removeprefix("./")
+        return [base, *(base.with_name(base.name + suffix) for suffix in SUFFIXES)] if name else []
+
+    def _locate(self, names: tuple[str, ...]) -> str:
+        for path in (path for name in names for path in self._places(name)):
+            if path.is_file():
+                key = path.relative_to(self.folder).as_posix()
+                if key not in self._files:
                     try:
-                        return path, self.probe(path)
+                        self._files[key] = path, self.probe(path)
                     except OnlookerError as error:
                         return f"the video cannot be opened: {error.what} ({path.name})"
+                return key
         return f"the video is missing: {names[0]}"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from onlooker.evals.benchmark import Benchmark, ByTask, mean
 from onlooker.evals.item import Reading
 from onlooker.evals.readers import _choices
-from onlooker.evals.readers._rows import Bad, Rows, load, plain_options
+from onlooker.evals.readers._rows import Bad, Rows, by_number, load
 
 
 def read(annotations: Path, videos: Path) -> Reading:
@@ -23,18 +23,13 @@ def read(annotations: Path, videos: Path) -> Reading:
     for number, row in enumerate(load(annotations)):
         with rows.row(f"{annotations.name} row {number}"):
             name = str(row.get("q_uid") or row.get("video_idx") or row["video_id"])
-            options = plain_options(row.get("option") or [row[f"option {place}"] for place in range(5)])
+            listed = row.get("option") or [row[f"option {place}"] for place in range(5)]
             gold = row.get("answer", known.get(name))
             if gold is None:
                 raise Bad("the answer is not public")
-            if not 0 <= int(gold) < len(options):
-                raise Bad(f"the answer {gold!r} is none of {len(options)} options")
-            video = rows.video(name)
-            rows.add(
-                _choices.at_the_end(
-                    rows, "egoschema", f"ego-{name}", video, "egoschema", row["question"], options, options[int(gold)]
-                )
-            )
+            options, video = by_number(listed, gold), rows.video(name)
+            query = _choices.at_the_end(rows, "egoschema", f"ego-{name}", video, "egoschema", row["question"], options)
+            rows.add(query)
     return rows.reading()
 
 

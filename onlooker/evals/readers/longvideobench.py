@@ -19,7 +19,7 @@ from onlooker.evals.benchmark import Benchmark, ByTask, Mark, mean
 from onlooker.evals.controls import lot
 from onlooker.evals.item import Reading
 from onlooker.evals.readers import _choices
-from onlooker.evals.readers._rows import Bad, Rows, load, plain_options, seconds
+from onlooker.evals.readers._rows import Rows, by_number, load, seconds
 
 
 def read(annotations: Path, videos: Path) -> Reading:
@@ -27,18 +27,14 @@ def read(annotations: Path, videos: Path) -> Reading:
     rows = Rows(videos, "longvideobench")
     for number, row in enumerate(load(annotations)):
         with rows.row(f"{annotations.name} row {number}"):
-            options = plain_options(row["candidates"] if "candidates" in row else _columns(row))
-            gold = int(row["correct_choice"])
-            if not 0 <= gold < len(options):
-                raise Bad(f"correct_choice {gold} is none of {len(options)} options")
+            options = by_number(row["candidates"] if "candidates" in row else _columns(row), row["correct_choice"])
             video = rows.video(row["video_path"], f"videos/{row['video_path']}", side=_subtitles(annotations, row))
             meta = {"category": row.get("question_category", "")}
-            rows.add(
-                _choices.at_the_end(
-                    rows, "longvideobench", f"lvb-{row['id']}", video, str(row.get("duration_group", "")),
-                    row["question"], options, options[gold], meta=meta,
-                )
+            query = _choices.at_the_end(
+                rows, "longvideobench", f"lvb-{row['id']}", video, str(row.get("duration_group", "")),
+                row["question"], options, meta=meta,
             )  # fmt: skip
+            rows.add(query)
     return rows.reading()
 
 

@@ -15,7 +15,7 @@ from onlooker.evals import matching
 from onlooker.evals.benchmark import Benchmark, ByTask, Mark, mean
 from onlooker.evals.item import Reading
 from onlooker.evals.readers import _choices
-from onlooker.evals.readers._rows import Rows, by_text, load, plain_options
+from onlooker.evals.readers._rows import Rows, by_text, load
 
 OPEN = ("sub_scene", "subPlot", "summary")
 
@@ -29,9 +29,9 @@ def read(annotations: Path, videos: Path) -> Reading:
                 video = rows.video(row["video"], f"{path.stem}/{row['video']}")
                 name, task, words = f"mlvu-{path.stem}-{number}", str(row["question_type"]), row["question"]
                 if "candidates" in row:
-                    options = plain_options(row["candidates"])
-                    answer = by_text(options, row["answer"])
-                    rows.add(_choices.at_the_end(rows, "mlvu", name, video, task, words, options, answer))
+                    options = by_text(row["candidates"], row["answer"])
+                    query = _choices.at_the_end(rows, "mlvu", name, video, task, words, options)
+                    rows.add(query)
                 else:
                     ask_s = rows.duration(video) or float(row["duration"])
                     points = row.get("scoring_points", [])

@@ -1,6 +1,7 @@
 """OVO-Bench (Li et al., CVPR 2025): backward tracing, real-time perception, forward responding.
 
-Reads `ovo_bench_new.json` with either the original videos or the published chunks (`{id}.mp4`, `{id}_{i}.mp4`).
+Reads `ovo_bench_new.json` with either the original videos or the published chunks: `{id}.mp4`, and `{id}_{i}.mp4` for
+test point i of a forward item. Every test point is a question of its own, as the benchmark counts them (3,035).
 
 Published scorer (`utils/OVOBenchScore.py`): multiple choice is right when the gold letter occurs anywhere in the reply
 ("Answer: B" contains an A; a list of all letters scores 100 %); REC when all digits of the reply, joined, are the count
@@ -11,14 +12,15 @@ Strict: one unambiguous letter; the first number; the first yes or no as a word.
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from onlooker.core.records import QueryRecord, ReplyRecord
+from onlooker.core.records import QueryRecord, ReplyRecord, Span
 from onlooker.evals import matching
 from onlooker.evals.benchmark import Benchmark, ByTask, Mark, group_means, mean, test_points
 from onlooker.evals.item import Reading
-from onlooker.evals.readers._rows import Bad, Rows, load, plain_options, seconds
+from onlooker.evals.readers._rows import Bad, Rows, by_number, load, seconds
 
 FAMILIES = {
     "Backward": ("EPM", "ASI", "HLD"),
@@ -29,73 +31,80 @@ _FAMILY = {task: family for family, tasks in FAMILIES.items() for task in tasks}
 
 
 def read(annotations: Path, videos: Path) -> Reading:
-    """The whole file; test points become polls of one standing question."""
+    """The whole file; a test point is a question put at its time."""
     rows = Rows(videos, "ovobench")
     for number, row in enumerate(load(annotations)):
         points = len(row.get("test_info") or ()) if isinstance(row, dict) else 1
-        with rows.row(f"{annotations.name} row {number}", max(1, points)):
+        where = f"{annotations.name} row {number}"
+        with rows.row(where, max(1, points)):
             if row["task"] not in _FAMILY:
                 raise Bad(f"unknown task {row['task']!r}")
-            for query in _choice(rows, row) if "options" in row else _forward(rows, row):
-                rows.add(query)
+            if "options" in row:
+                _choice(rows, row)
+            else:
+                _forward(rows, row, where)
     return rows.reading()
 
 
-def _choice(rows: Rows, row: dict[str, Any]) -> list[QueryRecord]:
-    options = plain_options(row["options"])
-    gold = row["gt"]
-    if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < len(options):
-        raise Bad(f"gt {gold!r} is none of {len(options)} options")
-    listed = " ".join(f"{chr(65 + place)}. {option};" for place, option in enumerate(options))
+def _choice(rows: Rows, row: dict[str, Any]) -> None:
+    options = by_number(row["options"], row["gt"])
+    listed = " ".join(f"{chr(65 + place)}. {option};" for place, option in enumerate(options.texts))
     prompt = f"Question: {row['question']}\nOptions: {listed}\nAnswer with the letter only."
-    return [
-        QueryRecord(
-            id=f"ovo-{row['id']}", video=rows.video(row["video"], f"{row['id']}"), benchmark="ovobench",
-            task=row["task"], family=_FAMILY[row["task"]], ask_time=seconds(row["realtime"]), question=row["question"],
-            answer=options[gold], options=options, meta={"prompt": prompt, "lettered": True},
-        )
-    ]  # fmt: skip
-
-
-def _forward(rows: Rows, row: dict[str, Any]) -> list[QueryRecord]:
-    task, points = row["task"], row["test_info"]
-    if not points:
-        raise Bad("no test points")
-    video = rows.video(row["video"])
-    if task == "REC":
-        poll = f"How many times did they {row['activity']} so far, whoever did it? Answer with one number."
-        truth = [{"t": seconds(p["realtime"]), "expect": str(int(p["count"]))} for p in points]
-        windows = tuple((seconds(end), seconds(end) + 2.0) for end in row.get("end_times", ()))
-        return [_polled(row, video, "", poll, truth, windows, "count")]
-    if task == "CRR":
-        poll = (
-            f"Can this question be answered from the latest frames? Question: {row['question']} Answer with Yes or No."
-        )
-        clue_s = seconds(row["clue_time"])
-        truth = [{"t": seconds(p["realtime"]), "expect": _yes_no(p["type"])} for p in points]
-        return [_polled(row, video, "", poll, truth, ((clue_s, clue_s + 30.0),), "yesno", seconds(row["ask_time"]))]
-    spans = list(zip(row["start_time"], row["end_time"], strict=True))
-    queries = []
-    for step in sorted({p["step"] for p in points}, key=str):
-        poll = f'Is this step of "{row["tutorial"]}" being carried out now: {step}? Answer with Yes or No.'
-        truth = [{"t": seconds(p["realtime"]), "expect": _yes_no(p["type"])} for p in points if p["step"] == step]
-        place = row["all_steps"].index(step) if step in row["all_steps"] else None
-        windows = (tuple(map(seconds, spans[place])),) if place is not None and place < len(spans) else ()
-        queries.append(_polled(row, video, f"-{len(queries)}", poll, truth, windows, "yesno"))
-    return queries
-
-
-def _polled(
-    row: dict[str, Any], video: str, suffix: str, poll: str, truth: list[dict[str, Any]], windows: Any, kind: Any,
-    ask_s: float | None = None,
-) -> QueryRecord:  # fmt: skip
-    first = min(point["t"] for point in truth)
-    return QueryRecord(
-        id=f"ovo-{row['id']}{suffix}", video=video, benchmark="ovobench", task=row["task"], family="Forward",
-        ask_time=first if ask_s is None else min(first, ask_s), question=row.get("question") or poll,
-        answer=str(row.get("answer", truth[-1]["expect"])), answer_type=kind, windows=windows,
-        test_points=tuple(sorted(truth, key=lambda point: point["t"])), meta={"poll": poll},
+    query = QueryRecord(
+        id=f"ovo-{row['id']}", video=rows.video(row["video"], str(row["id"])), benchmark="ovobench",
+        task=row["task"], family=_FAMILY[row["task"]], ask_time=seconds(row["realtime"]), question=row["question"],
+        answer=options.answer, options=options.texts, meta={"prompt": prompt} | options.meta,
     )  # fmt: skip
+    rows.add(query)
+
+
+def _forward(rows: Rows, row: dict[str, Any], where: str) -> None:
+    if not row["test_info"]:
+        raise Bad("no test points")
+    of_task = {"REC": _repetition, "SSR": _step, "CRR": _clue}[row["task"]]
+    for number, point in enumerate(row["test_info"]):
+        with rows.row(f"{where} test point {number}"):
+            asked = of_task(row, point)
+            query = QueryRecord(
+                id=f"ovo-{row['id']}_{number}", video=rows.video(row["video"], f"{row['id']}_{number}"),
+                benchmark="ovobench", task=row["task"], family="Forward", ask_time=seconds(point["realtime"]),
+                question=asked.words, answer=asked.truth, answer_type=asked.kind, windows=asked.windows,
+                test_points=({"t": seconds(point["realtime"]), "expect": asked.truth},), group=f"ovo-{row['id']}",
+                order=number, meta={"poll": asked.poll},
+            )  # fmt: skip
+            rows.add(query)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked at a test point."""
+
+    words: str
+    poll: str
+    truth: str
+    kind: Literal["count", "yesno"]
+    windows: tuple[Span, ...]
+
+
+def _repetition(row: dict[str, Any], point: dict[str, Any]) -> _Asked:
+    poll = f"How many times did they {row['activity']} so far, whoever did it? Answer with one number."
+    windows = tuple((seconds(end), seconds(end) + 2.0) for end in row.get("end_times", ()))
+    return _Asked(poll, poll, str(int(point["count"])), "count", windows)
+
+
+def _clue(row: dict[str, Any], point: dict[str, Any]) -> _Asked:
+    poll = f"Can this question be answered from the latest frames? Question: {row['question']} Answer with Yes or No."
+    clue_s = seconds(row["clue_time"])
+    return _Asked(row["question"], poll, _yes_no(point["type"]), "yesno", ((clue_s, clue_s + 30.0),))
+
+
+def _step(row: dict[str, Any], point: dict[str, Any]) -> _Asked:
+    step = point["step"]
+    poll = f'Is this step of "{row["tutorial"]}" being carried out now: {step}? Answer with Yes or No.'
+    spans = list(zip(row["start_time"], row["end_time"], strict=True))
+    place = row["all_steps"].index(step) if step in row["all_steps"] else len(spans)
+    windows = ((seconds(spans[place][0]), seconds(spans[place][1])),) if place < len(spans) else ()
+    return _Asked(poll, poll, _yes_no(point["type"]), "yesno", windows)
 
 
 def _yes_no(kind: Any) -> str:

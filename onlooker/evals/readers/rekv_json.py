@@ -3,9 +3,10 @@
 Reads lists of `{video_id, video_path, duration, conversations: [{question, choices?, answer, question_type?,
 temporal_windows?, start_time?, end_time?}]}`: ActivityNet-QA, EgoSchema, MLVU, QAEgo4D, Video-MME, RVS in one form.
 
-Published scorer: with choices, the text before the first ")" is the letter (the prompt ends in "("); open answers
-need a judge. Strict: one unambiguous letter; word overlap (F1) for open ones. Retrieval recall = share of evidence
-windows that a cited span touches, in every reply's `evidence_recalled`.
+Published scorer: with choices, the character before the first ")" is the letter, without one the first character of the
+reply (the prompt ends in "("); open answers need a judge. An answer may be the words of a choice, its letter or its
+number (the EgoSchema subset of STC). Strict: one unambiguous letter; word overlap (F1) for open ones. Retrieval recall
+= share of evidence windows that a cited span touches, in every reply's `evidence_recalled`.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from onlooker.core.records import QueryRecord, ReplyRecord
 from onlooker.evals.benchmark import Benchmark, ByTask, Mark, mean
 from onlooker.evals.item import Reading
 from onlooker.evals.readers import _choices, _open
-from onlooker.evals.readers._rows import Bad, Rows, by_letter, by_text, lines, load, plain_options, seconds
+from onlooker.evals.readers._rows import Bad, Options, Rows, by_any, lines, load, seconds
 
 
 def read(annotations: Path, videos: Path) -> Reading:
@@ -27,11 +28,15 @@ def read(annotations: Path, videos: Path) -> Reading:
             with rows.row(f"{annotations.name} entry {number} question {place}"):
                 path = str(entry.get("video_path") or entry["video_id"])
                 video = rows.video(path, Path(path).name, str(entry.get("video_id", "")))
-                rows.add(_query(rows, f"rekv-{number}-{place}", video, entry, row))
+                options = by_any(row["choices"], row["answer"]) if row.get("choices") else None
+                query = _query(rows, f"rekv-{number}-{place}", video, entry, row, options)
+                rows.add(query)
     return rows.reading()
 
 
-def _query(rows: Rows, name: str, video: str, entry: dict[str, Any], row: dict[str, Any]) -> QueryRecord:
+def _query(
+    rows: Rows, name: str, video: str, entry: dict[str, Any], row: dict[str, Any], options: Options | None
+) -> QueryRecord:
     length = rows.duration(video)
     end = row.get("end_time")
     ask_s = seconds(end) if end is not None else length if length is not None else seconds(entry["duration"])
@@ -40,22 +45,21 @@ def _query(rows: Rows, name: str, video: str, entry: dict[str, Any], row: dict[s
         if stop < start:
             raise Bad(f"a window ends before it begins: {start} to {stop}")
         windows.append((float(start), float(stop)))
-    words, answer, options, prompt = str(row["question"]), str(row["answer"]), (), ""
-    if row.get("choices"):
-        options = plain_options(row["choices"])
-        answer = by_text(options, answer) if answer.strip() in options else by_letter(options, answer)
-        prompt = f"Question: {words}\nOptions:\n{lines(options, '({}) ')}\nBest option: ("
+    words, meta = str(row["question"]), {}
+    if options:
+        prompt = f"Question: {words}\nOptions:\n{lines(options.texts, '({}) ')}\nBest option: ("
+        meta = {"prompt": prompt} | options.meta
     return QueryRecord(
         id=name, video=video, benchmark="rekv_json", task=str(row.get("question_type", "qa")),
-        family="offline" if end is None else "realtime", ask_time=ask_s, question=words, answer=answer,
-        answer_type="mcq" if options else "text", options=options, evidence=tuple(windows),
-        meta={"prompt": prompt, "lettered": True} if options else {},
+        family="offline" if end is None else "realtime", ask_time=ask_s, question=words,
+        answer=options.answer if options else str(row["answer"]), answer_type="mcq" if options else "text",
+        options=options.texts if options else (), evidence=tuple(windows), meta=meta,
     )  # fmt: skip
 
 
 def official(query: QueryRecord, replies: Sequence[ReplyRecord]) -> list[Mark]:
     """The published marks; none for open answers."""
-    return _choices.marker(lambda text: text.split(")")[0].strip())(query, replies) if query.options else []
+    return _choices.marker(_choices.before_bracket_or_first)(query, replies) if query.options else []
 
 
 def strict(query: QueryRecord, replies: Sequence[ReplyRecord]) -> list[Mark]:
@@ -69,4 +73,4 @@ def summary(tasks: ByTask) -> dict[str, float]:
     return kinds | {"All": mean([value for values in tasks.values() for value in values])}
 
 
-BENCHMARK = Benchmark(read, strict, official, summary, "text before ')' == letter; share of right answers")
+BENCHMARK = Benchmark(read, strict, official, summary, "character before ')' or first == letter; share of right")

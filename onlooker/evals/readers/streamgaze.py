@@ -17,7 +17,7 @@ from onlooker.core.records import QueryRecord, ReplyRecord
 from onlooker.evals import matching
 from onlooker.evals.benchmark import Benchmark, ByTask, Mark, mean, test_points
 from onlooker.evals.item import Reading
-from onlooker.evals.readers._rows import Bad, Rows, by_letter, lines, load, plain_options, seconds
+from onlooker.evals.readers._rows import Bad, Rows, by_letter, lines, load, seconds
 
 LAST_MINUTE = ("OI-E", "OI-H", "OAR", "FAP", "present", "future")
 ALERTS = ("GTA", "OAA", "proactive")
@@ -30,7 +30,7 @@ def read(annotations: Path, videos: Path) -> Reading:
     for path in sorted(annotations.glob("*.json")) if annotations.is_dir() else [annotations]:
         for number, entry in enumerate(load(path)):
             for place, question in enumerate(entry.get("questions") or [{}]):
-                with rows.row(f"{path.name} entry {number} question {place}", len(question.get("test_info") or [0])):
+                with rows.row(f"{path.name} entry {number} question {place}"):
                     task = str(entry.get("task") or question.get("task") or path.stem)
                     name = f"gaze-{path.stem}-{number}-{place}"
                     rows.add(_query(rows, name, task, entry, question))
@@ -49,13 +49,13 @@ def _query(rows: Rows, name: str, task: str, entry: dict[str, Any], row: dict[st
             question=words, answer=str(row.get("target_object", "")), answer_type="yesno", test_points=truth,
             meta={"poll": prompt},
         )  # fmt: skip
-    options = plain_options(row["options"])
-    prompt = f"{MARKER}Question: {words}\nOptions:\n{lines(options)}\nAnswer with the letter only."
+    options = by_letter(row["options"], row["answer"])
+    prompt = f"{MARKER}Question: {words}\nOptions:\n{lines(options.texts)}\nAnswer with the letter only."
     recent = any(mark.lower() in task.lower() for mark in LAST_MINUTE)
     return QueryRecord(
         id=name, video=video, benchmark="streamgaze", task=task, family="realtime" if recent else "backward",
-        ask_time=seconds(row["time_stamp"]), question=words, answer=by_letter(options, row["answer"]), options=options,
-        context=(-60.0 if recent else 0.0, None), meta={"prompt": prompt, "lettered": True},
+        ask_time=seconds(row["time_stamp"]), question=words, answer=options.answer, options=options.texts,
+        context=(-60.0 if recent else 0.0, None), meta={"prompt": prompt} | options.meta,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from onlooker.evals import matching
 from onlooker.evals.asking import says_yes
 from onlooker.evals.benchmark import Benchmark, ByTask, Mark, weighted
 from onlooker.evals.item import Reading
-from onlooker.evals.readers._rows import Bad, Rows, by_letter, lines, load, plain_options, seconds
+from onlooker.evals.readers._rows import Bad, Rows, by_letter, lines, load, seconds
 
 TOLERANCE_S, LAST_POLL_S = 2.0, 4.0
 REAL_TIME = (
@@ -78,19 +78,19 @@ def _query(
     video = rows.video(path, f"{path}/video.mp4", Path(path).name)
     if "ground_truth_time_stamp" in row:
         return _proactive(name, video, row, ask_s)
-    options = plain_options(row["options"])
-    answer = by_letter(options, row["answer"])
+    options = by_letter(row["options"], row["answer"])
     before = "" if not chain else "Earlier questions and their answers:\n" + "\n".join(chain) + "\n"
     prompt = (
-        f"{before}Question: {row['question']}\nOptions:\n{lines(options)}\n"
+        f"{before}Question: {row['question']}\nOptions:\n{lines(options.texts)}\n"
         "Answer with the letter of the best option only.\nThe best option is:"
     )
     return QueryRecord(
         id=name.replace(" ", "-"), video=video, benchmark="streamingbench", task=str(row["task_type"]),
-        family="context" if chain is not None else "realtime", ask_time=ask_s, question=row["question"], answer=answer,
-        options=options, context=(0.0 if context_s is None else -context_s, None), order=len(chain or ()),
+        family="context" if chain is not None else "realtime", ask_time=ask_s, question=row["question"],
+        answer=options.answer, options=options.texts, context=(0.0 if context_s is None else -context_s, None),
+        order=len(chain or ()),
         group=name.split(" entry")[0] if chain is not None else "", history="none" if chain is None else "gold",
-        meta={"prompt": prompt, "lettered": True, "ability": row.get("required_ability", "")},
+        meta=options.meta | {"prompt": prompt, "ability": row.get("required_ability", "")},
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from onlooker.evals.benchmark import Benchmark, ByTask, mean
 from onlooker.evals.item import Reading
 from onlooker.evals.readers import _choices
-from onlooker.evals.readers._rows import Rows, by_letter, load, plain_options
+from onlooker.evals.readers._rows import Rows, by_letter, load
 
 
 def read(annotations: Path, videos: Path) -> Reading:
@@ -22,13 +22,12 @@ def read(annotations: Path, videos: Path) -> Reading:
         for place, row in enumerate(entry.get("questions", [entry])):
             with rows.row(f"{annotations.name} entry {number} question {place}"):
                 video = rows.video(str(entry.get("videoID") or entry["video_id"]), str(entry["video_id"]))
-                options = plain_options(row["options"])
-                rows.add(
-                    _choices.at_the_end(
-                        rows, "videomme", f"mme-{row['question_id']}", video, str(entry["duration"]), row["question"],
-                        options, by_letter(options, row["answer"]), meta={"task_type": row.get("task_type", "")},
-                    )
+                options = by_letter(row["options"], row["answer"])
+                query = _choices.at_the_end(
+                    rows, "videomme", f"mme-{row['question_id']}", video, str(entry["duration"]), row["question"],
+                    options, meta={"task_type": row.get("task_type", "")},
                 )  # fmt: skip
+                rows.add(query)
     return rows.reading()
 
 

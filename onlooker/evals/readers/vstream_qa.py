@@ -1,20 +1,21 @@
 """VStream-QA and RVS (Zhang et al., 2024): timed open questions on ego and movie clips.
 
 Reads the RVS form (`conversations` with `end_time`, one video for all of them) and the flat VStream form (`video_id,
-question, id, answer, answer_type, duration`).
+question, id, answer, answer_type, duration`). A row with `options`, `choices` or `candidates` is multiple choice.
 
 Published scorer: gpt-3.5-turbo says yes or no and gives 0 to 5; versions of the judge differ between papers. There is
-none without a judge. Strict stand-in: word overlap (F1) with the reference.
+none without a judge. Strict stand-in: word overlap (F1) with the reference; for choices one unambiguous letter.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onlooker.core.records import QueryRecord
-from onlooker.evals.benchmark import Benchmark, ByTask, mean
+from onlooker.core.records import QueryRecord, ReplyRecord
+from onlooker.evals.benchmark import Benchmark, ByTask, Mark, mean
 from onlooker.evals.item import Reading
-from onlooker.evals.readers import _open
-from onlooker.evals.readers._rows import Rows, load, seconds
+from onlooker.evals.readers import _choices, _open
+from onlooker.evals.readers._rows import Rows, by_any, lines, load, seconds
 
 
 def read(annotations: Path, videos: Path) -> Reading:
@@ -35,19 +36,30 @@ def _query(rows: Rows, name: str, video: str, entry: dict[str, Any], row: dict[s
     if ask_s is None:
         raise KeyError("end_time")
     start = row.get("start_time")
-    task = str(row.get("answer_type") or row.get("question_type", "qa"))
     evidence = ((seconds(start), ask_s),) if start is not None else ()
+    listed = next((row[name] for name in ("options", "choices", "candidates") if row.get(name)), None)
+    options = by_any(listed, row["answer"]) if listed else None
+    words, meta = str(row["question"]), {}
+    if options:
+        prompt = f"Question: {words}\nOptions:\n{lines(options.texts, '({}) ')}\nBest option: ("
+        meta = {"prompt": prompt} | options.meta
+    task = str(row.get("answer_type") or row.get("question_type", "qa"))
     return QueryRecord(
-        id=name, video=video, benchmark="vstream_qa",
-        task=task,
-        family="realtime", ask_time=ask_s, question=row["question"], answer=str(row["answer"]), answer_type="text",
-        evidence=evidence,
+        id=name, video=video, benchmark="vstream_qa", task=task, family="realtime", ask_time=ask_s,
+        question=words, answer=options.answer if options else str(row["answer"]),
+        answer_type="mcq" if options else "text", options=options.texts if options else (), evidence=evidence,
+        meta=meta,
     )  # fmt: skip
+
+
+def strict(query: QueryRecord, replies: Sequence[ReplyRecord]) -> list[Mark]:
+    """Ours."""
+    return _choices.strict(query, replies) if query.options else _open.word_overlap(query, replies)
 
 
 def summary(tasks: ByTask) -> dict[str, float]:
     """The mean over questions; no published number is of this kind."""
-    return {"Word overlap": mean([value for values in tasks.values() for value in values])}
+    return {"Mean": mean([value for values in tasks.values() for value in values])}
 
 
-BENCHMARK = Benchmark(read, _open.word_overlap, None, summary, "gpt-3.5 judge, yes/no and 0-5 (not run); word overlap")
+BENCHMARK = Benchmark(read, strict, None, summary, "gpt-3.5 judge, yes/no and 0-5 (not run); word overlap")
