@@ -11,7 +11,7 @@ from onlooker.cli import options
 from onlooker.cli.app import app
 from onlooker.cli.output import clock, emit, note, plain, size_text, warn
 from onlooker.cli.progress import Working
-from onlooker.cli.sources import open_source, stranger
+from onlooker.cli.sources import Reading, open_source, stranger
 from onlooker.core.errors import InputError, SourceError
 from onlooker.core.events import Answer, SessionStats
 
@@ -31,6 +31,9 @@ def ask(
         Path | None, typer.Option(help="Draw what was recomputed and kept: a .png of the last frames, or an .mp4.")
     ] = None,
     strict: options.Strict = False,
+    stream: options.Stream = None,
+    rate: options.Rate = None,
+    live: options.Live = None,
     as_json: options.Json = False,
     progress: options.Progress = "auto",
     model: options.Model = "pocket-aware",
@@ -70,7 +73,10 @@ def ask(
     with working.loading(model):
         from onlooker.engine import Decoding, Engine
     decoding = Decoding(max_new_tokens, temperature, seed=seed)
-    with open_source(source, fps, at, strict) as opened, _overlay(overlay, source, fps) as writer:
+    with (
+        open_source(source, fps, at, strict, Reading(stream, rate, live)) as opened,
+        _overlay(overlay, source, fps) as writer,
+    ):
         if at is None and opened.is_live:
             raise InputError("a live stream has no end to ask at", given=opened.name, do="--at 10, or onlooker watch")
         if since is not None and opened.duration_s is not None and since > opened.duration_s:

@@ -49,8 +49,9 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A video file or http(s) address, a camera or stream ([bold]rtsp://[/], rtmp://, udp://, webcam:0, "
-        "screen:, listen+rtmp://...), or [bold]synthetic:SEED:SECONDS[/], a clip of Pocket World.",
+        help="A video file, a folder of pictures or [bold]img_%03d.png[/], [bold]-[/] or a pipe; a film or a camera at "
+        "http(s)://; a camera or stream ([bold]rtsp://[/], rtmp://, udp://, tcp://, webcam:0, screen:, "
+        "listen+rtmp://...); or [bold]synthetic:SEED:SECONDS[/], a clip of Pocket World.",
         show_default=False,
     ),
 ]
@@ -91,6 +92,18 @@ HostBudget = Annotated[
         rich_help_panel=LIMITS,
         metavar="SIZE",
     ),
+]
+Stream = Annotated[
+    int | None,
+    typer.Option("--stream", help="Which of several video streams, from 0 [default: the best].", min=0),
+]
+Rate = Annotated[
+    float | None,
+    typer.Option("--rate", help="Pictures a second of a source without times [default: as its headers say]."),
+]
+Live = Annotated[
+    bool | None,
+    typer.Option("--live/--no-live", help="Take an http address for a camera, or for a film [default: as it says]."),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Fail (exit code 4) when the source is damaged.")]
 Progress = Annotated[

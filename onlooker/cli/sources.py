@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from onlooker.core.errors import DamagedSource, InputError
@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     from onlooker.video import LiveSource
 
 
-LIVE_CONNECT_S = 20.0
-"""The longest wait for the first picture of a live source."""
+@dataclass(frozen=True)
+class Reading:
+    """How a source is to be read, where it does not say so itself; see `open_video` for each field."""
+
+    stream: int | None = None
+    rate: float | None = None
+    live: bool | None = None
+
+
+AS_IT_SAYS = Reading()
 
 
 @dataclass
@@ -48,9 +56,9 @@ class Opened:
             if report.num_clock_jumps:
                 lines.append(f"the source's clock jumped {_times(report.num_clock_jumps, 'time')}: joined without it")
             if report.num_guessed_times:
-                lines.append(
-                    f"{_times(report.num_guessed_times, 'frame')} came without a time: set from the frame rate"
-                )
+                how = "their arrival" if self.is_live else "the frame rate"
+                lines.append(f"{_times(report.num_guessed_times, 'frame')} came without a time: set from {how}")
+            lines += report.notes
         return lines
 
 
@@ -68,7 +76,9 @@ def stranger(model: str, source: str) -> list[str]:
 
 
 @contextmanager
-def open_source(source: str, fps: float, end_s: float | None = None, strict: bool = False) -> Iterator[Opened]:
+def open_source(
+    source: str, fps: float, end_s: float | None = None, strict: bool = False, reading: Reading = AS_IT_SAYS
+) -> Iterator[Opened]:
     """Open a file, an address or `synthetic[:SEED[:SECONDS]]`, up to and with the moment `end_s` (seconds).
 
     With `strict` a damaged source ends in `DamagedSource`; without it the damage is in `warnings()`.
@@ -79,17 +89,15 @@ def open_source(source: str, fps: float, end_s: float | None = None, strict: boo
     if source == "synthetic" or source.startswith("synthetic:"):
         yield _synthetic(source, fps, end_s)
         return
-    from onlooker.video import LiveSettings, is_live, open_live, open_video
+    from onlooker.video import LiveSource, open_video
 
     # The end of a span is left out when reading; a frame at the very moment asked about belongs to it.
     until = None if end_s is None else end_s + 1e-6
-    if is_live(source):
-        with open_live(source, LiveSettings(fps=fps, end_s=until, connect_s=LIVE_CONNECT_S), wait=True) as live:
-            yield Opened(iter(live), None, live.info.name, [live.report], live)
-        return
+    on_damage = "raise" if strict else "report"
     try:
-        with open_video(source, fps=fps, end_s=until, on_damage="raise" if strict else "report") as video:
-            yield Opened(iter(video), video.info.duration_s, video.info.name, [video.report])
+        with open_video(source, fps=fps, end_s=until, on_damage=on_damage, **asdict(reading)) as video:
+            live = video if isinstance(video, LiveSource) else None
+            yield Opened(iter(video), video.info.duration_s, video.info.name, [video.report], live)
     except DamagedSource as damage:
         raise DamagedSource(damage.what, given=damage.given, do="without --strict, what decodes is used") from damage
 

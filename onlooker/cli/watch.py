@@ -15,7 +15,7 @@ from onlooker.cli.ask import as_dict, explain
 from onlooker.cli.output import clock, emit, note, plain, size_text, warn
 from onlooker.cli.progress import Working
 from onlooker.cli.questions import AT_THE_END, NOW, Question, TypedQuestions
-from onlooker.cli.sources import Opened, open_source, stranger
+from onlooker.cli.sources import Opened, Reading, open_source, stranger
 from onlooker.core.errors import InputError, SourceError
 from onlooker.core.frame import Frame
 
@@ -35,6 +35,9 @@ def watch(
     ] = "real",
     fps: options.Fps = 1.0,
     strict: options.Strict = False,
+    stream: options.Stream = None,
+    rate: options.Rate = None,
+    live: options.Live = None,
     rule: alerts.RuleTexts = None,
     rules: alerts.RulesFile = None,
     webhook: alerts.WebhookUrl = None,
@@ -65,12 +68,15 @@ def watch(
 
     With --json every answer and every alert is one line, and so is the summary at the end.
     """
+    if source in ("-", "/dev/stdin"):
+        do = "a named pipe (mkfifo), <(command), or onlooker ask"
+        raise InputError("questions are read from the standard input, the video cannot be too", given=source, do=do)
     settings = options.engine_settings(encoder, compressor, memory, device_budget, host_budget)
     standing = alerts.AlertOptions.of(rule, rules, webhook, webhook_secret_file, evidence)
     working = Working(progress, as_json)
     with working.loading(model):
         from onlooker.engine import Engine
-    with open_source(source, fps, strict=strict) as opened:
+    with open_source(source, fps, strict=strict, reading=Reading(stream, rate, live)) as opened:
         strange = stranger(model, source)
         if not as_json:
             for line in strange:

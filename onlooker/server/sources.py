@@ -1,5 +1,6 @@
 """Sources the server reads by itself: one thread each, which ends with its stream."""
 
+import contextlib
 import itertools
 import logging
 import tempfile
@@ -12,7 +13,7 @@ from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from onlooker.core.errors import OnlookerError
+from onlooker.core.errors import OnlookerError, SourceError
 from onlooker.core.frame import Frame
 from onlooker.server.addresses import Allowed, check_web, checked_address, fetch
 from onlooker.server.logs import redact
@@ -60,20 +61,41 @@ class Feeder:
     @classmethod
     def of_live(cls, stream: Stream, url: str, fps: float) -> "Feeder":
         """A feeder that follows a live address through losses and reconnections, until the stream ends."""
+        feeder = cls(stream, url, lambda: feeder._followed(url, fps), pace="live")
+        return feeder
+
+    @classmethod
+    def of_web(cls, stream: Stream, url: str, fps: float) -> "Feeder":
+        """A feeder of what is behind an http address: a film, or a camera, which is also what is not up yet."""
+        from onlooker.video import open_video
+
+        @contextmanager
+        def read() -> Generator[Iterator[Frame]]:
+            with contextlib.ExitStack() as opened:
+                source = None
+                with contextlib.suppress(SourceError):
+                    source = opened.enter_context(open_video(url, fps=fps))
+                if source is not None and not source.info.live:
+                    yield iter(source)
+                    return
+                opened.close()
+                feeder._pace = "live"
+                yield opened.enter_context(feeder._followed(url, fps))
+
+        feeder = cls(stream, url, read)
+        return feeder
+
+    @contextmanager
+    def _followed(self, url: str, fps: float) -> Generator[Iterator[Frame]]:
         from onlooker.video import LiveSettings, open_live
 
         def told(event: "LiveEvent") -> None:
-            feeder.tell(event.state, event.why)
+            self.tell(event.state, event.why)
 
-        @contextmanager
-        def follow() -> Generator[Iterator[Frame]]:
-            with open_live(url, LiveSettings(fps=fps), on_event=told) as source:
-                # Reading waits for the next picture, however long: the end of the stream must end it.
-                stream.at_end(lambda: threading.Thread(target=source.close, daemon=True).start())
-                yield iter(source)
-
-        feeder = cls(stream, url, follow, pace="live")
-        return feeder
+        with open_live(url, LiveSettings(fps=fps), on_event=told) as source:
+            # Reading waits for the next picture, however long: the end of the stream must end it.
+            self._stream.at_end(lambda: threading.Thread(target=source.close, daemon=True).start())
+            yield iter(source)
 
     def start(self) -> None:
         """Begin to read."""
@@ -130,10 +152,12 @@ class Feeder:
 
 def feeder_of(stream: Stream, url: str, fps: float) -> Feeder:
     """The feeder of an address the operator named: live, a file, http(s), or `synthetic[:SEED]`, which never ends."""
-    from onlooker.video import is_live, open_video
+    from onlooker.video import is_live, is_web, open_video
 
     if is_live(url):
         return Feeder.of_live(stream, url, fps)
+    if is_web(url):
+        return Feeder.of_web(stream, url, fps)
     if url == "synthetic" or url.startswith("synthetic:"):
         return Feeder(stream, url, lambda: closing(_synthetic(int(url.partition(":")[2] or 0), fps)))
     return Feeder(stream, url, lambda: open_video(url, fps=fps))

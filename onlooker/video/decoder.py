@@ -121,7 +121,6 @@ class Decoder(Pictures):
 
     @property
     def skips_to_keys(self) -> bool:
-        """Whether all but key frames are left out, undecoded: the quick way forward for who has fallen behind."""
         return self._stream.codec_context.skip_frame == "NONKEY"
 
     @skips_to_keys.setter

@@ -1,12 +1,11 @@
-"""Video files: every picture that decodes, at its true time, in bounded memory. `open_video` is the way in."""
+"""Video files: every picture that decodes, at its true time, in bounded memory."""
 
 import logging
 import math
-import os
 import threading
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -14,13 +13,11 @@ from onlooker.core.errors import DamagedSource, InputError, SourceError
 from onlooker.core.frame import Frame
 from onlooker.video.clock import Clock
 from onlooker.video.decoder import Decoder
-from onlooker.video.live import LiveSource, open_live
-from onlooker.video.live_place import is_live
-from onlooker.video.live_state import LiveSettings
 from onlooker.video.picture import Aspect, PictureMaker, check_size, shown_size, turn_of
-from onlooker.video.place import Place, locate
+from onlooker.video.place import Place
 from onlooker.video.sampling import Sampler
 from onlooker.video.source import Source, SourceInfo, SourceReport
+from onlooker.video.stills import Album, AnimatedWebP, is_animated_webp
 from onlooker.video.track import Pictures, exact_seconds
 
 if TYPE_CHECKING:
@@ -70,60 +67,8 @@ class ReadSettings:
             raise InputError("timeout_s must be a positive number", given=repr(self.timeout_s), do="timeout_s=20.0")
 
 
-def open_video(
-    source: str | os.PathLike[str] | BinaryIO,
-    fps: float | None = 1.0,
-    *,
-    size: tuple[int, int] | None = None,
-    aspect: Aspect = "squash",
-    start_s: float = 0.0,
-    end_s: float | None = None,
-    on_damage: Literal["report", "raise"] = "report",
-    threads: int = 0,
-    timeout_s: float = 20.0,
-    stream: int | None = None,
-    rate: float | None = None,
-) -> Source:
-    """Open a video and return its frames as a `Source`, with the first picture already decoded.
-
-    `source`: a path, an http(s) or file address, or a binary file-like object (read from its start, left open). A live
-    address (rtsp://, webcam:0, ...) is one too: it is followed for ever once it has shown a picture, and `open_live`
-    has more to set.
-    `fps`: frames taken per second of video, by time (see `Sampler`); None for every frame.
-    `size`: (rows, cols) of the images; None for the size shown. `aspect`: "squash" fills `size`, "fit" keeps shapes.
-    `start_s`, `end_s`: the span to deliver, in seconds since the stream began; `end_s` is left out.
-    `on_damage`: a damaged file delivers what decodes, then "report" logs one warning and leaves the rest to
-    `source.report`, "raise" ends with `DamagedSource`.
-    `threads`: decoder threads, 0 for automatic. `timeout_s`: the longest wait for a remote address.
-    `stream`: which of several video streams, counted from 0; None for the best, which `report.notes` names.
-    `rate`: pictures per second of a source that carries no times, such as raw H.264; None for what its headers say, or
-    25. What was assumed is in `report.notes`.
-
-    A still image is a video of one frame at 0 s. Raises `InputError` for a bad argument, `SourceError` when there is
-    no readable video.
-    """
-    settings = ReadSettings(fps, size, aspect, start_s, end_s, on_damage, threads, timeout_s, stream, rate)
-    if isinstance(source, str) and is_live(source):
-        return _live_source(source, settings)
-    return FileSource(locate(source), settings)
-
-
-def _live_source(address: str, settings: ReadSettings) -> LiveSource:
-    """A live stream that has shown its first picture."""
-    if settings.start_s:
-        raise InputError("a live stream begins now", given=f"start_s={settings.start_s}", do="leave start_s out")
-    follow = LiveSettings(
-        fps=settings.fps,
-        size=settings.size,
-        aspect=settings.aspect,
-        connect_s=settings.timeout_s,
-        end_s=settings.end_s,
-    )
-    return open_live(address, follow, wait=True)
-
-
 class FileSource(Source):
-    """A container being read; made by `open_video`."""
+    """A container, or pictures that are files, being read; made by `open_video`."""
 
     def __init__(self, place: Place, settings: ReadSettings) -> None:
         self._pictures: Pictures | None = None
@@ -132,8 +77,11 @@ class FileSource(Source):
         self._place = place
         self._report = SourceReport()
         self._sampler = Sampler(settings.fps, settings.start_s)
-        pictures = _pictures_of(place, self._report, settings)
-        self._pictures = pictures
+        try:
+            pictures = self._pictures = _pictures_of(place, self._report, settings)
+        except BaseException:
+            place.close()
+            raise
         track = self._track = pictures.track
         try:
             first = self._first_picture(pictures)
@@ -197,6 +145,7 @@ class FileSource(Source):
         self._maker = None
         if pictures is not None:
             pictures.close()
+            self._place.close()
 
     def _first_picture(self, pictures: Pictures) -> "VideoFrame":
         picture = pictures.read()
@@ -298,6 +247,10 @@ class FileSource(Source):
 
 def _pictures_of(place: Place, report: SourceReport, settings: ReadSettings) -> Pictures:
     """What decodes the pictures of a place."""
+    if place.files:
+        return Album(place, report, settings.rate)
+    if is_animated_webp(place):
+        return AnimatedWebP(place, report)
     return Decoder(
         place,
         report,

@@ -50,6 +50,7 @@ class Keeper:
         self._link: Link | None = None
         self._began_s: float | None = None
         self._last_s: float | None = None
+        self._first_s: float | None = None
         self._heard_s: float | None = None
         self._lag_s: float | None = None
         self._counted = dict.fromkeys(_COUNTS, 0)
@@ -72,7 +73,7 @@ class Keeper:
                 if self.state != "ended":
                     self._drop(lambda arrived_s: time.monotonic() - arrived_s > self._max_age_s)
                 if self._waiting:
-                    frame = self._waiting.popleft()[0]
+                    frame = self._from_first_read(self._waiting.popleft()[0])
                     if self._settings.end_s is not None and frame.time_s >= self._settings.end_s:
                         self.report.num_skipped += 1
                         self.stop()
@@ -85,6 +86,12 @@ class Keeper:
                 if left_s <= 0:
                     return None
                 self._changed.wait(None if timeout_s is None else left_s)
+
+    def _from_first_read(self, frame: Frame) -> Frame:
+        """The frame at its time since the first that was read: what came while nobody read is no part of the stream."""
+        if self._first_s is None:
+            self._first_s = frame.time_s
+        return replace(frame, time_s=frame.time_s - self._first_s)
 
     def wait_for_first(self) -> None:
         with self._changed:

@@ -3,19 +3,22 @@
 import os
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from onlooker.core.errors import InputError, SourceError
-from onlooker.video.place import Place, redact
+from onlooker.video.place import SRT_ADVICE, Place, redact
+from onlooker.video.web import Answer, is_web
 
-LIVE_KINDS = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "tcp", "webcam", "screen")
-"""What a live address may begin with, besides http(s) addresses of playlists and `listen+rtsp`, `listen+rtmp`, ..."""
+LIVE_KINDS = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "tcp", "srt", "webcam", "screen")
+"""What a live address may begin with, besides http(s) and `listen+rtsp`, `listen+rtmp`, ..."""
 
 _KIND = re.compile(r"^(listen\+)?([A-Za-z][A-Za-z0-9]*):")
 _LISTENING = ("rtsp", "rtmp", "tcp")
 _WEB = "http,https,tcp,tls,crypto,httpproxy"
 _FOREVER_S = "86400"
+# Half a second of looking is enough to find a picture; FFmpeg's default of five is five seconds of blindness.
+QUICK = {"analyzeduration": "500000", "fpsprobesize": "0"}
 _TRY = "for example rtsp://camera/1, webcam:0 or listen+rtmp://127.0.0.1:1935/live/key"
 
 
@@ -31,15 +34,15 @@ class LivePlace:
     """True where we wait for a sender, which may take for ever."""
     is_paced: bool = False
     """True where pictures come in bursts (a playlist's segments) and must be played out at their own pace."""
+    is_web: bool = False
+    """True where only the server can say how it is to be opened; see `opened_web`."""
 
 
 def is_live(source: object) -> bool:
-    """Whether an address is one of a live stream. A playlist counts as live, a film over http does not."""
+    """Whether an address can only be one of a live stream. What is behind http(s), only the server knows."""
     if not isinstance(source, str) or not (match := _KIND.match(source)):
         return False
     kind = match.group(2).lower()
-    if kind in ("http", "https"):
-        return not match.group(1) and source.partition("?")[0].lower().endswith((".m3u8", ".m3u"))
     return kind in LIVE_KINDS or match.group(1) is not None
 
 
@@ -49,9 +52,11 @@ def locate_live(address: str, transport: str = "tcp", fps: float | None = None) 
     `transport` is RTSP's, "tcp" or "udp"; `fps` is what a screen is grabbed at, at least.
     """
     match = _KIND.match(address)
-    if match is None or not is_live(address):
+    if match is None or not (is_live(address) or is_web(address)):
         raise SourceError("this is no live address", given=redact(address), do=_TRY)
     kind, listens = match.group(2).lower(), match.group(1) is not None
+    if kind == "srt":
+        raise SourceError("this FFmpeg is built without SRT", given=redact(address), do=SRT_ADVICE)
     if kind == "webcam":
         return _webcam(address, address.partition(":")[2])
     if kind == "screen":
@@ -65,19 +70,31 @@ def locate_live(address: str, transport: str = "tcp", fps: float | None = None) 
         raise SourceError(f"nobody can push {kind}:// here", given=name, do=do)
     protocols, container, options = _opening(kind, inner, listens, transport)
     place = Place(inner, name, protocols, is_remote=True, container=container, options=options)
-    return LivePlace(address, place, name, listens, is_paced=kind in ("http", "https"))
+    return LivePlace(address, place, name, listens, is_web=is_web(address))
+
+
+def opened_web(place: LivePlace, answer: Answer) -> LivePlace:
+    """How a live http address is opened, now that its server has answered."""
+    if answer.kind == "playlist":
+        answer.web.close()
+        return replace(place, is_paced=True, is_web=False)
+    is_film = answer.kind == "film"
+    head = answer.web.head
+    container = "mpjpeg" if answer.kind == "parts" else "mpegts" if head[:1] == head[188:189] == b"G" else None
+    target = answer.film() if is_film else answer.web
+    inner = Place(target, place.name, "data", is_object=True, is_ours=True, container=container, options=QUICK)
+    # An MP4 comes in fragments of a second or two, as a playlist does in segments.
+    return replace(place, place=inner, is_paced=is_film or head[4:8] == b"ftyp", is_web=False)
 
 
 def _opening(kind: str, address: str, listens: bool, transport: str) -> tuple[str, str | None, dict[str, str]]:
     """Protocols, container and options for the demuxer."""
-    # Half a second of looking is enough to find a picture; FFmpeg's default of five is five seconds of blindness.
-    quick = {"analyzeduration": "500000"}
     if kind in ("http", "https"):
         return _WEB, None, {"live_start_index": "-1"}
     if kind in ("rtmp", "rtmps"):
-        return "rtmp,rtmps,tcp,tls,crypto", "flv", quick | ({"listen": "1"} if listens else {})
+        return "rtmp,rtmps,tcp,tls,crypto", "flv", QUICK | ({"listen": "1"} if listens else {})
     if kind in ("rtsp", "rtsps"):
-        options = quick | {"rtsp_transport": transport, "allowed_media_types": "video"}
+        options = QUICK | {"rtsp_transport": transport, "allowed_media_types": "video"}
         if listens:
             options |= {"rtsp_flags": "listen", "listen_timeout": _FOREVER_S}
         return "rtsp,rtsps,rtp,srtp,udp,tcp,tls,crypto", "rtsp", options
@@ -85,8 +102,8 @@ def _opening(kind: str, address: str, listens: bool, transport: str) -> tuple[st
         # Without `localaddr` a unicast port is opened on every interface, whatever the address says.
         host = urlsplit(address).hostname or ""
         is_group = host.split(".")[0] in {str(first) for first in range(224, 240)} or ":" in host
-        return "udp", "mpegts", quick | {"overrun_nonfatal": "1"} | ({} if is_group else {"localaddr": host})
-    return "tcp", "mpegts", quick | ({"listen": "1"} if listens else {})
+        return "udp", "mpegts", QUICK | {"overrun_nonfatal": "1"} | ({} if is_group else {"localaddr": host})
+    return "tcp", "mpegts", QUICK | ({"listen": "1"} if listens else {})
 
 
 def _check(address: str, name: str) -> None:

@@ -28,10 +28,13 @@ import numpy as np
 from onlooker.core.errors import OnlookerError
 from onlooker.video.decoder import Decoder
 from onlooker.video.live_clock import LiveClock, Moment
-from onlooker.video.live_place import LivePlace, locate_live
+from onlooker.video.live_place import LivePlace, locate_live, opened_web
+from onlooker.video.live_snapshots import Snapshots
 from onlooker.video.picture import Aspect, PictureMaker, shown_size, turn_of
 from onlooker.video.sampling import Sampler
 from onlooker.video.source import SourceReport
+from onlooker.video.track import Pictures
+from onlooker.video.web import ask
 
 ALIVE_EVERY_S = 0.2
 HEADER = struct.Struct("<I")
@@ -68,9 +71,7 @@ class Reader:
         self._tell("ready")
         try:
             place = locate_live(job.address, job.transport, job.fps)
-            limit_s = None if place.listens else job.connect_s
-            decoder = Decoder(place.place, self._report, threads=1, timeout_s=limit_s, read_timeout_s=job.silence_s)
-            is_final = self._read(decoder, place)
+            is_final = self._read(*self._open(place))
         except OnlookerError as error:
             self._tell("over", why=error.what, is_final=False)
         else:
@@ -78,7 +79,22 @@ class Reader:
             why = failed[-1] if failed else "the stream ended"
             self._tell("over", why=why, is_final=is_final and not failed)
 
-    def _read(self, decoder: Decoder, place: LivePlace) -> bool:
+    def _open(self, place: LivePlace) -> tuple[Pictures, LivePlace]:
+        job = self._job
+        if place.is_web:
+            answer = ask(job.address, job.connect_s)
+            if answer.kind == "picture":
+                answer.web.close()
+                return Snapshots(job.address, job.connect_s, job.fps, self._report), place
+            place = opened_web(place, answer)
+        limit_s = None if place.listens else job.connect_s
+        # Pictures without times are timed by their arrival: no rate is assumed.
+        decoder = Decoder(
+            place.place, self._report, threads=1, timeout_s=limit_s, read_timeout_s=job.silence_s, rate=1.0
+        )
+        return decoder, place
+
+    def _read(self, decoder: Pictures, place: LivePlace) -> bool:
         """Pass on the pictures; True when the stream had a declared end, and this was it."""
         job = self._job
         clock = LiveClock(
@@ -108,7 +124,7 @@ class Reader:
             else:
                 self._report.num_skipped += 1
                 self._tell_alive()
-        return place.is_paced and decoder.track.duration_s is not None
+        return place.is_paced and decoder.track.duration_s is not None and decoder.track.is_length_stored
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -116,7 +132,7 @@ class Reader:
             self._tell_alive()
             time.sleep(min(left, ALIVE_EVERY_S))
 
-    def _tell_opened(self, decoder: Decoder, picture: Any, clock: LiveClock) -> None:
+    def _tell_opened(self, decoder: Pictures, picture: Any, clock: LiveClock) -> None:
         track = decoder.track
         self._tell(
             "opened",

@@ -36,7 +36,7 @@ class LiveSettings:
     retry_most_s: float = 30.0
     """The longest pause before connecting anew, in seconds. There is no last attempt."""
     end_s: float | None = None
-    """Where reading ends, in seconds since the first picture; None goes on for ever."""
+    """Where reading ends, in seconds since the first picture read; None goes on for ever."""
 
     def __post_init__(self) -> None:
         Sampler(self.fps)

@@ -48,9 +48,22 @@ class Turn:
         return np.ascontiguousarray(image)
 
 
+_ROTATED = {
+    90: Turn(True, rows_flipped=True),
+    180: Turn(False, rows_flipped=True, cols_flipped=True),
+    270: Turn(True, cols_flipped=True),
+}
+"""By the counter-clockwise angle to turn a picture by."""
+
+
 def turn_of(frame: "VideoFrame") -> Turn:
     """Read the display matrix of a frame: x' = a x + c y, y' = b x + d y."""
-    side_data = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        side_data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:
+        # PyAV lists no side data where one is of a kind it does not know (EXIF of a photograph, views of a stereo
+        # film). The angle can be had all the same; a mirroring cannot.
+        return _ROTATED.get(frame.rotation % 360, Turn())
     if side_data is None:
         return Turn()
     raw = bytes(side_data)

@@ -10,7 +10,9 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from onlooker.core.errors import InputError, SourceError
+from onlooker.video.local import Numbered, open_pipe, pictures_in, pictures_matching, standard_input
 
+SRT_ADVICE = "ffmpeg -i srt://... -c copy -f mpegts - | onlooker ask - QUESTION"
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+)://")
 _WEB_SCHEMES = ("http", "https")
 
@@ -30,6 +32,15 @@ class Place:
     """The demuxer to use, where it is not to be guessed."""
     options: Mapping[str, str] = field(default_factory=dict)
     """For the demuxer and the protocols below it."""
+    files: Numbered = ()
+    """Pictures that are files of their own, each with its number in the sequence, from 0; else empty."""
+    is_ours: bool = False
+    """Whether an open file was opened here, and is closed with the source."""
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        if self.is_ours:
+            self.target.close()
 
 
 def redact(address: str) -> str:
@@ -48,27 +59,32 @@ def redact(address: str) -> str:
     return urlunsplit((parts.scheme, f"{user}{host}{port}", parts.path, query, ""))
 
 
-def locate(source: str | os.PathLike[str] | BinaryIO) -> Place:
-    """Find out what `source` is. Raises `InputError` for a thing of another kind, `SourceError` if it is not there."""
+def locate(source: str | os.PathLike[str] | BinaryIO, timeout_s: float = 20.0) -> Place:
+    """Find out what `source` is. Raises `InputError` for a thing of another kind, `SourceError` if it is not there.
+
+    `timeout_s` is the longest wait until somebody writes into a named pipe.
+    """
+    if source == "-":
+        return Place(standard_input(), "the standard input", "data", is_object=True)
     if isinstance(source, str) and (match := _SCHEME.match(source)):
         return _locate_address(source, match.group(1).lower())
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
         if isinstance(path, str):
-            return _locate_path(path)
+            return _locate_path(path, timeout_s)
     if callable(getattr(source, "read", None)):
         return _locate_object(source)
     raise InputError(
         "a video is given as a path, an address or an open binary file",
         given=type(source).__name__,
-        do="open_video('clip.mp4'), or io.BytesIO(data) for bytes in memory",
+        do="open_video('clip.mp4'), io.BytesIO(data) for bytes in memory, 'webcam:0' for a camera",
     )
 
 
 def _locate_address(address: str, scheme: str) -> Place:
     if scheme == "file":
         parts = urlsplit(address)
-        return _locate_path(unquote(parts.netloc + parts.path))
+        return _locate_path(unquote(parts.netloc + parts.path), 0.0)
     if scheme not in _WEB_SCHEMES:
         raise SourceError(
             f"{scheme}:// addresses cannot be read",
@@ -78,7 +94,7 @@ def _locate_address(address: str, scheme: str) -> Place:
     return Place(address, redact(address), "http,https,tcp,tls,crypto,httpproxy", is_remote=True)
 
 
-def _locate_path(path: str) -> Place:
+def _locate_path(path: str, timeout_s: float) -> Place:
     def refuse(what: str, do: str, error: Exception | None = None) -> SourceError:
         problem = SourceError(what, given=repr(path), do=do)
         problem.__cause__ = error
@@ -89,12 +105,20 @@ def _locate_path(path: str) -> Place:
     try:
         mode = Path(path).stat().st_mode
         if stat.S_ISDIR(mode):
-            raise refuse("this is a folder, not a video file", "give the path of one file in it")
+            return Place(path, path, "file", files=pictures_in(path))
+        if stat.S_ISFIFO(mode):
+            return Place(open_pipe(path, timeout_s), path, "data", is_object=True, is_ours=True)
         if not stat.S_ISREG(mode):
-            raise refuse("this is not a regular file", "open it yourself and pass the file object")
+            camera = re.fullmatch(r"/dev/video(\d+)", path)
+            do = f"webcam:{camera.group(1)}" if camera else "a file, a folder of pictures, or - for the standard input"
+            raise refuse("this is a device, not a file", do)
         with Path(path).open("rb") as file:
             is_empty = not file.read(1)
     except FileNotFoundError as error:
+        if camera := re.fullmatch(r"(?:/dev/video)?(\d{1,3})", path):
+            raise refuse("there is no such file", f"webcam:{camera.group(1)} for a camera", error) from error
+        if found := pictures_matching(path):
+            return Place(path, path, "file", files=found)
         raise refuse("there is no such file", "check the path", error) from error
     except PermissionError as error:
         raise refuse("this file may not be read", "check its permissions", error) from error

@@ -58,6 +58,15 @@ class Pictures(ABC):
     def seek(self, pts: int) -> bool:
         """Go to a picture at or before `pts` from which decoding can begin; False where there is no way."""
 
+    @property
+    def skips_to_keys(self) -> bool:
+        """Whether all but key frames are left out: the quick way forward for who has fallen behind, if there is one."""
+        return False
+
+    @skips_to_keys.setter
+    def skips_to_keys(self, value: bool) -> None:
+        return None
+
     @abstractmethod
     def rewind(self) -> None:
         """Go back to the very first picture."""
@@ -146,8 +155,14 @@ def describe(container: Any, stream: "VideoStream", report: SourceReport, rate: 
         is_still=is_still,
         duration_s=duration_s if is_timed and not is_still else None,
         is_duration_own=is_own,
-        is_length_stored=container.format.name not in ("mpegts", "mpeg"),
+        is_length_stored=_stores_its_length(container, stream),
     )
+
+
+def _stores_its_length(container: Any, stream: "VideoStream") -> bool:
+    if "mov,mp4" in container.format.name:
+        return stream.frames > 0  # of an MP4 in fragments only what has come so far is known
+    return container.format.name not in ("mpegts", "mpeg")
 
 
 def assumed_rate(found: Fraction | None, report: SourceReport, rate: float | None) -> Fraction:
