@@ -45,7 +45,7 @@ def read_picture(data: bytes, kind: str, limits: Limits) -> Picture:
                     413, "too_many_pixels", f"a frame has at most {limits.frame_pixels} pixels; given: {given}"
                 )
             opened.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))  # a large JPEG is decoded at a half or a quarter
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
+            picture = _in_8_bits(ImageOps.exif_transpose(opened)).convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Refusal(413, "too_many_pixels", f"a frame has at most {limits.frame_pixels} pixels") from error
     except Refusal:
@@ -54,6 +54,13 @@ def read_picture(data: bytes, kind: str, limits: Limits) -> Picture:
         raise Refusal(422, "damaged_picture", f"this is not a readable {kind} picture") from error
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     return Picture(np.array(picture), small_jpeg(picture))
+
+
+def _in_8_bits(picture: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits scaled to 8: Pillow's own conversion makes all but its darkest pixels white."""
+    if not picture.mode.startswith("I"):
+        return picture
+    return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
 
 
 def fit(image: np.ndarray) -> np.ndarray:

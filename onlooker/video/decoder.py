@@ -178,6 +178,8 @@ class Decoder(Pictures):
                 packet = self._ahead.popleft() if self._ahead else next(self._packets)
             except StopIteration:
                 self._has_ended = True
+                if fault := self.place.fault():
+                    self._report.note_damage(f"reading failed: {fault}")
                 return None
             except Exception as error:  # a caller's file object may raise anything at all
                 if not self._survives(error):
@@ -235,7 +237,8 @@ def _open_container(place: Place, timeouts_s: tuple[float | None, float | None])
             timeout=timeouts_s if place.is_remote else None,
         )
     except Exception as error:  # a caller's file object may raise anything at all
-        problem = SourceError(f"this cannot be opened as a video ({_reason(error)})", given=place.name, do=_TRY)
+        reason = place.fault() or _reason(error)
+        problem = SourceError(f"this cannot be opened as a video ({reason})", given=place.name, do=_TRY)
         # The cause of a remote failure repeats the address with its secrets.
         raise problem from (None if place.is_remote else error)
     if container.format.name in _TEXT_FORMATS:

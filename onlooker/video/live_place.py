@@ -90,7 +90,7 @@ def opened_web(place: LivePlace, answer: Answer) -> LivePlace:
 def _opening(kind: str, address: str, listens: bool, transport: str) -> tuple[str, str | None, dict[str, str]]:
     """Protocols, container and options for the demuxer."""
     if kind in ("http", "https"):
-        return _WEB, None, {"live_start_index": "-1"}
+        return _WEB, None, {"live_start_index": "-1"} | QUICK
     if kind in ("rtmp", "rtmps"):
         return "rtmp,rtmps,tcp,tls,crypto", "flv", QUICK | ({"listen": "1"} if listens else {})
     if kind in ("rtsp", "rtsps"):

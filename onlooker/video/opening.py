@@ -1,5 +1,6 @@
 """The way in for every kind of source: `open_video` finds out what something is, and opens it as that."""
 
+import contextlib
 import os
 import time
 from typing import BinaryIO, Literal
@@ -81,23 +82,22 @@ def _web_source(address: str, settings: ReadSettings, live: bool | None) -> Sour
     if live:
         return _live_source(address, settings)
     answer = ask(address, settings.timeout_s)
-    try:
+    with contextlib.ExitStack() as closing:
+        closing.callback(answer.web.close)
         if answer.kind == "playlist" and (answer.is_recorded or live is False):
-            answer.web.close()
             return FileSource(locate(address), settings)
         film = answer.film()
+        closing.callback(film.close)
         is_film = answer.is_recorded or (answer.kind == "stream" and _has_end(film, answer.web.head))
-        if live is None and not is_film:
-            answer.web.close()
-            source = _live_source(address, settings)
-            source.report.note(_TAKEN[answer.kind])
-            return source
-    except BaseException:
-        answer.web.close()
-        raise
-    container = "mpjpeg" if answer.kind == "parts" else None
-    place = Place(film, redact(address), "data", is_object=True, is_ours=True, container=container)
-    return FileSource(place, settings)
+        if is_film or live is False:
+            closing.pop_all()
+            container = "mpjpeg" if answer.kind == "parts" else None
+            name = redact(address)
+            return FileSource(Place(film, name, "data", is_object=True, is_ours=True, container=container), settings)
+    # The server is asked anew: some cameras serve one at a time.
+    source = _live_source(address, settings)
+    source.report.note(_TAKEN[answer.kind])
+    return source
 
 
 class _Forward:

@@ -11,9 +11,11 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from onlooker.core.errors import InputError, SourceError
 from onlooker.video.local import Numbered, open_pipe, pictures_in, pictures_matching, standard_input
+from onlooker.video.spool import Spool, needs_its_end
 
 SRT_ADVICE = "ffmpeg -i srt://... -c copy -f mpegts - | onlooker ask - QUESTION"
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+)://")
+_PEEK_BYTES = 4096
 _WEB_SCHEMES = ("http", "https")
 
 
@@ -36,6 +38,10 @@ class Place:
     """Pictures that are files of their own, each with its number in the sequence, from 0; else empty."""
     is_ours: bool = False
     """Whether an open file was opened here, and is closed with the source."""
+
+    def fault(self) -> str | None:
+        """Why the bytes of a file that was opened here ended before they should have."""
+        return getattr(self.target, "fault", None) if self.is_ours else None
 
     def close(self) -> None:
         """Close what was opened here."""
@@ -65,7 +71,7 @@ def locate(source: str | os.PathLike[str] | BinaryIO, timeout_s: float = 20.0) -
     `timeout_s` is the longest wait until somebody writes into a named pipe.
     """
     if source == "-":
-        return Place(standard_input(), "the standard input", "data", is_object=True)
+        return _piped(standard_input(), "the standard input", is_ours=False)
     if isinstance(source, str) and (match := _SCHEME.match(source)):
         return _locate_address(source, match.group(1).lower())
     if isinstance(source, str | os.PathLike):
@@ -107,7 +113,7 @@ def _locate_path(path: str, timeout_s: float) -> Place:
         if stat.S_ISDIR(mode):
             return Place(path, path, "file", files=pictures_in(path))
         if stat.S_ISFIFO(mode):
-            return Place(open_pipe(path, timeout_s), path, "data", is_object=True, is_ours=True)
+            return _piped(open_pipe(path, timeout_s), path, is_ours=True)
         if not stat.S_ISREG(mode):
             camera = re.fullmatch(r"/dev/video(\d+)", path)
             do = f"webcam:{camera.group(1)}" if camera else "a file, a folder of pictures, or - for the standard input"
@@ -129,6 +135,14 @@ def _locate_path(path: str, timeout_s: float) -> Place:
         raise refuse("this file is empty", "check that it was written to the end")
     # "file:" keeps FFmpeg from reading a name such as "concat:a|b" as a protocol.
     return Place("file:" + str(Path(path).absolute()), path, "file,crypto")
+
+
+def _piped(pipe: Any, name: str, is_ours: bool) -> Place:
+    """What comes through a pipe, kept in a temporary file where its end must be known before its beginning is read."""
+    if not pipe.seekable() and needs_its_end(pipe.peek(_PEEK_BYTES)):
+        pipe = Spool(pipe.read1, close=pipe.close if is_ours else None)
+        is_ours = True
+    return Place(pipe, name, "data", is_object=True, is_ours=is_ours)
 
 
 def _locate_object(source: Any) -> Place:

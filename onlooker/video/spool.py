@@ -12,7 +12,7 @@ class Spool:
     """A file over `pull`, which returns the next bytes (at most as many as asked), or none at the end.
 
     `length` is the number of bytes to come, where it is known; without it nobody can go to the end. `close` is
-    called when this is closed. Raises `OSError` when more than `most_bytes` would have to be kept.
+    called when this is closed, `fault` says why `pull` ended too soon. It ends too soon itself after `most_bytes`.
     """
 
     def __init__(
@@ -20,12 +20,20 @@ class Spool:
         pull: Callable[[int], bytes],
         length: int | None = None,
         close: Callable[[], None] | None = None,
+        fault: Callable[[], str | None] = lambda: None,
         most_bytes: int = MOST_BYTES,
     ) -> None:
         self._pull, self._length, self._close, self._most = pull, length, close, most_bytes
+        self._why = fault
+        self._is_full = False
         self._file = tempfile.TemporaryFile(prefix="onlooker-")  # noqa: SIM115 - closed with the source
         self._kept = self._position = 0
         self._has_ended = False
+
+    @property
+    def fault(self) -> str | None:
+        """Why the bytes ended before they should have."""
+        return f"more than the {self._most} bytes that can be kept came" if self._is_full else self._why()
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes, fewer than asked where no more have come."""
@@ -66,7 +74,8 @@ class Spool:
             data = self._pull(_CHUNK)
             self._has_ended = not data
             if self._kept + len(data) > self._most:
-                raise OSError(27, f"more than {self._most} bytes came from a sender that cannot go back")
+                self._has_ended = self._is_full = True
+                return
             self._file.seek(self._kept)
             self._file.write(data)
             self._kept += len(data)

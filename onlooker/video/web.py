@@ -56,6 +56,8 @@ class WebFile:
         self.written_s = _time_of(headers.get("last-modified"))
         self.can_seek = self._response.status == 206
         self.length: int | None = _total(headers, self.can_seek)
+        self.fault: str | None = None
+        """Why the bytes ended before they should have."""
         self._came: int | None = 0
         self._position = 0
         self.head = b""
@@ -65,12 +67,11 @@ class WebFile:
             self.head += data
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next bytes, at most `size`. Raises `OSError` where fewer come than were promised."""
+        """Return the next bytes, at most `size`; none at the end, and where no more come than came: see `fault`."""
         size = 1 << 16 if size < 0 else size
         if self._position < len(self.head):
             data = self.head[self._position : self._position + size]
         else:
-            self._go_to(self._position)
             data = self._pull_again(size)
         self._position += len(data)
         return data
@@ -102,7 +103,7 @@ class WebFile:
         self._response.close()
         self._response = _request(self.address, self._timeout_s, position)
         if self._response.status != 206:
-            raise OSError(29, "the server cannot send from the middle of the film, though it said so")
+            raise http.client.HTTPException("the server cannot send from the middle, though it said so")
         self._came = position
 
     def _pull_again(self, size: int) -> bytes:
@@ -112,7 +113,7 @@ class WebFile:
             try:
                 if attempt:
                     self._came = None
-                    self._go_to(self._position)
+                self._go_to(self._position)
                 data = self._pull(size)
                 if data or self.length is None or self._position >= self.length:
                     return data
@@ -121,7 +122,8 @@ class WebFile:
             except _GONE:
                 why = "it hung up"
         promised = "" if self.length is None else f" of {self.length}"
-        raise OSError(5, f"the server sent {self._position}{promised} bytes: {why}")
+        self.fault = f"the server sent {self._position}{promised} bytes: {why}"
+        return b""
 
     def _pull(self, size: int) -> bytes:
         data = self._response.read1(size)
@@ -154,7 +156,7 @@ class Answer:
                 given=redact(web.address),
                 do="download it first",
             )
-        return Spool(web.read, web.length, close=web.close)
+        return Spool(web.read, web.length, close=web.close, fault=lambda: web.fault)
 
 
 def ask(address: str, timeout_s: float | None) -> Answer:
@@ -168,9 +170,6 @@ def ask(address: str, timeout_s: float | None) -> Answer:
         elif kind == "picture":
             is_recorded = web.written_s is not None and time.time() - web.written_s > _OLD_S
         return Answer(web, kind, is_recorded)
-    except OSError as error:
-        web.close()
-        raise SourceError(str(error.strerror), given=redact(address), do="check that the server runs") from None
     except BaseException:
         web.close()
         raise
@@ -185,9 +184,9 @@ def picture_at(address: str, timeout_s: float | None) -> bytes:
             data += piece
             if len(data) > MAX_PICTURE_BYTES:
                 raise SourceError("this picture does not end", given=redact(address), do="live=false, for a film")
+        if web.fault:
+            raise SourceError(web.fault, given=redact(address), do="check the camera")
         return bytes(data)
-    except OSError as error:
-        raise SourceError(str(error.strerror), given=redact(address), do="check the camera") from None
     finally:
         web.close()
 

@@ -18,6 +18,7 @@ from video_clips import picture
 
 FPS = 10
 NUMBERS = 256
+FORMS = {"mp4": {"movflags": "frag_keyframe+empty_moov"}, "flv": {"flvflags": "no_duration_filesize"}}
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,17 @@ def slam(camera: Camera, connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def send(file, taken: Taken, wait: Callable[[float], None], seconds: float, first_pts_s: float) -> None:
-    """Write MPEG-TS of pictures of now into `file` (or to an address), one each tenth of a second."""
-    with av.open(file, "w", format="mpegts", container_options={"flush_packets": "1", "muxdelay": "0"}) as container:
+def send(
+    file,
+    taken: Taken,
+    wait: Callable[[float], None],
+    seconds: float,
+    first_pts_s: float,
+    form: str = "mpegts",
+) -> None:
+    """Write pictures of now into `file` (or to an address), one each tenth of a second, as MPEG-TS or another form."""
+    options = {"flush_packets": "1", "muxdelay": "0"} | FORMS.get(form, {})
+    with av.open(file, "w", format=form, container_options=options) as container:
         stream = container.add_stream("libx264", rate=FPS, options={"preset": "ultrafast", "tune": "zerolatency"})
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.gop_size, stream.codec_context.thread_count = 5, 1

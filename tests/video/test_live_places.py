@@ -11,9 +11,19 @@ from onlooker.video.place import redact
 LIVE = [
     "rtsp://cam/1", "RTSP://cam/1", "rtsps://cam/1", "rtmp://host/app/name", "udp://127.0.0.1:5000", "tcp://h:5000",
     "webcam:0", "webcam:", "screen:", "screen::1", "listen+rtsp://127.0.0.1:8554/x", "listen+rtmp://127.0.0.1/a/b",
-    "http://host/a.m3u8", "https://host/a/b.m3u8?token=1",
 ]  # fmt: skip
-RECORDED = ["clip.mp4", "http://host/a.mp4", "file:///a.m3u8", "a.m3u8", "synthetic:3", "C:\\clip.mp4", "", "tcp.mp4"]
+RECORDED = [
+    "clip.mp4",
+    "http://host/a.m3u8",
+    "https://host/b.m3u8?token=1",
+    "http://host/a.mp4",
+    "file:///a.m3u8",
+    "a.m3u8",
+    "synthetic:3",
+    "C:\\clip.mp4",
+    "",
+    "tcp.mp4",
+]
 
 
 @pytest.mark.parametrize("address", LIVE)
