@@ -70,7 +70,9 @@ def open_video(
         return _web_source(source, settings, live)
     if isinstance(source, str) and is_live(source):
         if live is False:
-            raise InputError("this address is live, and nothing else", given=source.partition(":")[0], do="live=True")
+            raise InputError(
+                "this address is live, and nothing else", given=source.partition(":")[0], do="leave live out"
+            )
         return _live_source(source, settings)
     if live:
         raise InputError("a file cannot be followed live", given=str(source), do="leave live out")

@@ -2,8 +2,8 @@
 
 Rotation and mirroring asked for by the display matrix are applied (to the nearest right angle). Pixels are made
 square: a picture whose pixels are not is enlarged along one side, unless a size was asked for, which decides. Colours
-follow the stream's tags, and swscale's default (BT.601, limited range) where there are none; HDR is not tone-mapped.
-Transparency is dropped. Scaling is bicubic and filters when it shrinks.
+follow the stream's tags, and swscale's default (BT.601, limited range) where there are none; HDR is not
+tone-mapped, which is said. Transparency is dropped. Scaling is bicubic and filters when it shrinks.
 """
 
 import struct

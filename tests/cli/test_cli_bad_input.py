@@ -417,3 +417,30 @@ def _wait_for(is_true, process: subprocess.Popen[str]) -> None:
     while not is_true():
         assert process.poll() is None and time.monotonic() < until, process.stderr and process.stderr.read()
         time.sleep(0.05)
+
+
+# ------------------------------------------------------------------------------------------- what a source may be
+
+
+def test_a_source_that_is_meant_otherwise_is_refused_with_true_advice(run, film, tmp_path):
+    refused(run("ask", "0", "what?"), 3, "webcam:0")
+    refused(run("ask", "srt://127.0.0.1:9000", "what?"), 3, "without SRT", "ffmpeg -i srt")
+    refused(run("ask", tmp_path, "what?"), 3, "holds no pictures")
+    refused(run("watch", "-"), 2, "questions are read from the standard input", "mkfifo")
+    refused(run("ask", film, "what?", "--stream", "3"), 2, "no such video stream")
+    refused(run("ask", film, "what?", "--live"), 2, "cannot be followed live")
+    refused(run("ask", film, "what?", "--rate", "-1"), 2, "pictures a second")
+
+
+def test_a_folder_of_pictures_is_asked_about_and_its_rate_is_said(run, tmp_path):
+    for number in range(3):
+        Image.new("RGB", (64, 48), (80 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    told = run("ask", tmp_path / "%d.png", "what?", "--json").json
+    assert told["stream"]["frames"] == 3
+    assert "its pictures carry no times: 1 a second assumed" in told["notes"]
+
+
+def test_help_names_cameras_pipes_and_folders(run):
+    text = " ".join(run("ask", "--help").out.split())
+    for word in ("rtsp://", "webcam:0", "folder of pictures", "pipe", "--stream", "--rate", "--live"):
+        assert word in text, word
