@@ -46,7 +46,7 @@ from onlooker.encode.stc_cacher._state import KINDS, CacherState, SideBySide, of
 
 GAIN = 0.1
 """How fast the threshold follows the budget: about ten frames."""
-REACH = (0.5, 4.0)
+REACH = (0.25, 4.0)
 """How far it may move, as multiples of `tau`."""
 
 
@@ -54,15 +54,15 @@ REACH = (0.5, 4.0)
 class STCCacher(EncoderAccelerator):
     """Recomputes what changed, lets the rest look again in turn, and keeps everything else."""
 
-    tau: float = 0.5
+    tau: float = 0.4
     """A token is computed anew when it changed by more than this share of the frame's mean token norm."""
     recompute_ratio: float = 0.5
     """Most of a frame's tokens that a layer computes anew; with tau=0 it always takes so many, if so many changed."""
-    look_every: int = 3
+    look_every: int = 2
     """While anything is new, an unchanged token looks once in so many frames; 1: always."""
     budget: float | None = None
     """Mean arithmetic of a frame as a share of dense that tau is moved to meet; none: tau stays."""
-    refresh_share: float | None = 0.5
+    refresh_share: float | None = 0.9
     """A frame is computed whole when more than this share of its patches changed; none: never for that."""
     interval: int | None = None
     """A frame is computed whole every so many; 0 or none: never by the clock."""
