@@ -87,7 +87,7 @@ def _lines(row: dict[str, Any], hours: float) -> list[tuple[str, str]]:
         ("tokens of a frame, seen", f"{row['tokens_per_frame']:,}"),
         ("tokens of a frame, kept", f"{row['tokens_kept_per_frame']:,}"),
         ("keys and values of a frame", size_text(row["kv_bytes_per_frame"])),
-        ("a stream's encoder reference (STC-Cacher)", size_text(row["cacher_bytes_per_stream"])),
+        ("a stream's encoder reference (stc_cacher)", size_text(row["cacher_bytes_per_stream"])),
         ("a stream on the device, in all", size_text(row["device_bytes_per_stream"])),
         ("time its window spans", f"{row['seconds_in_window']:,.0f} s"),
         (f"a stream parked on the host after {hours:g} h", size_text(row["host_bytes_per_stream_at_end"])),

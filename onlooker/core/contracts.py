@@ -424,6 +424,10 @@ class EncoderAccelerator(Method):
         """Mean FLOP of a frame as a share of the dense tower's (1.0 = dense), counted, not measured."""
         return 1.0
 
+    def state_bytes(self, layers: int, tokens: int, dim: int, itemsize: int = 2) -> int:
+        """Bytes that a stream's state takes in a tower of so many layers on so many tokens of this width."""
+        return 0
+
     def prepare(self, tower: VisionTower, like: Tensor, max_streams: int, on_step: Callable[[str], None]) -> "Prepared":
         """This method in steps of fixed shape for up to `max_streams` streams of one tower, all made now.
 

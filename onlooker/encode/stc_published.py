@@ -135,6 +135,13 @@ class STCPublished(EncoderAccelerator):
             )
         return count
 
+    def state_bytes(self, layers: int, tokens: int, dim: int, itemsize: int = 2) -> int:
+        layers = layers if self.layers is None else len(set(self.layers))
+        gates = layers if self.selection == "per_layer" else 1
+        frames = gates + layers + (layers + 1 if self.reference == "fixed" else layers)
+        frames += self.refresh_on_cut is not None
+        return frames * tokens * dim * itemsize + (4 * gates * tokens if self.age_weight else 0)
+
     # ------------------------------------------------------------------------------------------------ what it does
 
     def new_state(self) -> CacherState:

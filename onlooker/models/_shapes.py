@@ -61,8 +61,12 @@ class Shape:
 
     @property
     def reference_bytes(self) -> int:
-        """Bytes one stream's STC-Cacher reference takes at 16 bits: three tensors a layer and one more."""
-        return (3 * self.vision_layers + 1) * self.patches * self.vision_dim * 2
+        """Bytes that `stc_cacher` keeps of a stream: what `STCCacher.state_bytes` says, for those who load no torch.
+
+        A layer: four rows of 8 bits and their scales, two sketches and an age for each token; two shifts, two counters.
+        """
+        token = 4 * self.vision_dim + 4 * 4 + 2 * 32 * 2 + 1
+        return self.vision_layers * (self.patches * token + 2 * 4 * self.vision_dim + 2 * 4) + 4 + 3 * 4
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,12 @@ class STCCacher(EncoderAccelerator):
         share = rows_flop(tower, most, self.looking_tokens(tower), most) / dense_flop(tower)
         return min(1.0, share if not self.interval else (1 + (self.interval - 1) * share) / self.interval)
 
+    def state_bytes(self, layers: int, tokens: int, dim: int, itemsize: int = 2) -> int:
+        state, dtype = CacherState(), {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}[itemsize]
+        like = torch.empty(tokens, dim, dtype=dtype, device="meta")
+        state.begin(like, layers, self.look_every, self.reference_dtype == "int8", self.tau)
+        return state.num_bytes()
+
     # ------------------------------------------------------------------------------------------------ what it does
 
     def new_state(self) -> CacherState:

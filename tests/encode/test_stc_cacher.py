@@ -1,0 +1,318 @@
+"""Our form of the Cacher: exact where nothing is left out, honest about what it left out, one result in any batch."""
+
+import dataclasses
+
+import pytest
+import torch
+from qwen_towers import FAMILIES, make_vision, moving_frames
+from towers import make_frames, make_tower, regroup, run
+
+from onlooker.core.errors import InputError
+from onlooker.encode._cost import dense_flop, rows_flop
+from onlooker.encode.full import Full
+from onlooker.encode.stc_cacher import CacherState, STCCacher
+from onlooker.encode.stc_cacher._change import most_changed, projection, sketch, steps_of_change
+from onlooker.encode.stc_cacher._layer import reuse_layer
+from onlooker.encode.stc_cacher._state import of, stored
+from onlooker.encode.stc_published import STCPublished
+from onlooker.models import shape_of
+
+EXACT = STCCacher(tau=0, recompute_ratio=1, look_every=1, refresh_share=None, reference_dtype="model")
+VARIANTS = [
+    STCCacher(),
+    STCCacher(reference_dtype="model"),
+    STCCacher(tau=0, recompute_ratio=0.25),
+    STCCacher(look_every=1, refresh_share=None),
+    STCCacher(look_every=5, interval=3),
+    STCCacher(budget=0.3),
+]
+EACH = pytest.mark.parametrize("method", VARIANTS, ids=repr)
+KINDS = ["siglip", "clip", *FAMILIES]
+
+
+def seen(kind, frames=6, **more):
+    """A tower and the embedded frames of a stream in front of it."""
+    if kind in FAMILIES:
+        vision = make_vision(kind)
+        return vision.tower(6, 10), moving_frames(vision, frames, **more)
+    module, tower = make_tower(kind)
+    return tower, make_frames(module, frames, **more).detach()
+
+
+def dense(tower, frames):
+    with torch.no_grad():
+        return Full().encode(tower, frames, [Full().new_state()] * len(frames))
+
+
+def relative(a, b):
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_everything_recomputed_equals_dense(kind):
+    tower, frames = seen(kind)
+    expected, state = dense(tower, frames), EXACT.new_state()
+    for number, frame in enumerate(frames):
+        encoded = EXACT.encode(tower, frame[None], [state])
+        assert encoded.refreshed == (number == 0,)
+        assert relative(encoded.hidden[0], expected.hidden[number]) <= 2e-6
+        assert encoded.taps.keys() == tower.tap_layers
+        for layer, tap in encoded.taps.items():
+            assert relative(tap[0], expected.taps[layer][number]) <= 2e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_eight_bits_stay_near_dense_when_everything_is_recomputed(kind):
+    tower, frames = seen(kind)
+    method = dataclasses.replace(EXACT, reference_dtype="int8")
+    assert relative(run(method, tower, frames), dense(tower, frames).hidden) < 0.01
+
+
+@EACH
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_repeated_frame_equals_dense_and_costs_nothing(kind, method):
+    tower, frames = seen(kind, 1)
+    expected, state = dense(tower, frames).hidden, method.new_state()
+    for number in range(5):
+        encoded = method.encode(tower, frames, [state])
+        assert relative(encoded.hidden, expected) <= (1e-6 if method.reference_dtype == "model" else 0.02)
+        if number and not encoded.refreshed[0]:
+            # In 8 bits rounding is a change too, which only a threshold tells from one.
+            assert float(encoded.recomputed.sum()) == 0 or (method.tau == 0 and method.reference_dtype == "int8")
+
+
+@EACH
+@pytest.mark.parametrize("kind", KINDS)
+def test_streams_in_different_phases_share_a_call(kind, method):
+    tower, _ = seen(kind, 1)
+    videos = [seen(kind, seed=s)[1] for s in range(3)]
+    alone = [run(method, tower, video) for video in videos]
+    states, together = [method.new_state() for _ in videos], [[] for _ in videos]
+    for tick in range(8):  # stream s starts at tick s
+        here = [s for s in range(3) if 0 <= tick - s < 6]
+        batch = torch.stack([videos[s][tick - s] for s in here])
+        encoded = method.encode(tower, batch, [states[s] for s in here])
+        for row, s in enumerate(here):
+            together[s].append(encoded.hidden[row])
+    for s in range(3):
+        assert relative(torch.stack(together[s]), alone[s]) < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_those_who_look_attend_to_the_mixed_keys_and_values(kind):
+    """Checked against attention written out over what was stored, layer by layer, in float32."""
+    tower, frames = seen(kind, 2)
+    method, state = STCCacher(refresh_share=None, reference_dtype="model", look_every=1), CacherState()
+    method.encode(tower, frames[:1], [state])
+    hidden, tau = frames[1:], of(state, "tau")[None]
+    for number, layer in enumerate(tower.layers):
+        before = {name: of(state, name)[number].clone() for name in ("keys", "values", "mlp", "entered", "middle")}
+        output, chosen = reuse_layer(tower, number, hidden, [state], tau, method.recomputed_tokens(tower))
+        normed = layer.norm(hidden)
+        changed, mlp = chosen.changed[0, :, None], chosen.mlp[0, :, None]
+        keys = torch.where(changed, layer.keys(normed)[0], before["keys"])
+        values = torch.where(changed, layer.values(normed)[0], before["values"])
+        assert relative(stored([state], "keys", number, torch.float32)[0], keys) < 1e-6
+        middle = hidden + layer.out(layer.attend(layer.queries(normed), keys[None], values[None]))
+        expected = middle + torch.where(mlp, layer.mlp(middle), before["mlp"])
+        assert bool(chosen.looking.all()) and relative(output, expected) < 1e-5
+        for name, rows, who in (("entered", hidden, changed), ("middle", middle, mlp)):
+            moved = (sketch(rows)[0] - of(state, name)[number]).float().norm(dim=-1)
+            assert not bool((moved[who[:, 0]] > 1e-2).any()), name
+        hidden = output
+
+
+@torch.no_grad()
+def test_in_bfloat16_those_who_look_are_as_near_as_rounding_allows():
+    module, tower = make_tower()
+    frames = make_frames(module, 4).detach()
+    wide = run(STCCacher(look_every=1, reference_dtype="model"), tower, frames)
+    state, method = CacherState(), STCCacher(look_every=1)
+    half = make_tower()[0].bfloat16()
+    from onlooker.models._siglip import take_apart
+
+    outputs = [method.encode(take_apart(half), frame[None].bfloat16(), [state]).hidden for frame in frames]
+    assert outputs[0].dtype == torch.bfloat16 and of(state, "keys").dtype == torch.int8
+    # Two roundings, of 8 bits each: a token near the threshold may also be chosen in one and not in the other.
+    error = (torch.cat(outputs).float() - wide).norm() / wide.norm()
+    assert float(error) < 0.1
+
+
+@torch.no_grad()
+def test_a_token_that_did_not_change_is_never_chosen_and_position_settles_ties():
+    module, tower = make_tower()
+    frame = make_frames(module, 1).detach()
+    moved = frame.clone()
+    moved[0, [3, 7, 11]] += 1.0
+    steps = steps_of_change(moved, sketch(moved), sketch(frame), tower)
+    zero = torch.zeros(1)
+    assert most_changed(steps, zero, 20, tower)[0].nonzero()[:, 0].tolist() == [3, 7, 11]
+    even = torch.where(steps > 0, 900, 0).int()
+    assert most_changed(even, zero, 2, tower)[0].nonzero()[:, 0].tolist() == [3, 7]
+    assert not most_changed(even, torch.full((1,), 0.9), 20, tower).any()
+    assert not most_changed(torch.zeros_like(steps), zero, 20, tower).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_groups_are_chosen_whole_and_the_cap_holds(kind):
+    tower, frames = seen(kind, 3, change=1.0)
+    if tower.group == 1:
+        tower = regroup(tower, group=4, pinned=tower.num_tokens % 4)
+    method, state = STCCacher(recompute_ratio=0.3, refresh_share=None), CacherState()
+    for number, frame in enumerate(frames):
+        encoded = method.encode(tower, frame[None], [state])
+        if number:
+            shares = encoded.recomputed[0, tower.pinned :].view(-1, tower.group)
+            assert torch.equal(shares, shares[:, :1].expand_as(shares))
+            most, looking = method.recomputed_tokens(tower), method.looking_tokens(tower) + tower.pinned
+            limit = rows_flop(tower, most, looking, most) / dense_flop(tower)
+            assert 0 < float(encoded.recomputed.mean()) <= limit + 1e-6
+
+
+@torch.no_grad()
+def test_everyone_has_looked_within_as_many_frames_as_there_are_turns():
+    """After one change and a still picture, attention settles at what it would be if all looked, and then rests."""
+    tower, frames = seen("siglip", 2)
+    method = STCCacher(look_every=3, refresh_share=None, reference_dtype="model")
+    always = dataclasses.replace(method, look_every=1)
+    states = [CacherState(), CacherState()]
+    for frame in (frames[0], frames[1], *[frames[1]] * 30):
+        slow = method.encode(tower, frame[None], states[:1])
+        fast = always.encode(tower, frame[None], states[1:])
+    assert float(slow.recomputed.sum()) == float(fast.recomputed.sum()) == 0
+    assert int(of(states[0], "due").sum()) == 0
+    assert relative(of(states[0], "values")[0], of(states[1], "values")[0]) < 1e-5  # the first layer sees the same
+
+
+@torch.no_grad()
+def test_a_cut_is_computed_whole_and_a_clock_refreshes():
+    tower, frames = seen("siglip", 6)
+    other = seen("siglip", 1, seed=9)[1]
+
+    def flags(method, frames):
+        state = method.new_state()
+        return [method.encode(tower, frame[None], [state]).refreshed[0] for frame in frames]
+
+    shots = [frames[0], frames[0], other[0], other[0]]
+    assert flags(STCCacher(), shots) == [True, False, True, False]
+    assert flags(STCCacher(refresh_share=None), shots) == [True, False, False, False]
+    assert flags(STCCacher(refresh_share=None, interval=2), frames) == [True, False] * 3
+    assert flags(STCCacher(refresh_share=0), [*shots[:2], frames[1]]) == [True, False, True]
+
+
+@torch.no_grad()
+def test_another_size_is_a_new_reference():
+    small, large = make_tower(image_size=24), make_tower(image_size=40)
+    method, state = STCCacher(refresh_share=None), CacherState()
+    for module, tower in (small, large, large, small):
+        encoded = method.encode(tower, make_frames(module, 1).detach(), [state])
+    assert encoded.refreshed == (True,)
+    module, tower = small
+    assert method.encode(regroup(tower, grid=(1, 9)), make_frames(module, 1).detach(), [state]).refreshed == (True,)
+    assert STCCacher(look_every=7).encode(tower, make_frames(module, 1).detach(), [state]).refreshed == (True,)
+
+
+@torch.no_grad()
+def test_a_budget_moves_the_threshold_until_it_is_met():
+    tower, frames = seen("siglip", 60, change=0.1)
+    free, held = STCCacher(tau=0.2, refresh_share=None), STCCacher(tau=0.2, refresh_share=None, budget=0.3)
+
+    def mean_of_last(method):
+        state = method.new_state()
+        shares = [method.encode(tower, frame[None], [state]).recomputed.mean() for frame in frames]
+        return float(torch.stack(shares)[30:].mean()), float(of(state, "tau"))
+
+    spent, tau = mean_of_last(free)
+    met, moved = mean_of_last(held)
+    assert tau == pytest.approx(0.2) and moved > 0.2
+    assert spent > 0.36 and met == pytest.approx(0.3, abs=0.04)
+
+
+@EACH
+@torch.no_grad()
+def test_a_fork_and_a_saved_state_go_on_alike_and_apart(method):
+    tower, frames = seen("siglip")
+    state = method.new_state()
+    run(method, tower, frames[:2], state)
+    fork, loaded = state.fork(), method.new_state()
+    loaded.load(*state.export())
+    expected = run(method, tower, frames[2:], state)
+    assert torch.equal(run(method, tower, frames[2:], fork), expected)
+    assert torch.equal(run(method, tower, frames[2:], loaded), expected)
+
+
+@EACH
+@torch.no_grad()
+def test_state_does_not_grow(method):
+    module, tower = make_tower(image_size=16, dim=16, num_layers=2)
+    frames, state = make_frames(module, 10).detach(), method.new_state()
+    method.encode(tower, frames[:1], [state])
+    early = state.num_bytes()
+    for n in range(100):
+        method.encode(tower, frames[n % 10][None], [state])
+    assert state.num_bytes() == early > 0
+
+
+@torch.no_grad()
+def test_a_stream_of_a_large_tower_keeps_less_than_100_mib():
+    """SigLIP-so400m at 384 pixels in 16 bits, 26 layers: counted on the very tensors, without running it."""
+    state = CacherState()
+    state.begin(torch.empty(729, 1152, dtype=torch.bfloat16, device="meta"), 26, 2, True, 0.5)
+    assert 83 * 2**20 < state.num_bytes() < 100 * 2**20
+    assert STCCacher().state_bytes(26, 729, 1152) == state.num_bytes() == shape_of("llava-onevision-7b").reference_bytes
+    assert STCPublished().state_bytes(26, 729, 1152) == 79 * 729 * 1152 * 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", [*VARIANTS, STCPublished(), STCPublished(selection="patch", reference="rolling")])
+def test_bytes_are_told_before_a_stream_begins(method):
+    tower, frames = seen("siglip", 2)
+    state = method.new_state()
+    run(method, tower, frames, state)
+    assert state.num_bytes() == method.state_bytes(len(tower.layers), tower.num_tokens, tower.dim, 4)
+
+
+@torch.no_grad()
+def test_shares_and_costs_are_those_of_the_arithmetic():
+    tower, frames = seen("siglip", 2)
+    so400m = regroup(tower, num_tokens=729, dim=1152, mlp_dim=4304)
+    state = CacherState()
+    method = STCCacher(refresh_share=None)
+    method.encode(tower, frames[:1], [state])
+    share = float(method.encode(tower, frames[1:], [state]).recomputed.mean())
+    work = [float(part) * tower.num_tokens for part in of(state, "work")]
+    assert share == pytest.approx(rows_flop(tower, *work) / dense_flop(tower), rel=1e-5)
+    assert rows_flop(so400m, 729, 729, 729) == pytest.approx(dense_flop(so400m))
+    fixed = STCCacher(tau=0, recompute_ratio=0.25, look_every=4)
+    # 182 changed, 183 others in turn: keys and values, queries with attention and output, MLP
+    assert fixed.cost(so400m) == pytest.approx((182 * 2 * 1.935 + 365 * 6.319 + 182 * 14.458) / 729 / 24.647, abs=2e-3)
+    assert STCCacher(budget=0.3).cost(so400m) == 0.3 and STCCacher(interval=1).cost(so400m) == 1
+
+
+def test_the_projection_keeps_distances():
+    rows = torch.randn(200, 1152, generator=torch.Generator().manual_seed(1))
+    ratio = (rows @ projection(1152, torch.device("cpu"))).norm(dim=1) / rows.norm(dim=1)
+    assert float((ratio - 1).abs().mean()) < 0.15
+    assert torch.isfinite(sketch(rows * 1e6)).all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tau": -1.0},
+        {"tau": float("nan")},
+        {"recompute_ratio": 0.0},
+        {"look_every": 0},
+        {"budget": 0.0},
+        {"refresh_share": 1.5},
+        {"interval": -1},
+    ],
+    ids=repr,
+)
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(InputError, match=next(iter(settings))):
+        STCCacher(**settings)
+    with pytest.raises(InputError, match="budget"):
+        STCCacher(tau=0, budget=0.3)
