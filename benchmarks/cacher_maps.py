@@ -3,7 +3,8 @@
     python -m benchmarks.cacher_maps --out docs/cacher_errors.png
 
 Six frames of a validation clip of Pocket World, and for each form the error of the tower's output against dense, token
-by token, as a share of the mean token's length: black is right, white is wrong by that length. The first frame is dense.
+by token, as a share of the mean token's length: black is right, white is wrong by that
+length. The first frame is dense.
 """
 
 import argparse

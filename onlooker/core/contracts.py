@@ -176,7 +176,7 @@ class Encoded:
     taps: Mapping[int, Tensor] = field(default_factory=dict)
     """Output of every tapped layer, each `[streams, tokens, dim]`."""
     recomputed: Tensor | None = None
-    """Share of the layers in which each token was computed anew, float32 `[streams, tokens]`; None means all."""
+    """Share of each token's work in the layers that was done anew, float32 `[streams, tokens]`; None means all."""
     refreshed: tuple[bool, ...] = ()
     """Per stream: was the whole frame computed densely?"""
 
