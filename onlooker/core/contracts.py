@@ -114,6 +114,8 @@ class PackedLayer(Protocol):
     `[tokens, head_dim / 2]` each; None: positions are in the embedding already."""
     query_value: tuple[Tensor, Tensor]
     """Weight `[2 * dim, dim]` and bias of the query and the value projection, one below the other."""
+    value_key: tuple[Tensor, Tensor]
+    """Weight `[2 * dim, dim]` and bias of the value and the key projection."""
     heads: tuple[int, float] | None
     """Number and scale of heads in which every token attends to all of its frame, so that `head_attention` may read
     values where they are; None: attention is of another kind."""

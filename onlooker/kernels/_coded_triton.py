@@ -30,6 +30,58 @@ def _row_scales(scales, stream, place, there, CODED: tl.constexpr):
     return tl.where(there, 1.0, 0.0)
 
 
+@triton.jit
+def _keep(rows, at, codes, scales, stream, token, layer, kind_layer, tokens, dim, valid, cols, CODED: tl.constexpr):
+    """Write one row where its stream keeps it; `valid` 0: not at all."""
+    address = tl.load(codes + stream)
+    wanted = valid * (address != 0).to(tl.int32)
+    value = tl.load(rows + at + cols, mask=cols < dim, other=0.0)
+    to = _codes(address, rows, CODED) + (layer * tokens + token).to(tl.int64) * dim + cols
+    if CODED:
+        wide = value.to(tl.float32)
+        scale = tl.maximum(tl.max(tl.abs(wide), axis=0), 1e-8) / 127.0
+        # Adding and taking away 1.5 * 2^23 rounds half to even.
+        code = (wide / scale + 12582912.0) - 12582912.0
+        tl.store(to, code.to(tl.int8), mask=cols < dim * wanted)
+        start = tl.load(scales + stream).to(tl.pointer_type(tl.float32))
+        tl.store(start + kind_layer * tokens + token, scale, mask=wanted != 0)
+    else:
+        tl.store(to, value, mask=cols < dim * wanted)
+
+
+@triton.jit
+def _keep_sketch(now, then, stream, token, row, layer, tokens, valid):
+    """What a row's reference was computed from, as it was measured last."""
+    address = tl.load(then + stream)
+    channel = tl.arange(0, SKETCH)
+    to = address.to(tl.pointer_type(tl.float16)) + (layer * tokens + token).to(tl.int64) * SKETCH + channel
+    seen = tl.load(now + row * SKETCH + channel)
+    tl.store(to, seen, mask=channel < SKETCH * valid * (address != 0).to(tl.int32))
+
+
+@triton.jit
+def _settle(shift, turn_state, shifts, dues, phases, layer, dim, streams, AGES: tl.constexpr):
+    """A layer's turn is over: what was missed since each age, and where the turn stands. Programs share the columns."""
+    stream = tl.program_id(1).to(tl.int64)
+    address = tl.load(shifts + stream)
+    going = tl.load(turn_state + stream) * (address != 0).to(tl.int32)
+    base = tl.multiple_of(address.to(tl.pointer_type(tl.float32)), 16) + tl.cast(layer, tl.int64) * AGES * dim
+    for first in range(tl.program_id(0) * 128, dim * going, tl.num_programs(0) * 128):
+        cols = first + tl.arange(0, 128)
+        inside = cols < dim
+        more = tl.load(shift + stream * dim + cols, mask=inside, other=0.0)
+        for back in range(AGES - 1):
+            to = base + (AGES - 1 - back) * dim + cols
+            tl.store(to, tl.load(to - dim, mask=inside, other=0.0) + more, mask=inside)
+    if tl.program_id(0) == 0:
+        due = tl.load(dues + stream)
+        due_at = due.to(tl.pointer_type(tl.int32)) + layer
+        tl.store(due_at, tl.load(turn_state + streams + stream), mask=due != 0)
+        phase = tl.load(phases + stream)
+        phase_at = phase.to(tl.pointer_type(tl.int32)) + layer
+        tl.store(phase_at, tl.load(turn_state + 2 * streams + stream), mask=phase != 0)
+
+
 @triton.jit(do_not_specialize=["layer", "kind_layer"])
 def add_rows(
     x,
@@ -44,6 +96,8 @@ def add_rows(
     active,
     length,
     times,
+    now,
+    then,
     tokens,
     layer,
     kind_layer,
@@ -58,8 +112,8 @@ def add_rows(
     AGES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One token: BRANCH adds its branch, fresh or stored (SHIFT: with what those who did not look have missed); and how
-    long the sum is."""
+    """One token: BRANCH adds its branch, stored (SHIFT: with what those who did not look have missed) or fresh, which
+    is then stored; and how long the sum is. Of a fresh MLP branch, also the sketch of what it was computed from."""
     behind(EARLY)
     token, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
     row = stream * tokens + token
@@ -75,6 +129,7 @@ def add_rows(
             age = tl.load(age_at, mask=address != 0, other=0).to(tl.int32)
             going = tl.load(active + stream)
         if at >= 0:
+            _keep(fresh, at * dim, codes, scales, stream, token, layer, kind_layer, tokens, dim, 1, cols, CODED)
             wide += tl.load(fresh + at * dim + cols, mask=inside, other=0.0).to(tl.float32)
         else:
             old = _codes(address, x, CODED) + (layer * tokens + token).to(tl.int64) * dim
@@ -102,6 +157,7 @@ def add_rows(
         elif at >= 0:
             worked = times + 2 * plane + row
             tl.store(worked, tl.load(worked) + 1.0)
+            _keep_sketch(now, then, stream, token, row, layer, tokens, 1)
     tl.store(length + row, tl.sqrt(tl.sum(wide * wide, axis=0)))
 
 
@@ -114,13 +170,24 @@ def compare(
     tokens,
     layer,
     factor,
+    shift,
+    turn_state,
+    shifts,
+    dues,
+    phases,
+    dim,
+    streams,
     EARLY: tl.constexpr,
     KEEP: tl.constexpr,
+    SETTLE: tl.constexpr,
+    AGES: tl.constexpr,
     R: tl.constexpr,
 ):
     """How far sketches are from what the references of a layer were computed from; KEEP: they are that from now on.
-    `sketches` are sums over signs, `factor` is the rest of the projection."""
+    `sketches` are sums over signs, `factor` is the rest of the projection. SETTLE: the layer's turn is over besides."""
     behind(EARLY)
+    if SETTLE:
+        _settle(shift, turn_state, shifts, dues, phases, layer, dim, streams, AGES)
     stream = tl.program_id(1)
     token = tl.program_id(0) * R + tl.arange(0, R)
     inside = token < tokens
@@ -140,25 +207,6 @@ def compare(
         before = tl.load(at, mask=held[:, None], other=0.0).to(tl.float32)
         difference = sketch.to(tl.float32) - before
         tl.store(apart + row, tl.sqrt(tl.sum(difference * difference, axis=1)), mask=inside)
-
-
-@triton.jit
-def _keep(rows, at, codes, scales, stream, token, layer, kind_layer, tokens, dim, valid, cols, CODED: tl.constexpr):
-    """Write one row where its stream keeps it; `valid` 0: not at all."""
-    address = tl.load(codes + stream)
-    wanted = valid * (address != 0).to(tl.int32)
-    value = tl.load(rows + at + cols, mask=cols < dim, other=0.0)
-    to = _codes(address, rows, CODED) + (layer * tokens + token).to(tl.int64) * dim + cols
-    if CODED:
-        wide = value.to(tl.float32)
-        scale = tl.maximum(tl.max(tl.abs(wide), axis=0), 1e-8) / 127.0
-        # Adding and taking away 1.5 * 2^23 rounds half to even.
-        code = (wide / scale + 12582912.0) - 12582912.0
-        tl.store(to, code.to(tl.int8), mask=cols < dim * wanted)
-        start = tl.load(scales + stream).to(tl.pointer_type(tl.float32))
-        tl.store(start + kind_layer * tokens + token, scale, mask=wanted != 0)
-    else:
-        tl.store(to, value, mask=cols < dim * wanted)
 
 
 @triton.jit(do_not_specialize=["layer", "kind_layer", "more_kind_layer"])
@@ -214,11 +262,7 @@ def keep_coded(
             CODED,
         )
     if SKETCHES:
-        address = tl.load(then + stream)
-        channel = tl.arange(0, SKETCH)
-        to = address.to(tl.pointer_type(tl.float16)) + (layer * tokens + token).to(tl.int64) * SKETCH + channel
-        seen = tl.load(now + source * SKETCH + channel)
-        tl.store(to, seen, mask=channel < SKETCH * valid * (address != 0).to(tl.int32))
+        _keep_sketch(now, then, stream, token, source, layer, tokens, valid)
 
 
 @triton.jit
@@ -312,38 +356,3 @@ def common_shift(
         asked += asks.to(tl.int32)
     number = tl.maximum(tl.sum(asked, axis=0), 1).to(tl.float32)
     tl.store(shift + stream * dim + cols, tl.sum(total, axis=0) / number, mask=cols < dim)
-
-
-@triton.jit(do_not_specialize=["layer"])
-def settle(
-    shift,
-    turn_state,
-    shifts,
-    dues,
-    phases,
-    layer,
-    dim,
-    streams,
-    EARLY: tl.constexpr,
-    AGES: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """A layer's turn is over: what was missed since each age, and where the turn stands."""
-    behind(EARLY)
-    stream = tl.program_id(1).to(tl.int64)
-    address = tl.load(shifts + stream)
-    going = tl.load(turn_state + stream) * (address != 0).to(tl.int32)
-    cols = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = cols < dim * going
-    more = tl.load(shift + stream * dim + cols, mask=inside, other=0.0)
-    base = tl.multiple_of(address.to(tl.pointer_type(tl.float32)), 16) + tl.cast(layer, tl.int64) * AGES * dim + cols
-    for back in range(AGES - 1):
-        age = AGES - 1 - back
-        tl.store(base + age * dim, tl.load(base + (age - 1) * dim, mask=inside, other=0.0) + more, mask=inside)
-    if tl.program_id(0) == 0:
-        due = tl.load(dues + stream)
-        tl.store(due.to(tl.pointer_type(tl.int32)) + layer, tl.load(turn_state + streams + stream), mask=due != 0)
-        phase = tl.load(phases + stream)
-        tl.store(
-            phase.to(tl.pointer_type(tl.int32)) + layer, tl.load(turn_state + 2 * streams + stream), mask=phase != 0
-        )

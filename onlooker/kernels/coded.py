@@ -132,11 +132,12 @@ class CodedStep:
         self._compare(x, kind, layer, keep)
 
     def add(self, x: Tensor, fresh: Tensor, rows: Rows, kind: str, layer: int, then: tuple[str, int] | None) -> Tensor:
-        """`x` plus a branch, fresh where there is a row, else as it is stored; and measured against `then`."""
+        """`x` plus a branch, fresh where there is a row, which is stored, else as it is stored; and measured against
+        `then`. After "attention" the layer's turn to look is over."""
         total = torch.empty_like(x)
         self._add(x, total, fresh, rows, kind, layer)
         if then is not None:
-            self._compare(total, *then, keep=False)
+            self._compare(total, *then, keep=False, settle=kind == "attention")
         return total
 
     def _add(self, x: Tensor, total: Tensor, fresh: Tensor, rows: Rows, kind: str | None, layer: int) -> None:
@@ -154,6 +155,8 @@ class CodedStep:
             self._turn,
             self._length,
             self.times,
+            self._now,
+            self.at("middle"),
             shape.tokens,
             layer,
             self._number(kind or "keys", layer),
@@ -169,7 +172,7 @@ class CodedStep:
             **launched(x.device, WARPS),
         )
 
-    def _compare(self, x: Tensor, kind: str, layer: int, keep: bool) -> None:
+    def _compare(self, x: Tensor, kind: str, layer: int, keep: bool, settle: bool = False) -> None:
         # The signs are +-1, so that products are exact in every format; sums are in float32.
         if x.is_cuda and x.element_size() == 2:
             sketches = torch.mm(x, self.signs, out_dtype=torch.float32)
@@ -184,7 +187,16 @@ class CodedStep:
             shape.tokens,
             layer,
             sketches.shape[1] ** -0.5,
+            self._shift,
+            self._turn,
+            self.at("shifts"),
+            self.at("due"),
+            self.at("phase"),
+            shape.dim,
+            shape.streams,
             KEEP=keep,
+            SETTLE=settle,
+            AGES=shape.ages,
             R=many,
             **launched(x.device),
         )
@@ -316,23 +328,6 @@ class CodedStep:
             SLOTS=128,
             COLS=cols,
             **launched(attention.device, 8),
-        )
-
-    def settle(self, layer: int) -> None:
-        """A layer's turn is over."""
-        shape, block = self.shape, 256
-        self._kernels.settle[(-(-shape.dim // block), shape.streams)](
-            self._shift,
-            self._turn,
-            self.at("shifts"),
-            self.at("due"),
-            self.at("phase"),
-            layer,
-            shape.dim,
-            shape.streams,
-            AGES=shape.ages,
-            BLOCK=block,
-            **launched(self.like.device),
         )
 
     def _number(self, kind: str, layer: int) -> int:

@@ -30,7 +30,11 @@ class PackedVisionBlock:
         self.norm, self.mlp_norm = _norm(module.norm1), _norm(module.norm2)
         weight, bias = attention.qkv.weight.detach().chunk(3), attention.qkv.bias.detach().chunk(3)
         self._keys = (weight[1], bias[1])
-        self.query_value = (torch.cat((weight[0], weight[2])), torch.cat((bias[0], bias[2])))
+        # Two of three in one product: two views of one tensor.
+        weights, biases = torch.cat((weight[0], weight[2], weight[1])), torch.cat((bias[0], bias[2], bias[1]))
+        dim = len(weight[0])
+        self.query_value = weights[: 2 * dim], biases[: 2 * dim]
+        self.value_key = weights[dim:], biases[dim:]
         self.out = attention.proj
         self.feed = GatedFeed(module.mlp) if hasattr(module.mlp, "gate_proj") else GeluFeed(module.mlp)
 

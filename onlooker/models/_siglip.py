@@ -49,13 +49,16 @@ class PackedEncoderLayer:
         self.keys, self.out = attention.k_proj, attention.out_proj
         self._heads = (attention.num_heads, attention.scale)
         self.heads: tuple[int, float] | None = self._heads
-        both = (attention.q_proj, attention.v_proj)
-        weight, bias = ([getattr(linear, kind).detach() for linear in both] for kind in ("weight", "bias"))
-        self.query_value = torch.cat(weight), torch.cat(bias)
+        three = (attention.q_proj, attention.v_proj, attention.k_proj)
+        dim = attention.q_proj.out_features
+        # Two of three in one product: two views of one tensor.
+        weight, bias = (torch.cat([getattr(each, kind).detach() for each in three]) for kind in ("weight", "bias"))
+        self.query_value = weight[: 2 * dim], bias[: 2 * dim]
+        self.value_key = weight[dim:], bias[dim:]
         self._mlp, self._up, self._down = mlp, mlp.fc1, mlp.fc2
         # cuBLAS has the tanh form of GELU in its epilogue, which saves a pass over the widest tensor of the layer. Its
         # tanh is the device's approximation, which half precision does not show; float32 would be off by 1e-3.
-        like = weight[0]
+        like = weight
         self._gelu_inside = mlp.config.hidden_act == "gelu_pytorch_tanh" and like.is_cuda and like.itemsize == 2
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, way: str) -> Tensor:

@@ -73,19 +73,15 @@ class StepLayers:
         dim, (weight, bias) = step.shape.dim, layer.query_value
         step.choose(step.looking, number)
         normed, changed = step.norm(x, step.looking, layer.norm)
-        fresh = {"keys": layer.keys(changed), "values": F.linear(changed, weight[dim:], bias[dim:])}
-        step.keep(fresh, step.looking, number, "entered")
+        values, keys = F.linear(changed, *layer.value_key).chunk(2, dim=-1)
+        step.keep({"keys": keys, "values": values}, step.looking, number, "entered")
         queries = F.linear(normed, weight[:dim], bias[:dim])
         attention = layer.out(self._look(layer, number, queries, step))
         step.miss(attention, number)
         middle = step.add(x, attention, step.looking, "attention", number, ("middle", number))
-        step.keep({"attention": attention}, step.looking, number)
-        step.settle(number)
         step.choose(step.working, number)
         inner, _ = step.norm(middle, step.working, layer.mlp_norm)
-        mlp = layer.feed(inner)
-        step.keep({"mlp": mlp}, step.working, number, "middle")
-        return step.add(middle, mlp, step.working, "mlp", number, then)
+        return step.add(middle, layer.feed(inner), step.working, "mlp", number, then)
 
     def _look(self, layer: PackedLayer, number: int, queries: Tensor, step: CodedStep) -> Tensor:
         """Attention of the rows that look, before its output projection, `[streams * room, dim]`."""
