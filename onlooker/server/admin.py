@@ -47,7 +47,7 @@ def admin_routes(service: Service) -> APIRouter:
     async def put_source(name: SourceName, body: SourcePut, caller: Asker) -> dict[str, Any]:
         """Watch a source, or change how it is watched; it is written into the configuration file, if there is one."""
         before = next((one for one in service.watched.sources if one.name == name), None)
-        source = _changed(name, before, body)
+        source = changed(name, before, body)
         done = await service.watched.put(source)
         address = None if body.url is None else {"url": body.url}
         return describe(source) | {"done": done, "written": await service.write_back(name, address)}
@@ -71,7 +71,7 @@ def describe(source: Source) -> dict[str, Any]:
     return told_of | {"rules": [rule.as_dict() for rule in source.rules], "questions": questions}
 
 
-def _changed(name: str, before: Source | None, body: SourcePut) -> Source:
+def changed(name: str, before: Source | None, body: SourcePut) -> Source:
     """The source that a request describes. Raises `Refusal` (422)."""
     if body.url is None and before is None:
         raise Refusal(422, "invalid_request", "a new source needs an address", param="url")

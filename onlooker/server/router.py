@@ -11,12 +11,15 @@ import httpx2
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
+from onlooker.server.admin import SourcePut, changed, describe
+from onlooker.server.dealing import Dealing
 from onlooker.server.gate import SafeHeaders, refuse_socket, response_of
 from onlooker.server.keys import Keys, check_origin
 from onlooker.server.page import page_routes
@@ -36,8 +39,8 @@ _HOP |= {"x-forwarded-for", "x-forwarded-proto", "sec-fetch-site", "sec-fetch-mo
 class Router:
     """Passes requests on to the worker of their session, and new ones to the least loaded. `drain` ends it."""
 
-    def __init__(self, settings: ServerSettings, workers: Workers) -> None:
-        self.settings, self.workers = settings, workers
+    def __init__(self, settings: ServerSettings, workers: Workers, dealing: Dealing | None = None) -> None:
+        self.settings, self.workers, self._dealing = settings, workers, dealing
         self._keys = Keys(settings.all_keys)
         self._client = httpx2.AsyncClient(
             timeout=httpx2.Timeout(None, connect=5.0), limits=httpx2.Limits(max_connections=None)
@@ -48,10 +51,40 @@ class Router:
         await self.workers.end(self.settings.limits.drain_s + 10)
 
     async def reload(self) -> dict[str, Any]:
-        """Refused: what the workers watch was dealt out when they were started. Raises `Refusal` (409)."""
-        raise Refusal(
-            409, "not_with_devices", "with several devices a changed configuration counts from the next start"
-        )
+        """Read the configuration again; each worker is told. Raises `Refusal`: 409 without a file, 422 when it is
+        wrong; then nothing is changed."""
+        if self._dealing is None:
+            raise Refusal(409, "no_config", "these workers have no configuration file")
+        told = await self._dealing.reload()
+        self.settings, self._keys = self._dealing.settings, Keys(self._dealing.settings.all_keys)
+        return told
+
+    async def admin(self, request: Request, path: str) -> Response:
+        """What an admin may do, over all workers: changes go through the configuration file."""
+        if self._keys.caller(request.headers).role != "admin":
+            raise Refusal(403, "admins_only", "this needs the key of an admin")
+        call = (request.method, path.partition("/")[0])
+        if call == ("POST", "reload"):
+            return JSONResponse(await self.reload())
+        if call == ("GET", "sources"):
+            return JSONResponse({"sources": [describe(source) for source in self.settings.sources]})
+        dealing, name = self._dealing, path.partition("/")[2]
+        if call not in (("PUT", "sources"), ("DELETE", "sources")) or not name:
+            raise Refusal(404, "not_found", "there is no such call")
+        if dealing is None or dealing.file is None:
+            raise Refusal(409, "no_config", "with several workers sources change in the configuration file (--config)")
+        before, source, address = dealing.source(name), None, None
+        if request.method == "PUT":
+            try:
+                body = SourcePut.model_validate_json(await self._whole(request))
+            except ValidationError as error:
+                raise Refusal(422, "invalid_request", error.errors()[0]["msg"][:200]) from None
+            source = changed(name, before, body)
+            address = None if body.url is None else {"url": body.url}
+        elif before is None:
+            raise Refusal(404, "source_not_found", f"there is no source {name[:80]!r}", param="name")
+        await asyncio.to_thread(dealing.file.write_source, name, source, address)
+        return JSONResponse(await self.reload() | {"name": name, "written": True})
 
     async def close(self) -> None:
         """Let go of the connections to the workers."""
@@ -173,9 +206,11 @@ class Router:
 
     # ------------------------------------------------------------------------------------------------ of all workers
 
-    def check_key(self, request: Request) -> None:
-        """Raise `Refusal` (401, 403) for a caller that may not come in; for what is not passed on to a worker."""
+    def models(self, request: Request, created: float) -> Response:
+        """The model, and the model looking at each source."""
         self._keys.caller(request.headers)
+        names = [source.name for source in self.settings.sources]
+        return JSONResponse(model_list(self.settings.model, names, created))
 
     async def listed(self, request: Request, key: str) -> Response:
         """A list that all workers have a part of."""
@@ -221,9 +256,10 @@ class Router:
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def create_router(settings: ServerSettings, workers: Workers) -> FastAPI:
-    """The router's application, which starts the workers. `app.state.service` is the router."""
-    router = Router(settings, workers)
+def create_router(settings: ServerSettings, workers: Workers, dealing: Dealing | None = None) -> FastAPI:
+    """The router's application, which starts the workers. `app.state.service` is the router; `dealing` says what each
+    worker is told, where they have a configuration."""
+    router = Router(settings, workers, dealing)
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncGenerator[None]:
@@ -267,13 +303,11 @@ def create_router(settings: ServerSettings, workers: Workers) -> FastAPI:
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
-        router.check_key(request)
-        return JSONResponse(model_list(settings.model, [source.name for source in settings.sources], began))
+        return router.models(request, began)
 
     @app.api_route("/v1/admin/{path:path}", methods=["GET", "POST", "PUT", "DELETE"])
-    async def admin(request: Request) -> Response:
-        router.check_key(request)
-        return JSONResponse(await router.reload())
+    async def admin(request: Request, path: str) -> Response:
+        return await router.admin(request, path)
 
     app.include_router(page_routes())
     app.add_api_route("/{path:path}", router.http, methods=["GET", "POST", "PUT", "DELETE"])

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-import tomlkit
 import uvicorn
 from fastapi import FastAPI
 
@@ -23,10 +22,11 @@ from onlooker.server.app import create_app
 from onlooker.server.config import Config
 from onlooker.server.config_file import ConfigFile
 from onlooker.server.connections import connections_within
+from onlooker.server.dealing import Dealing
 from onlooker.server.refusals import Refusal
 from onlooker.server.router import create_router
 from onlooker.server.settings import ServerSettings
-from onlooker.server.workers import Place, Workers
+from onlooker.server.workers import Workers
 
 
 class Drains(Protocol):
@@ -173,44 +173,10 @@ def serve(
 
 def route(settings: ServerSettings, config: Config, file: ConfigFile | None) -> None:
     """Serve through one worker process per device until told to end; sources are dealt out among them."""
-    devices = config.server.devices
-    places = [Place(number, device, settings.sources[number :: len(devices)]) for number, device in enumerate(devices)]
     with tempfile.TemporaryDirectory(prefix="onlooker-") as folder:  # its owner's alone
-        workers = Workers(places, WorkerFiles(Path(folder), config, settings).command)
-        Server(create_router(settings, workers), settings).run()
-
-
-class WorkerFiles:
-    """What each worker is told, as a configuration file in a private folder: a command line is for everyone to read."""
-
-    def __init__(self, folder: Path, config: Config, settings: ServerSettings) -> None:
-        self._folder, self._config, self._settings = folder, config, settings
-
-    def command(self, place: Place) -> list[str]:
-        """The arguments of a worker, whose file is written."""
-        told = self._config.model_dump(mode="json", exclude_none=True)
-        addresses = {source.name: source.url for source in self._settings.sources}
-        mine = {source.name for source in place.sources}
-        told["sources"] = [
-            {name: value for name, value in one.items() if name not in ("url_env", "url_file")}
-            | {"url": addresses[one["name"]]}
-            for one in told["sources"]
-            if one["name"] in mine
-        ]
-        texts = {key.name: key.text for key in self._settings.named_keys}
-        told["keys"] = [
-            {name: value for name, value in one.items() if name not in ("key_env", "key_file")}
-            | {"key": texts[one["name"]]}
-            for one in told["keys"]
-        ]
-        if self._settings.webhook is not None:
-            told["webhook"] = dict(zip(("url", "secret"), self._settings.webhook, strict=True))
-        told["server"] |= {"host": "127.0.0.1", "proxy": ["127.0.0.1"], "log": "json", "devices": []}
-        told["model"]["device"] = place.device
-        file = self._folder / f"{place.number}.toml"
-        file.touch(mode=0o600)
-        file.write_text(tomlkit.dumps(told), encoding="utf-8")
-        return ["serve", "--config", str(file), "--worker", place.name, "--port", str(place.port)]
+        dealing = Dealing(Path(folder), config, settings, file)
+        workers = Workers(dealing.places, dealing.command)
+        Server(create_router(settings, workers, dealing), settings).run()
 
 
 def _loaded(loaded: Future[None], server: Server, on_ready: Callable[[], None]) -> None:

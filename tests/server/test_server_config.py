@@ -1,5 +1,6 @@
 """One configuration file: read, checked, applied while the server runs, changed over HTTP and written back."""
 
+import asyncio
 import inspect
 import json
 import stat
@@ -12,8 +13,10 @@ from running_server import eventually, running
 from onlooker.cli.serve import KEYS, serve
 from onlooker.server.config import Config, Faulty, read_config
 from onlooker.server.config_file import ConfigFile
-from onlooker.server.serve import WorkerFiles
-from onlooker.server.workers import Place
+from onlooker.server.dealing import Dealing
+from onlooker.server.refusals import Refusal
+from onlooker.server.router import Router
+from onlooker.server.workers import Workers
 
 READER, ASKER, ADMIN = "r" * 24, "a" * 24, "m" * 24
 SECRET = "hunter2-is-a-password"
@@ -352,7 +355,7 @@ def test_a_worker_is_told_by_a_private_file_and_not_by_its_command_line(monkeypa
     monkeypatch.setenv("CAM", f"rtsp://me:{SECRET}@cam/1")
     text = f"""
         [server]
-        devices = ["cpu", "cpu"]
+        devices = ["cuda:1", "cpu"]
         port = 5
         [webhook]
         url = "http://127.0.0.1:1/{SECRET}"
@@ -370,8 +373,10 @@ def test_a_worker_is_told_by_a_private_file_and_not_by_its_command_line(monkeypa
     """
     config = read_config(None, text=text)
     settings = config.server_settings()
-    place = Place(1, "cuda:1", settings.sources[:1], run=2, port=7)
-    words = WorkerFiles(tmp_path, config, settings).command(place)
+    dealing = Dealing(tmp_path, config, settings, None)
+    place = dealing.places[0]
+    place.run, place.port = 2, 7
+    words = dealing.command(place)
     assert SECRET not in " ".join(words) and ADMIN not in " ".join(words)
     path = Path(words[words.index("--config") + 1])
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -381,3 +386,30 @@ def test_a_worker_is_told_by_a_private_file_and_not_by_its_command_line(monkeypa
     assert [(one.name, one.url, one.fps) for one in mine.sources] == [("a", f"rtsp://me:{SECRET}@cam/1", 2.0)]
     assert mine.webhook == settings.webhook and mine.all_keys == settings.all_keys and mine.proxies == ("127.0.0.1",)
     assert told.model.device == "cuda:1" and told.server.devices == []
+
+
+def test_workers_are_told_of_a_changed_file_and_keep_their_sources(tmp_path):
+    path, folder = tmp_path / "onlooker.toml", tmp_path / "private"
+    folder.mkdir()
+    text = FILE.replace("[server]", '[server]\ndevices = ["cpu", "cpu"]')
+    path.write_text(text)
+    file = ConfigFile(path, {})
+    dealing = Dealing(folder, file.config, file.config.server_settings(), file)
+    router = Router(dealing.settings, Workers(dealing.places, dealing.command), dealing)
+    for place in dealing.places:
+        dealing.command(place)
+    path.write_text(
+        text.replace("blue heart", "red star").replace('"pocket"', '"other"')
+        + '[[sources]]\nname = "roof"\nurl = "synthetic"\n'
+    )
+    told = asyncio.run(router.reload())
+    assert told == {"applied": ["sources.roof added", "sources.door changed"], "needs_restart": ["model.name"]}
+    names = [[one.name for one in place.sources] for place in dealing.places]
+    assert names == [["door", "roof"], ["yard"]] and len(router.settings.sources) == 3
+    first = read_config(folder / "0.toml")
+    assert [one.name for one in first.sources] == ["door", "roof"] and first.model.name == "pocket"
+    assert first.server_settings().sources[0].rules[0].prompt == "say yes when you see a red star."
+    path.write_text("[server")
+    with pytest.raises(Refusal, match="TOML"):
+        asyncio.run(router.reload())
+    assert len(router.settings.sources) == 3
