@@ -53,6 +53,7 @@ class Bench:
             f"{self.tower.dim} wide",
             "interval": options.interval,
             "refreshes": options.refreshes,
+            "look_every": options.look_every,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": torch.cuda.get_device_name(self.device) if gpu else platform.machine(),
             "threads": torch.get_num_threads(),
@@ -70,13 +71,22 @@ class Bench:
     def measure(self, count: int, ratio: float) -> None:
         """All rows at so many streams and this share of the tokens."""
         published = STCPublished(self.options.interval, ratio, round_to=16)
-        ours = STCCacher(tau=0.0, recompute_ratio=ratio, refresh_share=None, reference_dtype=self.options.references)
+        ours = STCCacher(
+            tau=0.0,
+            recompute_ratio=ratio,
+            look_every=self.options.look_every,
+            refresh_share=None,
+            reference_dtype=self.options.references,
+        )
+        # A step of fixed shape has room for all that may be computed, whatever `tau` finds.
+        default = STCCacher(refresh_share=None)
         actions = {
             "dense": self._encoder(Full(), count),
             "published, reusing": self._encoder(published, count, age=1),
             "published, whole": self._encoder(published, count, age=0),
             "ours, reusing": self._encoder(ours, count, age=1),
             "ours, whole": self._encoder(ours, count, age=0),
+            "ours, as by default": self._encoder(default, count, age=1),
         }
         timed = time_in_turns(actions, self.options.repeats, self.device, lambda: None)
         ms = {name: timed[f"{name}_ms"] for name in actions}
@@ -158,6 +168,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--interval", type=int, default=4, help="frames between references of the published form")
     parser.add_argument("--refreshes", type=float, default=0.0, help="share of whole frames in our form's mean")
     parser.add_argument("--references", default="int8", choices=("int8", "model"), help="of our form")
+    parser.add_argument("--look-every", type=int, default=3, help="frames in which everyone has looked, of our form")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=80.0, help="nothing new is begun after so many seconds")
     parser.add_argument("--layers", type=int, default=0, help="only the first layers of the tower (0: all)")
