@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from onlooker.core import registry
+from onlooker.core.kinds import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -28,7 +29,7 @@ def tree() -> str:
 def methods() -> str:
     """Every method with its kind and caption."""
     lines = ["| kind | method | what it does |", "|---|---|---|"]
-    for kind in registry.ROOMS:
+    for kind in KINDS:
         for name in registry.names(kind):
             lines.append(f"| {kind} | `{name}` | {registry.caption(registry.method_class(kind, name))} |")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from onlooker.core import registry
+from onlooker.core.kinds import KINDS
 from onlooker.core.systems import listed
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
@@ -19,7 +20,7 @@ def page() -> str:
     """The whole page."""
     names = {system.key: system.name for system in listed()}
     parts = [HEAD]
-    for kind, room in registry.ROOMS.items():
+    for kind, room in ((kind.name, kind.folder) for kind in KINDS.values()):
         parts.append(
             f'## {kind.capitalize()}\n\nIn `onlooker/{room}/`; chosen by `--{kind} NAME` or `{kind}="NAME"`.\n'
         )

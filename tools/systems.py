@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from onlooker.core import registry
+from onlooker.core.kinds import KINDS
 from onlooker.core.systems import Status, System, listed
 from onlooker.evals import readers
 
@@ -33,7 +34,7 @@ On the command line: `onlooker systems`.
 def declared() -> dict[str, list[str]]:
     """What stands for each system: `room/name` by key."""
     found = defaultdict(list)
-    for kind, room in registry.ROOMS.items():
+    for kind, room in ((kind.name, kind.folder) for kind in KINDS.values()):
         for name in registry.names(kind):
             for key in registry.method_class(kind, name).realises:
                 found[key].append(f"{room}/{name}")

@@ -19,6 +19,7 @@ ANSWER = "Answer"
 
 
 @app.command()
+@options.takes_methods()
 def ask(
     source: options.Source,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What you want to know.", show_default=False)],
@@ -39,9 +40,7 @@ def ask(
     model: options.Model = "pocket-aware",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    encoder: options.Encoder = options.DEFAULTS["encoder"],
-    compressor: options.Compressor = options.DEFAULTS["compressor"],
-    memory: options.Memory = options.DEFAULTS["memory"],
+    methods: Any = None,
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", rich_help_panel=ANSWER)] = 64,
@@ -68,7 +67,7 @@ def ask(
     options.check_seconds("--since", since)
     if at is not None and since is not None and since > at:
         raise InputError("--since lies after --at", given=f"--since {since} --at {at}", do="give since <= at")
-    settings = options.engine_settings(encoder, compressor, memory, device_budget, host_budget)
+    settings = options.engine_settings(methods, device_budget, host_budget)
     working = Working(progress, as_json)
     with working.loading(model):
         from onlooker.engine import Decoding, Engine

@@ -59,7 +59,8 @@ def streams(
     demand = Demand(fps, frame_lag, first_token, questions, answer_tokens, most_frames, trial)
     pipelines = {"saving": (encoder, compressor)} | ({"dense": ("full", "identity")} if dense else {})
     for seeing in pipelines.values():
-        options.engine_settings(*seeing, memory)  # a typing error costs no loading
+        made = dict(zip(("encoder", "compressor"), seeing, strict=True))
+        options.engine_settings({**made, "memory": memory})  # a typing error costs no loading
     working = Working(progress, as_json)
     with working.loading(model):
         loaded, weights = load_for_timing(model, dtype, device)
@@ -215,7 +216,7 @@ def soak(
     """
     if frames <= 2 * early:
         raise InputError("a soak is longer than its beginning", given=f"{frames} frames, compared with {early}")
-    options.engine_settings(encoder, compressor, memory)
+    options.engine_settings({"encoder": encoder, "compressor": compressor, "memory": memory})
     working = Working(progress, as_json)
     with working.loading(model):
         loaded, weights = _tiny(dtype, device) if model == "tiny" else load_for_timing(model, dtype, device)

@@ -12,6 +12,7 @@ from onlooker.cli.app import app
 from onlooker.cli.output import emit, show_table
 from onlooker.core import registry
 from onlooker.core.errors import InputError
+from onlooker.core.kinds import KINDS
 
 
 @app.command()
@@ -23,7 +24,7 @@ def methods(
 
     Example: onlooker methods stc_cacher
     """
-    found = [(kind, known) for kind in registry.ROOMS for known in registry.names(kind) if name in ("", known)]
+    found = [(kind, known) for kind in KINDS for known in registry.names(kind) if name in ("", known)]
     if not found and name.endswith(".py"):
         raise InputError("only built-in methods are listed", given=name, do=f"onlooker ask ... --compressor {name}")
     if not found:
@@ -41,7 +42,7 @@ def methods(
 def _refuse(name: str) -> None:
     import difflib
 
-    known = [method for kind in registry.ROOMS for method in registry.names(kind)]
+    known = [method for kind in KINDS for method in registry.names(kind)]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise InputError("there is no method of that name", given=name, do=f"{hint}one of: {', '.join(known)}")
@@ -49,7 +50,7 @@ def _refuse(name: str) -> None:
 
 def _caption(kind: str, name: str) -> str:
     """The first line of a method's file, read without importing it: a list needs no torch."""
-    spec = importlib.util.find_spec(f"onlooker.{registry.ROOMS[kind]}.{name}")
+    spec = importlib.util.find_spec(f"{KINDS[kind].room}.{name}")
     assert spec is not None and spec.origin is not None, name
     text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
     return text.split("\n")[0]

@@ -1,12 +1,16 @@
 """Options that several commands share, so that they mean the same everywhere."""
 
+import functools
+import inspect
 import math
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
 
 from onlooker.cli.progress import How
 from onlooker.core.errors import InputError
+from onlooker.core.kinds import KINDS, Kind, of_engine
 from onlooker.core.sizes import num_bytes
 
 METHODS, MODELS, LIMITS = "Methods", "Model", "Memory budget"
@@ -26,8 +30,38 @@ def check_words(question: str) -> None:
         raise InputError("the question is not valid UTF-8", given=ascii(question), do="write it in UTF-8")
 
 
+def takes_methods(**defaults: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command one option for every kind of method that an engine has; it gets them as `methods`, by kind.
+
+    `defaults` are those of this command, where they are not the engine's.
+    """
+    kinds = of_engine()
+
+    def option(kind: Kind) -> inspect.Parameter:
+        told = Annotated[str, typer.Option(help=kind.help, rich_help_panel=METHODS)]
+        default = defaults.get(kind.name, kind.default)
+        return inspect.Parameter(kind.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=told)
+
+    def give(command: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(command, eval_str=True)
+
+        @functools.wraps(command)
+        def taking(**given: Any) -> Any:
+            methods = {name: given.pop(name) for name in kinds}
+            return command(**given, methods=methods)
+
+        parameters = list(signature.parameters.values())
+        place = list(signature.parameters).index("methods")
+        parameters[place : place + 1] = map(option, kinds.values())
+        taking.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue]
+        taking.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return taking
+
+    return give
+
+
 def engine_settings(
-    encoder: str, compressor: str, memory: str, device_budget: str | None = None, host_budget: str | None = None
+    methods: Mapping[str, str], device_budget: str | None = None, host_budget: str | None = None
 ) -> dict[str, Any]:
     """The arguments of `Engine`, with every method made and checked, so that a typing error costs no loading.
 
@@ -36,9 +70,7 @@ def engine_settings(
     from onlooker.core import registry
 
     return {
-        "encoder": registry.make("encoder", encoder),
-        "compressor": registry.make("compressor", compressor),
-        "memory": registry.make("memory", memory),
+        **{kind: registry.make(kind, text) for kind, text in methods.items()},
         "device_budget_bytes": None if device_budget is None else num_bytes(device_budget),
         "host_budget_bytes": None if host_budget is None else num_bytes(host_budget),
     }
@@ -59,19 +91,9 @@ Model = Annotated[
     str,
     typer.Option("--model", "-m", help="pocket, pocket-aware, a folder, or a Hugging Face id.", rich_help_panel=MODELS),
 ]
-Encoder = Annotated[
-    str,
-    typer.Option(
-        help="Vision encoder: NAME or NAME:key=value,... [dim](see: onlooker methods)[/]", rich_help_panel=METHODS
-    ),
-]
-Compressor = Annotated[
-    str,
-    typer.Option(
-        help="Token compressor, such as [bold]stc_pruner:keep_ratio=0.3[/] or my_method.py", rich_help_panel=METHODS
-    ),
-]
-Memory = Annotated[str, typer.Option(help="Memory policy, such as [bold]sliding_window[/].", rich_help_panel=METHODS)]
+Encoder = Annotated[str, typer.Option(help=KINDS["encoder"].help, rich_help_panel=METHODS)]
+Compressor = Annotated[str, typer.Option(help=KINDS["compressor"].help, rich_help_panel=METHODS)]
+Memory = Annotated[str, typer.Option(help=KINDS["memory"].help, rich_help_panel=METHODS)]
 Fps = Annotated[float, typer.Option(help="Frames looked at per second of video.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=MODELS)]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=MODELS)]
@@ -112,4 +134,4 @@ Progress = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 
-DEFAULTS = {"encoder": "stc_cacher", "compressor": "stc_pruner", "memory": "rekv:first=1,score=shares"}
+DEFAULTS = {name: str(kind.default) for name, kind in of_engine().items()}

@@ -28,6 +28,7 @@ LOOK_S = 0.05
 
 
 @app.command()
+@options.takes_methods()
 def watch(
     source: options.Source,
     pace: Annotated[
@@ -48,9 +49,7 @@ def watch(
     model: options.Model = "pocket-aware",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    encoder: options.Encoder = options.DEFAULTS["encoder"],
-    compressor: options.Compressor = options.DEFAULTS["compressor"],
-    memory: options.Memory = options.DEFAULTS["memory"],
+    methods: Any = None,
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
 ) -> None:
@@ -71,7 +70,7 @@ def watch(
     if source in ("-", "/dev/stdin"):
         do = "a named pipe (mkfifo), <(command), or onlooker ask"
         raise InputError("questions are read from the standard input, the video cannot be too", given=source, do=do)
-    settings = options.engine_settings(encoder, compressor, memory, device_budget, host_budget)
+    settings = options.engine_settings(methods, device_budget, host_budget)
     standing = alerts.AlertOptions.of(rule, rules, webhook, webhook_secret_file, evidence)
     working = Working(progress, as_json)
     with working.loading(model):

@@ -1,9 +1,13 @@
 """How many tokens to keep, and which: the step that every pruner shares, yours too."""
 
+from dataclasses import replace
+from typing import TypeVar
+
 from torch import Tensor
 
 from onlooker.core.errors import InputError
 
+Kept = TypeVar("Kept")
 DEFAULT_KEEP_RATIO = 0.3
 
 
@@ -20,6 +24,15 @@ def check_keep(keep: int | None, keep_ratio: float | None) -> None:
         is_count = isinstance(keep_ratio, int | float) and keep_ratio > 1 and keep_ratio == int(keep_ratio)
         do = f"did you mean keep={int(keep_ratio)}?" if is_count else "give a number in (0, 1]"
         raise InputError("keep_ratio is the share of tokens to keep", given=given, do=do)
+
+
+def keep_half(method: Kept) -> Kept:
+    """The same method with half of its `keep` or `keep_ratio`; `Method.less` of those that have both."""
+    keep: int | None = method.keep  # pyright: ignore[reportAttributeAccessIssue] - methods with a budget have it
+    if keep:
+        return replace(method, keep=max(1, keep // 2))  # pyright: ignore[reportArgumentType] - a dataclass
+    share: float = method.keep_ratio or DEFAULT_KEEP_RATIO  # pyright: ignore[reportAttributeAccessIssue]
+    return replace(method, keep_ratio=share / 2)  # pyright: ignore[reportArgumentType]
 
 
 def num_kept(num_tokens: int, keep: int | None, keep_ratio: float | None) -> int:

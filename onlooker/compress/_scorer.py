@@ -3,11 +3,12 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from onlooker.compress._keep import best, check_keep, num_kept
+from onlooker.compress._keep import best, check_keep, keep_half, num_kept
 from onlooker.core.contracts import Compressor
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -24,6 +25,10 @@ class Scorer(Compressor):
 
     def __post_init__(self) -> None:
         check_keep(self.keep, self.keep_ratio)
+
+    def less(self) -> Self:
+        """Half of the tokens."""
+        return keep_half(self)
 
     @abstractmethod
     def scores(

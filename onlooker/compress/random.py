@@ -1,10 +1,11 @@
 """Keep tokens drawn at random, the same ones in every run."""
 
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor
 
-from onlooker.compress._keep import best, check_keep, num_kept
+from onlooker.compress._keep import best, check_keep, keep_half, num_kept
 from onlooker.core.contracts import Compressor
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
@@ -32,6 +33,10 @@ class Random(Compressor):
         check_keep(self.keep, self.keep_ratio)
         if not 0 <= self.seed <= _LOW_32_BITS:
             raise InputError("a seed is out of range", given=f"seed={self.seed}", do="give 0 to 2**32 - 1")
+
+    def less(self) -> Self:
+        """Half of the tokens."""
+        return keep_half(self)
 
     def new_state(self) -> StreamState:
         """Nothing to remember: the frame number is on the tokens."""

@@ -12,12 +12,13 @@ averaged by how many tokens each stands for. Changed:
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from onlooker.compress._keep import check_keep, num_kept
+from onlooker.compress._keep import check_keep, keep_half, num_kept
 from onlooker.core.contracts import Compressor
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -34,6 +35,10 @@ class ToMe(Compressor):
 
     def __post_init__(self) -> None:
         check_keep(self.keep, self.keep_ratio)
+
+    def less(self) -> Self:
+        """Half of the tokens."""
+        return keep_half(self)
 
     def new_state(self) -> StreamState:
         """Nothing to remember."""

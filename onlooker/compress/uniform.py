@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
-from onlooker.compress._keep import check_keep, num_kept
+from onlooker.compress._keep import check_keep, keep_half, num_kept
 from onlooker.core.contracts import Compressor
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -26,6 +27,10 @@ class Uniform(Compressor):
 
     def __post_init__(self) -> None:
         check_keep(self.keep, self.keep_ratio)
+
+    def less(self) -> Self:
+        """Half of the tokens."""
+        return keep_half(self)
 
     def new_state(self) -> StreamState:
         """Nothing to remember."""

@@ -8,7 +8,7 @@ and the session owns. A method never learns which model it serves; it declares w
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -390,13 +390,24 @@ class ClipModel(ABC):
 # ------------------------------------------------------------------------------------------------- what methods are
 
 
-class Method(ABC):  # noqa: B024 - abstract by its families below, which add the abstract methods
+class Method(ABC):
     """Base of every interchangeable method: a frozen dataclass of settings."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """Names a model must offer."""
     realises: ClassVar[tuple[str, ...]] = ()
     """Keys of the published systems (`onlooker/core/systems.toml`) that this method stands for."""
+
+    @abstractmethod
+    def new_state(self) -> StreamState:
+        """What this method remembers about one stream before its first frame."""
+
+    def less(self) -> Self | None:
+        """This method with less to do, for times when all streams together are too much; None: there is no less.
+
+        Streams go on with it from one frame to the next, and with this one again later: states fit both.
+        """
+        return None
 
     def check(self, model: VideoModel) -> None:
         """Raise `ModelError` when the model does not offer what this method needs."""
@@ -410,10 +421,6 @@ class Method(ABC):  # noqa: B024 - abstract by its families below, which add the
 
 class EncoderAccelerator(Method):
     """Runs a vision tower over one frame of each of several streams, perhaps reusing earlier work."""
-
-    @abstractmethod
-    def new_state(self) -> StreamState:
-        """What this method remembers about one stream before its first frame."""
 
     @abstractmethod
     def encode(self, tower: VisionTower, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
@@ -459,10 +466,6 @@ class Compressor(Method):
     """Keeps only the telling visual tokens of each frame, before the language model. Causal: emission is final."""
 
     @abstractmethod
-    def new_state(self) -> StreamState:
-        """What this method remembers about one stream before its first frame."""
-
-    @abstractmethod
     def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
         """The tokens to keep of the newest frame of one stream, in order; `state` is updated."""
 
@@ -478,10 +481,6 @@ class MemoryPolicy(Method):
     """True when `recall` wants the question's score of every block, layer by layer (a first pass over the question)."""
     rereads: ClassVar[bool] = False
     """True when nothing is prefilled while watching; the recalled frames' tokens are read at the question."""
-
-    @abstractmethod
-    def new_state(self) -> StreamState:
-        """What this policy remembers about one stream before its first frame."""
 
     @abstractmethod
     def plan(self, spans: Sequence[Span], state: StreamState) -> Plan:
@@ -517,10 +516,6 @@ class Moment:
 
 class ResponsePolicy(Method):
     """Decides, frame by frame, whether the model should speak by itself. Never generates."""
-
-    @abstractmethod
-    def new_state(self) -> StreamState:
-        """What this policy remembers about one stream before its first frame."""
 
     @abstractmethod
     def should_speak(self, moment: Moment, state: StreamState) -> bool:

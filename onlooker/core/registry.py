@@ -22,9 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from onlooker.core.errors import InputError
-
-ROOMS = {"encoder": "encode", "compressor": "compress", "memory": "memory", "response": "respond"}
-"""What a setting is called, and the room its methods live in."""
+from onlooker.core.kinds import KINDS
 
 
 @dataclass(frozen=True)
@@ -38,13 +36,13 @@ class Setting:
 
 
 def names(kind: str) -> list[str]:
-    """The names of all methods of a kind (`encoder`, `compressor`, `memory`, `response`), sorted.
+    """The names of all methods of a kind (see `kinds.KINDS`), sorted.
 
     Raises `InputError` for another kind.
     """
-    if kind not in ROOMS:
-        raise InputError("there is no such kind of method", given=str(kind), do=f"one of: {', '.join(ROOMS)}")
-    room = importlib.import_module(f"onlooker.{ROOMS[kind]}")
+    if kind not in KINDS:
+        raise InputError("there is no such kind of method", given=str(kind), do=f"one of: {', '.join(KINDS)}")
+    room = importlib.import_module(KINDS[kind].room)
     return sorted(m.name for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_"))
 
 
@@ -58,13 +56,13 @@ def method_class(kind: str, name: str) -> type:
     if name.endswith(".py"):
         module = _module_from_file(name)
     elif name in known:
-        module = importlib.import_module(f"onlooker.{ROOMS[kind]}.{name}")
+        module = importlib.import_module(f"{KINDS[kind].room}.{name}")
     else:
         near = difflib.get_close_matches(name, known, n=2)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         rest = f"one of: {', '.join(known)}; or a file of your own (my_method.py)"
         raise InputError(f"there is no {kind} of that name", given=name, do=f"{hint}{rest}")
-    base = _base(kind)
+    base = KINDS[kind].load_base()
     found = {
         c
         for c in vars(module).values()
@@ -99,7 +97,7 @@ def make(kind: str, chosen: Any) -> Any:
     """
     chosen = os.fspath(chosen) if isinstance(chosen, os.PathLike) else chosen
     if not isinstance(chosen, str):
-        base = _base(kind)
+        base = KINDS[kind].load_base()
         if not isinstance(chosen, base):
             raise InputError(
                 f"{kind} must be a name or a {base.__name__}",
@@ -190,16 +188,6 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return str(value).replace("e+", "e")  # the plus sign separates the members of a tuple
     return str(value)
-
-
-def _base(kind: str) -> type:
-    contracts = importlib.import_module("onlooker.core.contracts")
-    return {
-        "encoder": contracts.EncoderAccelerator,
-        "compressor": contracts.Compressor,
-        "memory": contracts.MemoryPolicy,
-        "response": contracts.ResponsePolicy,
-    }[kind]
 
 
 def _example(cls: type, name: str) -> str:

@@ -24,8 +24,8 @@ The defaults are the published form. What differs from the paper or its code, an
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -169,6 +169,10 @@ class STCPublished(EncoderAccelerator):
         taps = tuple(sorted(tower.tap_layers))
         packed = PackedTower(packed_layers(tower), self.plan(tower), fastest_ways(like), taps)
         return PreparedEncoder(tower, packed, self._refresh_flags, like, max_streams, on_step)
+
+    def less(self) -> Self | None:
+        """Half of the refreshes, where they come by the clock."""
+        return replace(self, interval=2 * self.interval) if self.interval else None
 
     def take_over(self, prepared: Prepared) -> Prepared:
         assert isinstance(prepared, PreparedEncoder), "prepared by this method"

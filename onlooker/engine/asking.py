@@ -38,7 +38,7 @@ class Asked(Protocol):
 
     model: VideoModel
     memory: MemoryPolicy
-    memory_state: StreamState
+    states: dict[str, StreamState]
     store: KVStore
     unread: Catalog[Unread]
     layout: Layout
@@ -185,7 +185,7 @@ class Asking:
     def _run(self, session: "Asked", visible: tuple[float, float]) -> Generator[Work, None, None]:
         # All that is read later is taken now: between passes the session goes on, or is closed.
         model, memory, layout = session.model, session.memory, session.layout
-        state = session.memory_state.fork()
+        state = session.states["memory"].fork()
         prompt = torch.cat([model.closing_embeddings(), model.embed_text(self._prompt)])
         if memory.rereads:
             chosen = recalled_frames(session, visible)
@@ -281,7 +281,7 @@ def recalled_frames(session: "Asked", visible: tuple[float, float]) -> list[Unre
     spans = Spans(session.unread)
     check_seen(spans, visible)
     spans = spans.between(*visible)
-    blocks = session.memory.recall(spans, None, session.memory_state).blocks
+    blocks = session.memory.recall(spans, None, session.states["memory"]).blocks
     if unknown := [block for block in blocks if spans.find(block) is None]:
         raise InputError("the memory recalls frames the question may not see", given=str(unknown), do="use `spans`")
     return [session.unread[block] for block in blocks]

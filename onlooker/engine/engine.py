@@ -1,5 +1,6 @@
 """Many streams on one model: each step encodes, compresses and reads for all of them at once."""
 
+import difflib
 import time
 import typing
 import weakref
@@ -7,12 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from onlooker.core import registry
+from onlooker.core import kinds, registry
 from onlooker.core.checks import whole
 from onlooker.core.contracts import (
     ClipModel,
@@ -29,6 +31,7 @@ from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.events import Failed, FrameTaken
 from onlooker.core.frame import Frame
 from onlooker.core.spans import Layout
+from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 from onlooker.engine.asking import Asking, InFlight, accept_all, all_said, release
 from onlooker.engine.packing import Work
@@ -43,9 +46,10 @@ from onlooker.kvstore import KVStore
 class Engine:
     """A model with one method of each kind, ready to open sessions.
 
-    `encoder`, `compressor` and `memory` are names (`"rekv"`), names with settings (`"rekv:topk=8"`), paths of your own
-    method files, or instances. Not thread-safe: one thread owns an engine and its sessions. The default memory is ReKV
-    with its two settings beyond the paper, without which it finds nothing from half an hour ago (`docs/results.md`).
+    Methods are given by their kinds (`encoder`, `compressor`, `memory`: see `core/kinds.py`), as names (`"rekv"`),
+    names with settings (`"rekv:topk=8"`), paths of your own method files, or instances. Not thread-safe: one thread
+    owns an engine and its sessions. The default memory is ReKV with its two settings beyond the paper, without which it
+    finds nothing from half an hour ago (`docs/results.md`).
 
     `passes` says how tokens go through the language model: `"plain"` is the reference, `"packed"` one attention launch
     a layer for all streams (a Triton kernel on CUDA), `"auto"` packed on CUDA where the model's head size allows it.
@@ -57,14 +61,12 @@ class Engine:
         self,
         model: VideoModel,
         *,
-        encoder: str | EncoderAccelerator = "stc_cacher",
-        compressor: str | Compressor = "stc_pruner",
-        memory: str | MemoryPolicy = "rekv:first=1,score=shares",
         layout: Layout | None = None,
         device_budget_bytes: int | None = None,
         host_budget_bytes: int | None = None,
         profile: bool = False,
         passes: Literal["auto", "plain", "packed"] = "auto",
+        **methods: str | Method,
     ) -> None:
         if not isinstance(model, VideoModel):
             given = model if isinstance(model, str) else type(model).__name__
@@ -76,18 +78,42 @@ class Engine:
             do = f"one of: {', '.join(typing.get_args(Layout))}"
             raise InputError("there is no such layout of positions", given=str(layout), do=do)
         self._model = model
-        self.encoder: EncoderAccelerator = registry.make("encoder", encoder)
-        self.compressor: Compressor = registry.make("compressor", compressor)
-        self.memory: MemoryPolicy = registry.make("memory", memory)
-        self._methods = self._configured()
+        self._configure(methods)
         for method in self.methods.values():
             method.check(model)
         self._budgets = {"device_budget_bytes": device_budget_bytes, "host_budget_bytes": host_budget_bytes}
         self.passes: Passes = make_passes(model, passes)
         self._prepare(profile, layout or model.spec.layout)
 
-    def _configured(self) -> Mapping[str, Method]:
-        return {"encoder": self.encoder, "compressor": self.compressor, "memory": self.memory}
+    def _configure(self, given: Mapping[str, str | Method], defaults: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Make one method of each kind: what is given, else the default."""
+        known = kinds.of_engine()
+        if unknown := sorted(set(given) - set(known)):
+            near = difflib.get_close_matches(unknown[0], known, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise InputError(
+                "an engine has no such argument", given=unknown[0], do=f"{hint}methods are {', '.join(known)}"
+            )
+        made = {
+            name: registry.make(name, given.get(name, defaults.get(name, kind.default))) for name, kind in known.items()
+        }
+        self._methods: Mapping[str, Method] = MappingProxyType(made)
+        self._serving: dict[str, Any] = dict(made)
+
+    @property
+    def encoder(self) -> EncoderAccelerator:
+        """The encoder in place."""
+        return self._serving["encoder"]
+
+    @property
+    def compressor(self) -> Compressor:
+        """The compressor in place."""
+        return self._serving["compressor"]
+
+    @property
+    def memory(self) -> MemoryPolicy:
+        """The memory in place."""
+        return self._serving["memory"]
 
     def _prepare(self, profile: bool, layout: Layout = "pack") -> None:
         self.profile = profile
@@ -163,10 +189,15 @@ class Engine:
         self.passes.prepare(pass_sizes(most_tokens), on_step, extras)
         self._prepared, self._most_frames = {shape: prepared}, most_frames
 
-    def use(self, encoder: EncoderAccelerator, compressor: Compressor) -> None:
-        """Serve with other settings of the same methods from the next frame on; prepared steps and states stay."""
-        self.encoder, self.compressor = encoder, compressor
-        self._prepared = {shape: encoder.take_over(prepared) for shape, prepared in self._prepared.items()}
+    def use(self, **methods: Method) -> None:
+        """Serve with other settings of the same methods, by kind, from the next frame on; prepared steps and states
+        stay. A session keeps the memory that it was opened with."""
+        self._serving.update(methods)
+        self._prepared = {shape: self.encoder.take_over(prepared) for shape, prepared in self._prepared.items()}
+
+    def new_states(self) -> dict[str, StreamState]:
+        """What the methods remember of a stream before its first frame, by kind."""
+        return {kind: method.new_state() for kind, method in self._serving.items()}
 
     def open(self, *, trace: bool = False) -> Session:
         """A new stream. With `trace`, `Session.trace` tells of the newest frame which patches were recomputed and which
@@ -307,7 +338,8 @@ class Engine:
         for shape, members in self._batches(groups):
             some = [sessions[n] for n in members]
             tower = self.model.tower(shape)
-            states, pruned = map(list, zip(*(session.begin(tower.num_tokens) for session in some), strict=True))
+            working = [session.begin(tower.num_tokens) for session in some]
+            states, pruned = ([one[kind] for one in working] for kind in ("encoder", "compressor"))
             with self._stage("encode", some):
                 hidden = self.model.embed_patches(torch.stack([pixels[n] for n in members]))
                 if (prepared := self._prepared.get(shape)) is not None:

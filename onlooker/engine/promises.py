@@ -1,10 +1,9 @@
 """What a scheduler promises to every stream, what it does when it is too much, and how it says no."""
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from onlooker.compress._keep import DEFAULT_KEEP_RATIO
-from onlooker.core.contracts import Compressor, EncoderAccelerator, Method
+from onlooker.core.contracts import Method
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.engine.engine import Engine
 
@@ -63,26 +62,16 @@ class Rung:
     name: str
     fps_share: float = 1.0
     """Share of the frames each stream asked for."""
-    compressor: Compressor | None = None
-    """In place of the engine's; None leaves it."""
-    encoder: EncoderAccelerator | None = None
-    """In place of the engine's; None leaves it."""
+    methods: Mapping[str, Method] = field(default_factory=dict)
+    """In place of the engine's, by kind; the others stay."""
 
 
 def default_ladder(engine: Engine) -> tuple[Rung, ...]:
-    """Half the frames, then half the tokens of a frame, then half the refreshes, as far as the methods have them."""
+    """Half the frames, then less of every method that has less to do (`Method.less`): tokens first, as they cost most
+    in a long stream, then the others."""
     rungs = [Rung("everything"), Rung("half the frames", 0.5)]
-    kept = _settings(engine.compressor)
-    if "keep_ratio" in kept:
-        less: dict[str, float] = {"keep": max(1, kept["keep"] // 2)} if kept.get("keep") else {}
-        less = less or {"keep_ratio": (kept["keep_ratio"] or DEFAULT_KEEP_RATIO) / 2}
-        fewer = replace(engine.compressor, **less)  # pyright: ignore[reportArgumentType] - methods are dataclasses
-        rungs.append(replace(rungs[-1], name="half the frames and tokens", compressor=fewer))
-    if interval := _settings(engine.encoder).get("interval"):
-        rarer = replace(engine.encoder, interval=2 * interval)  # pyright: ignore[reportArgumentType] - as above
-        rungs.append(replace(rungs[-1], name=f"{rungs[-1].name}, rarer refreshes", encoder=rarer))
+    for kind in sorted(engine.methods, key=lambda kind: kind != "compressor"):
+        if (lighter := engine.methods[kind].less()) is not None:
+            lower, methods = rungs[-1], {**rungs[-1].methods, kind: lighter}
+            rungs.append(replace(lower, name=f"{lower.name}, less of the {kind}", methods=methods))
     return tuple(rungs)
-
-
-def _settings(method: Method) -> dict[str, Any]:
-    return {field.name: getattr(method, field.name) for field in fields(method)}  # pyright: ignore[reportArgumentType]

@@ -63,7 +63,6 @@ class Scheduler:
         self.resizer = ThreadPoolExecutor(workers, "onlooker-resize") if workers else None
         self.cost = StepCost()
         self.level = 0
-        self._methods = engine.encoder, engine.compressor
         self._closed = False
         self._lanes: list[Lane] = []
         self._askings: list[tuple[Asking, float]] = []
@@ -123,7 +122,7 @@ class Scheduler:
             lane.close()
         if self.resizer is not None:
             self.resizer.shutdown(wait=True, cancel_futures=True)
-        self.engine.use(*self._methods)
+        self.engine.use(**self.engine.methods)
 
     def ask(
         self, lane: Lane, question: str, *, put_s: float | None = None, decoding: Decoding | None = None, **when: Any
@@ -363,8 +362,7 @@ class Scheduler:
         if now - self._since >= (promises.patience_s if wanted > 0 else promises.recover_s):
             self._since = None
             self.level += wanted
-            encoder, compressor = self._methods
-            self.engine.use(self.rung.encoder or encoder, self.rung.compressor or compressor)
+            self.engine.use(**{**self.engine.methods, **self.rung.methods})
 
 
 def _device_bytes(session: Session) -> int:

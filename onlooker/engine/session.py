@@ -14,6 +14,7 @@ from onlooker.core.checks import number
 from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import Answer, Closed, Event, Failed, FrameTaken, SessionStats
 from onlooker.core.frame import Frame
+from onlooker.core.kinds import KINDS
 from onlooker.core.spans import Layout, Plan, Span
 from onlooker.core.state import StreamState
 from onlooker.engine.asking import Asking, Unread
@@ -54,17 +55,16 @@ class Session:
         self._engine = engine
         self.model, self.memory = engine.model, engine.memory
         self.layout: Layout = engine.layout
-        self.encoder_state = engine.encoder.new_state()
-        self.compressor_state = engine.compressor.new_state()
-        self.memory_state = engine.memory.new_state()
+        self.states = engine.new_states()
+        """What each method remembers of this stream, by kind."""
         self.store = engine.new_store()
         self.unread: Catalog[Unread] = Catalog()
         """Frames that are read at a question only."""
         self._next_unread = 0
         self.seen: Any = None
         """The newest frame's tokens, between the eye and the memory (the engine's)."""
-        self._working: tuple[StreamState, StreamState] | None = None
-        """What encoder and compressor remember with the frame that is being worked on."""
+        self._working: dict[str, StreamState] | None = None
+        """What they remember with the frame that is being worked on."""
         self.traces = trace
         self.trace: Trace | None = None
         self.frames = 0
@@ -143,8 +143,7 @@ class Session:
     def stats(self) -> SessionStats:
         """Running totals, and the bytes held now."""
         held = dict(self.store.num_bytes())
-        held["encoder_state"] = self.encoder_state.num_bytes()
-        held["compressor_state"] = self.compressor_state.num_bytes()
+        held |= {f"{kind}_state": state.num_bytes() for kind, state in self.states.items()}
         held["unread_frames"] = sum(one.frame.nbytes for one in self.unread.values())
         return dataclasses.replace(self.totals, stage_s=dict(self.totals.stage_s), memory_bytes=held)
 
@@ -162,21 +161,14 @@ class Session:
 
     def holders(self) -> dict[str, Any]:
         """What holds a part of its memory, by name."""
-        return {
-            "store": self.store,
-            "encoder": self.encoder_state,
-            "compressor": self.compressor_state,
-            "memory": self.memory_state,
-        }
+        return {"store": self.store, **self.states}
 
     def fork(self) -> "Session":
         """An independent session that has seen what this one has: what happens to one is not seen by the other."""
         self.check_open()
         twin = copy.copy(self)
         twin.seen = twin._working = None
-        twin.encoder_state = self.encoder_state.fork()
-        twin.compressor_state = self.compressor_state.fork()
-        twin.memory_state = self.memory_state.fork()
+        twin.states = {kind: state.fork() for kind, state in self.states.items()}
         twin.store = self.store.fork()
         twin.unread = self.unread.copy()
         twin.totals = dataclasses.replace(self.totals, stage_s=dict(self.totals.stage_s))
@@ -191,9 +183,7 @@ class Session:
         self.tell(Closed(self.time_s or 0.0, self.frames))
         self.closed, self.trace = True, None
         self.unread, self.seen, self._working = Catalog(), None, None
-        self.encoder_state = self._engine.encoder.new_state()
-        self.compressor_state = self._engine.compressor.new_state()
-        self.memory_state = self.memory.new_state()
+        self.states = self._engine.new_states()
         # A store with nothing but the prefix takes the old one's place, so that its memory is free at once.
         self.store = self._engine.new_store()
         self._engine.sessions.discard(self)
@@ -227,68 +217,62 @@ class Session:
                 do="push each moment once, oldest first; open a new session for a new stream",
             )
 
-    def begin(self, most_tokens: int) -> tuple[StreamState, StreamState]:
-        """What encoder and compressor may write into for the next frame, of at most so many tokens: forks of their
-        states, or a state itself where a fork would cost much and the frame cannot be refused for want of room.
+    def begin(self, most_tokens: int) -> dict[str, StreamState]:
+        """What the methods may write into for the next frame, of at most so many tokens, by kind: forks of their
+        states; of a renewable kind the state itself, where a fork would cost much and there is room for the frame.
 
         An earlier frame that never came to be remembered is given up.
         """
         self.give_up()
         is_sure = self.store.is_sure_of_room(most_tokens)
 
-        def working(state: StreamState) -> StreamState:
-            return state if is_sure and not state.replaces and state.num_bytes() > LARGE_STATE_BYTES else state.fork()
+        def working(kind: str, state: StreamState) -> StreamState:
+            may_stay = is_sure and KINDS[kind].renewable and not state.replaces
+            return state if may_stay and state.num_bytes() > LARGE_STATE_BYTES else state.fork()
 
-        self._working = working(self.encoder_state), working(self.compressor_state)
+        self._working = {kind: working(kind, state) for kind, state in self.states.items()}
         return self._working
 
     def give_up(self) -> None:
         """The frame that is being worked on is not remembered: the states are what they were before. One that was
         written in place is dropped: what it says may be half of each."""
-        if self._working is not None:
-            self.encoder_state, self.compressor_state = (
-                method.new_state() if kept is written else kept
-                for method, kept, written in zip(
-                    (self._engine.encoder, self._engine.compressor),
-                    (self.encoder_state, self.compressor_state),
-                    self._working,
-                    strict=True,
-                )
-            )
+        for kind, written in (self._working or {}).items():
+            if self.states[kind] is written:
+                self.states[kind] = self._engine.new_states()[kind]
         self._working, self.seen = None, None
 
     def keep_block(self, chunk: Chunk) -> Plan:
         """Keep the block of a frame that was read, and of the others what the memory plans. An error leaves everything
         as it was before the frame."""
-        span, state = chunk.seal(), self.memory_state.fork()
+        assert self._working is not None, "no frame is being worked on"
+        span, state = chunk.seal(), self._working["memory"]
         try:
             plan = self.memory.plan(self.store.spans, state)
             self.store.apply(plan)
         except BaseException:
             self.store.take_back(span)
             raise
-        self.memory_state = state
         self.totals.tokens_read += span.num_tokens
         return plan
 
     def keep_unread(self, frame: Any, num_tokens: int, time_s: float) -> Plan:
         """Keep a frame's tokens (or its picture) for a memory that reads at the question, and of the others what it
         plans. An error leaves everything as it was before the frame."""
-        place, unread, state = self._next_unread, self.unread.copy(), self.memory_state.fork()
+        assert self._working is not None, "no frame is being worked on"
+        place, unread, state = self._next_unread, self.unread.copy(), self._working["memory"]
         unread[place] = Unread(Span(place, "vision", num_tokens, time_s, time_s), frame)
         plan = self.memory.plan(Spans(unread.copy()), state)
         for gone in (*plan.forget, *plan.park):
             if gone not in unread:
                 raise InputError("a plan names frames that are not kept", given=str(gone), do="use ids of `spans`")
             unread.remove(gone)
-        self.unread, self.memory_state, self._next_unread = unread, state, place + 1
+        self.unread, self._next_unread = unread, place + 1
         return plan
 
     def taken(self, event: FrameTaken, plan: Plan) -> FrameTaken:
         """A frame is remembered: what its methods know takes effect. Count it and tell of it."""
-        if self._working is not None:
-            self.encoder_state, self.compressor_state = self._working
-        self._working, self.seen = None, None
+        assert self._working is not None, "no frame is being worked on"
+        self.states, self._working, self.seen = self._working, None, None
         self.frames += 1
         self.time_s = event.time_s
         totals = self.totals

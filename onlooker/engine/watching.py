@@ -77,9 +77,7 @@ class Probe:
         self.probability: float | None = None
         self.mass: float | None = None
         self._words = words
-        asked = _Quiet(
-            session.model, session.memory, session.memory_state, session.store, session.unread, session.layout
-        )
+        asked = _Quiet(session.model, session.memory, session.states, session.store, session.unread, session.layout)
         self._asking = Asking(asked, prompt, self.time_s, (0.0, self.time_s), Decoding(max_new_tokens=1))
 
     @property
@@ -110,7 +108,7 @@ class _Quiet:
 
     model: VideoModel
     memory: MemoryPolicy
-    memory_state: StreamState
+    states: dict[str, StreamState]
     store: KVStore
     unread: Catalog[Unread]
     layout: Layout

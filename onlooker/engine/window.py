@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from onlooker.compress.identity import Identity
-from onlooker.core import registry
 from onlooker.core.checks import words
-from onlooker.core.contracts import ClipAnswer, ClipModel, Compressor, EncoderAccelerator, MemoryPolicy
+from onlooker.core.contracts import ClipAnswer, ClipModel
 from onlooker.core.errors import InputError, ModelError
 from onlooker.core.events import Answer, AnswerTiming, Failed, FrameTaken, Usage
 from onlooker.core.frame import Frame
@@ -32,17 +31,13 @@ class WindowEngine(Engine):
         self,
         model: ClipModel,
         *,
-        encoder: str | EncoderAccelerator = "full",
-        compressor: str | Compressor = "identity",
-        memory: str | MemoryPolicy = "last_frames",
         profile: bool = False,
-        **unused: Any,
+        **given: Any,
     ) -> None:
-        self.encoder: EncoderAccelerator = registry.make("encoder", encoder)
-        self.compressor: Compressor = registry.make("compressor", compressor)
-        self.memory: MemoryPolicy = registry.make("memory", memory)
+        settings = ("layout", "device_budget_bytes", "host_budget_bytes", "passes")
+        unused = {name: given.pop(name) for name in settings if name in given}
+        self._configure(given, {"encoder": "full", "compressor": "identity", "memory": "last_frames"})
         fits = (isinstance(self.encoder, Full), isinstance(self.compressor, Identity), self.memory.rereads)
-        self._methods = self._configured()
         for method, good in zip(self.methods.values(), fits, strict=True):
             if not good:
                 raise ModelError(
@@ -85,6 +80,7 @@ class WindowEngine(Engine):
         return events, accept_all(askings, [None] * len(askings))
 
     def _keep(self, session: Session, frame: Frame) -> FrameTaken | Failed:
+        session.begin(1)
         try:
             # A copy: the caller may write the next frame into the same memory before anyone asks.
             plan = session.keep_unread(frame.image.copy(), 1, frame.time_s)
@@ -166,6 +162,9 @@ class _Nothing:
 
     def num_bytes(self) -> dict[str, int]:
         return {}
+
+    def is_sure_of_room(self, num_tokens: int) -> bool:
+        return True
 
     def fork(self) -> "_Nothing":
         return self

@@ -86,7 +86,7 @@ class EngineSystem(System):
 
     def open(self, item: Item) -> Watcher:
         session = self.engine.open()
-        feed(session.compressor_state, item)
+        feed(session.states["compressor"], item)
         return EngineWatcher(self, session)
 
     def watch_all(self, arrivals: Sequence[tuple[Watcher, Frame]]) -> list[Exception | None]:

@@ -24,6 +24,7 @@ from ray.exceptions import RayError  # pyright: ignore[reportMissingImports]
 from ray.serve import Application  # pyright: ignore[reportMissingImports]
 
 from onlooker.core.errors import InputError
+from onlooker.core.kinds import of_engine
 from onlooker.engine import Engine
 from onlooker.server.app import create_app
 from onlooker.server.logs import start_logging
@@ -113,7 +114,7 @@ def build(given: dict[str, str]) -> Application:
     model = rest.pop("model", "pocket-aware")
     workers, num_gpus = int(rest.pop("workers", 1)), float(rest.pop("num_gpus", 0))
     file, named = rest.pop("key_file", None), rest.pop("sources", "")
-    engine = {name: rest.pop(name) for name in ("encoder", "compressor", "memory", "device", "dtype") if name in rest}
+    engine = {name: rest.pop(name) for name in (*of_engine(), "device", "dtype") if name in rest}
     if rest:
         raise InputError("the application does not know an argument", given=", ".join(sorted(rest)), do="see its head")
     keys = tuple(line.strip() for line in Path(file).read_text().splitlines() if line.strip()) if file else ()

@@ -16,6 +16,7 @@ from programs import program
 import onlooker
 from onlooker.cli.progress import Working
 from onlooker.core import registry
+from onlooker.core.kinds import KINDS
 
 COMMANDS = ["ask", "watch", "methods", "systems", "plan", "eval", "doctor", "bench", "bench encode", "bench prefill"]
 
@@ -197,7 +198,7 @@ def test_watch_without_any_input_runs_to_the_end(run, film: Path, model: list[st
 
 def test_methods_lists_all_that_there_are(run) -> None:
     ran = run("methods")
-    names = [name for kind in registry.ROOMS for name in registry.names(kind)]
+    names = [name for kind in KINDS for name in registry.names(kind)]
     assert ran.code == 0 and all(f" {name} " in ran.out for name in names)
     assert all(line == line.rstrip() for line in ran.out.splitlines())
     rows = run("methods", "--json").json

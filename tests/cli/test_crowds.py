@@ -37,7 +37,7 @@ def test_streams_join_one_frame_apart_with_a_full_memory(engine):
     fresh = Crowd(engine, Demand(**EASY), PICTURES, 100)
     while len(fresh._sessions) < 5:
         fresh._join(fresh._sessions[-1], fresh._next[-1])
-    ages = [session.encoder_state.export()[1]["age"] for session in fresh._sessions]
+    ages = [session.states["encoder"].export()[1]["age"] for session in fresh._sessions]
     assert sorted(ages[:4]) == sorted(set(ages)) and ages[4] == ages[0]
     assert [session.frames - fresh._sessions[0].frames for session in fresh._sessions] == [0, 1, 2, 3, 4]
     crowd.trial(2)

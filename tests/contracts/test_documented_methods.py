@@ -7,7 +7,7 @@ import pytest
 import torch
 from contract_suite import STREAMS, points
 
-from onlooker.core import registry
+from onlooker.core import kinds, registry
 
 torch.set_num_threads(1)
 
@@ -22,7 +22,7 @@ KINDS = {
 
 
 def test_the_page_has_one_example_of_each_kind() -> None:
-    assert EXAMPLES.keys() == KINDS.keys() and set(KINDS.values()) == set(registry.ROOMS)
+    assert EXAMPLES.keys() == KINDS.keys() and set(KINDS.values()) == set(kinds.KINDS)
     assert PAGE.read_text(encoding="utf-8").count("```python") == len(EXAMPLES)
 
 
@@ -37,5 +37,5 @@ def test_a_documented_method_keeps_its_promises(file: str, tmp_path: Path) -> No
 
 def test_every_point_named_on_the_page_exists() -> None:
     named = re.findall(r"^\| (`.*?) \|", PAGE.read_text(encoding="utf-8").split("What the contract tests ask")[1], re.M)
-    known = {name for kind in registry.ROOMS for name in points(kind)}
+    known = {name for kind in kinds.KINDS for name in points(kind)}
     assert {name.strip("` ") for row in named for name in row.split(",")} <= known

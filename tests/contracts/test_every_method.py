@@ -7,12 +7,13 @@ import torch
 from contract_suite import STREAMS, exceptions, points, variants
 
 from onlooker.core import registry
+from onlooker.core.kinds import KINDS
 
 torch.set_num_threads(1)
 
 CASES = [
     pytest.param(kind, method, point, id=f"{kind}-{registry.describe(method)}-{point}")
-    for kind in registry.ROOMS
+    for kind in KINDS
     for name in registry.names(kind)
     for method in variants(kind, name)
     for point in points(kind)

@@ -84,7 +84,7 @@ def test_rekv_recalls_at_packed_positions(short_sighted):
     highest = []
     session, shown = watch_half_an_hour(engine, lambda s: highest.append(s.store._window.next_offset))
     assert max(highest) <= MOST_POSITIONS
-    store, memory, state = session.store, session.memory, session.memory_state
+    store, memory, state = session.store, session.memory, session.states["memory"]
     assert len(store.spans) == 1 + 60 * MINUTES, "nothing was forgotten"
 
     view = store.question(lambda layer, spans, scores: memory.recall(spans, scores, state), scored=True)

@@ -185,6 +185,6 @@ def test_lighter_settings_from_the_next_frame_on(tiny_model, prepared):
     session = engine.open()
     flags = [session.push(frame).refreshed for frame in make_frames(6)]
     assert flags == [True, False, False] * 2
-    engine.use(STCPublished(interval=6, recompute_ratio=0.25), engine.compressor)
+    engine.use(encoder=STCPublished(interval=6, recompute_ratio=0.25))
     clip = make_frames(16, seed=3)[7:]
     assert [session.push(frame).refreshed for frame in clip] == [False, False, False, True] + [False] * 5

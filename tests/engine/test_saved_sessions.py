@@ -81,7 +81,7 @@ def test_the_ladder_of_overload_does_not_matter(tiny_model):
     session = watched(engine)
     high = written(session.export())
     for rung in scheduler.ladder:
-        engine.use(rung.encoder or engine.encoder, rung.compressor or engine.compressor)
+        engine.use(**rung.methods)
     assert engine.compressor != STCPruner(keep=3), "with less"
     low = written(session.export())
     assert low.facts["made_by"] == high.facts["made_by"]

@@ -166,8 +166,8 @@ def test_the_ladder_is_descended_and_climbed(engine):
     assert names == [
         "everything",
         "half the frames",
-        "half the frames and tokens",
-        "half the frames and tokens, rarer refreshes",
+        "half the frames, less of the compressor",
+        "half the frames, less of the compressor, less of the encoder",
     ]
     lane = scheduler.adopt(engine.open(), fps=2.0)
     slow_down(scheduler, frame_s=0.9)

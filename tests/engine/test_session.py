@@ -154,7 +154,7 @@ def test_one_session_that_cannot_park_does_not_stop_the_others(tiny_model):
             full.push(frame)
             taken += 1
     assert taken > 3
-    held, spans, state = full.stats(), list(full.store.spans), full.memory_state.export()
+    held, spans, state = full.stats(), list(full.store.spans), full.states["memory"].export()
     answer = full.ask(QUESTION, max_new_tokens=4).text
     for number in range(3):
         late = Frame(frames[0].image, 1000.0 + number)
@@ -162,7 +162,7 @@ def test_one_session_that_cannot_park_does_not_stop_the_others(tiny_model):
         assert [type(event) for event in events] == [Failed, FrameTaken]
         assert isinstance(events[0].error, CapacityError) and list(full.events())[-1] == events[0]
     assert full.stats().tokens_read == held.tokens_read and full.stats().frames == taken
-    assert list(full.store.spans) == spans and full.memory_state.export() == state, "the stream is as it was"
+    assert list(full.store.spans) == spans and full.states["memory"].export() == state, "the stream is as it was"
     assert full.ask(QUESTION, max_new_tokens=4).text == answer
     alone = Engine(tiny_model, encoder="full", compressor="identity", **memory).open()
     for frame in frames[:3]:

@@ -27,8 +27,8 @@ stream at SigLIP-so400m, of which the published form keeps 122. No gradient flow
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -138,6 +138,10 @@ class STCCacher(EncoderAccelerator):
         if like.is_cuda:
             return CodedEncoder(self, tower, like, max_streams, on_step, fastest_ways(like).whole_attention)
         return PlainSteps(self, tower, max_streams)
+
+    def less(self) -> Self | None:
+        """Half of the refreshes, where they come by the clock."""
+        return replace(self, interval=2 * self.interval) if self.interval else None
 
     def take_over(self, prepared: Prepared) -> Prepared:
         assert isinstance(prepared, PlainSteps | CodedEncoder), "prepared by this method"

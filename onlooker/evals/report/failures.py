@@ -42,7 +42,7 @@ def _draw_one(system: EngineSystem, item: Item, outcome: Outcome, fps: float, pa
     from onlooker.video.overlay import OverlayWriter
 
     with system.engine.open(trace=True) as session, OverlayWriter(path, fps) as writer:
-        feed(session.compressor_state, item)
+        feed(session.states["compressor"], item)
         for frame in item.open(fps):
             if frame.time_s > outcome.query.ask_time:
                 break

@@ -1,0 +1,78 @@
+"""The kinds of methods, as data: what a setting is called, where its methods live, and what they are.
+
+A kind that is part of an engine has a default: the engine takes it as an argument of that name, checks it against the
+model, makes a state of it for every session, forks, counts, saves and loads that state; the command line, the server
+and Ray take it as an option. Nothing else names the kinds but the code that calls their methods.
+"""
+
+import importlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of interchangeable method."""
+
+    name: str
+    """What an argument or option of this kind is called."""
+    room: str
+    """Package whose files are its methods, such as `onlooker.compress`."""
+    base: str
+    """Class that all of them extend, as `module:name`."""
+    help: str
+    """One line for the command line."""
+    default: str | None = None
+    """Method that an engine takes unless told; None: this kind is no part of an engine."""
+    renewable: bool = False
+    """Whether a new state is right at any time, so that one which was written in place may be dropped."""
+
+    @property
+    def folder(self) -> str:
+        """The last part of the room's name, such as `compress`."""
+        return self.room.rpartition(".")[2]
+
+    def load_base(self) -> type:
+        """The class that its methods extend."""
+        module, _, name = self.base.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "encoder",
+            "onlooker.encode",
+            "onlooker.core.contracts:EncoderAccelerator",
+            "Vision encoder: NAME or NAME:key=value,... [dim](see: onlooker methods)[/]",
+            default="stc_cacher",
+            renewable=True,
+        ),
+        Kind(
+            "compressor",
+            "onlooker.compress",
+            "onlooker.core.contracts:Compressor",
+            "Token compressor, such as [bold]stc_pruner:keep_ratio=0.3[/] or my_method.py",
+            default="stc_pruner",
+        ),
+        Kind(
+            "memory",
+            "onlooker.memory",
+            "onlooker.core.contracts:MemoryPolicy",
+            "Memory policy, such as [bold]sliding_window[/].",
+            default="rekv:first=1,score=shares",
+        ),
+        Kind(
+            "response",
+            "onlooker.respond",
+            "onlooker.core.contracts:ResponsePolicy",
+            "Response policy of a rule: when to speak.",
+        ),
+    )
+}
+"""All kinds by name, in the order in which a frame meets them."""
+
+
+def of_engine() -> dict[str, Kind]:
+    """The kinds that an engine has one method of."""
+    return {name: kind for name, kind in KINDS.items() if kind.default is not None}
