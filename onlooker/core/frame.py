@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onlooker.core.checks import number, whole
+from onlooker.core.codec import CodecRecord
 from onlooker.core.errors import InputError
 
 
@@ -21,6 +22,8 @@ class Frame:
     image: np.ndarray
     time_s: float
     wall_time_s: float | None = None
+    codec: CodecRecord | None = None
+    """What the encoder said of it, where that was asked for and the source has it; see `open_video`."""
 
     def __post_init__(self) -> None:
         image = self.image

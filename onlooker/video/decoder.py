@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from onlooker.core.errors import SourceError
+from onlooker.video.codec_trail import CodecTrail
 from onlooker.video.place import Place
 from onlooker.video.source import SourceReport
 from onlooker.video.track import MAX_PIXELS, Pictures, Track, choose_stream, describe, exact_seconds
@@ -38,7 +39,7 @@ class Decoder(Pictures):
     are refused by the decoder. `threads` is the number of decoder threads, 0 for automatic. `timeout_s` is the longest
     wait for a remote place to open (None: for ever), `read_timeout_s` for its next packet (None: as long). `number` is
     the video stream to read (None: the best), `rate` the pictures a second of a stream that has no times (None: what
-    its headers say).
+    its headers say). With `codec` the encoder's motion vectors are followed, in `trail`.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Decoder(Pictures):
         read_timeout_s: float | None = None,
         number: int | None = None,
         rate: float | None = None,
+        codec: bool = False,
     ) -> None:
         from av.error import FFmpegError
 
@@ -62,7 +64,7 @@ class Decoder(Pictures):
         self._has_ended = False
         self._threads = threads
         self._timeouts_s = (timeout_s, timeout_s if read_timeout_s is None else read_timeout_s)
-        self._number, self._rate = number, rate
+        self._number, self._rate, self._wants_codec = number, rate, codec
         self._open()
 
     def _open(self) -> None:
@@ -75,10 +77,12 @@ class Decoder(Pictures):
             self._stream: VideoStream = choose_stream(self._container, self.place, self._report, self._number)
             self._stream.thread_type = "AUTO"
             self._stream.codec_context.thread_count = self._threads
-            self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            vectors = {"flags2": "+export_mvs"} if self._wants_codec else {}
+            self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)} | vectors
             self._ahead = self._first_packets()
             is_still = self._container.format.name == "image2" or len(self._ahead) in range(1, STILL_PACKETS)
             self.track: Track = describe(self._container, self._stream, self._report, self._rate, is_still)
+            self.trail = CodecTrail(self._report, self.track.codec) if self._wants_codec else None
             self._num_promised = len(self._stream.index_entries) if _INDEXED in self._container.format.name else 0
             self._packets: Iterator[Packet] = self._demux()
         except BaseException:
@@ -112,6 +116,8 @@ class Decoder(Pictures):
             return None
         frame = self._waiting.popleft()
         self._num_pictures += 1
+        if self.trail is not None:
+            self.trail.picture(frame)
         if not self.track.has_times:
             frame.pts = None
         if frame.is_corrupt:
@@ -137,6 +143,8 @@ class Decoder(Pictures):
         self._ahead.clear()
         self._has_ended = self._is_whole = False
         self._packets = self._demux()
+        if self.trail is not None:
+            self.trail = CodecTrail(self._report, self.track.codec)
         return True
 
     def rewind(self) -> None:
@@ -207,6 +215,8 @@ class Decoder(Pictures):
         if packet.pts is not None:
             self._end_pts = max(self._end_pts, packet.pts + (packet.duration or 0))
         self._num_unwanted += packet.is_discard
+        if self.trail is not None:
+            self.trail.packet(packet.pts, packet.size)
         if packet.is_corrupt:
             self._report.num_corrupt_packets += 1
             self._report.note_damage("some packets are marked as damaged")

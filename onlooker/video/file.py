@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from onlooker.core.codec import CodecRecord
 from onlooker.core.errors import DamagedSource, InputError, SourceError
 from onlooker.core.frame import Frame
 from onlooker.video.clock import Clock
@@ -43,6 +44,7 @@ class ReadSettings:
     timeout_s: float = 20.0
     stream: int | None = None
     rate: float | None = None
+    codec: bool = False
 
     def __post_init__(self) -> None:
         Sampler(self.fps, self.start_s)
@@ -125,7 +127,7 @@ class FileSource(Source):
                 if not self._sampler.wants(time_s):
                     self._report.num_skipped += 1
                     continue
-                frame = Frame(self._convert(maker, picture), time_s)
+                frame = Frame(self._convert(maker, picture), time_s, codec=self._record(pictures, picture))
                 self._report.num_delivered += 1
                 return frame
             raise StopIteration
@@ -219,6 +221,14 @@ class FileSource(Source):
             self._report.num_size_changes += 1
         return picture
 
+    def _record(self, pictures: Pictures, picture: "VideoFrame") -> CodecRecord | None:
+        if pictures.trail is not None:
+            return pictures.trail.take(picture)
+        if self._settings.codec:
+            self._report.num_without_motion += 1
+            self._report.note("no encoder says how these pictures moved")
+        return None
+
     def _convert(self, maker: PictureMaker, picture: "VideoFrame") -> np.ndarray:
         try:
             return maker.image(picture)
@@ -258,6 +268,7 @@ def _pictures_of(place: Place, report: SourceReport, settings: ReadSettings) -> 
         timeout_s=settings.timeout_s,
         number=settings.stream,
         rate=settings.rate,
+        codec=settings.codec,
     )
 
 

@@ -26,7 +26,8 @@ _LOG = logging.getLogger("onlooker.video")
 # What starting a process may take on a busy machine.
 _START_S = 60.0
 _SILENCES = {"starting": "the reader did not start", "connecting": "no picture", "open": "no picture"}
-_COUNTS = [one.name for one in fields(SourceReport) if one.name.startswith("num_") and one.name != "num_delivered"]
+_OURS = ("num_delivered", "num_without_motion")
+_COUNTS = [one.name for one in fields(SourceReport) if one.name.startswith("num_") and one.name not in _OURS]
 
 
 class Keeper:
@@ -79,6 +80,9 @@ class Keeper:
                         self.stop()
                         raise StopIteration
                     self.report.num_delivered += 1
+                    if self._settings.codec:
+                        self.report.num_without_motion += 1
+                        self.report.note("motion vectors are not passed on from live sources")
                     return frame
                 if self.state == "ended" or self._stop.is_set():
                     raise StopIteration

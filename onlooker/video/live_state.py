@@ -35,6 +35,8 @@ class LiveSettings:
     """The first pause before connecting anew, in seconds; each further one is twice as long, less some chance."""
     retry_most_s: float = 30.0
     """The longest pause before connecting anew, in seconds. There is no last attempt."""
+    codec: bool = False
+    """Whether the encoder's motion is wanted: live sources have none yet, which is counted and noted."""
     end_s: float | None = None
     """Where reading ends, in seconds since the first picture read; None goes on for ever."""
 

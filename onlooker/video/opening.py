@@ -42,6 +42,7 @@ def open_video(
     stream: int | None = None,
     rate: float | None = None,
     live: bool | None = None,
+    codec: bool = False,
 ) -> Source:
     """Open a video and return its frames as a `Source`, with the first picture already decoded.
 
@@ -62,10 +63,14 @@ def open_video(
     `live`: whether what is behind an http address is a camera, followed as `open_live` does, or a film; None decides
     by what the server says, and `report.notes` tells. A film has a length, a camera has none.
 
+    `codec`: put what the encoder said of each frame (its kind, its bytes, how far each block moved since the last frame
+    taken) into `Frame.codec`. Every decoded picture then costs more time, for simple streams several times as much. Frames for which there are no motion vectors (live
+    sources, MJPEG, HEVC, VP9, AV1, pictures that are files) are counted in `report.num_without_motion`.
+
     A still image is a video of one frame at 0 s. Raises `InputError` for a bad argument, `SourceError` when there is
     no readable video.
     """
-    settings = ReadSettings(fps, size, aspect, start_s, end_s, on_damage, threads, timeout_s, stream, rate)
+    settings = ReadSettings(fps, size, aspect, start_s, end_s, on_damage, threads, timeout_s, stream, rate, codec)
     if isinstance(source, str) and is_web(source):
         return _web_source(source, settings, live)
     if isinstance(source, str) and is_live(source):
@@ -140,5 +145,6 @@ def _live_source(address: str, settings: ReadSettings) -> LiveSource:
         aspect=settings.aspect,
         connect_s=settings.timeout_s,
         end_s=settings.end_s,
+        codec=settings.codec,
     )
     return open_live(address, follow, wait=True)

@@ -65,6 +65,8 @@ class SourceReport:
     """Packets marked damaged, or that could not be decoded."""
     num_corrupt_frames: int = 0
     """Frames delivered or skipped that the decoder marked as damaged."""
+    num_without_motion: int = 0
+    """Frames for which motion vectors were wanted and the source has none; `notes` says why."""
     num_size_changes: int = 0
     """Times the stored picture changed its size on the way."""
     damage: list[str] = field(default_factory=list)

@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from onlooker.core.errors import InputError, SourceError
+from onlooker.video.codec_trail import CodecTrail
 from onlooker.video.place import Place
 from onlooker.video.source import SourceReport
 
@@ -49,6 +50,8 @@ class Pictures(ABC):
     """Decoded pictures, one after another, in the order shown."""
 
     track: Track
+    trail: CodecTrail | None = None
+    """What the encoder says of the pictures, where that was asked for and there is an encoder."""
 
     @abstractmethod
     def read(self) -> "VideoFrame | None":
