@@ -64,8 +64,9 @@ def open_video(
     by what the server says, and `report.notes` tells. A film has a length, a camera has none.
 
     `codec`: put what the encoder said of each frame (its kind, its bytes, how far each block moved since the last frame
-    taken) into `Frame.codec`. Every decoded picture then costs more time, for simple streams several times as much. Frames for which there are no motion vectors (live
-    sources, MJPEG, HEVC, VP9, AV1, pictures that are files) are counted in `report.num_without_motion`.
+    taken) into `Frame.codec`. Every decoded picture then costs more time, for simple streams several times as much.
+    Frames for which there are no motion vectors (live sources, MJPEG, HEVC, VP9, AV1, pictures that are files) are
+    counted in `report.num_without_motion`.
 
     A still image is a video of one frame at 0 s. Raises `InputError` for a bad argument, `SourceError` when there is
     no readable video.
