@@ -45,6 +45,7 @@ from onlooker.engine import Engine
 from onlooker.evals.item import Item
 from onlooker.evals.replay import replay
 from onlooker.evals.score import marks
+from onlooker.evals.settings import RunSettings
 from onlooker.evals.suites._episodes import as_item, by_category
 from onlooker.world import TASKS, make_episode
 
@@ -438,6 +439,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--clips", type=int, default=60)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--seeds", default="", help="sealed:NAME, for test clips that are opened once")
     parser.add_argument("--chunk", type=int, default=15, help="clips that one process watches side by side")
     parser.add_argument("--minutes", type=float, default=30.0, help="length of a long stream")
     parser.add_argument("--footage", default="", help="folder of video files")
@@ -446,6 +448,8 @@ def main() -> None:
     parser.add_argument("--renderers", type=int, default=os.cpu_count(), help="processes that make frames")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the device")
     given = parser.parse_args()
+    if given.seeds:
+        given.first_seed, given.split = RunSettings(seeds=given.seeds).first_seed, "test"
     given.variants = given.variants or {"answers": VARIANTS, "long": LONG, "footage": FOOTAGE}.get(given.part, ())
     show(given) if given.part == "show" else run(given)
 
