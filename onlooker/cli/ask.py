@@ -131,7 +131,9 @@ def _overlay(path: Path | None, source: str, fps: float):
 def _remarks(duration_s: float | None, stats: SessionStats, answer: Answer, at: float | None, fps: float) -> list[str]:
     """What a user may not expect of this answer."""
     remarks = []
-    if at is not None and at > answer.time_s + 1 / fps and (duration_s is None or at > duration_s):
+    # A source without a length may be sampled off the beat of its first picture.
+    beats = 2 if duration_s is None else 1
+    if at is not None and at > answer.time_s + beats / fps and (duration_s is None or at > duration_s):
         remarks.append(f"the source ended before {at:g} s: answered from its last frame, at {answer.time_s:.2f} s")
     if answer.finish == "length":
         remarks.append("the answer was cut at its longest: raise --max-new-tokens for more")

@@ -13,6 +13,7 @@ from running_server import encoded, eventually, opened, push, running, web
 from onlooker.core.errors import InputError
 from onlooker.server.addresses import Allowed
 from onlooker.server.keys import Keys
+from onlooker.server.pictures import read_picture
 from onlooker.server.refusals import Refusal
 from onlooker.server.settings import Limits, ServerSettings, Source
 
@@ -542,3 +543,11 @@ def test_logs_hold_no_secrets():
     )
     line = JsonLines().format(record)
     assert "secret" not in line and json.loads(line)["path"] == "/v1"
+
+
+def test_a_picture_of_16_bits_is_scaled_and_not_made_white():
+    ramp = np.repeat(np.linspace(0, 65535, 64).astype(np.uint16)[None], 48, axis=0)
+    file = io.BytesIO()
+    Image.fromarray(ramp).save(file, "PNG")
+    image = read_picture(file.getvalue(), "PNG", Limits()).image
+    assert np.abs(image[0, :, 0].astype(int) - (ramp[0] >> 8)).max() <= 1

@@ -1,5 +1,7 @@
 """Sources that the server reads by itself: a camera that is lost and comes back, a file, an endless world."""
 
+import contextlib
+import http.server
 import io
 import socket
 import threading
@@ -7,6 +9,7 @@ import time
 
 import av
 import pytest
+from PIL import Image
 from running_server import WAIT_S, eventually, opened, running, web
 
 from onlooker.server.settings import Source
@@ -111,6 +114,47 @@ def test_a_source_that_is_not_there_says_so_and_the_server_goes_on(pocket, tmp_p
         eventually(lambda: client.get(demo).status_code == 200 and client.get(demo).json()["frames"] >= 2)
         source = client.get(film).json()["source"]
         assert source["state"] == "lost" and "no such file" in source["why"]
+
+
+class HttpCamera(http.server.BaseHTTPRequestHandler):
+    """Sends JPEG after JPEG, five a second."""
+
+    ends = threading.Event()
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        file = io.BytesIO()
+        Image.new("RGB", (64, 48), (200, 40, 40)).save(file, "JPEG")
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while not self.ends.wait(0.2):
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {file.tell()}\r\n\r\n"
+                self.wfile.write(head.encode() + file.getvalue() + b"\r\n")
+
+
+def test_a_camera_over_http_is_followed_though_it_comes_up_late(pocket):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    named = (Source("door", f"http://127.0.0.1:{port}/mjpg", fps=4),)
+    with running(pocket, sources=named) as server, server.client() as client:
+        door = "/v1/streaming/sessions/door"
+        eventually(lambda: client.get(door).status_code == 200 and client.get(door).json()["source"]["state"] == "lost")
+        HttpCamera.ends.clear()
+        camera = http.server.ThreadingHTTPServer(("127.0.0.1", port), HttpCamera)
+        serving = threading.Thread(target=camera.serve_forever, args=(0.05,))
+        serving.start()
+        try:
+            eventually(lambda: client.get(door).json()["frames"] >= 3)
+            assert client.get(door).json()["source"]["state"] == "live"
+        finally:
+            HttpCamera.ends.set()
+            camera.shutdown()
+            serving.join()
+            camera.server_close()
 
 
 def test_a_source_that_is_coming_up_is_waited_for(pocket):
