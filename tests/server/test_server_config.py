@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import json
+import re
 import stat
 import tomllib
 from pathlib import Path
@@ -102,6 +103,20 @@ def test_the_environment_comes_before_the_file_and_the_command_line_before_both(
     config = read_config(None, more, text)
     assert (config.server.port, config.server.fps) == (5, 3.0)
     assert [source.name for source in config.sources] == ["a", "b"]
+
+
+def test_the_file_on_the_page_is_right_and_names_every_key(monkeypatch, tmp_path):
+    page = (Path(__file__).parents[2] / "docs/serving.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.S)
+    (tmp_path / "wall").write_text("w" * 24)
+    monkeypatch.setenv("HOOK_SECRET", "whsec_" + "c2VjcmV0" * 4)
+    monkeypatch.setenv("DOOR_URL", "rtsp://door/1")
+    config = read_config(None, text=text.replace("/run/secrets/wall", str(tmp_path / "wall")))
+    (door,) = config.server_settings().sources
+    assert (door.rules[0].name, door.questions[0].every_s, door.fps, door.lag_s) == ("person", 60.0, 0.5, 1.0)
+    for section in ("model", "server", "limits", "promises", "retention"):
+        for key in type(getattr(config, section)).model_fields:
+            assert re.search(rf"\b{key}\b", text), f"{section}.{key}"
 
 
 def test_secrets_come_from_the_environment_or_a_file(monkeypatch, tmp_path):
