@@ -30,7 +30,7 @@ class ConfigFile:
         """`read_keys` gives the plain keys of a key file and of the environment."""
         self.path, self._overrides, self._read_keys = path, overrides, read_keys
         self._lock = threading.Lock()
-        self.config = read_config(path, overrides)
+        self.config = self._started = read_config(path, overrides)
 
     def keys(self, config: Config) -> tuple[str, ...]:
         """The plain keys that a configuration names. Raises `InputError` when they cannot be read."""
@@ -41,8 +41,8 @@ class ConfigFile:
         return read_config(self.path, self._overrides)
 
     def needs_restart(self, new: Config) -> list[str]:
-        """Keys that differ from what runs and count from the next start on only."""
-        old = self.config
+        """Keys that differ from what was said at the start, and count from the next start on only."""
+        old = self._started
         found = []
         for section in (*RESTART, "server"):
             before, after = getattr(old, section).model_dump(), getattr(new, section).model_dump()

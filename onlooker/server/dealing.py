@@ -3,17 +3,22 @@
 import asyncio
 import contextlib
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tomlkit
 
 from onlooker.core.errors import OnlookerError
+from onlooker.respond import Rule
 from onlooker.server.config import Config, Faulty
 from onlooker.server.config_file import ConfigFile
 from onlooker.server.refusals import Refusal
 from onlooker.server.settings import ServerSettings, Source
 from onlooker.server.workers import Place
+
+STATUS = {"looks", "alerts", "probability", "highest"}
+"""What a list of rules tells beside their settings."""
 
 
 class Dealing:
@@ -53,6 +58,24 @@ class Dealing:
                 with contextlib.suppress(ProcessLookupError):
                     place.process.send_signal(signal.SIGHUP)
         return {"applied": applied, "needs_restart": needs_restart}
+
+    async def note_rules(self, name: str, listed: list[dict[str, Any]]) -> None:
+        """A source has these rules now, as its worker lists them: they are written into the file, if there is one."""
+        source = self.source(name)
+        assert source is not None, "asked of a source only"
+        settings = [{key: one[key] for key in one.keys() - STATUS if one[key] is not None} for one in listed]
+        source = replace(source, rules=tuple(Rule.from_dict(one) for one in settings))
+        sources = tuple(source if one.name == name else one for one in self.settings.sources)
+        self.settings = replace(self.settings, sources=sources)
+        for place in self.places:
+            place.sources = tuple(source if one.name == name else one for one in place.sources)
+        if self.file is not None:
+            await asyncio.to_thread(self.file.write_source, name, source)
+            kept = {"sources": (await asyncio.to_thread(self.file.read)).sources}
+            self._config, self.file.config = (
+                self._config.model_copy(update=kept),
+                self.file.config.model_copy(update=kept),
+            )
 
     def _deal(self, sources: tuple[Source, ...]) -> list[str]:
         """Give each worker its sources; what changed."""

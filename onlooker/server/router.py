@@ -51,8 +51,7 @@ class Router:
         await self.workers.end(self.settings.limits.drain_s + 10)
 
     async def reload(self) -> dict[str, Any]:
-        """Read the configuration again; each worker is told. Raises `Refusal`: 409 without a file, 422 when it is
-        wrong; then nothing is changed."""
+        """Read the configuration again; each worker is told. Raises `Refusal`: 409 without a file, 422 if wrong."""
         if self._dealing is None:
             raise Refusal(409, "no_config", "these workers have no configuration file")
         told = await self._dealing.reload()
@@ -136,7 +135,11 @@ class Router:
         session_id = self.named(request, body)
         content = body if path in (CHAT, SESSIONS) else request.stream()
         if session_id is not None:
-            return _Passed(await self._send(self.place_of(session_id), request, content))
+            place = self.place_of(session_id)
+            reply = await self._send(place, request, content)
+            if request.method in ("PUT", "DELETE") and "/rules/" in path and reply.status_code == 200:
+                await self._note_rules(place, session_id, request)
+            return _Passed(reply)
         places = self.least_loaded()
         if path in (CHAT, SESSIONS) and request.method == "POST":
             for place in places[:-1]:
@@ -146,6 +149,14 @@ class Router:
                     return _Passed(reply)
                 await reply.aclose()
         return _Passed(await self._send(places[-1], request, content))
+
+    async def _note_rules(self, place: Place, name: str, request: Request) -> None:
+        """The rules of a source were changed on its stream: they count for the configuration file too."""
+        if self._dealing is not None and self._dealing.source(name) is not None:
+            headers = {key: value for key, value in request.headers.items() if key == "authorization"}
+            listed = await self._client.get(f"{place.url}{SESSIONS}/{name}/rules", headers=headers)
+            await self._dealing.note_rules(name, listed.json()["rules"])
+            self.settings = self._dealing.settings
 
     async def _whole(self, request: Request) -> bytes:
         limits = self.settings.limits

@@ -6,12 +6,14 @@ import json
 import re
 import stat
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from running_server import eventually, running
 
 from onlooker.cli.serve import KEYS, serve
+from onlooker.respond import Rule
 from onlooker.server.config import Config, Faulty, read_config
 from onlooker.server.config_file import ConfigFile
 from onlooker.server.dealing import Dealing
@@ -424,6 +426,13 @@ def test_workers_are_told_of_a_changed_file_and_keep_their_sources(tmp_path):
     first = read_config(folder / "0.toml")
     assert [one.name for one in first.sources] == ["door", "roof"] and first.model.name == "pocket"
     assert first.server_settings().sources[0].rules[0].prompt == "say yes when you see a red star."
+    yard = next(one for one in router.settings.sources if one.name == "yard")
+    rule = Rule.from_dict(HEART | {"threshold": 0.9})
+    listed = rule.as_dict() | {"looks": 3, "alerts": 0, "probability": 0.5, "highest": None}
+    asyncio.run(dealing.note_rules("yard", [listed]))
+    assert dealing.places[1].sources == (replace(yard, rules=(rule,)),)
+    told = asyncio.run(router.reload())
+    assert told == {"applied": [], "needs_restart": ["model.name"]} and router.settings.sources[1].rules == (rule,)
     path.write_text("[server")
     with pytest.raises(Refusal, match="TOML"):
         asyncio.run(router.reload())
