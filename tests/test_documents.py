@@ -132,7 +132,10 @@ def results() -> list[Any]:
     rows: list[Any] = []
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json*")):
         text = path.read_text(encoding="utf-8")
-        rows += [json.loads(text)] if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
+        try:
+            rows.append(json.loads(text))
+        except json.JSONDecodeError:
+            rows += [json.loads(line) for line in text.splitlines()]  # one row on each line
     return rows
 
 
