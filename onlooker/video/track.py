@@ -90,7 +90,6 @@ def choose_stream(container: Any, place: Place, report: SourceReport, number: in
     one. Raises `SourceError` when there is no such stream or it cannot be decoded.
     """
     streams = list(container.streams.video)
-    kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
     films = [stream for stream in streams if not _is_cover(stream)]
     if number is not None:
         if number >= len(streams):
@@ -101,9 +100,9 @@ def choose_stream(container: Any, place: Place, report: SourceReport, number: in
             )
         chosen = streams[number]
     elif not films:
-        raise SourceError(
-            f"this holds no video, only {', '.join(kinds)}", given=place.name, do="give a file with pictures"
-        )
+        kinds = {"a cover" if stream.type == "video" else stream.type for stream in container.streams} or {"nothing"}
+        what = f"this holds no video, only {', '.join(sorted(kinds))}"
+        raise SourceError(what, given=place.name, do="give a file with pictures")
     else:
         best = container.streams.best("video")
         chosen = best if best in films else films[0]
@@ -147,7 +146,7 @@ def describe(container: Any, stream: "VideoStream", report: SourceReport, rate: 
         shown_rate = assumed_rate(stream.guessed_rate if stream.codec_context.framerate else None, report, rate)
     duration_s, is_own = _length(container, stream)
     if transfer := _TRANSFERS.get(stream.codec_context.color_trc):
-        report.note(f"its colours are HDR ({transfer})")
+        report.note(f"its colours are HDR ({transfer}), and are not tone-mapped: they look flat")
     return Track(
         codec=stream.codec_context.codec.name,
         time_base=stream.time_base if is_timed else None,

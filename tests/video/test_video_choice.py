@@ -7,9 +7,10 @@ from pathlib import Path
 
 import av
 import pytest
+from test_video_damage import song_with_cover
 from video_clips import Clip, number_of, picture, write
 
-from onlooker.core.errors import DamagedSource, InputError
+from onlooker.core.errors import DamagedSource, InputError, SourceError
 from onlooker.video import open_video
 
 NOISY = Clip(is_noisy=True, rows=96, cols=128, codec_options={"g": "10"})
@@ -148,3 +149,8 @@ def test_a_film_with_sound_that_ends_too_soon_is_damage(name, tmp_path):
     source = open_video(io.BytesIO(data[: len(data) // 2]), fps=None)
     assert 10 < len(list(source)) < 50
     assert any("of a declared" in line for line in source.report.damage), source.report.damage
+
+
+def test_a_song_is_said_to_have_a_cover_and_no_video(tmp_path):
+    with pytest.raises(SourceError, match=r"holds no video, only a cover, audio"):
+        open_video(song_with_cover(tmp_path))
