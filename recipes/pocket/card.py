@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from onlooker.world import LEVEL_TASKS, TASKS
-from recipes.pocket.export import FOLDERS
+from recipes.pocket.export import FOLDERS, NAMES
 from recipes.pocket.model import PocketSizes
 
 _COLOURS = {"answers": (31, 88, 170), "labels": (214, 110, 20), "right": (36, 140, 70)}
@@ -127,7 +127,7 @@ def write_card(arm: str, lines: Sequence[dict], folder: Path, command: str, hard
     num = len(looks[0]["marks"]["dense"].split(" "))
     answers = ", ".join(f"{len(line['marks']['dense'].replace(' ', ''))} at {line['level']}" for line in looks)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    (folder / "MODEL_CARD.md").write_text(f"""# pocket-{arm}
+    (folder / "MODEL_CARD.md").write_text(f"""# {NAMES[arm]}
 
 A video language model of {size / 1e6:.1f} MB that ships with Onlooker, so that streaming methods can be tried and
 tested anywhere. It was trained from nothing on Pocket World, a procedural video world, levels L0 to L4.
@@ -135,7 +135,7 @@ tested anywhere. It was trained from nothing on Pocket World, a procedural video
 language beyond its questions.
 
 **Training mix.** {TAUGHT[arm]}
-The three arms (`pocket-naive`, `pocket-neutral`, `pocket-aware`) see the same clips in the same order for the same
+The three arms (`pocket-naive`, `pocket-neutral`, `pocket-stc`) see the same clips in the same order for the same
 number of steps and differ in nothing else.
 
 - Format: LLaVA-OneVision of Transformers (SigLIP tower, projector, Qwen2 decoder), own byte-level tokenizer. Weights

@@ -6,17 +6,24 @@ from pathlib import Path
 
 import torch
 
+from onlooker.models import _eight_bits
 from recipes.pocket.evaluate import load_checkpoint
 from recipes.pocket.model import Pocket, PocketSizes, count_parameters
 from recipes.pocket.tokenizer import build_tokenizer
 
-MOST_BYTES = 15_600_000
-"""Two checkpoints must fit into 32 MB together with everything else."""
-FOLDERS = {arm: Path(f"onlooker/models/pocket_{arm}") for arm in ("naive", "neutral", "aware")}
+MOST_BYTES = 8_000_000
+"""All models of the package must fit into 48 MB."""
+NAMES = {"naive": "pocket-naive", "neutral": "pocket-neutral", "aware": "pocket-stc"}
+"""Arm to the name of its model (`pocket-aware` is an older checkpoint, of L0 only)."""
+FOLDERS = {arm: Path("onlooker/models") / name.replace("-", "_") for arm, name in NAMES.items()}
 
 
-def export(model: Pocket, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
-    """Write weights, configuration, tokenizer and processor settings into `folder`."""
+def export(model: Pocket, folder: Path, dtype: torch.dtype = torch.bfloat16, *, eight_bits: bool = False) -> Path:
+    """Write weights, configuration, tokenizer and processor settings into `folder`.
+
+    `eight_bits` leaves the weights as `onlooker.models` keeps those of the package; Transformers alone cannot read
+    them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     sizes, tokenizer = model.sizes, build_tokenizer()
     network = model.hf.cpu().to(dtype)
@@ -51,8 +58,7 @@ def export(model: Pocket, folder: Path, dtype: torch.dtype = torch.bfloat16) -> 
         content = content | {"processor_class": "LlavaOnevisionProcessor"}
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     (folder / "model.safetensors").chmod(0o644)
-    size = (folder / "model.safetensors").stat().st_size
-    if size > MOST_BYTES and dtype == torch.bfloat16:
+    if eight_bits and (size := _eight_bits.shrink(folder).stat().st_size) > MOST_BYTES:
         raise ValueError(f"the weights take {size} bytes, more than {MOST_BYTES}: make the model smaller")
     return folder
 
@@ -61,11 +67,12 @@ def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="training state of train.py (out/pocket/naive)")
+    parser.add_argument("--plain", action="store_true", help="bfloat16, for Transformers, instead of eight bits")
     parser.add_argument("--to", type=Path, help="folder to write; by default where the package keeps this branch")
     given = parser.parse_args(argv)
     model, _ = load_checkpoint(given.model, torch.device("cpu"), PocketSizes())
-    folder = export(model, given.to or FOLDERS[given.model.name])
-    size = (folder / "model.safetensors").stat().st_size
+    folder = export(model, given.to or FOLDERS[given.model.name], eight_bits=not given.plain)
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     print(f"{folder}: {count_parameters(model)} parameters, {size} bytes of weights")
 
 
