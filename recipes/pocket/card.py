@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,34 @@ from recipes.pocket.model import PocketSizes
 _COLOURS = {"answers": (31, 88, 170), "labels": (214, 110, 20), "right": (36, 140, 70)}
 
 
+@dataclass(frozen=True)
+class Look:
+    """The last look of a training at one level."""
+
+    level: str
+    scores: dict[str, dict]
+    """Setting to shares, as `evaluate` gives them."""
+    marks: dict[str, str]
+    """Setting to every mark; empty for a look at validation clips."""
+    first_seed: int = 0
+
+
 def read_history(path: Path) -> list[dict]:
-    """The lines that `train.py` wrote. Raises `ValueError` when the training did not come to its sealed look."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    if not any("sealed" in line for line in lines):
-        raise ValueError(f"{path} holds no sealed look: the training has not come to its end")
-    return lines
+    """The lines that `train.py` wrote."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def last_looks(lines: Sequence[dict]) -> list[Look]:
+    """The sealed looks, or where there are none those at validation clips after the last step.
+
+    Raises `ValueError` when the training has not come to its end.
+    """
+    sealed = [Look(row["level"], row["sealed"], row["marks"], row["first_seed"]) for row in lines if "sealed" in row]
+    validation = [row for row in lines if len(row.get("validation", ())) > 1]
+    found = sealed or [Look(row["level"], row["validation"], {}) for row in validation]
+    if not found:
+        raise ValueError("the history holds no look after the last step: the training has not come to its end")
+    return found
 
 
 def curves_of(lines: Sequence[dict]) -> dict[str, list[tuple[float, float]]]:
@@ -94,28 +117,39 @@ TAUGHT = {
 }
 
 
-def sealed_table(lines: Sequence[dict]) -> str:
-    """Markdown rows: setting, then share of right marks with its interval for every level."""
-    looks = [line for line in lines if "sealed" in line]
-    rows = ["| setting | " + " | ".join(line["level"] for line in looks) + " |", "|---|" + "---|" * len(looks)]
+def settings_table(looks: Sequence[Look]) -> str:
+    """Markdown rows: setting, then share of right marks (with its interval where every mark is known) by level."""
+    rows = ["| setting | " + " | ".join(look.level for look in looks) + " |", "|---|" + "---|" * len(looks)]
     for setting, meaning in SETTINGS.items():
+        if setting not in looks[0].scores:
+            continue
         cells = []
-        for line in looks:
-            low, high = interval(line["marks"][setting])
-            cells.append(f"{line['sealed'][setting]['all']:.3f} ({low:.3f} to {high:.3f})")
+        for look in looks:
+            span = "{:.3f} to {:.3f}".format(*interval(look.marks[setting])) if look.marks else ""
+            cells.append(f"{look.scores[setting]['all']:.3f}" + (f" ({span})" if span else ""))
         rows.append(f"| {meaning} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
-def tasks_table(lines: Sequence[dict]) -> str:
+def tasks_table(looks: Sequence[Look]) -> str:
     """Markdown rows: category, then the dense share for every level."""
-    looks = [line for line in lines if "sealed" in line]
-    rows = ["| category | " + " | ".join(line["level"] for line in looks) + " |", "|---|" + "---|" * len(looks)]
+    rows = ["| category | " + " | ".join(look.level for look in looks) + " |", "|---|" + "---|" * len(looks)]
     for task in dict.fromkeys([*TASKS, *LEVEL_TASKS]):
-        found = [line["sealed"]["dense"].get(task) for line in looks]
+        found = [look.scores["dense"].get(task) for look in looks]
         if any(value is not None for value in found):
             rows.append(f"| {task} | " + " | ".join("-" if v is None else f"{v:.2f}" for v in found) + " |")
     return "\n".join(rows)
+
+
+def weak_spots(looks: Sequence[Look]) -> str:
+    """A sentence about categories below 0.6 at some level; empty when there are none."""
+    weak = {
+        task: min(value for look in looks if (value := look.scores["dense"].get(task)) is not None)
+        for task in dict.fromkeys([*TASKS, *LEVEL_TASKS])
+        if any(task in look.scores["dense"] for look in looks)
+    }
+    names = [f"`{task}` ({share:.2f})" for task, share in weak.items() if share < 0.6]
+    return f"Weakest: {', '.join(names)}. It was trained for eight minutes and was still learning.\n" if names else ""
 
 
 def write_card(arm: str, lines: Sequence[dict], folder: Path, command: str, hardware: str) -> None:
@@ -123,9 +157,20 @@ def write_card(arm: str, lines: Sequence[dict], folder: Path, command: str, hard
     draw_curves(curves_of(lines), folder / "training.png")
     sizes = PocketSizes()
     steps = max(line["step"] for line in lines)
-    looks = [line for line in lines if "sealed" in line]
-    num = len(looks[0]["marks"]["dense"].split(" "))
-    answers = ", ".join(f"{len(line['marks']['dense'].replace(' ', ''))} at {line['level']}" for line in looks)
+    looks = last_looks(lines)
+    if looks[0].marks:
+        num = len(looks[0].marks["dense"].split(" "))
+        answers = ", ".join(f"{len(look.marks['dense'].replace(' ', ''))} at {look.level}" for look in looks)
+        clips = f"""## Accuracy on sealed clips
+
+{num} test clips a level that nothing was chosen on, opened once after the last step ({answers}; seeds from
+{looks[0].first_seed}). Greedy, strict matching, clock times within 1.5 s; every mark weighs the same; 95 % intervals
+from resampling clips. Computed by the recipe in bfloat16, from the weights at the end of the training."""
+    else:
+        clips = """## Accuracy on validation clips
+
+After the last step, on clips that were looked at during the training as well (nothing was chosen on them). Greedy,
+strict matching, clock times within 1.5 s; every mark weighs the same. Computed by the recipe in bfloat16."""
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     (folder / "MODEL_CARD.md").write_text(f"""# {NAMES[arm]}
 
@@ -135,8 +180,8 @@ tested anywhere. It was trained from nothing on Pocket World, a procedural video
 language beyond its questions.
 
 **Training mix.** {TAUGHT[arm]}
-The three arms (`pocket-naive`, `pocket-neutral`, `pocket-stc`) see the same clips in the same order for the same
-number of steps and differ in nothing else.
+The three arms (`pocket-naive`, `pocket-neutral`, `pocket-stc`) learn from the same stream of clips for
+the same number of steps and differ in nothing else.
 
 - Format: LLaVA-OneVision of Transformers (SigLIP tower, projector, Qwen2 decoder), own byte-level tokenizer. Weights
   are kept in eight bits, one scale a row, and are plain once loaded.
@@ -148,22 +193,18 @@ number of steps and differ in nothing else.
 
 ![Loss over the training](training.png)
 
-## Accuracy on sealed clips
+{clips}
 
-{num} test clips a level that nothing was chosen on, opened once after the last step ({answers}; seeds from
-{looks[0]["first_seed"]}). Greedy, strict matching, clock times within 1.5 s; every mark weighs the same; 95 %
-intervals from resampling clips. Computed by the recipe in bfloat16, from the weights at the end of the training.
-
-{sealed_table(lines)}
+{settings_table(looks)}
 
 ## By category, dense
 
-{tasks_table(lines)}
+{tasks_table(looks)}
 
 ## What it cannot do
 
-Anything outside Pocket World: other pictures, other words, free conversation, sound. Times beyond 99 minutes wrap
-around. More than about 48 frames in view at once were not in its training.
+{weak_spots(looks)}Anything outside Pocket World: other pictures, other words, free conversation, sound. Times beyond
+99 minutes wrap around. More than about 48 frames in view at once were not in its training.
 """)
 
 

@@ -14,6 +14,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from onlooker.core.records import QueryRecord
 from onlooker.evals.settings import RunSettings
+from onlooker.models._loading import load_network
 from onlooker.world import LEVEL_NAMES, patch_labels, rasterise
 from onlooker.world.episode import Split
 from recipes.pocket import checkpoint
@@ -202,7 +203,7 @@ def load_checkpoint(path: Path, device: torch.device, sizes: PocketSizes | None 
     encoder = Encoder()
     model = Pocket(sizes or PocketSizes(), encoder, MAX_VOCABULARY, tuple(LABEL_SIZES.values()))
     if path.is_dir():
-        network = LlavaOnevisionForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
+        network = load_network(LlavaOnevisionForConditionalGeneration, path, torch.float32, torch.device("cpu"))
         model.hf.load_state_dict(network.state_dict())
     else:
         model.load_state_dict(checkpoint.load(path, torch.device("cpu"))["model"])
