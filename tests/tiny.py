@@ -246,6 +246,11 @@ def make_qwen_folder(folder: Path, family: str, num_layers: int = 3, seed: int =
         "image_std": [0.26862954, 0.26130258, 0.27577711],
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    kind = "Qwen2VLVideoProcessor" if family == "qwen2_5_vl" else "Qwen3VLVideoProcessor"
+    # Qwen3-VL bounds the pixels of a whole clip: the least is that of a clip of one patch.
+    video = settings | {"video_processor_type": kind, "do_sample_frames": False, "cap_pixels_per_frame": False}
+    video["size"] = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 1024}
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(video, indent=2), encoding="utf-8")
     return folder
 
 

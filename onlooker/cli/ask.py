@@ -40,6 +40,7 @@ def ask(
     model: options.Model = "pocket-aware",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    pairs: options.Pairs = None,
     methods: Any = None,
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
@@ -86,7 +87,7 @@ def ask(
             for line in strange:
                 note(line)
         with working.loading(model):
-            engine = Engine.from_pretrained(model, dtype=dtype, device=device, **settings)
+            engine = Engine.from_pretrained(model, dtype=dtype, device=device, pairs=pairs, **settings)
         end = at if opened.duration_s is None else min(opened.duration_s, at or opened.duration_s)
         total = None if end is None else round(end)
         with (

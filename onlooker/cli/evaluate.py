@@ -60,6 +60,7 @@ def evaluate(
     model: options.Model = "pocket-aware",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    pairs: options.Pairs = None,
     encoder: options.Encoder = options.DEFAULTS["encoder"],
     compressor: options.Compressor = options.DEFAULTS["compressor"],
     memory: options.Memory = options.DEFAULTS["memory"],
@@ -75,7 +76,8 @@ def evaluate(
         "suite": suite, "limit": limit, "seed": seed, "seeds": seeds, "level": level, "fps": fps,
         "parallel": parallel, "pace": pace,
         "control": control, "annotations": str(annotations or ""), "videos": str(videos or ""), "model": model,
-        "device": device, "dtype": dtype, "encoder": encoder, "compressor": compressor, "memory": memory,
+        "device": device, "dtype": dtype, "pairs": pairs,
+        "encoder": encoder, "compressor": compressor, "memory": memory,
     }  # fmt: skip
     if grid is not None:
         if out is None:

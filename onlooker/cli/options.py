@@ -97,6 +97,15 @@ Memory = Annotated[str, typer.Option(help=KINDS["memory"].help, rich_help_panel=
 Fps = Annotated[float, typer.Option(help="Frames looked at per second of video.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=MODELS)]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=MODELS)]
+Pairs = Annotated[
+    bool | None,
+    typer.Option(
+        "--pairs/--no-pairs",
+        help="Frames two at a time, as Qwen models were trained, or singly [dim](default: what suits the model)[/].",
+        rich_help_panel=MODELS,
+        show_default=False,
+    ),
+]
 DeviceBudget = Annotated[
     str | None,
     typer.Option(

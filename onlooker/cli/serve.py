@@ -17,7 +17,7 @@ SERVER, SAFETY = "Server", "Safety"
 MEMORY = "rekv:first=1,score=shares,max_parked=28800"
 """Eight hours at a frame a second; a server must not grow for ever."""
 KEYS = {
-    **{name: f"model.{name}" for name in ("device", "dtype", "encoder", "compressor", "memory")},
+    **{name: f"model.{name}" for name in ("device", "dtype", "pairs", "encoder", "compressor", "memory")},
     **{name: f"model.{name}" for name in ("device_budget", "host_budget")},
     **{name: f"server.{name}" for name in ("fps", "host", "port", "log", "snapshots", "state", "api_key_file")},
     **{name: f"server.{name}" for name in ("allow_host", "proxy", "whip", "devices")},
@@ -113,6 +113,7 @@ def serve(
     webhook_secret_file: alerts.SecretFile = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    pairs: options.Pairs = None,
     encoder: options.Encoder = options.DEFAULTS["encoder"],
     compressor: options.Compressor = options.DEFAULTS["compressor"],
     memory: options.Memory = MEMORY,
@@ -157,7 +158,9 @@ def serve(
         return
     run(
         settings,
-        lambda: Engine.from_pretrained(name, dtype=wanted.model.dtype, device=wanted.model.device, **engine),
+        lambda: Engine.from_pretrained(
+            name, dtype=wanted.model.dtype, device=wanted.model.device, pairs=wanted.model.pairs, **engine
+        ),
         on_ready=lambda: note(f"serving {name} at {there}"),
         config=file,
     )

@@ -49,6 +49,7 @@ def watch(
     model: options.Model = "pocket-aware",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    pairs: options.Pairs = None,
     methods: Any = None,
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
@@ -81,7 +82,7 @@ def watch(
             for line in strange:
                 note(line)
         with working.loading(model):
-            engine = Engine.from_pretrained(model, dtype=dtype, device=device, **settings)
+            engine = Engine.from_pretrained(model, dtype=dtype, device=device, pairs=pairs, **settings)
         with engine.open() as session, standing.on(session, opened.name, as_json) as watching:
             typed = TypedQuestions(sys.stdin)
             if pace == "max":

@@ -239,6 +239,11 @@ class VideoModel(ABC):
     offers: frozenset[str] = frozenset()
     language_extras: frozenset[str] = frozenset()
     """Names of token extras that enter the language layers (DeepStack rows)."""
+    patch_frames: int = 1
+    """Frames that go through the tower together, as one patch in time. With more than one, a stream's newest frames are
+    held back until there are so many of one size."""
+    patch_s: float = float("inf")
+    """Frames further apart, in seconds, are no patch: each is one by itself, shown `patch_frames` times."""
 
     # seeing
     @abstractmethod
@@ -255,7 +260,11 @@ class VideoModel(ABC):
 
     @abstractmethod
     def embed_patches(self, pixels: Tensor) -> Tensor:
-        """Patch and position embedding: `[streams, channels, rows, cols]` to `[streams, tokens, dim]`."""
+        """Patch and position embedding: `[streams, channels, rows, cols]` to `[streams, tokens, dim]`.
+
+        Channels are those of all frames of a patch, one frame after the other; of a single frame only, it stands for
+        them all.
+        """
 
     @abstractmethod
     def tower(self, pixels_shape: tuple[int, ...]) -> VisionTower:
@@ -275,7 +284,10 @@ class VideoModel(ABC):
 
     @abstractmethod
     def frame_ids(self, time_s: float) -> list[int]:
-        """Token ids before a frame's visual tokens: its time as text where the model was trained with it, else none."""
+        """Token ids before a frame's visual tokens: its time as text where the model was trained with it, else none.
+
+        Of a patch of several frames, `time_s` is the mean time.
+        """
 
     def frame_closing_ids(self) -> list[int]:
         """Token ids after a frame's visual tokens, for models that put every frame between marks; none by default."""
@@ -319,6 +331,12 @@ class VideoModel(ABC):
         Every position lies in `[0, reach)` on every axis, so that whatever follows starts behind all of them. The store
         moves a block by one integer on all axes, which leaves its inner geometry as it is.
         """
+
+    def clock(self, time_s: float) -> int | None:
+        """Where a frame at this stream time lies on the first axis, for models to which a stream is one long video:
+        neighbouring frames share their rows and columns, and lie as far apart as their clocks. Of a patch of several
+        frames, `time_s` is that of the first. None: each frame is a video of its own, behind what came before it."""
+        return None
 
     def place_text(self, num_tokens: int) -> tuple[Tensor, int]:
         """Positions of text relative to its start, int64 `[axes, tokens]`, and how far they reach."""

@@ -53,7 +53,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class FrameTaken:
-    """One frame was encoded, compressed and remembered."""
+    """One frame was encoded, compressed and remembered; or it waits for those that are encoded with it."""
 
     time_s: float
     number: int
@@ -65,6 +65,9 @@ class FrameTaken:
     """Was the whole frame computed densely in the vision tower?"""
     recomputed_ratio: float | None
     """Share of the tower's work on tokens that was done anew; None unless the engine traces its work."""
+    held: bool = False
+    """It waits for the next frame, to be encoded with it; a question reads it at once, as if none came. Its tokens are
+    counted with the frame that completes the patch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,10 @@ class SessionStats:
     dropped_events: int = 0
     blocks_parked: int = 0
     blocks_forgotten: int = 0
+    frames_held: int = 0
+    """Frames that waited for a later one, to be encoded with it."""
+    held_s: float = 0.0
+    """Stream time that they waited, in seconds, all together."""
     stage_s: dict[str, float] = field(default_factory=dict)
     """Seconds by stage: preprocess, encode, project, compress, prefill, memory. A frame of a batch counts its share."""
     memory_bytes: dict[str, int] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from onlooker.core.events import Answer, AnswerTiming, Citation, FinishReason, U
 from onlooker.core.spans import Layout, Recall, Span
 from onlooker.core.state import StreamState
 from onlooker.engine.packing import Work
-from onlooker.engine.reading import read_frames
+from onlooker.engine.reading import Reading, reading_of
 from onlooker.engine.sampling import Decoding, Sampler
 from onlooker.kvstore import Catalog, KVStore, QuestionView, Spans
 
@@ -42,6 +42,10 @@ class Asked(Protocol):
     store: KVStore
     unread: Catalog[Unread]
     layout: Layout
+
+    def held(self) -> Sequence[Reading]:
+        """What has been seen and is not remembered yet, oldest first."""
+        ...
 
     def note_answer(self, answer: Answer) -> None:
         """Told once, when the answer is complete."""
@@ -187,26 +191,32 @@ class Asking:
         model, memory, layout = session.model, session.memory, session.layout
         state = session.states["memory"].fork()
         prompt = torch.cat([model.closing_embeddings(), model.embed_text(self._prompt)])
+        readings = [one for one in session.held() if visible[0] <= one.held.start_s and one.held.end_s <= visible[1]]
+        held = [one.held for one in readings]
         if memory.rereads:
-            chosen = recalled_frames(session, visible)
+            chosen = recalled_frames(session, visible, bool(held))
             self._store = session.store.fork()
             for one in chosen:
-                work, chunk = read_frames(model, self._store, one.frame, one.span.start_s, layout)
+                reading = reading_of(model, one.frame, one.span.start_s, one.span.end_s, layout)
+                work, chunk = reading.begin(self._store)
                 yield work
                 chunk.seal()
-            view = self._view = self._store.question(_everything)
+            view = self._view = self._store.question(_everything, held=held)
         else:
-            check_seen(session.store.spans, visible)
+            if not held:
+                check_seen(session.store.spans, visible)
 
             def choose(layer: int, spans: Sequence[Span], scores: Tensor | None) -> Recall:
                 return memory.recall(spans, scores, state)
 
             scored, scoring = memory.scores_layers, memory.scoring()
-            view = self._view = self._store.question(choose, scored=scored, scoring=scoring, visible=visible)
+            view = self._view = self._store.question(choose, scored=scored, scoring=scoring, visible=visible, held=held)
             if scored:
                 words = model.embed_text(model.retrieval_ids(self.question)) if scoring == "mean" else prompt
                 yield Work(words, view.retrieval(*model.place_text(len(words))))
 
+        for reading in readings:
+            yield Work(reading.embeddings, view.held_segment(), reading.extras)
         yield Work(prompt, view.segment(*model.place_text(len(prompt))), wants_logits=True)
         decoding = self.decoding
         choice = model.token_choice(decoding.wishes(), decoding.max_new_tokens)
@@ -235,7 +245,7 @@ class Asking:
         if self._view is None:
             self._view = self._store.question(_everything)
         recalled, layers = self._view.recalled(), self._model.spec.num_layers
-        spans = {number: span for number in recalled if (span := self._view.spans.find(number)) is not None}
+        spans = {number: span for number in recalled if (span := self._view.find(number)) is not None}
         seen = {number: layers_seen for number, layers_seen in recalled.items() if number in spans}
         self._context_tokens = round(sum(spans[i].num_tokens * n for i, n in seen.items()) / layers)
         self._citations = _cite(spans, self._view.attention_mass(), seen, layers)
@@ -275,11 +285,12 @@ def check_seen(spans: Spans, visible: tuple[float, float]) -> None:
     )
 
 
-def recalled_frames(session: "Asked", visible: tuple[float, float]) -> list[Unread]:
+def recalled_frames(session: "Asked", visible: tuple[float, float], or_none: bool = False) -> list[Unread]:
     """What a memory that reads at the question chooses among the frames between two times. Raises `InputError` when
-    there are none, or when it chooses others."""
+    there are none (unless there may be none), or when it chooses others."""
     spans = Spans(session.unread)
-    check_seen(spans, visible)
+    if not or_none:
+        check_seen(spans, visible)
     spans = spans.between(*visible)
     blocks = session.memory.recall(spans, None, session.states["memory"]).blocks
     if unknown := [block for block in blocks if spans.find(block) is None]:

@@ -7,7 +7,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -19,27 +19,26 @@ from onlooker.core.checks import whole
 from onlooker.core.contracts import (
     ClipModel,
     Compressor,
-    Encoded,
     EncoderAccelerator,
     MemoryPolicy,
     Method,
     Prepared,
     VideoModel,
-    VisionTower,
 )
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.events import Failed, FrameTaken
 from onlooker.core.frame import Frame
-from onlooker.core.spans import Layout
+from onlooker.core.spans import Layout, Plan
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 from onlooker.engine.asking import Asking, InFlight, accept_all, all_said, release
 from onlooker.engine.packing import Work
 from onlooker.engine.passes import Passes, make_passes, pass_sizes
-from onlooker.engine.reading import read_frames
+from onlooker.engine.reading import Reading, reading_of
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved, load
-from onlooker.engine.session import Session, Trace, as_trace
+from onlooker.engine.seeing import Arrival, Patch, Seen, arrive, batches
+from onlooker.engine.session import Session
 from onlooker.kvstore import KVStore
 
 
@@ -143,17 +142,19 @@ class Engine:
         return self.model.resize(image)
 
     @classmethod
-    def from_pretrained(cls, source: str, *, dtype: str = "auto", device: str = "auto", **settings: Any) -> "Engine":
+    def from_pretrained(
+        cls, source: str, *, dtype: str = "auto", device: str = "auto", pairs: bool | None = None, **settings: Any
+    ) -> "Engine":
         """An engine around a model: `"pocket"`, `"pocket-aware"`, a local folder or a Hugging Face id.
 
-        `dtype` is auto, float32, bfloat16 or float16; `device` is auto, cpu, cuda, cuda:N or mps; further arguments are
-        those of `Engine`. A model without an adapter of its own gets a `WindowEngine`. Raises `ModelError` when the
-        model cannot be loaded.
+        `dtype` is auto, float32, bfloat16 or float16; `device` is auto, cpu, cuda, cuda:N or mps; `pairs` reads frames
+        two at a time or not (default: what suits the family); further arguments are those of `Engine`. A model without
+        an adapter of its own gets a `WindowEngine`. Raises `ModelError` when the model cannot be loaded.
         """
         from onlooker import models
         from onlooker.engine.window import WindowEngine
 
-        model = models.load_any(source, dtype=dtype, device=device)
+        model = models.load_any(source, dtype=dtype, device=device, pairs=pairs)
         return WindowEngine(model, **settings) if isinstance(model, ClipModel) else cls(model, **settings)
 
     @property
@@ -180,7 +181,7 @@ class Engine:
         whole("most_tokens", most_tokens, least=1)
         rows, cols = (whole("a side of the picture", side, least=1, most=2**16) for side in picture)
         blank = np.zeros((rows, cols, 3), dtype=np.uint8)
-        (pixels,) = self.model.preprocess([blank])
+        pixels = torch.cat(self.model.preprocess([blank] * self.model.patch_frames))
         shape = tuple(pixels.shape)
         like = self.model.embed_patches(pixels[None])[0]
         prepared = self.encoder.prepare(self.model.tower(shape), like, most_frames, on_step)
@@ -257,20 +258,18 @@ class Engine:
         self.check_arrivals(arrivals)
         self.check_askings(askings)
         sessions = [session for session, _ in arrivals]
-        batch = self._see([(session, frame) for session, frame in arrivals]) if arrivals else []
+        batch = self._see(arrivals) if arrivals else []
 
         works: list[Work] = []
         chunks: list[Any] = []
         errors: list[Exception | None] = []
         with self._stage("prefill", sessions):
             try:
-                for session, seen in zip(sessions, batch, strict=True):
+                for session, arrival in zip(sessions, batch, strict=True):
                     chunk, error = None, None
-                    if not self.memory.rereads:
+                    if arrival.seen is not None and not self.memory.rereads:
                         try:
-                            work, chunk = read_frames(
-                                self.model, session.store, seen.tokens, seen.frame.time_s, self.layout
-                            )
+                            work, chunk = self._reading(arrival.seen).begin(session.store)
                             works.append(work)
                         except CapacityError as full:
                             error = release(full)
@@ -285,8 +284,8 @@ class Engine:
                 raise
         events = []
         with self._stage("memory", sessions):
-            for session, seen, chunk, error in zip(sessions, batch, chunks, errors, strict=True):
-                events.append(self._remember(session, seen, chunk, error))
+            for session, arrival, chunk, error in zip(sessions, batch, chunks, errors, strict=True):
+                events.append(self._remember(session, arrival, chunk, error))
         return events, accept_all(askings, scores[len(works) :])
 
     def check_arrivals(self, arrivals: Sequence[tuple[Session, Frame]]) -> None:
@@ -311,34 +310,55 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------------------ seeing
 
-    def _see(self, arrivals: Sequence[tuple[Session, Frame]]) -> list["_Seen"]:
-        """Pixels to kept tokens, for the newest frame of several streams.
+    @torch.no_grad()
+    def held(self, session: Session) -> Sequence[Reading]:
+        """What a question reads of frames that are no whole patch yet: the last one stands for those to come, as in a
+        clip that ends here. The stream's own states do not change. Done once, until the next frame is taken."""
+        if not session.waiting:
+            return ()
+        if session.looked_ahead is None:
+            (session.looked_ahead,) = self._look([(session, Patch(session.waiting))], aside=True)
+        return (self._reading(session.looked_ahead),)
+
+    def _reading(self, seen: Seen) -> Reading:
+        return reading_of(self.model, seen.tokens, seen.patch.start_s, seen.patch.end_s, self.layout)
+
+    def _see(self, arrivals: Sequence[tuple[Session, Frame]]) -> list[Arrival]:
+        """Pixels to kept tokens, for the newest frame of several streams, as far as it completes a patch.
 
         What a step that failed afterwards has seen of a frame is used again, so that a stream does not do its work
         twice because of what another one's part of the step has failed of.
         """
-        unseen = [
-            (session, frame) for session, frame in arrivals if session.seen is None or session.seen.frame is not frame
-        ]
+        with self._stage("preprocess", [session for session, _ in arrivals]):
+            for session, frame in arrivals:
+                if session.arrival is None or session.arrival.frame is not frame:
+                    session.arrival = arrive(self.model, session.waiting, frame)
+        batch = [(session, session.arrival) for session, _ in arrivals]
+        unseen = [(session, arrival) for session, arrival in batch if arrival.patch and arrival.seen is None]
         if unseen:
-            self._look(unseen)
-        return [session.seen for session, _ in arrivals]
+            seen = self._look([(session, arrival.patch) for session, arrival in unseen])
+            for (session, arrival), one in zip(unseen, seen, strict=True):
+                arrival.seen, session.arrival = one, arrival
+        return [arrival for _, arrival in batch]
 
-    def _look(self, arrivals: Sequence[tuple[Session, Frame]]) -> None:
-        """Set `Session.seen`. Frames of one shape share a batch.
+    def _look(self, patches: Sequence[tuple[Session, Patch]], *, aside: bool = False) -> list[Seen]:
+        """See one patch of each of several streams. Patches of one shape share a batch.
 
-        The methods work on forks of the states, which take their place when the frame is remembered, not before.
+        The methods work on states that take effect when the patch is remembered, not before; `aside`: never.
         """
-        sessions = [session for session, _ in arrivals]
+        sessions, count = [session for session, _ in patches], self.model.patch_frames
         with self._stage("preprocess", sessions):
-            pixels = self.model.preprocess([frame.image for _, frame in arrivals])
+            images = [frame.image for _, patch in patches for frame in patch.pictures(count)]
+            pictures = self.model.preprocess(images)
+            pixels = [torch.cat(pictures[first : first + count]) for first in range(0, len(pictures), count)]
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, one in enumerate(pixels):
             groups[tuple(one.shape)].append(number)
-        for shape, members in self._batches(groups):
+        found: dict[int, Seen] = {}
+        for shape, members in batches(groups, dict.fromkeys(self._prepared, self._most_frames)):
             some = [sessions[n] for n in members]
             tower = self.model.tower(shape)
-            working = [session.begin(tower.num_tokens) for session in some]
+            working = [session.forks() if aside else session.begin(tower.num_tokens) for session in some]
             states, pruned = ([one[kind] for one in working] for kind in ("encoder", "compressor"))
             with self._stage("encode", some):
                 hidden = self.model.embed_patches(torch.stack([pixels[n] for n in members]))
@@ -353,58 +373,42 @@ class Engine:
                     VisualTokens.of_frame(
                         features[row],
                         grid,
-                        session.frames,
-                        arrivals[n][1].time_s,
+                        session.frames - len(session.waiting),
+                        (patches[n][1].start_s + patches[n][1].end_s) / 2,
                         {name: value[row] for name, value in extras.items()},
                     )
                     for row, (n, session) in enumerate(zip(members, some, strict=True))
                 ]
                 kept = self.compressor.compress_streams(whole, pruned)
             for row, n in enumerate(members):
-                sessions[n].seen = _Seen(arrivals[n][1], kept[row], len(whole[row]), tower, encoded, row)
-
-    def _batches(self, groups: Mapping[tuple[int, ...], list[int]]) -> Iterator[tuple[tuple[int, ...], list[int]]]:
-        """Frames of one shape, as many at once as the encoder was prepared for."""
-        for shape, members in groups.items():
-            most = self._most_frames if shape in self._prepared else len(members)
-            for first in range(0, len(members), most):
-                yield shape, members[first : first + most]
+                found[n] = Seen(patches[n][1], kept[row], len(whole[row]), tower, encoded, row)
+        return [found[n] for n in range(len(patches))]
 
     # ------------------------------------------------------------------------------------------------- remembering
 
-    def _remember(self, session: Session, seen: "_Seen", chunk: Any, no_room: Exception | None) -> FrameTaken | Failed:
-        time_s = seen.frame.time_s
+    def _remember(
+        self, session: Session, arrival: Arrival, chunk: Any, no_room: Exception | None
+    ) -> FrameTaken | Failed:
+        time_s, seen, plan = arrival.frame.time_s, arrival.seen, Plan()
+        taken = FrameTaken(time_s, session.frames, 0, 0, False, None, held=bool(arrival.waiting))
         try:
             if no_room is not None:
                 raise no_room
-            refreshed = seen.encoded.refreshed[seen.row] if seen.encoded.refreshed else True
-            trace, share = self._trace(seen, refreshed) if session.traces else (session.trace, None)
-            if self.memory.rereads:
-                plan = session.keep_unread(seen.tokens, len(seen.tokens), time_s)
-            else:
-                plan = session.keep_block(chunk)
+            if seen is not None:
+                trace, share = seen.trace() if session.traces else (session.trace, None)
+                if self.memory.rereads:
+                    plan = session.keep_unread(seen.tokens, len(seen.tokens), seen.patch.start_s, seen.patch.end_s)
+                else:
+                    plan = session.keep_block(chunk)
+                session.trace = trace
+                counts = {"tokens_seen": seen.num_tokens, "tokens_kept": len(seen.tokens)}
+                taken = replace(taken, **counts, refreshed=seen.refreshed, recomputed_ratio=share)
         except Exception as error:  # a full store or a faulty policy is this stream's affair, not that of the others
             if chunk is not None:
                 chunk.abort()
             return session.refused(time_s, release(error))
-        session.trace = trace
-        return session.taken(
-            FrameTaken(time_s, session.frames, seen.num_tokens, len(seen.tokens), refreshed, share), plan
-        )
-
-    def _trace(self, seen: "_Seen", refreshed: bool) -> tuple[Trace, float]:
-        tower, rows_cols = seen.tower, seen.tokens.grid
-        if seen.encoded.recomputed is None:
-            share = torch.ones(tower.num_tokens)
-        else:
-            share = seen.encoded.recomputed[seen.row].float().cpu()
-        patches = share[tower.pinned :]
-        if tower.raster is not None:
-            patches = torch.zeros_like(patches).scatter(0, tower.raster.cpu(), patches)
-        kept = torch.zeros(rows_cols[0] * rows_cols[1], dtype=torch.bool)
-        kept[seen.tokens.slot.cpu()] = True
-        trace = as_trace(seen.frame.time_s, patches.view(tower.grid), kept.view(rows_cols), refreshed)
-        return trace, float(share.mean())
+        session.hold(arrival.waiting, time_s)
+        return session.taken(taken, plan)
 
     # ------------------------------------------------------------------------------------------------------ timing
 
@@ -422,16 +426,3 @@ class Engine:
             for session in sessions:
                 stages = session.totals.stage_s
                 stages[name] = stages.get(name, 0.0) + spent
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
-    """One frame between the eye and the memory."""
-
-    frame: Frame
-    tokens: VisualTokens
-    num_tokens: int
-    tower: VisionTower
-    encoded: Encoded
-    row: int
-    """Of the batch in `encoded`."""

@@ -1,23 +1,40 @@
-"""Turning a frame's tokens into a block that the language model reads."""
+"""Turning tokens into a block that the language model reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from onlooker.core.contracts import VideoModel
 from onlooker.core.spans import Layout
 from onlooker.core.tokens import VisualTokens
 from onlooker.engine.packing import Work
-from onlooker.kvstore import Chunk, KVStore
+from onlooker.kvstore import Chunk, Held, KVStore
 
 
-def read_frames(
-    model: VideoModel, store: KVStore, tokens: VisualTokens, time_s: float, layout: Layout
-) -> tuple[Work, Chunk]:
-    """The work of reading one frame: its time as text (if the model knows times), its visual tokens, and its end mark.
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What is read of a patch: its time as text (if the model knows times), its visual tokens, and its end mark."""
 
-    Opens a chunk in the store, which the caller seals after the pass or aborts. Raises `CapacityError` when the store
-    has no room; nothing is changed then.
-    """
-    before, after = model.frame_ids(time_s), model.frame_closing_ids()
+    embeddings: Tensor
+    """`[tokens, hidden_dim]`."""
+    held: Held
+    """Where and when: as a block that a question reads itself."""
+    extras: Mapping[str, Tensor] | None
+    """Rows that enter language layers beside some of the tokens, each `[tokens, ...]`."""
+
+    def begin(self, store: KVStore) -> tuple[Work, Chunk]:
+        """The work of reading it into a store, and the chunk it opens there, which the caller seals after the pass or
+        aborts. Raises `CapacityError` when the store has no room; nothing is changed then."""
+        at = self.held
+        chunk = store.begin("vision", at.start_s, at.end_s, at.positions, at.extent, at.clock)
+        return Work(self.embeddings, chunk, self.extras), chunk
+
+
+def reading_of(model: VideoModel, tokens: VisualTokens, start_s: float, end_s: float, layout: Layout) -> Reading:
+    """What the model reads of tokens that were seen from one stream time to another."""
+    before, after = model.frame_ids((start_s + end_s) / 2), model.frame_closing_ids()
     before_place, seen_from = model.place_text(len(before))
     place, reach = model.place_tokens(tokens, layout)
     after_place, after_reach = model.place_text(len(after))
@@ -30,9 +47,9 @@ def read_frames(
         for name, rows in tokens.extras.items()
         if name in model.language_extras
     }
-    chunk = store.begin("vision", time_s, time_s, positions, after_from + after_reach)
-    return Work(embeddings, chunk, extras or None), chunk
+    held = Held(start_s, end_s, positions, after_from + after_reach, model.clock(start_s))
+    return Reading(embeddings, held, extras or None)
 
 
-def _zeros(rows: torch.Tensor, count: int) -> torch.Tensor:
+def _zeros(rows: Tensor, count: int) -> Tensor:
     return rows.new_zeros(count, *rows.shape[1:])

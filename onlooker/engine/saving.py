@@ -14,13 +14,14 @@ from onlooker.core import registry
 from onlooker.core.checks import number, whole
 from onlooker.core.errors import InputError, OnlookerError
 from onlooker.core.events import SessionStats
+from onlooker.core.frame import Frame
 
 if TYPE_CHECKING:
     from onlooker.engine.engine import Engine
     from onlooker.engine.session import Session
 
-FORMAT = 2
-_FACTS = ("format", "made_by", "time_s", "frames", "totals", "parts", "on_host", "sha256")
+FORMAT = 3
+_FACTS = ("format", "made_by", "time_s", "frames", "waiting", "totals", "parts", "on_host", "sha256")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +62,14 @@ def save(session: "Session", engine: "Engine") -> Saved:
                 on_host.append(f"{part}/{name}")
             # A copy each: files refuse tensors that share memory, and the stream goes on.
             tensors[f"{part}/{name}"] = tensor.to("cpu", copy=True).contiguous()
+    for n, frame in enumerate(session.waiting):
+        tensors[f"waiting/{n}"] = torch.from_numpy(frame.image.copy())
     facts = {
         "format": FORMAT,
         "made_by": made_by(engine),
         "time_s": session.time_s,
         "frames": session.frames,
+        "waiting": [{"time_s": frame.time_s, "wall_time_s": frame.wall_time_s} for frame in session.waiting],
         "totals": dataclasses.asdict(session.totals),
         "parts": parts,
         "on_host": on_host,
@@ -87,6 +91,9 @@ def load(engine: "Engine", saved: Saved, *, trace: bool = False) -> "Session":
                 held = {n: t if f"{part}/{n}" in facts["on_host"] else t.to(engine.device) for n, t in held.items()}
             holder.load(held, facts["parts"][part])
         session.time_s, session.frames = facts["time_s"], facts["frames"]
+        session.waiting = tuple(
+            Frame(tensors[f"waiting/{n}"].numpy().copy(), **times) for n, times in enumerate(facts["waiting"])
+        )
         session.totals = SessionStats(**facts["totals"])
     except OnlookerError:
         session.close()
@@ -101,7 +108,12 @@ def made_by(engine: "Engine") -> dict[str, Any]:
     """The model and the methods as they were configured, whatever is in their place under load."""
     methods = {kind: registry.describe(method) for kind, method in engine.methods.items()}
     spec = engine.model.spec
-    return {"model": spec.name, "dtype": str(spec.dtype).removeprefix("torch."), "methods": methods}
+    return {
+        "model": spec.name,
+        "dtype": str(spec.dtype).removeprefix("torch."),
+        "patch_frames": engine.model.patch_frames,
+        "methods": methods,
+    }
 
 
 def checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
@@ -135,6 +147,8 @@ def _check(engine: "Engine", saved: Saved) -> None:
         whole("frames of a snapshot without a time", facts["frames"], most=0)
     else:
         number("time_s of a snapshot", facts["time_s"], least=0.0)
+    if not isinstance(facts["waiting"], list) or len(facts["waiting"]) >= engine.model.patch_frames:
+        raise InputError("the snapshot is damaged", given="frames that wait", do="take a new one")
     if not isinstance(facts["on_host"], list) or not isinstance(facts["parts"], Mapping):
         raise InputError("the snapshot is damaged", given="on_host or parts", do="take a new one")
     _check_totals(facts["totals"])
@@ -147,6 +161,9 @@ def _check_totals(totals: Any) -> None:
     for name, total in totals.items():
         if isinstance(fields[name], int):
             whole(f"total {name} of a snapshot", total, least=0)
+            continue
+        if isinstance(fields[name], float):
+            number(f"total {name} of a snapshot", total, least=0.0)
             continue
         if not isinstance(total, Mapping):
             raise InputError("the snapshot's totals are damaged", given=f"{name}={total!r}"[:200], do="take a new one")

@@ -18,6 +18,7 @@ from onlooker.core.kinds import KINDS
 from onlooker.core.spans import Layout, Plan, Span
 from onlooker.core.state import StreamState
 from onlooker.engine.asking import Asking, Unread
+from onlooker.engine.reading import Reading
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved, save
 from onlooker.engine.watching import Watch
@@ -61,10 +62,14 @@ class Session:
         self.unread: Catalog[Unread] = Catalog()
         """Frames that are read at a question only."""
         self._next_unread = 0
-        self.seen: Any = None
-        """The newest frame's tokens, between the eye and the memory (the engine's)."""
+        self.arrival: Any = None
+        """The newest frame between the eye and the memory (the engine's)."""
         self._working: dict[str, StreamState] | None = None
         """What they remember with the frame that is being worked on."""
+        self.waiting: tuple[Frame, ...] = ()
+        """The newest frames, which are no whole patch yet (see `VideoModel.patch_frames`)."""
+        self.looked_ahead: Any = None
+        """What was seen of `waiting` because somebody asked (the engine's)."""
         self.traces = trace
         self.trace: Trace | None = None
         self.frames = 0
@@ -145,6 +150,7 @@ class Session:
         held = dict(self.store.num_bytes())
         held |= {f"{kind}_state": state.num_bytes() for kind, state in self.states.items()}
         held["unread_frames"] = sum(one.frame.nbytes for one in self.unread.values())
+        held["held_frames"] = sum(frame.image.nbytes for frame in self.waiting)
         return dataclasses.replace(self.totals, stage_s=dict(self.totals.stage_s), memory_bytes=held)
 
     def export(self) -> Saved:
@@ -167,7 +173,7 @@ class Session:
         """An independent session that has seen what this one has: what happens to one is not seen by the other."""
         self.check_open()
         twin = copy.copy(self)
-        twin.seen = twin._working = None
+        twin.arrival = twin._working = None
         twin.states = {kind: state.fork() for kind, state in self.states.items()}
         twin.store = self.store.fork()
         twin.unread = self.unread.copy()
@@ -182,7 +188,8 @@ class Session:
             return
         self.tell(Closed(self.time_s or 0.0, self.frames))
         self.closed, self.trace = True, None
-        self.unread, self.seen, self._working = Catalog(), None, None
+        self.unread, self.arrival, self._working = Catalog(), None, None
+        self.waiting, self.looked_ahead = (), None
         self.states = self._engine.new_states()
         # A store with nothing but the prefix takes the old one's place, so that its memory is free at once.
         self.store = self._engine.new_store()
@@ -233,13 +240,17 @@ class Session:
         self._working = {kind: working(kind, state) for kind, state in self.states.items()}
         return self._working
 
+    def forks(self) -> dict[str, StreamState]:
+        """Copies of what the methods remember, for a look that the stream shall not know of."""
+        return {kind: state.fork() for kind, state in self.states.items()}
+
     def give_up(self) -> None:
         """The frame that is being worked on is not remembered: the states are what they were before. One that was
         written in place is dropped: what it says may be half of each."""
         for kind, written in (self._working or {}).items():
             if self.states[kind] is written:
                 self.states[kind] = self._engine.new_states()[kind]
-        self._working, self.seen = None, None
+        self._working, self.arrival = None, None
 
     def keep_block(self, chunk: Chunk) -> Plan:
         """Keep the block of a frame that was read, and of the others what the memory plans. An error leaves everything
@@ -255,12 +266,16 @@ class Session:
         self.totals.tokens_read += span.num_tokens
         return plan
 
-    def keep_unread(self, frame: Any, num_tokens: int, time_s: float) -> Plan:
+    def held(self) -> Sequence[Reading]:
+        """What has been seen and is not remembered yet, as a question reads it."""
+        return self._engine.held(self)
+
+    def keep_unread(self, frame: Any, num_tokens: int, start_s: float, end_s: float) -> Plan:
         """Keep a frame's tokens (or its picture) for a memory that reads at the question, and of the others what it
         plans. An error leaves everything as it was before the frame."""
         assert self._working is not None, "no frame is being worked on"
         place, unread, state = self._next_unread, self.unread.copy(), self._working["memory"]
-        unread[place] = Unread(Span(place, "vision", num_tokens, time_s, time_s), frame)
+        unread[place] = Unread(Span(place, "vision", num_tokens, start_s, end_s), frame)
         plan = self.memory.plan(Spans(unread.copy()), state)
         for gone in (*plan.forget, *plan.park):
             if gone not in unread:
@@ -269,14 +284,22 @@ class Session:
         self.unread, self._next_unread = unread, place + 1
         return plan
 
+    def hold(self, waiting: tuple[Frame, ...], now: float) -> None:
+        """These frames wait for the next one; those that have waited until now are remembered."""
+        done = [frame for frame in self.waiting if all(frame is not other for other in waiting)]
+        self.totals.held_s += sum(now - frame.time_s for frame in done)
+        self.waiting, self.looked_ahead = waiting, None
+
     def taken(self, event: FrameTaken, plan: Plan) -> FrameTaken:
         """A frame is remembered: what its methods know takes effect. Count it and tell of it."""
-        assert self._working is not None, "no frame is being worked on"
-        self.states, self._working, self.seen = self._working, None, None
+        if self._working is not None:  # else the frame waits, and nothing was done yet
+            self.states = self._working
+        self._working, self.arrival = None, None
         self.frames += 1
         self.time_s = event.time_s
         totals = self.totals
         totals.frames += 1
+        totals.frames_held += event.held
         totals.refreshed_frames += event.refreshed
         totals.tokens_seen += event.tokens_seen
         totals.tokens_kept += event.tokens_kept

@@ -1,7 +1,7 @@
 """Rules over streams: the probability of yes to a standing question, and whether it is worth an alert."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from onlooker.core.spans import Layout
 from onlooker.core.state import StreamState
 from onlooker.engine.asking import Asking, Unread
 from onlooker.engine.packing import Work
+from onlooker.engine.reading import Reading
 from onlooker.engine.sampling import Decoding
 from onlooker.kvstore import Catalog, KVStore
 from onlooker.respond import Rule, check_names
@@ -77,7 +78,15 @@ class Probe:
         self.probability: float | None = None
         self.mass: float | None = None
         self._words = words
-        asked = _Quiet(session.model, session.memory, session.states, session.store, session.unread, session.layout)
+        asked = _Quiet(
+            session.model,
+            session.memory,
+            session.states,
+            session.store,
+            session.unread,
+            session.layout,
+            session.held,
+        )
         self._asking = Asking(asked, prompt, self.time_s, (0.0, self.time_s), Decoding(max_new_tokens=1))
 
     @property
@@ -112,6 +121,7 @@ class _Quiet:
     store: KVStore
     unread: Catalog[Unread]
     layout: Layout
+    held: Callable[[], Sequence[Reading]]
 
     def note_answer(self, answer: Answer) -> None:
         pass
@@ -141,6 +151,11 @@ class _Standing:
     probability: float | None = None
     highest: float | None = None
     mass: float | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether its policy wants the model's probability."""
+        return "speak_probability" in self.rule.policy.needs
 
 
 @dataclass(frozen=True)
@@ -217,9 +232,11 @@ class Watch:
         """The looks that are due at the frame the session has just taken in; none while the last is in flight.
 
         A look that there is no room for is skipped and told to the session as `Failed`; the others are not affected.
+        Of a frame that is held, only a probe can tell anything: other policies look when its patch is complete.
         """
         moment = Moment(taken.time_s, taken.tokens_kept / max(1, taken.tokens_seen), taken.recomputed_ratio)
-        return [probe for one in self._standing.values() if (probe := self._start(one, frame, moment))]
+        standing = [one for one in self._standing.values() if not taken.held or one.asks]
+        return [probe for one in standing if (probe := self._start(one, frame, moment))]
 
     def take(self) -> list[Alert]:
         """Alerts of the looks that have ended since the last call; each is also an event of the session."""
@@ -243,7 +260,7 @@ class Watch:
             one.skipped += 1
             return None
         probe = None
-        if "speak_probability" in one.rule.policy.needs:
+        if one.asks:
             assert self._words is not None
             try:
                 probe = Probe(self.session, one.rule.prompt, self._words)

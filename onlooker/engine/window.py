@@ -83,7 +83,7 @@ class WindowEngine(Engine):
         session.begin(1)
         try:
             # A copy: the caller may write the next frame into the same memory before anyone asks.
-            plan = session.keep_unread(frame.image.copy(), 1, frame.time_s)
+            plan = session.keep_unread(frame.image.copy(), 1, frame.time_s, frame.time_s)
         except Exception as error:  # a faulty policy is this stream's affair
             return session.refused(frame.time_s, release(error))
         return session.taken(

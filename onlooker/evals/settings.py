@@ -48,6 +48,7 @@ class RunSettings:
     max_new_tokens: int = 12
     device: str = "auto"
     dtype: str = "auto"
+    pairs: bool | None = None
     device_budget_bytes: int | None = None
     host_budget_bytes: int | None = None
     layout: str = ""
@@ -88,6 +89,8 @@ class RunSettings:
     def key(self) -> str:
         """A short name for these settings; the device and how many videos run side by side are no part of it."""
         rest = {k: v for k, v in self.as_dict().items() if k not in ("name", "parallel", "device")}
+        if self.pairs is None:  # as the keys were before there was a choice
+            del rest["pairs"]
         return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
@@ -166,7 +169,7 @@ def _engine_system(settings: RunSettings) -> EngineSystem:
     from onlooker.engine.window import WindowEngine
 
     methods: dict[str, Any] = {"encoder": settings.encoder, "compressor": _compressor(settings.compressor)}
-    model = _model(settings.model, settings.dtype, settings.device)
+    model = _model(settings.model, settings.dtype, settings.device, settings.pairs)
     from onlooker.core.contracts import ClipModel
 
     if isinstance(model, ClipModel):
@@ -186,11 +189,11 @@ def _engine_system(settings: RunSettings) -> EngineSystem:
 
 
 @lru_cache(maxsize=1)
-def _model(source: str, dtype: str, device: str) -> Any:
+def _model(source: str, dtype: str, device: str, pairs: bool | None) -> Any:
     """The model, which the runs of a grid share: it holds no state."""
     from onlooker import models
 
-    return models.load(source, dtype=dtype, device=device)
+    return models.load(source, dtype=dtype, device=device, pairs=pairs)
 
 
 def _compressor(text: str) -> Any:

@@ -185,6 +185,11 @@ class QuestionView:
                 counts[block] = counts.get(block, 0) + 1
         return counts
 
+    def find(self, block: int) -> Span | None:
+        """A block there was to choose from, or that was held; None for another."""
+        held = next((span for span in self.held_spans if span.id == block), None)
+        return held or self.spans.find(block)
+
     def num_bytes(self) -> int:
         """Device bytes that exist because of this view; an arena the stream has left counts for each view of it."""
         left = self._reader is not None and self._sources.arena is not self._store._window.arena

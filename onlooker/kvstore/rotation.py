@@ -39,4 +39,6 @@ def shifted(positions: list[Tensor], offsets: list[Offset]) -> Tensor:
     together = torch.cat(positions, dim=1)
     counts = torch.tensor([p.shape[1] for p in positions])
     steps = torch.repeat_interleave(torch.tensor(offsets).T, counts, dim=1)
-    return together + steps.to(together.device)
+    if together.is_cuda:
+        steps = steps.pin_memory()  # so that the copy is not waited for
+    return together + steps.to(together.device, non_blocking=True)

@@ -46,7 +46,7 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
                 "end_s": entry.span.end_s,
                 "extent": entry.block.extent,
                 "clock": entry.block.clock,
-                "offset": window.offsets.get(entry.span.id),
+                "offset": list(window.offsets[entry.span.id]) if entry.span.id in window.offsets else None,
             }
             for entry in entries
         ],

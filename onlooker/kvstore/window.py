@@ -25,11 +25,12 @@ class Window:
 
     The position rule while watching is `pack`: a block starts where the one before it ends (or, inside a long video, as
     its clock says: see `Placing`), and the prefix ends where the first block begins, on each axis. Only distances
-    matter to rotary attention, so when the oldest blocks leave, the others keep the rotation they were written with,
-    and only the prefix is rotated anew (from raw keys) and written in front of the new first block. When positions
-    would pass `position_limit` (or twice the live positions, if those are more), or a block leaves from the middle, all
-    resident keys are rotated anew from their raw keys, starting at zero, in a fresh arena. Raw keys are moved, never
-    changed.
+    matter to rotary attention, so when blocks leave, those behind them keep the rotation they were written with, and
+    only what stays in front of them (the prefix, perhaps sinks and old text) is rotated anew from its raw keys and
+    written before the first block behind. When positions would pass `position_limit` (or twice the live positions, if
+    those are more), all resident keys are rotated anew from their raw keys, starting at zero, in a fresh arena. Raw
+    keys are moved, never changed. Behind a long video that has lost its beginning, text and further videos stay where
+    they were, so that their distance is that of the whole video.
 
     Whatever needs memory comes first in every act, and what changes the window needs none: an act that fails for want
     of memory has done nothing.
@@ -103,15 +104,20 @@ class Window:
         """
         if not leaving:
             return
-        first, count = int(self.prefix is not None), len(leaving)
-        if leaving == set(itertools.islice(reversed(self.blocks), count)) and not self.arena.is_read(
+        if leaving == set(itertools.islice(reversed(self.blocks), len(leaving))) and not self.arena.is_read(
             min(self.row_of(block) for block in leaving), self.tail
         ):
             self._retract(leaving)
-        elif leaving == set(itertools.islice(self.blocks, first, first + count)):
-            self._slide(leaving)
+            return
+        gone, anchors, blocks = [], [], iter(self.blocks.values())
+        while len(gone) < len(leaving):
+            block = next(blocks)
+            (gone if block.id in leaving else anchors).append(block)
+        after = next(blocks, None)
+        if after is None and len(anchors) > int(self.prefix is not None):
+            self._repack(anchors)
         else:
-            self._repack([block for number, block in self.blocks.items() if number not in leaving])
+            self._slide(gone, anchors, after)
 
     def read(self, blocks: list[int]) -> slice | None:
         """The arena rows of these blocks if they are exactly what is resident, else None."""
@@ -141,39 +147,49 @@ class Window:
         self._drop(leaving)
         self.placing = Placing.behind(reversed(self.blocks.values()), self.offsets, self.spec.position_axes)
 
-    def _slide(self, leaving: set[int]) -> None:
-        """The oldest blocks are gone: their rows are free, and the prefix moves up behind them."""
-        prefix, head = self.prefix, self.head + sum(self.blocks[block].num_tokens for block in leaving)
-        first, count = int(prefix is not None), len(leaving)
-        gone, num_left = list(itertools.islice(self.blocks.values(), first, first + count)), len(self.blocks) - count
-        after = next(itertools.islice(self.blocks.values(), first + count, None), None)
-        if prefix is None:
-            self.head = head
-            self._drop(leaving)
-            self.placing.drop_oldest(gone, num_left, after)
-            return
-        start = self.placing.reach if after is None else self.offsets[after.id]
-        offset = tuple(place - prefix.extent for place in start)
-        size = prefix.num_tokens
-        raw, values = (tensor[:, :, self.head : self.head + size] for tensor in (self.arena.keys, self.arena.values))
-        if head < self.head + size:  # the new rows lie on the old ones
-            raw, values = raw.clone(), values.clone()
-        turned = torch.empty_like(raw)
-        self._rotate(raw, turned, [prefix], [offset])
+    def _slide(self, gone: list[Block], anchors: list[Block], after: Block | None) -> None:
+        """Some blocks are gone: what was before the last of them, the anchors, moves up to what comes after."""
+        num_left, size = len(self.blocks) - len(gone), sum(block.num_tokens for block in anchors)
+        end = self.tail if after is None else self.row_of(after.id)
+        head, placing = end - size, Placing(self.spec.position_axes)
+        offsets = [placing.place(block) for block in anchors]
+        come, goal = (
+            (self.placing.reach, placing.reach) if after is None else (self.offsets[after.id], placing.peek(after))
+        )
+        steps = [place - own for place, own in zip(come, goal, strict=True)]
+        offsets = [tuple(map(sum, zip(offset, steps, strict=True))) for offset in offsets]
+        rows: list[Tensor] = []
+        if anchors:
+            places = [slice(self.row_of(block.id), self.row_of(block.id) + block.num_tokens) for block in anchors]
+            several = len(places) > 1
+            raw, values = (
+                torch.cat([tensor[:, :, place] for place in places], dim=2) if several else tensor[:, :, places[0]]
+                for tensor in (self.arena.keys, self.arena.values)
+            )
+            if not several and head < places[0].stop:  # the new rows lie on the old ones
+                raw, values = raw.clone(), values.clone()
+            rows = [raw, values, torch.empty_like(raw)]
+            self._rotate(raw, rows[2], anchors, offsets)
         arena = self.arena
-        if arena.is_read(head, head + size):
-            # Copy on write: an open question reads the rows that the prefix is about to take.
+        if anchors and arena.is_read(head, end):
+            # Copy on write: an open question reads the rows that the anchors are about to take.
             arena = Arena(self.spec, arena.capacity)
-            arena.copy_rows(self.arena, head + size, self.tail, size)
-        self._drop(leaving)
-        self.placing.drop_oldest(gone, num_left - 1, after)
+            arena.copy_rows(self.arena, end, self.tail, size)
+        self._drop({block.id for block in gone})
         self.head = head
-        self.rows[prefix.id] = head + self.moved
-        self.offsets[prefix.id] = offset
         if arena is not self.arena:
             self._settle(arena, head)
-        for tensor, rows in zip(arena.tensors, (raw, values, turned), strict=True):
-            tensor[:, :, self.head : self.head + size] = rows
+        if anchors:
+            for tensor, moved_rows in zip(arena.tensors, rows, strict=True):
+                tensor[:, :, self.head : self.head + size] = moved_rows
+        row = self.head
+        for block, offset in zip(anchors, offsets, strict=True):
+            self.rows[block.id], self.offsets[block.id] = row + self.moved, offset
+            row += block.num_tokens
+        if len(anchors) > int(self.prefix is not None):
+            self.placing = Placing.behind(reversed(self.blocks.values()), self.offsets, self.spec.position_axes)
+        else:
+            self.placing.drop_oldest(gone, num_left - len(anchors), after)
 
     def _rotate_anew(self) -> None:
         """Give out positions from zero again."""

@@ -4,7 +4,7 @@ import difflib
 import importlib
 import pkgutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onlooker.models._shapes import SHAPES, Shape, random_model, shape_of
 
@@ -22,28 +22,34 @@ def families() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_") and not m.ispkg)
 
 
-def load(source: str | Path, dtype: str = "auto", device: str = "auto") -> "VideoModel":
+def load(source: str | Path, dtype: str = "auto", device: str = "auto", pairs: bool | None = None) -> "VideoModel":
     """A model by built-in name (`pocket`, `pocket-aware`), local folder or hub id (`owner/name`).
 
     The family is found by the `model_type` in `config.json`. `dtype` is `auto` (bfloat16 on CUDA, else float32),
-    `float32`, `float16` or `bfloat16`; `device` is `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Raises `ModelError` when
-    there is no such model, its family has no adapter, or its files are missing or damaged.
+    `float32`, `float16` or `bfloat16`; `device` is `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. `pairs` reads frames two at
+    a time, as the Qwen families were trained, or not; None is what suits the family. Raises `ModelError` when there is
+    no such model, its family has no adapter or no pairs, or its files are missing or damaged.
     """
-    return _load_family(*_find(str(source)), str(source), dtype, device)
+    return _load_family(*_find(str(source)), str(source), dtype, device, pairs)
 
 
-def load_any(source: str | Path, dtype: str = "auto", device: str = "auto") -> "VideoModel | ClipModel":
+def load_any(
+    source: str | Path, dtype: str = "auto", device: str = "auto", pairs: bool | None = None
+) -> "VideoModel | ClipModel":
     """As `load`, but a family without an adapter for which Transformers has an image language model is welcome too.
 
     It gives a `ClipModel`, which looks at the last frames anew at every question.
     """
     folder, kind = _find(str(source))
     if kind not in families():
+        from onlooker.core.errors import ModelError
         from onlooker.models._window import WindowModel, can_load
 
         if can_load(kind):
+            if pairs:
+                raise ModelError("a model without an adapter sees single pictures", given="pairs", do="leave it out")
             return WindowModel.from_pretrained(folder, dtype, device, name=str(source))
-    return _load_family(folder, kind, str(source), dtype, device)
+    return _load_family(folder, kind, str(source), dtype, device, pairs)
 
 
 def check_name(name: str) -> None:
@@ -77,7 +83,7 @@ def _find(name: str) -> tuple[Path, str]:
     return folder, read_config(folder)["model_type"]
 
 
-def _load_family(folder: Path, kind: str, name: str, dtype: str, device: str) -> "VideoModel":
+def _load_family(folder: Path, kind: str, name: str, dtype: str, device: str, pairs: bool | None) -> "VideoModel":
     from onlooker.core.contracts import VideoModel
     from onlooker.core.errors import ModelError
 
@@ -92,4 +98,5 @@ def _load_family(folder: Path, kind: str, name: str, dtype: str, device: str) ->
         if isinstance(thing, type) and issubclass(thing, VideoModel) and thing.__module__ == module.__name__
     ]
     assert len(found) == 1, f"{kind}.py must define one VideoModel, not {len(found)}"
-    return found[0].from_pretrained(folder, dtype, device, name=name)  # pyright: ignore[reportAttributeAccessIssue]
+    family: Any = found[0]
+    return family.from_pretrained(folder, dtype, device, name=name, pairs=pairs)

@@ -23,6 +23,8 @@ class CheckpointModel(VideoModel):
     """`model_type` of the family's checkpoints."""
     network_class: ClassVar[str]
     """Name of the family's class in Transformers."""
+    pairs: ClassVar[bool | None] = None
+    """Are frames read in pairs unless one asks for another form? None: the family reads single frames only."""
 
     def __init__(
         self,
@@ -57,11 +59,17 @@ class CheckpointModel(VideoModel):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, dtype: str = "auto", device: str = "auto", name: str | None = None
+        cls,
+        source: str | Path,
+        dtype: str = "auto",
+        device: str = "auto",
+        name: str | None = None,
+        pairs: bool | None = None,
     ) -> Self:
         """A checkpoint from a local folder or a hub id; code shipped with a checkpoint is never run.
 
-        `name` is what it is called in messages and results (default: the source).
+        `name` is what it is called in messages and results (default: the source). `pairs`: whether frames are read two
+        at a time (see `docs/concepts.md`); None is what suits the family.
         Raises `ModelError` for a missing, damaged or incomplete checkpoint, or one of another family.
         """
         import transformers  # its model classes cost seconds, so not before one is needed
@@ -69,12 +77,18 @@ class CheckpointModel(VideoModel):
         folder = find_folder(source)
         if (kind := read_config(folder)["model_type"]) != cls.model_type:
             raise ModelError(f"the checkpoint is no {cls.model_type}", given=kind, do="use onlooker.models.load")
+        if pairs and cls.pairs is None:
+            raise ModelError(
+                "this family reads single frames, never pairs", given=f"pairs=True, {kind}", do="leave pairs out"
+            )
         place, tokenizer = choose_device(device), load_tokenizer(folder)
         network = load_network(getattr(transformers, cls.network_class), folder, choose_dtype(dtype, place), place)
-        return cls.of_network(network, tokenizer, folder, name or str(source))
+        return cls.of_network(
+            network, tokenizer, folder, name or str(source), bool(cls.pairs if pairs is None else pairs)
+        )
 
     @classmethod
-    def of_network(cls, network: Any, tokenizer: Any, folder: Path, name: str) -> Self:
+    def of_network(cls, network: Any, tokenizer: Any, folder: Path, name: str, pairs: bool) -> Self:
         """A loaded network with the processor settings and the chat template of `folder`."""
         raise NotImplementedError
 

@@ -91,22 +91,33 @@ VIDEO_FIRST = (
 
 def processor_settings(folder: Path, places: Sequence[tuple[str, str | None]] = VIDEO_FIRST) -> dict[str, Any]:
     """The first settings of a processor that tell a mean. Raises `ModelError` when there are none, or damaged ones."""
-    for name, part in places:
-        path = folder / name
-        if path.is_file():
-            try:
-                settings = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise ModelError(
-                    "the checkpoint's image processor settings cannot be read",
-                    given=f"{path}: {error}",
-                    do="fetch the checkpoint again",
-                ) from error
-            settings = settings if part is None else settings.get(part)
-            if settings and "image_mean" in settings:
-                return settings
+    for place in places:
+        if settings := _settings(folder, place):
+            return settings
     raise ModelError(
         "the checkpoint has no image processor settings",
         given=str(folder),
         do="add its preprocessor_config.json or processor_config.json",
     )
+
+
+def has_settings(folder: Path, place: tuple[str, str | None]) -> bool:
+    """Whether there are settings in this place."""
+    return _settings(folder, place) is not None
+
+
+def _settings(folder: Path, place: tuple[str, str | None]) -> dict[str, Any] | None:
+    name, part = place
+    path = folder / name
+    if not path.is_file():
+        return None
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            "the checkpoint's image processor settings cannot be read",
+            given=f"{path}: {error}",
+            do="fetch the checkpoint again",
+        ) from error
+    settings = settings if part is None else settings.get(part)
+    return settings if settings and "image_mean" in settings else None

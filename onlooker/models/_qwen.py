@@ -16,33 +16,49 @@ from onlooker.models._prompt import Prompt
 from onlooker.models._qwen_pixels import FittedPixels
 from onlooker.models._qwen_vision import QwenVision
 
+MOST_APART_S = 10.0
+"""Seconds between the frames of a pair at most: what lies further apart in a stream is not one moment. The families saw
+hours at 768 frames, which are as far apart."""
+
 
 class QwenVideoModel(CheckpointModel):
     """A Qwen-VL checkpoint of either family.
 
-    A stream is read as a row of one-frame videos, each between the family's vision marks. Within a frame the time axis
-    stands still and rows and columns count up from the frame's start; text counts up on all axes. What follows a frame
-    starts behind its longer side. For a video of one frame, every version of Transformers places the following text so;
-    they differ for longer ones (behind the longer side, or behind the largest position of all), which never occur here.
-    Positions are made here and in the store only: the network's own count (`rope_deltas`) is neither read nor written.
+    With `pairs`, as the families were trained: two frames are one patch in time, and bounds on pixels are those for
+    videos. Without: a stream is a row of videos of one frame each, which is shown twice, as on the families' image
+    path. What a video is between, and how patches lie in it, is the family's affair.
+
+    Within a patch the time axis stands still and rows and columns count up from its start; text counts up on all axes.
+    What follows a video starts behind the largest position in it: the rule of the original code and of Transformers up
+    to 4.57. (5.17 and 5.23 start behind the longer side, so that the text would overlap the later moments of a long
+    video; for a video of one patch it is the same.) Positions are made here and in the store only: the network's own
+    count (`rope_deltas`) is neither read nor written.
     """
 
     vision_class: ClassVar[type[QwenVision]]
+    bounded_frames: ClassVar[int]
+    """Frames of a video that its processor's bounds on pixels are bounds on, together."""
+    pairs = True
 
-    def __init__(self, network: Any, tokenizer: Any, pixels: FittedPixels, prompt: Prompt, name: str) -> None:
+    def __init__(
+        self, network: Any, tokenizer: Any, pixels: FittedPixels, prompt: Prompt, name: str, pairs: bool
+    ) -> None:
         # A frame takes as many positions as its longer side whether tokens were dropped or not, so packing wins little.
         super().__init__(network, tokenizer, prompt, name, position_axes=3, layout="keep")
         self.vision = self.vision_class(network)
         self._pixels = pixels
         self._start_id, self._end_id = network.config.vision_start_token_id, network.config.vision_end_token_id
+        if pairs:
+            self.patch_frames, self.patch_s = network.config.vision_config.temporal_patch_size, MOST_APART_S
 
     @classmethod
-    def of_network(cls, network: Any, tokenizer: Any, folder: Path, name: str) -> Self:
+    def of_network(cls, network: Any, tokenizer: Any, folder: Path, name: str, pairs: bool) -> Self:
         config = network.config
         sizes = config.vision_config
-        pixels = FittedPixels.of_checkpoint(folder, sizes.patch_size, sizes.spatial_merge_size)
+        video_frames = cls.bounded_frames if pairs else None
+        pixels = FittedPixels.of_checkpoint(folder, sizes.patch_size, sizes.spatial_merge_size, video_frames)
         marks = [config.vision_start_token_id, config.video_token_id, config.vision_end_token_id]
-        return cls(network, tokenizer, pixels, Prompt.from_folder(tokenizer, marks, folder), name)
+        return cls(network, tokenizer, pixels, Prompt.from_folder(tokenizer, marks, folder), name, pairs)
 
     # ------------------------------------------------------------------------------------------------ seeing
 
@@ -54,6 +70,9 @@ class QwenVideoModel(CheckpointModel):
 
     def tower(self, pixels_shape: tuple[int, ...]) -> VisionTower:
         return self.vision.tower(*self.vision.patches(pixels_shape))
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        return self._pixels.resize(image)
 
     # ------------------------------------------------------------------------------------------------ reading
 

@@ -5,27 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onlooker.core.errors import InputError, ModelError
-from onlooker.models._pixels import MODES, Pixels, processor_settings
+from onlooker.models._pixels import MODES, Pixels, has_settings, processor_settings
 
-MOST_FRAME_TOKENS = 768
-"""Most language tokens of one frame of a video, as in the family's reference code for videos."""
+MOST_FRAME_TOKENS, LEAST_FRAME_TOKENS = 768, 128
+"""Most and fewest language tokens of one frame of a video, as in the family's reference code for videos."""
 LONGEST_ASPECT = 200
 """The family refuses pictures whose sides differ more than this."""
 
-_IMAGE_FIRST = (
-    ("preprocessor_config.json", None),
-    ("processor_config.json", "image_processor"),
-    ("video_preprocessor_config.json", None),
-    ("processor_config.json", "video_processor"),
-)
+_IMAGE = (("preprocessor_config.json", None), ("processor_config.json", "image_processor"))
+_VIDEO = (("video_preprocessor_config.json", None), ("processor_config.json", "video_processor"))
 
 
 @dataclass(frozen=True)
 class FittedPixels(Pixels):
     """Keeps a picture's aspect ratio: both sides become multiples of `factor`, their product stays within bounds.
 
-    A live frame is treated as the family treats an image, since the bounds for videos are bounds on whole clips. A
-    frame has at most `MOST_FRAME_TOKENS` tokens, whatever an image may have.
+    A single frame is treated as the family treats an image; frames of a video as its processor for videos does, where
+    the checkpoint has settings of its own for that, else with `LEAST_FRAME_TOKENS` at least. A frame has at most
+    `MOST_FRAME_TOKENS` tokens, whatever an image or a whole clip may have.
     """
 
     factor: int = 28
@@ -34,14 +31,21 @@ class FittedPixels(Pixels):
     max_pixels: int = MOST_FRAME_TOKENS * 28 * 28
 
     @classmethod
-    def of_checkpoint(cls, folder: Path, patch_size: int, merge_size: int) -> "FittedPixels":
-        """Read the processor's settings. Raises `ModelError` when there are none, or none we can follow."""
-        settings = processor_settings(folder, _IMAGE_FIRST)
+    def of_checkpoint(
+        cls, folder: Path, patch_size: int, merge_size: int, video_frames: int | None = None
+    ) -> "FittedPixels":
+        """Read the processor's settings: those for images, or for videos whose bounds hold for so many frames
+        together. Raises `ModelError` when there are none, or none we can follow."""
+        settings = processor_settings(folder, _IMAGE + _VIDEO if video_frames is None else _VIDEO + _IMAGE)
         factor = patch_size * merge_size
+        is_video = video_frames is not None and any(has_settings(folder, place) for place in _VIDEO)
+        share = video_frames if video_frames is not None and is_video else 1
         try:
             size, mode = settings.get("size") or {}, MODES[settings.get("resample", 3)]
-            least = settings.get("min_pixels") or size["shortest_edge"]
-            most = settings.get("max_pixels") or size["longest_edge"]
+            least = (settings.get("min_pixels") or size["shortest_edge"]) // share
+            most = (settings.get("max_pixels") or size["longest_edge"]) // share
+            if video_frames is not None and not is_video:
+                least = max(least, min(most, LEAST_FRAME_TOKENS * factor**2))
             made_for = (settings.get("patch_size", patch_size), settings.get("merge_size", merge_size))
         except (KeyError, TypeError) as error:
             raise ModelError(

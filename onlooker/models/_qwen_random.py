@@ -19,7 +19,8 @@ def random_qwen(shape: QwenShape, dtype: torch.dtype, device: torch.device, word
     adapter = getattr(importlib.import_module(f"onlooker.models.{shape.family}"), _CLASSES[shape.family][1])
     factor = 2 * shape.patch_size
     pixels = FittedPixels(size=(0, 0), factor=factor, max_pixels=MOST_FRAME_TOKENS * factor**2)
-    return adapter(_filled(empty_network(shape, dtype), device), wordless, pixels, wordless, shape.name)
+    # Frame by frame: what is timed is a frame through the tower, whether it is one picture or two.
+    return adapter(_filled(empty_network(shape, dtype), device), wordless, pixels, wordless, shape.name, pairs=False)
 
 
 def random_vision(shape: QwenShape, dtype: torch.dtype, device: torch.device) -> QwenVision:

@@ -2,8 +2,8 @@
 
 Bai et al., "Qwen2.5-VL Technical Report", arXiv 2502.13923; Qwen Team, "Qwen3-VL Technical Report", arXiv 2511.21631.
 
-A patch embedding takes two frames at once. Here a frame is its own pair, as on the families' image path, so that it can
-be encoded, and asked about, the moment it arrives; no frame ever attends to another one.
+A patch embedding takes two frames at once: a pair, or a single frame twice, as on the families' image path. No patch in
+time ever attends to another one.
 
 Tokens stay in the order of merge blocks (four neighbours that become one token lie side by side, blocks in raster
 order) in all layers and do not move to windows and back: which keys a query may see is the attention's own business.
@@ -189,14 +189,23 @@ class QwenVision:
         return rows // self.config.patch_size, cols // self.config.patch_size
 
     def embed_patches(self, pixels: Tensor) -> Tensor:
-        """`[streams, channels, rows, cols]` to `[streams, tokens, dim]`, in the order of merge blocks."""
+        """`[streams, channels, rows, cols]` to `[streams, tokens, dim]`, in the order of merge blocks.
+
+        Channels are those of one frame after the other; a single frame is taken as often as a patch has frames. Raises
+        `ModelError` for another number of frames.
+        """
         proj, size = self.module.patch_embed.proj, self.config.patch_size
         rows, cols = self.patches(tuple(pixels.shape))
+        frames, channels = self.config.temporal_patch_size, self.config.in_channels
+        if pixels.shape[1] not in (channels, frames * channels):
+            given = f"{pixels.shape[1]} channels"
+            raise ModelError("pixels do not fit the tower", given=given, do=f"give {channels} or {frames * channels}")
         blocks = pixels.to(proj.weight.dtype).unflatten(3, (-1, self.merge, size)).unflatten(2, (-1, self.merge, size))
-        # [streams, channels, block row, in row, y, block col, in col, x]
-        blocks = blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).flatten(1, 4).unsqueeze(3)
-        twice = blocks.expand(-1, -1, -1, self.config.temporal_patch_size, -1, -1).flatten(2)
-        hidden = F.linear(twice, proj.weight.flatten(1), proj.bias)
+        blocks = blocks.unflatten(1, (-1, channels))
+        # [streams, frames, channels, block row, in row, y, block col, in col, x]
+        blocks = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).flatten(1, 4)
+        blocks = blocks.expand(-1, -1, -1, frames, -1, -1).flatten(2)
+        hidden = F.linear(blocks, proj.weight.flatten(1), proj.bias)
         return hidden + self.added_to_patches(rows, cols).to(hidden.dtype)
 
     def added_to_patches(self, rows: int, cols: int) -> Tensor:

@@ -99,7 +99,7 @@ class LlavaOnevision(CheckpointModel):
         self.offers = frozenset({"timestamps"} if self._timestamps else ())
 
     @classmethod
-    def of_network(cls, network: Any, tokenizer: Any, folder: Path, name: str) -> "LlavaOnevision":
+    def of_network(cls, network: Any, tokenizer: Any, folder: Path, name: str, pairs: bool) -> "LlavaOnevision":
         pixels = Pixels.from_folder(folder)
         prompt = Prompt.from_folder(tokenizer, [network.config.video_token_id], folder)
         return cls(network, tokenizer, pixels, prompt, name)

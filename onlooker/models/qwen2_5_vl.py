@@ -1,9 +1,12 @@
 """Qwen2.5-VL: window attention, gated MLPs and 2-D rotary positions in the tower, M-RoPE in the decoder.
 
-Bai et al., "Qwen2.5-VL Technical Report", arXiv 2502.13923; weights and code through Transformers 5. Deviation from
-its forward pass: every frame is a video of its own (see `_qwen.QwenVideoModel`), so time is the order of frames, not
-the seconds between them, which this family tells its decoder by positions inside one long video only.
+Bai et al., "Qwen2.5-VL Technical Report", arXiv 2502.13923; weights and code through Transformers 5. This family tells
+its decoder the seconds between frames by positions inside one long video: a stream is one, between one pair of marks,
+in which patches of two frames share their rows and columns while the time axis advances with the clock. With
+`pairs=False` every frame is a video of its own, and time is the order of frames only (see `_qwen`).
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -39,7 +42,31 @@ class Qwen25VL(QwenVideoModel):
     model_type = MODEL_TYPE
     network_class = "Qwen2_5_VLForConditionalGeneration"
     vision_class = Vision
+    bounded_frames = 1
     vision: Vision
+
+    def prefix_ids(self) -> list[int]:
+        return [*super().prefix_ids(), *([self._start_id] if self._is_one_video else [])]
+
+    def frame_ids(self, time_s: float) -> list[int]:
+        return [] if self._is_one_video else super().frame_ids(time_s)
+
+    def frame_closing_ids(self) -> list[int]:
+        return [] if self._is_one_video else super().frame_closing_ids()
+
+    def closing_embeddings(self) -> Tensor:
+        return self.embed_text([self._end_id] if self._is_one_video else [])
+
+    def clock(self, time_s: float) -> int | None:
+        """Seconds since the stream began times the family's positions per second, rounded down as the library does.
+        Half a millisecond of grace: times of frames are rounded."""
+        if not self._is_one_video:
+            return None
+        return math.floor((time_s + 5e-4) * self.vision.config.tokens_per_second)
+
+    @property
+    def _is_one_video(self) -> bool:
+        return self.patch_frames > 1
 
     def project(
         self, encoded: Encoded, pixels_shape: tuple[int, ...]

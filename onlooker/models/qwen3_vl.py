@@ -1,7 +1,9 @@
 """Qwen3-VL: learned and rotary positions in the tower, DeepStack rows, and the time of each frame as text.
 
 Qwen Team, "Qwen3-VL Technical Report", arXiv 2511.21631; DeepStack: Meng et al., arXiv 2406.04334; weights and code
-through Transformers 5. Deviation from its forward pass: a frame is its own temporal patch (see `_qwen_vision`).
+through Transformers 5. Every patch in time is a video of its own, between marks and behind its time, which is the mean
+of its two frames'; the library's processor leaves a pair of marks around all of them besides, which is not followed
+(its own template and the model's report have none). With `pairs=False` a frame is its own patch (see `_qwen`).
 """
 
 from collections.abc import Mapping
@@ -50,6 +52,7 @@ class Qwen3VL(QwenVideoModel):
     model_type = MODEL_TYPE
     network_class = "Qwen3VLForConditionalGeneration"
     vision_class = Vision
+    bounded_frames = 2  # of a clip's volume, the least clip's share
     vision: Vision
     offers = frozenset({"timestamps", DEEPSTACK})
     language_extras = frozenset({DEEPSTACK})

@@ -54,6 +54,7 @@ class ModelSection(Section):
     name: str = "pocket-aware"
     device: str = "auto"
     dtype: str = "auto"
+    pairs: bool | None = None
     encoder: str = "stc_cacher"
     compressor: str = "stc_pruner"
     memory: str = MEMORY

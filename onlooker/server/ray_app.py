@@ -107,14 +107,19 @@ def build(given: dict[str, str]) -> Application:
     """The application, from arguments as `serve run` takes them.
 
     `model`, `workers` (their number), `num_gpus` (of each, 0 for CPU), `key_file` (needed beyond one machine),
-    `sources` (`NAME=URL,...`), and what engines are made with: `encoder`, `compressor`, `memory`, `device`, `dtype`.
-    Raises `InputError` for others.
+    `sources` (`NAME=URL,...`), and what engines are made with: `encoder`, `compressor`, `memory`, `device`, `dtype`,
+    `pairs` (true or false). Raises `InputError` for others.
     """
     rest = dict(given)
     model = rest.pop("model", "pocket-aware")
     workers, num_gpus = int(rest.pop("workers", 1)), float(rest.pop("num_gpus", 0))
     file, named = rest.pop("key_file", None), rest.pop("sources", "")
-    engine = {name: rest.pop(name) for name in (*of_engine(), "device", "dtype") if name in rest}
+    names = (*of_engine(), "device", "dtype")
+    engine: dict[str, Any] = {name: rest.pop(name) for name in names if name in rest}
+    if (pairs := rest.pop("pairs", None)) is not None:
+        if pairs not in ("true", "false"):
+            raise InputError("pairs is true or false", given=pairs, do="leave it out for what suits the model")
+        engine["pairs"] = pairs == "true"
     if rest:
         raise InputError("the application does not know an argument", given=", ".join(sorted(rest)), do="see its head")
     keys = tuple(line.strip() for line in Path(file).read_text().splitlines() if line.strip()) if file else ()

@@ -19,6 +19,7 @@ def frame_facts(event: FrameTaken, lag_s: float) -> dict[str, Any]:
         "tokens_seen": event.tokens_seen,
         "tokens_kept": event.tokens_kept,
         "refreshed": event.refreshed,
+        "held": event.held,
         "recomputed_ratio": event.recomputed_ratio,
         "lag_s": round(lag_s, 4),
     }

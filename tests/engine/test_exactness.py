@@ -29,7 +29,7 @@ def tiny_folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny_model(tiny_folder):
-    return load(tiny_folder, device="cpu")
+    return load(tiny_folder, device="cpu", pairs=False)
 
 
 def watch(engine, frames, **options):

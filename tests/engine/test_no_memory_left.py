@@ -10,8 +10,7 @@ from moving_pictures import make_frames
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from onlooker.core.errors import CapacityError
-from onlooker.engine import Decoding, Engine
-from onlooker.engine import engine as engine_module
+from onlooker.engine import Decoding, Engine, seeing
 from onlooker.engine.passes import Passes
 from onlooker.engine.scheduler import Promises, Rung, Scheduler
 
@@ -78,7 +77,7 @@ def test_streams_and_questions_survive_a_device_without_memory(tiny_model, memor
         report = scheduler.step()
         ended |= {asking: asking.answer() for asking, _ in report.texts if asking.done}
         assert not report.broken
-    assert all(lane.session.seen is None for lane in lanes)
+    assert all(lane.session.arrival is None for lane in lanes)
     assert scarce.failed > 20 and len(accepted) > 8, "the test tried what it is for"
     assert set(ended) == set(accepted)
     assert any(isinstance(end, Exception) for end in ended.values()) or refused
@@ -101,7 +100,7 @@ def test_streams_and_questions_survive_a_device_without_memory(tiny_model, memor
 
 def in_memory() -> set[int]:
     """Frames between eye and memory, which hold what their whole batch has become."""
-    return {id(held) for held in gc.get_objects() if type(held) is engine_module._Seen}
+    return {id(held) for held in gc.get_objects() if type(held) is seeing.Seen}
 
 
 def test_an_error_that_is_kept_keeps_no_tensors(tiny_model):

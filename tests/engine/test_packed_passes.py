@@ -22,7 +22,7 @@ MEMORIES = ("full", "sliding_window:window_tokens=30", "rekv:topk=3,recent=2,win
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def any_model(request, tmp_path_factory):
-    return load(make_family_folder(request.param, tmp_path_factory.mktemp(request.param)), device="cpu")
+    return load(make_family_folder(request.param, tmp_path_factory.mktemp(request.param)), device="cpu", pairs=False)
 
 
 def make_engine(model, memory, passes, **settings) -> Engine:

@@ -62,7 +62,7 @@ MEMORIES = {
 @pytest.fixture(scope="module", params=[*((family, "plain") for family in FAMILIES), ("llava_onevision", "packed")])
 def model_and_passes(request, tmp_path_factory):
     family, passes = request.param
-    return load(make_family_folder(family, tmp_path_factory.mktemp(family)), device="cpu"), passes
+    return load(make_family_folder(family, tmp_path_factory.mktemp(family)), device="cpu", pairs=False), passes
 
 
 def watched(engine: Engine):

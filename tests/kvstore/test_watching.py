@@ -4,7 +4,20 @@ import dataclasses
 
 import pytest
 import torch
-from stack import Stack, assert_same, digest, make_spec, new_store, noise, packed_past, place, raw, rotary, watch
+from stack import (
+    Stack,
+    assert_same,
+    digest,
+    everything,
+    make_spec,
+    new_store,
+    noise,
+    packed_past,
+    place,
+    raw,
+    rotary,
+    watch,
+)
 
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import Plan, Tier
@@ -271,3 +284,35 @@ def test_a_store_works_in_and_out_of_inference_mode():
     store.apply(Plan(forget=(3,)))
     store.close()
     assert not store.spans
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+@pytest.mark.parametrize("reading", [False, True])
+def test_a_run_leaves_from_behind_anchors_without_moving_what_comes_after(axes, reading):
+    """Sinks and old text stay, frames behind them go one by one: only what stays in front is rotated anew."""
+    stack = Stack(axes)
+    store = new_store(stack)
+    for number in range(12):
+        watch(stack, store, 3 + number % 2, number)
+    anchors = [0, 1, 2, 5]  # the prefix, two sinks, and later a note between frames
+    for number, gone in enumerate(([3], [4], [6, 7], [2, 8])):
+        view = store.question(everything) if reading else None
+        seen = None if view is None else view._contexts[0].keys.clone()
+        before = {span.id: raw(store, span.id) for span in store.spans}
+        behind = [span.id for span in store.spans if span.id > max(gone)]
+        arena, rows = store._window.arena, {block: store._window.row_of(block) for block in behind}
+        offsets = {block: store._window.offsets[block] for block in behind}
+        store.apply(Plan(forget=tuple(gone)))
+        anchors = [block for block in anchors if block not in gone]
+        assert [span.id for span in store.spans] == [*(n for n in anchors if n < max(gone)), *behind]
+        for block in (span.id for span in store.spans):
+            assert all(torch.equal(a, b) for a, b in zip(raw(store, block), before[block], strict=True))
+        assert {block: store._window.offsets[block] for block in behind} == offsets, "they keep their rotation"
+        if view is None:
+            assert store._window.arena is arena and rows == {b: store._window.row_of(b) for b in behind}
+        else:
+            assert seen is not None and torch.equal(view._contexts[0].keys, seen)
+            view.close()
+        past, reach = packed_past(store, [span.id for span in store.spans])
+        wanted, _ = stack.dense(noise(4, 50 + number), place(4, axes, 50 + number)[0] + reach, past)
+        assert_same(watch(stack, store, 4, 50 + number), wanted)

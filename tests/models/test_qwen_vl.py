@@ -18,13 +18,13 @@ SIZES = pytest.mark.parametrize("size", [(56, 56), (28, 28), (112, 112), (84, 14
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """Our model and the stock one of a family, made once."""
+    """Our model, which reads single frames, and the stock one of a family, made once (see also `test_qwen_pairs`)."""
     made = {}
 
     def get(family):
         if family not in made:
             folder = make_qwen_folder(tmp_path_factory.mktemp(family), family)
-            made[family] = load(folder, device="cpu"), load_stock(folder)
+            made[family] = load(folder, device="cpu", pairs=False), load_stock(folder)
         return made[family]
 
     return get

@@ -1,0 +1,105 @@
+"""What goes through the tower together, and what came of it: frames wait here until their patch is complete."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from onlooker.core.contracts import Encoded, VideoModel, VisionTower
+from onlooker.core.frame import Frame
+from onlooker.core.tokens import VisualTokens
+from onlooker.engine.session import Trace, as_trace
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Patch:
+    """Frames of one size that are one patch in time; where there are too few, the last one stands for the others."""
+
+    frames: tuple[Frame, ...]
+
+    @property
+    def start_s(self) -> float:
+        """Stream time of the first frame."""
+        return self.frames[0].time_s
+
+    @property
+    def end_s(self) -> float:
+        """Stream time of the last frame."""
+        return self.frames[-1].time_s
+
+    def pictures(self, count: int) -> list[Frame]:
+        """So many frames, the last one repeated."""
+        return [*self.frames, *[self.frames[-1]] * (count - len(self.frames))]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """A patch between the eye and the memory."""
+
+    patch: Patch
+    tokens: VisualTokens
+    num_tokens: int
+    """Before compression."""
+    tower: VisionTower
+    encoded: Encoded
+    row: int
+    """Of the batch in `encoded`."""
+
+    @property
+    def refreshed(self) -> bool:
+        """Whether it was computed densely."""
+        return self.encoded.refreshed[self.row] if self.encoded.refreshed else True
+
+    def trace(self) -> tuple[Trace, float]:
+        """For drawing it, and the share of the tower's work that was done anew. Waits for the device."""
+        tower, rows_cols = self.tower, self.tokens.grid
+        if self.encoded.recomputed is None:
+            share = torch.ones(tower.num_tokens)
+        else:
+            share = self.encoded.recomputed[self.row].float().cpu()
+        patches = share[tower.pinned :]
+        if tower.raster is not None:
+            patches = torch.zeros_like(patches).scatter(0, tower.raster.cpu(), patches)
+        kept = torch.zeros(rows_cols[0] * rows_cols[1], dtype=torch.bool)
+        kept[self.tokens.slot.cpu()] = True
+        trace = as_trace(self.patch.end_s, patches.view(tower.grid), kept.view(rows_cols), self.refreshed)
+        return trace, float(share.mean())
+
+
+@dataclass(slots=True, eq=False)
+class Arrival:
+    """A frame on its way into one stream: what it completes, what waits after it, and what was seen of it."""
+
+    frame: Frame
+    """As it was pushed."""
+    patch: Patch | None
+    """What is complete now; None: the frame waits for others."""
+    waiting: tuple[Frame, ...]
+    """The newest frames of the stream that are no patch yet, once this one is taken."""
+    seen: Seen | None = None
+
+
+def arrive(model: VideoModel, waiting: Sequence[Frame], frame: Frame) -> Arrival:
+    """What a new frame completes. Frames of different sizes, or too far apart, are no patch: those that have waited
+    are one by themselves then, and the new one waits."""
+    if model.patch_frames == 1:
+        return Arrival(frame, Patch((frame,)), ())
+    picture = model.resize(frame.image)
+    # A copy: the caller may write the next frame into the same memory before the patch is complete.
+    kept = replace(frame, image=picture.copy() if picture is frame.image else picture)
+    if waiting and (kept.image.shape != waiting[0].image.shape or frame.time_s - waiting[0].time_s > model.patch_s):
+        return Arrival(frame, Patch(tuple(waiting)), (kept,))
+    together = (*waiting, kept)
+    if len(together) < model.patch_frames:
+        return Arrival(frame, None, together)
+    return Arrival(frame, Patch(together), ())
+
+
+def batches(
+    groups: Mapping[tuple[int, ...], list[int]], most: Mapping[tuple[int, ...], int]
+) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+    """Members of groups by shape, as many at once as the encoder was prepared for (`most`, by shape)."""
+    for shape, members in groups.items():
+        count = most.get(shape, len(members))
+        for first in range(0, len(members), count):
+            yield shape, members[first : first + count]
