@@ -14,6 +14,7 @@ from onlooker.core.contracts import ResponsePolicy
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.frame import Frame
 from onlooker.core.state import StreamState
+from onlooker.encode import STCCacher
 from onlooker.engine import Decoding, Engine
 from onlooker.engine.packing import run_pass
 from onlooker.models import load
@@ -230,16 +231,15 @@ def test_an_accelerator_sees_a_pair_as_one_frame(model):
     dense = Engine(model, encoder="full", compressor="identity", memory="full")
     whole = Engine(model, encoder="stc_published:interval=4,recompute_ratio=1.0", compressor="identity", memory="full")
     close(scores_after(watch(dense, frames)), scores_after(watch(whole, frames)))
-    sparse = Engine(model, encoder="stc_cacher:interval=3", compressor="stc_pruner", memory="full")
-    sessions, flags = [sparse.open(), sparse.open(), sparse.open()], []
-    calls, encode = [], sparse.encoder.encode
+    calls, flags = [], []
 
-    class Counted(type(sparse.encoder)):
+    class Counted(STCCacher):
         def encode(self, tower, hidden, states):
             calls.append(len(states))
-            return encode(tower, hidden, states)
+            return super().encode(tower, hidden, states)
 
-    sparse.encoder = Counted(interval=3)
+    sparse = Engine(model, encoder=Counted(interval=3), compressor="stc_pruner", memory="full")
+    sessions = [sparse.open(), sparse.open(), sparse.open()]
     for number, frame in enumerate(frames):
         events = sparse.step([(session, frame) for session in sessions])
         if number % 2:
