@@ -13,7 +13,7 @@ from onlooker.encode.full import Full
 from onlooker.encode.stc_cacher import CacherState, STCCacher
 from onlooker.encode.stc_cacher._change import most_changed, projection, sketch, steps_of_change
 from onlooker.encode.stc_cacher._layer import reuse_layer
-from onlooker.encode.stc_cacher._state import of, stored
+from onlooker.encode.stc_cacher._state import SideBySide, of
 from onlooker.encode.stc_published import STCPublished
 from onlooker.models import shape_of
 
@@ -108,12 +108,13 @@ def test_those_who_look_attend_to_the_mixed_keys_and_values(kind):
     hidden, tau = frames[1:], of(state, "tau")[None]
     for number, layer in enumerate(tower.layers):
         before = {name: of(state, name)[number].clone() for name in ("keys", "values", "mlp", "entered", "middle")}
-        output, chosen = reuse_layer(tower, number, hidden, [state], tau, method.recomputed_tokens(tower))
+        kept = SideBySide([state])
+        output, chosen = reuse_layer(tower, number, hidden, kept, tau, method.recomputed_tokens(tower))
         normed = layer.norm(hidden)
         changed, mlp = chosen.changed[0, :, None], chosen.mlp[0, :, None]
         keys = torch.where(changed, layer.keys(normed)[0], before["keys"])
         values = torch.where(changed, layer.values(normed)[0], before["values"])
-        assert relative(stored([state], "keys", number, torch.float32)[0], keys) < 1e-6
+        assert relative(kept.stored("keys", number, torch.float32)[0], keys) < 1e-6
         middle = hidden + layer.out(layer.attend(layer.queries(normed), keys[None], values[None]))
         expected = middle + torch.where(mlp, layer.mlp(middle), before["mlp"])
         assert bool(chosen.looking.all()) and relative(output, expected) < 1e-5
