@@ -301,6 +301,10 @@ class VideoModel(ABC):
     def retrieval_ids(self, question: str) -> list[int]:
         """Token ids of the bare question, used to look for the memories that matter."""
 
+    def note_ids(self, text: str) -> list[int]:
+        """Token ids of a text that is written into the memory between frames (what was said, heard or thought)."""
+        return self.retrieval_ids(f"{text}\n")
+
     @abstractmethod
     def closing_embeddings(self) -> Tensor:
         """Embeddings between the last frame and the question, `[tokens, hidden_dim]` (may be empty)."""

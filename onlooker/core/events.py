@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from onlooker.core.frame import Frame
+from onlooker.core.spans import SpanKind
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -15,9 +16,11 @@ class Citation:
     start_s: float
     end_s: float
     share: float
-    """Share of the answer's attention to frames that fell on this span (0 to 1)."""
+    """Share of the answer's attention to frames and notes that fell on this span (0 to 1)."""
     recalled: float
     """Share of the language model's layers that could see this span when the answer was made (0 to 1)."""
+    kind: SpanKind = "vision"
+    """What is cited: frames, or a note of some kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +119,10 @@ class SessionStats:
     tokens_seen: int = 0
     tokens_kept: int = 0
     tokens_read: int = 0
-    """Everything that was prefilled while watching: timestamps and kept visual tokens."""
+    """Everything that was prefilled while watching: timestamps, kept visual tokens and notes."""
     answers: int = 0
+    notes: int = 0
+    """Texts written into the memory."""
     dropped_events: int = 0
     blocks_parked: int = 0
     blocks_forgotten: int = 0

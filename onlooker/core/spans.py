@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-SpanKind = Literal["prefix", "vision", "text"]
+SpanKind = Literal["prefix", "vision", "text", "speech", "caption", "thought"]
+"""What a block is: the prompt before the stream, a patch of frames, or a note of some kind (`NOTES`)."""
+NOTES: tuple[SpanKind, ...] = ("text", "speech", "caption", "thought")
+"""Kinds of blocks that were written into the memory as text."""
 Layout = Literal["keep", "pack"]
 """How positions are given out. `keep`: every slot of the full grid takes a position, pruned or not; `pack`: only the
 tokens that were kept do."""

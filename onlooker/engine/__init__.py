@@ -2,6 +2,7 @@
 
 from onlooker.engine.engine import Engine
 from onlooker.engine.lane import Lane
+from onlooker.engine.noting import Note, take_notes
 from onlooker.engine.promises import Busy, Promises
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved
@@ -15,10 +16,12 @@ __all__ = [
     "Decoding",
     "Engine",
     "Lane",
+    "Note",
     "Promises",
     "Saved",
     "Scheduler",
     "Session",
     "Trace",
     "Watch",
+    "take_notes",
 ]

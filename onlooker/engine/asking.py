@@ -13,10 +13,10 @@ from onlooker.core.checks import words
 from onlooker.core.contracts import MemoryPolicy, VideoModel
 from onlooker.core.errors import InputError, OnlookerError
 from onlooker.core.events import Answer, AnswerTiming, Citation, FinishReason, Usage
-from onlooker.core.spans import Layout, Recall, Span
+from onlooker.core.spans import NOTES, Layout, Recall, Span
 from onlooker.core.state import StreamState
 from onlooker.engine.packing import Work
-from onlooker.engine.reading import Reading, reading_of
+from onlooker.engine.reading import Reading, note_reading, reading_of
 from onlooker.engine.sampling import Decoding, Sampler
 from onlooker.kvstore import Catalog, KVStore, QuestionView, Spans
 
@@ -26,11 +26,18 @@ MOST_CITATIONS = 8
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """A frame that is read at a question only."""
+    """A frame or a note that is read at a question only."""
 
     span: Span
     frame: Any
-    """Its tokens, or its picture where the model takes no tokens."""
+    """Its tokens, or its picture where the model takes no tokens; of a note its token ids."""
+
+    def reading(self, model: VideoModel, layout: Layout) -> Reading:
+        """What the model reads of it."""
+        span = self.span
+        if span.kind in NOTES:
+            return note_reading(model, self.frame.tolist(), span.end_s, span.kind)
+        return reading_of(model, self.frame, span.start_s, span.end_s, layout)
 
 
 class Asked(Protocol):
@@ -197,8 +204,7 @@ class Asking:
             chosen = recalled_frames(session, visible, bool(held))
             self._store = session.store.fork()
             for one in chosen:
-                reading = reading_of(model, one.frame, one.span.start_s, one.span.end_s, layout)
-                work, chunk = reading.begin(self._store)
+                work, chunk = one.reading(model, layout).begin(self._store)
                 yield work
                 chunk.seal()
             view = self._view = self._store.question(_everything, held=held)
@@ -306,7 +312,7 @@ def _cite(
     spans: dict[int, Span], mass: dict[int, float], recalled: dict[int, int], layers: int
 ) -> tuple[Citation, ...]:
     """The spans an answer rests on, most attended first; neighbouring blocks are one span."""
-    seen = [spans[i] for i in sorted(recalled) if spans[i].kind == "vision"]
+    seen = [spans[i] for i in sorted(recalled) if spans[i].kind != "prefix"]
     total = sum(mass.get(span.id, 0.0) for span in seen)
     if not seen or total <= 0:
         return ()
@@ -315,7 +321,7 @@ def _cite(
     runs: list[list[Span]] = []
     order = {span.id: place for place, span in enumerate(seen)}
     for span in telling:
-        if runs and order[span.id] == order[runs[-1][-1].id] + 1:
+        if runs and order[span.id] == order[runs[-1][-1].id] + 1 and span.kind == runs[-1][-1].kind:
             runs[-1].append(span)
         else:
             runs.append([span])
@@ -325,6 +331,7 @@ def _cite(
             end_s=run[-1].end_s,
             share=sum(mass[span.id] for span in run) / total,
             recalled=sum(recalled[span.id] for span in run) / (len(run) * layers),
+            kind=run[0].kind,
         )
         for run in runs
     ]

@@ -28,10 +28,11 @@ from onlooker.core.contracts import (
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.events import Failed, FrameTaken
 from onlooker.core.frame import Frame
-from onlooker.core.spans import Layout, Plan
+from onlooker.core.spans import Layout, Plan, Span, SpanKind
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 from onlooker.engine.asking import Asking, InFlight, accept_all, all_said, release
+from onlooker.engine.noting import Note, take_notes
 from onlooker.engine.packing import Work
 from onlooker.engine.passes import Passes, make_passes, pass_sizes
 from onlooker.engine.reading import Reading, reading_of
@@ -269,7 +270,7 @@ class Engine:
                     chunk, error = None, None
                     if arrival.seen is not None and not self.memory.rereads:
                         try:
-                            work, chunk = self._reading(arrival.seen).begin(session.store)
+                            work, chunk = self.reading(arrival.seen).begin(session.store)
                             works.append(work)
                         except CapacityError as full:
                             error = release(full)
@@ -302,6 +303,13 @@ class Engine:
         if not all(asking.session.belongs_to(self) for asking in askings):
             raise InputError("a step takes questions of its own engine", given="one of another", do="use its engine")
 
+    def note(self, session: Session, text: str, time_s: float | None, kind: SpanKind) -> Span:
+        """Write text into a session's memory (see `Session.note`); `take_notes` does it for several in one pass."""
+        (done,) = take_notes(self, [Note(session, text, time_s, kind)])
+        if isinstance(done, Exception):
+            raise done
+        return done
+
     def put(
         self, session: Session, question: str, time_s: float, visible: tuple[float, float], decoding: Decoding
     ) -> Asking:
@@ -317,10 +325,11 @@ class Engine:
         if not session.waiting:
             return ()
         if session.looked_ahead is None:
-            (session.looked_ahead,) = self._look([(session, Patch(session.waiting))], aside=True)
-        return (self._reading(session.looked_ahead),)
+            (session.looked_ahead,) = self.look([(session, Patch(session.waiting))], aside=True)
+        return (self.reading(session.looked_ahead),)
 
-    def _reading(self, seen: Seen) -> Reading:
+    def reading(self, seen: Seen) -> Reading:
+        """What the model reads of a patch that was seen."""
         return reading_of(self.model, seen.tokens, seen.patch.start_s, seen.patch.end_s, self.layout)
 
     def _see(self, arrivals: Sequence[tuple[Session, Frame]]) -> list[Arrival]:
@@ -336,12 +345,12 @@ class Engine:
         batch = [(session, session.arrival) for session, _ in arrivals]
         unseen = [(session, arrival) for session, arrival in batch if arrival.patch and arrival.seen is None]
         if unseen:
-            seen = self._look([(session, arrival.patch) for session, arrival in unseen])
+            seen = self.look([(session, arrival.patch) for session, arrival in unseen])
             for (session, arrival), one in zip(unseen, seen, strict=True):
                 arrival.seen, session.arrival = one, arrival
         return [arrival for _, arrival in batch]
 
-    def _look(self, patches: Sequence[tuple[Session, Patch]], *, aside: bool = False) -> list[Seen]:
+    def look(self, patches: Sequence[tuple[Session, Patch]], *, aside: bool = False) -> list[Seen]:
         """See one patch of each of several streams. Patches of one shape share a batch.
 
         The methods work on states that take effect when the patch is remembered, not before; `aside`: never.

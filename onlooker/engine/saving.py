@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from onlooker.engine.session import Session
 
 FORMAT = 3
-_FACTS = ("format", "made_by", "time_s", "frames", "waiting", "totals", "parts", "on_host", "sha256")
+_FACTS = ("format", "made_by", "time_s", "frames", "noted_s", "waiting", "totals", "parts", "on_host", "sha256")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,7 @@ def save(session: "Session", engine: "Engine") -> Saved:
         "made_by": made_by(engine),
         "time_s": session.time_s,
         "frames": session.frames,
+        "noted_s": session.noted_s,
         "waiting": [{"time_s": frame.time_s, "wall_time_s": frame.wall_time_s} for frame in session.waiting],
         "totals": dataclasses.asdict(session.totals),
         "parts": parts,
@@ -91,6 +92,7 @@ def load(engine: "Engine", saved: Saved, *, trace: bool = False) -> "Session":
                 held = {n: t if f"{part}/{n}" in facts["on_host"] else t.to(engine.device) for n, t in held.items()}
             holder.load(held, facts["parts"][part])
         session.time_s, session.frames = facts["time_s"], facts["frames"]
+        session.noted_s = number("noted_s of a snapshot", facts["noted_s"], least=0.0)
         session.waiting = tuple(
             Frame(tensors[f"waiting/{n}"].numpy().copy(), **times) for n, times in enumerate(facts["waiting"])
         )

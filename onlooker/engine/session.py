@@ -15,7 +15,7 @@ from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import Answer, Closed, Event, Failed, FrameTaken, SessionStats
 from onlooker.core.frame import Frame
 from onlooker.core.kinds import KINDS
-from onlooker.core.spans import Layout, Plan, Span
+from onlooker.core.spans import Layout, Plan, Span, SpanKind
 from onlooker.core.state import StreamState
 from onlooker.engine.asking import Asking, Unread
 from onlooker.engine.reading import Reading
@@ -74,6 +74,8 @@ class Session:
         self.trace: Trace | None = None
         self.frames = 0
         self.time_s: float | None = None
+        self.noted_s = 0.0
+        """Time of the newest note."""
         self.totals = SessionStats()
         self.closed = False
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
@@ -127,12 +129,29 @@ class Session:
     ) -> Asking:
         """A question in flight, for callers who step the engine themselves and answer several at once."""
         self.check_open()
-        if self.time_s is None:
+        newest = self.now_s
+        if self.time_s is None and not self.totals.notes:
             raise InputError("there is nothing to ask about yet", given="no frame was pushed", do="push a frame first")
-        do = f"a question looks at the stream from since to at, in seconds: 0 <= since <= at <= {self.time_s:.3f}"
-        now = self.time_s if at is None else number("at", at, least=0.0, most=self.time_s, do=do)
+        do = f"a question looks at the stream from since to at, in seconds: 0 <= since <= at <= {newest:.3f}"
+        now = newest if at is None else number("at", at, least=0.0, most=newest, do=do)
         start = 0.0 if since is None else number("since", since, least=0.0, most=now, do=do)
         return self._engine.put(self, question, now, (start, now), decoding or Decoding())
+
+    def note(self, text: str, time_s: float | None = None, kind: SpanKind = "text") -> Span:
+        """Write text into the memory, behind the newest frame: what was said, heard or thought.
+
+        It is remembered, parked, found by recall, cited and forgotten like a frame. `time_s` is the stream time it
+        belongs to, from the newest frame's on (default: that), and later frames must come later; `kind` is text,
+        speech, caption or thought. A frame that waits for its pair is read alone then, as the note comes behind it.
+        Returns the block. Raises `InputError` for a note without words or a time in the past, `CapacityError` when the
+        memory budget is used up, `SessionClosed` after `close`.
+        """
+        return self._engine.note(self, text, time_s, kind)
+
+    @property
+    def now_s(self) -> float:
+        """Stream time of the newest frame or note; 0.0 before the first."""
+        return max(self.time_s or 0.0, self.noted_s)
 
     def watch(self, rules: Sequence[Rule] = ()) -> Watch:
         """Rules over this stream, which look at every frame that is fed to them (see `Watch`)."""
@@ -223,6 +242,12 @@ class Session:
                 given=f"{frame.time_s:.3f} s after {self.time_s:.3f} s",
                 do="push each moment once, oldest first; open a new session for a new stream",
             )
+        if frame.time_s < self.noted_s:
+            raise InputError(
+                "frames must not come before what was noted",
+                given=f"{frame.time_s:.3f} s, after a note at {self.noted_s:.3f} s",
+                do="note at the time of the newest frame",
+            )
 
     def begin(self, most_tokens: int) -> dict[str, StreamState]:
         """What the methods may write into for the next frame, of at most so many tokens, by kind: forks of their
@@ -270,12 +295,12 @@ class Session:
         """What has been seen and is not remembered yet, as a question reads it."""
         return self._engine.held(self)
 
-    def keep_unread(self, frame: Any, num_tokens: int, start_s: float, end_s: float) -> Plan:
-        """Keep a frame's tokens (or its picture) for a memory that reads at the question, and of the others what it
-        plans. An error leaves everything as it was before the frame."""
+    def keep_unread(self, frame: Any, num_tokens: int, start_s: float, end_s: float, kind: SpanKind = "vision") -> Plan:
+        """Keep a frame's tokens (or its picture, or a note's ids) for a memory that reads at the question, and of the
+        others what it plans. An error leaves everything as it was before the frame."""
         assert self._working is not None, "no frame is being worked on"
         place, unread, state = self._next_unread, self.unread.copy(), self._working["memory"]
-        unread[place] = Unread(Span(place, "vision", num_tokens, start_s, end_s), frame)
+        unread[place] = Unread(Span(place, kind, num_tokens, start_s, end_s), frame)
         plan = self.memory.plan(Spans(unread.copy()), state)
         for gone in (*plan.forget, *plan.park):
             if gone not in unread:
@@ -290,11 +315,14 @@ class Session:
         self.totals.held_s += sum(now - frame.time_s for frame in done)
         self.waiting, self.looked_ahead = waiting, None
 
+    def settle(self) -> None:
+        """What the methods remember with what was worked on takes effect; nothing if a frame only waits."""
+        self.states = self.states if self._working is None else self._working
+        self._working, self.arrival = None, None
+
     def taken(self, event: FrameTaken, plan: Plan) -> FrameTaken:
         """A frame is remembered: what its methods know takes effect. Count it and tell of it."""
-        if self._working is not None:  # else the frame waits, and nothing was done yet
-            self.states = self._working
-        self._working, self.arrival = None, None
+        self.settle()
         self.frames += 1
         self.time_s = event.time_s
         totals = self.totals

@@ -13,6 +13,7 @@ from onlooker.core.contracts import ClipAnswer, ClipModel
 from onlooker.core.errors import InputError, ModelError
 from onlooker.core.events import Answer, AnswerTiming, Failed, FrameTaken, Usage
 from onlooker.core.frame import Frame
+from onlooker.core.spans import Span, SpanKind
 from onlooker.encode.full import Full
 from onlooker.engine.asking import InFlight, accept_all, recalled_frames, release
 from onlooker.engine.engine import Engine
@@ -65,6 +66,12 @@ class WindowEngine(Engine):
     def new_store(self) -> Any:
         """Nothing: this engine stores no keys and values."""
         return _Nothing()
+
+    def note(self, session: Session, text: str, time_s: float | None, kind: SpanKind) -> Span:
+        """Raises `InputError`: there is no memory to write into."""
+        raise InputError(
+            "a model without an adapter remembers no text", given=self._clip_model.name, do="put it in the question"
+        )
 
     def put(
         self, session: Session, question: str, time_s: float, visible: tuple[float, float], decoding: Decoding

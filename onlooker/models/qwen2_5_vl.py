@@ -54,6 +54,11 @@ class Qwen25VL(QwenVideoModel):
     def frame_closing_ids(self) -> list[int]:
         return [] if self._is_one_video else super().frame_closing_ids()
 
+    def note_ids(self, text: str) -> list[int]:
+        """In the one video a note ends it, and another one begins behind it."""
+        ids = super().note_ids(text)
+        return [self._end_id, *ids, self._start_id] if self._is_one_video else ids
+
     def closing_embeddings(self) -> Tensor:
         return self.embed_text([self._end_id] if self._is_one_video else [])
 
