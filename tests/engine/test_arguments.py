@@ -48,7 +48,7 @@ def test_a_jpeg(wrong):
     "wrong",
     [
         {"layout": "spread"}, {"device_budget_bytes": "1"}, {"device_budget_bytes": 0}, {"host_budget_bytes": 1.5},
-        {"host_budget_bytes": True}, {"passes": "fast"}, {"encoder": 5}, {"compressor": None}, {"memory": object()},
+        {"host_budget_bytes": True}, {"passes": "fast"}, {"encoder": 5}, {"compressor": None}, {"memory": ["full"]},
     ],
     ids=str,
 )  # fmt: skip
