@@ -116,7 +116,8 @@ def watch(stack: Stack, store: KVStore, num_tokens: int, number: int, kind: str 
     """Read one block of noise into a store; its last hidden states."""
     positions, extent = place(num_tokens, stack.spec.position_axes, number)
     hidden = noise(num_tokens, number) if hidden is None else hidden
-    chunk = store.begin(kind, float(number), float(number), positions, extent)
+    time_s = 0.0 if kind == "prefix" else float(number)
+    chunk = store.begin(kind, time_s, time_s, positions, extent)
     out = stack.extend(hidden, PackedAttention([(chunk, num_tokens)]))
     chunk.seal()
     return out
