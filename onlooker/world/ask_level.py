@@ -48,7 +48,8 @@ class Names:
         """A name among everything so far, or ""."""
         if self.kinds[sprite.shape] == 1:
             return f"the {sprite.name}"
-        if len(sprite.colours) > 1 or self.looks[sprite.shape, sprite.colours[0][1]] > 1:
+        (_, colour), *later = sprite.colours
+        if later or self.looks[sprite.shape, colour] > 1:
             return ""
         return f"the {look(sprite, sprite.start_s)}"
 

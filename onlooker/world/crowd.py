@@ -232,7 +232,7 @@ def _shot(rng: random.Random, level: Level, start: float, end: float) -> Shot:
     damage = (0.0, 0.0, 0.0)
     if rng.random() < level.damage_share:
         severity, kind = rng.uniform(0.3, 1.0) * level.damage, rng.randrange(3)
-        damage = tuple(severity if number == kind else 0.0 for number in range(3))
+        damage = severity * (kind == 0), severity * (kind == 1), severity * (kind == 2)
     return Shot(
         start, end, 0, _NO_WAVES, _NO_MIX, (speed * math.cos(heading), speed * math.sin(heading)),
         (rng.uniform(0, level.sway), rng.uniform(0, level.sway)), rng.uniform(7, 14), rng.uniform(0, level.zoom), 0.0,
