@@ -27,6 +27,7 @@ PAGES = [
 ]
 WITH_RESULTS = [page for page in PAGES if page.name in ("results.md", "MODEL_CARD.md")]
 sys.path.insert(0, str(ROOT))
+from benchmarks.arms_table import compare  # noqa: E402 - a command beside the package
 
 
 def told(page: Path) -> Iterator[str]:
@@ -139,7 +140,13 @@ def results() -> list[Any]:
     return rows
 
 
-KEPT = {tuple(round(part, 4) for part in found) for row in results() for found in values(row)}
+def derived() -> Iterator[tuple[float, float, float]]:
+    """(value, low, high) of rows that keep every mark, as the command of their table makes them."""
+    for line in compare([row for row in results() if isinstance(row, dict) and "marks" in row and "arm" in row]):
+        yield line["right"], line["low"], line["high"]
+
+
+KEPT = {tuple(round(part, 4) for part in found) for row in results() for found in values(row)} | set(derived())
 
 
 def has_row(value: str, low: str, high: str) -> bool:
@@ -157,7 +164,7 @@ def has_row(value: str, low: str, high: str) -> bool:
 def test_every_share_with_an_interval_has_a_row(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     shown = re.findall(r"(0\.\d+|1\.0+)\**(?: \| | \()(0\.\d+|1\.0+) to (0\.\d+|1\.0+)", text)
-    assert shown
+    assert shown or "95 % interval" not in text
     assert [" ".join(numbers) for numbers in shown if not has_row(*numbers)] == []
 
 
