@@ -163,7 +163,8 @@ def write_card(arm: str, lines: Sequence[dict], folder: Path, command: str, hard
 
 {num} test clips a level that nothing was chosen on, opened once after the last step ({answers}; seeds from
 {looks[0].first_seed}). Greedy, strict matching, clock times within 1.5 s; every mark weighs the same; 95 % intervals
-over clips (`onlooker.evals.statistics.estimate`). Computed by the recipe in bfloat16, from the weights at the end of the training."""
+over clips (`onlooker.evals.statistics.estimate`). Computed by the recipe in bfloat16, from the weights at the end of
+the training."""
     else:
         clips = """## Accuracy on validation clips
 
