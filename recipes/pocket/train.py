@@ -35,7 +35,8 @@ _BEGAN = time.perf_counter()
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How one model is trained. The arms differ in what they see of dropped and reused tokens, and in nothing else."""
+    """How one model is trained. The arms differ in what they see of dropped and reused tokens, and `naive` has no
+    questions from which frames are hidden."""
 
     arm: str = "naive"
     """naive: all tokens of every frame, always; neutral: random and uniform drops; aware: STC-Pruner and STC-Cacher."""
