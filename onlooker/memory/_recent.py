@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from onlooker.core.errors import InputError
 from onlooker.core.spans import Span
 from onlooker.core.state import StreamState
 
@@ -22,7 +23,10 @@ class WindowState(StreamState):
 
 
 def count_new(spans: Sequence[Span], state: WindowState) -> int:
-    """Count the blocks that have come since the last call; the place of the window's first block in `spans`."""
+    """Count the blocks that have come since the last call; the place of the window's first block in `spans`.
+
+    Raises `InputError` when the counts cannot be those of these blocks.
+    """
     place = len(spans)
     while place and spans[place - 1].id > state.seen:
         place -= 1
@@ -31,6 +35,12 @@ def count_new(spans: Sequence[Span], state: WindowState) -> int:
             state.num_tokens += spans[place].num_tokens
     if spans:
         state.seen = spans[-1].id
+    if not 0 <= state.num_blocks <= len(spans):  # a saved state that was changed, or one of another stream
+        raise InputError(
+            "a memory's counts do not fit its blocks",
+            given=f"{state.num_blocks} blocks in the window, {len(spans)} in all",
+            do="load what was saved, unchanged",
+        )
     return len(spans) - state.num_blocks
 
 

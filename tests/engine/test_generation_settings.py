@@ -40,7 +40,7 @@ WISHES = {
 @pytest.fixture(scope="module", params=FAMILIES)
 def pair(request, tmp_path_factory):
     folder = make_family_folder(request.param, tmp_path_factory.mktemp(request.param))
-    return load(folder, device="cpu"), load_stock(folder)
+    return load(folder, device="cpu", pairs=False), load_stock(folder)
 
 
 def told(pair, monkeypatch, settings, wishes, arguments, seed) -> tuple[list[int], list[int]]:
