@@ -49,17 +49,19 @@ def least_alike(
     to no group, are always chosen; `count` must then be `pinned` plus a multiple of `group`.
     """
     always = 0 if group == 1 else pinned
-    scores = alike[:, always:].unflatten(1, (-1, group)).mean(-1)
+    scores = alike if group == 1 else alike[:, always:].unflatten(1, (-1, group)).mean(-1)
     if same is None:
         scores = in_steps(scores)
         still = scores >= STEPS
     else:
-        still = same[:, always:].unflatten(1, (-1, group)).all(-1)
+        still = same if group == 1 else same[:, always:].unflatten(1, (-1, group)).all(-1)
         scores = scores.masked_fill(still, torch.inf)
     chosen = scores.argsort(dim=1, stable=True)[:, : (count - always) // group]
     # Sorted by number, those that did not change behind all others.
     chosen = (chosen + still.gather(1, chosen) * scores.shape[1]).sort(1).values
-    changed = (chosen < scores.shape[1]) | (count == alike.shape[1])
+    changed = chosen < scores.shape[1] if count < alike.shape[1] else torch.ones_like(chosen, dtype=torch.bool)
+    if group == 1:  # nothing to spread over members: at one stream of a small tower these operations are a tenth
+        return chosen % scores.shape[1], changed
     members = always + (chosen % scores.shape[1])[:, :, None] * group + torch.arange(group, device=alike.device)
     leading = torch.arange(always, device=alike.device).expand(len(alike), -1)
     index = torch.cat([leading, members.flatten(1)], dim=1)
