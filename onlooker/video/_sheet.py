@@ -139,7 +139,7 @@ def _captions(shot: Shot) -> tuple[str, str, str]:
 def _legend(pen: ImageDraw.ImageDraw, left: int, top: int) -> None:
     items = [
         ((202, 202, 200), None, "reused from the reference frame"),
-        ((236, 158, 92), None, "computed anew (deeper: in more layers)"),
+        ((236, 158, 92), None, "computed anew (deeper: more of its work)"),
         (None, KEPT, "token kept"),
         ((38, 40, 44), None, "token dropped"),
     ]
