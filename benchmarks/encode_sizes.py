@@ -30,7 +30,8 @@ import transformers
 from torch import Tensor
 
 from onlooker.cli.timing import Action, time_in_turns
-from onlooker.core.contracts import PackedLayer, VisionLayer, VisionTower
+from onlooker.core.contracts import VisionLayer, VisionTower
+from onlooker.core.contracts.packed import PackedLayer
 from onlooker.encode._layer import run_layer
 from onlooker.encode._packed import PackedTower, Plan, References, fastest_ways, packed_layers
 from onlooker.encode._reference import CacherState, Reference, SideBySide, side_by_side

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onlooker.core.contracts import Norm, PackedLayer, VisionTower
+from onlooker.core.contracts import VisionTower
+from onlooker.core.contracts.packed import Norm, PackedLayer
 from onlooker.core.errors import ModelError
 from onlooker.kernels.deviation import add_branch, advance, enter, everywhere
 from onlooker.kernels.head_attention import IN_PLACE, attend_in_place

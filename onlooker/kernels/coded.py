@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import Norm
+from onlooker.core.contracts.packed import Norm
 from onlooker.core.errors import ModelError
 from onlooker.kernels.rows import launched, norm_weights, power_of_two
 

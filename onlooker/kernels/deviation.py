@@ -13,7 +13,7 @@ states are sums of trail and deviation in float32, rounded to their own format a
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import Norm
+from onlooker.core.contracts.packed import Norm
 from onlooker.kernels.rows import Kernels, Stored, launched, norm_weights, power_of_two
 from onlooker.kernels.selection import Chosen
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import Norm
+from onlooker.core.contracts.packed import Norm
 from onlooker.core.errors import ModelError
 
 Kernels = ModuleType | None

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onlooker.core.contracts import Asking
+from onlooker.core.contracts.packed import QueryTokens
 from onlooker.kernels.rows import Kernels, ValueRows, launched, power_of_two
 
 
@@ -53,7 +53,7 @@ class WindowAttention:
             return self._plainly(queries, keys, values)
         return self._launch(queries, keys, values, values.stride(1), None, None)
 
-    def some(self, queries: Tensor, keys: Tensor, values: ValueRows, asking: Asking, kernels: Kernels) -> Tensor:
+    def some(self, queries: Tensor, keys: Tensor, values: ValueRows, asking: QueryTokens, kernels: Kernels) -> Tensor:
         """The tokens that are `asking` do: contiguous `[streams, queries, dim]`, as are `queries`; `keys` is `[streams,
         tokens, dim]`. Rows of both may lie apart, as above."""
         if kernels is not None:
@@ -79,7 +79,7 @@ class WindowAttention:
         values: Tensor,
         value_stride: int,
         mixed: ValueRows | None,
-        asking: Asking | None,
+        asking: QueryTokens | None,
     ) -> Tensor:
         from onlooker.kernels import _tower_triton
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onlooker.core.contracts import Norm
+from onlooker.core.contracts.packed import Norm
 from onlooker.kernels.gated import gated_rows
 from onlooker.kernels.head_attention import attend_heads
 from onlooker.kernels.rows import Kernels, RootMeanSquare, vision_kernels

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onlooker.core.contracts import PackedLayer
+from onlooker.core.contracts.packed import PackedLayer
 from onlooker.kernels.coded import CodedStep, Rows
 from onlooker.kernels.rotary import turn_rows
 from onlooker.kernels.rows import Kernels, residual_norm

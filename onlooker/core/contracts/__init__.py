@@ -1,0 +1,43 @@
+"""The plug-in interfaces: read this first.
+
+A method is a frozen dataclass of settings; what it remembers about a stream is a `StreamState` that `new_state` makes
+and the session owns. A method never learns which model it serves; it declares what it `needs`, a model what it
+`offers`, and the two are compared when an engine is built.
+
+One page for each reader, all names importable from here:
+
+| page | who reads it |
+|---|---|
+| `method.py` | everyone who writes a method |
+| `encode.py`, `vision.py` | encoders: what they fill in, and the tower that they run |
+| `compress.py`, `memory.py`, `respond.py` | compressors, memories, response policies |
+| `model.py`, `vision.py` | everyone who adapts a model |
+| `packed.py` | kernels and prepared encoders; not importable from here |
+"""
+
+from onlooker.core.contracts.compress import Compressor
+from onlooker.core.contracts.encode import EncoderAccelerator, Prepared
+from onlooker.core.contracts.memory import MemoryPolicy
+from onlooker.core.contracts.method import Method
+from onlooker.core.contracts.model import Attention, ClipAnswer, ClipModel, ModelSpec, TokenChoice, VideoModel
+from onlooker.core.contracts.respond import Moment, ResponsePolicy
+from onlooker.core.contracts.vision import Encoded, VisionLayer, VisionTower
+
+__all__ = [
+    "Attention",
+    "ClipAnswer",
+    "ClipModel",
+    "Compressor",
+    "Encoded",
+    "EncoderAccelerator",
+    "MemoryPolicy",
+    "Method",
+    "ModelSpec",
+    "Moment",
+    "Prepared",
+    "ResponsePolicy",
+    "TokenChoice",
+    "VideoModel",
+    "VisionLayer",
+    "VisionTower",
+]
