@@ -58,7 +58,9 @@ def _caption(kind: str, name: str) -> str:
 
 def _described(kind: str, name: str) -> dict[str, Any]:
     cls = registry.method_class(kind, name)
-    settings = [{"name": s.name, "type": s.type, "default": s.default, "help": s.help} for s in registry.settings(cls)]
+    settings = [
+        {"name": s.name, "type": s.type, "default": _plain(s.default), "help": s.help} for s in registry.settings(cls)
+    ]
     return {"kind": kind, "name": name, "class": cls.__name__, "caption": registry.caption(cls), "settings": settings}
 
 
@@ -70,6 +72,11 @@ def _show_one(row: dict[str, Any]) -> None:
         lines = [[s["name"], _value(s["default"]), _type(s["type"]), s["help"]] for s in row["settings"]]
         show_table(["setting", "default", "type", "meaning"], lines)
     print(f"\nuse it as: --{row['kind']} {_usage(row)}")
+
+
+def _plain(default: Any) -> Any:
+    """A default as JSON can hold it: a method within a method as text."""
+    return registry.describe(default) if hasattr(default, "new_state") else default
 
 
 def _value(default: Any) -> str:

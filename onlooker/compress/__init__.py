@@ -14,6 +14,10 @@ def __getattr__(name: str) -> Any:
         from onlooker.compress._scorer import Scorer
 
         return Scorer
+    if name == "Chain":
+        from onlooker.compress._chain import Chain
+
+        return Chain
     from onlooker.core import registry
 
     if name[0].isupper() and (found := registry.class_named("compressor", name)):

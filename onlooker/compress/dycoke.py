@@ -11,6 +11,7 @@ says, and every frame is compared with earlier ones only, so it streams as it is
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
@@ -39,6 +40,8 @@ class GroupState(StreamState):
 @dataclass(frozen=True)
 class DyCoke(Compressor):
     """Periodic whole frames bound how far the stream can drift unseen."""
+
+    whole_frames: ClassVar[bool] = True
 
     between_ratio: float = 0.3
     """Share of the tokens kept of the three frames between whole ones, in (0, 1]."""

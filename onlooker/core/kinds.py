@@ -23,6 +23,8 @@ class Kind:
     """One line for the command line."""
     default: str | None = None
     """Method that an engine takes unless told; None: this kind is no part of an engine."""
+    chain: str | None = None
+    """Class that makes one method of several in a row, as `module:name`; None: they cannot be chained."""
     renewable: bool = False
     """Whether a new state is right at any time, so that one which was written in place may be dropped."""
 
@@ -33,8 +35,16 @@ class Kind:
 
     def load_base(self) -> type:
         """The class that its methods extend."""
-        module, _, name = self.base.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return _load(self.base)
+
+    def load_chain(self) -> type | None:
+        """The class that makes one method of several in a row, where there is one."""
+        return None if self.chain is None else _load(self.chain)
+
+
+def _load(place: str) -> type:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 KINDS: dict[str, Kind] = {
@@ -54,6 +64,7 @@ KINDS: dict[str, Kind] = {
             "onlooker.core.contracts:Compressor",
             "Token compressor, such as [bold]stc_pruner:keep_ratio=0.3[/] or my_method.py",
             default="stc_pruner",
+            chain="onlooker.compress._chain:Chain",
         ),
         Kind(
             "memory",

@@ -16,13 +16,15 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from onlooker.core.errors import InputError
 from onlooker.core.kinds import KINDS
+from onlooker.core.method_text import MethodText, NoSetting, read_methods
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,10 @@ def class_named(kind: str, class_name: str) -> type | None:
 
 
 def make(kind: str, chosen: Any) -> Any:
-    """A method from an instance, a name, or `name:key=value,...`. A path to a Python file may stand for the name.
+    """A method from an instance, or from text: a name, `name:key=value,...`, `outer(inner):key=value,...` for one that
+    works within another, `one+other` for a chain. A path to a Python file may stand for a name.
 
-    Raises `InputError` for an unknown name or setting, or a value of the wrong type.
+    Raises `InputError` for text of no such form, an unknown name or setting, or a value of the wrong type.
     """
     chosen = os.fspath(chosen) if isinstance(chosen, os.PathLike) else chosen
     if not isinstance(chosen, str):
@@ -105,29 +108,76 @@ def make(kind: str, chosen: Any) -> Any:
                 do="make an instance of it" if inspect.isclass(chosen) else f"one of: {', '.join(names(kind))}",
             )
         return chosen
-    # A path may hold a colon of its own: its name ends at ".py".
-    file, dot_py, rest = (f"{chosen}:" if chosen.endswith(".py") else chosen).partition(".py:")
-    name = file + ".py"
-    if not dot_py:
-        name, _, rest = chosen.partition(":")
-    cls = method_class(kind, name)
-    values: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
-        key, equals, text = (word.strip() for word in part.partition("="))
-        if not equals:
-            raise InputError(f"settings of {name} are key=value", given=part, do=f"for example {_example(cls, name)}")
-        if key in values:
-            raise InputError(f"a setting of {name} is given twice", given=key, do="give it once")
-        values[key] = text
-    return build(cls, name, values)
+    links = [_made(kind, link) for link in _read(chosen)]
+    return links[0] if len(links) == 1 else chain(kind, links)
 
 
-def build(cls: type, name: str, values: Mapping[str, str]) -> Any:
-    """A settings dataclass from texts. Raises `InputError` for unknown keys and values of the wrong type."""
+def chain(kind: str, links: Sequence[Any]) -> Any:
+    """Several methods of a kind as one: each gets what the one before let through.
+
+    Raises `InputError` where this kind, or one of these methods, cannot be chained.
+    """
+    if (cls := KINDS[kind].load_chain()) is None:
+        can = ", ".join(one.name for one in KINDS.values() if one.chain)
+        raise InputError(
+            f"methods of the kind {kind} cannot be chained",
+            given="+".join(map(describe, links)),
+            do=f"name one of them (chains are for: {can})",
+        )
+    return cls(tuple(links))
+
+
+def _read(text: str) -> tuple[MethodText, ...]:
+    known = {name for kind in KINDS for name in names(kind)}
+    try:
+        return read_methods(text, known.__contains__)
+    except NoSetting as error:
+        kind = next((kind for kind in KINDS if error.name in names(kind)), None)
+        if kind is None:
+            raise
+        raise NoSetting(error.name, error.part, _example(method_class(kind, error.name), error.name)) from None
+
+
+def _made(kind: str, text: MethodText) -> Any:
+    cls = method_class(kind, text.name)
+    if not text.inner:
+        return build(cls, text.name, text.settings)
+    place = next(((f, inner) for f, inner in _inner_kinds(cls).items()), None)
+    if place is None:
+        do = f"leave out the brackets; settings are {text.name}:key=value"
+        raise InputError(f"{text.name} takes no method in brackets", given=text.inner[0].name, do=do)
+    name, inner_kind = place
+    made = [_made(inner_kind, link) for link in text.inner]
+    inner = made[0] if len(made) == 1 else chain(inner_kind, made)
+    return build(cls, text.name, text.settings, {name: inner})
+
+
+def _inner_kinds(cls: type) -> dict[str, str]:
+    """The settings of a method that are methods themselves, in their order, and the kind of each."""
+    bases = {kind.load_base(): name for name, kind in KINDS.items()}
     hints = typing.get_type_hints(cls)
+    found = {}
+    for f in dataclasses.fields(cls):
+        for option in (hints[f.name], *typing.get_args(hints[f.name])):
+            if f.init and inspect.isclass(option) and option in bases:
+                found[f.name] = bases[option]
+    return found
+
+
+def build(cls: type, name: str, values: Mapping[str, str], made: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """A settings dataclass from texts, and from values that are `made` already (methods within methods).
+
+    Raises `InputError` for unknown keys and values of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    inner = _inner_kinds(cls)
     known = {f.name for f in dataclasses.fields(cls) if f.init}
-    parsed = {}
+    parsed = dict(made)
     for key, text in values.items():
+        if key in inner:
+            raise InputError(
+                f"{key} is a method of its own", given=f"{key}={text}", do=f"write {name}({text}):key=value"
+            )
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
@@ -142,7 +192,8 @@ def build(cls: type, name: str, values: Mapping[str, str]) -> Any:
             raise error from None
     required = [f.name for f in dataclasses.fields(cls) if f.init and _default(f) is dataclasses.MISSING]
     if missing := [key for key in required if key not in parsed]:
-        raise InputError(f"{name} needs a setting", given="none", do=f"write {name}:{missing[0]}=...")
+        do = f"write {name}({inner[missing[0]].upper()})" if missing[0] in inner else f"write {name}:{missing[0]}=..."
+        raise InputError(f"{name} needs a setting", given="none", do=do)
     return cls(**parsed)
 
 
@@ -165,15 +216,25 @@ def caption(cls: type) -> str:
 
 
 def describe(method: Any) -> str:
-    """A method as `name:key=value,...`, from which `make` builds it again."""
+    """A method as text, from which `make` builds it again: `name:key=value,...`, `outer(inner):key=value,...` for one
+    within another, `one+other` for a chain."""
+    if links := _links(method):
+        return "+".join(map(describe, links))
     module = sys.modules[type(method).__module__]
     name = str(module.__file__) if _is_from_file(module.__name__) else module.__name__.rsplit(".", 1)[-1]
-    parts = [
-        f"{f.name}={_text(getattr(method, f.name))}"
-        for f in dataclasses.fields(method)
-        if f.init and getattr(method, f.name) != _default(f)
-    ]
+    changed = [f.name for f in dataclasses.fields(method) if f.init and getattr(method, f.name) != _default(f)]
+    if inner := next(iter(_inner_kinds(type(method))), None) if changed else None:
+        if inner in changed and getattr(method, inner) is not None:
+            name = f"{name}({describe(getattr(method, inner))})"
+        changed = [key for key in changed if key != inner]
+    parts = [f"{key}={_text(getattr(method, key))}" for key in changed]
     return f"{name}:{','.join(parts)}" if parts else name
+
+
+def _links(method: Any) -> Sequence[Any]:
+    """The links of a chain; nothing for any other method."""
+    chains = [kind for kind in KINDS.values() if kind.chain]
+    return next((method.links for kind in chains if type(method) is kind.load_chain()), ())
 
 
 def _default(f: dataclasses.Field) -> Any:

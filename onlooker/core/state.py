@@ -174,7 +174,9 @@ def _load(value: Any, tensors: dict[str, Tensor], current: Any = None) -> Any:
     kind = next((name for name in ("list", "tuple", "deque") if name in value), None)
     if kind is None or not isinstance(value[kind], list):
         raise InputError("a saved state is damaged", given=ascii(value)[:80], do="load what was saved, unchanged")
-    items = [_load(item, tensors) for item in value[kind]]
+    # States in a list (those of a chain's links) are loaded into the ones that are there.
+    there = list(current) if isinstance(current, list | tuple | deque) and len(current) == len(value[kind]) else None
+    items = [_load(item, tensors, there and there[i]) for i, item in enumerate(value[kind])]
     if kind == "deque":
         return deque(items, maxlen=value["maxlen"])
     return items if kind == "list" else tuple(items)

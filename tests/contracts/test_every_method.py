@@ -11,11 +11,20 @@ from onlooker.core.kinds import KINDS
 
 torch.set_num_threads(1)
 
+
+def chains(kind: str, name: str) -> list[Any]:
+    """A method in front of and behind another one, where methods of this kind can be chained."""
+    if KINDS[kind].chain is None:
+        return []
+    behind = [] if registry.method_class(kind, name).whole_frames else [f"uniform:keep=9+{name}"]
+    return [registry.make(kind, text) for text in (f"{name}+stc_pruner:keep=3", *behind)]
+
+
 CASES = [
     pytest.param(kind, method, point, id=f"{kind}-{registry.describe(method)}-{point}")
     for kind in KINDS
     for name in registry.names(kind)
-    for method in variants(kind, name)
+    for method in (*variants(kind, name), *chains(kind, name))
     for point in points(kind)
 ]
 

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from onlooker.core.contracts.method import Method
 from onlooker.core.state import StreamState
@@ -10,6 +11,9 @@ from onlooker.core.tokens import VisualTokens
 
 class Compressor(Method):
     """Keeps only the telling visual tokens of each frame, before the language model. Causal: emission is final."""
+
+    whole_frames: ClassVar[bool] = False
+    """True for a method that compares places of the grid between frames: it can only be the first of a chain."""
 
     @abstractmethod
     def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
