@@ -49,6 +49,8 @@ def _section(kind: str, name: str, systems: dict[str, str]) -> str:
 
 
 def _value(default: object) -> str:
+    if hasattr(default, "new_state"):  # a method within the method
+        default = registry.describe(default)
     return "none" if default is None else f"`{default}`"
 
 
