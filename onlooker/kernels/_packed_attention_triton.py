@@ -8,7 +8,7 @@ r % G. Imported only where Triton is there; layout of the tables in `packed_atte
 import triton
 import triton.language as tl
 
-COLUMNS = tl.constexpr(16)
+COLUMNS = tl.constexpr(18)
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -106,6 +106,9 @@ def attend_rows(
     first_row = tl.load(blocks + 2 * tile + 1).to(tl.int32)
     facts = table + segment * COLUMNS
     past_rows, own_before = tl.load(facts + 4).to(tl.int32), tl.load(facts + 10).to(tl.int32)
+    counts = tl.load(facts + 16)
+    if counts != 0:  # each layer and head sees as many rows of its past as it chose
+        past_rows = tl.load(counts.to(tl.pointer_type(tl.int32)) + layer * (HQ // G) + kv_head)
     first_token, count = tl.load(facts + 11).to(tl.int32), tl.load(facts + 12).to(tl.int32)
     element = queries.dtype.element_ty
 
@@ -215,8 +218,8 @@ def note_looks(
     SHARES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Add a segment's last query's weights on its past and its first own rows, averaged over heads, to its ledger.
-    Grid (S, SHARES)."""
+    """Add a segment's last query's weights on its past and its first own rows to its ledger: averaged over heads, or
+    for every key-value head apart, where each sees other rows. Grid (S, SHARES)."""
     segment, share = tl.program_id(0), tl.program_id(1)
     facts = table + segment * COLUMNS
     ledger_at = tl.load(facts + 13)
@@ -229,6 +232,7 @@ def note_looks(
     past_keys = tl.multiple_of((tl.load(facts + 0)).to(tl.pointer_type(element)), 16)
     own_keys = tl.multiple_of((tl.load(facts + 5)).to(tl.pointer_type(element)), 16)
     own_rows = tl.load(facts + 15).to(tl.int32)
+    counts, apart = tl.load(facts + 16), tl.load(facts + 17)
     past_tiles = tl.cdiv(past_rows, N)
     group, columns, dims = tl.arange(0, G_CEIL), tl.arange(0, N), tl.arange(0, D)
     real = group < G
@@ -249,7 +253,16 @@ def note_looks(
             logits = tl.dot(q, k, input_precision=PRECISION) * scale
             mass = tl.load(lse + token.to(tl.int64) * HQ + head, mask=real, other=0.0)
             weights = tl.where(real[:, None], tl.exp2(logits - mass[:, None]), 0.0)
-            looks += tl.sum(weights, 0)
-        noted = ledger + tl.where(is_past, 0, past_rows) + at
-        before = tl.load(noted, mask=there, other=0.0)
-        tl.store(noted, before + looks / HQ, mask=there)
+            seen = past_rows
+            if counts != 0:
+                seen = tl.load(counts.to(tl.pointer_type(tl.int32)) + layer * (HQ // G) + kv_head)
+            own = tl.where(at < tl.where(is_past, seen, own_rows), tl.sum(weights, 0), 0.0)
+            looks += own
+            if apart != 0:
+                noted = ledger + kv_head * apart + tl.where(is_past, 0, past_rows) + at
+                before = tl.load(noted, mask=there, other=0.0)
+                tl.store(noted, before + own / HQ, mask=there)
+        if apart == 0:
+            noted = ledger + tl.where(is_past, 0, past_rows) + at
+            before = tl.load(noted, mask=there, other=0.0)
+            tl.store(noted, before + looks / HQ, mask=there)

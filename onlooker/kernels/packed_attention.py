@@ -21,8 +21,9 @@ from torch import Tensor
 from onlooker.core.contracts import ModelSpec
 from onlooker.core.errors import InputError, ModelError
 
-COLUMNS = 16
-"""Numbers per segment in the table: 0-4 past, 5-9 own rows, 10-12 counts, 13-15 ledger."""
+COLUMNS = 18
+"""Numbers per segment in the table: 0-4 past, 5-9 own rows, 10-12 counts, 13-15 ledger, 16 rows seen of the past, 17
+stride of the ledger's heads."""
 
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
@@ -50,9 +51,13 @@ class Rows:
     """Of the new tokens, int64 `[axes, tokens]`, before `offset`."""
     offset: int | tuple[int, ...]
     """What is added to all positions, or to those of each axis."""
+    past_counts: Tensor | None = None
+    """How many of the past rows each layer and head sees, the first ones, int32 `[layers, kv_heads]` on the device;
+    None: all."""
     ledger: Tensor | None = None
     """Float32 `[layers, past rows + own_noted]`, to which the last token's weights on the past and on the first own
-    rows are added; None: nobody asks."""
+    rows are added, averaged over heads; or `[layers, kv_heads, past rows + own_noted]`, of which the sum over heads is
+    that. None: nobody asks."""
     own_noted: int = 0
     """Own rows that the ledger counts; they are there before the new tokens."""
 
@@ -294,9 +299,16 @@ def attend_plainly(
     groups = len(queries) // len(keys)
     logits = turned @ seen_keys.repeat_interleave(groups, 0).transpose(1, 2) * scale
     mask = torch.ones(logits.shape[1:], dtype=torch.bool, device=logits.device).tril(logits.shape[2] - count)
+    if rows.past_counts is not None:
+        seen = torch.arange(past, device=logits.device) < rows.past_counts[layer][:, None]
+        seen = seen.repeat_interleave(groups, 0)
+        mask = mask.repeat(len(logits), 1, 1)
+        mask[:, :, :past] &= seen[:, None]
     weights = logits.masked_fill(~mask, float("-inf")).softmax(-1)
     if rows.ledger is not None:
-        rows.ledger[layer] += weights[:, -1, : past + rows.own_noted].mean(0)
+        looks = weights[:, -1, : past + rows.own_noted]
+        apart = rows.ledger.ndim == 3
+        rows.ledger[layer] += looks.unflatten(0, (-1, groups)).sum(1) / len(looks) if apart else looks.mean(0)
     return (weights @ seen_values.repeat_interleave(groups, 0)).transpose(0, 1).to(queries.dtype)
 
 
@@ -307,11 +319,12 @@ def _turn(states: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _facts(rows: Rows, start: int) -> list[int]:
-    past, own, ledger = rows.past_keys, rows.own_keys, rows.ledger
+    past, own, ledger, counts = rows.past_keys, rows.own_keys, rows.ledger, rows.past_counts
     for pair in ((past, rows.past_values), (own, rows.own_values), (own, rows.own_raw)):
         assert pair[1] is None or pair[0].stride() == pair[1].stride(), "keys and values lie alike"
     assert own.stride()[2:] == (own.shape[3], 1), f"rows lie one after the other, not {own.stride()}"
     assert not past.shape[2] or past.stride()[2:] == (past.shape[3], 1), f"not {past.stride()}"
+    assert counts is None or (counts.dtype == torch.int32 and counts.is_contiguous()), "counts are dense int32"
     return [
         past.data_ptr(),
         rows.past_values.data_ptr(),
@@ -329,6 +342,8 @@ def _facts(rows: Rows, start: int) -> list[int]:
         0 if ledger is None else ledger.data_ptr(),
         0 if ledger is None else ledger.stride(0),
         rows.own_noted,
+        0 if counts is None else counts.data_ptr(),
+        0 if ledger is None or ledger.ndim == 2 else ledger.stride(1),
     ]
 
 

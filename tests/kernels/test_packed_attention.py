@@ -42,8 +42,11 @@ def angles_of(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
-def make_rows(spec: ModelSpec, past: int, before: int, count: int, seed: int, cited: bool, raw: bool) -> Rows:
-    """A segment whose rows lie in the middle of larger tensors, as they do in a store; unread rows are poisoned."""
+def make_rows(
+    spec: ModelSpec, past: int, before: int, count: int, seed: int, cited: bool, raw: bool, chosen: str = ""
+) -> Rows:
+    """A segment whose rows lie in the middle of larger tensors, as they do in a store; unread rows are poisoned. With
+    `chosen` every layer and head sees another number of past rows, and is noted apart ("heads") or not ("rows")."""
     generator = torch.Generator().manual_seed(seed)
 
     def slab(room: int, filled: int = 0) -> Tensor:
@@ -51,6 +54,8 @@ def make_rows(spec: ModelSpec, past: int, before: int, count: int, seed: int, ci
         whole[:, :, 4 : 4 + filled] = torch.randn(LAYERS, KV_HEADS, filled, spec.head_dim, generator=generator)
         return whole.to(spec.device, spec.dtype)[:, :, 4 : 4 + room]
 
+    counts = torch.randint(0, past + 1, (LAYERS, KV_HEADS), generator=generator, dtype=torch.int32)
+    ledger = (LAYERS, KV_HEADS, past) if chosen == "heads" else (LAYERS, past)
     return Rows(
         slab(past, past),
         slab(past, past),
@@ -60,7 +65,8 @@ def make_rows(spec: ModelSpec, past: int, before: int, count: int, seed: int, ci
         before,
         torch.arange(count, device=spec.device)[None],
         past + before,
-        torch.zeros(LAYERS, past, device=spec.device) if cited else None,
+        counts.to(spec.device) if chosen else None,
+        torch.zeros(ledger, device=spec.device) if cited else None,
     )
 
 
@@ -78,6 +84,7 @@ MIXES = {
     "frames": [(37, 0, 5, False, True), (0, 0, 7, False, True), (70, 0, 5, False, True)],
     "questions": [(40, 0, 9, True, False), (33, 11, 1, True, False), (0, 3, 1, True, False)],
     "mixed": [(20, 0, 6, False, True), (65, 4, 1, True, False), (16, 0, 12, True, False), (3, 0, 1, False, True)],
+    "chosen": [(65, 4, 1, True, False, "heads"), (40, 0, 9, True, False, "rows"), (33, 2, 3, False, False, "heads")],
 }
 
 
