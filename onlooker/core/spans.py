@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SpanKind = Literal["prefix", "vision", "text", "speech", "caption", "thought"]
 """What a block is: the prompt before the stream, a patch of frames, or a note of some kind (`NOTES`)."""
@@ -12,10 +15,11 @@ Layout = Literal["keep", "pack"]
 """How positions are given out. `keep`: every slot of the full grid takes a position, pruned or not; `pack`: only the
 tokens that were kept do."""
 
-Scoring = Literal["mean", "shares"]
+Scoring = Literal["mean", "shares", "queries"]
 """How the store scores blocks against a question. `mean`: the mean query of the bare question against every block's
 mean key, all heads together; `shares`: every token of the whole prompt shares its attention among the mean keys, head
-by head; a block gets the largest share of any token, added over heads."""
+by head; a block gets the largest share of any token, added over heads. `queries`: not at all; the policy is given the
+queries of the whole prompt themselves and chooses single rows (`MemoryPolicy.recall_rows`)."""
 
 
 class Tier(Enum):
@@ -55,3 +59,6 @@ class Recall:
     """What a question may see in one layer: block ids, ascending. Positions are packed in that order."""
 
     blocks: tuple[int, ...]
+    rows: "Tensor | None" = None
+    """Which of the blocks' tokens are seen, bool `[kv_heads, tokens]`, or `[1, tokens]` for all heads alike; None: all.
+    Those that are seen keep their places."""

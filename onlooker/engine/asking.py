@@ -212,10 +212,14 @@ class Asking:
             if not held:
                 check_seen(session.store.spans, visible)
 
+            scored, scoring = memory.scores_layers, memory.scoring()
+
             def choose(layer: int, spans: Sequence[Span], scores: Tensor | None) -> Recall:
+                if scored and scoring == "queries":
+                    assert scores is not None, "queries were asked for"
+                    return memory.recall_rows(layer, spans, scores, state)
                 return memory.recall(spans, scores, state)
 
-            scored, scoring = memory.scores_layers, memory.scoring()
             view = self._view = self._store.question(choose, scored=scored, scoring=scoring, visible=visible, held=held)
             if scored:
                 words = model.embed_text(model.retrieval_ids(self.question)) if scoring == "mean" else prompt
@@ -253,7 +257,7 @@ class Asking:
         recalled, layers = self._view.recalled(), self._model.spec.num_layers
         spans = {number: span for number in recalled if (span := self._view.find(number)) is not None}
         seen = {number: layers_seen for number, layers_seen in recalled.items() if number in spans}
-        self._context_tokens = round(sum(spans[i].num_tokens * n for i, n in seen.items()) / layers)
+        self._context_tokens = round(self._view.context_tokens())
         self._citations = _cite(spans, self._view.attention_mass(), seen, layers)
         self._view.close()
         self.session.note_answer(self.answer())

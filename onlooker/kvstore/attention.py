@@ -115,13 +115,19 @@ def attend_causally(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor 
 
 
 def attend_context_and_tail(
-    queries: Tensor, context: tuple[Tensor, Tensor], tail: tuple[Tensor, Tensor], scale: float, num_held: int = 0
+    queries: Tensor,
+    context: tuple[Tensor, Tensor],
+    tail: tuple[Tensor, Tensor],
+    scale: float,
+    num_held: int = 0,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Rotated queries `[Hq, n, D]` over a frozen context and a causal tail that ends with the queries themselves.
 
     `context` and `tail` are (rotated keys, values), each `[H, m, D]`. One softmax in float32 spans both, and neither
-    is copied. Returns the output `[n, Hq, D]` and the last query's weights on the context and on the first `num_held`
-    rows of the tail, float32 `[m + num_held]`, averaged over heads.
+    is copied. With `counts` (int32 `[H]`) each head sees so many rows of the context, the first ones. Returns the
+    output `[n, Hq, D]` and the last query's weights on the context and on the first `num_held` rows of the tail,
+    float32 `[Hq, m + num_held]`.
     """
     query_heads, num_queries, dim = queries.shape
     heads, num_context = context[0].shape[:2]
@@ -132,6 +138,9 @@ def attend_context_and_tail(
         count = block.shape[1]
         folded = block.reshape(heads, -1, dim)
         before = _product(folded, context[0].transpose(1, 2)) * scale
+        if counts is not None:
+            unseen = torch.arange(num_context, device=queries.device) >= counts[:, None, None]
+            before = before.masked_fill(unseen, float("-inf"))
         within = _product(folded, tail[0].transpose(1, 2)) * scale
         if num_queries > 1:
             seen = torch.ones(count, num_tail, dtype=torch.bool, device=queries.device)
@@ -143,7 +152,16 @@ def attend_context_and_tail(
         outputs.append(out.to(queries.dtype).reshape(query_heads, count, dim))
         last = torch.cat((on_context, on_tail[..., :num_held]), dim=-1) if num_held else on_context
         weights = last.reshape(query_heads, count, num_context + num_held)
-    return torch.cat(outputs, dim=1).transpose(0, 1), weights[:, -1].mean(0)
+    return torch.cat(outputs, dim=1).transpose(0, 1), weights[:, -1]
+
+
+def note_looks(ledger: Tensor, weights: Tensor) -> None:
+    """Add a query's weights `[Hq, rows]` to a ledger: `[rows]`, averaged over heads, or `[H, rows]`, whose sum over
+    heads is that."""
+    if ledger.ndim == 1:
+        ledger.add_(weights.mean(0))
+    else:
+        ledger.add_(weights.unflatten(0, (len(ledger), -1)).sum(1) / len(weights))
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

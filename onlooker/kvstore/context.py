@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
@@ -29,12 +28,26 @@ class Context:
     """The position after the last block: the question starts here."""
     owned_bytes: int
     """Bytes held beyond what the store holds anyway."""
+    counts: Tensor | None = None
+    """How many rows each layer and head sees, the first ones, int32 `[layers, kv_heads]`; None: all."""
+    owners: Tensor | None = None
+    """Where single rows were picked: the place of each row's block among `blocks`, int64 `[layers, kv_heads, rows]`, or
+    `[layers, 1, rows]` where all heads see the same. None: whole blocks, one after the other."""
 
     def layers(self) -> list["Context"]:
         """One context for each layer."""
         owned = self.owned_bytes // len(self.keys)
         return [
-            Context(self.keys[n : n + 1], self.values[n : n + 1], self.blocks, self.held, self.reach, owned)
+            Context(
+                self.keys[n : n + 1],
+                self.values[n : n + 1],
+                self.blocks,
+                self.held,
+                self.reach,
+                owned,
+                None if self.counts is None else self.counts[n : n + 1],
+                None if self.owners is None else self.owners[n : n + 1],
+            )
             for n in range(len(self.keys))
         ]
 
@@ -68,13 +81,15 @@ class Sources:
         keys, values = self.arena.rotated[:, :, rows], self.arena.values[:, :, rows]
         return Context(keys, values, chosen, held, placing.reach, 0)
 
-    def gather(self, chosen: tuple[int, ...], layers: range) -> Context:
+    def gather(self, chosen: tuple[int, ...], layers: range, fetched: tuple[int, ...] | None = None) -> Context:
         """A context of some neighbouring layers: packed positions (a block starts where the one before it ends).
 
-        In a long video the layers that see other moments would end at other positions. Only distances matter, so such
-        contexts are moved to end where the watching view does: a packed pass has one place for a question's tokens.
+        Layers that see other blocks would end at other positions. Only distances matter, so their contexts are moved to
+        end where the watching view does: a packed pass has one place for a question's tokens. Only the blocks that are
+        `fetched` (by default all) are in it, at the places that they have among all that were chosen.
         """
         spec, picked = self.spec, slice(layers.start, layers.stop)
+        places, chosen = chosen, chosen if fetched is None else fetched
         shape = (len(layers), spec.num_kv_heads, self.num_tokens(chosen), spec.head_dim)
         keys, values = (allocate(shape, spec.dtype, spec.device) for _ in range(2))
         at = 0
@@ -84,14 +99,17 @@ class Sources:
             keys[:, :, to].copy_(from_keys[picked, :, rows], non_blocking=True)
             values[:, :, to].copy_(from_values[picked, :, rows], non_blocking=True)
             at += count
-        blocks = [*(self.entries[block].block for block in chosen), *self.held]
+        blocks = [*(self.entries[block].block for block in places), *self.held]
         offsets, reach = lay_out(blocks, spec.position_axes)
-        if any(block.clock is not None for block in blocks):
+        if len(layers) < spec.num_layers or any(block.clock is not None for block in blocks):
             end = self.placing.reach
             steps = [place - own for place, own in zip(end, reach, strict=True)]
             offsets = [tuple(map(sum, zip(offset, steps, strict=True))) for offset in offsets]
             reach = end
-        offsets, held = offsets[: len(chosen)], tuple(offsets[len(chosen) :])
+        offsets, held = offsets[: len(places)], tuple(offsets[len(places) :])
+        if fetched is not None:
+            starts = dict(zip(places, offsets, strict=True))
+            offsets = [starts[block] for block in chosen]
         if chosen:
             cos, sin = self.rotary(shifted([self.entries[block].block.positions for block in chosen], offsets))
             for layer in range(len(layers)):
@@ -113,20 +131,3 @@ class Sources:
             else:
                 runs.append((None, row, count))
         return runs
-
-
-def block_shares(contexts: list[Context], weights: list[Tensor], entries: Catalog[Entry]) -> dict[int, float]:
-    """Row weights of every layer (float32 `[rows]`), summed over layers and over the rows of each block."""
-    names = sorted({block for context in contexts for block in context.blocks})
-    if not names:
-        return {}
-    place = {block: number for number, block in enumerate(names)}
-    owners: dict[tuple[int, ...], Tensor] = {}
-    total = torch.zeros(len(names), dtype=torch.float32, device=weights[0].device)
-    for context, weight in zip(contexts, weights, strict=True):
-        if context.blocks not in owners:
-            counts = torch.tensor([entries[block].span.num_tokens for block in context.blocks])
-            numbers = torch.tensor([place[block] for block in context.blocks], dtype=torch.int64)
-            owners[context.blocks] = torch.repeat_interleave(numbers, counts).to(total.device)
-        total.index_add_(0, owners[context.blocks], weight)
-    return dict(zip(names, total.tolist(), strict=True))

@@ -13,18 +13,20 @@ from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import Recall, Scoring, Span
 from onlooker.kernels.packed_attention import Rows
 from onlooker.kvstore.arena import Reader, allocate
-from onlooker.kvstore.attention import Turned, attend_context_and_tail
+from onlooker.kvstore.attention import Turned, attend_context_and_tail, note_looks
 from onlooker.kvstore.blocks import Block, Entry, Offset
 from onlooker.kvstore.catalog import Catalog, Spans
-from onlooker.kvstore.context import Context, Sources, block_shares
+from onlooker.kvstore.context import Context, Sources
 from onlooker.kvstore.rotation import moved, rotate
-from onlooker.kvstore.signals import fold_queries, score_blocks, share_attention
+from onlooker.kvstore.rows import block_shares, pick_rows, rows_seen, side_by_side, wanted_rows
+from onlooker.kvstore.signals import tell_scores
 
 if TYPE_CHECKING:
     from onlooker.kvstore.store import KVStore
 
 Choose = Callable[[int, Sequence[Span], Tensor | None], Recall]
-"""(layer, spans, scores float32 `[spans]` on the CPU or None) to what that layer may see."""
+"""(layer, spans, scores float32 `[spans]` on the CPU or None) to what that layer may see. With scoring `queries`, the
+scores are the layer's raw queries `[query_heads, tokens, head_dim]`."""
 
 LEAST_TAIL_ROWS = 64
 
@@ -68,7 +70,8 @@ class QuestionView:
         self.spec = store.spec
         self.spans: Spans = spans if visible is None else spans.between(*visible)
         """What there was to choose from, in stream order; the prefix is always among it."""
-        self._store, self._choose, self._scoring = store, choose, scoring
+        self._store, self._choose = store, choose
+        self._scoring: Scoring = scoring
         self.held_spans = tuple(
             Span(store._next_id + n, "vision", one.positions.shape[1], one.start_s, one.end_s)
             for n, one in enumerate(held)
@@ -94,7 +97,8 @@ class QuestionView:
         self._whole: Context | None = None
         """The contexts of all layers in one piece, where all are of one size."""
         self._ledgers: list[Tensor] = []
-        """Of each context, float32 `[layers, rows]`: attention of the cited tokens."""
+        """Of each context, float32 `[layers, rows]`: attention of the cited tokens; `[layers, kv_heads, rows]` where
+        each head sees other rows."""
         self._num_cited = 0
         self._closed = False
         self._num_tail, self._tail_reach, self._num_held = 0, 0, 0
@@ -171,9 +175,8 @@ class QuestionView:
         if not self._num_cited or self._closed:
             return {}
         weights = [row for ledger in self._ledgers for row in ledger]
-        held = tuple(span.id for span in self.held_spans)
-        contexts = [dataclasses.replace(context, blocks=context.blocks + held) for context in self._contexts]
-        shares = block_shares(contexts, weights, self._sources.entries)
+        held = [span.id for span in self.held_spans]
+        shares = block_shares(self._contexts, weights, self._sources.entries, held)
         count = self.spec.num_layers * self._num_cited
         return {block: share / count for block, share in shares.items()}
 
@@ -181,9 +184,14 @@ class QuestionView:
         """In how many layers each block of the context was seen."""
         counts = {span.id: len(self._contexts) for span in self.held_spans} if self._contexts else {}
         for context in self._contexts:
-            for block in context.blocks:
-                counts[block] = counts.get(block, 0) + 1
+            for block, rows in rows_seen(context, self._sources.entries).items():
+                counts[block] = counts.get(block, 0) + (rows > 0)
         return counts
+
+    def context_tokens(self) -> float:
+        """Tokens that the question saw of what was before it, mean over layers and heads."""
+        entries, layers = self._sources.entries, max(1, len(self._contexts))
+        return self._held_tokens + sum(sum(rows_seen(one, entries).values()) for one in self._contexts) / layers
 
     def find(self, block: int) -> Span | None:
         """A block there was to choose from, or that was held; None for another."""
@@ -216,13 +224,13 @@ class QuestionView:
         """Score all blocks with this layer's raw queries `[query_heads, tokens, head_dim]`, choose, gather, freeze."""
         assert layer == len(self._contexts), f"layer {layer} attended when {len(self._contexts)} was next"
         means, heads = self._means[layer][self._signal_rows], self.spec.num_kv_heads
-        if self._scoring == "mean":
-            scores = score_blocks(means, fold_queries(queries, heads))
-        else:
-            scores = share_attention(means, queries, heads, scale)
-        chosen = self._chosen(self._choose(layer, self.spans, scores.cpu()))
-        self._check_room(chosen, 1)
-        self._freeze(self._sources.gather(chosen, range(layer, layer + 1)))
+        recall = self._choose(layer, self.spans, tell_scores(self._scoring, means, queries, heads, scale))
+        chosen = self._chosen(recall)
+        rows = wanted_rows(recall, chosen, self._sources.entries)
+        fetched = chosen if rows is None else rows.blocks
+        self._check_room(fetched, 1)
+        context = self._sources.gather(chosen, range(layer, layer + 1), fetched)
+        self._freeze(context if rows is None else pick_rows(context, rows.picked[None], rows.counts))
         context = self._contexts[-1]
         if len(self._contexts) == self.spec.num_layers:
             assert self._reader is not None
@@ -233,28 +241,25 @@ class QuestionView:
         return context
 
     def _freeze(self, context: Context) -> None:
-        num_layers, _, rows, _ = context.keys.shape
-        ledger = allocate((num_layers, rows + self._held_tokens), torch.float32, self.spec.device)
-        self._ledgers.append(ledger.zero_())
+        self._ledgers.append(self._new_ledger(context))
         self._contexts += context.layers()
-        if num_layers == self.spec.num_layers:
+        if len(context.keys) == self.spec.num_layers:
             self._whole = context
 
+    def _new_ledger(self, context: Context, apart: bool = False) -> Tensor:
+        num_layers, kv_heads, rows, _ = context.keys.shape
+        apart = apart or (context.owners is not None and context.owners.shape[1] > 1)
+        heads = (kv_heads,) if apart else ()
+        return allocate((num_layers, *heads, rows + self._held_tokens), torch.float32, self.spec.device).zero_()
+
     def _join(self) -> None:
-        """Lay the contexts of all layers side by side if they are alike in size, as they are when every frame has as
-        many tokens: then a packed pass can take them, though each layer sees other blocks."""
-        if len({(context.reach, context.keys.shape) for context in self._contexts}) > 1:
+        """Lay the contexts of all layers side by side: then a packed pass can take them, though each sees others."""
+        joined = side_by_side(self._contexts)
+        if joined is None:
             return
-        held = self._contexts[0].held if len({context.held for context in self._contexts}) == 1 else ()
-        keys, values = (torch.cat([getattr(c, name) for c in self._contexts]) for name in ("keys", "values"))
-        blocks = [context.blocks for context in self._contexts]
-        places = [context.held for context in self._contexts]
-        self._whole = Context(keys, values, (), held, self._contexts[0].reach, keys.nbytes + values.nbytes)
-        self._contexts = [
-            dataclasses.replace(context, blocks=seen, held=starts)
-            for context, seen, starts in zip(self._whole.layers(), blocks, places, strict=True)
-        ]
-        self._ledgers = [torch.cat(self._ledgers)]
+        self._whole, self._contexts = joined[0], joined[1:]
+        apart = any(ledger.ndim == 3 for ledger in self._ledgers)
+        self._ledgers = [self._new_ledger(self._whole, apart)]
 
     def _forget_sources(self) -> None:
         """Let go of parked keys and values: what was chosen of them has been copied."""
@@ -313,7 +318,8 @@ class Retrieval:
         # Layers may see different numbers of positions, so the angles are made per layer.
         cos, sin = self._view._sources.rotary(moved(self._positions, context.reach))
         own, past = (rotate(keys, cos, sin), values), (context.keys[0], context.values[0])
-        return attend_context_and_tail(rotate(queries, cos, sin), past, own, scale)[0]
+        counts = None if context.counts is None else context.counts[0]
+        return attend_context_and_tail(rotate(queries, cos, sin), past, own, scale, counts=counts)[0]
 
     def rows(self) -> None:
         """None: what a layer sees is chosen from its own queries, in the middle of the pass."""
@@ -357,10 +363,10 @@ class TailSegment:
         tail_values[:, new] = values
         past, tail = (context.keys[0], context.values[0]), (tail_keys[:, seen], tail_values[:, seen])
         noted = view._held_tokens if self._cited else 0
-        output, weights = attend_context_and_tail(turned[0], past, tail, scale, noted)
+        counts = None if context.counts is None else context.counts[0]
+        output, weights = attend_context_and_tail(turned[0], past, tail, scale, noted, counts)
         if self._cited:
-            ledger = view._ledgers[0][layer] if view._whole else view._ledgers[layer][0]
-            ledger.add_(weights)
+            note_looks(view._ledgers[0][layer] if view._whole else view._ledgers[layer][0], weights)
         return output
 
     def rows(self) -> Rows | None:
@@ -379,6 +385,7 @@ class TailSegment:
             own_before=self._start,
             positions=self._positions,
             offset=offset,
+            past_counts=whole.counts,
             ledger=view._ledgers[0] if self._cited else None,
             own_noted=view._held_tokens if self._cited else 0,
         )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
-from onlooker.core.spans import Span
+from onlooker.core.spans import Scoring, Span
 from onlooker.kvstore.arena import allocate
 
 LEAST_ROWS = 16
@@ -92,6 +92,16 @@ class Signals:
     def _table(self, rows: int) -> Tensor:
         spec = self._spec
         return allocate((spec.num_layers, rows, spec.num_kv_heads * spec.head_dim), torch.float32, spec.device)
+
+
+def tell_scores(scoring: Scoring, means: Tensor, queries: Tensor, num_kv_heads: int, scale: float) -> Tensor:
+    """What a policy is told of one layer: scores of the blocks whose mean keys are `[blocks, H * D]`, on the CPU; or
+    the raw queries `[Hq, tokens, D]` themselves, where they are."""
+    if scoring == "queries":
+        return queries
+    if scoring == "mean":
+        return score_blocks(means, fold_queries(queries, num_kv_heads)).cpu()
+    return share_attention(means, queries, num_kv_heads, scale).cpu()
 
 
 def fold_queries(queries: Tensor, num_kv_heads: int) -> Tensor:

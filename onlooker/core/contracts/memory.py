@@ -36,3 +36,8 @@ class MemoryPolicy(Method):
         The default is everything on the device. Must not change `state`.
         """
         return Recall(tuple(span.id for span in spans if span.tier.value == "device"))
+
+    def recall_rows(self, layer: int, spans: Sequence[Span], queries: Tensor, state: StreamState) -> Recall:
+        """What a question may see in one layer, row by row, if `scoring` is `queries`: the layer's raw queries of the
+        whole prompt, `[query_heads, tokens, head_dim]`, on the device. Must not change `state`."""
+        raise NotImplementedError(f"{type(self).__name__} recalls whole blocks")
