@@ -62,15 +62,17 @@ class FrameTaken:
     number: int
     """Number of the frame in its session, from 0."""
     tokens_seen: int
-    """Visual tokens before compression."""
+    """Visual tokens, before compression, of the frames that the compressor gave out when this one came: of this one, or
+    of several."""
     tokens_kept: int
+    """How many of them were kept and read."""
     refreshed: bool
     """Was the whole frame computed densely in the vision tower?"""
     recomputed_ratio: float | None
     """Share of the tower's work on tokens that was done anew; None unless the engine traces its work."""
     held: bool = False
-    """It waits for the next frame, to be encoded with it; a question reads it at once, as if none came. Its tokens are
-    counted with the frame that completes the patch."""
+    """It waits for a later frame, to be encoded with it or to be given out by the compressor; a question reads it at
+    once, as if none came. Its tokens are counted with the frame at which they are given out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +128,10 @@ class SessionStats:
     dropped_events: int = 0
     blocks_parked: int = 0
     blocks_forgotten: int = 0
+    frames_empty: int = 0
+    """Frames of which the compressor kept nothing: they were not read."""
     frames_held: int = 0
-    """Frames that waited for a later one, to be encoded with it."""
+    """Frames that waited for a later one, to be encoded with it or to be given out by the compressor."""
     held_s: float = 0.0
     """Stream time that they waited, in seconds, all together."""
     stage_s: dict[str, float] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Visual tokens that remember where and when they came from."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ class VisualTokens:
     """How many source tokens each token stands for, float32 `[tokens]`."""
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     """Further arrays that travel with their tokens, each `[tokens, ...]` (DeepStack rows, saliency)."""
+    whole: Mapping[str, Tensor] = field(default_factory=dict)
+    """Arrays that describe whole frames, each `[frames, ...]`: a row for each frame that was joined, in order, whether
+    any of its tokens are left or not."""
 
     def __post_init__(self) -> None:
         columns = {"frame": self.frame, "time_s": self.time_s, "row": self.row, "col": self.col, "weight": self.weight}
@@ -45,8 +48,10 @@ class VisualTokens:
         frame: int,
         time_s: float,
         extras: Mapping[str, Tensor] | None = None,
+        whole: Mapping[str, Tensor] | None = None,
     ) -> "VisualTokens":
-        """All tokens of one frame in raster order; `features` is `[rows * cols, dim]`."""
+        """All tokens of one frame in raster order; `features` is `[rows * cols, dim]`, what is in `whole` is
+        `[1, ...]`."""
         rows, cols = grid
         place = torch.arange(rows * cols, device=features.device)
         assert len(features) == rows * cols, f"{len(features)} tokens do not fill a grid of {rows} x {cols}"
@@ -59,6 +64,7 @@ class VisualTokens:
             grid=grid,
             weight=torch.ones(len(place), dtype=torch.float32, device=features.device),
             extras=dict(extras or {}),
+            whole=dict(whole or {}),
         )
 
     def __len__(self) -> int:
@@ -66,8 +72,8 @@ class VisualTokens:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the features and of the extras."""
-        return self.features.nbytes + sum(value.nbytes for value in self.extras.values())
+        """Bytes of the features, of the extras and of what describes whole frames."""
+        return self.features.nbytes + sum(value.nbytes for value in (*self.extras.values(), *self.whole.values()))
 
     @property
     def slot(self) -> Tensor:
@@ -85,6 +91,7 @@ class VisualTokens:
             grid=self.grid,
             weight=self.weight[index],
             extras={name: value[index] for name, value in self.extras.items()},
+            whole=self.whole,
         )
 
     def merge(self, group: Tensor) -> "VisualTokens":
@@ -113,7 +120,21 @@ class VisualTokens:
             return total(value.float() * share.view(-1, *[1] * (value.ndim - 1))).to(value.dtype)
 
         extras = {name: mean(v) if v.is_floating_point() else kept.extras[name] for name, v in self.extras.items()}
-        return VisualTokens(mean(self.features), kept.frame, kept.time_s, kept.row, kept.col, self.grid, weight, extras)
+        features = mean(self.features)
+        return VisualTokens(
+            features, kept.frame, kept.time_s, kept.row, kept.col, self.grid, weight, extras, self.whole
+        )
+
+    def by_frame(self) -> list[tuple[int, "VisualTokens"]]:
+        """The number of each frame that has tokens, and its tokens, in stream order, without `whole`. Waits for the
+        device."""
+        slices = self.frame_slices()
+        if not slices:
+            return []
+        numbers = self.frame[[part.start for part in slices]].tolist()
+        place = torch.arange(len(self), device=self.features.device)
+        alone = replace(self, whole={})
+        return [(number, alone.select(place[part])) for number, part in zip(numbers, slices, strict=True)]
 
     def frame_slices(self) -> list[slice]:
         """One slice per frame that has tokens, in stream order."""
@@ -132,6 +153,7 @@ def join(parts: Iterable[VisualTokens]) -> VisualTokens:
     for part in parts:
         assert part.grid == parts[0].grid, f"grids {part.grid} and {parts[0].grid} cannot be joined"
         assert part.extras.keys() == names.keys(), f"extras {list(part.extras)} and {list(names)} cannot be joined"
+        assert part.whole.keys() == parts[0].whole.keys(), "what describes whole frames cannot be joined"
     return VisualTokens(
         features=torch.cat([p.features for p in parts]),
         frame=torch.cat([p.frame for p in parts]),
@@ -141,4 +163,5 @@ def join(parts: Iterable[VisualTokens]) -> VisualTokens:
         grid=parts[0].grid,
         weight=torch.cat([p.weight for p in parts]),
         extras={name: torch.cat([p.extras[name] for p in parts]) for name in names},
+        whole={name: torch.cat([p.whole[name] for p in parts]) for name in parts[0].whole},
     )

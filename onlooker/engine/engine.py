@@ -25,17 +25,18 @@ from onlooker.core.contracts import (
     Prepared,
     VideoModel,
 )
-from onlooker.core.errors import CapacityError, InputError
+from onlooker.core.errors import InputError
 from onlooker.core.events import Failed, FrameTaken
 from onlooker.core.frame import Frame
 from onlooker.core.spans import Layout, Plan, Span, SpanKind
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 from onlooker.engine.asking import Asking, InFlight, accept_all, all_said, release
+from onlooker.engine.emission import Emission, Pending, Writer, emitted, match, most_read, read_all
 from onlooker.engine.noting import Note, take_notes
 from onlooker.engine.packing import Work
 from onlooker.engine.passes import Passes, make_passes, pass_sizes
-from onlooker.engine.reading import Reading, reading_of
+from onlooker.engine.reading import Reading
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved, load
 from onlooker.engine.seeing import Arrival, Patch, Seen, arrive, batches
@@ -261,33 +262,19 @@ class Engine:
         sessions = [session for session, _ in arrivals]
         batch = self._see(arrivals) if arrivals else []
 
-        works: list[Work] = []
-        chunks: list[Any] = []
-        errors: list[Exception | None] = []
+        writers = [Writer(session, self._to_read(arrival)) for session, arrival in zip(sessions, batch, strict=True)]
         with self._stage("prefill", sessions):
-            try:
-                for session, arrival in zip(sessions, batch, strict=True):
-                    chunk, error = None, None
-                    if arrival.seen is not None and not self.memory.rereads:
-                        try:
-                            work, chunk = self.reading(arrival.seen).begin(session.store)
-                            works.append(work)
-                        except CapacityError as full:
-                            error = release(full)
-                    chunks.append(chunk)
-                    errors.append(error)
-                asking_works = [asking.pending() for asking in askings]
-                scores = self.passes.run(works + asking_works) if works or asking_works else []
-            except BaseException:
-                # Whatever failed, and for whom: everyone may be stepped again.
-                for chunk in filter(None, chunks):
-                    chunk.abort()
-                raise
+            scores = read_all(self.passes.run, writers, [asking.pending() for asking in askings])
         events = []
         with self._stage("memory", sessions):
-            for session, arrival, chunk, error in zip(sessions, batch, chunks, errors, strict=True):
-                events.append(self._remember(session, arrival, chunk, error))
-        return events, accept_all(askings, scores[len(works) :])
+            for arrival, writer in zip(batch, writers, strict=True):
+                events.append(self._remember(arrival, writer))
+        return events, accept_all(askings, scores)
+
+    def _to_read(self, arrival: Arrival) -> list[Reading]:
+        if arrival.seen is None or self.memory.rereads:
+            return []
+        return arrival.seen.emission.readings(self.model, self.layout)
 
     def check_arrivals(self, arrivals: Sequence[tuple[Session, Frame]]) -> None:
         """Raise `InputError` or `SessionClosed` unless every frame may be pushed now."""
@@ -320,17 +307,25 @@ class Engine:
 
     @torch.no_grad()
     def held(self, session: Session) -> Sequence[Reading]:
-        """What a question reads of frames that are no whole patch yet: the last one stands for those to come, as in a
-        clip that ends here. The stream's own states do not change. Done once, until the next frame is taken."""
-        if not session.waiting:
+        """What a question reads of what is seen and not in memory: what the compressor holds, and frames that are no
+        whole patch yet (the last one stands for those to come), as in a clip that ends here. The stream's own states do
+        not change. Done once, until the next frame is taken."""
+        if not session.waiting and not session.pending:
             return ()
         if session.looked_ahead is None:
-            (session.looked_ahead,) = self.look([(session, Patch(session.waiting))], aside=True)
-        return (self.reading(session.looked_ahead),)
+            given, _ = self.closing(session, aside=True)
+            session.looked_ahead = given.readings(self.model, self.layout)
+        return session.looked_ahead
 
-    def reading(self, seen: Seen) -> Reading:
-        """What the model reads of a patch that was seen."""
-        return reading_of(self.model, seen.tokens, seen.patch.start_s, seen.patch.end_s, self.layout)
+    @torch.no_grad()
+    def closing(self, session: Session, *, aside: bool = False) -> tuple[Emission, Seen | None]:
+        """All that was seen and is not remembered, as if the stream ended here: what the compressor holds, and frames
+        that wait for their patch, which is then seen. `aside`: the stream's own states do not change."""
+        if session.waiting:
+            (seen,) = self.look([(session, Patch(session.waiting))], aside=aside, ends=True)
+            return seen.emission, seen
+        states = session.forks() if aside else session.begin(0)
+        return match(self.compressor, self.compressor.flush(states["compressor"]), session.pending, 0), None
 
     def _see(self, arrivals: Sequence[tuple[Session, Frame]]) -> list[Arrival]:
         """Pixels to kept tokens, for the newest frame of several streams, as far as it completes a patch.
@@ -350,10 +345,11 @@ class Engine:
                 arrival.seen, session.arrival = one, arrival
         return [arrival for _, arrival in batch]
 
-    def look(self, patches: Sequence[tuple[Session, Patch]], *, aside: bool = False) -> list[Seen]:
+    def look(self, patches: Sequence[tuple[Session, Patch]], *, aside: bool = False, ends: bool = False) -> list[Seen]:
         """See one patch of each of several streams. Patches of one shape share a batch.
 
-        The methods work on states that take effect when the patch is remembered, not before; `aside`: never.
+        The methods work on states that take effect when the patch is remembered, not before; `aside`: never. `ends`:
+        the compressor gives out all that it holds.
         """
         sessions, count = [session for session, _ in patches], self.model.patch_frames
         with self._stage("preprocess", sessions):
@@ -367,7 +363,7 @@ class Engine:
         for shape, members in batches(groups, dict.fromkeys(self._prepared, self._most_frames)):
             some = [sessions[n] for n in members]
             tower = self.model.tower(shape)
-            working = [session.forks() if aside else session.begin(tower.num_tokens) for session in some]
+            working = [session.forks() if aside else session.begin(most_read(session, tower)) for session in some]
             states, pruned = ([one[kind] for one in working] for kind in ("encoder", "compressor"))
             with self._stage("encode", some):
                 hidden = self.model.embed_patches(torch.stack([pixels[n] for n in members]))
@@ -389,35 +385,43 @@ class Engine:
                     for row, (n, session) in enumerate(zip(members, some, strict=True))
                 ]
                 kept = self.compressor.compress_streams(whole, pruned)
-            for row, n in enumerate(members):
-                found[n] = Seen(patches[n][1], kept[row], len(whole[row]), tower, encoded, row)
+                for row, n in enumerate(members):
+                    session, patch = patches[n]
+                    newest = Pending(
+                        session.frames - len(session.waiting), patch.start_s, patch.end_s, len(patch.frames),
+                        len(whole[row]),
+                    )  # fmt: skip
+                    emission = emitted(self.compressor, kept[row], (*session.pending, newest), pruned[row], ends)
+                    found[n] = Seen(patch, whole[row].grid, emission, tower, encoded, row)
         return [found[n] for n in range(len(patches))]
 
     # ------------------------------------------------------------------------------------------------- remembering
 
-    def _remember(
-        self, session: Session, arrival: Arrival, chunk: Any, no_room: Exception | None
-    ) -> FrameTaken | Failed:
-        time_s, seen, plan = arrival.frame.time_s, arrival.seen, Plan()
+    def _remember(self, arrival: Arrival, writer: Writer) -> FrameTaken | Failed:
+        session, time_s, seen, plan = writer.session, arrival.frame.time_s, arrival.seen, Plan()
         taken = FrameTaken(time_s, session.frames, 0, 0, False, None, held=bool(arrival.waiting))
         try:
-            if no_room is not None:
-                raise no_room
+            if writer.error is not None:
+                raise writer.error
             if seen is not None:
+                given = seen.emission
                 trace, share = seen.trace() if session.traces else (session.trace, None)
-                if self.memory.rereads:
-                    plan = session.keep_unread(seen.tokens, len(seen.tokens), seen.patch.start_s, seen.patch.end_s)
-                else:
-                    plan = session.keep_block(chunk)
+                plan = self.keep(session, given, writer)
                 session.trace = trace
-                counts = {"tokens_seen": seen.num_tokens, "tokens_kept": len(seen.tokens)}
-                taken = replace(taken, **counts, refreshed=seen.refreshed, recomputed_ratio=share)
+                counts = {"tokens_seen": given.tokens_seen, "tokens_kept": given.tokens_kept}
+                held = bool(arrival.waiting or given.pending)
+                taken = replace(taken, **counts, refreshed=seen.refreshed, recomputed_ratio=share, held=held)
+                session.given_out(given, time_s)
         except Exception as error:  # a full store or a faulty policy is this stream's affair, not that of the others
-            if chunk is not None:
-                chunk.abort()
+            writer.undo()
             return session.refused(time_s, release(error))
         session.hold(arrival.waiting, time_s)
         return session.taken(taken, plan)
+
+    def keep(self, session: Session, given: Emission, writer: Writer) -> Plan:
+        """Keep what was given out: the blocks that a writer has stored, or the tokens themselves for a memory that
+        reads at the question; of the others what the memory plans. An error leaves everything as it was before."""
+        return session.keep_unread_parts(given) if self.memory.rereads else session.keep_blocks(writer.spans)
 
     # ------------------------------------------------------------------------------------------------------ timing
 

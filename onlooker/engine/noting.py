@@ -11,8 +11,8 @@ from onlooker.core.checks import number, words
 from onlooker.core.errors import InputError
 from onlooker.core.spans import NOTES, Span, SpanKind
 from onlooker.engine.asking import release
+from onlooker.engine.emission import Writer, read_all
 from onlooker.engine.reading import note_reading
-from onlooker.engine.seeing import Patch
 from onlooker.engine.session import Session
 
 if TYPE_CHECKING:
@@ -36,42 +36,32 @@ def take_notes(engine: "Engine", notes: Sequence[Note]) -> list[Span | Exception
     times = [_check(engine, note) for note in notes]
     if len({id(note.session) for note in notes}) < len(notes):
         raise InputError("a step takes one note per session", given="a session twice", do="use two steps")
-    model, done, works, chunks = engine.model, {}, [], {}
+    model, done, writers = engine.model, {}, {}
     ids = [model.note_ids(note.text) for note in notes]
-    try:
-        for n, (note, time_s) in enumerate(zip(notes, times, strict=True)):
-            try:
-                if note.session.waiting:
-                    _close_patch(engine, note.session)
-                note.session.begin(len(ids[n]))
-                if not engine.memory.rereads:
-                    reading = note_reading(model, ids[n], time_s, note.kind)
-                    work, chunks[n] = reading.begin(note.session.store)
-                    works.append(work)
-            except Exception as error:  # no room for one is not the others' affair
-                done[n] = release(error)
-        if works:
-            engine.passes.run(works)
-    except BaseException:
-        for chunk in chunks.values():
-            chunk.abort()
-        raise
     for n, (note, time_s) in enumerate(zip(notes, times, strict=True)):
-        if n in done:
-            continue
-        session = note.session
         try:
+            if note.session.waiting or note.session.pending:
+                _close(engine, note.session)
+            note.session.begin(len(ids[n]))
+        except Exception as error:  # no room for one is not the others' affair
+            done[n] = release(error)
+            continue
+        readings = [] if engine.memory.rereads else [note_reading(model, ids[n], time_s, note.kind)]
+        writers[n] = Writer(note.session, readings)
+    read_all(engine.passes.run, list(writers.values()), [])
+    for n, writer in writers.items():
+        session, time_s, kind = writer.session, times[n], notes[n].kind
+        try:
+            if writer.error is not None:
+                raise writer.error
             if engine.memory.rereads:
-                plan = session.keep_unread(np.array(ids[n]), len(ids[n]), time_s, time_s, note.kind)
-                done[n] = Span(session._next_unread - 1, note.kind, len(ids[n]), time_s, time_s)
+                plan = session.keep_unread(np.array(ids[n]), len(ids[n]), time_s, time_s, kind)
+                done[n] = Span(session._next_unread - 1, kind, len(ids[n]), time_s, time_s)
             else:
-                place = session.store._next_id
-                plan = session.keep_block(chunks[n])
-                done[n] = Span(place, note.kind, len(ids[n]), time_s, time_s)
+                (done[n],) = writer.spans
+                plan = session.keep_blocks(writer.spans)
         except Exception as error:
-            chunk = chunks.get(n)
-            if chunk is not None:
-                chunk.abort()
+            writer.undo()
             session.give_up()
             done[n] = release(error)
             continue
@@ -99,24 +89,27 @@ def _check(engine: "Engine", note: Note) -> float:
     return number("time_s", note.time_s, least=newest, unit="seconds", do=do)
 
 
-def _close_patch(engine: "Engine", session: Session) -> None:
-    """Read the frames that wait for their patch as they are: what a note follows has to be there before it."""
-    (seen,) = engine.look([(session, Patch(session.waiting))])
-    if engine.memory.rereads:
-        plan = session.keep_unread(seen.tokens, len(seen.tokens), seen.patch.start_s, seen.patch.end_s)
-    else:
-        work, chunk = engine.reading(seen).begin(session.store)
-        try:
-            engine.passes.run([work])
-            plan = session.keep_block(chunk)
-        except BaseException:
-            chunk.abort()
-            raise
+def _close(engine: "Engine", session: Session) -> None:
+    """Read the frames that wait for their patch or are held by the compressor, as they are: what a note follows has to
+    be there before it."""
+    given, seen = engine.closing(session)
+    writer = Writer(session, [] if engine.memory.rereads else given.readings(engine.model, engine.layout))
+    try:
+        read_all(engine.passes.run, [writer], [])
+        if writer.error is not None:
+            raise writer.error
+        plan = engine.keep(session, given, writer)
+    except BaseException:
+        writer.undo()
+        raise
     session.settle()
-    session.hold((), session.waiting[-1].time_s)
+    newest = session.time_s
+    assert newest is not None, "frames that wait have come"
+    session.given_out(given, newest)
+    session.hold((), newest)
     totals = session.totals
-    totals.refreshed_frames += seen.refreshed
-    totals.tokens_seen += seen.num_tokens
-    totals.tokens_kept += len(seen.tokens)
+    totals.refreshed_frames += seen is not None and seen.refreshed
+    totals.tokens_seen += given.tokens_seen
+    totals.tokens_kept += given.tokens_kept
     totals.blocks_parked += len(plan.park)
     totals.blocks_forgotten += len(plan.forget)

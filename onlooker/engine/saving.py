@@ -15,13 +15,26 @@ from onlooker.core.checks import number, whole
 from onlooker.core.errors import InputError, OnlookerError
 from onlooker.core.events import SessionStats
 from onlooker.core.frame import Frame
+from onlooker.engine.emission import Pending
 
 if TYPE_CHECKING:
     from onlooker.engine.engine import Engine
     from onlooker.engine.session import Session
 
-FORMAT = 3
-_FACTS = ("format", "made_by", "time_s", "frames", "noted_s", "waiting", "totals", "parts", "on_host", "sha256")
+FORMAT = 4
+_FACTS = (
+    "format",
+    "made_by",
+    "time_s",
+    "frames",
+    "noted_s",
+    "waiting",
+    "pending",
+    "totals",
+    "parts",
+    "on_host",
+    "sha256",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +84,7 @@ def save(session: "Session", engine: "Engine") -> Saved:
         "frames": session.frames,
         "noted_s": session.noted_s,
         "waiting": [{"time_s": frame.time_s, "wall_time_s": frame.wall_time_s} for frame in session.waiting],
+        "pending": [dataclasses.asdict(patch) for patch in session.pending],
         "totals": dataclasses.asdict(session.totals),
         "parts": parts,
         "on_host": on_host,
@@ -96,6 +110,9 @@ def load(engine: "Engine", saved: Saved, *, trace: bool = False) -> "Session":
         session.waiting = tuple(
             Frame(tensors[f"waiting/{n}"].numpy().copy(), **times) for n, times in enumerate(facts["waiting"])
         )
+        session.pending = tuple(_pending(patch) for patch in facts["pending"])
+        if engine.compressor.num_held(session.states["compressor"]) != len(session.pending):
+            raise InputError("the snapshot is damaged", given="patches that the compressor does not hold")
         session.totals = SessionStats(**facts["totals"])
     except OnlookerError:
         session.close()
@@ -104,6 +121,16 @@ def load(engine: "Engine", saved: Saved, *, trace: bool = False) -> "Session":
         session.close()
         raise InputError("the snapshot is damaged", given=f"{type(error).__name__}: {str(error)[:200]}") from error
     return session
+
+
+def _pending(patch: Any) -> Pending:
+    """A patch that is held, of a snapshot. Raises `InputError` when it is none."""
+    fields = {field.name: field.type for field in dataclasses.fields(Pending)}
+    if not isinstance(patch, Mapping) or set(patch) != set(fields):
+        raise InputError("the snapshot is damaged", given=f"a patch that is held: {str(patch)[:80]}")
+    for name, value in patch.items():
+        (number if name.endswith("_s") else whole)(f"{name} of a snapshot", value, least=0)
+    return Pending(**patch)
 
 
 def made_by(engine: "Engine") -> dict[str, Any]:
@@ -151,6 +178,8 @@ def _check(engine: "Engine", saved: Saved) -> None:
         number("time_s of a snapshot", facts["time_s"], least=0.0)
     if not isinstance(facts["waiting"], list) or len(facts["waiting"]) >= engine.model.patch_frames:
         raise InputError("the snapshot is damaged", given="frames that wait", do="take a new one")
+    if not isinstance(facts["pending"], list) or len(facts["pending"]) > engine.compressor.lookahead:
+        raise InputError("the snapshot is damaged", given="patches that are held", do="take a new one")
     if not isinstance(facts["on_host"], list) or not isinstance(facts["parts"], Mapping):
         raise InputError("the snapshot is damaged", given="on_host or parts", do="take a new one")
     _check_totals(facts["totals"])

@@ -7,7 +7,7 @@ import torch
 
 from onlooker.core.contracts import Encoded, VideoModel, VisionTower
 from onlooker.core.frame import Frame
-from onlooker.core.tokens import VisualTokens
+from onlooker.engine.emission import Emission
 from onlooker.engine.session import Trace, as_trace
 
 
@@ -37,9 +37,10 @@ class Seen:
     """A patch between the eye and the memory."""
 
     patch: Patch
-    tokens: VisualTokens
-    num_tokens: int
-    """Before compression."""
+    grid: tuple[int, int]
+    """Rows and columns of its tokens."""
+    emission: Emission
+    """What the compressor gave out when it came: its tokens, or also those of others, or none yet."""
     tower: VisionTower
     encoded: Encoded
     row: int
@@ -52,7 +53,7 @@ class Seen:
 
     def trace(self) -> tuple[Trace, float]:
         """For drawing it, and the share of the tower's work that was done anew. Waits for the device."""
-        tower, rows_cols = self.tower, self.tokens.grid
+        tower, rows_cols = self.tower, self.grid
         if self.encoded.recomputed is None:
             share = torch.ones(tower.num_tokens)
         else:
@@ -61,7 +62,9 @@ class Seen:
         if tower.raster is not None:
             patches = torch.zeros_like(patches).scatter(0, tower.raster.cpu(), patches)
         kept = torch.zeros(rows_cols[0] * rows_cols[1], dtype=torch.bool)
-        kept[self.tokens.slot.cpu()] = True
+        for patch, tokens in self.emission.parts:
+            if patch.end_s == self.patch.end_s:
+                kept[tokens.slot.cpu()] = True
         trace = as_trace(self.patch.end_s, patches.view(tower.grid), kept.view(rows_cols), self.refreshed)
         return trace, float(share.mean())
 

@@ -18,11 +18,12 @@ from onlooker.core.kinds import KINDS
 from onlooker.core.spans import Layout, Plan, Span, SpanKind
 from onlooker.core.state import StreamState
 from onlooker.engine.asking import Asking, Unread
+from onlooker.engine.emission import Emission, Pending
 from onlooker.engine.reading import Reading
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved, save
 from onlooker.engine.watching import Watch
-from onlooker.kvstore import Catalog, Chunk, Spans
+from onlooker.kvstore import Catalog, Spans
 from onlooker.respond import Rule
 
 if TYPE_CHECKING:
@@ -68,8 +69,10 @@ class Session:
         """What they remember with the frame that is being worked on."""
         self.waiting: tuple[Frame, ...] = ()
         """The newest frames, which are no whole patch yet (see `VideoModel.patch_frames`)."""
-        self.looked_ahead: Any = None
-        """What was seen of `waiting` because somebody asked (the engine's)."""
+        self.pending: tuple[Pending, ...] = ()
+        """The newest patches that went through the tower and that the compressor still holds."""
+        self.looked_ahead: Sequence[Reading] | None = None
+        """What a question reads of `waiting` and `pending`, once somebody asked (the engine's)."""
         self.traces = trace
         self.trace: Trace | None = None
         self.frames = 0
@@ -208,7 +211,7 @@ class Session:
         self.tell(Closed(self.time_s or 0.0, self.frames))
         self.closed, self.trace = True, None
         self.unread, self.arrival, self._working = Catalog(), None, None
-        self.waiting, self.looked_ahead = (), None
+        self.waiting, self.pending, self.looked_ahead = (), (), None
         self.states = self._engine.new_states()
         # A store with nothing but the prefix takes the old one's place, so that its memory is free at once.
         self.store = self._engine.new_store()
@@ -277,18 +280,15 @@ class Session:
                 self.states[kind] = self._engine.new_states()[kind]
         self._working, self.arrival = None, None
 
-    def keep_block(self, chunk: Chunk) -> Plan:
-        """Keep the block of a frame that was read, and of the others what the memory plans. An error leaves everything
-        as it was before the frame."""
+    def keep_blocks(self, spans: Sequence[Span]) -> Plan:
+        """Keep blocks that were stored just now, and of the others what the memory plans. An error leaves everything
+        as it was before them."""
         assert self._working is not None, "no frame is being worked on"
-        span, state = chunk.seal(), self._working["memory"]
-        try:
-            plan = self.memory.plan(self.store.spans, state)
-            self.store.apply(plan)
-        except BaseException:
-            self.store.take_back(span)
-            raise
-        self.totals.tokens_read += span.num_tokens
+        if not spans:
+            return Plan()
+        plan = self.memory.plan(self.store.spans, self._working["memory"])
+        self.store.apply(plan)
+        self.totals.tokens_read += sum(span.num_tokens for span in spans)
         return plan
 
     def held(self) -> Sequence[Reading]:
@@ -308,6 +308,23 @@ class Session:
             unread.remove(gone)
         self.unread, self._next_unread = unread, place + 1
         return plan
+
+    def keep_unread_parts(self, given: Emission) -> Plan:
+        """Keep the tokens of every patch that was given out, as `keep_unread` does; all of them, or none."""
+        before, plans = (self.unread, self._next_unread), []
+        try:
+            for patch, tokens in given.parts:
+                plans.append(self.keep_unread(tokens, len(tokens), patch.start_s, patch.end_s))
+        except BaseException:
+            self.unread, self._next_unread = before
+            raise
+        return Plan(tuple(i for plan in plans for i in plan.park), tuple(i for plan in plans for i in plan.forget))
+
+    def given_out(self, given: Emission, now: float) -> None:
+        """What was given out is remembered, and the rest is still held; count it."""
+        self.totals.held_s += given.waited_s(self.pending, now)
+        self.totals.frames_empty += given.frames_empty
+        self.pending = given.pending
 
     def hold(self, waiting: tuple[Frame, ...], now: float) -> None:
         """These frames wait for the next one; those that have waited until now are remembered."""

@@ -232,10 +232,10 @@ class Watch:
         """The looks that are due at the frame the session has just taken in; none while the last is in flight.
 
         A look that there is no room for is skipped and told to the session as `Failed`; the others are not affected.
-        Of a frame that is held, only a probe can tell anything: other policies look when its patch is complete.
+        Where nothing is given out with a frame, only a probe can tell anything: other policies look when something is.
         """
         moment = Moment(taken.time_s, taken.tokens_kept / max(1, taken.tokens_seen), taken.recomputed_ratio)
-        standing = [one for one in self._standing.values() if not taken.held or one.asks]
+        standing = [one for one in self._standing.values() if taken.tokens_seen or one.asks]
         return [probe for one in standing if (probe := self._start(one, frame, moment))]
 
     def take(self) -> list[Alert]:

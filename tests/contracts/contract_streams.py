@@ -27,13 +27,14 @@ def moving_features(seed: int, number: int, tokens: int, dim: int) -> Tensor:
 
 
 def frame_tokens(features: Tensor, number: int, grid: tuple[int, int] = GRID) -> VisualTokens:
-    """One frame's tokens with extras by which a lost or shuffled row is found."""
+    """One frame's tokens with extras by which a lost or shuffled row is found, and three rows about the whole frame."""
     count = len(features)
     extras = {
         "deepstack": torch.arange(count * 6).view(count, 2, 3).to(features.dtype) + 1000 * number,
         "saliency": torch.rand(count, generator=_seeded(5, number)),
     }
-    return VisualTokens.of_frame(features, grid, number, number * 0.5, extras)
+    whole = {"global": torch.randn(1, 3, features.shape[1], generator=_seeded(6, number)).to(features.dtype)}
+    return VisualTokens.of_frame(features, grid, number, number * 0.5, extras, whole)
 
 
 def moving_frame(seed: int, number: int, dtype: torch.dtype = torch.float32) -> VisualTokens:

@@ -20,7 +20,7 @@ from onlooker.core.contracts import Encoded, Moment
 from onlooker.core.errors import InputError
 from onlooker.core.spans import Plan, Span, Tier
 from onlooker.core.state import StreamState
-from onlooker.core.tokens import VisualTokens
+from onlooker.core.tokens import VisualTokens, join
 
 # ------------------------------------------------------------------------------------------------------- comparing
 
@@ -56,6 +56,9 @@ def assert_finite(value: Any) -> None:
             assert_finite(getattr(value, f.name))
     elif isinstance(value, Mapping):
         for item in value.values():
+            assert_finite(item)
+    elif isinstance(value, list):
+        for item in value:
             assert_finite(item)
 
 
@@ -293,7 +296,8 @@ def inputs_are_left_alone(method: Any, opened: Opener) -> None:
         out = copy.deepcopy(stream.push_input(given))
         assert_same(given, before, what="input")
         assert_same(out, expected[number])
-        for tensor in (given.features, *given.extras.values()) if isinstance(given, VisualTokens) else (given,):
+        arrays = isinstance(given, VisualTokens)
+        for tensor in (given.features, *given.extras.values(), *given.whole.values()) if arrays else (given,):
             if isinstance(tensor, torch.Tensor):
                 tensor.fill_(7)
 
@@ -367,74 +371,140 @@ COMMON = (
 # -------------------------------------------------------------------------------------------- points for compressors
 
 
-def _check_tokens(given: VisualTokens, out: VisualTokens) -> None:
-    assert 1 <= len(out) <= len(given), f"{len(out)} of {len(given)} tokens"
-    assert out.grid == given.grid and out.features.dtype == given.features.dtype
-    assert (out.slot.diff() > 0).all(), f"slots are not ascending and unique: {out.slot.tolist()}"
-    assert set(out.slot.tolist()) <= set(given.slot.tolist())
-    assert (out.frame == given.frame[0]).all() and (out.time_s == given.time_s[0]).all(), "not the newest frame"
+class _Emitted:
+    """What a compressor gives out of one stream, checked against what it was given."""
+
+    def __init__(self, method: Any, state: StreamState) -> None:
+        self.method, self.state = method, state
+        self.given: dict[int, VisualTokens] = {}
+        self.parts: list[VisualTokens] = []
+        self._last = -1
+        """Newest frame that is given out."""
+
+    def push(self, given: VisualTokens) -> VisualTokens:
+        newest = int(given.frame[0])
+        self.given[newest] = given
+        out = self.method.compress(given, self.state)
+        held = self.method.num_held(self.state)
+        assert 0 <= held <= self.method.lookahead, f"{held} frames are held, lookahead {self.method.lookahead}"
+        self._take(out, newest - held)
+        return out
+
+    def flush(self) -> None:
+        before = self.method.num_held(self.state)
+        out = self.method.flush(self.state)
+        assert self.method.num_held(self.state) == 0, "something is held after a flush"
+        assert before or out is None or not len(out), "a flush gives out what was not held"
+        if out is not None:
+            self._take(out, max(self.given))
+
+    def _take(self, out: VisualTokens, last: int) -> None:
+        frames = out.frame.tolist()
+        assert frames == sorted(frames), f"frames are not in order: {frames}"
+        assert all(self._last < n <= last for n in frames), f"frames {frames}, where {self._last + 1} to {last} come"
+        for number in dict.fromkeys(frames):
+            given, of = self.given[number], out.frame == number
+            slot = out.slot[of]
+            assert out.grid == given.grid and out.features.dtype == given.features.dtype
+            assert (slot.diff() > 0).all(), f"slots are not ascending and unique: {slot.tolist()}"
+            assert set(slot.tolist()) <= set(given.slot.tolist())
+            assert (out.time_s[of] == given.time_s[0]).all(), "another frame's time"
+        self._last = last
+        self.parts.append(out)
+
+    @property
+    def kept(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def seen(self) -> int:
+        return sum(map(len, self.given.values()))
+
+
+def _emitted(stream: Stream, frames: Sequence[VisualTokens]) -> _Emitted:
+    """All frames pushed, and the rest flushed."""
+    emitted = _Emitted(stream.method, stream.state)
+    for given in frames:
+        emitted.push(given)
+    emitted.flush()
+    return emitted
 
 
 def order(method: Any, opened: Opener) -> None:
-    """Tokens of the newest frame, each once, in raster order."""
+    """Tokens of the newest frame, each once, in raster order; of a method that looks ahead, of frames that were not
+    given out yet, each frame once, and all of them when it is flushed."""
     stream = opened(method)
-    for number in range(NUM):
-        given = stream.input(number)
-        _check_tokens(given, stream.push_input(given))
+    _emitted(stream, [stream.input(number) for number in range(NUM)])
 
 
 def budget(method: Any, opened: Opener) -> None:
-    """As many tokens as `keep` or `keep_ratio` says; without them, at least one."""
+    """As many tokens as `keep` or `keep_ratio` says; without them, no more than there were, and some."""
     stream = opened(method)
+    emitted = _Emitted(method, stream.state)
     for number in range(NUM):
         given = stream.input(number)
-        count = len(stream.push_input(given))
-        if hasattr(method, "keep"):
+        count = len(emitted.push(given))
+        if hasattr(method, "keep") and not method.lookahead:
             assert count == num_kept(len(given), method.keep, getattr(method, "keep_ratio", None))
-        assert 1 <= count <= len(given)
+    emitted.flush()
+    assert 1 <= emitted.kept <= emitted.seen
+    if hasattr(method, "keep"):
+        one = num_kept(len(stream.input(0)), method.keep, getattr(method, "keep_ratio", None))
+        assert emitted.kept <= NUM * one, f"{emitted.kept} tokens, where {NUM * one} may be kept"
 
 
 def rows_are_carried(method: Any, opened: Opener) -> None:
-    """Pruned: every array holds the rows of the kept tokens. Merged: no weight is lost, and no array either."""
+    """A token that stands for itself has the rows of the token that it was, in every array. No weight comes from
+    nowhere, no array is lost."""
     stream = opened(method)
-    for number in range(NUM):
-        given = stream.input(number)
-        out = stream.push_input(given)
-        assert out.extras.keys() == given.extras.keys(), f"extras {list(given.extras)} became {list(out.extras)}"
-        if (out.weight == 1).all():
+    emitted = _emitted(stream, [stream.input(number) for number in range(NUM)])
+    for out in emitted.parts:
+        for number, part in out.by_frame():
+            given = emitted.given[number]
+            assert part.extras.keys() == given.extras.keys(), f"extras {list(given.extras)} became {list(part.extras)}"
+            alone = part.weight == 1
             for name, source in (("features", given.features), *given.extras.items()):
-                value = out.features if name == "features" else out.extras[name]
-                assert torch.equal(value, source[out.slot]), f"{name} are not those of the kept tokens"
-        else:
-            assert torch.allclose(out.weight.sum(), given.weight.sum()), "weight was lost"
+                value = part.features if name == "features" else part.extras[name]
+                assert torch.equal(value[alone], source[part.slot[alone]]), f"{name} are not those of the kept tokens"
+    weight = sum(float(out.weight.sum()) for out in emitted.parts)
+    assert weight <= emitted.seen * (1 + 1e-5), "weight came from nowhere"
 
 
 def engagement(method: Any, opened: Opener) -> None:
-    """On a moving clip something is left out."""
+    """On a moving clip something is left out, and something is kept."""
     stream = opened(method)
-    assert any(len(stream.push_input(given)) < len(given) for given in map(stream.input, range(NUM)))
+    emitted = _emitted(stream, [stream.input(number) for number in range(NUM)])
+    assert 0 < emitted.kept < emitted.seen
+
+
+def a_look_leaves_no_trace(method: Any, opened: Opener) -> None:
+    """What a question reads of what is held, on a fork, changes nothing that is given out later."""
+    expected = run(opened(method), range(NUM))
+    stream = opened(method)
+    for number in range(NUM):
+        assert_same(stream.push(number), expected[number])
+        held = method.num_held(stream.state)
+        out = method.flush(stream.state.fork())
+        assert method.num_held(stream.state) == held
+        assert held or out is None or not len(out), "a flush gives out what was not held"
 
 
 def odd_streams(method: Any, opened: Opener) -> None:
-    """Constant, black, one-frame and one-token streams give finite tokens."""
+    """Constant, black, one-frame and one-token streams give finite tokens, and so does one whose size changes."""
     still = moving_features(0, 0, 20, DIM)
     for features in (still, torch.zeros(20, DIM), torch.ones(20, DIM), still[:1]):
-        state = method.new_state()
-        for number in range(4):
-            given = frame_tokens(features, number, (4, 5) if len(features) == 20 else (1, 1))
-            out = method.compress(given, state)
-            _check_tokens(given, out)
-            assert_finite(out)
+        grid = (4, 5) if len(features) == 20 else (1, 1)
+        emitted = _emitted(opened(method), [frame_tokens(features, number, grid) for number in range(4)])
+        assert_finite(emitted.parts)
+    sizes = [(4, 5), (4, 5), (2, 3), (4, 5), (2, 3), (2, 3)]
+    frames = [frame_tokens(still[: rows * cols], number, (rows, cols)) for number, (rows, cols) in enumerate(sizes)]
+    assert_finite(_emitted(opened(method), frames).parts)
 
 
 def half_precision(method: Any, opened: Opener) -> None:
     """bfloat16 in, bfloat16 out."""
-    state = method.new_state()
-    for number in range(4):
-        given = moving_frame(0, number, torch.bfloat16)
-        out = method.compress(given, state)
-        _check_tokens(given, out)
-        assert_finite(out)
+    emitted = _emitted(opened(method), [moving_frame(0, number, torch.bfloat16) for number in range(4)])
+    assert_finite(emitted.parts)
 
 
 def generous_budget(method: Any, opened: Opener) -> None:
@@ -443,12 +513,21 @@ def generous_budget(method: Any, opened: Opener) -> None:
         return
     changes = {"keep_ratio": None} if hasattr(method, "keep_ratio") else {}
     stream = opened(dataclasses.replace(method, keep=10_000, **changes))
-    for number in range(4):
-        given = stream.input(number)
-        assert_same(stream.push_input(given), given)
+    emitted = _emitted(stream, [stream.input(number) for number in range(4)])
+    kept, given = join(emitted.parts), join(emitted.given.values())
+    assert_same(dataclasses.replace(kept, whole={}), dataclasses.replace(given, whole={}))
 
 
-COMPRESSOR = (order, budget, rows_are_carried, engagement, odd_streams, half_precision, generous_budget)
+COMPRESSOR = (
+    order,
+    budget,
+    rows_are_carried,
+    engagement,
+    a_look_leaves_no_trace,
+    odd_streams,
+    half_precision,
+    generous_budget,
+)
 
 # ---------------------------------------------------------------------------------------------- points for encoders
 

@@ -1,5 +1,6 @@
 """The contract suite rejects methods with seeded bugs, each by the point meant for it."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from onlooker.compress import STCPruner, best
 from onlooker.core.contracts import Compressor, Encoded, EncoderAccelerator, MemoryPolicy, Moment, ResponsePolicy
 from onlooker.core.spans import Plan, Recall, Span
 from onlooker.core.state import StreamState
-from onlooker.core.tokens import VisualTokens
+from onlooker.core.tokens import VisualTokens, join
 
 torch.set_num_threads(1)
 _seen_by_all: list[torch.Tensor] = []
@@ -74,6 +75,46 @@ class AnswersLate(Broken):
         return super().compress(late, state)
 
 
+class LooksAhead(Broken):
+    """Gives out two frames together, as it should; also when the size changes."""
+
+    @property
+    def lookahead(self):
+        return 1
+
+    def num_held(self, state):
+        return len(state.held)
+
+    def compress(self, tokens, state):
+        late = state.held.pop("tokens", None)
+        if late is not None and late.grid == tokens.grid:
+            return join([super().compress(late, state), super().compress(tokens, state)])
+        whole = {name: value.clone() for name, value in tokens.whole.items()}
+        state.held["tokens"] = dataclasses.replace(tokens.select(torch.arange(len(tokens))), whole=whole)
+        return tokens.select(torch.arange(0)) if late is None else super().compress(late, state)
+
+    def flush(self, state):
+        late = state.held.pop("tokens", None)
+        return None if late is None else Broken.compress(self, late, state)
+
+
+class SaysItHoldsNothing(LooksAhead):
+    def num_held(self, state):
+        return 0
+
+
+class HoldsTooLong(LooksAhead):
+    @property
+    def lookahead(self):
+        return 0
+
+
+class GivesOutTwice(LooksAhead):
+    def compress(self, tokens, state):
+        state.frames.append(torch.zeros(1))
+        return super().compress(tokens, state) if len(state.frames) % 4 else Broken.compress(self, tokens, state)
+
+
 class EditsWhatItGaveOut(Broken):
     def compress(self, tokens, state):
         kept = super().compress(tokens, state)
@@ -126,6 +167,9 @@ COMPRESSORS = [
     (ForgetsExtras, "rows_are_carried"),
     (ShufflesExtras, "rows_are_carried"),
     (AnswersLate, "order"),
+    (SaysItHoldsNothing, "order"),
+    (HoldsTooLong, "order"),
+    (GivesOutTwice, "order"),
     (EditsWhatItGaveOut, "emission_is_final"),
     (RemembersForEver, "bounded_state"),
     (DrawsFromTheGlobalGenerator, "determinism"),
@@ -144,6 +188,7 @@ def test_a_broken_compressor_is_caught(broken: type[Broken], point: str) -> None
 
 def test_a_sound_compressor_passes() -> None:
     assert not _failing("compressor", Broken())
+    assert not _failing("compressor", LooksAhead())
     assert not failing_points("compressor", STCPruner(keep=7, window=None))
 
 
