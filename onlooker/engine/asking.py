@@ -288,10 +288,11 @@ def check_seen(spans: Spans, visible: tuple[float, float]) -> None:
     if len(seen) > int(seen[:1] != [] and seen[0].kind == "prefix"):
         return
     kept = [span for span in (*spans[:2], *spans[-1:]) if span.kind != "prefix"]
+    nothing = "push a frame, and keep some of its tokens"
     raise InputError(
         "nothing is remembered of the time that the question is about",
         given=f"{visible[0]:.3f} s to {visible[1]:.3f} s",
-        do=f"ask about {kept[0].start_s:.3f} s to {kept[-1].end_s:.3f} s" if kept else "push a frame first",
+        do=f"ask about {kept[0].start_s:.3f} s to {kept[-1].end_s:.3f} s" if kept else nothing,
     )
 
 

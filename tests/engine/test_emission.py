@@ -213,9 +213,9 @@ def test_several_frames_are_remembered_together_or_none(model, passes):
     before, held = spans(session), scores_after(engine, session)
     store, one = session.store, session.store.spans[-1].num_tokens
     little = mock.patch.object(store, "device_budget_bytes", bytes_for(store, one + one // 2))
-    with little, mock.patch.object(store, "take_back", wraps=store.take_back) as taken_back:
-        with pytest.raises(CapacityError):
-            session.push(frames[start + last])
+    spied = mock.patch.object(store, "take_back", wraps=store.take_back)
+    with little, spied as taken_back, pytest.raises(CapacityError):
+        session.push(frames[start + last])
     assert taken_back.call_count == 1, "there was room for the first"
     assert spans(session) == before and len(session.pending) == 2
     torch.testing.assert_close(scores_after(engine, session), held, rtol=0, atol=0)
