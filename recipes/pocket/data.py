@@ -1,5 +1,6 @@
 """Training clips from Pocket World: frame times, questions with token ids, made by processes without torch."""
 
+import contextlib
 import multiprocessing
 import os
 import queue
@@ -28,8 +29,8 @@ TASK_WEIGHTS = {
 }  # fmt: skip
 """How often each task is asked for in L0; time, counts and order are the hard ones."""
 LEVEL_WEIGHTS = {
-    "glance": 1.2, "motion": 1.3, "identity": 2.4, "before": 1.2, "when": 1.5, "order": 2.2, "repetition": 1.8,
-    "since": 2.0, "place": 1.5, "ever": 2.0, "next": 1.0, "proactive": 1.2,
+    "glance": 1.2, "motion": 1.3, "identity": 2.4, "before": 1.2, "when": 1.5, "order": 3.0, "repetition": 1.8,
+    "since": 3.0, "place": 1.5, "ever": 2.0, "next": 1.0, "proactive": 1.2,
 }  # fmt: skip
 """The same in the levels above."""
 _TRIES = {
@@ -49,6 +50,10 @@ _RATES = {1.0: 0.5, 2.0: 0.22, 0.5: 0.08, 0.0: 0.2}
 MAX_OFFSET_S = 95 * 60
 LONGEST_LEAP_S = 60 * 60
 ANSWER_TOKENS = 4
+NEVER, NOT_ASKED = -1, -2
+"""In place of a frame of evidence: what was asked about never was; there is no question."""
+PIPE_BYTES = 1 << 20
+"""Room of the pipe to the trainer: a part goes through in one piece, and no worker waits for the reader in between."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,13 @@ class DataSettings:
     """Levels of Pocket World, and the share of clips from each."""
     buckets: tuple[tuple[int, float], ...] = ((16, 0.2), (24, 0.35), (32, 0.25), (48, 0.2))
     """Frames of a clip, and the share of batches that have so many. All are multiples of 8."""
-    questions: int = 8
+    easy_batches: int = 1500
+    """Batches with which a training begins, from the easier levels and on shorter clips."""
+    easy_levels: tuple[tuple[str, float], ...] = (("L0", 0.3), ("L1", 0.3), ("L2", 0.25), ("L3", 0.15))
+    """Levels of those batches."""
+    easy_buckets: tuple[tuple[int, float], ...] = ((16, 0.65), (24, 0.25), (32, 0.1))
+    """Frames of their clips: what a question needs stands among fewer tokens, and a batch holds more questions."""
+    questions: int = 12
     """Questions about one clip; they share its frames in one sequence."""
     question_tokens: int = 23
     """Token ids of a question and its answer, at most; with the newline before them a multiple of 8."""
@@ -89,15 +100,16 @@ class DataSettings:
     @property
     def most_parts(self) -> int:
         """Parts of the batch with the most clips; seeds are counted in these."""
-        return self.parts(min(frames for frames, _ in self.buckets))
+        return self.parts(min(frames for frames, _ in self.buckets + self.easy_buckets))
 
     def bucket(self, batch: int) -> int:
         """Frames of the clips of batch number `batch`."""
-        rng = random.Random(f"bucket/{batch}")
-        return rng.choices([f for f, _ in self.buckets], [share for _, share in self.buckets])[0]
+        buckets = self.easy_buckets if batch < self.easy_batches else self.buckets
+        return random.Random(f"bucket/{batch}").choices([f for f, _ in buckets], [share for _, share in buckets])[0]
 
 
-SMOKE = DataSettings(frames_per_step=32, buckets=((8, 0.7), (16, 0.3)), questions=7, part_clips=4)
+SMOKE = DataSettings(frames_per_step=32, buckets=((8, 0.7), (16, 0.3)), easy_buckets=((8, 1.0),), easy_batches=4,
+                     questions=7, part_clips=4)  # fmt: skip
 """Settings for smoke runs and tests."""
 
 
@@ -111,10 +123,11 @@ class Clip:
     records: list[QueryRecord | None] = field(default_factory=list)
 
 
-def make_clip(seed: int, frames: int, encoder: Encoder, settings: DataSettings) -> Clip:
-    """The clip of this seed."""
+def make_clip(seed: int, frames: int, encoder: Encoder, settings: DataSettings, *, easy: bool = False) -> Clip:
+    """The clip of this seed; `easy`: as training begins with."""
     rng = random.Random(f"pocket/{settings.split}/{seed}")
-    level = rng.choices([name for name, _ in settings.levels], [share for _, share in settings.levels])[0]
+    levels = settings.easy_levels if easy else settings.levels
+    level = rng.choices([name for name, _ in levels], [share for _, share in levels])[0]
     sparse = rng.random() < settings.sparse_share
     # Things of the higher levels are too brief for less than a frame a second.
     slowest, rates = (0.7, _RATES) if level == "L0" else (0.95, {1.0: 0.65, 2.0: 0.15, 0.0: 0.2})
@@ -212,6 +225,23 @@ def _needed(record: QueryRecord, last: int, times: Sequence[float]) -> list[int]
     return sorted(inside | set(range(max(0, last - 2), last + 1)))
 
 
+def _evidence(record: QueryRecord, answer: str, episode: Episode, times: Sequence[float], last: int) -> list[int]:
+    """The frames in which the first and the last piece of a question's evidence begin; `NEVER` where there is none.
+
+    Of two things that are compared they are the frames in which each came, in the order of the question.
+    """
+    if (record.task in ("ever", "proactive")) and answer == "no":
+        return [NEVER, NEVER]
+    if record.meta["form"] == "first_of_two":
+        starts = sorted((episode.sprites[number] for number in record.meta["sprites"]),
+                        key=lambda sprite: record.question.index(f" {sprite.name}"))  # fmt: skip
+        at = [sprite.start_s for sprite in starts]
+    else:
+        spans = record.windows if record.task == "proactive" else record.evidence
+        at = [spans[0][0], spans[-1][0]] if spans else [times[last]] * 2
+    return [min(last, int(np.searchsorted(times, start - 1e-6))) for start in at]
+
+
 def _pack(
     episode: Episode, times: Sequence[float], clock: _Clock, found: list[tuple[int, QueryRecord, str]],
     encoder: Encoder, settings: DataSettings,
@@ -224,6 +254,7 @@ def _pack(
         "asked": np.full(num, -1, np.int16),
         "task": np.full(num, -1, np.int16),
         "needed": np.ones((num, frames), bool),
+        "evidence": np.full((num, 2), NOT_ASKED, np.int16),
         "clock": np.zeros((frames, 2), np.int16),
     }
     for number, at in enumerate(times):
@@ -243,6 +274,7 @@ def _pack(
         arrays["asked"][place], arrays["task"][place] = last, TASK_NAMES.index(record.task)
         arrays["needed"][place] = False
         arrays["needed"][place, _needed(record, last, times)] = True
+        arrays["evidence"][place] = _evidence(record, text, episode, times, last)
         records[place] = record
         place += 1
     return Clip(episode, np.array(times), arrays, records)
@@ -268,7 +300,9 @@ def make_part(number: int, settings: DataSettings, encoder: Encoder) -> tuple[in
         return batch, frames, None
     # All ranks take the same number of frames in each step, from clips of their own.
     first = ((batch * settings.ranks + settings.rank) * settings.most_parts + place) * settings.part_clips
-    return batch, frames, stack([make_clip(first + i, frames, encoder, settings) for i in range(settings.part_clips)])
+    easy = batch < settings.easy_batches
+    clips = [make_clip(first + i, frames, encoder, settings, easy=easy) for i in range(settings.part_clips)]
+    return batch, frames, stack(clips)
 
 
 def _work(first: int, step: int, settings: DataSettings, out: Any, stop: Any) -> None:
@@ -283,6 +317,14 @@ def _work(first: int, step: int, settings: DataSettings, out: Any, stop: Any) ->
                 break
             except queue.Full:
                 continue
+
+
+def widen_pipe(out: Any) -> None:
+    """Give a queue's pipe `PIPE_BYTES` of room where the system can (Linux)."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(out._writer.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 class Feed:
@@ -305,6 +347,7 @@ class Feed:
             # Forked before the device is touched: they start at once and share the parent's memory.
             context = multiprocessing.get_context("fork")
             self._out, self._stop = context.Queue(maxsize=16 * settings.most_parts), context.Event()
+            widen_pipe(self._out)
             start = first_batch * settings.most_parts
             for index in range(workers):
                 args = (start + index, workers, settings, self._out, self._stop)

@@ -52,36 +52,50 @@ def is_right(said: str, expected: str, record: QueryRecord) -> bool:
     return bool(match) and abs(int(match[1]) * 60 + int(match[2]) - record.meta["seconds"]) <= record.tolerance
 
 
+class Seen:
+    """A batch of clips as the model sees it: drawn once, and each tower run once, whatever is asked of them."""
+
+    def __init__(self, model: Pocket, batch: dict[str, Tensor], dtype: torch.dtype) -> None:
+        self.model, self.batch = model, batch
+        tables = {name.removeprefix("draw_"): t for name, t in batch.items() if name.startswith("draw_")}
+        raster = rasterise(tables, model.sizes.image, model.sizes.image)
+        self.owner = raster.owner
+        self.pixels = (raster.images.permute(0, 1, 4, 2, 3).float() / 127.5 - 1).to(dtype)
+        self._features: dict[str, Tensor] = {}
+
+    def features(self, cacher: str = "") -> Tensor:
+        """Decoder tokens `[clips, frames, tokens, dim]`, of the dense tower or under `cacher` ("interval:ratio")."""
+        if cacher not in self._features:
+            shape = self.pixels.shape[:2]
+            if cacher:
+                interval, ratio = cacher.split(":")
+                hidden = self.model.encode_cached(self.pixels, int(interval), float(ratio)).flatten(0, 1)
+            else:
+                hidden = self.model.encode(self.pixels.flatten(0, 1))
+            self._features[cacher] = self.model.project(hidden).unflatten(0, shape)
+        return self._features[cacher]
+
+
 @torch.no_grad()
-def answers(
-    model: Pocket, encoder: Encoder, batch: dict[str, Tensor], setting: str, dtype: torch.dtype
-) -> list[list[str]]:
+def answers(model: Pocket, encoder: Encoder, seen: Seen, setting: str) -> list[list[str]]:
     """What the model says to every question of a batch, greedily."""
-    parts = parse_setting(setting)
-    tables = {name.removeprefix("draw_"): t for name, t in batch.items() if name.startswith("draw_")}
-    raster = rasterise(tables, model.sizes.image, model.sizes.image)
-    pixels = (raster.images.permute(0, 1, 4, 2, 3).float() / 127.5 - 1).to(dtype)
-    clips, frames = pixels.shape[:2]
-    if "cacher" in parts:
-        interval, ratio = parts["cacher"].split(":")
-        hidden = model.encode_cached(pixels, int(interval), float(ratio))
-    else:
-        hidden = model.encode(pixels.flatten(0, 1)).unflatten(0, (clips, frames))
-    features = model.project(hidden.flatten(0, 1)).unflatten(0, (clips, frames))
-    count = int(next((parts[name] for name in _KEEPERS if name in parts), features.shape[2]))
-    count = min(count, features.shape[2])
-    keep = _kept(parts, features, raster.owner, count)
+    parts, batch = parse_setting(setting), seen.batch
+    features = seen.features(parts.get("cacher", ""))
+    clips, frames, tokens, _ = features.shape
+    count = min(tokens, int(next((parts[name] for name in _KEEPERS if name in parts), tokens)))
+    keep = _kept(parts, features, seen.owner, count)
     asked = batch["asked"].long()
     ids, start = batch["ids"].long(), batch["rows"][..., 0].long()
-    clock, length = batch["clock"].long(), model.stream_length(frames, count)
+    clock = batch["clock"].long()
     if "last" not in parts:
         step = int(parts.get("every", 1))
         shown = (torch.arange(frames, device=features.device) % step == 0).expand(clips, -1)
-        stream = model.pack(features, keep, clock, shown, length)
+        stream = model.pack(features, keep, clock, shown, model.stream_length(-(-frames // step), count))
         said = _say(model, encoder, stream, ids, start, torch.full_like(asked, -1) if "blind" in parts else asked)
     else:
         # States carry what went before, so that older frames must be missing from the stream, question by question.
         place, columns = torch.arange(frames, device=features.device), []
+        length = model.stream_length(min(frames, int(parts["last"])), count)
         for number in range(ids.shape[1]):
             one = slice(number, number + 1)
             shown = (place > asked[:, one] - int(parts["last"])) & (place <= asked[:, one])
@@ -133,22 +147,22 @@ def evaluate(
     """
     out: dict[str, dict] = {}
     total = min(len(data.records), clips or len(data.records))
-    with model.eager():
-        for setting in settings:
-            right = np.full((total, len(data.records[0])), np.nan)
-            task = np.full(right.shape, -1)
-            for first in range(0, total, batch_clips):
-                rows = slice(first, min(total, first + batch_clips))
-                batch = {name: torch.from_numpy(a[rows]).to(device) for name, a in data.arrays.items()}
-                said = answers(model, encoder, batch, setting, dtype)
-                for clip, texts in enumerate(said, start=first):
+    right = {setting: np.full((total, len(data.records[0])), np.nan) for setting in settings}
+    task = np.full((total, len(data.records[0])), -1)
+    with model.eager(), torch.no_grad():
+        for first in range(0, total, batch_clips):
+            rows = slice(first, min(total, first + batch_clips))
+            seen = Seen(model, {name: torch.from_numpy(a[rows]).to(device) for name, a in data.arrays.items()}, dtype)
+            for setting in settings:
+                for clip, texts in enumerate(answers(model, encoder, seen, setting), start=first):
                     for number, text in enumerate(texts):
                         if record := data.records[clip][number]:
-                            right[clip, number] = is_right(text, data.texts[clip][number], record)
+                            right[setting][clip, number] = is_right(text, data.texts[clip][number], record)
                             task[clip, number] = TASK_NAMES.index(record.task)
-            out[setting] = _summary(right, task, intervals)
-            if marks is not None:
-                marks[setting] = " ".join("".join(str(int(r)) for r in row if not np.isnan(r)) for row in right)
+    for setting, found in right.items():
+        out[setting] = _summary(found, task, intervals)
+        if marks is not None:
+            marks[setting] = " ".join("".join(str(int(r)) for r in row if not np.isnan(r)) for row in found)
     return out
 
 

@@ -2,14 +2,16 @@
 
 import argparse
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import torch
 
 from onlooker.models import _eight_bits
-from recipes.pocket.evaluate import load_checkpoint
-from recipes.pocket.model import Pocket, PocketSizes, count_parameters
-from recipes.pocket.tokenizer import build_tokenizer
+from recipes.pocket.evaluate import LABEL_SIZES, load_checkpoint
+from recipes.pocket.model import Pocket, PocketSizes
+from recipes.pocket.tokenizer import MAX_VOCABULARY, Encoder, build_tokenizer
 
 MOST_BYTES = 8_000_000
 """All models of the package must fit into 48 MB."""
@@ -63,17 +65,42 @@ def export(model: Pocket, folder: Path, dtype: torch.dtype = torch.bfloat16, *, 
     return folder
 
 
+def write_weights(model: Pocket, file: Path) -> None:
+    """Write the weights of a model in training as `export` would in eight bits; the old file stays until then."""
+    with torch.random.fork_rng():  # what is drawn for nothing must not change the training
+        fresh = Pocket(model.sizes, Encoder(), MAX_VOCABULARY, model.label_sizes)
+    fresh.load_state_dict(model.state_dict())
+    with tempfile.TemporaryDirectory() as folder:
+        export(fresh, Path(folder), eight_bits=True)
+        part = file.with_name(file.name + ".part")
+        shutil.copyfile(Path(folder) / _eight_bits.FILE, part)
+    part.replace(file)
+
+
+def adopt(file: Path, folder: Path) -> Path:
+    """A model folder around the weights of `write_weights`."""
+    model = Pocket(PocketSizes(), Encoder(), MAX_VOCABULARY, tuple(LABEL_SIZES.values()))
+    export(model, folder, eight_bits=True)
+    shutil.copyfile(file, folder / _eight_bits.FILE)
+    return folder
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="training state of train.py (out/pocket/naive)")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", type=Path, help="training state of train.py (out/pocket/naive)")
+    source.add_argument("--weights", type=Path, help="what train.py --weights wrote (out/pocket/naive.safetensors)")
     parser.add_argument("--plain", action="store_true", help="bfloat16, for Transformers, instead of eight bits")
     parser.add_argument("--to", type=Path, help="folder to write; by default where the package keeps this branch")
     given = parser.parse_args(argv)
-    model, _ = load_checkpoint(given.model, torch.device("cpu"), PocketSizes())
-    folder = export(model, given.to or FOLDERS[given.model.name], eight_bits=not given.plain)
+    if given.weights:
+        folder = adopt(given.weights, given.to or FOLDERS[given.weights.stem])
+    else:
+        model, _ = load_checkpoint(given.model, torch.device("cpu"), PocketSizes())
+        folder = export(model, given.to or FOLDERS[given.model.name], eight_bits=not given.plain)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    print(f"{folder}: {count_parameters(model)} parameters, {size} bytes of weights")
+    print(f"{folder}: {size} bytes of weights")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -217,26 +217,49 @@ def text_layer(
     of their tokens sees is in `bias` `[clips, 1, question tokens, length + question tokens]`.
     `turn` is the cosine and sine of the stream's positions, then of the questions'.
     """
+    q, k, v = _heads_of(stream, w, heads, kv_heads, *turn[:2])
+    seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return _finish(stream, seen, w), _asked_layer(asked, k, v, w, heads, kv_heads, turn, bias)
+
+
+def last_text_layer(
+    stream: Tensor, asked: Tensor, w: TextWeights, heads: int, kv_heads: int,
+    turn: tuple[Tensor, Tensor, Tensor, Tensor], bias: Tensor,
+) -> Tensor:  # fmt: skip
+    """`text_layer` where nobody needs the stream any more but for its keys and values: `asked` alone."""
+    wide = linear(_rms_norm(stream, w.norm1), torch.cat([w.k, w.v]), torch.cat([w.k_bias, w.v_bias]))
+    k, v = wide.chunk(2, dim=-1)
+    k, v = (_widen(t, heads // kv_heads) for t in (rotate(_split(k, kv_heads), *turn[:2]), _split(v, kv_heads)))
+    return _asked_layer(asked, k, v, w, heads, kv_heads, turn, bias)
+
+
+def _heads_of(
+    x: Tensor, w: TextWeights, heads: int, kv_heads: int, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     weight, offset = torch.cat([w.q, w.k, w.v]), torch.cat([w.q_bias, w.k_bias, w.v_bias])
     sizes = [w.q.shape[0], w.k.shape[0], w.v.shape[0]]
+    q, k, v = linear(_rms_norm(x, w.norm1), weight, offset).split(sizes, dim=-1)
+    q, k = rotate(_split(q, heads), cos, sin), rotate(_split(k, kv_heads), cos, sin)
+    return q, _widen(k, heads // kv_heads), _widen(_split(v, kv_heads), heads // kv_heads)
 
-    def heads_of(x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = linear(_rms_norm(x, w.norm1), weight, offset).split(sizes, dim=-1)
-        q, k = rotate(_split(q, heads), cos, sin), rotate(_split(k, kv_heads), cos, sin)
-        k, v = (t.repeat_interleave(heads // kv_heads, dim=1) for t in (k, _split(v, kv_heads)))
-        return q, k, v
 
-    def finish(x: Tensor, attended: Tensor) -> Tensor:
-        x = x + linear(attended.transpose(1, 2).flatten(2), w.out)
-        normed = _rms_norm(x, w.norm2)
-        return x + linear(F.silu(linear(normed, w.gate)) * linear(normed, w.up), w.down)
+def _widen(x: Tensor, times: int) -> Tensor:
+    return x.repeat_interleave(times, dim=1)
 
-    q, k, v = heads_of(stream, *turn[:2])
-    own_q, own_k, own_v = heads_of(asked, *turn[2:])
-    seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+def _asked_layer(
+    asked: Tensor, k: Tensor, v: Tensor, w: TextWeights, heads: int, kv_heads: int,
+    turn: tuple[Tensor, Tensor, Tensor, Tensor], bias: Tensor,
+) -> Tensor:  # fmt: skip
+    own_q, own_k, own_v = _heads_of(asked, w, heads, kv_heads, *turn[2:])
     k, v = torch.cat([k, own_k], dim=2), torch.cat([v, own_v], dim=2)
-    answered = F.scaled_dot_product_attention(own_q, k, v, attn_mask=bias)
-    return finish(stream, seen), finish(asked, answered)
+    return _finish(asked, F.scaled_dot_product_attention(own_q, k, v, attn_mask=bias), w)
+
+
+def _finish(x: Tensor, attended: Tensor, w: TextWeights) -> Tensor:
+    x = x + linear(attended.transpose(1, 2).flatten(2), w.out)
+    normed = _rms_norm(x, w.norm2)
+    return x + linear(F.silu(linear(normed, w.gate)) * linear(normed, w.up), w.down)
 
 
 class Stream(NamedTuple):
@@ -257,6 +280,8 @@ class Reading(NamedTuple):
     """Last hidden states of the question tokens, `[clips, questions, tokens, dim]`."""
     watched: Tensor
     """Hidden states of the stream two layers before the end, `[clips, length, dim]`."""
+    found: Tensor
+    """Those of the question tokens there, `[clips, questions, tokens, dim]`."""
 
 
 CLOCK_HEADS = ("now", "born", "since")
@@ -275,10 +300,11 @@ class Pocket(nn.Module):
         self.hf = LlavaOnevisionForConditionalGeneration(hf_config(sizes, encoder, vocabulary)).float()
         self.heads = nn.Linear(sizes.vision_dim, sum(label_sizes))
         self.stream_heads = nn.Linear(sizes.dim, len(CLOCK_HEADS) * SECONDS + 2 * (sizes.side // 2))
+        self.evidence_heads = nn.Linear(sizes.dim, 2 * (SECONDS + 1))
         self.register_buffer("prefix", torch.tensor(encoder.prefix), persistent=False)
         self.pad = encoder.pad
         self._init()
-        self.dense_layer, self.reuse_layer, self.text_layer = dense_layer, reuse_layer, text_layer
+        self._use(_LAYERS)
 
     @torch.no_grad()
     def _init(self) -> None:
@@ -298,22 +324,23 @@ class Pocket(nn.Module):
         core.language_model.embed_tokens.weight.normal_(0, 1.0 / math.sqrt(self.sizes.dim))
         core.image_newline.normal_(0, 1.0 / math.sqrt(self.sizes.dim))
 
+    def _use(self, layers: Sequence[Callable]) -> None:
+        self.dense_layer, self.reuse_layer, self.text_layer, self.last_text_layer = layers
+
     def compile_layers(self) -> None:
         """Compile the layers, not the model: six layers share one graph, and shapes may vary along the batch."""
         torch._dynamo.config.recompile_limit = 64
-        self.dense_layer, self.reuse_layer, self.text_layer = (
-            torch.compile(function) for function in (dense_layer, reuse_layer, text_layer)
-        )
+        self._use([torch.compile(function) for function in _LAYERS])
 
     @contextlib.contextmanager
     def eager(self) -> Iterator[None]:
         """Run layers uncompiled inside: graphs made for training would be compiled again without gradients."""
-        saved = self.dense_layer, self.reuse_layer, self.text_layer
-        self.dense_layer, self.reuse_layer, self.text_layer = dense_layer, reuse_layer, text_layer
+        saved = self.dense_layer, self.reuse_layer, self.text_layer, self.last_text_layer
+        self._use(_LAYERS)
         try:
             yield
         finally:
-            self.dense_layer, self.reuse_layer, self.text_layer = saved
+            self._use(saved)
 
     def vision_weights(self) -> list[VisionWeights]:
         """Parameters of the tower's layers."""
@@ -457,20 +484,32 @@ class Pocket(nn.Module):
         positions = (ends[..., None] + torch.arange(size, device=device)).flatten(1)
         turn = (*self.rotary(torch.arange(length, device=device)[None]), *self.rotary(positions))
         x = watched = stream.embeddings
-        y = own.flatten(1, 2)
-        for number, w in enumerate(self.text_weights(), start=1):
+        y = found = own.flatten(1, 2)
+        *weights, last = self.text_weights()
+        for number, w in enumerate(weights, start=1):
             _vary((x, y, bias, turn[0], turn[1], turn[2], turn[3]), (x, turn[0], turn[1]), bias)
             x, y = self.text_layer(x, y, w, self.sizes.heads, self.sizes.kv_heads, turn, bias)
             if number <= max(1, self.sizes.layers - 2):
-                watched = x
+                watched, found = x, y
+        _vary((x, y, bias, turn[0], turn[1], turn[2], turn[3]), (x, turn[0], turn[1]), bias)
+        y = self.last_text_layer(x, y, last, self.sizes.heads, self.sizes.kv_heads, turn, bias)
         answered = _rms_norm(y, self.hf.model.language_model.norm.weight).unflatten(1, (questions, size))
-        return Reading(answered, watched)
+        return Reading(answered, watched, found.unflatten(1, (questions, size)))
 
     def stream_logits(self, watched: Tensor) -> tuple[Tensor, ...]:
         """Scores of the clock heads, then of the row and the column, of stream tokens `[..., dim]`."""
         normed = _rms_norm(watched, torch.ones(watched.shape[-1], device=watched.device))
         scores = linear(normed, self.stream_heads.weight, self.stream_heads.bias).float()
         return scores.split([SECONDS] * len(CLOCK_HEADS) + [self.sizes.side // 2] * 2, dim=-1)
+
+    def evidence_logits(self, found: Tensor) -> Tensor:
+        """Scores `[..., 2, SECONDS + 1]` of the seconds in which the first and the last piece of evidence begin.
+
+        `found` is `[..., dim]`, the states that the answer is read from, two layers before the end. The last class is
+        that there is none.
+        """
+        normed = _rms_norm(found, torch.ones(found.shape[-1], device=found.device))
+        return linear(normed, self.evidence_heads.weight, self.evidence_heads.bias).float().unflatten(-1, (2, -1))
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines `[clips, 1, tokens, head_dim]` of positions `[clips, tokens]`."""
@@ -483,6 +522,9 @@ class Pocket(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores over the vocabulary, float32."""
         return linear(hidden, self.hf.model.language_model.embed_tokens.weight).float()
+
+
+_LAYERS: tuple[Callable, ...] = (dense_layer, reuse_layer, text_layer, last_text_layer)
 
 
 def _vary(batched: Sequence[Tensor], long: Sequence[Tensor] = (), bias: Tensor | None = None) -> None:

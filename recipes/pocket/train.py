@@ -21,10 +21,11 @@ from torch import Tensor
 from onlooker.world import change_frames, patch_labels, rasterise
 from onlooker.world.raster import draw_chunk
 from recipes.pocket import augment, checkpoint
-from recipes.pocket.data import SMOKE, TASK_NAMES, ClipSet, DataSettings, Feed, make_set
+from recipes.pocket.data import NEVER, NOT_ASKED, SMOKE, TASK_NAMES, ClipSet, DataSettings, Feed, make_set
 from recipes.pocket.evaluate import LABEL_SIZES as LABELS
 from recipes.pocket.evaluate import evaluate, sealed_look, sealed_seed
-from recipes.pocket.model import TINY, Pocket, PocketSizes, Stream, count_parameters
+from recipes.pocket.export import write_weights
+from recipes.pocket.model import SECONDS, TINY, Pocket, PocketSizes, Stream, count_parameters
 from recipes.pocket.optimise import Optimiser
 from recipes.pocket.select import choose_tokens, draw_counts
 from recipes.pocket.tokenizer import MAX_VOCABULARY, Encoder
@@ -48,14 +49,20 @@ class TrainSettings:
     """Largest learning rate."""
     warm_share: float = 0.02
     """Share of the training in which the learning rate rises."""
-    fall_from: float = 0.6
+    fall_from: float = 0.35
     """Share of the training after which the learning rate falls to nothing."""
-    eyes_share: float = 0.11
+    eyes_share: float = 0.1
     """Share of the training in which only the tower learns, from patch labels."""
+    seen_share: float = 0.25
+    """Share of the clips of a batch that the tower learns from later; it only looks at the others, which costs a third.
+    The decoder learns from all of them."""
     label_weight: float = 0.25
     """Weight of the patch labels later."""
     stream_weight: float = 0.1
     """Weight of what the decoder's stream tokens tell of their place and of when things came."""
+    evidence_weight: float = 0.3
+    """Weight of when the evidence of a question was, as its last token tells it: a yes or a no alone teaches too little
+    to find things with."""
     drop_from: float = 0.4
     """Share of the training after which tokens are dropped and the Cacher runs (not in naive)."""
     dense_share: float = 0.25
@@ -89,6 +96,7 @@ class Losses:
     total: Tensor
     labels: Tensor
     stream: Tensor | None = None
+    evidence: Tensor | None = None
     answers: Tensor | None = None
     right: Tensor | None = None
     """Correct answers by task, float `[tasks]`."""
@@ -198,12 +206,21 @@ class Trainer:
         # Every arm draws the same numbers in every step, so that the arms see the same clips, spoiled alike.
         draw = [self.random.random() for _ in range(4)]
         saves = settings.arm != "naive" and share >= settings.drop_from
-        if settings.arm == "aware" and saves and draw[0] < settings.cached_share:
-            interval, ratio = (2, 4, 4, 8, 8, 0)[int(draw[1] * 6)], (0.15, 0.25, 0.40)[int(draw[2] * 3)]
-            hidden = model.encode_cached(pixels, interval, ratio)
-        else:
-            hidden = model.encode(pixels.flatten(0, 1)).unflatten(0, (clips, frames))
-        label_loss = self._label_loss(hidden, labels)
+        cached = settings.arm == "aware" and saves and draw[0] < settings.cached_share
+        interval, ratio = (2, 4, 4, 8, 8, 0)[int(draw[1] * 6)], (0.15, 0.25, 0.40)[int(draw[2] * 3)]
+
+        def encode(part: Tensor) -> Tensor:
+            if cached:
+                return model.encode_cached(part, interval, ratio)
+            return model.encode(part.flatten(0, 1)).unflatten(0, part.shape[:2])
+
+        learns = clips if share < settings.eyes_share else max(1, round(settings.seen_share * clips))
+        hidden = encode(pixels[:learns])
+        label_loss = self._label_loss(hidden, {name: labels[name][:learns] for name in LABELS})
+        if learns < clips:
+            with torch.no_grad():
+                seen = encode(pixels[learns:])
+            hidden = torch.cat([hidden, seen])
         if share < settings.eyes_share:
             return Losses(label_loss, label_loss.detach())
 
@@ -226,6 +243,7 @@ class Trainer:
         hidden_frames = self._hidden_frames(batch["needed"])
         reading = model.read(stream, ids, asked, None if settings.arm == "naive" else hidden_frames)
         stream_loss = self._stream_loss(reading.watched, stream, labels, slot, thing, batch["clock"])
+        evidence_loss = self._evidence_loss(reading.found, rows, batch)
         states = reading.answered
         states = states.gather(2, rows[..., None].expand(-1, -1, -1, states.shape[-1]))
         scores, targets = model.logits(states), batch["targets"].long()
@@ -242,7 +260,9 @@ class Trainer:
             right = zero.scatter_add(0, task.flatten(), hit.flatten())
             count = zero.scatter_add(0, task.flatten(), valid.float().flatten())
         total = answer_loss + settings.label_weight * label_loss + settings.stream_weight * stream_loss
-        return Losses(total, label_loss.detach(), stream_loss.detach(), answer_loss.detach(), right, count)
+        total = total + settings.evidence_weight * evidence_loss
+        parts = (loss.detach() for loss in (label_loss, stream_loss, evidence_loss, answer_loss))
+        return Losses(total, *parts, right, count)
 
     def _label_loss(self, hidden: Tensor, labels: dict[str, Tensor]) -> Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)
@@ -287,6 +307,17 @@ class Trainer:
             each = F.cross_entropy(scores.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="sum")
             total = total + each / counted.sum().clamp(min=1)
         return total
+
+    def _evidence_loss(self, found: Tensor, rows: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """How badly questions tell the second in which their evidence begins, where their answers will start."""
+        states = found.gather(2, rows[..., :1, None].expand(-1, -1, -1, found.shape[-1]))[:, :, 0]
+        frames = batch["evidence"].long()
+        seconds = batch["clock"][..., 1].long() - self.encoder.seconds[0]
+        wanted = seconds.gather(1, frames.clamp(min=0).flatten(1)).view_as(frames)
+        wanted = torch.where(frames == NEVER, SECONDS, torch.where(frames == NOT_ASKED, -100, wanted))
+        scores = self.model.evidence_logits(states)
+        each = F.cross_entropy(scores.flatten(0, 2), wanted.flatten(), ignore_index=-100, reduction="sum")
+        return each / (frames != NOT_ASKED).sum().clamp(min=1)
 
     def _hidden_frames(self, needed: Tensor) -> Tensor:
         """Frames that questions must not look at, bool like `needed`: some of the ones that prove nothing."""
@@ -350,17 +381,18 @@ def average_gradients(model: torch.nn.Module) -> None:
 Checks = dict[str, ClipSet]
 """Validation clips by level."""
 LOOK = ("dense",)
+LOOK_CLIPS = 32
 LAST_LOOK = ("dense", "last=1", "keep=19", "oracle=19")
 """What the gates of the levels need."""
 
 
 def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0, checks: Checks | None = None,
-          sealed: Checks | None = None, look_every_s: float = 120.0,
+          sealed: Checks | None = None, look_every_s: float = 150.0, weights: Path | None = None,
           stop_after_s: float = math.inf) -> list[dict]:  # fmt: skip
     """Train until the training is done or this command has run `stop_after_s` seconds; the lines of history written.
 
     Loss curve and looks at the validation set go to `ARM.history.jsonl`; a checkpoint is written every minute, when the
-    process is told to end (SIGTERM) and at the end.
+    process is told to end (SIGTERM) and at the end, and with it the model in eight bits to `weights`.
     """
     settings, progress, arm = trainer.settings, trainer.progress, trainer.settings.arm
     out.mkdir(parents=True, exist_ok=True)
@@ -378,15 +410,22 @@ def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0,
                 file.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
 
-    def look(settings_to_check: Sequence[str], clips: int | None = None) -> None:
+    def keep() -> None:
+        trainer.save(out / arm)
+        if weights is not None:
+            write_weights(trainer.model, weights)
+
+    def look(settings_to_check: Sequence[str], clips: int | None = None, levels: Sequence[str] = ()) -> None:
         for level, data in (checks or {}).items() if leads else ():
+            if levels and level not in levels:
+                continue
             scores = evaluate(trainer.model, trainer.encoder, data, settings_to_check, trainer.device, trainer.dtype,
                               clips=clips)  # fmt: skip
             seconds = round(progress.seconds, 1)
             note({"arm": arm, "step": progress.step, "seconds": seconds, "level": level, "validation": scores})
 
     def add(losses: Losses) -> None:
-        for name in ("labels", "stream", "answers", "right", "asked"):
+        for name in ("labels", "stream", "evidence", "answers", "right", "asked"):
             value = getattr(losses, name)
             if value is not None:
                 sums.setdefault(name, []).append(value)
@@ -403,13 +442,13 @@ def train(trainer: Trainer, feed: Feed, out: Path, *, log_every_s: float = 10.0,
             note(_report(trainer, feed, sums, num / (now - shown)))
             sums, num, shown = {}, 0, now
         if now - saved >= 60 and leads:
-            trainer.save(out / arm)
+            keep()
             saved = time.perf_counter()
         if now - looked >= look_every_s and progress.share(settings) < 0.9:
-            look(LOOK, clips=32)
+            look(LOOK, LOOK_CLIPS, tuple(checks or ())[1:2])  # one level is enough to see how it goes
             looked = time.perf_counter()
     if leads:
-        trainer.save(out / arm)
+        keep()
     signal.signal(signal.SIGTERM, previous)
     if not ended.is_set() and progress.share(settings) >= 1.0:
         look(LAST_LOOK)
@@ -426,7 +465,7 @@ def _report(trainer: Trainer, feed: Feed, sums: dict[str, list[Tensor]], clips_p
             "share": round(progress.share(trainer.settings), 4),
             "rate": round(trainer.rate(progress.share(trainer.settings)), 6), "clips_per_s": round(clips_per_s),
             "reused": round(feed.reused / max(1, feed.made + feed.reused), 3)}  # fmt: skip
-    for name in ("labels", "stream", "answers"):
+    for name in ("labels", "stream", "evidence", "answers"):
         if name in sums:
             line[name] = round(torch.stack(sums[name]).mean().item(), 4)
     if "asked" in sums:
@@ -503,6 +542,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="minutes of all commands together, at most")
     parser.add_argument("--stop-after", type=float, default=math.inf, help="end this command after so many seconds")
     parser.add_argument("--out", type=Path, default=Path("out/pocket"), help="checkpoints and histories")
+    parser.add_argument("--weights", type=Path, help="file to write the model to in eight bits, every minute")
     parser.add_argument("--resume", type=Path, help="folder of the checkpoint to go on from (--out)")
     parser.add_argument("--workers", type=int, default=14, help="processes that make clips")
     parser.add_argument("--frames-per-step", type=int, default=1536, help="frames of a batch")
@@ -556,7 +596,7 @@ def main(argv: list[str] | None = None) -> None:
             return
         if known:
             trainer.load(source)
-        train(trainer, feed, out, checks=checks, sealed=sealed, stop_after_s=given.stop_after,
+        train(trainer, feed, out, checks=checks, sealed=sealed, stop_after_s=given.stop_after, weights=given.weights,
               log_every_s=1.0 if given.smoke else 10.0)  # fmt: skip
     finally:
         feed.close()

@@ -11,12 +11,13 @@ from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
 from onlooker.compress import STCPruner, Uniform
 from onlooker.core.tokens import VisualTokens
+from onlooker.models import _eight_bits
 from onlooker.world import corpus
 from recipes.pocket import checkpoint
-from recipes.pocket.data import SMOKE, Feed, join, make_part
+from recipes.pocket.data import NEVER, NOT_ASKED, SMOKE, DataSettings, Feed, join, make_clip, make_part
 from recipes.pocket.evaluate import LABEL_SIZES, evaluate
-from recipes.pocket.export import export
-from recipes.pocket.model import TINY, Pocket
+from recipes.pocket.export import adopt, export, write_weights
+from recipes.pocket.model import TINY, Pocket, PocketSizes
 from recipes.pocket.select import choose_tokens
 from recipes.pocket.tokenizer import MAX_VOCABULARY, PREFIX, Encoder, question_text, time_text
 from recipes.pocket.train import ARMS, Progress, Trainer, TrainSettings, main
@@ -186,6 +187,68 @@ def test_arms_differ_only_in_what_is_dropped_and_reused(arrays):
     assert [float(trainer.step(8, arrays).answers) for _ in range(6)] == losses["naive"]
     trainer = make_trainer(10, arm="aware", eyes_share=0.0, hide_share=0.0, drop_from=0.0)
     assert [float(trainer.step(8, arrays).answers) for _ in range(6)] != losses["naive"]
+
+
+def test_the_share_of_clips_that_the_tower_learns_from_changes_no_answer(arrays):
+    """Clips that the tower only looks at are read, and answered, as those it learns from."""
+    seen = {}
+    for share in (0.25, 1.0):
+        trainer = make_trainer(10, arm="naive", eyes_share=0.0, seen_share=share)
+        seen[share] = float(trainer.step(8, arrays).answers)
+    assert seen[0.25] == pytest.approx(seen[1.0], rel=1e-5)
+
+
+def test_questions_know_when_their_evidence_began():
+    settings, encoder, found = DataSettings(), Encoder(), set()
+    for seed in range(60):
+        clip = make_clip(seed, 24, encoder, settings)
+        for number, record in enumerate(clip.records):
+            frames, last = clip.arrays["evidence"][number].tolist(), clip.arrays["asked"][number]
+            if record is None:
+                assert frames == [NOT_ASKED, NOT_ASKED]
+                continue
+            answer = encoder.decode([int(i) for i in clip.arrays["targets"][number] if i >= 0])
+            if record.task in ("ever", "proactive") and answer == "no":
+                assert frames == [NEVER, NEVER]
+                found.add("never")
+                continue
+            assert all(0 <= frame <= last for frame in frames)
+            if record.meta["form"] == "first_of_two" and frames[0] != frames[1]:
+                first, second = (record.question.index(f" {name}") for name in record.options)
+                named = record.options if first < second else record.options[::-1]
+                assert answer == named[int(frames[1] < frames[0])].split()[-1]
+                found.add("compared")
+            if record.meta["form"] == "when_appeared":
+                assert encoder.seconds.index(int(clip.arrays["targets"][number][1])) == encoder.seconds.index(
+                    int(clip.arrays["clock"][frames[0]][1])
+                ) or clip.times_s[frames[0]] < record.meta["seconds"]
+                found.add("told")
+    assert found == {"never", "compared", "told"}
+
+
+def test_training_begins_with_easier_batches():
+    settings = DataSettings()
+    easy, later = ([settings.bucket(b) for b in batches] for batches in (range(300), range(2000, 2300)))
+    assert np.mean(easy) < 0.75 * np.mean(later)
+    assert set(easy) | set(later) <= {frames for frames, _ in settings.buckets + settings.easy_buckets}
+    levels = [make_clip(seed, 16, Encoder(), replace(settings, questions=1), easy=True).episode.level
+              for seed in range(40)]  # fmt: skip
+    assert "L4" not in levels and levels.count("L0") + levels.count("L1") > 15
+
+
+def test_weights_of_a_training_travel_alone(tmp_path):
+    """The file in eight bits is what an export of that moment holds, and a folder can be made around it elsewhere."""
+    torch.manual_seed(0)
+    model = Pocket(PocketSizes(), Encoder(), MAX_VOCABULARY, tuple(LABEL_SIZES.values()))
+    draw = torch.get_rng_state()
+    write_weights(model, tmp_path / "naive.safetensors")
+    assert torch.equal(draw, torch.get_rng_state()), "the training draws on as if nothing had been written"
+    folder = adopt(tmp_path / "naive.safetensors", tmp_path / "folder")
+    export(model, tmp_path / "direct", eight_bits=True)
+    one, two = (_eight_bits.read(at / _eight_bits.FILE) for at in (folder, tmp_path / "direct"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert {p.name for p in folder.iterdir()} == {p.name for p in (tmp_path / "direct").iterdir()}
 
 
 def test_training_lowers_the_loss_on_one_batch(arrays):

@@ -10,6 +10,7 @@ import torch
 from oracle import Oracle
 
 from onlooker.core.errors import InputError
+from onlooker.evals.suites import pocketworld
 from onlooker.world import (
     LEVEL_NAMES,
     LEVEL_TASKS,
@@ -176,6 +177,13 @@ def test_a_standing_request_is_polled_once_and_yes_is_as_likely_as_no(asked):
 def test_the_last_frame_seldom_tells(asked):
     told = sum(record.task in ("glance", "proactive") for _, record in asked)
     assert told / len(asked) <= 0.2
+
+
+def test_the_suite_asks_what_one_frame_tells_half_as_often():
+    tasks = Counter(task for place in range(33) for task in pocketworld.tasks_of(place, "L2"))
+    assert tasks["glance"] == tasks["proactive"] == 12
+    assert {n for task, n in tasks.items() if task not in ("glance", "proactive")} == {24}
+    assert len(set(pocketworld.tasks_of(5, "L0"))) == 8
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from onlooker.core.records import QueryRecord
+from onlooker.evals.blind import LAST_FRAME_TASKS
 from onlooker.evals.item import Item
 from onlooker.evals.suites._episodes import as_item, by_category
 from onlooker.world import LEVEL_TASKS, LEVELS, TASKS, Episode, make_episode
@@ -25,14 +26,21 @@ def items(limit: int, seed: int = 0, level: str = "L0", split: Split = "test") -
         left, place = left - len(queries), place + 1
 
 
-def clip(number: int, place: int, level: str = "L0", split: Split = "test") -> tuple[Episode, list[QueryRecord]]:
-    """The clip with this seed and its questions in order of time; it is the `place`-th of its suite.
+def tasks_of(place: int, level: str) -> list[str]:
+    """The categories that the `place`-th clip of a level asks for.
 
-    Every clip asks another part of the categories, so that all of them get the same number of questions.
+    Every clip asks another part of them, so that all get the same number of questions; above L0 those that one frame
+    tells get half of it.
     """
-    names = list(TASKS if level == "L0" else LEVEL_TASKS)
+    names = list(TASKS)
+    if level != "L0":
+        names = [*LEVEL_TASKS, *(task for task in LEVEL_TASKS if task not in LAST_FRAME_TASKS)]
+    return [names[(place * PER_VIDEO + k) % len(names)] for k in range(PER_VIDEO)]
+
+
+def clip(number: int, place: int, level: str = "L0", split: Split = "test") -> tuple[Episode, list[QueryRecord]]:
+    """The clip with this seed and its questions in order of time; it is the `place`-th of its suite (`tasks_of`)."""
     seconds = SECONDS if level == "L0" else LEVELS[level].duration_s
     episode = make_episode(number, split, duration_s=seconds, level=level)
-    start = place * PER_VIDEO
-    queries = by_category(episode, [names[(start + k) % len(names)] for k in range(PER_VIDEO)])
+    queries = by_category(episode, tasks_of(place, level))
     return episode, sorted(queries, key=lambda query: query.ask_time)
