@@ -50,6 +50,8 @@ _RATES = {1.0: 0.5, 2.0: 0.22, 0.5: 0.08, 0.0: 0.2}
 MAX_OFFSET_S = 95 * 60
 LONGEST_LEAP_S = 60 * 60
 ANSWER_TOKENS = 4
+EVENT_MARGIN_S = 0.5
+"""The evidence of a clock time begins so long before the event."""
 NEVER, NOT_ASKED = -1, -2
 """In place of a frame of evidence: what was asked about never was; there is no question."""
 PIPE_BYTES = 1 << 20
@@ -205,7 +207,7 @@ def _ask(
             continue  # blinks would fall between the frames
         if record.answer.startswith("["):
             # The frame in which it can first be seen has a time the model can read; the tolerance covers the rest.
-            event = record.evidence[0][0] + 0.5
+            event = record.evidence[0][0] + EVENT_MARGIN_S
             first = next(number for number, at in enumerate(times) if at >= event - 1e-6)
             if first > last:
                 continue
@@ -238,7 +240,8 @@ def _evidence(record: QueryRecord, answer: str, episode: Episode, times: Sequenc
         at = [sprite.start_s for sprite in starts]
     else:
         spans = record.windows if record.task == "proactive" else record.evidence
-        at = [spans[0][0], spans[-1][0]] if spans else [times[last]] * 2
+        margin = EVENT_MARGIN_S if answer.startswith("[") else 0.0
+        at = [spans[0][0] + margin, spans[-1][0] + margin] if spans else [times[last]] * 2
     return [min(last, int(np.searchsorted(times, start - 1e-6))) for start in at]
 
 

@@ -218,10 +218,8 @@ def test_questions_know_when_their_evidence_began():
                 named = record.options if first < second else record.options[::-1]
                 assert answer == named[int(frames[1] < frames[0])].split()[-1]
                 found.add("compared")
-            if record.meta["form"] == "when_appeared":
-                assert encoder.seconds.index(int(clip.arrays["targets"][number][1])) == encoder.seconds.index(
-                    int(clip.arrays["clock"][frames[0]][1])
-                ) or clip.times_s[frames[0]] < record.meta["seconds"]
+            if record.answer.startswith("["):
+                assert clip.arrays["targets"][number][1] == clip.arrays["clock"][frames[0]][1]
                 found.add("told")
     assert found == {"never", "compared", "told"}
 
@@ -298,11 +296,11 @@ def test_training_ends_at_its_minutes_and_comes_back(tmp_path):
     assert Progress(step=10, seconds=90.0).share(settings) == 0.75
     assert Progress(step=90, seconds=12.0).share(settings) == 0.9
     assert Progress(step=1, seconds=500.0).share(settings) == 1.0
-    main(["--arm", "neutral", "--smoke", "--steps", "4", "--out", str(tmp_path), "--workers", "0", "--check-clips", "2",
+    main(["--arm", "neutral", "--smoke", "--steps", "4", "--out", str(tmp_path), "--workers", "0", "--check-clips", "5",
           "--stop-after", "0"])  # fmt: skip
     assert checkpoint.exists(tmp_path / "neutral")
     main(
-        ["--arm", "neutral", "--smoke", "--steps", "4", "--out", str(tmp_path), "--workers", "0", "--check-clips", "2"]
+        ["--arm", "neutral", "--smoke", "--steps", "4", "--out", str(tmp_path), "--workers", "0", "--check-clips", "5"]
     )
     assert checkpoint.load(tmp_path / "neutral", CPU)["progress"]["step"] == 4
     lines = [json.loads(line) for line in (tmp_path / "neutral.history.jsonl").read_text().splitlines()]
