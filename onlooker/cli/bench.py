@@ -33,9 +33,10 @@ BenchModel = Annotated[
 
 
 @bench.command()
+@options.takes_methods("encoder")
 def encode(
     model: BenchModel = "pocket-aware",
-    encoder: options.Encoder = options.DEFAULTS["encoder"],
+    methods: Any = None,
     streams: Streams = "1,4",
     repeats: Repeats = 40,
     graphs: Annotated[
@@ -52,7 +53,7 @@ def encode(
     """
     from onlooker.core import registry
 
-    method, counts = registry.make("encoder", encoder), numbers_of(streams)
+    method, counts = registry.make("encoder", methods["encoder"]), numbers_of(streams)
     working = Working(progress, as_json)
     with working.loading(model):
         loaded, weights = load_for_timing(model, dtype, device)

@@ -17,6 +17,7 @@ from onlooker.cli.output import emit, note, show_table, size_text, sound
 from onlooker.cli.progress import Step, Working
 from onlooker.cli.timing import machine_card, numbers_of
 from onlooker.core.errors import InputError
+from onlooker.core.kinds import telling
 
 if TYPE_CHECKING:
     from onlooker.cli.crowd import Demand, Trial
@@ -28,11 +29,10 @@ BAR = 40
 
 
 @bench.command()
+@options.takes_methods(memory="sliding_window:window_tokens=5000")
 def streams(
     model: BenchModel = "pocket-aware",
-    encoder: options.Encoder = options.DEFAULTS["encoder"],
-    compressor: options.Compressor = options.DEFAULTS["compressor"],
-    memory: options.Memory = "sliding_window:window_tokens=5000",
+    methods: Any = None,
     fps: options.Fps = 1.0,
     frame_lag: Annotated[float, typer.Option(help="Seconds in which 95% of the frames are in memory.")] = 1.0,
     first_token: Annotated[float, typer.Option(help="Seconds to the first token of 95% of the answers.")] = 0.5,
@@ -57,10 +57,11 @@ def streams(
     from onlooker.cli.crowd import Demand
 
     demand = Demand(fps, frame_lag, first_token, questions, answer_tokens, most_frames, trial)
-    pipelines = {"saving": (encoder, compressor)} | ({"dense": ("full", "identity")} if dense else {})
-    for seeing in pipelines.values():
-        made = dict(zip(("encoder", "compressor"), seeing, strict=True))
-        options.engine_settings({**made, "memory": memory})  # a typing error costs no loading
+    pipelines = {"saving": methods} | (
+        {"dense": {**methods, "encoder": "full", "compressor": "identity"}} if dense else {}
+    )
+    for chosen in pipelines.values():
+        options.engine_settings(chosen)  # a typing error costs no loading
     working = Working(progress, as_json)
     with working.loading(model):
         loaded, weights = load_for_timing(model, dtype, device)
@@ -68,13 +69,13 @@ def streams(
     if not as_json:
         _show_card(card)
     results = {}
-    for name, (seen_by, kept_by) in pipelines.items():
-        settings = {"encoder": seen_by, "compressor": kept_by, "memory": memory}
+    for name, settings in pipelines.items():
         with working.counting("preparing", "trials", None) as step:
             tell = None if working.draws else _tell
             results[name] = _search(loaded, settings, demand, first, most, seconds, step, tell) | settings
         if not as_json:
-            _show_search(name, results[name])
+            print(f"\n{name}: {' '.join(f'{kind}={text}' for kind, text in telling(settings).items())}")
+            _show_search(results[name])
         if out is not None:
             found = sound({"bench": "streams"} | card | {"pipelines": results})
             out.write_text(json.dumps(found) + "\n", encoding="utf-8")
@@ -173,8 +174,7 @@ def _streams_that_fit(engine: "Engine", stream_bytes: int) -> int:
     return max(1, int(0.9 * free / stream_bytes))
 
 
-def _show_search(name: str, found: dict[str, Any]) -> None:
-    print(f"\n{name}: encoder={found['encoder']} compressor={found['compressor']}")
+def _show_search(found: dict[str, Any]) -> None:
     headers = ["streams", "holds", "lag p50 s", "lag p95 s", "token p50 s", "token p95 s", "dropped", "a step", "busy"]
     rows = []
     for t in found["trials"]:
@@ -196,13 +196,12 @@ def _show_search(name: str, found: dict[str, Any]) -> None:
 
 
 @bench.command()
+@options.takes_methods(memory="sliding_window:window_tokens=256")
 def soak(
     model: Annotated[
         str, typer.Option("--model", "-m", help="As for the other benches, or tiny: a model of almost no work.")
     ] = "tiny",
-    encoder: options.Encoder = options.DEFAULTS["encoder"],
-    compressor: options.Compressor = options.DEFAULTS["compressor"],
-    memory: options.Memory = "sliding_window:window_tokens=256",
+    methods: Any = None,
     frames: Annotated[int, typer.Option(help="Frames of the stream, one a second.", min=100)] = 100_000,
     early: Annotated[int, typer.Option(help="The frame whose step time is compared with the last's.", min=50)] = 1000,
     device: options.Device = "auto",
@@ -216,13 +215,13 @@ def soak(
     """
     if frames <= 2 * early:
         raise InputError("a soak is longer than its beginning", given=f"{frames} frames, compared with {early}")
-    options.engine_settings({"encoder": encoder, "compressor": compressor, "memory": memory})
+    options.engine_settings(methods)
     working = Working(progress, as_json)
     with working.loading(model):
         loaded, weights = _tiny(dtype, device) if model == "tiny" else load_for_timing(model, dtype, device)
     from onlooker.engine import Engine
 
-    engine = Engine(loaded, encoder=encoder, compressor=compressor, memory=memory)
+    engine = Engine(loaded, **methods)
     pictures = _pictures(24)
     if loaded.spec.device.type == "cuda":
         engine.prepare(most_frames=1, most_tokens=256, picture=(pictures[0].shape[0], pictures[0].shape[1]))
@@ -251,7 +250,7 @@ def soak(
         "host_bytes_grown": last["host_bytes"] - first["host_bytes"],
         "process_bytes_grown": last["process_bytes"] - first["process_bytes"],
     }
-    card = machine_card(loaded, weights) | {"memory": memory, "encoder": encoder, "compressor": compressor}
+    card = machine_card(loaded, weights) | methods
     if as_json:
         emit({"bench": "soak"} | card | {"rows": rows} | verdict)
         return

@@ -25,6 +25,7 @@ RUN, FILES = "Run", "Published benchmarks"
 
 
 @app.command(name="eval")
+@options.takes_methods()
 def evaluate(
     suite: Annotated[str, typer.Argument(help="pocketworld, pocketworld-long, pocketworld-temporal, or a benchmark.")],
     limit: Annotated[int, typer.Option(help="Number of questions.", min=1, max=1_000_000)] = 200,
@@ -61,9 +62,7 @@ def evaluate(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     pairs: options.Pairs = None,
-    encoder: options.Encoder = options.DEFAULTS["encoder"],
-    compressor: options.Compressor = options.DEFAULTS["compressor"],
-    memory: options.Memory = options.DEFAULTS["memory"],
+    methods: Any = None,
 ) -> None:
     """Watch a suite's videos, ask its questions on the way, print accuracy with 95 % intervals.
 
@@ -76,8 +75,7 @@ def evaluate(
         "suite": suite, "limit": limit, "seed": seed, "seeds": seeds, "level": level, "fps": fps,
         "parallel": parallel, "pace": pace,
         "control": control, "annotations": str(annotations or ""), "videos": str(videos or ""), "model": model,
-        "device": device, "dtype": dtype, "pairs": pairs,
-        "encoder": encoder, "compressor": compressor, "memory": memory,
+        "device": device, "dtype": dtype, "pairs": pairs, **methods,
     }  # fmt: skip
     if grid is not None:
         if out is None:

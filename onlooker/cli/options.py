@@ -10,7 +10,7 @@ import typer
 
 from onlooker.cli.progress import How
 from onlooker.core.errors import InputError
-from onlooker.core.kinds import KINDS, Kind, of_engine
+from onlooker.core.kinds import Kind, defaults, of_engine
 from onlooker.core.sizes import num_bytes
 
 METHODS, MODELS, LIMITS = "Methods", "Model", "Memory budget"
@@ -30,25 +30,27 @@ def check_words(question: str) -> None:
         raise InputError("the question is not valid UTF-8", given=ascii(question), do="write it in UTF-8")
 
 
-def takes_methods(**defaults: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command one option for every kind of method that an engine has; it gets them as `methods`, by kind.
+def takes_methods(*only: str, served: bool = False, **own: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command one option for every kind of method that an engine has (or for `only` these kinds); it gets them
+    as `methods`, by kind.
 
-    `defaults` are those of this command, where they are not the engine's.
+    Defaults are the engine's, or a server's, but for those of this command's `own`.
     """
-    kinds = of_engine()
+    given = {**defaults(served), **own}
+    kinds = {name: kind for name, kind in of_engine().items() if name in (only or given)}
 
     def option(kind: Kind) -> inspect.Parameter:
         told = Annotated[str, typer.Option(help=kind.help, rich_help_panel=METHODS)]
-        default = defaults.get(kind.name, kind.default)
+        default = given[kind.name]
         return inspect.Parameter(kind.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=told)
 
     def give(command: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(command, eval_str=True)
 
         @functools.wraps(command)
-        def taking(**given: Any) -> Any:
-            methods = {name: given.pop(name) for name in kinds}
-            return command(**given, methods=methods)
+        def taking(**said: Any) -> Any:
+            methods = {name: said.pop(name) for name in kinds}
+            return command(**said, methods=methods)
 
         parameters = list(signature.parameters.values())
         place = list(signature.parameters).index("methods")
@@ -91,9 +93,6 @@ Model = Annotated[
     str,
     typer.Option("--model", "-m", help="pocket, pocket-aware, a folder, or a Hugging Face id.", rich_help_panel=MODELS),
 ]
-Encoder = Annotated[str, typer.Option(help=KINDS["encoder"].help, rich_help_panel=METHODS)]
-Compressor = Annotated[str, typer.Option(help=KINDS["compressor"].help, rich_help_panel=METHODS)]
-Memory = Annotated[str, typer.Option(help=KINDS["memory"].help, rich_help_panel=METHODS)]
 Fps = Annotated[float, typer.Option(help="Frames looked at per second of video.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=MODELS)]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=MODELS)]
@@ -142,5 +141,3 @@ Progress = Annotated[
     typer.Option(help="On the error stream: a bar at a terminal (auto), lines of JSON (json), or nothing (none)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
-
-DEFAULTS = {name: str(kind.default) for name, kind in of_engine().items()}

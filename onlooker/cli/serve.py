@@ -12,12 +12,11 @@ from onlooker.cli import alerts, options
 from onlooker.cli.app import app
 from onlooker.cli.output import note
 from onlooker.core.errors import InputError
+from onlooker.core.kinds import of_engine
 
 SERVER, SAFETY = "Server", "Safety"
-MEMORY = "rekv:first=1,score=shares,max_parked=28800"
-"""Eight hours at a frame a second; a server must not grow for ever."""
 KEYS = {
-    **{name: f"model.{name}" for name in ("device", "dtype", "pairs", "encoder", "compressor", "memory")},
+    **{name: f"model.{name}" for name in ("device", "dtype", "pairs", *of_engine())},
     **{name: f"model.{name}" for name in ("device_budget", "host_budget")},
     **{name: f"server.{name}" for name in ("fps", "host", "port", "log", "snapshots", "state", "api_key_file")},
     **{name: f"server.{name}" for name in ("allow_host", "proxy", "whip", "devices")},
@@ -31,6 +30,7 @@ KEYS = {
 
 
 @app.command()
+@options.takes_methods(served=True)
 def serve(
     context: typer.Context,
     model: Annotated[
@@ -114,9 +114,7 @@ def serve(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     pairs: options.Pairs = None,
-    encoder: options.Encoder = options.DEFAULTS["encoder"],
-    compressor: options.Compressor = options.DEFAULTS["compressor"],
-    memory: options.Memory = MEMORY,
+    methods: Any = None,
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
 ) -> None:

@@ -6,6 +6,7 @@ and Ray take it as an option. Nothing else names the kinds but the code that cal
 """
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -23,6 +24,10 @@ class Kind:
     """One line for the command line."""
     default: str | None = None
     """Method that an engine takes unless told; None: this kind is no part of an engine."""
+    served: str | None = None
+    """Method that a server takes unless told, where that is another."""
+    neutral: bool = False
+    """Whether the default leaves a stream as it is; where it stands, runs and snapshots need not name the kind."""
     chain: str | None = None
     """Class that makes one method of several in a row, as `module:name`; None: they cannot be chained."""
     renewable: bool = False
@@ -72,6 +77,7 @@ KINDS: dict[str, Kind] = {
             "onlooker.core.contracts:MemoryPolicy",
             "Memory policy, such as [bold]sliding_window[/].",
             default="rekv:first=1,score=shares",
+            served="rekv:first=1,score=shares,max_parked=28800",  # eight hours at a frame a second, not for ever
         ),
         Kind(
             "response",
@@ -87,3 +93,13 @@ KINDS: dict[str, Kind] = {
 def of_engine() -> dict[str, Kind]:
     """The kinds that an engine has one method of."""
     return {name: kind for name, kind in KINDS.items() if kind.default is not None}
+
+
+def defaults(served: bool = False) -> dict[str, str]:
+    """The method of every kind that an engine, or a server, takes unless told."""
+    return {name: str((served and kind.served) or kind.default) for name, kind in of_engine().items()}
+
+
+def telling(methods: Mapping[str, str]) -> dict[str, str]:
+    """Methods by kind, without the kinds whose method leaves a stream as it is."""
+    return {name: text for name, text in methods.items() if not (KINDS[name].neutral and text == KINDS[name].default)}

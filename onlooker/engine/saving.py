@@ -15,6 +15,7 @@ from onlooker.core.checks import number, whole
 from onlooker.core.errors import InputError, OnlookerError
 from onlooker.core.events import SessionStats
 from onlooker.core.frame import Frame
+from onlooker.core.kinds import telling
 from onlooker.engine.emission import Pending
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _pending(patch: Any) -> Pending:
 
 def made_by(engine: "Engine") -> dict[str, Any]:
     """The model and the methods as they were configured, whatever is in their place under load."""
-    methods = {kind: registry.describe(method) for kind, method in engine.methods.items()}
+    methods = telling({kind: registry.describe(method) for kind, method in engine.methods.items()})
     spec = engine.model.spec
     return {
         "model": spec.name,

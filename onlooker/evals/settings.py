@@ -12,6 +12,7 @@ from typing import Any
 
 from onlooker.core import registry
 from onlooker.core.errors import InputError
+from onlooker.core.kinds import defaults, telling
 from onlooker.core.records import QueryRecord
 from onlooker.evals import readers, suites
 from onlooker.evals.item import Item, Reading, Rejected
@@ -24,8 +25,14 @@ _SEALED = re.compile(r"sealed:[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 OWN_COMPRESSORS = ("oracle", "lower_resolution")
 
 
+# One setting for every kind of method that an engine has.
+_Methods: Any = dataclasses.make_dataclass(
+    "_Methods", [(kind, str, text) for kind, text in defaults().items()], frozen=True
+)
+
+
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(_Methods):
     """What is asked, and who is asked. Two runs with equal settings give equal answers."""
 
     suite: str = "pocketworld"
@@ -38,9 +45,6 @@ class RunSettings:
     annotations: str = ""
     videos: str = ""
     model: str = "pocket-aware"
-    encoder: str = "stc_cacher"
-    compressor: str = "stc_pruner"
-    memory: str = "rekv:first=1,score=shares"
     control: str = ""
     fps: float = 1.0
     pace: str = "max"
@@ -88,7 +92,9 @@ class RunSettings:
     @property
     def key(self) -> str:
         """A short name for these settings; the device and how many videos run side by side are no part of it."""
-        rest = {k: v for k, v in self.as_dict().items() if k not in ("name", "parallel", "device")}
+        kinds = self.methods.keys()
+        rest = {k: v for k, v in self.as_dict().items() if k not in ("name", "parallel", "device", *kinds)}
+        rest |= telling(self.methods)
         if self.pairs is None:  # as the keys were before there was a choice
             del rest["pairs"]
         return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
@@ -99,7 +105,12 @@ class RunSettings:
         if self.name or self.control:
             return self.name or self.control
         rate = f" at {self.fps:g} fps" if self.fps != 1.0 else ""
-        return f"{self.encoder} + {self.compressor} + {self.memory}{rate}"
+        return " + ".join(telling(self.methods).values()) + rate
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """The method of every kind, by kind."""
+        return {kind: getattr(self, kind) for kind in defaults()}
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""
@@ -168,18 +179,17 @@ def _engine_system(settings: RunSettings) -> EngineSystem:
     from onlooker.engine import Engine
     from onlooker.engine.window import WindowEngine
 
-    methods: dict[str, Any] = {"encoder": settings.encoder, "compressor": _compressor(settings.compressor)}
+    methods = _made(settings)
     model = _model(settings.model, settings.dtype, settings.device, settings.pairs)
     from onlooker.core.contracts import ClipModel
 
     if isinstance(model, ClipModel):
-        engine = WindowEngine(model, **methods, memory=settings.memory, profile=True)
+        engine = WindowEngine(model, **methods, profile=True)
     else:
         layout: Any = settings.layout or None
         engine = Engine(
             model,
             **methods,
-            memory=settings.memory,
             layout=layout,
             profile=True,
             device_budget_bytes=settings.device_budget_bytes,
@@ -196,23 +206,25 @@ def _model(source: str, dtype: str, device: str, pairs: bool | None) -> Any:
     return models.load(source, dtype=dtype, device=device, pairs=pairs)
 
 
-def _compressor(text: str) -> Any:
-    """A compressor of the library, or one of the two controls that only make sense here."""
+def _made(settings: RunSettings) -> dict[str, Any]:
+    """The methods of a run: those of the library, or one of the two controls that only make sense here."""
     from onlooker.evals.lower_resolution import LowerResolution
     from onlooker.evals.oracle import OracleTokens
 
-    name, _, rest = text.partition(":")
-    if name not in OWN_COMPRESSORS:
-        return registry.make("compressor", text)
-    values = dict(part.split("=", 1) for part in rest.split(",") if "=" in part)
-    return registry.build(OracleTokens if name == "oracle" else LowerResolution, name, values)
+    made = {}
+    for kind, text in settings.methods.items():
+        name, _, rest = text.partition(":")
+        if kind != "compressor" or name not in OWN_COMPRESSORS:
+            made[kind] = registry.make(kind, text)
+            continue
+        values = dict(part.split("=", 1) for part in rest.split(",") if "=" in part)
+        made[kind] = registry.build(OracleTokens if name == "oracle" else LowerResolution, name, values)
+    return made
 
 
 def check(settings: RunSettings) -> None:
     """Raise `InputError` for methods that do not exist, before anything is loaded."""
-    registry.make("encoder", settings.encoder)
-    _compressor(settings.compressor)
-    registry.make("memory", settings.memory)
+    _made(settings)
     if settings.suite.replace("-", "_") not in suites.names() and settings.suite not in readers.names():
         load_items(settings)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -17,15 +17,13 @@ from pydantic_settings import (
 
 from onlooker.core import registry
 from onlooker.core.errors import InputError, OnlookerError
+from onlooker.core.kinds import defaults
 from onlooker.core.sizes import num_bytes
 from onlooker.respond import Rule
 from onlooker.server.bodies import Name
 from onlooker.server.database import Retention
 from onlooker.server.settings import Key, Limits, Role, ServerSettings, Source, StandingQuestion
 from onlooker.server.webhooks import check_url, read_secret, signing_key
-
-MEMORY = "rekv:first=1,score=shares,max_parked=28800"
-"""Eight hours at a frame a second; a server must not grow for ever."""
 
 
 def _is_size(text: str) -> str:
@@ -48,16 +46,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ModelSection(Section):
+# One key for every kind of method that an engine has.
+_keys: Any = {kind: (str, text) for kind, text in defaults(served=True).items()}
+_Methods: Any = create_model("_Methods", __base__=Section, **_keys)
+
+
+class ModelSection(_Methods):
     """What is served, and with which methods."""
 
     name: str = "pocket-aware"
     device: str = "auto"
     dtype: str = "auto"
     pairs: bool | None = None
-    encoder: str = "stc_cacher"
-    compressor: str = "stc_pruner"
-    memory: str = MEMORY
     device_budget: Size | None = None
     host_budget: Size | None = None
 
@@ -210,9 +210,7 @@ class Config(BaseSettings):
     def engine_settings(self) -> dict[str, Any]:
         """The arguments of `Engine`, with every method made. Raises `InputError` for one that is unknown."""
         one = self.model
-        made: dict[str, Any] = {
-            kind: registry.make(kind, getattr(one, kind)) for kind in ("encoder", "compressor", "memory")
-        }
+        made: dict[str, Any] = {kind: registry.make(kind, getattr(one, kind)) for kind in defaults()}
         budgets = {"device_budget_bytes": one.device_budget, "host_budget_bytes": one.host_budget}
         return made | {name: None if size is None else num_bytes(size) for name, size in budgets.items()}
 

@@ -24,7 +24,7 @@ from ray.exceptions import RayError  # pyright: ignore[reportMissingImports]
 from ray.serve import Application  # pyright: ignore[reportMissingImports]
 
 from onlooker.core.errors import InputError
-from onlooker.core.kinds import of_engine
+from onlooker.core.kinds import defaults, of_engine
 from onlooker.engine import Engine
 from onlooker.server.app import create_app
 from onlooker.server.logs import start_logging
@@ -107,15 +107,15 @@ def build(given: dict[str, str]) -> Application:
     """The application, from arguments as `serve run` takes them.
 
     `model`, `workers` (their number), `num_gpus` (of each, 0 for CPU), `key_file` (needed beyond one machine),
-    `sources` (`NAME=URL,...`), and what engines are made with: `encoder`, `compressor`, `memory`, `device`, `dtype`,
-    `pairs` (true or false). Raises `InputError` for others.
+    `sources` (`NAME=URL,...`), and what engines are made with: a method of every kind (see `core/kinds.py`), `device`,
+    `dtype`, `pairs` (true or false). Raises `InputError` for others.
     """
     rest = dict(given)
     model = rest.pop("model", "pocket-aware")
     workers, num_gpus = int(rest.pop("workers", 1)), float(rest.pop("num_gpus", 0))
     file, named = rest.pop("key_file", None), rest.pop("sources", "")
     names = (*of_engine(), "device", "dtype")
-    engine: dict[str, Any] = {name: rest.pop(name) for name in names if name in rest}
+    engine: dict[str, Any] = defaults(served=True) | {name: rest.pop(name) for name in names if name in rest}
     if (pairs := rest.pop("pairs", None)) is not None:
         if pairs not in ("true", "false"):
             raise InputError("pairs is true or false", given=pairs, do="leave it out for what suits the model")

@@ -12,7 +12,7 @@ import onlooker
 class Onlooker(lmms):
     """Watches each video once and answers every question from its past only.
 
-    `model_args`: `pretrained`, `encoder`, `compressor`, `memory`, `fps`, `device`, `dtype`.
+    `model_args`: `pretrained`, `fps`, `device`, `dtype`, and a method of every kind (`encoder`, `compressor`, ...).
     """
 
     is_simple = True
@@ -23,16 +23,12 @@ class Onlooker(lmms):
         fps: float = 1.0,
         device: str = "auto",
         dtype: str = "auto",
-        encoder: str = "stc_cacher",
-        compressor: str = "stc_pruner",
-        memory: str = "rekv",
         batch_size: int = 1,
-        **unknown: Any,
+        **methods: Any,
     ) -> None:
         super().__init__()
-        # An unknown setting that is dropped in silence is a run with other settings than its name says.
-        assert not unknown, f"unknown model_args: {sorted(unknown)}"
-        methods = {"encoder": encoder, "compressor": compressor, "memory": memory}
+        # The engine refuses what is no kind of method: an argument that is dropped in silence would be a run with other
+        # settings than its name says.
         self.fps = float(fps)
         self.engine = onlooker.Engine.from_pretrained(pretrained, dtype=dtype, device=device, **methods)
 
