@@ -10,17 +10,17 @@ from onlooker.world import make_episode
 def main() -> None:
     """Put a question every six seconds and go on watching while it is answered."""
     engine = onlooker.Engine.from_pretrained("pocket-aware")
-    asking = None
+    request = None
     with engine.open() as session:
         for frame in make_episode(3, "test", duration_s=24.0).frames(fps=2.0):
             if frame.time_s in (5, 11, 17):
-                asking = session.put("which shape is at the top now?")
-                print(f"[{asking.time_s:.1f} s] {asking.question}")
-            flying = [asking] if asking and not asking.done else []
+                request = session.submit("which shape is at the top now?")
+                print(f"[{request.time_s:.1f} s] {request.question}")
+            flying = [request] if request and not request.done else []
             engine.step([(session, frame)], flying)
-            if flying and asking and asking.done:
+            if flying and request and request.done:
                 # It saw the stream as it was when it was put, whatever came since.
-                print(f"[{frame.time_s:.1f} s] {asking.answer().text}, for {asking.answer().time_s:.1f} s")
+                print(f"[{frame.time_s:.1f} s] {request.answer().text}, for {request.answer().time_s:.1f} s")
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ def main() -> None:
     watched = sum(session.frames for session in sessions)
     print(f"{watched} frames of {len(sessions)} streams in {spent:.1f} s: {watched / spent:.1f} frames a second")
 
-    asked = [session.put("which shape is the newest?") for session in sessions]
+    asked = [session.submit("which shape is the newest?") for session in sessions]
     while waiting := [question for question in asked if not question.done]:
-        engine.step_asking(waiting)  # one pass of the language model for all that still write
+        engine.step_requests(waiting)  # one pass of the language model for all that still write
     for number, question in enumerate(asked):
         print(f"stream {number}: {question.answer().text}")
 

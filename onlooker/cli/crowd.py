@@ -125,10 +125,10 @@ class Crowd:
         import torch
 
         from onlooker.engine import Decoding
-        from onlooker.engine.scheduler import Promises, Rung, Scheduler
+        from onlooker.engine.scheduler import SLO, DegradeLevel, Scheduler
 
         demand, chosen = self.demand, random.Random(streams)
-        promises = Promises(
+        slo = SLO(
             frame_lag_s=demand.frame_lag_s,
             first_token_s=demand.first_token_s,
             most_frames=demand.most_frames,
@@ -146,8 +146,8 @@ class Crowd:
             return _not_begun(streams, len(self._sessions))
         # From here on the clock runs: everything is set up.
         self.engine.profile, clock = by_stage, SkippingClock()
-        scheduler = Scheduler(self.engine, promises, ladder=[Rung("everything")], now=clock)
-        lanes = [scheduler.adopt(session, demand.fps) for session in self._sessions[:streams]]
+        scheduler = Scheduler(self.engine, slo, levels=[DegradeLevel("everything")], now=clock)
+        queues = [scheduler.adopt(session, demand.fps) for session in self._sessions[:streams]]
         end_s = SETTLE_S + demand.trial_s
         num_frames = math.ceil(end_s * streams * demand.fps)
         arrivals = [(n / (streams * demand.fps), n % streams) for n in range(num_frames)]
@@ -160,19 +160,19 @@ class Crowd:
         while (now := clock()) < end_s:
             while arrivals and arrivals[-1][0] <= now:
                 at, number = arrivals.pop()
-                lanes[number].offer(self._frame(self._next[number], number), arrived_s=at)
+                queues[number].submit(self._frame(self._next[number], number), arrived_s=at)
                 self._next[number] += 1
             while questions and questions[-1][0] <= now:
                 at, number = questions.pop()
                 try:
                     decoding = Decoding(demand.answer_tokens, temperature=0.0)
-                    put[scheduler.ask(lanes[number], QUESTION, put_s=at, decoding=decoding)] = at
+                    put[scheduler.ask(queues[number], QUESTION, put_s=at, decoding=decoding)] = at
                 except no_room:  # refused, by the scheduler or by the memory
                     first_tokens.append(math.inf)
             report = scheduler.step()
             now = clock()
             if report.idle:
-                if any(lane.is_waiting for lane in lanes):
+                if any(queue.is_waiting for queue in queues):
                     scheduler.wait(0.05)  # its picture is still being resized
                 else:
                     clock.skip_to(min([end_s, *(queue[-1][0] for queue in (arrivals, questions) if queue)]))
@@ -181,18 +181,18 @@ class Crowd:
             if now > SETTLE_S:
                 lags.extend(report.lags_s)
                 worked, steps, stepped = worked + report.seconds, steps + 1, stepped + len(report.events)
-            for asking in [asking for asking in put if asking.has_spoken]:
-                first_tokens.append(now - put.pop(asking))
-            first_tokens += [math.inf for asking, _ in report.broken if put.pop(asking, None) is not None]
+            for request in [request for request in put if request.has_spoken]:
+                first_tokens.append(now - put.pop(request))
+            first_tokens += [math.inf for request, _ in report.broken if put.pop(request, None) is not None]
         self.engine.profile = False
-        waiting = sum(lane.is_waiting for lane in lanes)
-        dropped = sum(lane.counts.dropped for lane in lanes)
-        failed = sum(lane.counts.failed for lane in lanes)
+        waiting = sum(queue.is_waiting for queue in queues)
+        dropped = sum(queue.counts.dropped for queue in queues)
+        failed = sum(queue.counts.failed for queue in queues)
         # What nobody saw in time counts as never.
         lags += [math.inf] * (dropped + failed)
         first_tokens += [math.inf for at in put.values() if end_s - at > demand.first_token_s]
-        for asking, _ in list(scheduler.in_flight):
-            asking.cancel()
+        for request, _ in list(scheduler.in_flight):
+            request.cancel()
         if scheduler.resizer is not None:
             scheduler.resizer.shutdown(wait=True)
         lag, first = _percentiles(lags), _percentiles(first_tokens)
@@ -205,7 +205,7 @@ class Crowd:
         )
         stages = {name: after - before.get(name, 0.0) for name, after in self._stages(streams).items()}
         stages["rest"] = max(0.0, spent - sum(stages.values()))
-        taken = max(1, sum(lane.counts.taken for lane in lanes))
+        taken = max(1, sum(queue.counts.taken for queue in queues))
         return Trial(
             streams=streams,
             holds=holds,

@@ -11,9 +11,9 @@ from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import Layout, Span
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
-from onlooker.engine.asking import release
 from onlooker.engine.packing import Work
 from onlooker.engine.reading import Reading, reading_of
+from onlooker.engine.request import release
 from onlooker.kvstore import Chunk
 
 if TYPE_CHECKING:

@@ -31,12 +31,12 @@ from onlooker.core.frame import Frame
 from onlooker.core.spans import Layout, Plan, Span, SpanKind
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
-from onlooker.engine.asking import Asking, InFlight, accept_all, all_said, release
 from onlooker.engine.emission import Emission, Pending, Writer, emitted, match, most_read, read_all
 from onlooker.engine.noting import Note, take_notes
 from onlooker.engine.packing import Work
 from onlooker.engine.passes import Passes, make_passes, pass_sizes
 from onlooker.engine.reading import Reading
+from onlooker.engine.request import InFlight, Request, accept_all, all_said, release
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved, load
 from onlooker.engine.seeing import Arrival, Patch, Seen, arrive, batches
@@ -229,7 +229,7 @@ class Engine:
 
     @torch.no_grad()
     def step(
-        self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[InFlight] = ()
+        self, arrivals: Sequence[tuple[Session, Frame]], requests: Sequence[InFlight] = ()
     ) -> list[FrameTaken | Failed]:
         """Take in one frame of each of several sessions and move questions on by one pass, all in one batch.
 
@@ -237,39 +237,39 @@ class Engine:
         memory policy failed; the others are not affected. Raises `InputError` or `SessionClosed` before anything is
         done when an arrival may not be pushed.
         """
-        events, texts = self._step(arrivals, askings)
+        events, texts = self._step(arrivals, requests)
         all_said(texts)
         return events
 
     @torch.no_grad()
-    def step_asking(self, askings: Sequence[InFlight]) -> list[str]:
+    def step_requests(self, requests: Sequence[InFlight]) -> list[str]:
         """Move questions on by one pass; the new text of each. Raises what the first that failed has failed of."""
-        return all_said(self._step([], askings)[1])
+        return all_said(self._step([], requests)[1])
 
     @torch.no_grad()
     def advance(
-        self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[InFlight]
+        self, arrivals: Sequence[tuple[Session, Frame]], requests: Sequence[InFlight]
     ) -> tuple[list[FrameTaken | Failed], list[str | Exception]]:
-        """`step` and `step_asking` in one pass: an event per arrival, and the new text per question, or what it failed
+        """`step` and `step_requests` in one pass: an event per arrival, and the new text per question, or what it failed
         of: the frames are in memory then, and the other questions are answered."""
-        return self._step(arrivals, askings)
+        return self._step(arrivals, requests)
 
     def _step(
-        self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[InFlight]
+        self, arrivals: Sequence[tuple[Session, Frame]], requests: Sequence[InFlight]
     ) -> tuple[list[FrameTaken | Failed], list[str | Exception]]:
         self.check_arrivals(arrivals)
-        self.check_askings(askings)
+        self.check_requests(requests)
         sessions = [session for session, _ in arrivals]
         batch = self._see(arrivals) if arrivals else []
 
         writers = [Writer(session, self._to_read(arrival)) for session, arrival in zip(sessions, batch, strict=True)]
         with self._stage("prefill", sessions):
-            scores = read_all(self.passes.run, writers, [asking.pending() for asking in askings])
+            scores = read_all(self.passes.run, writers, [request.pending() for request in requests])
         events = []
         with self._stage("memory", sessions):
             for arrival, writer in zip(batch, writers, strict=True):
                 events.append(self._remember(arrival, writer))
-        return events, accept_all(askings, scores)
+        return events, accept_all(requests, scores)
 
     def _to_read(self, arrival: Arrival) -> list[Reading]:
         if arrival.seen is None or self.memory.rereads:
@@ -285,9 +285,9 @@ class Engine:
                 raise InputError("a step takes sessions of its own engine", given="one of another", do="use its engine")
             session.check_next(frame)
 
-    def check_askings(self, askings: Sequence[InFlight]) -> None:
+    def check_requests(self, requests: Sequence[InFlight]) -> None:
         """Raise `InputError` when a question was put to a session of another engine."""
-        if not all(asking.session.belongs_to(self) for asking in askings):
+        if not all(request.session.belongs_to(self) for request in requests):
             raise InputError("a step takes questions of its own engine", given="one of another", do="use its engine")
 
     def note(self, session: Session, text: str, time_s: float | None, kind: SpanKind) -> Span:
@@ -297,11 +297,11 @@ class Engine:
             raise done
         return done
 
-    def put(
+    def submit(
         self, session: Session, question: str, time_s: float, visible: tuple[float, float], decoding: Decoding
-    ) -> Asking:
-        """A question in flight, put to what a session saw between two times (see `Session.put`)."""
-        return Asking(session, question, time_s, visible, decoding)
+    ) -> Request:
+        """A question in flight, put to what a session saw between two times (see `Session.submit`)."""
+        return Request(session, question, time_s, visible, decoding)
 
     # ------------------------------------------------------------------------------------------------------ seeing
 

@@ -10,9 +10,9 @@ import torch
 from onlooker.core.checks import number, words
 from onlooker.core.errors import InputError
 from onlooker.core.spans import NOTES, Span, SpanKind
-from onlooker.engine.asking import release
 from onlooker.engine.emission import Writer, read_all
 from onlooker.engine.reading import note_reading
+from onlooker.engine.request import release
 from onlooker.engine.session import Session
 
 if TYPE_CHECKING:

@@ -4,24 +4,24 @@ from dataclasses import dataclass
 
 from onlooker.core.errors import OnlookerError
 from onlooker.core.events import Failed, FrameTaken
-from onlooker.engine.asking import Asking
-from onlooker.engine.lane import Lane, LaneCounts, Offer
+from onlooker.engine.request import Request
+from onlooker.engine.stream_queue import QueueCounts, QueuedFrame, StreamQueue
 
 
 @dataclass(frozen=True)
 class Report:
     """What one step did."""
 
-    events: tuple[tuple[Lane, FrameTaken | Failed], ...] = ()
+    events: tuple[tuple[StreamQueue, FrameTaken | Failed], ...] = ()
     """A `Failed` of one of our errors costs the frame; after any other the session cannot be trusted any more."""
-    texts: tuple[tuple[Asking, str], ...] = ()
+    texts: tuple[tuple[Request, str], ...] = ()
     """New text of every question in flight; finished ones have `.answer()`."""
     seconds: float = 0.0
     lags_s: tuple[float, ...] = ()
-    """Of the frames taken: from being offered to being in memory."""
-    offers: tuple[Offer, ...] = ()
-    """The frames of `events`, as they were offered."""
-    broken: tuple[tuple[Asking, Exception], ...] = ()
+    """Of the frames taken: from being submitted to being in memory."""
+    frames_queued: tuple[QueuedFrame, ...] = ()
+    """The frames of `events`, as they were submitted."""
+    broken: tuple[tuple[Request, Exception], ...] = ()
     """Questions that failed, and are in flight no longer."""
     probes: int = 0
     """Looks of rules that took part."""
@@ -45,14 +45,14 @@ class SchedulerStats:
 
     streams: int
     waiting: int
-    """Frames offered and not taken yet."""
+    """Frames submitted and not taken yet."""
     questions: int
     """In flight."""
-    rung: str
+    degrade_level: str
     level: int
-    """Place of the rung, 0 for everything."""
+    """Place of the degrade_level, 0 for everything."""
     load: float
-    """Share of the engine's time that streams and questions ask for, at this rung."""
+    """Share of the engine's time that streams and questions ask for, at this degrade_level."""
     base_s: float
     frame_s: float
     question_s: float
@@ -60,6 +60,6 @@ class SchedulerStats:
     lag_p95_s: float | None
     first_token_p50_s: float | None
     first_token_p95_s: float | None
-    frames: LaneCounts
+    frames: QueueCounts
     refused: int
     """Streams and questions that met `Busy`."""

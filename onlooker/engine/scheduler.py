@@ -1,20 +1,21 @@
 """Many live streams on one engine: whose frame is next, who waits, who is refused, and what gives when it is too much.
 
     scheduler = Scheduler(engine)
-    lane = scheduler.open(fps=1.0)         # raises Busy (reason, retry_s) when there is no room
-    lane.offer(frame)                      # any thread; a newer frame replaces one that still waits
-    asking = scheduler.ask(lane, "...")    # raises Busy when the answer would come too late
+    queue = scheduler.open(fps=1.0)         # raises Busy (reason, retry_s) when there is no room
+    queue.submit(frame)                      # any thread; a newer frame replaces one that still waits
+    request = scheduler.ask(queue, "...")    # raises Busy when the answer would come too late
     while serving:                         # the thread that owns the engine
         report = scheduler.step()          # one pass for all: events, new text
         if report.idle:
             scheduler.wait(0.1)
 
-A frame is due `frame_lag_s` after it was offered, a question's first token `first_token_s` after it was put. Questions
+A frame is due `frame_lag_s` after it was submitted, a question's first token `first_token_s` after. Questions
 take part in every step; the streams that have waited longest go first, with as many frames as leave a step short enough
 for a question that may come. A stream holds one waiting frame (or a backlog, if it asked for one): when a newer one
-comes, the older is dropped and counted. When the work offered exceeds what steps can do, all streams descend a ladder
-together (fewer frames, fewer tokens a frame, rarer refreshes), and climb again when there is room: `stats().rung` says
-where they are. If a step fails, everyone is stepped alone, and only who fails alone has failed.
+comes, the older is dropped and counted. When the work submitted exceeds what steps can do, all streams are
+degraded together, a level at a time (fewer frames, fewer tokens a frame, rarer refreshes), and restored when there is
+room: `stats().degrade_level` says where they are. If a step fails, everyone is stepped alone, and only who fails alone
+has failed.
 """
 
 import dataclasses
@@ -28,14 +29,23 @@ from typing import Any
 from onlooker.core.checks import number
 from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import Failed, FrameTaken
-from onlooker.engine.asking import Asking, InFlight, release
 from onlooker.engine.engine import Engine
-from onlooker.engine.lane import ASSUMED_FPS, Lane, LaneCounts, Offer, Settle, Taken, closed, forget
 from onlooker.engine.load import Recent, Share, StepCost
-from onlooker.engine.promises import Busy, Promises, Rung, default_ladder
 from onlooker.engine.report import Report, SchedulerStats
+from onlooker.engine.request import InFlight, Request, release
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.session import Session
+from onlooker.engine.slo import SLO, Busy, DegradeLevel, default_levels
+from onlooker.engine.stream_queue import (
+    ASSUMED_FPS,
+    QueueCounts,
+    QueuedFrame,
+    Settle,
+    StreamQueue,
+    Taken,
+    closed,
+    forget,
+)
 from onlooker.engine.watching import Probe
 
 LOG = logging.getLogger("onlooker.engine")
@@ -44,39 +54,41 @@ LEARNING_STEPS = 8
 
 
 class Scheduler:
-    """See the head of this file. `offer` and `wait` may be called from any thread, all else from the engine's."""
+    """See the head of this file. `submit` and `wait` may be called from any thread, all else from the engine's."""
 
     def __init__(
         self,
         engine: Engine,
-        promises: Promises | None = None,
+        slo: SLO | None = None,
         *,
-        ladder: Sequence[Rung] | None = None,
+        levels: Sequence[DegradeLevel] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`ladder` goes from everything to least (default: `default_ladder`); `now` is the clock, in seconds."""
-        self.engine, self.promises, self.now = engine, promises or Promises(), now
-        self.ladder = tuple(ladder) if ladder is not None else default_ladder(engine)
-        if not self.ladder:
-            raise InputError("a ladder has at least one rung", given="none", do="Rung('everything')")
-        workers = self.promises.workers
+        """`levels` go from everything to least (default: `default_levels`); `now` is the clock, in seconds."""
+        self.engine, self.slo, self.now = engine, slo or SLO(), now
+        self.levels = tuple(levels) if levels is not None else default_levels(engine)
+        if not self.levels:
+            raise InputError(
+                "a list of degrade levels has at least one degrade_level", given="none", do="DegradeLevel('everything')"
+            )
+        workers = self.slo.workers
         self.resizer = ThreadPoolExecutor(workers, "onlooker-resize") if workers else None
         self.cost = StepCost()
         self.level = 0
         self._closed = False
-        self._lanes: list[Lane] = []
-        self._askings: list[tuple[Asking, float]] = []
+        self._queues: list[StreamQueue] = []
+        self._requests: list[tuple[Request, float]] = []
         self._probes: list[Probe] = []
-        self._gone = LaneCounts()
+        self._gone = QueueCounts()
         self._refused = 0
         self._lags, self._first_tokens, self._questions = Recent(), Recent(), Share()
         self._changed = threading.Condition()
         self._since: float | None = None
-        """Since when there has been too much to do (or, on a lower rung, room)."""
+        """Since when there has been too much to do (or, on a lower degrade_level, room)."""
 
     # ------------------------------------------------------------------------------------------------- coming, going
 
-    def open(self, fps: float | None = 1.0) -> Lane:
+    def open(self, fps: float | None = 1.0) -> StreamQueue:
         """A new stream of at most so many frames a second. Raises `Busy` when the promises to others would break."""
         self.admit(fps)
         return self.adopt(self.engine.open(), fps)
@@ -89,63 +101,71 @@ class Scheduler:
             number("fps", fps, above=0.0, most=1000.0, unit="frames a second", do="fps=1.0, or None for no promise")
         if (reason := self._no_room(ASSUMED_FPS if fps is None else fps)) is not None:
             self._refused += 1
-            what = f"no room for another stream beside {len(self._lanes)}"
-            raise Busy(what, given=reason, retry_s=self.promises.recover_s)
+            what = f"no room for another stream beside {len(self._queues)}"
+            raise Busy(what, given=reason, retry_s=self.slo.recover_s)
 
-    def adopt(self, session: Session, fps: float | None = 1.0, *, backlog: int = 0, settle: Settle = forget) -> Lane:
-        """A lane for a session that is open already, without asking whether there is room (see `Lane`)."""
+    def adopt(
+        self, session: Session, fps: float | None = 1.0, *, backlog: int = 0, settle: Settle = forget
+    ) -> StreamQueue:
+        """A queue for a session that is open already, without asking whether there is room (see `StreamQueue`)."""
         self._check_open()
-        lane = Lane(self, session, fps, backlog, settle)
-        self._lanes.append(lane)
-        return lane
+        queue = StreamQueue(self, session, fps, backlog, settle)
+        self._queues.append(queue)
+        return queue
 
-    def remove(self, lane: Lane) -> None:
-        """Close a lane and its session. Closing twice is fine."""
-        if lane not in self._lanes:
+    def remove(self, queue: StreamQueue) -> None:
+        """Close a queue and its session. Closing twice is fine."""
+        if queue not in self._queues:
             return
-        self._lanes.remove(lane)
-        for asking, _ in self._askings:
-            if asking.session is lane.session:
-                asking.cancel()
+        self._queues.remove(queue)
+        for request, _ in self._requests:
+            if request.session is queue.session:
+                request.cancel()
         for probe in self._probes:
-            if probe.session is lane.session:
+            if probe.session is queue.session:
                 probe.cancel()
         self._prune()
-        lane.end(closed())
-        _add(self._gone, lane.counts)
-        lane.session.close()
+        queue.end(closed())
+        _add(self._gone, queue.counts)
+        queue.session.close()
 
     def close(self) -> None:
-        """Close every lane and end the threads; the engine has its own methods again."""
+        """Close every queue and end the threads; the engine has its own methods again."""
         self._closed = True
-        for lane in list(self._lanes):
-            lane.close()
+        for queue in list(self._queues):
+            queue.close()
         if self.resizer is not None:
             self.resizer.shutdown(wait=True, cancel_futures=True)
         self.engine.use(**self.engine.methods)
 
     def ask(
-        self, lane: Lane, question: str, *, put_s: float | None = None, decoding: Decoding | None = None, **when: Any
-    ) -> Asking:
-        """Put a question to a lane's session; steps move it on until `asking.done`. `when` is `at` and `since`.
+        self,
+        queue: StreamQueue,
+        question: str,
+        *,
+        put_s: float | None = None,
+        decoding: Decoding | None = None,
+        **when: Any,
+    ) -> Request:
+        """Put a question to a queue's session; steps move it on until `request.done`. `when` is `at` and `since`.
 
         Raises `Busy` when so many questions are in flight that its first token would come too late, and what
-        `Session.put` raises. `put_s` is when it was asked, on the scheduler's clock (default: now).
+        `Session.submit` raises. `put_s` is when it was asked, on the scheduler's clock (default: now).
         """
         self._check_open()
         self._prune()
         expected = self.cost.expected_s(self._frames_in_a_step(), 1)
-        full = len(self._askings) >= self.promises.most_questions
+        full = len(self._requests) >= self.slo.most_questions
         # Where even a question alone would be late, it is not the others that make it so, and refusing would not help.
-        late = bool(self._askings) and self.cost.steps >= LEARNING_STEPS and expected > self.promises.first_token_s
+        late = bool(self._requests) and self.cost.steps >= LEARNING_STEPS and expected > self.slo.first_token_s
         if full or late:
             self._refused += 1
-            reason = f"{len(self._askings)} in flight" if full else f"a step takes {expected:.2f} s"
+            reason = f"{len(self._requests)} in flight" if full else f"a step takes {expected:.2f} s"
             raise Busy("the question would be answered too late", given=reason, retry_s=max(1.0, expected))
-        asking = lane.session.put(question, decoding=decoding, **when)
-        self._askings.append((asking, self.now() if put_s is None else put_s))
+        request = queue.session.submit(question, decoding=decoding, **when)
+        self._requests.append((request, self.now() if put_s is None else put_s))
         self.wake()
-        return asking
+        return request
 
     def probe(self, probes: Sequence[Probe]) -> None:
         """Looks of rules (`Watch.due`): steps move them on with everything else, until they are done."""
@@ -158,97 +178,97 @@ class Scheduler:
         self._settle()
         self._prune()
         chosen = self._choose()
-        askings, probes = list(self._askings), list(self._probes)
-        if not chosen and not askings and not probes:
+        requests, probes = list(self._requests), list(self._probes)
+        if not chosen and not requests and not probes:
             return Report()
-        silent = {asking for asking, _ in askings if not asking.has_spoken}
+        silent = {request for request, _ in requests if not request.has_spoken}
         began, began_s = time.perf_counter(), self.now()
-        events, texts, broken = self._advance(chosen, [asking for asking, _ in askings], probes)
+        events, texts, broken = self._advance(chosen, [request for request, _ in requests], probes)
         spent = time.perf_counter() - began
         now = max(self.now(), began_s + spent)
-        self.cost.note(len(chosen), len(askings) + len(probes), spent)
-        if askings or probes:
+        self.cost.note(len(chosen), len(requests) + len(probes), spent)
+        if requests or probes:
             alone = self.cost.question_s if chosen else spent
             self._questions.note(min(alone, spent), now)
-        lags = tuple(now - offer.arrived_s for _, offer in chosen)
-        for (lane, offer), event, lag in zip(chosen, events, lags, strict=True):
-            self._count(lane, offer, event, lag)
-        for asking, put_s in askings:
-            if asking in silent and asking.has_spoken:
+        lags = tuple(now - queued.arrived_s for _, queued in chosen)
+        for (queue, queued), event, lag in zip(chosen, events, lags, strict=True):
+            self._count(queue, queued, event, lag)
+        for request, put_s in requests:
+            if request in silent and request.has_spoken:
                 self._first_tokens.note(now - put_s)
         self._prune()
-        told = tuple((lane, event) for (lane, _), event in zip(chosen, events, strict=True))
-        return Report(told, texts, spent, lags, tuple(offer for _, offer in chosen), broken, len(probes))
+        told = tuple((queue, event) for (queue, _), event in zip(chosen, events, strict=True))
+        return Report(told, texts, spent, lags, tuple(queued for _, queued in chosen), broken, len(probes))
 
     def _advance(
-        self, chosen: Sequence[tuple[Lane, Offer]], askings: Sequence[Asking], probes: Sequence[Probe]
-    ) -> tuple[list[FrameTaken | Failed], tuple[tuple[Asking, str], ...], tuple[tuple[Asking, Exception], ...]]:
+        self, chosen: Sequence[tuple[StreamQueue, QueuedFrame]], requests: Sequence[Request], probes: Sequence[Probe]
+    ) -> tuple[list[FrameTaken | Failed], tuple[tuple[Request, str], ...], tuple[tuple[Request, Exception], ...]]:
         """Events of the frames, texts of the questions, and the questions that failed."""
         try:
-            events, told = self._pass(chosen, [*askings, *probes])
+            events, told = self._pass(chosen, [*requests, *probes])
         except Exception as error:
-            LOG.warning("a step of %d frames and %d questions failed: %s", len(chosen), len(askings), error)
+            LOG.warning("a step of %d frames and %d questions failed: %s", len(chosen), len(requests), error)
             release(error)
         else:
-            return self._told(events, told, askings, probes)
+            return self._told(events, told, requests, probes)
         # Not inside of `except`, where the error would still hold the memory of the step that failed.
         for probe in probes:
             probe.cancel()
         events, told = [], []
-        for lane, offer in chosen:
+        for queue, queued in chosen:
             try:
-                events += self._pass([(lane, offer)], [])[0]
+                events += self._pass([(queue, queued)], [])[0]
             except Exception as error:
-                events.append(Failed(offer.frame.time_s, release(error)))
-                lane.session.give_up()
-        for asking in askings:
+                events.append(Failed(queued.frame.time_s, release(error)))
+                queue.session.give_up()
+        for request in requests:
             try:
-                told += self._pass([], [asking])[1]
+                told += self._pass([], [request])[1]
             except Exception as error:
                 told.append(release(error))
-        return self._told(events, told, askings, ())
+        return self._told(events, told, requests, ())
 
     def _told(
         self,
         events: list[FrameTaken | Failed],
         told: Sequence[str | Exception],
-        askings: Sequence[Asking],
+        requests: Sequence[Request],
         probes: Sequence[Probe],
-    ) -> tuple[list[FrameTaken | Failed], tuple[tuple[Asking, str], ...], tuple[tuple[Asking, Exception], ...]]:
+    ) -> tuple[list[FrameTaken | Failed], tuple[tuple[Request, str], ...], tuple[tuple[Request, Exception], ...]]:
         """What `_advance` gives; those that failed are over."""
-        for probe, text in zip(probes, told[len(askings) :], strict=True):
+        for probe, text in zip(probes, told[len(requests) :], strict=True):
             if isinstance(text, Exception):
                 probe.cancel()
         texts, broken = [], []
-        for asking, text in zip(askings, told, strict=False):
+        for request, text in zip(requests, told, strict=False):
             if isinstance(text, Exception):
-                asking.abandon()
-                broken.append((asking, text))
+                request.abandon()
+                broken.append((request, text))
             else:
-                texts.append((asking, text))
+                texts.append((request, text))
         return events, tuple(texts), tuple(broken)
 
     def _pass(
-        self, chosen: Sequence[tuple[Lane, Offer]], askings: Sequence[InFlight]
+        self, chosen: Sequence[tuple[StreamQueue, QueuedFrame]], requests: Sequence[InFlight]
     ) -> tuple[list[FrameTaken | Failed], list[str | Exception]]:
-        arrivals = [(lane.session, offer.picture or offer.frame) for lane, offer in chosen]
-        done = self.engine.advance(arrivals, askings)
+        arrivals = [(queue.session, queued.picture or queued.frame) for queue, queued in chosen]
+        done = self.engine.advance(arrivals, requests)
         self.engine.wait()
         return done
 
-    def _count(self, lane: Lane, offer: Offer, event: FrameTaken | Failed, lag: float) -> None:
+    def _count(self, queue: StreamQueue, queued: QueuedFrame, event: FrameTaken | Failed, lag: float) -> None:
         if isinstance(event, Failed):
-            lane.counts.failed += 1
-            lane.settle(offer, event.error)
+            queue.counts.failed += 1
+            queue.settle(queued, event.error)
             return
-        lane.counts.taken += 1
-        lane.counts.late += lag > self.promises.frame_lag_s
+        queue.counts.taken += 1
+        queue.counts.late += lag > self.slo.frame_lag_s
         self._lags.note(lag)
-        lane.settle(offer, Taken(event, lag))
+        queue.settle(queued, Taken(event, lag))
 
     def _prune(self) -> None:
         """Forget what is done, also what somebody cancelled."""
-        self._askings = [(asking, put_s) for asking, put_s in self._askings if not asking.done]
+        self._requests = [(request, put_s) for request, put_s in self._requests if not request.done]
         self._probes = [probe for probe in self._probes if not probe.done]
 
     def wait(self, timeout_s: float, or_until: Callable[[], object] = lambda: False) -> bool:
@@ -262,25 +282,25 @@ class Scheduler:
             self._changed.notify_all()
 
     @property
-    def in_flight(self) -> Sequence[tuple[Asking, float]]:
+    def in_flight(self) -> Sequence[tuple[Request, float]]:
         """Questions that are not answered yet, and when they were put."""
-        return self._askings
+        return self._requests
 
     @property
-    def rung(self) -> Rung:
+    def degrade_level(self) -> DegradeLevel:
         """What is done now."""
-        return self.ladder[self.level]
+        return self.levels[self.level]
 
     def stats(self) -> SchedulerStats:
         """Where things stand."""
         frames = dataclasses.replace(self._gone)
-        for lane in self._lanes:
-            _add(frames, lane.counts)
+        for queue in self._queues:
+            _add(frames, queue.counts)
         return SchedulerStats(
-            streams=len(self._lanes),
-            waiting=sum(lane.num_waiting for lane in self._lanes),
-            questions=len(self._askings),
-            rung=self.rung.name,
+            streams=len(self._queues),
+            waiting=sum(queue.num_waiting for queue in self._queues),
+            questions=len(self._requests),
+            degrade_level=self.degrade_level.name,
             level=self.level,
             load=self._load(),
             base_s=self.cost.base_s,
@@ -301,68 +321,68 @@ class Scheduler:
             raise SessionClosed("the scheduler was closed", do="make a new one")
 
     def _has_work(self) -> bool:
-        return bool(self._askings or self._probes) or any(lane.waiting_since() is not None for lane in self._lanes)
+        return bool(self._requests or self._probes) or any(queue.waiting_since() is not None for queue in self._queues)
 
     def _frames_in_a_step(self) -> int:
         """So many that the step lasts no longer than it may."""
-        promises, in_flight = self.promises, len(self._askings) + len(self._probes)
+        slo, in_flight = self.slo, len(self._requests) + len(self._probes)
         if self.cost.steps < LEARNING_STEPS:
-            return promises.most_frames
-        return self.cost.frames_within(promises.step_s or promises.first_token_s / 2, in_flight, promises.most_frames)
+            return slo.most_frames
+        return self.cost.frames_within(slo.step_s or slo.first_token_s / 2, in_flight, slo.most_frames)
 
-    def _choose(self) -> list[tuple[Lane, Offer]]:
+    def _choose(self) -> list[tuple[StreamQueue, QueuedFrame]]:
         """Frames of the streams that have waited longest; all promise the same lag, so they are due in this order."""
-        since = [(arrived, n) for n, lane in enumerate(self._lanes) if (arrived := lane.waiting_since()) is not None]
+        since = [(arrived, n) for n, queue in enumerate(self._queues) if (arrived := queue.waiting_since()) is not None]
         chosen = []
         for _, place in sorted(since)[: self._frames_in_a_step()]:
-            lane = self._lanes[place]
-            if (offer := lane.take()) is not None:
-                chosen.append((lane, offer))
+            queue = self._queues[place]
+            if (queued := queue.take()) is not None:
+                chosen.append((queue, queued))
         return chosen
 
     def _load(self) -> float:
         """Share of the engine's time that streams and questions ask for now."""
         now = self.now()
-        return self._share_of(sum(lane.offered_fps(now) for lane in self._lanes)) + self._questions.at(now)
+        return self._share_of(sum(queue.submitted_fps(now) for queue in self._queues)) + self._questions.at(now)
 
     def _share_of(self, fps: float) -> float:
-        """Share of the engine's time that so many frames a second take at this rung, when steps are full."""
-        return fps * self.rung.fps_share * (self.cost.base_s / self._frames_in_a_step() + self.cost.frame_s)
+        """Share of the engine's time that so many frames a second take at this degrade_level, when steps are full."""
+        return fps * self.degrade_level.fps_share * (self.cost.base_s / self._frames_in_a_step() + self.cost.frame_s)
 
     def _no_room(self, fps: float) -> str | None:
         """Why there is no room for another stream of this rate. For the first there always is: it breaks no promise."""
-        promises = self.promises
-        if not self._lanes:
+        slo = self.slo
+        if not self._queues:
             return None
         if self.level:
-            return f"the streams that are there have to do with less ({self.rung.name})"
+            return f"the streams that are there have to do with less ({self.degrade_level.name})"
         now = self.now()
-        load = self._share_of(fps + sum(lane.promised_fps(now) for lane in self._lanes)) + self._questions.at(now)
-        if load > promises.most_load and self.cost.steps >= LEARNING_STEPS:
-            return f"{load:.0%} of the time would be promised, {promises.most_load:.0%} may be"
-        if promises.device_budget_bytes is not None:
-            held = [_device_bytes(lane.session) for lane in self._lanes]
-            if sum(held) + max(held) > promises.device_budget_bytes:
-                return f"{sum(held)} bytes are held, {promises.device_budget_bytes} allowed"
+        load = self._share_of(fps + sum(queue.promised_fps(now) for queue in self._queues)) + self._questions.at(now)
+        if load > slo.most_load and self.cost.steps >= LEARNING_STEPS:
+            return f"{load:.0%} of the time would be promised, {slo.most_load:.0%} may be"
+        if slo.device_budget_bytes is not None:
+            held = [_device_bytes(queue.session) for queue in self._queues]
+            if sum(held) + max(held) > slo.device_budget_bytes:
+                return f"{sum(held)} bytes are held, {slo.device_budget_bytes} allowed"
         return None
 
     def _settle(self) -> None:
-        """Descend or climb the ladder when overload, or room, has lasted."""
+        """Descend or climb the degrade levels when overload, or room, has lasted."""
         if self.cost.steps < LEARNING_STEPS:
             return
-        now, load, promises = self.now(), self._load(), self.promises
-        lower, higher = self.level + 1 < len(self.ladder), self.level > 0
-        # Half, because the rung above may ask for twice the work.
-        wanted = +1 if load > 1.0 and lower else -1 if load < 0.5 * min(1.0, promises.most_load) and higher else 0
+        now, load, slo = self.now(), self._load(), self.slo
+        lower, higher = self.level + 1 < len(self.levels), self.level > 0
+        # Half, because the degrade_level above may ask for twice the work.
+        wanted = +1 if load > 1.0 and lower else -1 if load < 0.5 * min(1.0, slo.most_load) and higher else 0
         if not wanted:
             self._since = None
             return
         if self._since is None:
             self._since = now
-        if now - self._since >= (promises.patience_s if wanted > 0 else promises.recover_s):
+        if now - self._since >= (slo.patience_s if wanted > 0 else slo.recover_s):
             self._since = None
             self.level += wanted
-            self.engine.use(**{**self.engine.methods, **self.rung.methods})
+            self.engine.use(**{**self.engine.methods, **self.degrade_level.methods})
 
 
 def _device_bytes(session: Session) -> int:
@@ -370,6 +390,6 @@ def _device_bytes(session: Session) -> int:
     return sum(size for name, size in held.items() if not name.startswith("host"))
 
 
-def _add(total: LaneCounts, counts: LaneCounts) -> None:
-    for field in dataclasses.fields(LaneCounts):
+def _add(total: QueueCounts, counts: QueueCounts) -> None:
+    for field in dataclasses.fields(QueueCounts):
         setattr(total, field.name, getattr(total, field.name) + getattr(counts, field.name))

@@ -17,9 +17,9 @@ from onlooker.core.frame import Frame
 from onlooker.core.kinds import KINDS
 from onlooker.core.spans import Layout, Plan, Span, SpanKind
 from onlooker.core.state import StreamState
-from onlooker.engine.asking import Asking, Unread
 from onlooker.engine.emission import Emission, Pending
 from onlooker.engine.reading import Reading
+from onlooker.engine.request import Request, Unread
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved, save
 from onlooker.engine.watching import Watch
@@ -117,19 +117,19 @@ class Session:
         times outside the stream, and times of which nothing is remembered.
         """
         decoding = Decoding(max_new_tokens, temperature, top_p, seed, top_k, repetition_penalty)
-        asking = self.put(question, at=at, since=since, decoding=decoding)
-        while not asking.done:
-            self._engine.step([], [asking])
-        return asking.answer()
+        request = self.submit(question, at=at, since=since, decoding=decoding)
+        while not request.done:
+            self._engine.step([], [request])
+        return request.answer()
 
     def stream(self, question: str, **options) -> "AnswerStream":
         """As `ask`, but the answer comes piece by piece: iterate for text, then read `.answer`."""
         times = {name: options.pop(name, None) for name in ("at", "since")}
-        return AnswerStream(self._engine, self.put(question, **times, decoding=Decoding(**options)))
+        return AnswerStream(self._engine, self.submit(question, **times, decoding=Decoding(**options)))
 
-    def put(
+    def submit(
         self, question: str, *, at: float | None = None, since: float | None = None, decoding: Decoding | None = None
-    ) -> Asking:
+    ) -> Request:
         """A question in flight, for callers who step the engine themselves and answer several at once."""
         self.check_open()
         newest = self.now_s
@@ -138,7 +138,7 @@ class Session:
         do = f"a question looks at the stream from since to at, in seconds: 0 <= since <= at <= {newest:.3f}"
         now = newest if at is None else number("at", at, least=0.0, most=newest, do=do)
         start = 0.0 if since is None else number("since", since, least=0.0, most=now, do=do)
-        return self._engine.put(self, question, now, (start, now), decoding or Decoding())
+        return self._engine.submit(self, question, now, (start, now), decoding or Decoding())
 
     def note(self, text: str, time_s: float | None = None, kind: SpanKind = "text") -> Span:
         """Write text into the memory, behind the newest frame: what was said, heard or thought.
@@ -377,25 +377,25 @@ class Session:
 class AnswerStream:
     """An answer as it is written: iterate over pieces of text; `cancel()` stops it; `.answer` is the whole."""
 
-    def __init__(self, engine: "Engine", asking: Asking) -> None:
-        self._engine, self._asking = engine, asking
+    def __init__(self, engine: "Engine", request: Request) -> None:
+        self._engine, self._request = engine, request
 
     def __iter__(self) -> Iterator[str]:
-        while not self._asking.done:
-            for piece in self._engine.step_asking([self._asking]):
+        while not self._request.done:
+            for piece in self._engine.step_requests([self._request]):
                 if piece:
                     yield piece
 
     def cancel(self) -> None:
         """Stop writing; what was written so far is the answer."""
-        self._asking.cancel()
+        self._request.cancel()
 
     @property
     def answer(self) -> Answer:
         """The whole answer; finishes it first if need be."""
         for _ in self:
             pass
-        return self._asking.answer()
+        return self._request.answer()
 
 
 def as_trace(time_s: float, recomputed: torch.Tensor, kept: torch.Tensor, refreshed: bool) -> Trace:

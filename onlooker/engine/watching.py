@@ -14,9 +14,9 @@ from onlooker.core.events import Alert, Answer, Failed, FrameTaken
 from onlooker.core.frame import Frame
 from onlooker.core.spans import Layout
 from onlooker.core.state import StreamState
-from onlooker.engine.asking import Asking, Unread
 from onlooker.engine.packing import Work
 from onlooker.engine.reading import Reading
+from onlooker.engine.request import Request, Unread
 from onlooker.engine.sampling import Decoding
 from onlooker.kvstore import Catalog, KVStore
 from onlooker.respond import Rule, check_names
@@ -64,7 +64,7 @@ class YesNo:
 class Probe:
     """A yes-or-no question in flight, of which only the first word's probability is wanted.
 
-    It is stepped like an `Asking` (`pending`, `accept`, `done`) and may share passes with frames and questions. It is
+    It is stepped like an `Request` (`pending`, `accept`, `done`) and may share passes with frames and questions. It is
     put to a fork of the memory: the stream does not change, and no answer is counted. Afterwards `probability` is that
     of yes against no, and `mass` the share of all words that yes and no have together: when that is small, the prompt
     was no yes-or-no question to this model.
@@ -87,33 +87,33 @@ class Probe:
             session.layout,
             session.held,
         )
-        self._asking = Asking(asked, prompt, self.time_s, (0.0, self.time_s), Decoding(max_new_tokens=1))
+        self._request = Request(asked, prompt, self.time_s, (0.0, self.time_s), Decoding(max_new_tokens=1))
 
     @property
     def done(self) -> bool:
         """True when the probability is known, or the probe was cancelled."""
-        return self._asking.done
+        return self._request.done
 
     def pending(self) -> Work:
         """The tokens that have to be read next."""
-        return self._asking.pending()
+        return self._request.pending()
 
     def accept(self, scores: Tensor | None) -> str:
         """Take the scores of the pending work; a probe says nothing."""
         if scores is None:
-            return self._asking.accept(None)
+            return self._request.accept(None)
         self.probability, self.mass = self._words.read(scores)
         self.cancel()
         return ""
 
     def cancel(self) -> None:
         """Stop here and let go of the view of the memory."""
-        self._asking.cancel()
+        self._request.cancel()
 
 
 @dataclass
 class _Quiet:
-    """A session as a question sees it, which is not told of the answer (`asking.Asked`)."""
+    """A session as a question sees it, which is not told of the answer (`request.Asked`)."""
 
     model: VideoModel
     memory: MemoryPolicy
@@ -249,7 +249,7 @@ class Watch:
         """Take the looks that are due at this frame, all in one batch, and return the alerts."""
         probes = self.due(frame, taken)
         while pending := [probe for probe in probes if not probe.done]:
-            self._engine.step_asking(pending)
+            self._engine.step_requests(pending)
         return self.take()
 
     def _start(self, one: _Standing, frame: Frame, moment: Moment) -> Probe | None:

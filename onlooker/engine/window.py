@@ -15,8 +15,8 @@ from onlooker.core.events import Answer, AnswerTiming, Failed, FrameTaken, Usage
 from onlooker.core.frame import Frame
 from onlooker.core.spans import Span, SpanKind
 from onlooker.encode.full import Full
-from onlooker.engine.asking import InFlight, accept_all, recalled_frames, release
 from onlooker.engine.engine import Engine
+from onlooker.engine.request import InFlight, accept_all, recalled_frames, release
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.session import Session
 
@@ -73,18 +73,18 @@ class WindowEngine(Engine):
             "a model without an adapter remembers no text", given=self._clip_model.name, do="put it in the question"
         )
 
-    def put(
+    def submit(
         self, session: Session, question: str, time_s: float, visible: tuple[float, float], decoding: Decoding
     ) -> Any:
-        return WindowAsking(self._clip_model, session, question, time_s, visible, decoding)
+        return WindowRequest(self._clip_model, session, question, time_s, visible, decoding)
 
     def _step(
-        self, arrivals: Sequence[tuple[Session, Frame]], askings: Sequence[InFlight]
+        self, arrivals: Sequence[tuple[Session, Frame]], requests: Sequence[InFlight]
     ) -> tuple[list[FrameTaken | Failed], list[str | Exception]]:
         self.check_arrivals(arrivals)
-        self.check_askings(askings)
+        self.check_requests(requests)
         events: list[FrameTaken | Failed] = [self._keep(session, frame) for session, frame in arrivals]
-        return events, accept_all(askings, [None] * len(askings))
+        return events, accept_all(requests, [None] * len(requests))
 
     def _keep(self, session: Session, frame: Frame) -> FrameTaken | Failed:
         session.begin(1)
@@ -98,8 +98,8 @@ class WindowEngine(Engine):
         )
 
 
-class WindowAsking:
-    """A question in flight on a `WindowEngine`: one step, in which the model looks and answers (as `Asking`)."""
+class WindowRequest:
+    """A question in flight on a `WindowEngine`: one step, in which the model looks and answers (as `Request`)."""
 
     def __init__(
         self,

@@ -125,10 +125,10 @@ class EngineSystem(System):
             session = _session(watcher)
             if session.time_s is None or question.since_s > session.time_s:
                 raise InputError("asked before the first frame", given=f"{question.time_s:.1f} s")
-            flying.append(session.put(question.text, since=question.since_s, decoding=self.decoding))
-        while active := [asking for asking in flying if not asking.done]:
-            self.engine.step_asking(active)
-        return [self._said(_session(w), asking.answer()) for (w, _), asking in zip(asked, flying, strict=True)]
+            flying.append(session.submit(question.text, since=question.since_s, decoding=self.decoding))
+        while active := [request for request in flying if not request.done]:
+            self.engine.step_requests(active)
+        return [self._said(_session(w), request.answer()) for (w, _), request in zip(asked, flying, strict=True)]
 
     def _said(self, session: Session, answer: Answer) -> Said:
         reread = answer.usage.context_tokens if self.engine.memory.rereads else 0

@@ -88,7 +88,7 @@ class LimitsSection(Section):
     idle: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 600.0
 
 
-class PromisesSection(Section):
+class SLOSection(Section):
     """What every stream is promised, in seconds."""
 
     frame_lag_s: Above0 = 2.0
@@ -201,7 +201,7 @@ class Config(BaseSettings):
     model: ModelSection = ModelSection()
     server: ServerSection = ServerSection()
     limits: LimitsSection = LimitsSection()
-    promises: PromisesSection = PromisesSection()
+    slo: SLOSection = SLOSection()
     retention: RetentionSection = RetentionSection()
     webhook: WebhookSection | None = None
     sources: list[SourceSection] = []
@@ -238,7 +238,7 @@ class Config(BaseSettings):
             webhook=self._webhook(),
             whip=self.server.whip,
             worker=worker,
-            promises=replace(SERVED, **self.promises.model_dump()),
+            slo=replace(SERVED, **self.slo.model_dump()),
             limits=Limits(
                 sessions=limits.max_sessions,
                 sessions_per_key=limits.max_sessions_per_key,

@@ -13,7 +13,7 @@ from tomlkit.items import AoT, Table
 from onlooker.server.config import Config, read_config
 from onlooker.server.settings import Source
 
-RESTART = ("model", "promises")
+RESTART = ("model", "slo")
 """Sections that count from the next start on."""
 RESTART_SERVER = ("host", "port", "log", "snapshots", "state", "whip", "devices", "proxy")
 

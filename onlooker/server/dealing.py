@@ -50,7 +50,7 @@ class Dealing:
         needs_restart = self.file.needs_restart(wanted)
         applied = self._deal(settings.sources)
         # A worker that is started anew meanwhile is like the others: what counts from the next start stays as it was.
-        kept = {"model": self._config.model, "promises": self._config.promises}
+        kept = {"model": self._config.model, "slo": self._config.slo}
         self._config, self.settings, self.file.config = wanted.model_copy(update=kept), settings, wanted
         for place in self.places:
             await asyncio.to_thread(self._write, place)

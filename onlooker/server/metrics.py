@@ -9,7 +9,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from onlooker.core.events import Alert, Answer
-from onlooker.engine.lane import Taken
+from onlooker.engine.stream_queue import Taken
 from onlooker.server.question import Question
 from onlooker.server.stream import Stream
 from onlooker.server.worker import Observer

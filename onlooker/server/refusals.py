@@ -5,7 +5,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from onlooker.core.errors import CapacityError, InputError, ModelError, OnlookerError, SessionClosed, SourceError
-from onlooker.engine.promises import Busy
+from onlooker.engine.slo import Busy
 
 
 class Refusal(HTTPException):

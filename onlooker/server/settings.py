@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from onlooker.core.errors import InputError
-from onlooker.engine import Promises
+from onlooker.engine import SLO
 from onlooker.respond import Rule
 from onlooker.server.database import Retention
 
 MB = 2**20
-SERVED = Promises(frame_lag_s=2.0, first_token_s=5.0, step_s=0.2, most_frames=32, most_questions=256)
+SERVED = SLO(frame_lag_s=2.0, first_token_s=5.0, step_s=0.2, most_frames=32, most_questions=256)
 """Looser than a bench's, as a small machine must serve too; the server's own limits bound the questions."""
 
 
@@ -161,7 +161,7 @@ class ServerSettings:
     worker: str = "w0"
     """Name of this worker, the first part of its session ids."""
     limits: Limits = field(default_factory=Limits)
-    promises: Promises = field(default_factory=lambda: SERVED)
+    slo: SLO = field(default_factory=lambda: SERVED)
     """What the engine keeps for every stream, and when it refuses or does with less."""
 
     @property

@@ -135,7 +135,7 @@ class Feeder:
             elif self._pace == "max":
                 while not self._stream.wait_for_room(1.0):
                     self._stream.check_live()
-            offered = self._stream.offer(frame, thumbnail_of(frame.image))
+            offered = self._stream.submit(frame, thumbnail_of(frame.image))
             self._newest = offered.arrived or self._newest
 
     def _sleep_until(self, moment: float) -> None:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from onlooker.core.errors import InputError
 from onlooker.core.frame import Frame
-from onlooker.engine import Busy, Lane, Session, Watch
-from onlooker.engine.lane import LaneCounts, Offer, Taken
+from onlooker.engine import Busy, Session, StreamQueue, Watch
+from onlooker.engine.stream_queue import QueueCounts, QueuedFrame, Taken
 from onlooker.server.album import Album
 from onlooker.server.feed import Feed
 from onlooker.server.pace import Bucket
@@ -78,7 +78,7 @@ class Offered:
 
 @dataclass
 class Counts:
-    """What happened to a stream's frames before they came to its lane."""
+    """What happened to a stream's frames before they came to its queue."""
 
     received: int = 0
     without_credit: int = 0
@@ -88,7 +88,7 @@ class Counts:
 
 
 class Stream:
-    """One session of the server, around one lane of the worker's scheduler. `offer` is called from any thread."""
+    """One session of the server, around one queue of the worker's scheduler. `submit` is called from any thread."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class Stream:
         self.used_s = self.began_s = time.monotonic()
         self.decoding = asyncio.Lock()
         """Held while a pushed picture is decoded: pictures come in as they were sent."""
-        self.lane: Lane | None = None
+        self.queue: StreamQueue | None = None
         """Given by the worker when it opens the stream."""
         self.watch: Watch | None = None
         self._at_end: list[Callable[[], object]] = []
@@ -133,16 +133,16 @@ class Stream:
     @property
     def session(self) -> Session | None:
         """The engine's session; None until the worker has opened it."""
-        return None if self.lane is None else self.lane.session
+        return None if self.queue is None else self.queue.session
 
     @property
     def backlog(self) -> int:
-        """Frames that may wait, as a lane counts them."""
+        """Frames that may wait, as a queue counts them."""
         return WAITING_EVERY if self.settings.policy == "every" else 0
 
     # --------------------------------------------------------------------------------------------- frames coming in
 
-    def offer(self, frame: Frame, thumbnail: bytes | None = None, received_s: float | None = None) -> Offered:
+    def submit(self, frame: Frame, thumbnail: bytes | None = None, received_s: float | None = None) -> Offered:
         """Hand in the next frame. It waits, takes the place of the one that waits, is left out, or is refused.
 
         Raises `Refusal`: 409 for a time that does not grow, 410 when the session has ended, 429 when too many come.
@@ -150,14 +150,14 @@ class Stream:
         arrived = Arrived(frame, thumbnail)
         self.touch()
         with self._lock:
-            lane = self._live_lane()
+            queue = self._live_queue()
             self.counts.received += 1
             if not self._pace.take():
                 self.counts.refused += 1
                 raise overloaded("too_many_frames", f"at most {self._limits.fps:g} frames a second are accepted", 1)
-            shed = lane.counts.shed
+            shed = queue.counts.shed
             try:
-                offer = lane.offer(frame, received_s, arrived)
+                queued = queue.submit(frame, received_s, arrived)
             except InputError as error:
                 self.counts.refused += 1
                 raise Refusal(409, "time_order", f"{error.what}; given: {error.given}", param="pts") from error
@@ -165,40 +165,40 @@ class Stream:
                 self.counts.refused += 1
                 why = f"{error.what} ({error.given}); push with wait=true"
                 raise overloaded("queue_full", why, error.retry_s) from error
-        if offer is not None:
-            return Offered(arrived, lane.num_waiting)
-        busy = f"the server has too much to do: {lane.rung.name}" if lane.counts.shed > shed else None
-        return Offered(None, lane.num_waiting, busy or "sooner than the session's fps")
+        if queued is not None:
+            return Offered(arrived, queue.num_waiting)
+        busy = f"the server has too much to do: {queue.degrade_level.name}" if queue.counts.shed > shed else None
+        return Offered(None, queue.num_waiting, busy or "sooner than the session's fps")
 
-    def settle(self, offer: Offer, outcome: Taken | Exception) -> None:
-        """Hear from the lane what became of a frame; remember what clients may ask for, and tell. Any thread."""
-        arrived: Arrived = offer.note
+    def settle(self, queued: QueuedFrame, outcome: Taken | Exception) -> None:
+        """Hear from the queue what became of a frame; remember what clients may ask for, and tell. Any thread."""
+        arrived: Arrived = queued.note
         if isinstance(outcome, Exception):
             if self.state == "live":
-                self.events.add(Event("failed", {"time_s": offer.frame.time_s, "message": str(outcome)}))
+                self.events.add(Event("failed", {"time_s": queued.frame.time_s, "message": str(outcome)}))
             arrived.taken.set_exception(outcome)
             return
         if outcome.event is not None:
             self.lags.append(outcome.lag_s)
             self.late += self.settings.lag_s is not None and outcome.lag_s > self.settings.lag_s
-            self.newest = offer.frame
-            seen = offer.frame.wall_time_s
+            self.newest = queued.frame
+            seen = queued.frame.wall_time_s
             wall = time.time() - outcome.lag_s if seen is None else seen
-            self._clock = (offer.frame.time_s, wall)
+            self._clock = (queued.frame.time_s, wall)
             if arrived.thumbnail is not None:
                 self.album.add(outcome.event.time_s, arrived.thumbnail)
             self.events.add(Event("frame", frame_facts(outcome.event, outcome.lag_s) | {"wall": round(wall, 3)}))
         arrived.taken.set_result(outcome)
 
     def wait_for_room(self, timeout_s: float) -> bool:
-        """Wait until a frame may be offered without being refused or dropping another; for threads that feed."""
-        assert self.lane is not None, "a stream is open before anyone feeds it"
-        return self.lane.wait_for_room(timeout_s)
+        """Wait until a frame may be submitted without being refused or dropping another; for threads that feed."""
+        assert self.queue is not None, "a stream is open before anyone feeds it"
+        return self.queue.wait_for_room(timeout_s)
 
     @property
     def num_waiting(self) -> int:
         """Frames that wait for the worker."""
-        return 0 if self.lane is None else self.lane.num_waiting
+        return 0 if self.queue is None else self.queue.num_waiting
 
     def touch(self) -> None:
         """Note that somebody uses this session."""
@@ -207,13 +207,13 @@ class Stream:
     def check_live(self) -> None:
         """Raise `Refusal` (410) when the session has ended."""
         with self._lock:
-            self._live_lane()
+            self._live_queue()
 
-    def _live_lane(self) -> Lane:
+    def _live_queue(self) -> StreamQueue:
         if self.state != "live":
             raise gone(self.id, self.why_ended or self.state)
-        assert self.lane is not None, "a stream is open before anyone can use it"
-        return self.lane
+        assert self.queue is not None, "a stream is open before anyone can use it"
+        return self.queue
 
     def end(self, state: State, why: str) -> None:
         """Nothing is accepted any more; what waits is told so. Ending twice is fine."""
@@ -222,8 +222,8 @@ class Stream:
                 return
             self.state, self.why_ended = state, why
             at_end = list(self._at_end)
-        if self.lane is not None:
-            self.lane.end(gone(self.id, why))
+        if self.queue is not None:
+            self.queue.end(gone(self.id, why))
         for act in at_end:
             act()
         self.events.add(Event("closed", {"state": state, "why": why}))
@@ -253,7 +253,7 @@ class Stream:
     @property
     def last_time_s(self) -> float | None:
         """The time of the newest frame that was handed in."""
-        return None if self.lane is None else self.lane.last_time_s
+        return None if self.queue is None else self.queue.last_time_s
 
     def lag(self, share: float) -> float | None:
         """A quantile of the newest 256 lags, in seconds."""
@@ -263,11 +263,11 @@ class Stream:
     @property
     def lost(self) -> dict[str, int]:
         """Frames that did not reach the model, by reason."""
-        lane = self.lane.counts if self.lane is not None else LaneCounts()
+        queue = self.queue.counts if self.queue is not None else QueueCounts()
         return {
-            "dropped": lane.dropped + self.counts.without_credit,
-            "skipped": lane.thinned,
-            "shed": lane.shed,
+            "dropped": queue.dropped + self.counts.without_credit,
+            "skipped": queue.thinned,
+            "shed": queue.shed,
             "refused": self.counts.refused,
         }
 
@@ -284,7 +284,7 @@ class Stream:
             "fps": self.settings.fps or self.settings.source_fps,
             "trace": self.settings.trace,
             "source": self.source,
-            "serving": None if self.lane is None else self.lane.rung.name,
+            "serving": None if self.queue is None else self.queue.degrade_level.name,
             "time_s": None if self.session is None else self.session.time_s,
             "frames": 0 if self.session is None else self.session.frames,
         }
@@ -294,7 +294,7 @@ class Stream:
         return self.stats | {
             "received": self.counts.received,
             **self.lost,
-            "late": 0 if self.lane is None else self.lane.counts.late,
+            "late": 0 if self.queue is None else self.queue.counts.late,
             "waiting": self.num_waiting,
             "lag_p50_s": self.lag(0.5),
             "lag_p95_s": self.lag(0.95),

@@ -120,7 +120,7 @@ class Publications:
                 last_s = time_s
                 image, thumbnail = await run_in_threadpool(_converted, picture)
                 self._service.metrics.received()
-                stream.offer(Frame(image, time_s), thumbnail)
+                stream.submit(Frame(image, time_s), thumbnail)
 
 
 def whip_routes(service: Service) -> APIRouter:

@@ -14,10 +14,10 @@ import numpy as np
 from onlooker.core.errors import OnlookerError
 from onlooker.core.events import Alert, Answer, Failed
 from onlooker.core.frame import Frame
-from onlooker.engine import Busy, Engine, Promises, Scheduler, Session
-from onlooker.engine.asking import Asking
-from onlooker.engine.lane import Lane, Taken
+from onlooker.engine import SLO, Busy, Engine, Scheduler, Session
 from onlooker.engine.report import Report, SchedulerStats
+from onlooker.engine.request import Request
+from onlooker.engine.stream_queue import StreamQueue, Taken
 from onlooker.server.question import Question
 from onlooker.server.refusals import Refusal, gone
 from onlooker.server.stream import Event, Stream
@@ -65,16 +65,16 @@ class Worker:
         self,
         make_engine: Callable[[], Engine],
         observer: Observer | None = None,
-        promises: Promises | None = None,
+        slo: SLO | None = None,
         on_alert: Callable[[Alert, str], None] | None = None,
     ) -> None:
         self._make_engine = make_engine
-        self._observer, self._promises = observer or Observer(), promises or Promises()
+        self._observer, self._slo = observer or Observer(), slo or SLO()
         self._on_alert = on_alert
         self._scheduler: Scheduler | None = None
         self._calls: collections.deque[tuple[Callable[[Scheduler], Any], Future[Any]]] = collections.deque()
-        self._streams: dict[Lane, Stream] = {}
-        self._questions: dict[Asking, Question] = {}
+        self._streams: dict[StreamQueue, Stream] = {}
+        self._questions: dict[Request, Question] = {}
         self._stops = threading.Event()
         self._woken = False
         self._step_began: float | None = None
@@ -128,7 +128,7 @@ class Worker:
         return future
 
     def open(self, stream: Stream, make: Callable[[Engine], Session], *, admit: bool = True) -> "Future[None]":
-        """Give a stream a lane around the engine session that `make` makes, and watch it from now on.
+        """Give a stream a queue around the engine session that `make` makes, and watch it from now on.
 
         Fails with `Busy` where the promises to others would break, unless `admit` is false or the stream can wait.
         """
@@ -141,10 +141,10 @@ class Worker:
             except Busy:
                 self._observer.refused("streams")
                 raise
-            lane = scheduler.adopt(make(scheduler.engine), fps, backlog=stream.backlog, settle=stream.settle)
-            stream.lane = lane
+            queue = scheduler.adopt(make(scheduler.engine), fps, backlog=stream.backlog, settle=stream.settle)
+            stream.queue = queue
             stream.stats = figures_of(stream)
-            self._streams[lane] = stream
+            self._streams[queue] = stream
 
         return self._call(work)
 
@@ -196,7 +196,7 @@ class Worker:
             scheduler.close()
 
     def _make_scheduler(self) -> Scheduler:
-        scheduler = Scheduler(self._make_engine(), self._promises)
+        scheduler = Scheduler(self._make_engine(), self._slo)
         self.stats = scheduler.stats()
         return scheduler
 
@@ -228,47 +228,47 @@ class Worker:
 
     def _end_unwanted(self) -> None:
         """Stop the questions nobody waits for any more."""
-        for asking, question in list(self._questions.items()):
+        for request, question in list(self._questions.items()):
             if not question.cancelled and question.stream.state == "live":
                 continue
-            del self._questions[asking]
-            asking.cancel()
+            del self._questions[request]
+            request.cancel()
             stream = question.stream
             question.end(
-                question.whole(asking.answer()) if question.cancelled else gone(stream.id, stream.why_ended or "")
+                question.whole(request.answer()) if question.cancelled else gone(stream.id, stream.why_ended or "")
             )
 
     def _put(self, scheduler: Scheduler, question: Question) -> None:
         question.stream.check_live()
-        lane = question.stream.lane
-        assert lane is not None, "a stream is open before anyone can ask"
+        queue = question.stream.queue
+        assert queue is not None, "a stream is open before anyone can ask"
         when = {"at": question.at_s, "since": question.since_s}
         try:
-            asking = scheduler.ask(lane, question.text, put_s=question.put_s, decoding=question.decoding, **when)
+            request = scheduler.ask(queue, question.text, put_s=question.put_s, decoding=question.decoding, **when)
         except Busy:
             self._observer.refused("answer_too_late")
             raise
-        self._questions[asking] = question
+        self._questions[request] = question
 
     # ------------------------------------------------------------------------------------------ what a step has done
 
     def _tell(self, scheduler: Scheduler, report: Report) -> None:
         self._observer.stepped(len(report.events), len(report.texts), report.seconds)
-        for asking, text in report.texts:
-            if self._questions[asking].say(text):
-                asking.cancel()
-            if asking.done:
-                self._finish(self._questions.pop(asking), asking.answer())
-        for asking, error in report.broken:
-            self._question_failed(self._questions.pop(asking), error)
-        for (lane, event), offer, lag_s in zip(report.events, report.offers, report.lags_s, strict=True):
-            stream = self._streams[lane]
+        for request, text in report.texts:
+            if self._questions[request].say(text):
+                request.cancel()
+            if request.done:
+                self._finish(self._questions.pop(request), request.answer())
+        for request, error in report.broken:
+            self._question_failed(self._questions.pop(request), error)
+        for (queue, event), queued, lag_s in zip(report.events, report.frames_queued, report.lags_s, strict=True):
+            stream = self._streams[queue]
             if isinstance(event, Failed):
                 self._frame_failed(stream, event.error)
                 continue
             self._observer.took(Taken(event, lag_s))
             if stream.watch is not None:
-                scheduler.probe(stream.watch.due(offer.frame, event))
+                scheduler.probe(stream.watch.due(queued.frame, event))
         self._tell_alerts()
         if report.errors and not self._is_sound(scheduler.engine):
             raise report.errors[0]
@@ -296,14 +296,18 @@ class Worker:
         if now - self._told_stats_s < STATS_EVERY_S:
             return
         self._told_stats_s = now
-        rung, self.stats = self.stats and self.stats.rung, scheduler.stats()
-        serving = {"rung": self.stats.rung, "level": self.stats.level, "lowest_level": len(scheduler.ladder) - 1}
-        for lane, stream in self._streams.items():
-            if rung not in (None, self.stats.rung):
+        degrade_level, self.stats = self.stats and self.stats.degrade_level, scheduler.stats()
+        serving = {
+            "degrade_level": self.stats.degrade_level,
+            "level": self.stats.level,
+            "lowest_level": len(scheduler.levels) - 1,
+        }
+        for queue, stream in self._streams.items():
+            if degrade_level not in (None, self.stats.degrade_level):
                 stream.events.add(Event("serving", serving))
             before, stream.stats = stream.stats, figures_of(stream)
             # Clients hear through the stream's own feed; what the engine's session noted for its caller is let go.
-            collections.deque(lane.session.events(), maxlen=0)
+            collections.deque(queue.session.events(), maxlen=0)
             is_news = any(stream.stats[name] != before.get(name) for name in ("frames", "answers"))
             if is_news and stream.events.num_readers:  # figures grow old at once: they are not kept for later
                 stream.events.add(Event("stats", stream.figures()))
@@ -361,9 +365,9 @@ class Worker:
         if stream.watch is not None:
             for rule in stream.watch.rules:
                 stream.watch.remove(rule.name)
-        if stream.lane is not None:
-            self._streams.pop(stream.lane, None)
-            stream.lane.close()
+        if stream.queue is not None:
+            self._streams.pop(stream.queue, None)
+            stream.queue.close()
 
 
 def _stopped() -> Refusal:

@@ -15,7 +15,7 @@ from onlooker.core.frame import Frame
 from onlooker.core.kinds import KINDS, Kind, of_engine
 from onlooker.core.state import StreamState
 from onlooker.engine import Engine
-from onlooker.engine.promises import default_ladder
+from onlooker.engine.slo import default_levels
 
 ROOM = "onlooker_test_room"
 
@@ -87,7 +87,7 @@ def test_a_new_kind_is_one_declaration(echo, tiny_model):
     assert engine.load(saved).states["echo"] == Counted(9, ["echo"])
     with pytest.raises(InputError, match="other methods"):
         Engine(tiny_model, **plain, echo="loud:volume=3").load(saved)
-    assert default_ladder(engine)[-1].methods == {"echo": Loud(1)}
+    assert default_levels(engine)[-1].methods == {"echo": Loud(1)}
     engine.use(echo=Loud(1))
     assert engine.methods["echo"] == Loud(2), "as it was configured"
     session.close()

@@ -1,4 +1,4 @@
-"""Every public argument of frames, engines, sessions and lanes: what is wrong is refused by name, never by accident."""
+"""Every public argument of frames, engines, sessions and queues: what is wrong is refused by name."""
 
 import fractions
 import io
@@ -11,8 +11,8 @@ import onlooker
 from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.frame import Frame
 from onlooker.engine import Engine
-from onlooker.engine.promises import Promises
 from onlooker.engine.scheduler import Scheduler
+from onlooker.engine.slo import SLO
 from onlooker.respond import Rule
 
 PICTURE = np.zeros((56, 56, 3), np.uint8)
@@ -76,7 +76,7 @@ def test_preparing(plain, wrong):
 def test_the_words_of_a_question(plain, wrong):
     session = plain.open()
     session.push(Frame(PICTURE, 0.0))
-    for ask in (session.ask, session.put, session.stream):
+    for ask in (session.ask, session.submit, session.stream):
         with pytest.raises(InputError, match="question") as refused:
             ask(wrong)
         str(refused.value).encode()  # it can be printed
@@ -91,7 +91,7 @@ def test_a_question_longer_than_the_model_can_place(plain):
     most = plain.model.spec.max_positions
     for question, options in (("x " * most, {}), ("what ?", {"max_new_tokens": most})):
         with pytest.raises(InputError, match="positions"):
-            session.put(question, decoding=onlooker.engine.Decoding(**options))
+            session.submit(question, decoding=onlooker.engine.Decoding(**options))
 
 
 @pytest.mark.parametrize(
@@ -114,34 +114,34 @@ def test_what_is_handed_to_a_step(tiny_model, plain):
         with pytest.raises(InputError, match="frames"):
             session.push(wrong)
     session.push(frame)
-    asking = session.put("what ?")
+    request = session.submit("what ?")
     with pytest.raises(InputError, match="own engine"):
         other.step([(session, Frame(PICTURE, 1.0))])
     with pytest.raises(InputError, match="own engine"):
-        other.step([], [asking])
+        other.step([], [request])
     with pytest.raises(InputError, match="takes rules"):
         session.watch(["star: is there a star?"])
     assert session.stats().frames == 1
 
 
 def test_a_scheduler_and_its_lanes(plain):
-    scheduler = Scheduler(plain, Promises(workers=1))
+    scheduler = Scheduler(plain, SLO(workers=1))
     for wrong in ("1", 0, -1, True, float("nan"), 10**6):
         with pytest.raises(InputError, match="fps"):
             scheduler.open(wrong)
-    lane, left, frames = scheduler.open(), scheduler.open(), make_frames(4)
+    queue, left, frames = scheduler.open(), scheduler.open(), make_frames(4)
     with pytest.raises(InputError, match="takes frames"):
-        lane.offer(PICTURE)
-    lane.offer(frames[0])
-    lane.session.close()
+        queue.submit(PICTURE)
+    queue.submit(frames[0])
+    queue.session.close()
     left.close()
-    for gone in (lane, left):
+    for gone in (queue, left):
         with pytest.raises(SessionClosed):
-            gone.offer(frames[1])
+            gone.submit(frames[1])
     open_still = scheduler.open()
     scheduler.close()
     for act in (
-        lambda: open_still.offer(frames[1]),
+        lambda: open_still.submit(frames[1]),
         scheduler.open,
         lambda: scheduler.adopt(plain.open()),
         lambda: scheduler.ask(open_still, "what ?"),
@@ -153,12 +153,12 @@ def test_a_scheduler_and_its_lanes(plain):
 
 
 def test_an_offer_in_the_moment_in_which_the_scheduler_closes(plain):
-    scheduler = Scheduler(plain, Promises(workers=1))
-    lane = scheduler.open()
+    scheduler = Scheduler(plain, SLO(workers=1))
+    queue = scheduler.open()
     assert scheduler.resizer is not None
     scheduler.resizer.shutdown()
     with pytest.raises(SessionClosed):
-        lane.offer(Frame(PICTURE, 0.0))
+        queue.submit(Frame(PICTURE, 0.0))
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def watch(engine, frames):
 
 @torch.no_grad()
 def scores_after(engine, session, **when):
-    asking = session.put(QUESTION, decoding=Decoding(max_new_tokens=1), **when)
+    asking = session.submit(QUESTION, decoding=Decoding(max_new_tokens=1), **when)
     seen = []
     while not asking.done:
         (scores,) = engine.passes.run([asking.pending()])

@@ -42,12 +42,12 @@ def watch(engine, frames, **options):
 @torch.no_grad()
 def scores_after(session, question=QUESTION, **when):
     """The scores behind an answer's first token."""
-    asking = session.put(question, decoding=Decoding(max_new_tokens=1), **when)
+    request = session.submit(question, decoding=Decoding(max_new_tokens=1), **when)
     seen = []
-    while not asking.done:
-        (scores,) = run_pass(session.model, [asking.pending()])
+    while not request.done:
+        (scores,) = run_pass(session.model, [request.pending()])
         seen.append(scores)
-        asking.accept(scores)
+        request.accept(scores)
     return next(s for s in seen if s is not None)
 
 
@@ -172,13 +172,13 @@ def test_last_frames_equals_a_stream_of_only_those_frames(tiny_model, plain, fra
 def test_a_question_in_flight_keeps_its_moment_while_the_stream_goes_on(saving, frames):
     session = watch(saving, frames[:6])
     calm = session.ask(QUESTION, max_new_tokens=6).text
-    asking = session.put(QUESTION, decoding=Decoding(max_new_tokens=6))
+    request = session.submit(QUESTION, decoding=Decoding(max_new_tokens=6))
     rest = iter(make_frames(40, seed=5))
     time_s = 5.0
-    while not asking.done:
+    while not request.done:
         time_s += 1.0
-        saving.step([(session, Frame(next(rest).image, time_s))], [asking])
-    assert asking.answer().text == calm
+        saving.step([(session, Frame(next(rest).image, time_s))], [request])
+    assert request.answer().text == calm
 
 
 def test_greedy_answers_equal_the_stock_generate(tiny_folder, plain, frames):

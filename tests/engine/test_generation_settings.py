@@ -53,9 +53,9 @@ def told(pair, monkeypatch, settings, wishes, arguments, seed) -> tuple[list[int
     session = Engine(model, **PLAIN).open()
     for frame in frames:
         session.push(frame)
-    asking = session.put(QUESTION, decoding=Decoding(max_new_tokens=12, seed=seed, **wishes))
-    while not asking.done:
-        session._engine.step_asking([asking])
+    request = session.submit(QUESTION, decoding=Decoding(max_new_tokens=12, seed=seed, **wishes))
+    while not request.done:
+        session._engine.step_requests([request])
     usable = model.logits(torch.zeros(1, model.spec.hidden_dim))[0].isfinite()
     silent = [n for n in range(len(usable)) if not usable[n]]
     inputs = offline_inputs(stock, model, frames, QUESTION)
@@ -69,7 +69,7 @@ def told(pair, monkeypatch, settings, wishes, arguments, seed) -> tuple[list[int
             **{**suppressed, **arguments},
         )[0, inputs["input_ids"].shape[1] :].tolist()
     until = next((n for n, token in enumerate(made) if token in model.end_ids), len(made))
-    return asking._ids, made[:until]
+    return request._ids, made[:until]
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)

@@ -13,9 +13,9 @@ from tiny import make_folder
 from onlooker.core.events import Failed
 from onlooker.core.frame import Frame
 from onlooker.engine import Decoding, Engine
-from onlooker.engine.asking import Asking
-from onlooker.engine.lane import Lane
-from onlooker.engine.scheduler import Promises, Rung, Scheduler
+from onlooker.engine.request import Request
+from onlooker.engine.scheduler import SLO, DegradeLevel, Scheduler
+from onlooker.engine.stream_queue import StreamQueue
 from onlooker.models import load
 
 STREAMS, WORDS = 8, 5
@@ -26,18 +26,18 @@ QUESTIONS = ("which shape left first ?", "what is happening in the video ?", "wa
 class Life:
     """One stream from joining to leaving: what it was shown, what it kept, what it was asked and said."""
 
-    lane: Lane
+    queue: StreamQueue
     clip: list[Frame]
     shown: list[Frame] = field(default_factory=list)
     kept: list[np.ndarray] = field(default_factory=list)
-    asked: list[tuple[int, Asking]] = field(default_factory=list)
+    asked: list[tuple[int, Request]] = field(default_factory=list)
     """(frames shown before, question)."""
     at: int = 0
     """Next frame of the clip."""
 
     @property
     def is_quiet(self) -> bool:
-        return all(asking.done for _, asking in self.asked)
+        return all(request.done for _, request in self.asked)
 
 
 def make_clip(seed: int, size: int) -> list[Frame]:
@@ -55,8 +55,8 @@ def mix(engine: Engine, seed: int, size: int, most: int) -> list[Life]:
     chosen = random.Random(seed)
     scheduler = Scheduler(
         engine,
-        Promises(workers=0, most_frames=6, first_token_s=600.0),
-        ladder=[Rung("everything")],
+        SLO(workers=0, most_frames=6, first_token_s=600.0),
+        levels=[DegradeLevel("everything")],
         now=iter(range(10**6)).__next__,
     )
     here: dict[int, Life] = {}
@@ -65,26 +65,26 @@ def mix(engine: Engine, seed: int, size: int, most: int) -> list[Life]:
     while shown < most:
         for place in range(STREAMS):
             if place not in here and chosen.random() < 0.3:
-                lane = scheduler.adopt(engine.open(trace=True), None)
-                here[place] = Life(lane, make_clip(len(lives), size))
+                queue = scheduler.adopt(engine.open(trace=True), None)
+                here[place] = Life(queue, make_clip(len(lives), size))
                 lives.append(here[place])
             elif place in here and here[place].is_quiet and chosen.random() < 0.04:
-                here.pop(place).lane.close()
+                here.pop(place).queue.close()
         for life in here.values():
             if life.at < len(life.clip) and chosen.random() < 0.7:
-                life.lane.offer(life.clip[life.at])
+                life.queue.submit(life.clip[life.at])
                 life.at += 1
         if here and chosen.random() < 0.4:
             life = chosen.choice(list(here.values()))
             if life.shown:
-                asking = scheduler.ask(life.lane, chosen.choice(QUESTIONS), decoding=Decoding(WORDS))
-                life.asked.append((len(life.shown), asking))
+                request = scheduler.ask(life.queue, chosen.choice(QUESTIONS), decoding=Decoding(WORDS))
+                life.asked.append((len(life.shown), request))
         report = scheduler.step()
-        for (lane, event), offer in zip(report.events, report.offers, strict=True):
+        for (queue, event), queued in zip(report.events, report.frames_queued, strict=True):
             assert not isinstance(event, Failed)
-            life = next(life for life in here.values() if life.lane is lane)
-            life.shown.append(offer.frame)
-            trace = lane.session.trace
+            life = next(life for life in here.values() if life.queue is queue)
+            life.shown.append(queued.frame)
+            trace = queue.session.trace
             assert trace is not None
             life.kept.append(trace.kept)
             shown += 1
@@ -121,12 +121,12 @@ def compare(engine: Engine, lives: list[Life]) -> Differences:
                 alike &= same
                 found.frames += 1
                 found.other_tokens += not same
-                for moment, asking in life.asked:
+                for moment, request in life.asked:
                     if moment == number + 1:
-                        alone = session.ask(asking.question, max_new_tokens=WORDS).text
+                        alone = session.ask(request.question, max_new_tokens=WORDS).text
                         found.answers += 1
-                        found.other_words += alike and alone != asking.answer().text
-                        found.unlike += not alike and alone != asking.answer().text
+                        found.other_words += alike and alone != request.answer().text
+                        found.unlike += not alike and alone != request.answer().text
     assert found.answers == sum(len(life.asked) for life in lives)
     return found
 
@@ -155,7 +155,7 @@ def test_a_stream_among_others_equals_the_same_stream_alone(tmp_path, memory, mo
     lives = mix(fast, 1, 112, most)
     counts = fast.passes.counts
     assert counts.captured > most // 8 and counts.captured + counts.plain == counts.passes
-    assert len({asking.answer().text for life in lives for _, asking in life.asked}) > 5
+    assert len({request.answer().text for life in lives for _, request in life.asked}) > 5
     alone = compare(fast, lives[::3])
     assert alone == Differences(alone.frames, 0, alone.answers) and alone.answers > 2
     eagerly = compare(eager, lives)

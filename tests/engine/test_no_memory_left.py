@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from onlooker.core.errors import CapacityError
 from onlooker.engine import Decoding, Engine, seeing
 from onlooker.engine.passes import Passes
-from onlooker.engine.scheduler import Promises, Rung, Scheduler
+from onlooker.engine.scheduler import SLO, DegradeLevel, Scheduler
 
 QUESTION = "which shape left first ?"
 MEMORIES = ("sliding_window:window_tokens=40", "rekv:topk=3,recent=2,window_tokens=40")
@@ -46,56 +46,56 @@ def test_streams_and_questions_survive_a_device_without_memory(tiny_model, memor
     chosen = random.Random(11)
     engine = Engine(tiny_model, encoder="full", compressor="identity", memory=memory, passes=passes)
     scheduler = Scheduler(
-        engine, Promises(workers=0, first_token_s=600.0), ladder=[Rung("everything")], now=lambda: 0.0
+        engine, SLO(workers=0, first_token_s=600.0), levels=[DegradeLevel("everything")], now=lambda: 0.0
     )
     clips = [make_frames(40, seed=seed) for seed in range(4)]
-    lanes = [scheduler.adopt(engine.open(), 1.0) for _ in clips]
+    queues = [scheduler.adopt(engine.open(), 1.0) for _ in clips]
     kept: list[list[Any]] = [[] for _ in clips]
-    for lane, clip, taken in zip(lanes, clips, kept, strict=True):
-        lane.session.push(clip[0])
+    for queue, clip, taken in zip(queues, clips, kept, strict=True):
+        queue.session.push(clip[0])
         taken.append(clip[0])
     accepted, ended, refused = [], {}, 0
     scarce = ScarceMemory(3, 1 / 700)
     with scarce:
         for number in range(1, 40):
             # Some streams come in a step together, some wait for the next.
-            for lane, clip in zip(lanes, clips, strict=True):
+            for queue, clip in zip(queues, clips, strict=True):
                 if chosen.random() < 0.7:
-                    lane.offer(clip[number])
+                    queue.submit(clip[number])
             if chosen.random() < 0.5:
                 try:
-                    accepted.append(scheduler.ask(chosen.choice(lanes), QUESTION, decoding=Decoding(3)))
+                    accepted.append(scheduler.ask(chosen.choice(queues), QUESTION, decoding=Decoding(3)))
                 except (CapacityError, torch.OutOfMemoryError):
                     refused += 1
             report = scheduler.step()
-            for (lane, event), offer in zip(report.events, report.offers, strict=True):
+            for (queue, event), queued in zip(report.events, report.frames_queued, strict=True):
                 if hasattr(event, "tokens_kept"):
-                    kept[lanes.index(lane)].append(offer.frame)
+                    kept[queues.index(queue)].append(queued.frame)
             ended |= dict(report.broken)
-            ended |= {asking: asking.answer() for asking, _ in report.texts if asking.done}
+            ended |= {request: request.answer() for request, _ in report.texts if request.done}
     while scheduler.in_flight:
         report = scheduler.step()
-        ended |= {asking: asking.answer() for asking, _ in report.texts if asking.done}
+        ended |= {request: request.answer() for request, _ in report.texts if request.done}
         assert not report.broken
-    assert all(lane.session.arrival is None for lane in lanes)
+    assert all(queue.session.arrival is None for queue in queues)
     assert scarce.failed > 20 and len(accepted) > 8, "the test tried what it is for"
     assert set(ended) == set(accepted)
     assert any(isinstance(end, Exception) for end in ended.values()) or refused
-    counts = [lane.counts for lane in lanes]
+    counts = [queue.counts for queue in queues]
     assert sum(each.failed for each in counts) > 3
-    for lane, taken in zip(lanes, kept, strict=True):
-        each = lane.counts
-        assert each.offered == each.taken + each.failed + each.dropped + each.thinned + each.shed + lane.num_waiting
-        assert each.taken + 1 == len(taken) == lane.session.frames
+    for queue, taken in zip(queues, kept, strict=True):
+        each = queue.counts
+        assert each.submitted == each.taken + each.failed + each.dropped + each.thinned + each.shed + queue.num_waiting
+        assert each.taken + 1 == len(taken) == queue.session.frames
         alone = Engine(tiny_model, encoder="full", compressor="identity", memory=memory, passes=passes).open()
         for frame in taken:
             alone.push(frame)
         stored, wanted = (
             [(span.kind, span.start_s, span.num_tokens, span.tier) for span in session.store.spans]
-            for session in (lane.session, alone)
+            for session in (queue.session, alone)
         )
         assert stored == wanted
-        assert lane.session.ask(QUESTION, max_new_tokens=6).text == alone.ask(QUESTION, max_new_tokens=6).text
+        assert queue.session.ask(QUESTION, max_new_tokens=6).text == alone.ask(QUESTION, max_new_tokens=6).text
 
 
 def in_memory() -> set[int]:
@@ -140,18 +140,18 @@ def test_a_step_that_fails_for_another_is_repeated_as_if_it_had_not(tiny_model, 
         )
         engine.passes = flickering = Flickering(engine.passes)
         scheduler = Scheduler(
-            engine, Promises(workers=0, first_token_s=600.0), ladder=[Rung("everything")], now=lambda: 0.0
+            engine, SLO(workers=0, first_token_s=600.0), levels=[DegradeLevel("everything")], now=lambda: 0.0
         )
-        lanes = [scheduler.adopt(engine.open(trace=True), 1.0) for _ in range(3)]
+        queues = [scheduler.adopt(engine.open(trace=True), 1.0) for _ in range(3)]
         seen = []
         for number, frames in enumerate(zip(*(make_frames(14, seed=seed) for seed in range(3)), strict=True)):
             flickering.failing = failing and number % 4 in (0, 2, 3)
-            for lane, frame in zip(lanes, frames, strict=True):
-                lane.offer(frame)
+            for queue, frame in zip(queues, frames, strict=True):
+                queue.submit(frame)
             events = [event for _, event in scheduler.step().events]
-            traces = [lane.session.trace for lane in lanes]
+            traces = [queue.session.trace for queue in queues]
             assert all(trace is not None for trace in traces)
             seen.append((events, [(trace.recomputed.tolist(), trace.kept.tolist()) for trace in traces if trace]))
-        told.append((seen, [lane.session.ask(QUESTION, max_new_tokens=6).text for lane in lanes]))
-        assert all(lane.counts.taken == 14 for lane in lanes)
+        told.append((seen, [queue.session.ask(QUESTION, max_new_tokens=6).text for queue in queues]))
+        assert all(queue.counts.taken == 14 for queue in queues)
     assert told[0] == told[1]

@@ -93,10 +93,10 @@ def test_notes_are_parked_and_found_by_recall(model):
     full = noted(engine_of(model), clip(16), at=(2,))
     everything = noted(engine_of(model, "rekv:topk=99,window_tokens=9999"), clip(16), at=(2,))
     close(scores_after(everything), scores_after(full))
-    asking = session.put(QUESTION, decoding=Decoding(max_new_tokens=1))
-    asking.accept(*run_pass(model, [asking.pending()]))
-    assert asking._view.recalled()[note.id] == model.spec.num_layers
-    asking.cancel()
+    request = session.submit(QUESTION, decoding=Decoding(max_new_tokens=1))
+    request.accept(*run_pass(model, [request.pending()]))
+    assert request._view.recalled()[note.id] == model.spec.num_layers
+    request.cancel()
 
 
 def test_forked_and_saved_with_notes_it_goes_on(model):

@@ -34,35 +34,35 @@ def life(engine: Engine, num_steps: int, seed: int, most_streams: int = 4):
     """Streams join and leave at random, and are asked now and then: every answer, and all keys at the end."""
     chosen, answers, keys = random.Random(seed), [], []
     clips = [make_frames(num_steps, seed=number) for number in range(most_streams)]
-    sessions, askings = {}, []
+    sessions, requests = {}, []
 
     def settle(done):
-        answers.extend((asking.question, round(asking.time_s), asking.answer().text) for asking in done)
+        answers.extend((request.question, round(request.time_s), request.answer().text) for request in done)
 
     for step in range(num_steps):
         stream = chosen.randrange(most_streams)
         if stream not in sessions:
             sessions[stream] = engine.open()
         elif chosen.random() < 0.1:
-            for asking in askings:
-                asking.cancel()
-            askings.clear()
+            for request in requests:
+                request.cancel()
+            requests.clear()
             keys.append(sessions.pop(stream).store.export()[0])
         arrivals = [
             (session, Frame(clips[number][step].image, float(step)))
             for number, session in sessions.items()
             if chosen.random() < 0.7
         ]
-        engine.step(arrivals, askings)
-        settle(asking for asking in askings if asking.done)
-        askings = [asking for asking in askings if not asking.done]
+        engine.step(arrivals, requests)
+        settle(request for request in requests if request.done)
+        requests = [request for request in requests if not request.done]
         seen = [session for session in sessions.values() if session.time_s is not None]
         if seen and chosen.random() < 0.3:
-            askings.append(chosen.choice(seen).put(chosen.choice(QUESTIONS), decoding=Decoding(max_new_tokens=4)))
-    while askings:
-        engine.step([], askings)
-        settle(asking for asking in askings if asking.done)
-        askings = [asking for asking in askings if not asking.done]
+            requests.append(chosen.choice(seen).submit(chosen.choice(QUESTIONS), decoding=Decoding(max_new_tokens=4)))
+    while requests:
+        engine.step([], requests)
+        settle(request for request in requests if request.done)
+        requests = [request for request in requests if not request.done]
     return answers, [*keys, *(session.store.export()[0] for session in sessions.values())]
 
 
@@ -120,10 +120,10 @@ def test_answers_do_not_change_when_other_streams_come_and_go(tiny_model):
             if number == 8 and company:
                 company.pop().close()
             engine.step([(session, frame), *((one, noise[n][number]) for n, one in enumerate(company))])
-        askings = [one.put(QUESTIONS[1]) for one in [session, *company]]
-        while not askings[0].done:
-            engine.step([], [asking for asking in askings if not asking.done])
-        told.append(askings[0].answer().text)
+        requests = [one.submit(QUESTIONS[1]) for one in [session, *company]]
+        while not requests[0].done:
+            engine.step([], [request for request in requests if not request.done])
+        told.append(requests[0].answer().text)
     assert told[0] == told[1]
 
 

@@ -67,13 +67,13 @@ def watch(engine, frames):
 @torch.no_grad()
 def scores_after(session, question=QUESTION, engine=None, **when):
     """The scores behind an answer's first token."""
-    asking = session.put(question, decoding=Decoding(max_new_tokens=1), **when)
+    request = session.submit(question, decoding=Decoding(max_new_tokens=1), **when)
     seen = []
-    while not asking.done:
-        work = asking.pending()
+    while not request.done:
+        work = request.pending()
         (scores,) = run_pass(session.model, [work]) if engine is None else engine.passes.run([work])
         seen.append(scores)
-        asking.accept(scores)
+        request.accept(scores)
     return next(s for s in seen if s is not None)
 
 
@@ -105,11 +105,11 @@ def test_positions_are_the_stock_models(folder, model, plain, count):
     for span in store.spans:
         block, offset = store._entries[span.id].block, store._window.offsets[span.id]
         places.append(block.positions + torch.tensor(offset)[:, None])
-    asking = session.put(QUESTION, decoding=Decoding(max_new_tokens=1))
-    while not asking.done:
-        places.append(asking.pending().segment.places())
-        asking.accept(*run_pass(model, [asking.pending()]))
-        if asking._scores is not None:
+    request = session.submit(QUESTION, decoding=Decoding(max_new_tokens=1))
+    while not request.done:
+        places.append(request.pending().segment.places())
+        request.accept(*run_pass(model, [request.pending()]))
+        if request._scores is not None:
             break
     assert torch.equal(torch.cat(places, 1), inputs["position_ids"][:, 0])
 

@@ -79,11 +79,11 @@ def later():
         yield Frame(pictures[number % len(pictures)].image, 10.0 + number)
 
 
-def run(engine, asking, between) -> None:
-    while not asking.done:
+def run(engine, request, between) -> None:
+    while not request.done:
         between()
-        if not asking.done:
-            engine.step_asking([asking])
+        if not request.done:
+            engine.step_requests([request])
 
 
 @pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
@@ -97,7 +97,7 @@ def test_whatever_the_stream_does_meanwhile(model_and_passes, memory):
     run(engine, probe, lambda: None)
     for act in ("push", "step", "close"):
         session = watched(engine)
-        asking, look = session.put(QUESTION, decoding=Decoding(max_new_tokens=5)), Probe(session, QUESTION, words)
+        request, look = session.submit(QUESTION, decoding=Decoding(max_new_tokens=5)), Probe(session, QUESTION, words)
         frames = later()
 
         def between(session=session, frames=frames, act=act):
@@ -108,12 +108,12 @@ def test_whatever_the_stream_does_meanwhile(model_and_passes, memory):
                 session.close()
 
         if act == "step":
-            while not (asking.done and look.done):
-                engine.step([(session, next(frames))], [one for one in (asking, look) if not one.done])
+            while not (request.done and look.done):
+                engine.step([(session, next(frames))], [one for one in (request, look) if not one.done])
         else:
             run(engine, look, between)
-            run(engine, asking, between)
-        got = asking.answer()
+            run(engine, request, between)
+        got = request.answer()
         assert got.text == calm.text and got.usage == calm.usage, act
         assert [(c.start_s, c.end_s) for c in got.citations] == [(c.start_s, c.end_s) for c in calm.citations], act
         assert look.probability == pytest.approx(probe.probability, abs=1e-6), act
@@ -123,13 +123,13 @@ def test_whatever_the_stream_does_meanwhile(model_and_passes, memory):
 def test_a_question_that_outlives_its_session_ends_and_closed_is_the_last_event(tiny_model, memory):
     engine = Engine(tiny_model, encoder="full", compressor="identity", memory=memory)
     session = watched(engine)
-    asking = session.put(QUESTION, decoding=Decoding(max_new_tokens=3))
+    request = session.submit(QUESTION, decoding=Decoding(max_new_tokens=3))
     session.close()
-    run(engine, asking, lambda: None)
-    assert asking.answer().usage.new_tokens > 0
+    run(engine, request, lambda: None)
+    assert request.answer().usage.new_tokens > 0
     assert isinstance(list(session.events())[-1], Closed)
     session = watched(engine)
-    stopped = session.put(QUESTION)
+    stopped = session.submit(QUESTION)
     session.close()
     stopped.cancel()
     assert stopped.answer().finish == "cancelled"

@@ -146,9 +146,9 @@ def test_work_is_not_done_twice_when_another_part_of_the_step_failed(tiny_model,
     engine = Engine(tiny_model, compressor="stc_pruner:keep=2", memory=memory)
     session, frames = engine.open(), make_frames(3)
     session.push(frames[0])
-    asking = session.put(QUESTION)
-    with mock.patch.object(asking, "pending", side_effect=Breaks("somebody else's part")), pytest.raises(Breaks):
-        engine.step([(session, frames[1])], [asking])
+    request = session.submit(QUESTION)
+    with mock.patch.object(request, "pending", side_effect=Breaks("somebody else's part")), pytest.raises(Breaks):
+        engine.step([(session, frames[1])], [request])
     with mock.patch.object(type(tiny_model), "preprocess", side_effect=AssertionError("seen twice")):
         session.push(frames[1])
     assert session.stats().frames == 2

@@ -80,8 +80,8 @@ def test_the_ladder_of_overload_does_not_matter(tiny_model):
     scheduler = Scheduler(engine)
     session = watched(engine)
     high = written(session.export())
-    for rung in scheduler.ladder:
-        engine.use(**rung.methods)
+    for degrade_level in scheduler.levels:
+        engine.use(**degrade_level.methods)
     assert engine.compressor != STCPruner(keep=3), "with less"
     low = written(session.export())
     assert low.facts["made_by"] == high.facts["made_by"]

@@ -1,4 +1,4 @@
-"""Many streams on one engine: freshest frames, deadlines, refusals, and the ladder down and up."""
+"""Many streams on one engine: freshest frames, deadlines, refusals, and the degrade levels down and up."""
 
 import threading
 
@@ -9,7 +9,7 @@ from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.frame import Frame
 from onlooker.engine import Decoding, Engine
 from onlooker.engine.load import Recent, Share, StepCost
-from onlooker.engine.scheduler import Busy, Promises, Rung, Scheduler, default_ladder
+from onlooker.engine.scheduler import SLO, Busy, DegradeLevel, Scheduler, default_levels
 
 QUESTION = "which shape left first ?"
 
@@ -30,8 +30,8 @@ def engine(tiny_model) -> Engine:
     return Engine(tiny_model, memory="sliding_window:window_tokens=40", **saving)
 
 
-def make_scheduler(engine, clock=None, **promises) -> Scheduler:
-    return Scheduler(engine, Promises(**{"workers": 0} | promises), now=clock or Clock())
+def make_scheduler(engine, clock=None, **slo) -> Scheduler:
+    return Scheduler(engine, SLO(**{"workers": 0} | slo), now=clock or Clock())
 
 
 def slow_down(scheduler: Scheduler, frame_s: float, base_s: float = 0.0) -> None:
@@ -44,85 +44,85 @@ def slow_down(scheduler: Scheduler, frame_s: float, base_s: float = 0.0) -> None
 
 def test_steps_take_frames_and_questions_of_all(engine):
     scheduler = make_scheduler(engine)
-    lanes = [scheduler.open() for _ in range(3)]
+    queues = [scheduler.open() for _ in range(3)]
     assert scheduler.step().idle and not scheduler.wait(0.0)
-    for number, lane in enumerate(lanes):
+    for number, queue in enumerate(queues):
         for frame in make_frames(4, seed=number):
-            assert lane.offer(frame)
+            assert queue.submit(frame)
             scheduler.step()
-    assert [lane.counts.taken for lane in lanes] == [4, 4, 4]
-    asking = scheduler.ask(lanes[0], QUESTION, decoding=Decoding(max_new_tokens=4))
-    lanes[1].offer(Frame(make_frames(1)[0].image, 9.0))
+    assert [queue.counts.taken for queue in queues] == [4, 4, 4]
+    request = scheduler.ask(queues[0], QUESTION, decoding=Decoding(max_new_tokens=4))
+    queues[1].submit(Frame(make_frames(1)[0].image, 9.0))
     report = scheduler.step()
-    assert [lane for lane, _ in report.events] == [lanes[1]] and report.texts[0][0] is asking
-    while not asking.done:
+    assert [queue for queue, _ in report.events] == [queues[1]] and report.texts[0][0] is request
+    while not request.done:
         scheduler.step()
     alone = engine.open()
     for frame in make_frames(4, seed=0):
         alone.push(frame)
-    assert asking.answer().text == alone.ask(QUESTION, max_new_tokens=4).text
+    assert request.answer().text == alone.ask(QUESTION, max_new_tokens=4).text
     stats = scheduler.stats()
     assert stats.frames.taken == 13 and stats.questions == 0 and stats.first_token_p95_s is not None
 
 
 def test_the_freshest_frame_wins_and_the_other_is_counted(engine):
     scheduler = make_scheduler(engine)
-    lane = scheduler.open()
+    queue = scheduler.open()
     first, second, third = make_frames(3)
-    lane.offer(first)
-    lane.offer(second)
-    assert lane.counts.dropped == 1
+    queue.submit(first)
+    queue.submit(second)
+    assert queue.counts.dropped == 1
     (lane_and_event,) = scheduler.step().events
     assert lane_and_event[1].time_s == second.time_s
     with pytest.raises(InputError, match="order"):
-        lane.offer(second)
-    lane.offer(third)
-    lane.close()
-    lane.close()
+        queue.submit(second)
+    queue.submit(third)
+    queue.close()
+    queue.close()
     assert scheduler.stats().frames.dropped == 2 and scheduler.stats().streams == 0
     with pytest.raises(SessionClosed):
-        lane.offer(Frame(third.image, 99.0))
+        queue.submit(Frame(third.image, 99.0))
 
 
-def test_oldest_first_and_lag_is_from_the_offer(engine):
+def test_oldest_first_and_lag_is_from_the_submission(engine):
     clock = Clock()
     scheduler = make_scheduler(engine, clock, most_frames=2, frame_lag_s=1.0)
-    lanes = [scheduler.open() for _ in range(3)]
-    for time_s, lane in ((0.0, lanes[2]), (0.5, lanes[0]), (0.6, lanes[1])):
+    queues = [scheduler.open() for _ in range(3)]
+    for time_s, queue in ((0.0, queues[2]), (0.5, queues[0]), (0.6, queues[1])):
         clock.time = time_s
-        lane.offer(make_frames(1)[0])
+        queue.submit(make_frames(1)[0])
     clock.time = 1.2
     report = scheduler.step()
-    assert [lane for lane, _ in report.events] == [lanes[2], lanes[0]]
+    assert [queue for queue, _ in report.events] == [queues[2], queues[0]]
     assert report.lags_s[0] >= 1.2 and report.lags_s[1] >= 0.7
-    assert lanes[2].counts.late == 1
-    assert [lane for lane, _ in scheduler.step().events] == [lanes[1]]
+    assert queues[2].counts.late == 1
+    assert [queue for queue, _ in scheduler.step().events] == [queues[1]]
 
 
 def test_a_frame_rate_is_kept(engine):
-    lane = make_scheduler(engine).open(fps=2.0)
-    taken = [time_s / 30 for time_s in range(90) if lane.offer(Frame(make_frames(1)[0].image, time_s / 30))]
-    assert len(taken) in (6, 7) and lane.counts.thinned == 90 - len(taken)
-    assert lane.offer(Frame(make_frames(1)[0].image, 30.0)) and not lane.offer(Frame(make_frames(1)[0].image, 30.1))
+    queue = make_scheduler(engine).open(fps=2.0)
+    taken = [time_s / 30 for time_s in range(90) if queue.submit(Frame(make_frames(1)[0].image, time_s / 30))]
+    assert len(taken) in (6, 7) and queue.counts.thinned == 90 - len(taken)
+    assert queue.submit(Frame(make_frames(1)[0].image, 30.0)) and not queue.submit(Frame(make_frames(1)[0].image, 30.1))
 
 
 def test_steps_are_short_enough_for_a_question(engine):
     scheduler = make_scheduler(engine, most_frames=8, first_token_s=0.5)
     slow_down(scheduler, frame_s=0.1)
-    lanes = [scheduler.adopt(engine.open()) for _ in range(4)]
-    for lane in lanes:
-        lane.offer(make_frames(1)[0])
+    queues = [scheduler.adopt(engine.open()) for _ in range(4)]
+    for queue in queues:
+        queue.submit(make_frames(1)[0])
     assert len(scheduler.step().events) == 2, "two frames of 100 ms fit into half of 500 ms"
 
 
 def test_streams_and_questions_are_refused_before_promises_break(engine):
     scheduler = make_scheduler(engine, most_questions=1)
-    lane = scheduler.open()
-    lane.offer(make_frames(1)[0])
+    queue = scheduler.open()
+    queue.submit(make_frames(1)[0])
     scheduler.step()
-    scheduler.ask(lane, QUESTION)
+    scheduler.ask(queue, QUESTION)
     with pytest.raises(Busy, match="1 in flight") as refusal:
-        scheduler.ask(lane, QUESTION)
+        scheduler.ask(queue, QUESTION)
     assert refusal.value.retry_s >= 1
     slow_down(scheduler, frame_s=0.2)
     for _ in range(3):
@@ -131,12 +131,12 @@ def test_streams_and_questions_are_refused_before_promises_break(engine):
         scheduler.open()
     assert refusal.value.retry_s == 15.0
     assert scheduler.stats().refused == 2
-    lane.close()
+    queue.close()
     other = scheduler.adopt(engine.open())
-    other.offer(make_frames(1)[0])
+    other.submit(make_frames(1)[0])
     scheduler.step()
     slow_down(scheduler, frame_s=0.01, base_s=0.6)
-    scheduler.promises = Promises(workers=0, most_questions=2)
+    scheduler.slo = SLO(workers=0, most_questions=2)
     alone = scheduler.ask(other, QUESTION)
     with pytest.raises(Busy, match="a step takes"):
         scheduler.ask(other, QUESTION)
@@ -162,24 +162,24 @@ def test_memory_is_a_reason_to_refuse(engine):
 def test_the_ladder_is_descended_and_climbed(engine):
     clock = Clock()
     scheduler = make_scheduler(engine, clock, patience_s=2.0, recover_s=5.0)
-    names = [rung.name for rung in scheduler.ladder]
+    names = [degrade_level.name for degrade_level in scheduler.levels]
     assert names == [
         "everything",
         "half the frames",
         "half the frames, less of the compressor",
         "half the frames, less of the compressor, less of the encoder",
     ]
-    lane = scheduler.adopt(engine.open(), fps=2.0)
+    queue = scheduler.adopt(engine.open(), fps=2.0)
     slow_down(scheduler, frame_s=0.9)
     seen, image = [], make_frames(1)[0].image
 
     def watch(seconds: int, fps: float = 2.0) -> None:
-        """Offer frames at a rate, and pretend that steps cost what was said."""
+        """QueuedFrame frames at a rate, and pretend that steps cost what was said."""
         for _ in range(seconds):
             for half in range(2):
                 clock.time += 0.5
                 if half < fps:
-                    lane.offer(Frame(image, clock.time))
+                    queue.submit(Frame(image, clock.time))
             scheduler._settle()
             seen.append(scheduler.stats().level)
 
@@ -187,7 +187,7 @@ def test_the_ladder_is_descended_and_climbed(engine):
     assert seen[0] == 0 and seen[-1] == 1, "half the frames are 0.9 of the time: enough"
     with pytest.raises(Busy, match="half the frames"):
         scheduler.open(0.01)
-    assert 7 <= lane.counts.shed <= 12, "every second frame since then"
+    assert 7 <= queue.counts.shed <= 12, "every second frame since then"
     slow_down(scheduler, frame_s=3.0)
     watch(20)
     assert scheduler.stats().level == 3
@@ -196,33 +196,33 @@ def test_the_ladder_is_descended_and_climbed(engine):
     assert event.tokens_kept == 1
     slow_down(scheduler, frame_s=3.0)
     watch(200, fps=0)
-    assert scheduler.stats().rung == "everything", "who offers nothing asks for nothing"
+    assert scheduler.stats().degrade_level == "everything", "who submits nothing asks for nothing"
     assert engine.compressor.keep == 2 and engine.encoder.interval == 3
     scheduler.close()
 
 
 def test_a_ladder_has_what_the_methods_have(tiny_model):
     plain = Engine(tiny_model, encoder="full", compressor="identity", memory="full")
-    assert [rung.name for rung in default_ladder(plain)] == ["everything", "half the frames"]
-    with pytest.raises(InputError, match="at least one rung"):
-        Scheduler(plain, Promises(workers=0), ladder=())
-    assert Scheduler(plain, Promises(workers=0), ladder=[Rung("all")]).rung.name == "all"
+    assert [degrade_level.name for degrade_level in default_levels(plain)] == ["everything", "half the frames"]
+    with pytest.raises(InputError, match="at least one degrade_level"):
+        Scheduler(plain, SLO(workers=0), levels=())
+    assert Scheduler(plain, SLO(workers=0), levels=[DegradeLevel("all")]).degrade_level.name == "all"
 
 
 def test_pictures_are_resized_ahead_in_threads(engine):
     small, large = engine.open(), make_frames(3, size=112)
     for frame in large:
         small.push(frame)
-    scheduler = Scheduler(engine, Promises(workers=2))
-    lane = scheduler.open()
+    scheduler = Scheduler(engine, SLO(workers=2))
+    queue = scheduler.open()
     for frame in large:
-        feeder = threading.Thread(target=lane.offer, args=(frame,))
+        feeder = threading.Thread(target=queue.submit, args=(frame,))
         feeder.start()
         assert scheduler.wait(10.0)
         feeder.join()
         scheduler.step()
-    assert lane.counts.taken == 3
-    answers = {session.ask(QUESTION, max_new_tokens=4).text for session in (small, lane.session)}
+    assert queue.counts.taken == 3
+    answers = {session.ask(QUESTION, max_new_tokens=4).text for session in (small, queue.session)}
     assert len(answers) == 1
     scheduler.close()
 
@@ -230,7 +230,7 @@ def test_pictures_are_resized_ahead_in_threads(engine):
 def test_promises_are_checked():
     for wrong in ({"frame_lag_s": 0}, {"most_frames": 0}, {"most_load": 0.0}, {"step_s": 0}, {"workers": -1}):
         with pytest.raises(InputError):
-            Promises(**wrong)
+            SLO(**wrong)
 
 
 def test_estimates_settle_and_do_not_grow():
@@ -251,65 +251,67 @@ def test_estimates_settle_and_do_not_grow():
     assert recent.percentile(0) > 9000
 
 
-def test_a_fast_stream_does_not_lose_its_turn_by_offering(engine):
+def test_a_fast_stream_does_not_lose_its_turn_by_submitting(engine):
     clock = Clock()
     scheduler = make_scheduler(engine, clock, most_frames=1)
     fast, slow = scheduler.open(fps=None), scheduler.open(fps=None)
     for frame in make_frames(3):
-        fast.offer(frame)
+        fast.submit(frame)
         clock.time += 0.1
-    slow.offer(make_frames(1)[0])
+    slow.submit(make_frames(1)[0])
     report = scheduler.step()
-    assert [lane for lane, _ in report.events] == [fast] and report.offers[0].arrived_s == pytest.approx(0.2)
+    assert [queue for queue, _ in report.events] == [fast] and report.frames_queued[0].arrived_s == pytest.approx(0.2)
 
 
 def test_a_backlog_keeps_its_order_and_is_not_shed(engine):
     told = []
     scheduler = make_scheduler(engine)
-    scheduler.ladder = (Rung("half the frames", 0.5),)
-    lane = scheduler.adopt(engine.open(), None, backlog=2, settle=lambda offer, outcome: told.append((offer, outcome)))
+    scheduler.levels = (DegradeLevel("half the frames", 0.5),)
+    queue = scheduler.adopt(
+        engine.open(), None, backlog=2, settle=lambda queued, outcome: told.append((queued, outcome))
+    )
     first, second, third = make_frames(3)
-    offers = [lane.offer(first, note="first"), lane.offer(second)]
+    frames_queued = [queue.submit(first, note="first"), queue.submit(second)]
     with pytest.raises(Busy, match="2 frames wait"):
-        lane.offer(third)
-    assert not lane.wait_for_room(0.0)
+        queue.submit(third)
+    assert not queue.wait_for_room(0.0)
     scheduler.step()
-    assert lane.wait_for_room(0.0) and lane.offer(third), "a refused frame may come again"
+    assert queue.wait_for_room(0.0) and queue.submit(third), "a refused frame may come again"
     scheduler.step()
-    assert [offer for offer, _ in told] == offers and offers[0].note == "first"
+    assert [queued for queued, _ in told] == frames_queued and frames_queued[0].note == "first"
     assert [outcome.event.time_s for _, outcome in told] == [first.time_s, second.time_s]
-    lane.close()
-    assert isinstance(told[-1][1], SessionClosed) and lane.counts.dropped == 1
+    queue.close()
+    assert isinstance(told[-1][1], SessionClosed) and queue.counts.dropped == 1
 
 
 def test_who_fails_alone_fails_alone(tiny_model):
     class Fragile(Engine):
-        def _step(self, arrivals, askings):
-            if any(session is self.bad for session, _ in arrivals) or any(one is self.bad for one in askings):
+        def _step(self, arrivals, requests):
+            if any(session is self.bad for session, _ in arrivals) or any(one is self.bad for one in requests):
                 raise RuntimeError("this one cannot be stepped")
-            return super()._step(arrivals, askings)
+            return super()._step(arrivals, requests)
 
     engine = Fragile(tiny_model, memory="full")
     engine.bad = None
     scheduler = make_scheduler(engine)
     good, bad = scheduler.open(), scheduler.open()
     frames = make_frames(3)
-    for lane in (good, bad):
-        lane.offer(frames[0])
+    for queue in (good, bad):
+        queue.submit(frames[0])
     scheduler.step()
     engine.bad = bad.session
-    for lane in (good, bad):
-        lane.offer(frames[1])
-    asking = scheduler.ask(good, QUESTION)
+    for queue in (good, bad):
+        queue.submit(frames[1])
+    request = scheduler.ask(good, QUESTION)
     report = scheduler.step()
     by_lane = dict(report.events)
     assert by_lane[good].time_s == frames[1].time_s and isinstance(by_lane[bad].error, RuntimeError)
-    assert [one for one, _ in report.texts] == [asking] and len(report.errors) == 1
+    assert [one for one, _ in report.texts] == [request] and len(report.errors) == 1
     assert bad.counts.failed == 1 and good.counts.taken == 2
-    engine.bad = asking
-    good.offer(frames[2])
+    engine.bad = request
+    good.submit(frames[2])
     report = scheduler.step()
-    assert [one for one, _ in report.broken] == [asking] and good.counts.taken == 3
+    assert [one for one, _ in report.broken] == [request] and good.counts.taken == 3
     assert scheduler.step().idle
 
 
@@ -323,15 +325,15 @@ def test_a_stream_faster_than_the_resizing_is_seen(engine):
         return resize(image)
 
     engine.resize = slow
-    scheduler = Scheduler(engine, Promises(workers=1))
-    lane = scheduler.open(fps=None)
+    scheduler = Scheduler(engine, SLO(workers=1))
+    queue = scheduler.open(fps=None)
     for frame in make_frames(5, size=112):
-        lane.offer(frame)
-    assert lane.num_waiting == 2 and lane.waiting_since() is None and lane.counts.dropped == 3
+        queue.submit(frame)
+    assert queue.num_waiting == 2 and queue.waiting_since() is None and queue.counts.dropped == 3
     hold.set()
     assert scheduler.wait(10.0)
     scheduler.step()
-    assert lane.counts.taken == 1
+    assert queue.counts.taken == 1
     scheduler.close()
 
 
@@ -342,8 +344,8 @@ def test_a_picture_that_cannot_be_resized_fails_alone(engine):
         raise ValueError("no such picture")
 
     engine.resize = broken
-    scheduler = Scheduler(engine, Promises(workers=1))
-    lane = scheduler.adopt(engine.open(), settle=lambda offer, outcome: told.append(outcome))
-    lane.offer(make_frames(1)[0])
+    scheduler = Scheduler(engine, SLO(workers=1))
+    queue = scheduler.adopt(engine.open(), settle=lambda queued, outcome: told.append(outcome))
+    queue.submit(make_frames(1)[0])
     scheduler.close()
-    assert [type(one) for one in told] == [ValueError] and lane.counts.failed == 1 and not lane.is_waiting
+    assert [type(one) for one in told] == [ValueError] and queue.counts.failed == 1 and not queue.is_waiting

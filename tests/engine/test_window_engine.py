@@ -62,7 +62,7 @@ def test_answers_as_the_stock_model_about_the_last_frames(other, three):
     assert answer.text == stock_answer(other, frames[-3:])
     assert answer.usage.context_tokens == 3 * FRAME_TOKENS and 1 <= answer.usage.new_tokens <= 8
     assert answer.time_s == 5.0 and answer.citations == ()
-    assert session.ask(QUESTION, max_new_tokens=8).text == answer.text, "asking leaves no mark"
+    assert session.ask(QUESTION, max_new_tokens=8).text == answer.text, "request leaves no mark"
     assert stock_answer(other, frames[:3]) != answer.text
 
 
@@ -84,11 +84,11 @@ def test_several_sessions_and_questions_share_a_step(other, three):
     sessions = [three.open(), three.open()]
     for pair in zip(*clips, strict=True):
         three.step(list(zip(sessions, pair, strict=True)))
-    askings = [session.put(QUESTION, decoding=Decoding(max_new_tokens=8)) for session in sessions]
+    requests = [session.submit(QUESTION, decoding=Decoding(max_new_tokens=8)) for session in sessions]
     sessions[0].push(Frame(clips[1][0].image, 99.0))
-    three.step_asking(askings)
-    for asking, clip in zip(askings, clips, strict=True):
-        assert asking.answer().text == stock_answer(other, clip[-3:])
+    three.step_requests(requests)
+    for request, clip in zip(requests, clips, strict=True):
+        assert request.answer().text == stock_answer(other, clip[-3:])
 
 
 def test_a_session_is_a_session(three):
@@ -108,9 +108,9 @@ def test_a_session_is_a_session(three):
         session.push(frame)
     stats = session.stats()
     assert stats.frames == 5 and stats.memory_bytes["unread_frames"] == 3 * 56 * 56 * 3
-    asking = session.put(QUESTION)
-    asking.cancel()
-    assert asking.answer().finish == "cancelled"
+    request = session.submit(QUESTION)
+    request.cancel()
+    assert request.answer().finish == "cancelled"
     session.close()
     assert [type(event) for event in session.events()] == [FrameTaken] * 5 + [Answer, Closed]
     with pytest.raises(SessionClosed):

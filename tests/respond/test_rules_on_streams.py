@@ -30,7 +30,7 @@ def engine(request: pytest.FixtureRequest, tiny_model) -> Engine:
 def probe_of(engine: Engine, session, prompt: str) -> Probe:
     probe = Probe(session, prompt, YesNo.of(engine.model))
     while not probe.done:
-        engine.step_asking([probe])
+        engine.step_requests([probe])
     return probe
 
 
@@ -46,13 +46,13 @@ def test_the_probability_is_that_of_the_first_word(engine: Engine) -> None:
         for frame in pictures(8):
             session.push(frame)
         for prompt in PROMPTS:
-            asking, scores = session.put(prompt), None
+            request, scores = session.submit(prompt), None
             while scores is None:
-                work = asking.pending()
+                work = request.pending()
                 (scores,) = _one_pass(engine, work)
                 if scores is None:
-                    asking.accept(None)
-            asking.cancel()
+                    request.accept(None)
+            request.cancel()
             chances, words = scores.double().softmax(0), YesNo.of(engine.model)
             yes, no = (float(chances[list(ids)].sum()) for ids in (words.yes, words.no))
             probe = probe_of(engine, session, prompt)
@@ -98,7 +98,7 @@ def test_many_rules_over_many_streams_share_passes_and_equal_each_alone(tiny_mod
         # The looks at the last frames ride with the new frames, and a question rides with both.
         taken = engine.step(list(zip(sessions, frames, strict=True)), [probe for probe in probes if not probe.done])
         while rest := [probe for probe in probes if not probe.done]:
-            engine.step_asking(rest)
+            engine.step_requests(rest)
         assert not [alert for watch in watches for alert in watch.take()]
         probes = []
         for watch, frame, event in zip(watches, frames, taken, strict=True):
@@ -106,7 +106,7 @@ def test_many_rules_over_many_streams_share_passes_and_equal_each_alone(tiny_mod
             probes += watch.due(frame, event)
     before = engine.passes.counts.passes
     while rest := [probe for probe in probes if not probe.done]:
-        engine.step_asking(rest)
+        engine.step_requests(rest)
     assert engine.passes.counts.passes - before == 2, (
         "nine looks, each a search for memories and a prompt, take two passes"
     )
@@ -156,7 +156,7 @@ def test_a_look_in_flight_is_not_overtaken(tiny_model) -> None:
         probes = watch.due(first, session.push(first))
         assert len(probes) == 2 and watch.due(second, session.push(second)) == []
         while not all(probe.done for probe in probes):
-            engine.step_asking([probe for probe in probes if not probe.done])
+            engine.step_requests([probe for probe in probes if not probe.done])
         watch.take()
         again = watch.due(third, session.push(third))
         again[0].cancel()

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from PIL import Image
 
-from onlooker.engine import Engine, Promises
+from onlooker.engine import SLO, Engine
 from onlooker.server.app import create_app
 from onlooker.server.config_file import ConfigFile
 from onlooker.server.serve import Server
@@ -25,7 +25,7 @@ from onlooker.world import make_episode
 
 WAIT_S = 60.0
 """How long tests wait for what must happen: long, because the machine may be busy."""
-PATIENT = Promises(first_token_s=60.0, step_s=0.2, most_load=1000.0, patience_s=1e6, most_questions=256)
+PATIENT = SLO(first_token_s=60.0, step_s=0.2, most_load=1000.0, patience_s=1e6, most_questions=256)
 """What tests promise: on a busy machine nobody is refused and nothing degrades, but where a test is about that."""
 
 
@@ -61,7 +61,7 @@ def running(
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        settings = {"promises": PATIENT} | settings
+        settings = {"slo": PATIENT} | settings
         configured = ServerSettings(model="pocket", port=port, limits=limits or Limits(), **settings)
         app = create_app(configured, make_engine, config)
         server = Server(app, configured)

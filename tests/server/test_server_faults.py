@@ -26,12 +26,12 @@ class Flaky(Engine):
     broken = False
     poisoned: object = None
 
-    def _step(self, arrivals, askings):
+    def _step(self, arrivals, requests):
         if type(self).broken:
             raise RuntimeError("the device is gone")
         if any(session is self.poisoned for session, _ in arrivals):
             raise RuntimeError("this session cannot be stepped")
-        return super()._step(arrivals, askings)
+        return super()._step(arrivals, requests)
 
 
 @pytest.fixture
@@ -184,8 +184,8 @@ def test_draining_refuses_new_work_and_finishes_answers(pocket, jpegs):
             with server.client() as other:
                 answers.append(other.post(f"{path}/ask", json={"question": "what is there now?"}))
 
-        asking = [threading.Thread(target=ask) for _ in range(3)]
-        for thread in asking:
+        request = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in request:
             thread.start()
         eventually(lambda: server.service.streams[path.rpartition("/")[2]].questions == 3)
         with client.stream("GET", f"{path}/events") as events:
@@ -201,7 +201,7 @@ def test_draining_refuses_new_work_and_finishes_answers(pocket, jpegs):
             hold.set()
             rest = list(lines)
         assert "event: closed" in rest
-        for thread in asking:
+        for thread in request:
             thread.join(WAIT_S)
         assert [answer.status_code for answer in answers] == [200] * 3
 

@@ -279,14 +279,14 @@ def test_no_more_questions_at_once_than_allowed(anna, jpegs, keyed):
         with keyed.client(KEY_A) as client:
             client.post(f"{path}/ask", json={"question": "what?"})
 
-    asking = [threading.Thread(target=ask) for _ in range(2)]
-    for thread in asking:
+    request = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in request:
         thread.start()
     stream = keyed.service.streams[path.rpartition("/")[2]]
     eventually(lambda: stream.questions == 2)
     third = anna.post(f"{path}/ask", json={"question": "what?"})
     hold.set()
-    for thread in asking:
+    for thread in request:
         thread.join()
     assert third.status_code == 429 and error_of(third) == "too_many_questions" and third.headers["retry-after"]
     assert anna.post(f"{path}/ask", json={"question": "what?"}).status_code == 200

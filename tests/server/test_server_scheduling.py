@@ -6,7 +6,7 @@ import time
 import pytest
 from running_server import eventually, opened, push, running
 
-from onlooker.engine import Engine, Promises
+from onlooker.engine import SLO, Engine
 
 JPEG = {"content-type": "image/jpeg"}
 
@@ -16,15 +16,15 @@ class Slow(Engine):
 
     frame_s = 0.2
 
-    def _step(self, arrivals, askings):
+    def _step(self, arrivals, requests):
         time.sleep(self.frame_s * len(arrivals))
-        return super()._step(arrivals, askings)
+        return super()._step(arrivals, requests)
 
 
 @pytest.fixture
 def slow(pocket):
-    promises = Promises(frame_lag_s=1.0, first_token_s=5.0, patience_s=0.1, recover_s=0.3)
-    with running(lambda: Slow(pocket().model), promises=promises, sources=()) as server:
+    slo = SLO(frame_lag_s=1.0, first_token_s=5.0, patience_s=0.1, recover_s=0.3)
+    with running(lambda: Slow(pocket().model), slo=slo, sources=()) as server:
         yield server
 
 
@@ -90,7 +90,7 @@ def test_a_session_reads_in_its_events_that_the_ladder_went_down_and_up_again(sl
                     if heard[-1]["level"] == 0:
                         break
         levels = [event["level"] for event in heard]
-        assert levels[0] >= 1 and levels[-1] == 0 and heard[-1]["rung"] == "everything"
+        assert levels[0] >= 1 and levels[-1] == 0 and heard[-1]["degrade_level"] == "everything"
         assert all(event["lowest_level"] >= 1 and event["level"] <= event["lowest_level"] for event in heard)
         assert client.get(path).json()["serving"] == "everything"
         assert metric(client, "onlooker_degrade_level") == 0

@@ -58,7 +58,7 @@ def _page(
     suites = ", ".join(sorted({row.run.settings.suite for row in rows}))
     parts = [
         f"<h1>{html.escape(suites)}: {len(rows)} runs</h1>", f"<p class=note>{_EXPLAIN}</p>", "<h2>All runs</h2>",
-        _lanes(rows, folder), f"<p class=note>{html.escape(table.footnote(rows))}</p>",
+        _queues(rows, folder), f"<p class=note>{html.escape(table.footnote(rows))}</p>",
         "<h2>By category</h2>", _categories(rows, folder), _proactive(rows, folder),
         *(f"<h2>{html.escape(title)}</h2>{_image(png, title)}" for title, png in drawn.items()),
     ]  # fmt: skip
@@ -70,7 +70,7 @@ def _page(
     return f"<!doctype html><html lang=en><head>{head}</head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
 
 
-def _lanes(rows: Sequence[Row], folder: Path) -> str:
+def _queues(rows: Sequence[Row], folder: Path) -> str:
     """One table for each lane, so that nobody compares across."""
     out = []
     for lane in dict.fromkeys(row.run.lane for row in rows):

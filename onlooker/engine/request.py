@@ -94,12 +94,12 @@ def release(error: Exception) -> Exception:
     return error
 
 
-def accept_all(askings: Sequence[InFlight], scores: Sequence[Tensor | None]) -> list[str | Exception]:
+def accept_all(requests: Sequence[InFlight], scores: Sequence[Tensor | None]) -> list[str | Exception]:
     """Give each its scores: the new text of each, or what it failed of, which is nobody else's affair."""
     told: list[str | Exception] = []
-    for asking, score in zip(askings, scores, strict=True):
+    for request, score in zip(requests, scores, strict=True):
         try:
-            told.append(asking.accept(score))
+            told.append(request.accept(score))
         except Exception as error:
             told.append(release(error))
     return told
@@ -115,7 +115,7 @@ def all_said(told: Sequence[str | Exception]) -> list[str]:
     return texts
 
 
-class Asking:
+class Request:
     """A question in flight: hand `pending()` to a pass, give its scores to `accept()`, until `done`.
 
     The states are: look for memories (only if the policy scores layers), read the prompt, decode token by token. The
@@ -137,7 +137,6 @@ class Asking:
         check_length(session.model, self._prompt, decoding)
         self._store = session.store
         self._passes = self._run(session, visible)
-        self._scores: Tensor | None = None
         self._view: QuestionView | None = None
         self._next: Work | None = next(self._passes)
 
@@ -154,9 +153,10 @@ class Asking:
     def accept(self, scores: Tensor | None) -> str:
         """Take the scores of the pending work; the new text they led to (may be empty)."""
         before = self._text
-        self._scores = scores
-        self._next = next(self._passes, None)
-        if self._next is None:
+        try:
+            self._next = self._passes.send(scores)
+        except StopIteration:
+            self._next = None
             self._end()
         return self._text[len(before) :]
 
@@ -193,7 +193,7 @@ class Asking:
 
     # ------------------------------------------------------------------------------------------------- the passes
 
-    def _run(self, session: "Asked", visible: tuple[float, float]) -> Generator[Work, None, None]:
+    def _run(self, session: "Asked", visible: tuple[float, float]) -> Generator[Work, Tensor | None, None]:
         # All that is read later is taken now: between passes the session goes on, or is closed.
         model, memory, layout = session.model, session.memory, session.layout
         state = session.states["memory"].fork()
@@ -227,14 +227,14 @@ class Asking:
 
         for reading in readings:
             yield Work(reading.embeddings, view.held_segment(), reading.extras)
-        yield Work(prompt, view.segment(*model.place_text(len(prompt))), wants_logits=True)
+        scores = yield Work(prompt, view.segment(*model.place_text(len(prompt))), wants_logits=True)
         decoding = self.decoding
         choice = model.token_choice(decoding.wishes(), decoding.max_new_tokens)
         sampler = Sampler(choice, decoding.seed, model.spec.device)
         read = [*model.prefix_ids(), *_frame_ids(model, view), *self._prompt] if sampler.looks_back else []
         while True:
-            assert self._scores is not None
-            token = sampler.draw(self._scores, read, self._ids)
+            assert scores is not None, "a pass that was asked for scores gave none"
+            token = sampler.draw(scores, read, self._ids)
             if self._first_s is None:
                 self._first_s = time.perf_counter()
             if token in model.end_ids:
@@ -247,7 +247,7 @@ class Asking:
             if len(self._ids) >= self.decoding.max_new_tokens:
                 self.finish = "length"
                 return
-            yield Work(model.embed_text([token]), view.segment(*model.place_text(1)), wants_logits=True)
+            scores = yield Work(model.embed_text([token]), view.segment(*model.place_text(1)), wants_logits=True)
 
     def _end(self) -> None:
         self.done, self._ended = True, time.perf_counter()

@@ -17,11 +17,11 @@ class Busy(CapacityError):
 
 
 @dataclass(frozen=True)
-class Promises:
+class SLO:
     """What a scheduler keeps, and with what. Raises `InputError` for values out of range."""
 
     frame_lag_s: float = 1.0
-    """A frame is in memory within so many seconds of being offered."""
+    """A frame is in memory within so many seconds of being submitted."""
     first_token_s: float = 0.5
     """A question's first token is known within so many seconds."""
     step_s: float | None = None
@@ -36,7 +36,7 @@ class Promises:
     device_budget_bytes: int | None = None
     """Device bytes for all streams together; None for no bound."""
     patience_s: float = 3.0
-    """Overload lasts so long before the ladder is descended by one rung."""
+    """Overload lasts so long before the degrade levels is descended by one degrade_level."""
     recover_s: float = 15.0
     """Room lasts so long before it is climbed by one."""
     workers: int = 2
@@ -56,8 +56,8 @@ class Promises:
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One way of doing with less. Rungs of a ladder go from everything to least."""
+class DegradeLevel:
+    """One way of doing with less. Rungs of a list of degrade levels go from everything to least."""
 
     name: str
     fps_share: float = 1.0
@@ -66,12 +66,12 @@ class Rung:
     """In place of the engine's, by kind; the others stay."""
 
 
-def default_ladder(engine: Engine) -> tuple[Rung, ...]:
+def default_levels(engine: Engine) -> tuple[DegradeLevel, ...]:
     """Half the frames, then less of every method that has less to do (`Method.less`): tokens first, as they cost most
     in a long stream, then the others."""
-    rungs = [Rung("everything"), Rung("half the frames", 0.5)]
+    levels = [DegradeLevel("everything"), DegradeLevel("half the frames", 0.5)]
     for kind in sorted(engine.methods, key=lambda kind: kind != "compressor"):
         if (lighter := engine.methods[kind].less()) is not None:
-            lower, methods = rungs[-1], {**rungs[-1].methods, kind: lighter}
-            rungs.append(replace(lower, name=f"{lower.name}, less of the {kind}", methods=methods))
-    return tuple(rungs)
+            lower, methods = levels[-1], {**levels[-1].methods, kind: lighter}
+            levels.append(replace(lower, name=f"{lower.name}, less of the {kind}", methods=methods))
+    return tuple(levels)

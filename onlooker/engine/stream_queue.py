@@ -12,41 +12,41 @@ from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import FrameTaken
 from onlooker.core.frame import Frame
 from onlooker.engine.load import Share
-from onlooker.engine.promises import Busy, Rung
 from onlooker.engine.session import Session
+from onlooker.engine.slo import Busy, DegradeLevel
 from onlooker.video import Sampler
 
 if TYPE_CHECKING:
     from onlooker.engine.scheduler import Scheduler
 
 ASSUMED_FPS = 1.0
-"""Frames a second promised to a stream that names no rate; what it offers beyond is taken when there is time."""
+"""Frames a second promised to a stream that names no rate; what it submits beyond is taken when there is time."""
 RATE_OVER_S = 10.0
 
 
 @dataclass
-class LaneCounts:
-    """What became of the frames offered to one lane."""
+class QueueCounts:
+    """What became of the frames submitted to one queue."""
 
-    offered: int = 0
+    submitted: int = 0
     taken: int = 0
     late: int = 0
     """Taken, but in memory later than promised."""
     dropped: int = 0
     """Replaced by a newer frame while they waited, or still waiting at the end."""
     thinned: int = 0
-    """Left out because they came sooner than the lane's frame rate."""
+    """Left out because they came sooner than the queue's frame rate."""
     shed: int = 0
-    """Left out because of the ladder's share of the frames."""
+    """Left out because of the degrade levels's share of the frames."""
     failed: int = 0
 
 
 @dataclass(eq=False)
-class Offer:
+class QueuedFrame:
     """A frame that waits for its step."""
 
     frame: Frame
-    """As it was offered."""
+    """As it was submitted."""
     arrived_s: float
     """When it came, on the scheduler's clock: lag counts from there."""
     note: Any = None
@@ -64,20 +64,20 @@ class Taken:
     reason: str | None = None
 
 
-Settle = Callable[[Offer, Taken | Exception], None]
+Settle = Callable[[QueuedFrame, Taken | Exception], None]
 """Told once of every frame that waited what became of it, on whatever thread that was known first."""
 
 
-def forget(offer: Offer, outcome: Taken | Exception) -> None:
+def forget(queued: QueuedFrame, outcome: Taken | Exception) -> None:
     """Nobody wants to know."""
 
 
-class Lane:
+class StreamQueue:
     """One stream on a scheduler: a place for frames to wait, and the session behind it. Made by `Scheduler.open`.
 
     With `backlog` 0 the freshest frame wins: one waits, and one more while its picture is being resized. Otherwise so
-    many wait in their order, none is left out by the ladder, and more are refused: such a stream is in no hurry. It has
-    its turns like all others, but nothing is promised to it, so that it counts for nothing in admission and ladder.
+    many wait in their order, none is left out under load, and more are refused: such a stream is in no hurry. It has
+    its turns like all others, but nothing is promised to it, so that it counts for nothing in admission and load.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class Lane:
         backlog: int = 0,
         settle: Settle = forget,
     ) -> None:
-        self.session, self.counts = session, LaneCounts()
+        self.session, self.counts = session, QueueCounts()
         self.fps = ASSUMED_FPS if fps is None else fps
-        """Frames a second that this lane is promised."""
+        """Frames a second that this queue is promised."""
         self._scheduler, self._backlog, self._settle = scheduler, backlog, settle
         self._room = threading.Condition()
-        self._waiting: deque[Offer] = deque()
+        self._waiting: deque[QueuedFrame] = deque()
         self._ended: Exception | None = None
         self._since_s = 0.0
         self._sampler = Sampler(fps)
@@ -104,29 +104,29 @@ class Lane:
 
     # ------------------------------------------------------------------------------------------------ from any thread
 
-    def offer(self, frame: Frame, arrived_s: float | None = None, note: Any = None) -> Offer | None:
+    def submit(self, frame: Frame, arrived_s: float | None = None, note: Any = None) -> QueuedFrame | None:
         """Hand in the newest frame, from any thread; None when it is left out: not due at this rate, or shed.
 
         `arrived_s` is when it came, on the scheduler's clock (default: now). Raises `InputError` when its time does not
-        lie after the last one's, `Busy` when the backlog is full, `SessionClosed` after the lane was closed.
+        lie after the last one's, `Busy` when the backlog is full, `SessionClosed` after the queue was closed.
         """
         arrived = self._scheduler.now() if arrived_s is None else arrived_s
         with self._room:
             if self._ended is not None:
                 raise _again(self._ended)
             if self.session.closed:
-                raise SessionClosed("the lane's session was closed", do="open a new one with scheduler.open()")
+                raise SessionClosed("the queue's session was closed", do="open a new one with scheduler.open()")
             if not isinstance(frame, Frame):
-                raise InputError("a lane takes frames", given=type(frame).__name__, do="offer Frame(image, time_s)")
+                raise InputError("a queue takes frames", given=type(frame).__name__, do="submit Frame(image, time_s)")
             if self._last_s is not None and frame.time_s <= self._last_s:
                 raise InputError(
                     "frames must come in the order of their times",
                     given=f"{frame.time_s:.3f} s after {self._last_s:.3f} s",
-                    do="offer each moment once, oldest first; open a new lane for a new stream",
+                    do="submit each moment once, oldest first; open a new queue for a new stream",
                 )
             if self._backlog and len(self._waiting) >= self._backlog:
                 raise Busy("no room for another frame", given=f"{len(self._waiting)} frames wait", retry_s=1.0)
-            self.counts.offered += 1
+            self.counts.submitted += 1
             self._last_s = frame.time_s
             if not self._sampler.wants(frame.time_s):
                 self.counts.thinned += 1
@@ -135,23 +135,23 @@ class Lane:
             if not self._backlog and not self._may_pass():
                 self.counts.shed += 1
                 return None
-            offer = Offer(frame, arrived, note, frame if self._scheduler.resizer is None else None)
+            queued = QueuedFrame(frame, arrived, note, frame if self._scheduler.resizer is None else None)
             if not self._waiting:
                 self._since_s = arrived
-            self._waiting.append(offer)
+            self._waiting.append(queued)
             replaced = self._replaced()
         self._tell_replaced(replaced)
         if self._scheduler.resizer is None:
             self._scheduler.wake()
         else:
             try:
-                self._scheduler.resizer.submit(self._resize, offer)
-            except RuntimeError as error:  # its threads ended in this moment, and with them the lane
+                self._scheduler.resizer.submit(self._resize, queued)
+            except RuntimeError as error:  # its threads ended in this moment, and with them the queue
                 raise closed() from error
-        return offer
+        return queued
 
     def wait_for_room(self, timeout_s: float) -> bool:
-        """Wait until a frame may be offered without being refused or taking another's place; whether it may."""
+        """Wait until a frame may be submitted without being refused or taking another's place; whether it may."""
 
         def has_room() -> bool:
             return len(self._waiting) < max(1, self._backlog)
@@ -169,8 +169,8 @@ class Lane:
             waiting, self._waiting = list(self._waiting), deque()
             self.counts.dropped += len(waiting)
             self._room.notify_all()
-        for offer in waiting:
-            self._settle(offer, why)
+        for queued in waiting:
+            self._settle(queued, why)
 
     @property
     def last_time_s(self) -> float | None:
@@ -178,9 +178,9 @@ class Lane:
         return self._last_s
 
     @property
-    def rung(self) -> Rung:
+    def degrade_level(self) -> DegradeLevel:
         """What is done for all streams now."""
-        return self._scheduler.rung
+        return self._scheduler.degrade_level
 
     @property
     def num_waiting(self) -> int:
@@ -198,17 +198,17 @@ class Lane:
         """End the stream, from the thread that owns the engine: what waits is dropped, questions in flight end."""
         self._scheduler.remove(self)
 
-    def offered_fps(self, now: float) -> float:
-        """Frames a second this lane has offered of late, of those it was promised."""
+    def submitted_fps(self, now: float) -> float:
+        """Frames a second this queue has submitted of late, of those it was promised."""
         if self._backlog:
             return 0.0
         with self._room:
             return min(self.fps, self._rate.at(now))
 
     def promised_fps(self, now: float) -> float:
-        """Frames a second to keep free for this lane: all it was promised while it is young, later what it offers."""
+        """Frames a second to keep free for this queue: all it was promised while it is young, later what it submits."""
         is_young = now - self._born_s < RATE_OVER_S and not self._backlog
-        return self.fps if is_young else self.offered_fps(now)
+        return self.fps if is_young else self.submitted_fps(now)
 
     def waiting_since(self) -> float | None:
         """Since when there has been a frame that could be taken now; None when there is none.
@@ -218,67 +218,67 @@ class Lane:
         with self._room:
             return self._since_s if self._ready() is not None else None
 
-    def take(self) -> Offer | None:
+    def take(self) -> QueuedFrame | None:
         """The frame whose turn it is."""
         with self._room:
-            offer = self._ready()
-            if offer is not None:
-                self._waiting.remove(offer)
+            queued = self._ready()
+            if queued is not None:
+                self._waiting.remove(queued)
                 self._since_s = self._scheduler.now()  # the next one's turn comes after everyone else's
                 self._room.notify_all()
-            return offer
+            return queued
 
-    def settle(self, offer: Offer, outcome: Taken | Exception) -> None:
+    def settle(self, queued: QueuedFrame, outcome: Taken | Exception) -> None:
         """Tell what became of a frame that was taken."""
-        self._settle(offer, outcome)
+        self._settle(queued, outcome)
 
     # -------------------------------------------------------------------------------------------------------- inside
 
     def _may_pass(self) -> bool:
-        """Let the ladder's share of the frames through, evenly, whatever their rate."""
-        share = self.rung.fps_share
+        """Let the degrade levels's share of the frames through, evenly, whatever their rate."""
+        share = self.degrade_level.fps_share
         self._credit = min(1.0, self._credit + share)
         if self._credit < 1.0 - 1e-9:
             return False
         self._credit -= 1.0
         return True
 
-    def _ready(self) -> Offer | None:
+    def _ready(self) -> QueuedFrame | None:
         first = self._waiting[0] if self._waiting else None
         return first if first is not None and first.picture is not None else None
 
-    def _replaced(self) -> list[Offer]:
+    def _replaced(self) -> list[QueuedFrame]:
         """What gives way to something fresher. The oldest stays until another is ready: else a stream that is faster
         than the resizing would never be seen."""
         if self._backlog:
             return []
-        newest = max((n for n, offer in enumerate(self._waiting) if offer.picture is not None), default=0)
-        gone = [offer for n, offer in enumerate(self._waiting) if n < newest or newest < n < len(self._waiting) - 1]
-        for offer in gone:
-            self._waiting.remove(offer)
+        newest = max((n for n, queued in enumerate(self._waiting) if queued.picture is not None), default=0)
+        gone = [queued for n, queued in enumerate(self._waiting) if n < newest or newest < n < len(self._waiting) - 1]
+        for queued in gone:
+            self._waiting.remove(queued)
         self.counts.dropped += len(gone)
         return gone
 
-    def _tell_replaced(self, replaced: list[Offer]) -> None:
-        for offer in replaced:
-            self._settle(offer, Taken(None, self._scheduler.now() - offer.arrived_s, "a newer frame came"))
+    def _tell_replaced(self, replaced: list[QueuedFrame]) -> None:
+        for queued in replaced:
+            self._settle(queued, Taken(None, self._scheduler.now() - queued.arrived_s, "a newer frame came"))
 
-    def _resize(self, offer: Offer) -> None:
-        if offer not in self._waiting:  # a fresher one has come, or the end
+    def _resize(self, queued: QueuedFrame) -> None:
+        if queued not in self._waiting:  # a fresher one has come, or the end
             return
         try:
-            picture = dataclasses.replace(offer.frame, image=self._scheduler.engine.resize(offer.frame.image))
+            picture = dataclasses.replace(queued.frame, image=self._scheduler.engine.resize(queued.frame.image))
         except Exception as error:
             with self._room:
-                if offer not in self._waiting:
+                if queued not in self._waiting:
                     return
-                self._waiting.remove(offer)
+                self._waiting.remove(queued)
                 self.counts.failed += 1
                 self._room.notify_all()
-            self._settle(offer, error)
+            self._settle(queued, error)
             return
         with self._room:
-            offer.picture = picture
+            queued.picture = picture
             replaced = self._replaced()
         self._tell_replaced(replaced)
         self._scheduler.wake()
@@ -290,5 +290,5 @@ def _again(why: Exception) -> Exception:
 
 
 def closed() -> SessionClosed:
-    """What is raised when a lane is used after its end."""
-    return SessionClosed("the lane was closed", do="open a new one with scheduler.open()")
+    """What is raised when a queue is used after its end."""
+    return SessionClosed("the queue was closed", do="open a new one with scheduler.open()")
