@@ -250,8 +250,8 @@ class Engine:
     def advance(
         self, arrivals: Sequence[tuple[Session, Frame]], requests: Sequence[InFlight]
     ) -> tuple[list[FrameTaken | Failed], list[str | Exception]]:
-        """`step` and `step_requests` in one pass: an event per arrival, and the new text per question, or what it failed
-        of: the frames are in memory then, and the other questions are answered."""
+        """`step` and `step_requests` in one pass: an event per arrival, and the new text per question, or what it
+        failed of: the frames are in memory then, and the other questions are answered."""
         return self._step(arrivals, requests)
 
     def _step(

@@ -51,12 +51,12 @@ def watch(engine, frames):
 
 @torch.no_grad()
 def scores_after(engine, session, **when):
-    asking = session.submit(QUESTION, decoding=Decoding(max_new_tokens=1), **when)
+    request = session.submit(QUESTION, decoding=Decoding(max_new_tokens=1), **when)
     seen = []
-    while not asking.done:
-        (scores,) = engine.passes.run([asking.pending()])
+    while not request.done:
+        (scores,) = engine.passes.run([request.pending()])
         seen.append(scores)
-        asking.accept(scores)
+        request.accept(scores)
     return next(s for s in seen if s is not None)
 
 
