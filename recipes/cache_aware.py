@@ -26,7 +26,10 @@ from torch.nn.utils import parametrize
 from onlooker.core.errors import InputError, ModelError, SourceError
 from onlooker.encode.full import Full
 from onlooker.encode.stc_published import STCPublished
+from onlooker.models._loading import load_network, read_config
+from onlooker.models._pixels import Pixels
 from onlooker.models.llava_onevision import Vision
+from onlooker.world import LEVEL_NAMES, LEVELS, make_episode, rasterise, render_tables, to_torch
 
 VIDEO_ENDINGS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts")
 STATE = "cache_aware.pt"
@@ -40,6 +43,8 @@ class AdaptSettings:
 
     steps: int = 2000
     """Steps of the whole training, over all commands."""
+    minutes: float = math.inf
+    """Minutes of a command's training, at most; the rate has fallen to nothing by then."""
     frames: int = 8
     """Consecutive frames of one window."""
     windows: int = 4
@@ -184,6 +189,24 @@ def mixed(source: Iterator[list[np.ndarray]], settings: AdaptSettings, rng: rand
             yield [store.pop(rng.randrange(len(store))) for _ in range(settings.windows)]
 
 
+def world(levels: Sequence[str], settings: AdaptSettings, rng: random.Random, device: torch.device) -> Iterator[Tensor]:
+    """Batches of windows of Pocket World's training clips, drawn on the device: `[windows, frames, 3, rows, cols]`.
+
+    For models that know that world only, which are 128 pixels wide and take pixels in -1..1.
+    """
+    span = (settings.frames - 1) / settings.fps
+    while True:
+        episodes, times = [], []
+        for _ in range(settings.windows):
+            level = rng.choice(levels)
+            seconds = 24.0 if level == "L0" else LEVELS[level].duration_s
+            episodes.append(make_episode(rng.randrange(1_000_000), "train", seconds, level=level))
+            start = rng.uniform(0.0, seconds - 0.1 - span)
+            times.append([start + number / settings.fps for number in range(settings.frames)])
+        images = rasterise(to_torch(render_tables(episodes, np.array(times)), device)).images
+        yield images.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+
+
 # ------------------------------------------------------------------------------------------------------- the run
 
 
@@ -214,12 +237,14 @@ def adapt(student: Student, batches: Iterator[Tensor], out: Path, *, log_every: 
         part.replace(path)
 
     began = time.perf_counter()
-    while step < settings.steps:
+    while True:
+        share = max(step / settings.steps, (time.perf_counter() - began) / 60 / settings.minutes)
+        if share >= 1.0:
+            break
         pixels = next(batches)
         encoder = STCPublished(interval=rng.choice(settings.intervals), recompute_ratio=rng.choice(settings.ratios))
         cached, dense = student.loss(pixels, encoder)
         (cached + settings.dense_weight * dense).backward()
-        share = step / settings.steps
         for group in optimiser.param_groups:
             group["lr"] = settings.rate * min(1.0, (step + 1) / 20) * max(0.02, 1.0 - share)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -231,8 +256,9 @@ def adapt(student: Student, batches: Iterator[Tensor], out: Path, *, log_every: 
                     "seconds": round(time.perf_counter() - began, 1)}  # fmt: skip
             history.append(line)
             print(json.dumps(line), flush=True)
-        if step % SAVE_EVERY == 0 or step == settings.steps:
+        if step % SAVE_EVERY == 0:
             save()
+    save()
     return history
 
 
@@ -263,11 +289,14 @@ def main(argv: list[str] | None = None) -> None:
     standard = AdaptSettings()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder of a LLaVA-OneVision checkpoint")
-    parser.add_argument("--videos", type=Path, required=True, help="folder of videos, searched below")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--videos", type=Path, help="folder of videos, searched below")
+    source.add_argument("--world", nargs="+", choices=LEVEL_NAMES, help="levels of Pocket World, for a pocket model")
     parser.add_argument(
         "--out", type=Path, default=Path("out/cache_aware"), help="state while training, checkpoint after"
     )
     parser.add_argument("--steps", type=int, default=standard.steps, help="steps, all commands together")
+    parser.add_argument("--minutes", type=float, default=standard.minutes, help="minutes of this command, at most")
     parser.add_argument("--windows", type=int, default=standard.windows, help="windows of a step")
     parser.add_argument("--frames", type=int, default=standard.frames, help="consecutive frames of a window")
     parser.add_argument("--fps", type=float, default=standard.fps, help="frames a second taken from the videos")
@@ -277,42 +306,55 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="precision of the tower")
     given = parser.parse_args(argv)
     settings = AdaptSettings(
-        steps=given.steps, frames=given.frames, windows=given.windows, fps=given.fps, rank=given.rank, rate=given.rate,
+        steps=given.steps, minutes=given.minutes, frames=given.frames, windows=given.windows, fps=given.fps, rank=given.rank, rate=given.rate,
         seed=given.seed,
     )  # fmt: skip
     try:
-        run(given.model, given.videos, given.out, settings, getattr(torch, given.dtype))
+        run(given.model, given.videos or given.world, given.out, settings, getattr(torch, given.dtype))
     except (InputError, ModelError) as problem:
         raise SystemExit(f"error: {problem}") from problem
 
 
-def run(model: Path, videos: Path, out: Path, settings: AdaptSettings, dtype: torch.dtype = torch.float32) -> dict:
-    """Adapt the checkpoint in a folder with the videos of another, write `out`, and say what it brought."""
-    from transformers import LlavaOnevisionForConditionalGeneration
+def run(
+    model: Path, source: Path | Sequence[str], out: Path, settings: AdaptSettings, dtype: torch.dtype = torch.float32
+) -> dict:
+    """Adapt the checkpoint in a folder, write `out`, and say what it brought.
 
-    from onlooker.models._loading import read_config
-    from onlooker.models._pixels import Pixels
+    `source` is a folder of videos, or names of Pocket World's levels.
+    """
+    from transformers import LlavaOnevisionForConditionalGeneration
 
     kind = read_config(model)["model_type"]
     if kind != "llava_onevision":
         raise ModelError("this recipe adapts LLaVA-OneVision checkpoints", given=kind, do="give such a folder")
-    files, rng = find_videos(videos), random.Random(f"windows/{settings.seed}")
+    rng = random.Random(f"windows/{settings.seed}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = LlavaOnevisionForConditionalGeneration.from_pretrained(model, dtype=dtype).to(device).eval()
-    student, pixels = Student(network, settings), Pixels.from_folder(model)
+    if isinstance(source, Path):
+        batches, about = of_videos(model, source, settings, rng, device), f"videos of {source}"
+    else:
+        batches, about = world(source, settings, rng, device), f"Pocket World, {', '.join(source)}"
+    network = load_network(LlavaOnevisionForConditionalGeneration, model, dtype, device)
+    student = Student(network, settings)
     out.mkdir(parents=True, exist_ok=True)
-
-    def ready(batch: list[list[np.ndarray]]) -> Tensor:
-        return torch.stack([torch.stack([*pixels.prepare(window, device)]) for window in batch]).to(dtype)
-
-    batches = (ready(batch) for batch in mixed(windows(files, settings, rng), settings, rng))
+    batches = (batch.to(dtype) for batch in batches)
     held_out = next(batches)
     adapt(student, batches, out)
     found = measure(student, held_out)
     print(json.dumps(found), flush=True)
     write_checkpoint(network, student, model, out)
-    print(f"{out}: adapted to STC-Cacher, {len(files)} videos, {settings.steps} steps")
+    print(f"{out}: adapted to STC-Cacher, {about}, {settings.steps} steps")
     return found
+
+
+def of_videos(
+    model: Path, folder: Path, settings: AdaptSettings, rng: random.Random, device: torch.device
+) -> Iterator[Tensor]:
+    """Batches of windows of a folder's videos, `[windows, frames, 3, rows, cols]`, as the checkpoint wants them."""
+    files, pixels = find_videos(folder), Pixels.from_folder(model)
+    return (
+        torch.stack([torch.stack([*pixels.prepare(window, device)]) for window in batch])
+        for batch in mixed(windows(files, settings, rng), settings, rng)
+    )
 
 
 if __name__ == "__main__":

@@ -173,12 +173,12 @@ def sealed_seed(name: str) -> int:
 
 def sealed_look(
     model: Pocket, encoder: Encoder, sets: dict[str, ClipSet], device: torch.device, dtype: torch.dtype, file: Path,
-    about: dict,
+    about: dict, settings: Sequence[str] = DEFAULT_SETTINGS,
 ) -> None:  # fmt: skip
-    """Append a line to `file` for every level: the table of `DEFAULT_SETTINGS`, with every mark."""
+    """Append a line to `file` for every level: the table of `settings`, with every mark."""
     for level, data in sets.items():
         marks: dict[str, str] = {}
-        scores = evaluate(model, encoder, data, DEFAULT_SETTINGS, device, dtype, marks=marks)
+        scores = evaluate(model, encoder, data, settings, device, dtype, marks=marks)
         print(about, level, {setting: row["all"] for setting, row in scores.items()}, flush=True)
         line = about | {"level": level, "first_seed": data.first_seed, "sealed": scores, "marks": marks}
         with file.open("a") as lines:
@@ -284,7 +284,8 @@ def main(argv: list[str] | None = None) -> None:
     for path in given.model:
         model, encoder = load_checkpoint(path, device)
         if given.sealed:
-            sealed_look(model, encoder, sets, device, dtype, given.append, {"arm": path.name})
+            about = {"arm": path.name}
+            sealed_look(model, encoder, sets, device, dtype, given.append, about, given.settings)
             continue
         for level, data in sets.items():
             scores = evaluate(model, encoder, data, given.settings, device, dtype, intervals=True)

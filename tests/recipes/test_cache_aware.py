@@ -10,6 +10,7 @@ import torch
 from tiny import make_folder
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from onlooker import models
 from onlooker.core.errors import InputError
 from onlooker.encode.full import Full
 from onlooker.encode.stc_published import STCPublished
@@ -112,6 +113,19 @@ def test_end_to_end_on_videos(checkpoint, videos, tmp_path):
         for frame in make_episode(0, "test", 4.0).frames(1.0, (64, 64)):
             session.push(frame)
         assert session.ask("what is there?").usage is not None
+
+
+def test_a_pocket_model_adapts_on_its_own_world(tmp_path):
+    """Weights in eight bits are read, clips are drawn on the spot, and the checkpoint that comes out is a plain one."""
+    given, out = Path(models.__file__).parent / "pocket_naive", tmp_path / "adapted"
+    settings = replace(SETTINGS, steps=2, fps=1.0)
+    found = cache_aware.run(given, ("L0", "L2"), out, settings)
+    assert found["cacher_before"] > 0.05
+    assert (out / "model.safetensors").exists() and not (out / "model.int8.safetensors").exists()
+    windows = cache_aware.world(("L3",), settings, random.Random(0), torch.device("cpu"))
+    one = next(windows)
+    assert one.shape == (2, 4, 3, 128, 128) and one.min() >= -1 and one.max() <= 1
+    assert torch.equal(one, next(cache_aware.world(("L3",), settings, random.Random(0), torch.device("cpu"))))
 
 
 def test_a_training_of_other_settings_is_not_gone_on_with(checkpoint, videos, tmp_path):
