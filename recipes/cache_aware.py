@@ -306,8 +306,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="precision of the tower")
     given = parser.parse_args(argv)
     settings = AdaptSettings(
-        steps=given.steps, minutes=given.minutes, frames=given.frames, windows=given.windows, fps=given.fps, rank=given.rank, rate=given.rate,
-        seed=given.seed,
+        steps=given.steps, minutes=given.minutes, frames=given.frames, fps=given.fps, windows=given.windows,
+        rank=given.rank, rate=given.rate, seed=given.seed,
     )  # fmt: skip
     try:
         run(given.model, given.videos or given.world, given.out, settings, getattr(torch, given.dtype))
