@@ -1,6 +1,7 @@
 """Compressors in a row: each sees what the former let through."""
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from onlooker.core import registry
 from onlooker.core.contracts import Compressor
 from onlooker.core.errors import InputError, ModelError
 from onlooker.core.state import StreamState
-from onlooker.core.tokens import VisualTokens
+from onlooker.core.tokens import VisualTokens, join
 
 
 def frame(seed: int, number: int) -> VisualTokens:
@@ -36,6 +37,93 @@ class EveryOther(Compressor):
         assert isinstance(state, Seen)
         state.frames += 1
         return tokens if state.frames % 2 else tokens.select(torch.arange(0))
+
+
+@dataclass
+class Held(StreamState):
+    features: list[torch.Tensor] = field(default_factory=list)
+    frames: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Late(Compressor):
+    """Gives out so many frames together, whole, when the last of them has come."""
+
+    frames: int = 3
+
+    @property
+    def lookahead(self) -> int:
+        return self.frames - 1
+
+    def new_state(self) -> Held:
+        return Held()
+
+    def num_held(self, state: StreamState) -> int:
+        assert isinstance(state, Held)
+        return len(state.frames)
+
+    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
+        assert isinstance(state, Held)
+        state.features.append(tokens.features)
+        state.frames.append(int(tokens.frame[0]))
+        if len(state.frames) < self.frames:
+            return tokens.select(torch.arange(0))
+        out = self.flush(state)
+        assert out is not None
+        return out
+
+    def flush(self, state: StreamState) -> VisualTokens | None:
+        assert isinstance(state, Held)
+        held, state.features, state.frames = zip(state.features, state.frames, strict=True), [], []
+        parts = [VisualTokens.of_frame(f, (4, 5), n, float(n)) if len(f) == 20 else thin(f, n) for f, n in held]
+        return join(parts) if parts else None
+
+
+def thin(features: torch.Tensor, number: int) -> VisualTokens:
+    return dataclasses.replace(frame(0, number).select(torch.arange(len(features))), features=features)
+
+
+@dataclass(frozen=True)
+class Drops(EveryOther):
+    """Keeps nothing but of every fourth frame."""
+
+    needs = frozenset()
+
+    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
+        assert isinstance(state, Seen)
+        state.frames += 1
+        return tokens if state.frames % 4 == 1 else tokens.select(torch.arange(0))
+
+
+def outcome(chain: Chain, count: int) -> tuple[list[tuple[list[int], int]], list[int]]:
+    """Of every frame which frames were given out and how many are held; and what a flush gives out in the end."""
+    state, told = chain.new_state(), []
+    for number in range(count):
+        out = chain.compress(frame(0, number), state)
+        told.append(([n for n, _ in out.by_frame()], chain.num_held(state)))
+    rest = chain.flush(state)
+    assert chain.num_held(state) == 0 and chain.flush(state) is None
+    return told, [] if rest is None else [n for n, _ in rest.by_frame()]
+
+
+def test_a_late_link_gives_its_frames_to_the_next_one_by_one() -> None:
+    told, rest = outcome(Chain((Late(3), STCPruner(keep=2))), 5)
+    assert told == [([], 1), ([], 2), ([0, 1, 2], 0), ([], 1), ([], 2)] and rest == [3, 4]
+    chain = Chain((STCPruner(keep=4), Late(2), STCPruner(keep=2), Late(2)))
+    assert chain.lookahead == 2
+    told, rest = outcome(chain, 5)
+    assert told == [([], 1), ([0, 1], 0), ([], 1), ([2, 3], 0), ([], 1)] and rest == [4]
+
+
+def test_what_late_links_hold_together_is_given_out_in_order() -> None:
+    told, rest = outcome(Chain((Late(2), Late(3))), 7)
+    assert told == [([], 1), ([], 2), ([], 3), ([0, 1, 2], 1), ([], 2), ([3, 4, 5], 0), ([], 1)] and rest == [6]
+
+
+def test_a_link_is_flushed_when_the_frames_that_it_waits_for_are_left_out() -> None:
+    told, rest = outcome(Chain((Drops(), Late(3))), 9)
+    assert told[:4] == [([], 1), ([], 2), ([0], 0), ([], 0)] and told[4:8] == [([], 1), ([], 2), ([4], 0), ([], 0)]
+    assert rest == [8]
 
 
 def test_a_chain_is_its_links_one_after_the_other() -> None:
