@@ -24,6 +24,7 @@ from onlooker.core.contracts import (
     Method,
     Prepared,
     VideoModel,
+    VisionTower,
 )
 from onlooker.core.errors import InputError
 from onlooker.core.events import Failed, FrameTaken
@@ -82,6 +83,8 @@ class Engine:
         self._configure(methods)
         for method in self.methods.values():
             method.check(model)
+        needed = frozenset[str]().union(*(method.needs for method in self.methods.values()))
+        self._wanted = needed & model.described
         self._budgets = {"device_budget_bytes": device_budget_bytes, "host_budget_bytes": host_budget_bytes}
         self.passes: Passes = make_passes(model, passes)
         self._prepare(profile, layout or model.spec.layout)
@@ -186,7 +189,7 @@ class Engine:
         pixels = torch.cat(self.model.preprocess([blank] * self.model.patch_frames))
         shape = tuple(pixels.shape)
         like = self.model.embed_patches(pixels[None])[0]
-        prepared = self.encoder.prepare(self.model.tower(shape), like, most_frames, on_step)
+        prepared = self.encoder.prepare(self._tower(shape), like, most_frames, on_step)
         encoded = prepared.encode(like[None], [self.encoder.new_state()])
         extras = {name: rows[0] for name, rows in self.model.project(encoded, shape)[2].items()}
         self.passes.prepare(pass_sizes(most_tokens), on_step, extras)
@@ -362,7 +365,7 @@ class Engine:
         found: dict[int, Seen] = {}
         for shape, members in batches(groups, dict.fromkeys(self._prepared, self._most_frames)):
             some = [sessions[n] for n in members]
-            tower = self.model.tower(shape)
+            tower = self._tower(shape)
             working = [session.forks() if aside else session.begin(most_read(session, tower)) for session in some]
             states, pruned = ([one[kind] for one in working] for kind in ("encoder", "compressor"))
             with self._stage("encode", some):
@@ -373,6 +376,8 @@ class Engine:
                     encoded = self.encoder.encode(tower, hidden, states)
             with self._stage("project", some):
                 features, grid, extras = self.model.project(encoded, shape)
+                more, about = self.model.describe(self._wanted, encoded, shape, features) if self._wanted else ({}, {})
+                extras = extras | more
             with self._stage("compress", some):
                 whole = [
                     VisualTokens.of_frame(
@@ -381,6 +386,7 @@ class Engine:
                         session.frames - len(session.waiting),
                         (patches[n][1].start_s + patches[n][1].end_s) / 2,
                         {name: value[row] for name, value in extras.items()},
+                        {name: value[row : row + 1] for name, value in about.items()},
                     )
                     for row, (n, session) in enumerate(zip(members, some, strict=True))
                 ]
@@ -394,6 +400,12 @@ class Engine:
                     emission = emitted(self.compressor, kept[row], (*session.pending, newest), pruned[row], ends)
                     found[n] = Seen(patch, whole[row].grid, emission, tower, encoded, row)
         return [found[n] for n in range(len(patches))]
+
+    def _tower(self, shape: tuple[int, ...]) -> VisionTower:
+        """The model's tower, with the taps of what the methods want to know of a frame."""
+        tower = self.model.tower(shape)
+        taps = self.model.taps_for(self._wanted, tower) if self._wanted else frozenset[int]()
+        return tower if taps <= tower.tap_layers else replace(tower, tap_layers=tower.tap_layers | taps)
 
     # ------------------------------------------------------------------------------------------------- remembering
 

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import VisionTower
+from onlooker.core.contracts import Encoded, VisionTower
 from onlooker.core.spans import Layout
 from onlooker.core.tokens import VisualTokens
 from onlooker.models._checkpoint import CheckpointModel
+from onlooker.models._describing import GLOBAL, SALIENCY, last_attending
 from onlooker.models._prompt import Prompt
 from onlooker.models._qwen_pixels import FittedPixels
 from onlooker.models._qwen_vision import QwenVision
@@ -47,6 +48,10 @@ class QwenVideoModel(CheckpointModel):
         super().__init__(network, tokenizer, prompt, name, position_axes=3, layout="keep")
         self.vision = self.vision_class(network)
         self._pixels = pixels
+        layers = range(1, network.config.vision_config.depth)
+        sees_all = any(not self.vision.has_windows(layer) for layer in layers)
+        self.described = frozenset({GLOBAL, *([SALIENCY] if sees_all else [])})
+        self.offers = self.offers | self.described
         self._start_id, self._end_id = network.config.vision_start_token_id, network.config.vision_end_token_id
         if pairs:
             self.patch_frames, self.patch_s = network.config.vision_config.temporal_patch_size, MOST_APART_S
@@ -73,6 +78,26 @@ class QwenVideoModel(CheckpointModel):
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         return self._pixels.resize(image)
+
+    def taps_for(self, wanted: frozenset[str], tower: VisionTower) -> frozenset[int]:
+        last = last_attending(tower.layers) if SALIENCY in wanted else None
+        return frozenset() if last is None else frozenset({last - 1})
+
+    def describe(
+        self, wanted: frozenset[str], encoded: Encoded, pixels_shape: tuple[int, ...], features: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Saliency of a token is the mean of its merge block's; the one global row is the mean of all tokens, as the
+        families have no class token."""
+        extras, whole = {}, {}
+        if SALIENCY in wanted:
+            tower = self.tower(pixels_shape)
+            last = last_attending(tower.layers)
+            assert last is not None, "offered only where there is such a layer"
+            received = tower.layers[last].received(encoded.taps[last - 1])  # pyright: ignore[reportAttributeAccessIssue]
+            extras[SALIENCY] = received.unflatten(1, (-1, tower.group)).mean(-1)
+        if GLOBAL in wanted:
+            whole[GLOBAL] = features.mean(1, keepdim=True)
+        return extras, whole
 
     # ------------------------------------------------------------------------------------------------ reading
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from onlooker.core.contracts import VisionTower
 from onlooker.core.errors import ModelError
 from onlooker.kernels.window_attention import WindowTable
+from onlooker.models._describing import attention_received
 from onlooker.models._qwen_packed import PackedVisionBlock
 
 GEOMETRIES_KEPT = 32
@@ -108,6 +109,17 @@ class VisionBlock:
 
     def mlp(self, hidden: Tensor) -> Tensor:
         return self._mlp(self._mlp_norm(hidden))
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether every token attends to all others."""
+        return self._windows is None
+
+    def received(self, hidden: Tensor) -> Tensor:
+        """Attention that every token gets of all, float32 `[streams, tokens]`, of the hidden states that enter."""
+        normed = self.norm(hidden)
+        queries, keys = (self._turned(self._heads(part(normed))) for part in (self.queries, self.keys))
+        return attention_received(queries, keys, self._scale)
 
     def _attend_within(self, windows: Windows, q: Tensor, k: Tensor, v: Tensor, index: Tensor | None) -> Tensor:
         """Window by window: the same as with a mask, without the products that a mask throws away.

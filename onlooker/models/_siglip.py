@@ -9,10 +9,13 @@ from torch import Tensor
 
 from onlooker.core.contracts import VisionTower
 from onlooker.kernels.head_attention import attend_heads
+from onlooker.models._describing import attention_received
 
 
 class EncoderLayer:
     """One SigLIP or CLIP encoder layer: both name their parts alike. Holds a module, no state of its own."""
+
+    sees_all = True
 
     def __init__(self, module: Any) -> None:
         attention, mlp = module.self_attn, module.mlp
@@ -35,6 +38,14 @@ class EncoderLayer:
 
     def mlp(self, hidden: Tensor) -> Tensor:
         return self._mlp(self._mlp_norm(hidden))
+
+    def received(self, hidden: Tensor, pinned: int) -> Tensor:
+        """Attention that the tokens behind the pinned ones get of those, or of all where there are none: float32
+        `[streams, tokens - pinned]`, of the hidden states that enter the layer."""
+        normed, heads = self.norm(hidden), (-1, self._head_dim)
+        asking = normed[:, :pinned] if pinned else normed
+        queries, keys = self.queries(asking).unflatten(-1, heads), self.keys(normed).unflatten(-1, heads)
+        return attention_received(queries, keys, self._scale)[:, pinned:]
 
 
 class PackedEncoderLayer:

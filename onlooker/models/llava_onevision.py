@@ -21,6 +21,7 @@ from onlooker.core.spans import Layout
 from onlooker.core.tokens import VisualTokens
 from onlooker.models import _siglip
 from onlooker.models._checkpoint import CheckpointModel
+from onlooker.models._describing import GLOBAL, SALIENCY, last_attending
 from onlooker.models._pixels import Pixels
 from onlooker.models._pooling import Pooling
 from onlooker.models._prompt import Prompt
@@ -71,6 +72,20 @@ class Vision:
         inner = self._projector.act(self._projector.linear_1(hidden[:, self._dropped :]))
         return self._projector.linear_2(self._pool(inner))
 
+    def saliency(self, encoded: Encoded) -> Tensor:
+        """Attention that each token gets in the last layer, float32 `[streams, grid]`, in raster order; needs the
+        output of the layer before it."""
+        last = len(self.tower.layers) - 1
+        received = self.tower.layers[last].received(encoded.taps[last - 1], self.tower.pinned)  # pyright: ignore
+        return self._pool(received[..., None])[..., 0]
+
+    def class_rows(self, encoded: Encoded) -> Tensor:
+        """The class token behind each layer, projected: `[streams, layers, hidden_dim]`; needs the output of all."""
+        last = len(self.tower.layers) - 1
+        rows = [encoded.hidden if layer == last else encoded.taps[layer] for layer in range(last + 1)]
+        tokens = torch.stack([hidden[:, 0] for hidden in rows], dim=1)
+        return self._projector.linear_2(self._projector.act(self._projector.linear_1(tokens)))
+
 
 class LlavaOnevision(CheckpointModel):
     """A LLaVA-OneVision checkpoint."""
@@ -96,7 +111,9 @@ class LlavaOnevision(CheckpointModel):
             raise ModelError("unknown way of writing times", given=str(self._timestamps), do="use [mm:ss] or none")
         self._minutes_modulo: int | None = own.get("timestamp_minutes_modulo")
         """The clock the model was trained with starts again after so many minutes."""
-        self.offers = frozenset({"timestamps"} if self._timestamps else ())
+        several = len(self.vision.tower.layers) > 1
+        self.described = frozenset({GLOBAL, *([SALIENCY] if several else [])})
+        self.offers = self.described | ({"timestamps"} if self._timestamps else set())
 
     @classmethod
     def of_network(cls, network: Any, tokenizer: Any, folder: Path, name: str, pairs: bool) -> "LlavaOnevision":
@@ -124,6 +141,23 @@ class LlavaOnevision(CheckpointModel):
         self, encoded: Encoded, pixels_shape: tuple[int, ...]
     ) -> tuple[Tensor, tuple[int, int], dict[str, Tensor]]:
         return self.vision.project(encoded.hidden), self.vision.grid, {}
+
+    def taps_for(self, wanted: frozenset[str], tower: VisionTower) -> frozenset[int]:
+        taps = {last - 1} if SALIENCY in wanted and (last := last_attending(tower.layers)) else set()
+        return frozenset(taps | (set(range(len(tower.layers) - 1)) if GLOBAL in wanted and tower.pinned else set()))
+
+    def describe(
+        self, wanted: frozenset[str], encoded: Encoded, pixels_shape: tuple[int, ...], features: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Saliency is pooled as the tokens are. Global rows are CLIP's class token behind each layer, through the
+        projector (LongVLM, arXiv 2404.03384, section 3.3); with SigLIP, which has none, the mean of all tokens."""
+        extras, whole = {}, {}
+        if SALIENCY in wanted:
+            extras[SALIENCY] = self.vision.saliency(encoded)
+        if GLOBAL in wanted:
+            pooled = self.vision.tower.pinned == 0
+            whole[GLOBAL] = features.mean(1, keepdim=True) if pooled else self.vision.class_rows(encoded)
+        return extras, whole
 
     # ------------------------------------------------------------------------------------------------ reading
 

@@ -70,6 +70,9 @@ class VideoModel(ABC):
     offers: frozenset[str] = frozenset()
     language_extras: frozenset[str] = frozenset()
     """Names of token extras that enter the language layers (DeepStack rows)."""
+    described: frozenset[str] = frozenset()
+    """Those of `offers` that are computed of a frame, and only where a method needs them (see `describe`): `saliency`,
+    the attention that each token gets, and `global`, rows about the whole frame."""
     patch_frames: int = 1
     """Frames that go through the tower together, as one patch in time. With more than one, a stream's newest frames are
     held back until there are so many of one size."""
@@ -107,6 +110,18 @@ class VideoModel(ABC):
     ) -> tuple[Tensor, tuple[int, int], dict[str, Tensor]]:
         """Tower output to language-model tokens: features `[streams, tokens, dim]`, their grid, and extras by name
         (each `[streams, tokens, ...]`)."""
+
+    def taps_for(self, wanted: frozenset[str], tower: VisionTower) -> frozenset[int]:
+        """Layers of the tower whose output `describe` is made of."""
+        return frozenset()
+
+    def describe(
+        self, wanted: frozenset[str], encoded: Encoded, pixels_shape: tuple[int, ...], features: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Of `described`, what is wanted: extras of the tokens that `project` gave (`features`), each
+        `[streams, tokens, ...]`, and arrays about whole frames, each `[streams, ...]`. `encoded` has the layers of
+        `taps_for` among its taps."""
+        return {}, {}
 
     # reading
     @abstractmethod
