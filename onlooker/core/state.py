@@ -15,17 +15,19 @@ from torch import Tensor
 
 from onlooker.core.errors import InputError
 from onlooker.core.tokens import VisualTokens
+from onlooker.core.unread import Unread
 
-_TOKEN_FIELDS = tuple(f.name for f in dataclasses.fields(VisualTokens))
+_VALUES = {cls.__name__: cls for cls in (VisualTokens, Unread)}
+"""Frozen dataclasses of tensors and numbers that a state may hold."""
 
 
 @dataclass
 class StreamState:
     """Base of every per-stream state.
 
-    A state is a dataclass whose fields are tensors, numbers, strings, None, `VisualTokens`, or lists, tuples, deques
-    and dicts of those; a field may also be another state (that of a wrapped method). The session owns it; a method
-    receives it and may change it, and keeps nothing anywhere else.
+    A state is a dataclass whose fields are tensors, numbers, strings, None, `VisualTokens`, `Unread` blocks, or lists,
+    tuples, deques and dicts of those; a field may also be another state (that of a wrapped method). The session owns
+    it; a method receives it and may change it, and keeps nothing anywhere else.
 
     A frame is worked on with a fork, which takes the state's place once the frame is remembered: a frame that could not
     be leaves no trace. A large state that is written in place is only forked when there may be no room for the frame;
@@ -77,15 +79,11 @@ class StreamState:
             setattr(self, name, value)
 
 
-def _fields(value: "StreamState | VisualTokens") -> dict[str, Any]:
-    return vars(value) if isinstance(value, StreamState) else {name: getattr(value, name) for name in _TOKEN_FIELDS}
-
-
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
-    elif isinstance(value, StreamState | VisualTokens):
-        yield from _tensors(_fields(value))
+    elif isinstance(value, StreamState | VisualTokens | Unread):
+        yield from _tensors(vars(value))
     elif isinstance(value, dict):
         for item in value.values():
             yield from _tensors(item)
@@ -100,8 +98,8 @@ def _copy(value: Any, shares: bool) -> Any:
         return value if shares else value.detach().clone()
     if isinstance(value, StreamState):
         return value.fork()
-    if isinstance(value, VisualTokens):
-        return value if shares else VisualTokens(**{name: _copy(item, shares) for name, item in _fields(value).items()})
+    if isinstance(value, VisualTokens | Unread):
+        return value if shares else type(value)(**{name: _copy(item, shares) for name, item in vars(value).items()})
     if isinstance(value, dict):
         return {key: _copy(item, shares) for key, item in value.items()}
     if isinstance(value, deque):
@@ -118,8 +116,9 @@ def _export(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, StreamState):
         names = [f.name for f in dataclasses.fields(value)]
         return {"state": {name: _export(getattr(value, name), f"{path}.{name}", tensors) for name in names}}
-    if isinstance(value, VisualTokens):
-        return {"tokens": {n: _export(item, f"{path}.{n}", tensors) for n, item in _fields(value).items()}}
+    if isinstance(value, VisualTokens | Unread):
+        parts = {name: _export(item, f"{path}.{name}", tensors) for name, item in vars(value).items()}
+        return {"value": type(value).__name__, "of": parts}
     if isinstance(value, dict):
         # Pairs, because JSON makes text of an object's keys; numbered, because two keys may look alike as text.
         pairs = [(f"{path}.{i}", key, item) for i, (key, item) in enumerate(value.items())]
@@ -180,8 +179,8 @@ def _load(value: Any, tensors: dict[str, Tensor], current: Any = None) -> Any:
         nested = current.fork()
         nested.load(tensors, value["state"])
         return nested
-    if "tokens" in value:
-        return _load_tokens(value["tokens"], tensors)
+    if "value" in value:
+        return _load_value(value, tensors)
     if "dict" in value:
         return {_load(key, tensors): _load(item, tensors) for key, item in value["dict"]}
     kind = next((name for name in ("list", "tuple", "deque") if name in value), None)
@@ -195,12 +194,14 @@ def _load(value: Any, tensors: dict[str, Tensor], current: Any = None) -> Any:
     return items if kind == "list" else tuple(items)
 
 
-def _load_tokens(value: Any, tensors: dict[str, Tensor]) -> VisualTokens:
-    loaded = {name: _load(item, tensors) for name, item in value.items()} if isinstance(value, dict) else {}
-    hints = _hints(VisualTokens)
-    if set(loaded) == set(_TOKEN_FIELDS) and all(_is(item, hints[name]) for name, item in loaded.items()):
-        arrays = [item for item in loaded.values() if isinstance(item, Tensor)] + list(loaded["extras"].values())
-        inside = [*arrays, *loaded["whole"].values()]
-        if all(isinstance(one, Tensor) for one in inside) and len({len(one) for one in arrays}) == 1:
-            return VisualTokens(**loaded)
+def _load_value(value: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    cls, parts = _VALUES.get(str(value["value"])), value.get("of")
+    made = {name: _load(part, tensors) for name, part in parts.items()} if isinstance(parts, dict) else {}
+    if cls is not None and set(made) == set(hints := _hints(cls)) and all(_is(made[n], hints[n]) for n in made):
+        inside = [one for item in made.values() if isinstance(item, dict) for one in item.values()]
+        try:
+            if all(isinstance(one, Tensor) for one in inside):
+                return cls(**made)
+        except (AssertionError, TypeError):
+            pass  # arrays of different lengths, or without any
     raise InputError("a saved state is damaged", given=ascii(value)[:80], do="load what was saved, unchanged")

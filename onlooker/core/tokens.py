@@ -80,6 +80,12 @@ class VisualTokens:
         """Raster index of each token in its frame's full grid, int64 `[tokens]`."""
         return self.row * self.grid[1] + self.col
 
+    def owned(self) -> "VisualTokens":
+        """The same tokens, in memory of their own."""
+        parts = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        extras, whole = ({k: v.detach().clone() for k, v in some.items()} for some in (self.extras, self.whole))
+        return replace(self, **{k: v.detach().clone() for k, v in parts.items()}, extras=extras, whole=whole)
+
     def select(self, index: Tensor) -> "VisualTokens":
         """Keep the tokens at `index` (int64 `[kept]`, strictly ascending)."""
         return VisualTokens(
