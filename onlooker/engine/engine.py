@@ -201,6 +201,12 @@ class Engine:
         self._serving.update(methods)
         self._prepared = {shape: self.encoder.take_over(prepared) for shape, prepared in self._prepared.items()}
 
+    def about_model(self) -> dict[str, Any]:
+        """What a saved session must find again in the model, as JSON holds it."""
+        spec = self.model.spec
+        dtype = str(spec.dtype).removeprefix("torch.")
+        return {"model": spec.name, "dtype": dtype, "patch_frames": self.model.patch_frames}
+
     def new_states(self) -> dict[str, StreamState]:
         """What the methods remember of a stream before its first frame, by kind."""
         return {kind: method.new_state() for kind, method in self._serving.items()}
@@ -275,7 +281,7 @@ class Engine:
         return events, accept_all(requests, scores)
 
     def _to_read(self, arrival: Arrival) -> list[Reading]:
-        if arrival.seen is None or self.memory.rereads:
+        if arrival.seen is None or self.memory.holds_tokens:
             return []
         return arrival.seen.emission.readings(self.model, self.layout)
 
@@ -433,7 +439,7 @@ class Engine:
     def keep(self, session: Session, given: Emission, writer: Writer) -> Plan:
         """Keep what was given out: the blocks that a writer has stored, or the tokens themselves for a memory that
         reads at the question; of the others what the memory plans. An error leaves everything as it was before."""
-        return session.keep_unread_parts(given) if self.memory.rereads else session.keep_blocks(writer.spans)
+        return session.absorb_all(given) if self.memory.holds_tokens else session.keep_blocks(writer.spans)
 
     # ------------------------------------------------------------------------------------------------------ timing
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from onlooker.core.checks import number, words
 from onlooker.core.errors import InputError
 from onlooker.core.spans import NOTES, Span, SpanKind
+from onlooker.core.unread import Unread
 from onlooker.engine.emission import Writer, read_all
 from onlooker.engine.reading import note_reading
 from onlooker.engine.request import release
@@ -46,7 +46,7 @@ def take_notes(engine: "Engine", notes: Sequence[Note]) -> list[Span | Exception
         except Exception as error:  # no room for one is not the others' affair
             done[n] = release(error)
             continue
-        readings = [] if engine.memory.rereads else [note_reading(model, ids[n], time_s, note.kind)]
+        readings = [] if engine.memory.holds_tokens else [note_reading(model, ids[n], time_s, note.kind)]
         writers[n] = Writer(note.session, readings)
     read_all(engine.passes.run, list(writers.values()), [])
     for n, writer in writers.items():
@@ -54,9 +54,9 @@ def take_notes(engine: "Engine", notes: Sequence[Note]) -> list[Span | Exception
         try:
             if writer.error is not None:
                 raise writer.error
-            if engine.memory.rereads:
-                plan = session.keep_unread(np.array(ids[n]), len(ids[n]), time_s, time_s, kind)
-                done[n] = Span(session._next_unread - 1, kind, len(ids[n]), time_s, time_s)
+            if engine.memory.holds_tokens:
+                done[n] = Span(session.totals.frames + session.totals.notes, kind, len(ids[n]), time_s, time_s)
+                plan = session.absorb(Unread(torch.tensor(ids[n]), time_s, time_s, kind))
             else:
                 (done[n],) = writer.spans
                 plan = session.keep_blocks(writer.spans)
@@ -93,7 +93,7 @@ def _close(engine: "Engine", session: Session) -> None:
     """Read the frames that wait for their patch or are held by the compressor, as they are: what a note follows has to
     be there before it."""
     given, seen = engine.closing(session)
-    writer = Writer(session, [] if engine.memory.rereads else given.readings(engine.model, engine.layout))
+    writer = Writer(session, [] if engine.memory.holds_tokens else given.readings(engine.model, engine.layout))
     try:
         read_all(engine.passes.run, [writer], [])
         if writer.error is not None:

@@ -1,6 +1,6 @@
 """Turning tokens and texts into blocks that the language model reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +9,12 @@ from torch import Tensor
 from onlooker.core.contracts import VideoModel
 from onlooker.core.spans import Layout, SpanKind
 from onlooker.core.tokens import VisualTokens
+from onlooker.core.unread import Unread
 from onlooker.engine.packing import Work
-from onlooker.kvstore import Chunk, Held, KVStore
+from onlooker.kvstore import Chunk, Held, KVStore, QuestionView
+
+MOST_READ = 1024
+"""Tokens of held blocks that a question reads in one pass, if they are more than one block."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,19 +28,26 @@ class Reading:
     """Where and when: as a block that a question reads itself."""
     extras: Mapping[str, Tensor] | None = None
     """Rows that enter language layers beside some of the tokens, each `[tokens, ...]`."""
-    kind: SpanKind = "vision"
 
     def begin(self, store: KVStore) -> tuple[Work, Chunk]:
         """The work of reading it into a store, and the chunk it opens there, which the caller seals after the pass or
         aborts. Raises `CapacityError` when the store has no room; nothing is changed then."""
         at = self.held
-        chunk = store.begin(self.kind, at.start_s, at.end_s, at.positions, at.extent, at.clock)
+        chunk = store.begin(at.kind, at.start_s, at.end_s, at.positions, at.extent, at.clock)
         return Work(self.embeddings, chunk, self.extras), chunk
 
 
-def reading_of(model: VideoModel, tokens: VisualTokens, start_s: float, end_s: float, layout: Layout) -> Reading:
-    """What the model reads of tokens that were seen from one stream time to another."""
-    before, after = model.frame_ids((start_s + end_s) / 2), model.frame_closing_ids()
+def reading_of(
+    model: VideoModel,
+    tokens: VisualTokens,
+    start_s: float,
+    end_s: float,
+    layout: Layout,
+    place_s: float | None = None,
+) -> Reading:
+    """What the model reads of tokens that were seen from one stream time to another, or that stand for another time."""
+    told_s = (start_s + end_s) / 2 if place_s is None else place_s
+    before, after = model.frame_ids(told_s), model.frame_closing_ids()
     before_place, seen_from = model.place_text(len(before))
     place, reach = model.place_tokens(tokens, layout)
     after_place, after_reach = model.place_text(len(after))
@@ -49,13 +60,40 @@ def reading_of(model: VideoModel, tokens: VisualTokens, start_s: float, end_s: f
         for name, rows in tokens.extras.items()
         if name in model.language_extras
     }
-    held = Held(start_s, end_s, positions, after_from + after_reach, model.clock(start_s))
+    clock = model.clock(start_s if place_s is None else place_s)
+    held = Held(start_s, end_s, positions, after_from + after_reach, clock)
     return Reading(embeddings, held, extras or None)
 
 
 def note_reading(model: VideoModel, ids: Sequence[int], time_s: float, kind: SpanKind) -> Reading:
     """What the model reads of a note, given as token ids."""
-    return Reading(model.embed_text(ids), Held(time_s, time_s, *model.place_text(len(ids))), None, kind)
+    place, reach = model.place_text(len(ids))
+    return Reading(model.embed_text(ids), Held(time_s, time_s, place, reach, kind=kind))
+
+
+def unread_reading(model: VideoModel, unread: Unread, layout: Layout) -> Reading:
+    """What the model reads of a block that a memory held."""
+    if isinstance(unread.content, VisualTokens):
+        return reading_of(model, unread.content, unread.start_s, unread.end_s, layout, unread.place_s)
+    return note_reading(model, unread.content.tolist(), unread.end_s, unread.kind)
+
+
+def held_works(view: QuestionView, readings: Sequence[Reading]) -> Iterator[Work]:
+    """The passes in which a question reads what was held, before its own words: several blocks in each."""
+    start = 0
+    while start < len(readings):
+        end, count = start + 1, len(readings[start].embeddings)
+        while end < len(readings) and count + len(readings[end].embeddings) <= MOST_READ:
+            count += len(readings[end].embeddings)
+            end += 1
+        some = readings[start:end]
+        names = {name: rows for one in some for name, rows in (one.extras or {}).items()}
+        extras = {
+            name: torch.cat([(one.extras or {}).get(name, _zeros(like, len(one.embeddings))) for one in some])
+            for name, like in names.items()
+        }
+        yield Work(torch.cat([one.embeddings for one in some]), view.held_segment(len(some)), extras or None)
+        start = end
 
 
 def _zeros(rows: Tensor, count: int) -> Tensor:

@@ -1,9 +1,9 @@
 """One question on its way to an answer, pass by pass, beside a stream that it never touches."""
 
+import itertools
 import logging
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -13,31 +13,16 @@ from onlooker.core.checks import words
 from onlooker.core.contracts import MemoryPolicy, VideoModel
 from onlooker.core.errors import InputError, OnlookerError
 from onlooker.core.events import Answer, AnswerTiming, Citation, FinishReason, Usage
-from onlooker.core.spans import NOTES, Layout, Recall, Span
+from onlooker.core.spans import Layout, Recall, Span
 from onlooker.core.state import StreamState
+from onlooker.core.unread import Unread
 from onlooker.engine.packing import Work
-from onlooker.engine.reading import Reading, note_reading, reading_of
+from onlooker.engine.reading import Reading, held_works, unread_reading
 from onlooker.engine.sampling import Decoding, Sampler
-from onlooker.kvstore import Catalog, KVStore, QuestionView, Spans
+from onlooker.kvstore import KVStore, QuestionView, Spans
 
 LOG = logging.getLogger("onlooker.engine")
 MOST_CITATIONS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Unread:
-    """A frame or a note that is read at a question only."""
-
-    span: Span
-    frame: Any
-    """Its tokens, or its picture where the model takes no tokens; of a note its token ids."""
-
-    def reading(self, model: VideoModel, layout: Layout) -> Reading:
-        """What the model reads of it."""
-        span = self.span
-        if span.kind in NOTES:
-            return note_reading(model, self.frame.tolist(), span.end_s, span.kind)
-        return reading_of(model, self.frame, span.start_s, span.end_s, layout)
 
 
 class Asked(Protocol):
@@ -47,7 +32,6 @@ class Asked(Protocol):
     memory: MemoryPolicy
     states: dict[str, StreamState]
     store: KVStore
-    unread: Catalog[Unread]
     layout: Layout
 
     def held(self) -> Sequence[Reading]:
@@ -199,34 +183,28 @@ class Request:
         state = session.states["memory"].fork()
         prompt = torch.cat([model.closing_embeddings(), model.embed_text(self._prompt)])
         readings = [one for one in session.held() if visible[0] <= one.held.start_s and one.held.end_s <= visible[1]]
-        held = [one.held for one in readings]
-        if memory.rereads:
-            chosen = recalled_frames(session, visible, bool(held))
-            self._store = session.store.fork()
-            for one in chosen:
-                work, chunk = one.reading(model, layout).begin(self._store)
-                yield work
-                chunk.seal()
-            view = self._view = self._store.question(_everything, held=held)
-        else:
-            if not held:
-                check_seen(session.store.spans, visible)
+        if memory.holds_tokens:
+            words = model.embed_text(model.retrieval_ids(self.question))
+            unread = reread_between(memory, words, state, visible, bool(readings))
+            readings = [*(unread_reading(model, one, layout) for one in unread), *readings]
+            rows = sum(len(one.embeddings) for one in readings)
+            session.store.check_beside(state.num_bytes() + rows * model.spec.kv_bytes_per_token)
+        elif not readings:
+            check_seen(session.store.spans, visible)
 
-            scored, scoring = memory.scores_layers, memory.scoring()
+        scored, scoring, held = memory.scores_layers, memory.scoring(), [one.held for one in readings]
 
-            def choose(layer: int, spans: Sequence[Span], scores: Tensor | None) -> Recall:
-                if scored and scoring == "queries":
-                    assert scores is not None, "queries were asked for"
-                    return memory.recall_rows(layer, spans, scores, state)
-                return memory.recall(spans, scores, state)
+        def choose(layer: int, spans: Sequence[Span], scores: Tensor | None) -> Recall:
+            if scored and scoring == "queries":
+                assert scores is not None, "queries were asked for"
+                return memory.recall_rows(layer, spans, scores, state)
+            return memory.recall(spans, scores, state)
 
-            view = self._view = self._store.question(choose, scored=scored, scoring=scoring, visible=visible, held=held)
-            if scored:
-                words = model.embed_text(model.retrieval_ids(self.question)) if scoring == "mean" else prompt
-                yield Work(words, view.retrieval(*model.place_text(len(words))))
-
-        for reading in readings:
-            yield Work(reading.embeddings, view.held_segment(), reading.extras)
+        view = self._view = self._store.question(choose, scored=scored, scoring=scoring, visible=visible, held=held)
+        if scored:
+            words = model.embed_text(model.retrieval_ids(self.question)) if scoring == "mean" else prompt
+            yield Work(words, view.retrieval(*model.place_text(len(words))))
+        yield from held_works(view, readings)
         scores = yield Work(prompt, view.segment(*model.place_text(len(prompt))), wants_logits=True)
         decoding = self.decoding
         choice = model.token_choice(decoding.wishes(), decoding.max_new_tokens)
@@ -265,7 +243,7 @@ class Request:
 
 def _frame_ids(model: VideoModel, view: QuestionView) -> list[int]:
     """Ids of the text of the frames that a question sees, such as their times."""
-    spans = [view.spans.find(block) for block in sorted(view.recalled())]
+    spans = [view.find(block) for block in sorted(view.recalled())]
     frames = [span for span in spans if span is not None and span.kind == "vision"]
     return [token for span in frames for token in (*model.frame_ids(span.start_s), *model.frame_closing_ids())]
 
@@ -287,26 +265,31 @@ def check_seen(spans: Spans, visible: tuple[float, float]) -> None:
     seen = spans.between(*visible)
     if len(seen) > int(seen[:1] != [] and seen[0].kind == "prefix"):
         return
-    kept = [span for span in (*spans[:2], *spans[-1:]) if span.kind != "prefix"]
+    raise _nothing_between(visible, [span for span in (*spans[:2], *spans[-1:]) if span.kind != "prefix"])
+
+
+def reread_between(
+    memory: MemoryPolicy, question: Tensor, state: StreamState, visible: tuple[float, float], or_none: bool = False
+) -> list[Unread]:
+    """What a memory that holds tokens reads of what was seen wholly between two times. Raises `InputError` when there
+    is nothing (unless there may be nothing), or when it is not in order."""
+    held = memory.reread(question, state)
+    if any(after.at_s < before.at_s for before, after in itertools.pairwise(held)):
+        given = ", ".join(f"{one.at_s:.3f}" for one in held)[:200]
+        raise InputError("what a memory reads must be in the order of its times", given=given, do="sort by `at_s`")
+    seen = [one for one in held if visible[0] <= one.start_s and one.end_s <= visible[1]]
+    if not seen and not or_none:
+        raise _nothing_between(visible, held)
+    return seen
+
+
+def _nothing_between(visible: tuple[float, float], kept: Sequence[Span | Unread]) -> InputError:
     nothing = "push a frame, and keep some of its tokens"
-    raise InputError(
+    return InputError(
         "nothing is remembered of the time that the question is about",
         given=f"{visible[0]:.3f} s to {visible[1]:.3f} s",
         do=f"ask about {kept[0].start_s:.3f} s to {kept[-1].end_s:.3f} s" if kept else nothing,
     )
-
-
-def recalled_frames(session: "Asked", visible: tuple[float, float], or_none: bool = False) -> list[Unread]:
-    """What a memory that reads at the question chooses among the frames between two times. Raises `InputError` when
-    there are none (unless there may be none), or when it chooses others."""
-    spans = Spans(session.unread)
-    if not or_none:
-        check_seen(spans, visible)
-    spans = spans.between(*visible)
-    blocks = session.memory.recall(spans, None, session.states["memory"]).blocks
-    if unknown := [block for block in blocks if spans.find(block) is None]:
-        raise InputError("the memory recalls frames the question may not see", given=str(unknown), do="use `spans`")
-    return [session.unread[block] for block in blocks]
 
 
 def _everything(layer: int, spans: Sequence[Span], scores: Tensor | None) -> Recall:

@@ -60,12 +60,6 @@ class Saved:
 
 def save(session: "Session", engine: "Engine") -> Saved:
     """See `Session.export`."""
-    if engine.memory.rereads:
-        raise InputError(
-            "this memory holds pictures and cannot be saved",
-            given=registry.describe(engine.memory),
-            do="use another memory",
-        )
     tensors: dict[str, Tensor] = {}
     parts: dict[str, Any] = {}
     on_host = []
@@ -137,13 +131,7 @@ def _pending(patch: Any) -> Pending:
 def made_by(engine: "Engine") -> dict[str, Any]:
     """The model and the methods as they were configured, whatever is in their place under load."""
     methods = telling({kind: registry.describe(method) for kind, method in engine.methods.items()})
-    spec = engine.model.spec
-    return {
-        "model": spec.name,
-        "dtype": str(spec.dtype).removeprefix("torch."),
-        "patch_frames": engine.model.patch_frames,
-        "methods": methods,
-    }
+    return {**engine.about_model(), "methods": methods}
 
 
 def checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:

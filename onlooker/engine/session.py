@@ -17,13 +17,13 @@ from onlooker.core.frame import Frame
 from onlooker.core.kinds import KINDS
 from onlooker.core.spans import Layout, Plan, Span, SpanKind
 from onlooker.core.state import StreamState
+from onlooker.core.unread import Unread
 from onlooker.engine.emission import Emission, Pending
 from onlooker.engine.reading import Reading
-from onlooker.engine.request import Request, Unread
+from onlooker.engine.request import Request
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved, save
 from onlooker.engine.watching import Watch
-from onlooker.kvstore import Catalog, Spans
 from onlooker.respond import Rule
 
 if TYPE_CHECKING:
@@ -60,9 +60,6 @@ class Session:
         self.states = engine.new_states()
         """What each method remembers of this stream, by kind."""
         self.store = engine.new_store()
-        self.unread: Catalog[Unread] = Catalog()
-        """Frames that are read at a question only."""
-        self._next_unread = 0
         self.arrival: Any = None
         """The newest frame between the eye and the memory (the engine's)."""
         self._working: dict[str, StreamState] | None = None
@@ -171,15 +168,11 @@ class Session:
         """Running totals, and the bytes held now."""
         held = dict(self.store.num_bytes())
         held |= {f"{kind}_state": state.num_bytes() for kind, state in self.states.items()}
-        held["unread_frames"] = sum(one.frame.nbytes for one in self.unread.values())
         held["held_frames"] = sum(frame.image.nbytes for frame in self.waiting)
         return dataclasses.replace(self.totals, stage_s=dict(self.totals.stage_s), memory_bytes=held)
 
     def export(self) -> Saved:
-        """What this session remembers, as tensors and facts from which `Engine.load` makes one that goes on the same.
-
-        Raises `InputError` for memories that hold pictures.
-        """
+        """What this session remembers: tensors and facts of which `Engine.load` makes one that goes on the same."""
         return self.export_unsealed().sealed()
 
     def export_unsealed(self) -> Saved:
@@ -198,7 +191,6 @@ class Session:
         twin.arrival = twin._working = None
         twin.states = {kind: state.fork() for kind, state in self.states.items()}
         twin.store = self.store.fork()
-        twin.unread = self.unread.copy()
         twin.totals = dataclasses.replace(self.totals, stage_s=dict(self.totals.stage_s))
         twin._events = deque(maxlen=EVENTS_KEPT)
         self._engine.sessions.add(twin)
@@ -210,7 +202,7 @@ class Session:
             return
         self.tell(Closed(self.time_s or 0.0, self.frames))
         self.closed, self.trace = True, None
-        self.unread, self.arrival, self._working = Catalog(), None, None
+        self.arrival, self._working = None, None
         self.waiting, self.pending, self.looked_ahead = (), (), None
         self.states = self._engine.new_states()
         # A store with nothing but the prefix takes the old one's place, so that its memory is free at once.
@@ -295,30 +287,21 @@ class Session:
         """What has been seen and is not remembered yet, as a question reads it."""
         return self._engine.held(self)
 
-    def keep_unread(self, frame: Any, num_tokens: int, start_s: float, end_s: float, kind: SpanKind = "vision") -> Plan:
-        """Keep a frame's tokens (or its picture, or a note's ids) for a memory that reads at the question, and of the
-        others what it plans. An error leaves everything as it was before the frame."""
+    def absorb(self, new: Unread) -> Plan:
+        """Hand a frame's tokens (or its picture, or a note) to a memory that holds them. An error leaves everything as
+        it was before the frame."""
         assert self._working is not None, "no frame is being worked on"
-        place, unread, state = self._next_unread, self.unread.copy(), self._working["memory"]
-        unread[place] = Unread(Span(place, kind, num_tokens, start_s, end_s), frame)
-        plan = self.memory.plan(Spans(unread.copy()), state)
-        for gone in (*plan.forget, *plan.park):
-            if gone not in unread:
-                raise InputError("a plan names frames that are not kept", given=str(gone), do="use ids of `spans`")
-            unread.remove(gone)
-        self.unread, self._next_unread = unread, place + 1
-        return plan
+        state = self._working["memory"]
+        self.memory.absorb(new.owned(), state)
+        if self.store.device_budget_bytes is not None:
+            self.store.check_beside(state.num_bytes())
+        return Plan()
 
-    def keep_unread_parts(self, given: Emission) -> Plan:
-        """Keep the tokens of every patch that was given out, as `keep_unread` does; all of them, or none."""
-        before, plans = (self.unread, self._next_unread), []
-        try:
-            for patch, tokens in given.parts:
-                plans.append(self.keep_unread(tokens, len(tokens), patch.start_s, patch.end_s))
-        except BaseException:
-            self.unread, self._next_unread = before
-            raise
-        return Plan(tuple(i for plan in plans for i in plan.park), tuple(i for plan in plans for i in plan.forget))
+    def absorb_all(self, given: Emission) -> Plan:
+        """Hand the tokens of every patch that was given out to a memory that holds them, as `absorb` does."""
+        for patch, tokens in given.parts:
+            self.absorb(Unread(tokens, patch.start_s, patch.end_s))
+        return Plan()
 
     def given_out(self, given: Emission, now: float) -> None:
         """What was given out is remembered, and the rest is still held; count it."""

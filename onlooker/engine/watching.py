@@ -16,9 +16,9 @@ from onlooker.core.spans import Layout
 from onlooker.core.state import StreamState
 from onlooker.engine.packing import Work
 from onlooker.engine.reading import Reading
-from onlooker.engine.request import Request, Unread
+from onlooker.engine.request import Request
 from onlooker.engine.sampling import Decoding
-from onlooker.kvstore import Catalog, KVStore
+from onlooker.kvstore import KVStore
 from onlooker.respond import Rule, check_names
 
 if TYPE_CHECKING:
@@ -83,7 +83,6 @@ class Probe:
             session.memory,
             session.states,
             session.store,
-            session.unread,
             session.layout,
             session.held,
         )
@@ -119,7 +118,6 @@ class _Quiet:
     memory: MemoryPolicy
     states: dict[str, StreamState]
     store: KVStore
-    unread: Catalog[Unread]
     layout: Layout
     held: Callable[[], Sequence[Reading]]
 

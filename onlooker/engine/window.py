@@ -1,7 +1,7 @@
 """Streams on models that remember nothing: a session keeps the last pictures, a question looks at them anew."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from onlooker.core.errors import InputError, ModelError
 from onlooker.core.events import Answer, AnswerTiming, Failed, FrameTaken, Usage
 from onlooker.core.frame import Frame
 from onlooker.core.spans import Span, SpanKind
+from onlooker.core.unread import Unread
 from onlooker.encode.full import Full
 from onlooker.engine.engine import Engine
-from onlooker.engine.request import InFlight, accept_all, recalled_frames, release
+from onlooker.engine.request import InFlight, accept_all, release, reread_between
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.session import Session
 
@@ -38,7 +39,7 @@ class WindowEngine(Engine):
         settings = ("layout", "device_budget_bytes", "host_budget_bytes", "passes")
         unused = {name: given.pop(name) for name in settings if name in given}
         self._configure(given, {"encoder": "full", "compressor": "identity", "memory": "last_frames"})
-        fits = (isinstance(self.encoder, Full), isinstance(self.compressor, Identity), self.memory.rereads)
+        fits = (isinstance(self.encoder, Full), isinstance(self.compressor, Identity), self.memory.takes_pictures)
         for method, good in zip(self.methods.values(), fits, strict=True):
             if not good:
                 raise ModelError(
@@ -62,6 +63,9 @@ class WindowEngine(Engine):
     def resize(self, image: np.ndarray) -> np.ndarray:
         """The picture as it is: such a model has a processor of its own."""
         return image
+
+    def about_model(self) -> dict[str, Any]:
+        return {"model": self._clip_model.name}
 
     def new_store(self) -> Any:
         """Nothing: this engine stores no keys and values."""
@@ -89,8 +93,7 @@ class WindowEngine(Engine):
     def _keep(self, session: Session, frame: Frame) -> FrameTaken | Failed:
         session.begin(1)
         try:
-            # A copy: the caller may write the next frame into the same memory before anyone asks.
-            plan = session.keep_unread(frame.image.copy(), 1, frame.time_s, frame.time_s)
+            plan = session.absorb(Unread(torch.from_numpy(frame.image), frame.time_s, frame.time_s))
         except Exception as error:  # a faulty policy is this stream's affair
             return session.refused(frame.time_s, release(error))
         return session.taken(
@@ -115,7 +118,8 @@ class WindowRequest:
         self._began, self._model, self._decoding = time.perf_counter(), model, decoding
         self.session = session
         # The pictures as they are now: the stream may move on before the next step.
-        self._images = [one.frame for one in recalled_frames(session, visible)]
+        pictures = reread_between(session.memory, torch.empty(0, 0), session.states["memory"].fork(), visible)
+        self._images = [one.content.numpy() for one in pictures if isinstance(one.content, torch.Tensor)]
         self._said: ClipAnswer | None = None
         self._ended = self._began
 
@@ -167,6 +171,8 @@ class WindowRequest:
 class _Nothing:
     """A store without anything in it."""
 
+    device_budget_bytes = None
+
     def num_bytes(self) -> dict[str, int]:
         return {}
 
@@ -175,3 +181,9 @@ class _Nothing:
 
     def fork(self) -> "_Nothing":
         return self
+
+    def export(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        return {}, {}
+
+    def load(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        pass

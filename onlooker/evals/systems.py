@@ -131,7 +131,7 @@ class EngineSystem(System):
         return [self._said(_session(w), request.answer()) for (w, _), request in zip(asked, flying, strict=True)]
 
     def _said(self, session: Session, answer: Answer) -> Said:
-        reread = answer.usage.context_tokens if self.engine.memory.rereads else 0
+        reread = answer.usage.context_tokens if self.engine.memory.holds_tokens else 0
         session.totals.tokens_read += reread
         totals = session.totals
         meta = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from onlooker.core.errors import CapacityError, InputError
-from onlooker.core.spans import Recall, Scoring, Span
+from onlooker.core.spans import Recall, Scoring, Span, SpanKind
 from onlooker.kernels.packed_attention import Rows
 from onlooker.kvstore.arena import Reader, allocate
 from onlooker.kvstore.attention import Turned, attend_context_and_tail, note_looks
@@ -33,8 +33,8 @@ LEAST_TAIL_ROWS = 64
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """A block that is not in the store yet, because what it is made of is not complete: the question reads it itself,
-    between what is stored and its own words."""
+    """A block that is not in the store: what it is made of is not complete yet, or the memory holds it as tokens. The
+    question reads it itself, between what is stored and its own words."""
 
     start_s: float
     end_s: float
@@ -43,6 +43,7 @@ class Held:
     extent: int
     clock: int | None = None
     """As in `KVStore.begin`."""
+    kind: SpanKind = "vision"
 
 
 class QuestionView:
@@ -73,7 +74,7 @@ class QuestionView:
         self._store, self._choose = store, choose
         self._scoring: Scoring = scoring
         self.held_spans = tuple(
-            Span(store._next_id + n, "vision", one.positions.shape[1], one.start_s, one.end_s)
+            Span(store._next_id + n, one.kind, one.positions.shape[1], one.start_s, one.end_s)
             for n, one in enumerate(held)
         )
         """What the question reads itself, under numbers that nobody else has yet."""
@@ -141,17 +142,18 @@ class QuestionView:
         """
         if self._num_held < len(self.held_spans):
             raise InputError("what is held comes before the question's words", do="read `held_segment` first")
-        segment = self._next_segment(positions.to(self.spec.device), None, cited)
+        segment = self._next_segment(positions.to(self.spec.device), range(0), cited)
         self._tail_reach += extent
         return segment
 
-    def held_segment(self) -> "TailSegment":
-        """The tokens of the next block that was held, to be read before the question's words."""
-        self._num_held += 1
-        block = self._sources.held[self._num_held - 1]
-        return self._next_segment(block.positions, self._num_held - 1, cited=False)
+    def held_segment(self, count: int = 1) -> "TailSegment":
+        """The tokens of the next blocks that were held, one after the other, to be read before the question's words."""
+        held = range(self._num_held, self._num_held + count)
+        self._num_held += count
+        positions = torch.cat([self._sources.held[n].positions for n in held], dim=1)
+        return self._next_segment(positions, held, cited=False)
 
-    def _next_segment(self, positions: Tensor, held: int | None, cited: bool) -> "TailSegment":
+    def _next_segment(self, positions: Tensor, held: range, cited: bool) -> "TailSegment":
         self._check_open()
         if len(self._contexts) < self.spec.num_layers:
             raise InputError("a scored question reads nothing before its retrieval", do="run `retrieval` first")
@@ -283,7 +285,7 @@ class QuestionView:
         held = sum(size for name, size in self._store.num_bytes().items() if name.startswith("device"))
         if held + own + more > budget:
             raise CapacityError(
-                "what the question recalls does not fit on the device beside the stream",
+                "what the question sees does not fit on the device beside the stream",
                 given=f"{held + own + more} bytes needed, {budget} allowed",
                 do="recall fewer blocks, close other questions, or raise the device budget",
             )
@@ -328,25 +330,32 @@ class Retrieval:
 class TailSegment:
     """Tokens of a question or an answer, or of a block that was held (a `Segment`)."""
 
-    def __init__(
-        self, view: QuestionView, positions: Tensor, held: int | None, reach: int, start: int, cited: bool
-    ) -> None:
+    def __init__(self, view: QuestionView, positions: Tensor, held: range, reach: int, start: int, cited: bool) -> None:
         self._view, self._cited = view, cited
         self._positions, self._held, self._reach = positions, held, reach
+        """`held`: which of the blocks that were held these are; none of a question's own words."""
         self._start, self._end = start, start + positions.shape[1]
-        self._angles: dict[Offset, tuple[Tensor, Tensor]] = {}
+        self._angles: dict[tuple[Offset, ...], tuple[Tensor, Tensor]] = {}
 
-    def _offset(self, context: Context) -> Offset | None:
-        """Where it starts behind a context; None for a held block that starts elsewhere in each layer."""
-        if self._held is None:
-            return tuple(place + self._reach for place in context.reach)
-        return context.held[self._held] if context.held else None
+    def _offsets(self, context: Context) -> tuple[Offset, ...]:
+        """Where its blocks start behind a context; none when held blocks start elsewhere in each layer."""
+        if not self._held:
+            return (tuple(place + self._reach for place in context.reach),)
+        return context.held[self._held.start : self._held.stop]
+
+    def _placed(self, offsets: tuple[Offset, ...]) -> Tensor:
+        """Positions of its tokens, int64 `[axes, tokens]`, when its blocks start there."""
+        if len(offsets) == 1:
+            return moved(self._positions, offsets[0])
+        counts = [self._view.held_spans[n].num_tokens for n in self._held]
+        parts = self._positions.split(counts, dim=1)
+        return torch.cat([moved(part, offset) for part, offset in zip(parts, offsets, strict=True)], dim=1)
 
     def places(self) -> Tensor | None:
         """Behind the context, if it is of one size (see `Segment.places`)."""
         whole = self._view._whole
-        offset = None if whole is None else self._offset(whole)
-        return None if offset is None else moved(self._positions, offset)
+        offsets = () if whole is None else self._offsets(whole)
+        return self._placed(offsets) if offsets else None
 
     def attend(
         self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, turned: Turned = None
@@ -373,9 +382,10 @@ class TailSegment:
         """The context as the past and the tail as its own rows; None where contexts differ in size."""
         view, whole = self._view, self._view._whole
         view._check_open()
-        offset = None if whole is None else self._offset(whole)
-        if whole is None or offset is None:
+        offsets = () if whole is None else self._offsets(whole)
+        if whole is None or not offsets:
             return None
+        one = len(offsets) == 1
         return Rows(
             past_keys=whole.keys,
             past_values=whole.values,
@@ -383,8 +393,8 @@ class TailSegment:
             own_values=view._tail[1],
             own_raw=None,
             own_before=self._start,
-            positions=self._positions,
-            offset=offset,
+            positions=self._positions if one else self._placed(offsets),
+            offset=offsets[0] if one else 0,
             past_counts=whole.counts,
             ledger=view._ledgers[0] if self._cited else None,
             own_noted=view._held_tokens if self._cited else 0,
@@ -392,8 +402,8 @@ class TailSegment:
 
     def _turns(self, context: Context) -> tuple[Tensor, Tensor]:
         """Cosines and sines behind a context: few are different, so each is made once."""
-        offset = self._offset(context)
-        assert offset is not None, "a layer has places for what was held"
-        if offset not in self._angles:
-            self._angles[offset] = self._view._sources.rotary(moved(self._positions, offset))
-        return self._angles[offset]
+        offsets = self._offsets(context)
+        assert offsets, "a layer has places for what was held"
+        if offsets not in self._angles:
+            self._angles[offsets] = self._view._sources.rotary(self._placed(offsets))
+        return self._angles[offsets]

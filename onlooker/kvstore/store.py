@@ -114,6 +114,16 @@ class KVStore:
         beside = self._signals.bytes_after_reserve() + self._position_bytes + rows * self.spec.position_axes * 8
         return device is None or beside + rows * Arena.row_bytes(self.spec) <= device
 
+    def check_beside(self, num_bytes: int) -> None:
+        """Raise `CapacityError` when so many bytes, held elsewhere for this stream, exceed its device budget."""
+        held = sum(size for name, size in self.num_bytes().items() if name in ("device_raw", "device_rotated"))
+        if self.device_budget_bytes is not None and held + num_bytes > self.device_budget_bytes:
+            raise CapacityError(
+                "what the memory holds, or a question reads of it, does not fit on the device",
+                given=f"{held + num_bytes} bytes needed, {self.device_budget_bytes} allowed",
+                do="raise the device budget, keep fewer tokens per frame, or let the memory hold fewer frames",
+            )
+
     def _most_rows(self, num_tokens: int) -> int:
         """How many arena rows the device budget allows once a block of this size is there."""
         wanted = self._window.num_rows + num_tokens

@@ -21,6 +21,7 @@ from onlooker.core.errors import InputError
 from onlooker.core.spans import Plan, Span, Tier
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens, join
+from onlooker.core.unread import Unread
 
 # ------------------------------------------------------------------------------------------------------- comparing
 
@@ -134,17 +135,23 @@ class EncoderStream(Stream):
 
 
 class MemoryStream(Stream):
-    """Blocks in a pretended store: a prefix, then a block of 196 tokens every half second, now and then some text."""
+    """Blocks in a pretended store: a prefix, then a block of 196 tokens every half second, now and then some text. For
+    memories that hold tokens: frames of 20 tokens, and now and then some text."""
 
     num_long = 600
 
     def __init__(self, method: Any, seed: int = 0) -> None:
         super().__init__(method, seed)
+        self.num_long = 300 if method.holds_tokens else self.num_long
         self.spans = [Span(0, "prefix", 12, 0.0, 0.0)]
         self.next_id = 1
 
-    def input(self, number: int) -> Span:
+    def input(self, number: int) -> Any:
         time_s = number * 0.5
+        if self.method.holds_tokens:
+            if (number + self.seed) % 8 == 7:
+                return Unread(torch.arange(6), time_s, time_s, "text")
+            return Unread(moving_frame(self.seed, number), time_s, time_s)
         if (number + self.seed) % 50 == 49:
             return Span(self.next_id, "text", 20, time_s, time_s)
         return Span(self.next_id, "vision", 196 - self.seed, time_s, time_s)
@@ -154,7 +161,14 @@ class MemoryStream(Stream):
             return None
         return torch.tensor([((span.id * 37 + self.seed) % 101) / 101 for span in self.spans])
 
-    def push_input(self, given: Span) -> Any:
+    def reread(self) -> list[Unread]:
+        """What a question reads now."""
+        return list(self.method.reread(QUESTION, self.state))
+
+    def push_input(self, given: Any) -> Any:
+        if self.method.holds_tokens:
+            self.method.absorb(given.owned(), self.state)
+            return self.reread()
         self.spans = [*self.spans, given]
         self.next_id = given.id + 1
         plan = self.method.plan(tuple(self.spans), self.state)
@@ -205,6 +219,7 @@ def run(stream: Stream, numbers: Sequence[int]) -> list[Any]:
 
 Opener = Callable[..., Stream]
 NUM = 10
+QUESTION = torch.ones(3, DIM)
 
 # --------------------------------------------------------------------------------- points for methods of every kind
 
@@ -296,6 +311,7 @@ def inputs_are_left_alone(method: Any, opened: Opener) -> None:
         out = copy.deepcopy(stream.push_input(given))
         assert_same(given, before, what="input")
         assert_same(out, expected[number])
+        given = given.content if isinstance(given, Unread) else given
         arrays = isinstance(given, VisualTokens)
         for tensor in (given.features, *given.extras.values(), *given.whole.values()) if arrays else (given,):
             if isinstance(tensor, torch.Tensor):
@@ -633,7 +649,77 @@ def memory_engagement(method: Any, opened: Opener) -> None:
     assert any(plan.park or plan.forget for plan in plans)
 
 
-MEMORY = (prefix_stays, recall_is_in_order, bounded_memory, memory_engagement)
+def _check_reread(stream: MemoryStream, now_s: float) -> int:
+    """What a question would read now is good; how many tokens that is."""
+    before = stream.state.export()
+    read = stream.reread()
+    assert_same(stream.state.export(), before, what="state after a question")
+    places = [one.at_s for one in read]
+    assert places == sorted(places), f"not in the order of their times: {places}"
+    for one in read:
+        assert 0 <= one.start_s <= one.end_s <= now_s and one.start_s <= one.at_s <= one.end_s, "of another time"
+        if isinstance(one.content, VisualTokens):
+            assert one.kind == "vision" and len(one.content), "a frame without tokens"
+            rows, cols = one.content.grid
+            assert ((one.content.row < rows) & (one.content.col < cols)).all(), "outside its grid"
+            assert_finite(one.content)
+        else:
+            assert one.kind != "vision" and one.content.dtype == torch.int64, "a note is token ids"
+    return sum(len(one.content) for one in read)
+
+
+def reread_is_in_order(method: Any, opened: Opener) -> None:
+    """Blocks of what was seen, in the order of their times, from the first frame on; asking changes nothing."""
+    stream = typing.cast(MemoryStream, opened(method))
+    for number in range(120):
+        stream.push(number)
+        if number < 10 or number % 7 == 0:
+            assert _check_reread(stream, number * 0.5) > 0, "a question reads nothing"
+
+
+def newest_is_read(method: Any, opened: Opener) -> None:
+    """A question is about now: something of the newest frame is read."""
+    stream = typing.cast(MemoryStream, opened(method))
+    for number in range(120):
+        stream.push(number)
+        assert any(one.end_s == number * 0.5 for one in stream.reread()), f"frame {number} is not read"
+
+
+def bounded_reading(method: Any, opened: Opener) -> None:
+    """A question about a stream twice as long reads no more tokens, and far fewer than were seen."""
+    stream = typing.cast(MemoryStream, opened(method))
+    peaks = [0, 0]
+    for number in range(stream.num_long):
+        stream.push(number)
+        half = number * 2 // stream.num_long
+        peaks[half] = max(peaks[half], _check_reread(stream, number * 0.5) if number % 7 == 0 else 0)
+    assert peaks[1] <= 1.25 * peaks[0], f"tokens read grew: {peaks}"
+    assert peaks[1] < stream.num_long * 20 / 2
+
+
+def odd_frames(method: Any, opened: Opener) -> None:
+    """Constant, black, one-token and bfloat16 frames, and frames of changing size, give finite tokens."""
+    if method.takes_pictures:
+        return  # it does not look
+    stream = typing.cast(MemoryStream, opened(method))
+    still = moving_features(0, 0, 20, DIM)
+    kinds = [still, torch.zeros(20, DIM), torch.ones(20, DIM), still[:1], torch.zeros(1, DIM), still]
+    for dtype in (torch.float32, torch.bfloat16):
+        stream.state = method.new_state()
+        for number in range(10 * len(kinds)):
+            features = kinds[number // 10].to(dtype)
+            tokens = frame_tokens(features, number, (4, 5) if len(features) == 20 else (1, 1))
+            method.absorb(Unread(tokens, number * 0.5, number * 0.5).owned(), stream.state)
+            if number % 5 not in (0, 4):
+                continue
+            assert _check_reread(stream, number * 0.5)
+            for one in stream.reread():
+                assert typing.cast(VisualTokens, one.content).features.dtype == dtype
+
+
+BLOCKS = (prefix_stays, recall_is_in_order, bounded_memory, memory_engagement)
+TOKENS = (reread_is_in_order, newest_is_read, bounded_reading, odd_frames)
+MEMORY = (*BLOCKS, *TOKENS)
 
 # ---------------------------------------------------------------------------------------------- points for responses
 
@@ -672,6 +758,9 @@ def points(kind: str) -> dict[str, Point]:
 def exceptions(kind: str, method: Any) -> dict[str, str]:
     """The points that a method declares not to apply, with reasons."""
     declared = getattr(type(method), "contract_exceptions", {})
+    if kind == "memory":
+        others, reason = (BLOCKS, "it holds tokens, not blocks") if method.holds_tokens else (TOKENS, "it holds blocks")
+        declared = {**{point.__name__.removeprefix("memory_"): reason for point in others}, **declared}
     if registry.describe(method) == "full":  # the baseline of its kind, by definition
         reasons = dict.fromkeys(("engagement", "bounded_memory"), "it is the baseline that leaves nothing out")
         declared = {**{name: reasons[name] for name in points(kind) if name in reasons}, **declared}

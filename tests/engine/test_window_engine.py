@@ -99,7 +99,7 @@ def test_a_session_is_a_session(three):
     picture = frames[0].image.copy()
     session.push(Frame(picture, 0.0))
     picture[:] = 0
-    assert session.unread[0].frame.any(), "the caller's memory is the caller's"
+    assert session.states["memory"].held[0].content.any(), "the caller's memory is the caller's"
     with pytest.raises(InputError, match="order of their times"):
         session.push(frames[0])
     with pytest.raises(InputError, match="words"):
@@ -107,7 +107,7 @@ def test_a_session_is_a_session(three):
     for frame in frames[1:]:
         session.push(frame)
     stats = session.stats()
-    assert stats.frames == 5 and stats.memory_bytes["unread_frames"] == 3 * 56 * 56 * 3
+    assert stats.frames == 5 and stats.memory_bytes["memory_state"] == 3 * 56 * 56 * 3
     request = session.submit(QUESTION)
     request.cancel()
     assert request.answer().finish == "cancelled"

@@ -8,6 +8,7 @@ import torch
 from stack import HEAD_DIM, KV_HEADS, LAYERS, QUERY_HEADS, Stack, new_store, place
 
 from onlooker.core.spans import Plan, Recall
+from onlooker.core.unread import Unread
 from onlooker.memory.full import Full
 from onlooker.memory.last_frames import LastFrames
 from onlooker.memory.rekv import ReKV
@@ -89,11 +90,13 @@ def test_of_memories_that_are_bounded_on_the_device(policy):
 
 
 def test_of_frames_that_are_read_at_the_question():
-    policy = LastFrames(frames=5)
-    store, state = grown(policy, SHORT)
-    assert len(store.spans) == 5 + 1
-    spans = grown(Full(), LONG)[0].spans
-    few, many = (work_of(lambda s=s: LastFrames().recall(s, None, state)) for s in (spans[:100], spans))
+    policy, state, works = LastFrames(frames=5), LastFrames(frames=5).new_state(), []
+    for number in range(LONG):
+        note = Unread(torch.arange(TOKENS), float(number), float(number), "text")
+        if number in (SHORT, LONG - 1):
+            works.append(work_of(lambda note=note: policy.absorb(note, state.fork())))
+        policy.absorb(note, state)
+    few, many = works
     assert many[0] <= 1.6 * few[0] + 20 and many[1] <= 1.6 * few[1] + 2_000
 
 

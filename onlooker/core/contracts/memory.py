@@ -1,6 +1,5 @@
 """What a memory policy fills in."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -9,22 +8,37 @@ from torch import Tensor
 from onlooker.core.contracts.method import Method
 from onlooker.core.spans import Plan, Recall, Scoring, Span
 from onlooker.core.state import StreamState
+from onlooker.core.unread import Unread
 
 
 class MemoryPolicy(Method):
-    """Decides about blocks of keys and values; the store carries the decision out. Never touches a key or value."""
+    """Decides about blocks of keys and values (`plan`, `recall`); the store carries the decision out, and the policy
+    never touches a key or value. Or, with `holds_tokens`, holds what was seen itself (`absorb`, `reread`)."""
 
     scores_layers: ClassVar[bool] = False
     """True when `recall` wants the question's score of every block, layer by layer (a first pass over the question)."""
-    rereads: ClassVar[bool] = False
-    """True when nothing is prefilled while watching; the recalled frames' tokens are read at the question."""
+    holds_tokens: ClassVar[bool] = False
+    """True when the policy keeps tokens and notes in its own state, merged or thinned as it likes, and says at a
+    question what is read. Nothing is read while watching then, and there are no blocks to decide about."""
+    takes_pictures: ClassVar[bool] = False
+    """True when it holds tokens and never looks inside them, so that it serves models which take pictures only."""
 
-    @abstractmethod
     def plan(self, spans: Sequence[Span], state: StreamState) -> Plan:
         """After a chunk was stored: what to park and what to forget. `spans` are all blocks, in stream order.
 
-        Must not take time that grows with the number of blocks already parked.
+        Must not take time that grows with the number of blocks already parked. The default keeps everything.
         """
+        return Plan()
+
+    def absorb(self, new: Unread, state: StreamState) -> None:
+        """Take in the newest frame, or a note, if `holds_tokens`. `state` is updated, and must stay bounded; the
+        tensors of `new` are nobody else's, and are never written into."""
+        raise NotImplementedError(f"{type(self).__name__} holds tokens and does not say how")
+
+    def reread(self, question: Tensor, state: StreamState) -> Sequence[Unread]:
+        """What a question reads, if `holds_tokens`: a block each, in the order of their `at_s`. `question` is the bare
+        question, `[tokens, hidden_dim]` (`[0, 0]` of models that take pictures). Must not change `state`."""
+        raise NotImplementedError(f"{type(self).__name__} holds tokens and does not say what is read")
 
     def scoring(self) -> Scoring:
         """How blocks are scored, if `scores_layers`."""

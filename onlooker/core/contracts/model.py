@@ -240,6 +240,8 @@ class ClipModel(ABC):
 
     name: str
     device: torch.device
+    patch_frames: int = 1
+    """As of a `VideoModel`: nothing is held back."""
 
     @abstractmethod
     def answer(
