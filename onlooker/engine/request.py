@@ -198,9 +198,13 @@ class Request:
             if scored and scoring == "queries":
                 assert scores is not None, "queries were asked for"
                 return memory.recall_rows(layer, spans, scores, state)
+            if memory.layered:
+                return memory.recall_layer(layer, model.spec.num_layers, spans, state)
             return memory.recall(spans, scores, state)
 
-        view = self._view = self._store.question(choose, scored=scored, scoring=scoring, visible=visible, held=held)
+        view = self._view = self._store.question(
+            choose, visible=visible, scored=scored, scoring=scoring, held=held, layered=memory.layered
+        )
         if scored:
             words = model.embed_text(model.retrieval_ids(self.question)) if scoring == "mean" else prompt
             yield Work(words, view.retrieval(*model.place_text(len(words))))

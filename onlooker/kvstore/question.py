@@ -65,10 +65,11 @@ class QuestionView:
         scored: bool,
         scoring: Scoring = "mean",
         held: Sequence[Held] = (),
+        layered: bool = False,
     ) -> None:
         """See `KVStore.question`."""
         window, spans = store._window, store.spans
-        self.spec = store.spec
+        spec = self.spec = store.spec
         self.spans: Spans = spans if visible is None else spans.between(*visible)
         """What there was to choose from, in stream order; the prefix is always among it."""
         self._store, self._choose = store, choose
@@ -111,7 +112,13 @@ class QuestionView:
             self._means = store._signals.means
             self._signal_rows = store._signals.rows_of(self.spans)
             return
-        chosen = self._chosen(choose(0, self.spans, None))
+        layers = range(spec.num_layers if layered else 1)
+        all_chosen = [self._chosen(choose(layer, self.spans, None)) for layer in layers]
+        if len(set(all_chosen)) > 1:
+            self._reader = None
+            self._freeze_layers(all_chosen)
+            return
+        chosen = all_chosen[0]
         rows = window.read(list(chosen))
         if rows is not None:
             window.arena.readers.add(self._reader)
@@ -241,6 +248,16 @@ class QuestionView:
             self._forget_sources()
             self._join()
         return context
+
+    def _freeze_layers(self, chosen: Sequence[tuple[int, ...]]) -> None:
+        """Gather what each layer was allowed to see, neighbours that see the same together."""
+        start = 0
+        for blocks, same in itertools.groupby(chosen):
+            layers = range(start, start := start + len(list(same)))
+            self._check_room(blocks, len(layers))
+            self._freeze(self._sources.gather(blocks, layers))
+        self._forget_sources()
+        self._join()
 
     def _freeze(self, context: Context) -> None:
         self._ledgers.append(self._new_ledger(context))

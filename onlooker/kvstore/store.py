@@ -213,16 +213,17 @@ class KVStore:
         scored: bool = False,
         scoring: Scoring = "mean",
         held: Sequence[Held] = (),
+        layered: bool = False,
     ) -> QuestionView:
         """Open a question on what is stored now; the stream may go on meanwhile and is not touched.
 
-        `choose(layer, spans, scores)` returns the `Recall`: once, with layer 0 and no scores, or, if `scored`, for
-        every layer during `QuestionView.retrieval`. `visible` leaves only spans to choose from that lie wholly between
-        two times (seconds). The prefix is always part of the context. `held` blocks come behind it and are read by the
-        question itself. Opening costs the same however much is stored. Raises `CapacityError` when the context does
-        not fit beside the stream.
+        `choose(layer, spans, scores)` returns the `Recall`: once, with layer 0 and no scores; for every layer now if
+        `layered`; or, if `scored`, for every layer during `QuestionView.retrieval`. `visible` leaves only spans to
+        choose from that lie wholly between two times (seconds). The prefix is always part of the context. `held` blocks
+        come behind it and are read by the question itself. Opening costs the same however much is stored. Raises
+        `CapacityError` when the context does not fit beside the stream.
         """
-        view = QuestionView(self, choose, visible, scored, scoring, held)
+        view = QuestionView(self, choose, visible, scored, scoring, held, layered)
         self._views.add(view)
         return view
 

@@ -175,7 +175,14 @@ class MemoryStream(Stream):
         self.check_plan(plan)
         left = [span for span in self.spans if span.id not in plan.forget]
         self.spans = [dataclasses.replace(s, tier=Tier.HOST) if s.id in plan.park else s for s in left]
-        return plan, self.method.recall(tuple(self.spans), self.scores(), self.state)
+        return plan, self.recall()
+
+    def recall(self) -> Any:
+        """What a question sees: in all layers, or in each of six."""
+        spans = tuple(self.spans)
+        if self.method.layered:
+            return [self.method.recall_layer(layer, 6, spans, self.state) for layer in range(6)]
+        return self.method.recall(spans, self.scores(), self.state)
 
     def check_plan(self, plan: Plan) -> None:
         tiers = {span.id: span.tier for span in self.spans}
@@ -615,7 +622,8 @@ def prefix_stays(method: Any, opened: Opener) -> None:
     for number in range(stream.num_long):
         plan, recall = stream.push(number)
         assert 0 not in plan.park and 0 not in plan.forget, "the prefix was taken away"
-        assert 0 in recall.blocks, "a question does not see the prefix"
+        for layer in recall if method.layered else [recall]:
+            assert 0 in layer.blocks, "a question does not see the prefix"
 
 
 def recall_is_in_order(method: Any, opened: Opener) -> None:
@@ -624,8 +632,9 @@ def recall_is_in_order(method: Any, opened: Opener) -> None:
     for number in range(120):
         stream.push(number)
         before = stream.state.export()
-        blocks = method.recall(tuple(stream.spans), stream.scores(), stream.state).blocks
-        assert list(blocks) == sorted(set(blocks)) and set(blocks) <= {s.id for s in stream.spans}
+        recall = stream.recall()
+        for blocks in [layer.blocks for layer in (recall if method.layered else [recall])]:
+            assert list(blocks) == sorted(set(blocks)) and set(blocks) <= {s.id for s in stream.spans}
         assert_same(stream.state.export(), before, what="state after a question")
 
 

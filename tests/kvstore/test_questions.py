@@ -86,6 +86,22 @@ def test_layers_of_unequal_length_and_prompts_of_many_tokens(stack, store):
         assert view.recalled()[0] == LAYERS and view.recalled()[5] == 1
 
 
+def test_layers_may_see_different_blocks_without_scores(stack, store):
+    chosen = [[0, 2, 5, 9], [0, 2, 5, 9], [0]]
+    assert len(chosen) == LAYERS
+    with store.question(lambda layer, spans, scores: Recall(tuple(chosen[layer])), layered=True) as view:
+        assert view.attention_mass() == {}
+        got = ask(stack, view, (70, 5, 1, 1))
+        wanted, _ = dense_answer(stack, store, chosen, (70, 5, 1, 1))
+        assert_same(got, wanted)
+        assert view.recalled() == {0: LAYERS, 2: 2, 5: 2, 9: 2}
+        rows = view.segment(*place(1, stack.spec.position_axes)).rows()
+        assert rows is not None and rows.past_counts is not None, "packed passes take it"
+    with store.question(everything, layered=True) as same:
+        wanted, _ = dense_answer(stack, store, [[span.id for span in store.spans]] * LAYERS)
+        assert_same(ask(stack, same), wanted)
+
+
 @pytest.mark.proves("rekv", 1)
 def test_rekv_with_everything_retrieved_equals_full():
     stack = Stack()

@@ -17,6 +17,8 @@ class MemoryPolicy(Method):
 
     scores_layers: ClassVar[bool] = False
     """True when `recall` wants the question's score of every block, layer by layer (a first pass over the question)."""
+    layered: ClassVar[bool] = False
+    """True when layers see different blocks though no scores are wanted: `recall_layer` is asked for each of them."""
     holds_tokens: ClassVar[bool] = False
     """True when the policy keeps tokens and notes in its own state, merged or thinned as it likes, and says at a
     question what is read. Nothing is read while watching then, and there are no blocks to decide about."""
@@ -50,6 +52,10 @@ class MemoryPolicy(Method):
         The default is everything on the device. Must not change `state`.
         """
         return Recall(tuple(span.id for span in spans if span.tier.value == "device"))
+
+    def recall_layer(self, layer: int, num_layers: int, spans: Sequence[Span], state: StreamState) -> Recall:
+        """What a question may see in one of so many layers, if `layered`. Must not change `state`."""
+        raise NotImplementedError(f"{type(self).__name__} is layered and does not say what a layer sees")
 
     def recall_rows(self, layer: int, spans: Sequence[Span], queries: Tensor, state: StreamState) -> Recall:
         """What a question may see in one layer, row by row, if `scoring` is `queries`: the layer's raw queries of the
