@@ -47,8 +47,7 @@ def plan(
     frames = max(1, int(hours * 3600 * fps))
     weights = shape.parameters * 2
     window = min(window_tokens, frames * kept)
-    # The store holds raw keys, values, and a rotated copy of the keys for what is on the device.
-    on_device = window * shape.kv_bytes_per_token * 3 // 2 + shape.reference_bytes
+    on_device = window * shape.kv_bytes_per_token + shape.reference_bytes
     parked = max(0, frames * kept - window) * shape.kv_bytes_per_token
     room = device_gb * 1e9 * (1 - SPARE) - weights
     row: dict[str, Any] = {

@@ -8,7 +8,7 @@ r % G. Imported only where Triton is there; layout of the tables in `packed_atte
 import triton
 import triton.language as tl
 
-COLUMNS = tl.constexpr(18)
+COLUMNS = tl.constexpr(20)
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -54,7 +54,8 @@ def store_rows(
     tl.store(tl.load(facts + 6).to(tl.pointer_type(element)) + to, value, mask=real)
     raw = tl.load(facts + 7)
     if raw != 0:
-        tl.store(raw.to(tl.pointer_type(element)) + to, plain, mask=real)
+        to_raw = layer * tl.load(facts + 18) + heads * tl.load(facts + 19) + row * D + dims
+        tl.store(raw.to(tl.pointer_type(element)) + to_raw, plain, mask=real)
 
 
 @triton.jit

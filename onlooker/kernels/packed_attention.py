@@ -21,9 +21,9 @@ from torch import Tensor
 from onlooker.core.contracts import ModelSpec
 from onlooker.core.errors import InputError, ModelError
 
-COLUMNS = 18
+COLUMNS = 20
 """Numbers per segment in the table: 0-4 past, 5-9 own rows, 10-12 counts, 13-15 ledger, 16 rows seen of the past, 17
-stride of the ledger's heads."""
+stride of the ledger's heads, 18-19 raw keys."""
 
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
@@ -44,7 +44,8 @@ class Rows:
     """Rotated; new token number i sees the first `own_before + i + 1` rows."""
     own_values: Tensor
     own_raw: Tensor | None
-    """Where the new tokens' un-rotated keys are kept as well; None where nobody needs them."""
+    """Where the new tokens' un-rotated keys are written as well, in a room of their own; None where nobody needs
+    them."""
     own_before: int
     """Own rows that are there already."""
     positions: Tensor
@@ -320,8 +321,10 @@ def _turn(states: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
 
 def _facts(rows: Rows, start: int) -> list[int]:
     past, own, ledger, counts = rows.past_keys, rows.own_keys, rows.ledger, rows.past_counts
-    for pair in ((past, rows.past_values), (own, rows.own_values), (own, rows.own_raw)):
-        assert pair[1] is None or pair[0].stride() == pair[1].stride(), "keys and values lie alike"
+    raw = rows.own_raw
+    for pair in ((past, rows.past_values), (own, rows.own_values)):
+        assert pair[0].stride() == pair[1].stride(), "keys and values lie alike"
+    assert raw is None or raw.stride()[2:] == (raw.shape[3], 1), f"rows lie one after the other, not {raw.stride()}"
     assert own.stride()[2:] == (own.shape[3], 1), f"rows lie one after the other, not {own.stride()}"
     assert not past.shape[2] or past.stride()[2:] == (past.shape[3], 1), f"not {past.stride()}"
     assert counts is None or (counts.dtype == torch.int32 and counts.is_contiguous()), "counts are dense int32"
@@ -333,7 +336,7 @@ def _facts(rows: Rows, start: int) -> list[int]:
         past.shape[2],
         own.data_ptr(),
         rows.own_values.data_ptr(),
-        0 if rows.own_raw is None else rows.own_raw.data_ptr(),
+        0 if raw is None else raw.data_ptr(),
         own.stride(0),
         own.stride(1),
         rows.own_before,
@@ -344,6 +347,8 @@ def _facts(rows: Rows, start: int) -> list[int]:
         rows.own_noted,
         0 if counts is None else counts.data_ptr(),
         0 if ledger is None or ledger.ndim == 2 else ledger.stride(1),
+        0 if raw is None else raw.stride(0),
+        0 if raw is None else raw.stride(1),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Rows of keys and values of all layers in three large tensors, which are never copied row by row in Python."""
+"""Rows of keys and values of all layers in two large tensors, which are never copied row by row in Python."""
 
 import math
 import weakref
@@ -35,16 +35,16 @@ class Reader:
 
 
 class Arena:
-    """Room for `capacity` rows: raw keys, values, and keys rotated for the watching view.
+    """Room for `capacity` rows: keys, rotated to where they lie, and values.
 
-    Each of `keys`, `values` and `rotated` is `[layers, kv_heads, capacity, head_dim]`, so that the resident rows of
-    one layer are one slice, which a fused kernel can take by pointer and stride.
+    Each of `keys` and `values` is `[layers, kv_heads, capacity, head_dim]`, so that the resident rows of one layer are
+    one slice, which a fused kernel can take by pointer and stride.
     """
 
     def __init__(self, spec: ModelSpec, capacity: int) -> None:
         shape = (spec.num_layers, spec.num_kv_heads, capacity, spec.head_dim)
         self.capacity = capacity
-        self.keys, self.values, self.rotated = (allocate(shape, spec.dtype, spec.device) for _ in range(3))
+        self.keys, self.values = (allocate(shape, spec.dtype, spec.device) for _ in range(2))
         with torch.inference_mode(False):
             # The same memory in pieces of 8 bytes: rows are moved as they are, and a copy has fewer pieces to place.
             wide = spec.head_dim * spec.dtype.itemsize % 8 == 0
@@ -53,13 +53,13 @@ class Arena:
 
     @staticmethod
     def row_bytes(spec: ModelSpec) -> int:
-        """Bytes of one row in all three tensors."""
-        return spec.kv_bytes_per_token * 3 // 2
+        """Bytes of one row in both tensors."""
+        return spec.kv_bytes_per_token
 
     @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw keys, values, rotated keys."""
-        return self.keys, self.values, self.rotated
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Keys and values."""
+        return self.keys, self.values
 
     def is_read(self, start: int, end: int) -> bool:
         """Whether an open question reads any of the rows `[start, end)`."""
@@ -79,6 +79,6 @@ class Arena:
             for tensor in self._moved:
                 tensor[:, :, first - way : last - way] = tensor[:, :, first:last]
 
-    def num_bytes(self) -> tuple[int, int]:
-        """Bytes of raw keys and values, and of rotated keys."""
-        return self.keys.nbytes + self.values.nbytes, self.rotated.nbytes
+    def num_bytes(self) -> int:
+        """Bytes of both tensors."""
+        return self.keys.nbytes + self.values.nbytes

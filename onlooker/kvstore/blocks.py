@@ -22,6 +22,8 @@ class Block:
     """Positions relative to the block's start, int64 `[axes, tokens]`, on the device."""
     clock: int | None = None
     """Where it lies on the first axis of the video that it is a part of (see `Placing`); None: it is part of none."""
+    written: Offset = ()
+    """Where it was written: its keys are rotated to its positions moved by this, for good."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

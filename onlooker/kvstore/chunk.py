@@ -21,7 +21,7 @@ class _Shared:
     """What all layers of a chunk need."""
 
     own: tuple[tuple[Tensor, ...], ...]
-    """Where its raw keys, values and rotated keys go, layer by layer, each `[kv_heads, tokens, head_dim]`."""
+    """Where its rotated keys, values and raw keys go, layer by layer, each `[kv_heads, tokens, head_dim]`."""
     seen_keys: tuple[Tensor, ...]
     """Rotated keys of all that it sees, itself included, layer by layer."""
     seen_values: tuple[Tensor, ...]
@@ -36,23 +36,25 @@ class Chunk:
     Made by `KVStore.begin`; a store has at most one at a time.
     """
 
-    def __init__(self, store: "KVStore", block: Block, kind: SpanKind, start_s: float, end_s: float) -> None:
+    def __init__(
+        self, store: "KVStore", block: Block, kind: SpanKind, start_s: float, end_s: float, raw: Tensor
+    ) -> None:
+        """`raw` is room for its un-rotated keys, `[layers, kv_heads, tokens, head_dim]`, until it is sealed."""
         window = store._window
-        self._store, self._block, self._times = store, block, (start_s, end_s)
+        self._store, self._block, self._times, self.raw = store, block, (start_s, end_s), raw
         self._kind: SpanKind = kind
         self._head, self._tail, self._end = window.head, window.tail, window.tail + block.num_tokens
-        self._offset = window.placing.peek(block)
         self._shared: _Shared | None = None
         self._written = 0
 
     def places(self) -> Tensor:
         """Behind all that is resident (see `Segment.places`)."""
-        return moved(self._block.positions, self._offset)
+        return moved(self._block.positions, self._block.written)
 
     def attend(
         self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, turned: Turned = None
     ) -> Tensor:
-        """Write this layer's raw keys and values and attend (see `Segment.attend`). Once per layer."""
+        """Write this layer's keys and values and attend (see `Segment.attend`). Once per layer."""
         self._check_open()
         assert keys.shape[1] == self._block.num_tokens, f"{keys.shape[1]} keys for {self._block.num_tokens} positions"
         shared = self._shared or self._prepare()
@@ -60,7 +62,7 @@ class Chunk:
             if shared.angles is None:
                 shared.angles = self._store.rotary(self.places())
             turned = rotate(queries, *shared.angles), rotate(keys, *shared.angles)
-        for own, given in zip(shared.own, (keys, values, turned[1]), strict=True):
+        for own, given in zip(shared.own, (turned[1], values, keys), strict=True):
             own[layer].copy_(given)
         self._written += 1
         return attend_causally(turned[0], shared.seen_keys[layer], shared.seen_values[layer], shared.mask, scale)
@@ -69,8 +71,8 @@ class Chunk:
         """What is the same in every layer, or is cut into layers, made once."""
         arena, seen, new = self._store._window.arena, slice(self._head, self._end), slice(self._tail, self._end)
         self._shared = _Shared(
-            own=tuple(tensor[:, :, new].unbind(0) for tensor in arena.tensors),
-            seen_keys=arena.rotated[:, :, seen].unbind(0),
+            own=(*(tensor[:, :, new].unbind(0) for tensor in arena.tensors), self.raw.unbind(0)),
+            seen_keys=arena.keys[:, :, seen].unbind(0),
             seen_values=arena.values[:, :, seen].unbind(0),
             mask=causal_mask(self._store.spec, self._block.num_tokens, self._end - self._head),
         )
@@ -83,14 +85,14 @@ class Chunk:
         self._written = self._store.spec.num_layers
         arena, seen, new = self._store._window.arena, slice(self._head, self._tail), slice(self._tail, self._end)
         return Rows(
-            past_keys=arena.rotated[:, :, seen],
+            past_keys=arena.keys[:, :, seen],
             past_values=arena.values[:, :, seen],
-            own_keys=arena.rotated[:, :, new],
+            own_keys=arena.keys[:, :, new],
             own_values=arena.values[:, :, new],
-            own_raw=arena.keys[:, :, new],
+            own_raw=self.raw,
             own_before=0,
             positions=self._block.positions,
-            offset=self._offset,
+            offset=self._block.written,
         )
 
     def seal(self) -> Span:

@@ -1,5 +1,6 @@
 """What a question sees of the past: chosen blocks, gathered from both tiers and rotated once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from onlooker.kvstore.arena import Arena, allocate
 from onlooker.kvstore.blocks import Block, Entry, Offset
 from onlooker.kvstore.catalog import Catalog
 from onlooker.kvstore.placing import Placing, lay_out
-from onlooker.kvstore.rotation import Rotary, rotate, shifted
+from onlooker.kvstore.rotation import Rotary, rotate, spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +64,14 @@ class Sources:
     rows: Catalog[int]
     """First row of the blocks on the device; `moved` rows further up in the arena."""
     moved: int
+    written: Mapping[int, Tensor]
+    """Keys of the anchors as they were written (see `Window`): their rows in the arena are rotated elsewhere."""
     host: Catalog[Tensor]
     """Slabs of the parked blocks, each `[2, layers, kv_heads, tokens, head_dim]`."""
     placing: Placing
     """What came behind all that was on the device."""
+    turn: Rotary
+    """Rotates what is rotated already (`rotation.by_steps`)."""
     held: tuple[Block, ...] = ()
     """Blocks that are in no store: the question reads them itself, before its own words."""
 
@@ -78,11 +83,12 @@ class Sources:
         """A context without any copy: the blocks are what arena `rows` hold, which is all that was on the device."""
         placing = self.placing.copy()
         held = tuple(placing.place(block) for block in self.held)
-        keys, values = self.arena.rotated[:, :, rows], self.arena.values[:, :, rows]
+        keys, values = self.arena.keys[:, :, rows], self.arena.values[:, :, rows]
         return Context(keys, values, chosen, held, placing.reach, 0)
 
     def gather(self, chosen: tuple[int, ...], layers: range, fetched: tuple[int, ...] | None = None) -> Context:
-        """A context of some neighbouring layers: packed positions (a block starts where the one before it ends).
+        """A context of some neighbouring layers: packed positions (a block starts where the one before it ends), to
+        which keys are rotated from where they were written.
 
         Layers that see other blocks would end at other positions. Only distances matter, so their contexts are moved to
         end where the watching view does: a packed pass has one place for a question's tokens. Only the blocks that are
@@ -99,6 +105,12 @@ class Sources:
             keys[:, :, to].copy_(from_keys[picked, :, rows], non_blocking=True)
             values[:, :, to].copy_(from_values[picked, :, rows], non_blocking=True)
             at += count
+        at = 0
+        for block in chosen if self.written else ():
+            count = self.entries[block].span.num_tokens
+            if block in self.written and block not in self.host:
+                keys[:, :, at : at + count].copy_(self.written[block][picked], non_blocking=True)
+            at += count
         blocks = [*(self.entries[block].block for block in places), *self.held]
         offsets, reach = lay_out(blocks, spec.position_axes)
         if len(layers) < spec.num_layers or any(block.clock is not None for block in blocks):
@@ -111,7 +123,10 @@ class Sources:
             starts = dict(zip(places, offsets, strict=True))
             offsets = [starts[block] for block in chosen]
         if chosen:
-            cos, sin = self.rotary(shifted([self.entries[block].block.positions for block in chosen], offsets))
+            counts = [self.entries[block].span.num_tokens for block in chosen]
+            written = [self.entries[block].block.written for block in chosen]
+            steps = [tuple(b - a for a, b in zip(*two, strict=True)) for two in zip(written, offsets, strict=True)]
+            cos, sin = self.turn(spread(steps, counts, spec.device))
             for layer in range(len(layers)):
                 keys[layer] = rotate(keys[layer], cos, sin)
         return Context(keys, values, chosen, held, reach, keys.nbytes + values.nbytes)

@@ -90,8 +90,10 @@ class QuestionView:
             window.arena,
             window.rows.copy(),
             window.moved,
+            window.written,
             store._host.copy(),
             window.placing.copy(),
+            store.turn,
             tuple(entries[span.id].block for span in self.held_spans),
         )
         self._prefix = tuple(span.id for span in self.spans[:1] if span.kind == "prefix")
@@ -210,7 +212,7 @@ class QuestionView:
     def num_bytes(self) -> int:
         """Device bytes that exist because of this view; an arena the stream has left counts for each view of it."""
         left = self._reader is not None and self._sources.arena is not self._store._window.arena
-        kept = sum(self._sources.arena.num_bytes()) if left else 0
+        kept = self._sources.arena.num_bytes() if left else 0
         return kept + self._tail.nbytes + sum(context.owned_bytes for context in self._contexts)
 
     def close(self) -> None:

@@ -1,6 +1,10 @@
-"""Rotary positions applied to raw queries and keys: once, in float32, never written back over the raw ones."""
+"""Rotary positions applied to queries and keys, in float32, never written back over what was rotated.
 
-from collections.abc import Callable
+A rotation by positions p, then by a step s, is one by p + s. So a key that lies rotated to the place where it was
+written is read at another place by one rotation by the difference, which is the same for all tokens of a block.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +26,30 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor, into: Tensor | None = None)
     return (plain * cos + turned * sin).to(states.dtype)
 
 
+def by_steps(rotary: Rotary, axes: int, device: torch.device) -> Rotary:
+    """The rotary of a model for keys that are rotated already: a model may scale what it rotates, but only once."""
+    (scale, _) = rotary(torch.zeros(axes, 1, dtype=torch.int64, device=device))
+
+    def turn(steps: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = rotary(steps)
+        return cos / scale, sin / scale
+
+    return turn
+
+
+def spread(steps: Sequence[Offset], counts: Sequence[int], device: torch.device) -> Tensor:
+    """The step of each block, for each of its tokens: int64 `[axes, tokens]`; of a single block only `[axes, 1]`.
+    Does not wait for the device."""
+    if len(steps) == 1 and min(steps[0]) == max(steps[0]):
+        return torch.full((len(steps[0]), 1), steps[0][0], dtype=torch.int64, device=device)
+    every = torch.tensor(list(steps)).T
+    if len(steps) > 1:
+        every = torch.repeat_interleave(every, torch.tensor(list(counts)), dim=1)
+    if device.type == "cuda":
+        every = every.pin_memory()  # so that the copy is not waited for
+    return every.to(device, non_blocking=True)
+
+
 def moved(positions: Tensor, offset: Offset) -> Tensor:
     """Local positions of one block, `[axes, tokens]`, moved by one integer per axis, so that its inner geometry stays.
 
@@ -31,14 +59,3 @@ def moved(positions: Tensor, offset: Offset) -> Tensor:
         return positions + offset[0]
     return torch.stack([axis + step for axis, step in zip(positions, offset, strict=True)])
 
-
-def shifted(positions: list[Tensor], offsets: list[Offset]) -> Tensor:
-    """Local positions of several blocks, each `[axes, tokens]`, moved by their offsets; `[axes, all tokens]`."""
-    if len(positions) == 1:
-        return moved(positions[0], offsets[0])
-    together = torch.cat(positions, dim=1)
-    counts = torch.tensor([p.shape[1] for p in positions])
-    steps = torch.repeat_interleave(torch.tensor(offsets).T, counts, dim=1)
-    if together.is_cuda:
-        steps = steps.pin_memory()  # so that the copy is not waited for
-    return together + steps.to(together.device, non_blocking=True)

@@ -17,15 +17,16 @@ from onlooker.kvstore.placing import Placing
 if TYPE_CHECKING:
     from onlooker.kvstore.store import KVStore
 
-FORMAT = 2
+FORMAT = 3
 
 
 def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """See `KVStore.export`. The rotated keys travel too: made anew, their last bits could differ."""
+    """See `KVStore.export`. Of anchors that have moved, the keys travel as they lie and as they were written: made
+    anew, their last bits could differ."""
     if store.spec.device.type == "cuda":
         torch.cuda.synchronize(store.spec.device)
     window = store._window
-    live = dict(zip(("keys", "values", "rotated"), window.tensors(), strict=True))
+    live = dict(zip(("keys", "values"), window.tensors(), strict=True))
     tensors = {f"device.{name}": tensor.to("cpu", copy=True).contiguous() for name, tensor in live.items()}
     tensors["signals"] = store._signals.export().cpu()
     entries = list(store._entries.values())
@@ -33,6 +34,7 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors["positions"] = torch.cat([none, *(entry.block.positions.cpu() for entry in entries)], dim=1)
     parked = [entry.span.id for entry in entries if entry.span.tier is Tier.HOST]
     tensors |= {f"host.{block}": store._host[block] for block in parked}
+    tensors |= {f"written.{block}": keys.to("cpu", copy=True) for block, keys in window.written.items()}
     facts = {
         "format": FORMAT,
         "sizes": _sizes(store),
@@ -46,6 +48,8 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
                 "end_s": entry.span.end_s,
                 "extent": entry.block.extent,
                 "clock": entry.block.clock,
+                "written": list(entry.block.written),
+                "is_anchor": entry.span.id in window.written,
                 "offset": list(window.offsets[entry.span.id]) if entry.span.id in window.offsets else None,
             }
             for entry in entries
@@ -69,7 +73,7 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
     _check_budgets(store, tensors)
     store._reset()
     window, device = store._window, store.spec.device
-    live = [tensors[f"device.{name}"] for name in ("keys", "values", "rotated")]
+    live = [tensors[f"device.{name}"] for name in ("keys", "values")]
     window.arena = Arena(store.spec, live[0].shape[2])
     for target, source in zip(window.arena.tensors, live, strict=True):
         target.copy_(source)
@@ -77,7 +81,8 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
     for fact in facts["blocks"]:
         end = start + fact["num_tokens"]
         positions = tensors["positions"][:, start:end].to(device)
-        block = Block(fact["id"], fact["num_tokens"], fact["extent"], positions, fact["clock"])
+        written = tuple(fact["written"])
+        block = Block(fact["id"], fact["num_tokens"], fact["extent"], positions, fact["clock"], written)
         start = end
         resident = fact["offset"] is not None
         tier = Tier.DEVICE if resident else Tier.HOST
@@ -85,10 +90,11 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
         store._entries[block.id] = Entry(span, block)
         store._position_bytes += block.positions.nbytes
         if resident:
-            window.append(block, is_prefix=fact["kind"] == "prefix")
-            window.offsets[block.id] = tuple(fact["offset"])
+            window.append(block, tuple(fact["offset"]), is_prefix=fact["kind"] == "prefix")
         else:
             _park(store, block.id, tensors[f"host.{block.id}"])
+    anchors = [fact["id"] for fact in facts["blocks"] if fact["is_anchor"]]
+    window.written = {block: tensors[f"written.{block}"].to(device, copy=True) for block in anchors}
     store._next_id = facts["next_id"]
     window.placing = Placing.behind(reversed(window.blocks.values()), window.offsets, store.spec.position_axes)
     store._signals.load([fact["id"] for fact in facts["blocks"]], tensors["signals"].to(device))
@@ -101,7 +107,7 @@ def _park(store: "KVStore", block: int, source: Tensor) -> None:
     store._host_bytes += slab.nbytes
 
 
-_BLOCK = {"id", "kind", "num_tokens", "start_s", "end_s", "extent", "clock", "offset"}
+_BLOCK = {"id", "kind", "num_tokens", "start_s", "end_s", "extent", "clock", "written", "is_anchor", "offset"}
 
 
 def _check_blocks(store: "KVStore", facts: Mapping[str, Any]) -> None:
@@ -109,8 +115,8 @@ def _check_blocks(store: "KVStore", facts: Mapping[str, Any]) -> None:
     if not isinstance(facts["blocks"], list):
         raise InputError("the stored blocks are damaged", given=str(facts["blocks"])[:200], do="take a new snapshot")
     next_id = 0
-    for place, fact in enumerate(facts["blocks"]):
-        name = f"block {place} of the snapshot"
+    for order, fact in enumerate(facts["blocks"]):
+        name = f"block {order} of the snapshot"
         if not isinstance(fact, Mapping) or set(fact) != _BLOCK or fact["kind"] not in typing.get_args(SpanKind):
             raise InputError(f"{name} is damaged", given=str(fact)[:200], do="take a new snapshot")
         next_id = whole(f"id of {name}", fact["id"], least=next_id, most=2**53) + 1
@@ -121,13 +127,19 @@ def _check_blocks(store: "KVStore", facts: Mapping[str, Any]) -> None:
         # Times of different blocks are the caller's: a store takes them in any order, so a saved one may have any.
         start_s = number(f"start_s of {name}", fact["start_s"])
         number(f"end_s of {name}", fact["end_s"], least=start_s)
-        if fact["offset"] is not None:
+        places = [key for key in ("written", "offset") if key == "written" or fact[key] is not None]
+        for key in places:
             axes = store.spec.position_axes
-            if not isinstance(fact["offset"], list) or len(fact["offset"]) != axes:
-                raise InputError(f"offset of {name} has {axes} axes", given=str(fact["offset"])[:80])
-            for offset in fact["offset"]:
-                whole(f"offset of {name}", offset, least=-(2**31), most=2**53)
-        if fact["kind"] == "prefix" and (place or fact["offset"] is None):
+            if not isinstance(fact[key], list) or len(fact[key]) != axes:
+                raise InputError(f"{key} of {name} has {axes} axes", given=str(fact[key])[:80])
+            for place in fact[key]:
+                whole(f"{key} of {name}", place, least=-(2**53), most=2**53)
+        moved = fact["offset"] is not None and fact["offset"] != fact["written"]
+        if not isinstance(fact["is_anchor"], bool) or (moved and not fact["is_anchor"]):
+            raise InputError(f"{name} is damaged", given=str(fact)[:200], do="take a new snapshot")
+        if fact["is_anchor"] and fact["offset"] is None:
+            raise InputError(f"{name} cannot be an anchor", given=str(fact)[:200], do="take a new snapshot")
+        if fact["kind"] == "prefix" and (order or fact["offset"] is None):
             raise InputError(f"{name} cannot be the prefix", given=str(fact)[:200], do="take a new snapshot")
     whole("next_id of the snapshot", facts["next_id"], least=next_id, most=2**53)
 
@@ -138,11 +150,13 @@ def _check_tensors(store: "KVStore", tensors: Mapping[str, Tensor], blocks: list
     row = (spec.num_layers, spec.num_kv_heads)
     resident = sum(fact["num_tokens"] for fact in blocks if fact["offset"] is not None)
     wanted: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-        f"device.{name}": ((*row, resident, spec.head_dim), spec.dtype) for name in ("keys", "values", "rotated")
+        f"device.{name}": ((*row, resident, spec.head_dim), spec.dtype) for name in ("keys", "values")
     }
     wanted["signals"] = (spec.num_layers, len(blocks), spec.num_kv_heads * spec.head_dim), torch.float32
     wanted["positions"] = (spec.position_axes, sum(fact["num_tokens"] for fact in blocks)), torch.int64
     for fact in blocks:
+        if fact["is_anchor"]:
+            wanted[f"written.{fact['id']}"] = (*row, fact["num_tokens"], spec.head_dim), spec.dtype
         if fact["offset"] is None:
             wanted[f"host.{fact['id']}"] = (2, *row, fact["num_tokens"], spec.head_dim), spec.dtype
     found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}

@@ -17,18 +17,19 @@ from onlooker.kvstore.blocks import Block, Entry
 from onlooker.kvstore.catalog import Catalog, Spans
 from onlooker.kvstore.chunk import Chunk
 from onlooker.kvstore.question import Choose, Held, QuestionView
-from onlooker.kvstore.rotation import Rotary
+from onlooker.kvstore.rotation import Rotary, by_steps
 from onlooker.kvstore.signals import Signals
 from onlooker.kvstore.window import Window
 
 TEXT_TOKENS = 64
 """More tokens of text than any model writes around a frame."""
-POSITION_LIMIT = 2**15
-"""Watching positions start again from zero beyond this: float32 angles lose accuracy as positions grow."""
 
 
 class KVStore:
-    """Keys and values of one stream: immutable blocks of un-rotated keys, with positions local to each block.
+    """Keys and values of one stream: immutable blocks, with positions local to each block.
+
+    Keys lie once, rotated to the place where their block was written. Read at another place, they are rotated by the
+    difference, into a copy; what is stored never changes.
 
     Device tier: what the stream sees while watching (see `Window` for its position rule). Host tier: parked blocks,
     pinned where CUDA is there, one slab per block. Policies decide what goes where (`apply`); questions read the store
@@ -50,11 +51,12 @@ class KVStore:
         exist for a moment.
         """
         self.spec, self.rotary = spec, rotary
+        self.turn = by_steps(rotary, spec.position_axes, spec.device)
         self.device_budget_bytes, self.host_budget_bytes = device_budget_bytes, host_budget_bytes
         self._reset()
 
     def _reset(self) -> None:
-        self._window = Window(self.spec, self.rotary, min(self.spec.max_positions, POSITION_LIMIT))
+        self._window = Window(self.spec, self.turn)
         self._signals = Signals(self.spec)
         self._entries: Catalog[Entry] = Catalog()
         self._host: Catalog[Tensor] = Catalog()
@@ -89,14 +91,16 @@ class KVStore:
         num_tokens = positions.shape[1]
         most_rows = self._most_rows(num_tokens)
         block = Block(self._next_id, num_tokens, extent, positions.to(self.spec.device, torch.int64), clock)
+        block = dataclasses.replace(block, written=self._window.placing.peek(block))
+        shape = (self.spec.num_layers, self.spec.num_kv_heads, num_tokens, self.spec.head_dim)
+        raw = allocate(shape, self.spec.dtype, self.spec.device)
         self._signals.reserve()
-        self._window.reserve(block, most_rows)
-        self._open = Chunk(self, block, kind, start_s, end_s)
+        self._window.reserve(num_tokens, most_rows)
+        self._open = Chunk(self, block, kind, start_s, end_s, raw)
         return self._open
 
     def _seal(self, chunk: Chunk, block: Block, kind: SpanKind, start_s: float, end_s: float) -> Span:
-        rows = slice(self._window.tail, self._window.tail + block.num_tokens)
-        self._signals.add(block.id, self._window.arena.keys[:, :, rows])
+        self._signals.add(block.id, chunk.raw)
         self._window.append(block, is_prefix=kind == "prefix")
         span = Span(block.id, kind, block.num_tokens, start_s, end_s)
         self._entries[block.id] = Entry(span, block)
@@ -111,12 +115,12 @@ class KVStore:
         parked, device = rows * self.spec.kv_bytes_per_token, self.device_budget_bytes
         if self.host_budget_bytes is not None and self._host_bytes + parked > self.host_budget_bytes:
             return False
-        beside = self._signals.bytes_after_reserve() + self._position_bytes + rows * self.spec.position_axes * 8
+        beside = self._beside(num_tokens) + (rows - num_tokens) * self.spec.position_axes * 8
         return device is None or beside + rows * Arena.row_bytes(self.spec) <= device
 
     def check_beside(self, num_bytes: int) -> None:
         """Raise `CapacityError` when so many bytes, held elsewhere for this stream, exceed its device budget."""
-        held = sum(size for name, size in self.num_bytes().items() if name in ("device_raw", "device_rotated"))
+        held = sum(size for name, size in self.num_bytes().items() if name in ("device_rows", "device_anchors"))
         if self.device_budget_bytes is not None and held + num_bytes > self.device_budget_bytes:
             raise CapacityError(
                 "what the memory holds, or a question reads of it, does not fit on the device",
@@ -124,12 +128,18 @@ class KVStore:
                 do="raise the device budget, keep fewer tokens per frame, or let the memory hold fewer frames",
             )
 
+    def _beside(self, num_tokens: int) -> int:
+        """Device bytes beside the rows once a block of this size is being written."""
+        new = num_tokens * (self.spec.position_axes * 8 + self.spec.kv_bytes_per_token // 2)
+        anchors = self._window.anchor_bytes()
+        return self._signals.bytes_after_reserve() + self._position_bytes + anchors + new
+
     def _most_rows(self, num_tokens: int) -> int:
         """How many arena rows the device budget allows once a block of this size is there."""
         wanted = self._window.num_rows + num_tokens
         if self.device_budget_bytes is None:
             return 2**62
-        beside = self._signals.bytes_after_reserve() + self._position_bytes + num_tokens * self.spec.position_axes * 8
+        beside = self._beside(num_tokens)
         row_bytes = Arena.row_bytes(self.spec)
         most = (self.device_budget_bytes - beside) // row_bytes
         if wanted > most:
@@ -193,11 +203,11 @@ class KVStore:
             )
 
     def _slab(self, block: int) -> Tensor:
-        """A resident block as one host slab `[2, layers, kv_heads, tokens, head_dim]`: raw keys, then values."""
+        """A resident block as one host slab `[2, layers, kv_heads, tokens, head_dim]`: keys as they were written, then
+        values."""
         start = self._window.row_of(block)
-        rows = slice(start, start + self._entries[block].span.num_tokens)
-        arena = self._window.arena
-        both = torch.stack((arena.keys[:, :, rows], arena.values[:, :, rows]))
+        values = self._window.arena.values[:, :, start : start + self._entries[block].span.num_tokens]
+        both = torch.stack((self._window.written_keys(self._entries[block].block), values))
         cuda = self.spec.device.type == "cuda"
         slab = allocate(tuple(both.shape), both.dtype, torch.device("cpu"), pinned=cuda)
         # Not waited for: every reader on the device comes later in the same stream, and `export` waits.
@@ -231,14 +241,13 @@ class KVStore:
 
     def num_bytes(self) -> dict[str, int]:
         """Bytes held, by tier and kind. Device rows count with their room to grow; views with the rows they keep."""
-        raw, rotated = self._window.arena.num_bytes()
         return {
-            "device_raw": raw,
-            "device_rotated": rotated,
+            "device_rows": self._window.arena.num_bytes(),
+            "device_anchors": self._window.anchor_bytes(),
             "device_signals": self._signals.num_bytes(),
             "device_positions": self._position_bytes,
             "device_views": sum(view.num_bytes() for view in self._views),
-            "host_raw": self._host_bytes,
+            "host_rows": self._host_bytes,
         }
 
     def fork(self) -> "KVStore":

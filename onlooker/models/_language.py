@@ -39,15 +39,30 @@ class LanguageLayers:
         if isinstance(self._rotary, _NoRotation):  # a network may be wrapped twice
             self._rotary = self._rotary.replaced[0]
         module.rotary_emb = _NoRotation(self._rotary, _head_dim(config))
+        self._frequencies: dict[int, tuple[Tensor, Tensor]] = {}
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines, float32 `[tokens, head_dim]`, of positions int64 `[axes, tokens]`.
 
-        With three axes, the family's own module decides which frequencies belong to which axis (M-RoPE).
+        Those of the family's own module, but exact at any position, where its float32 angles lose a bit with every
+        doubling. With three axes, that module decides which frequencies belong to which axis (M-RoPE).
         """
-        like = torch.empty(0, dtype=torch.float32, device=positions.device)
-        cos, sin = self._rotary(like, positions if len(positions) == 1 else positions[:, None])
-        return cos[0], sin[0]
+        frequencies, axis = self._turns(len(positions), positions.device)
+        angles = positions.index_select(0, axis).T * frequencies
+        angles = torch.cat((angles, angles), dim=1)
+        scale = self._rotary.attention_scaling
+        return (angles.cos() * scale).float(), (angles.sin() * scale).float()
+
+    def _turns(self, axes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Angle of one position, float64 `[head_dim / 2]`, and the axis that it belongs to, int64 `[head_dim / 2]`."""
+        if axes not in self._frequencies:
+            frequencies = self._rotary.inv_freq.to(device, torch.float64)
+            like = torch.empty(0, dtype=torch.float32, device=device)
+            one_step = torch.eye(axes, dtype=torch.int64, device=device)  # a step on each axis in turn
+            _, sin = self._rotary(like, one_step if axes == 1 else one_step[:, None])
+            axis = sin[0, :, : len(frequencies)].abs().argmax(0)
+            self._frequencies[axes] = frequencies, axis
+        return self._frequencies[axes]
 
     def extend(self, embeddings: Tensor, attention: Attention, deepstack: Tensor | None = None) -> Tensor:
         """Last hidden states `[tokens, hidden_dim]` of packed tokens `[tokens, hidden_dim]`.

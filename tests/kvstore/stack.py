@@ -150,14 +150,22 @@ def ask(stack: Stack, view, lengths: Sequence[int] = (4, 1, 1), scored: bool = F
     return torch.cat(outs)
 
 
-def raw(store: KVStore, block: int) -> tuple[Tensor, Tensor]:
-    """Copies of a block's raw keys and values, from whichever tier."""
+def written(store: KVStore, block: int) -> tuple[Tensor, Tensor]:
+    """Copies of a block's keys as they were written, and of its values, from whichever tier."""
     if block in store._host:
         slab = store._host[block]
         return slab[0].clone(), slab[1].clone()
     start = store._window.row_of(block)
     rows = slice(start, start + store._entries[block].span.num_tokens)
-    return store._window.arena.keys[:, :, rows].clone(), store._window.arena.values[:, :, rows].clone()
+    keys = store._window.written_keys(store._entries[block].block)
+    return keys.clone(), store._window.arena.values[:, :, rows].clone()
+
+
+def raw(store: KVStore, block: int) -> tuple[Tensor, Tensor]:
+    """A block's keys without any rotation, and its values."""
+    keys, values = written(store, block)
+    known = store._entries[block].block
+    return turn(keys, -(known.positions + torch.tensor(known.written)[:, None])), values
 
 
 def packed_past(store: KVStore, blocks: Sequence[int]) -> tuple[list, int]:

@@ -74,16 +74,6 @@ def slide(stack: Stack, store: KVStore) -> None:
     store.apply(Plan(forget=tuple(frames(store)[:3])))
 
 
-def pass_the_limit(stack: Stack, store: KVStore) -> None:
-    """So that the next frame gives out positions anew."""
-    oldest(store)
-    store._window.position_limit = 1
-    watch(stack, store, 1, 20)
-    window = store._window
-    while window.next_offset + ROWS_A_FRAME <= 2 * (window.next_offset - window._base()[0]):
-        oldest(store)
-
-
 ACTS: dict[str, tuple[Callable[[Stack, KVStore], None] | None, Callable[[KVStore], None]]] = {
     "forget the oldest": (None, oldest),
     "forget one in the middle": (None, middle),
@@ -92,7 +82,6 @@ ACTS: dict[str, tuple[Callable[[Stack, KVStore], None] | None, Callable[[KVStore
     "park and forget": (None, park),
     "grow": (fill, begin),
     "move to the front": (slide, begin),
-    "positions anew": (pass_the_limit, begin),
 }
 
 

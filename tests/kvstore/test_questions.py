@@ -234,7 +234,6 @@ def test_an_open_view_sees_the_same_whatever_the_stream_does(stack, store, form)
         store.apply(Plan(forget=(store.spans[4].id,)))
     store.apply(Plan(forget=(store.spans[6].id,), park=(store.spans[7].id,)))
     store.apply(Plan(forget=(store.spans[1].id, store.spans[2].id)))
-    store._window._rotate_anew()
     for number in range(40, 90):
         watch(stack, store, 9, number)
         if number % 3:
@@ -249,7 +248,7 @@ def test_an_open_view_sees_the_same_whatever_the_stream_does(stack, store, form)
     assert store.num_bytes()["device_views"] == 0
 
 
-@pytest.mark.parametrize("act", ["append", "evict", "slide", "grow", "rotate", "squeeze", "close"])
+@pytest.mark.parametrize("act", ["append", "evict", "slide", "grow", "squeeze", "close"])
 def test_no_single_act_of_the_stream_disturbs_an_open_view(act):
     stack = Stack()
     store = new_store(stack)
@@ -264,9 +263,6 @@ def test_no_single_act_of_the_stream_disturbs_an_open_view(act):
         assert view.num_bytes() == 0, "this view reads the stream's own rows"
         if act in ("evict", "squeeze"):
             store.apply(Plan(forget=(store.spans[1 if act == "evict" else 2].id,)))
-        elif act == "rotate":
-            assert store._window._base()[0] > 0
-            store._window._rotate_anew()
         elif act == "close":
             store.close()
         elif act == "append":
@@ -370,7 +366,6 @@ def test_random_lives_equal_a_naive_store(data):
     """Blocks come, are parked and forgotten at random; questions stay open meanwhile. The naive store is raw copies."""
     stack = Stack()
     store = new_store(stack, prefix=data.draw(st.sampled_from([0, 2, 7])))
-    store._window.position_limit = 30
     copies = {span.id: raw(store, span.id) for span in store.spans}
     held: list = []
     for number in range(data.draw(st.integers(3, 14))):

@@ -145,13 +145,19 @@ def test_end_ids_may_be_one_or_many(tiny_model):
         config.eos_token_id = end
 
 
-def test_rotary_is_float32_and_true_to_the_stock_module(tiny_model, pair):
+def test_rotary_is_float32_and_true_to_the_stock_module_at_any_position(tiny_model, pair):
     _, stock = pair("siglip", 56)
-    positions = torch.tensor([[0, 5, 31000]])
+    module = stock.model.language_model.rotary_emb
+    positions = torch.tensor([[0, 5, -7, 300]])
     cos, sin = tiny_model.rotary(positions)
-    wanted = stock.model.language_model.rotary_emb(torch.zeros(1), positions)
-    assert cos.dtype == sin.dtype == torch.float32 and cos.shape == (3, tiny_model.spec.head_dim)
-    assert torch.equal(cos, wanted[0][0]) and torch.equal(sin, wanted[1][0])
+    wanted = module(torch.zeros(1), positions)
+    assert cos.dtype == sin.dtype == torch.float32 and cos.shape == (4, tiny_model.spec.head_dim)
+    torch.testing.assert_close(cos, wanted[0][0], rtol=0, atol=3e-5)
+    torch.testing.assert_close(sin, wanted[1][0], rtol=0, atol=3e-5)
+    # The stock module's float32 angles are off by 0.002 at 31,000 and by 60 at 10^9.
+    far = torch.tensor([[31_000, 10**9]])
+    angles = far.T.double() * module.inv_freq.double()
+    torch.testing.assert_close(tiny_model.rotary(far)[0], torch.cat((angles, angles), 1).cos().float())
 
 
 def test_places_tokens_in_both_layouts(tiny_model):

@@ -195,7 +195,11 @@ class VideoModel(ABC):
 
     @abstractmethod
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, float32 `[tokens, head_dim]` each, of positions `[axes, tokens]` (half-split layout)."""
+        """Cosines and sines, float32 `[tokens, head_dim]` each, of positions `[axes, tokens]` (half-split layout).
+
+        Exact at any position, also below zero: a stream's positions grow as long as it is watched, and keys that lie
+        at one place are read at another by a rotation by the difference.
+        """
 
     # thinking
     @abstractmethod
