@@ -1,4 +1,4 @@
-"""The KV cache itself: immutable blocks of un-rotated keys with explicit positions, in tiers."""
+"""The KV cache itself: immutable blocks of keys and values with explicit positions, in tiers."""
 
 from onlooker.kvstore.attention import PackedAttention, Segment
 from onlooker.kvstore.catalog import Catalog, Spans
