@@ -58,4 +58,3 @@ def moved(positions: Tensor, offset: Offset) -> Tensor:
     if min(offset) == max(offset):
         return positions + offset[0]
     return torch.stack([axis + step for axis, step in zip(positions, offset, strict=True)])
-

@@ -1,4 +1,4 @@
-"""Half an hour of video: three-axis positions equal a fresh computation over what is kept, however far they have come."""
+"""Half an hour of video: positions on three axes equal a fresh computation over what is kept, however far they come."""
 
 import json
 
