@@ -22,6 +22,7 @@ from torch import Tensor
 
 from benchmarks.encode_tower import MOMENTS, moving_frames, random_tower
 from onlooker.cli.timing import Action, time_in_turns
+from onlooker.core import registry
 from onlooker.core.contracts import EncoderAccelerator, Prepared
 from onlooker.core.state import StreamState
 from onlooker.encode.full import Full
@@ -88,6 +89,8 @@ class Bench:
             "ours, whole": self._encoder(ours, count, age=0),
             "ours, as by default": self._encoder(default, count, age=1),
         }
+        for text in self.options.variants:
+            actions[text] = self._encoder(registry.make("encoder", text), count, age=1)
         timed = time_in_turns(actions, self.options.repeats, self.device, lambda: None)
         ms = {name: timed[f"{name}_ms"] for name in actions}
         interval, share = self.options.interval, self.options.refreshes
@@ -99,9 +102,10 @@ class Bench:
             row["of_dense"] = round(value / ms["dense"], 4)
             row["p95_ms"] = round(timed.get(f"{name}_p95_ms", 0.0), 3)
             self.rows.append(row)
-            print(f"{name:20s} {value:9.3f} ms  p95 {row['p95_ms']:9.3f}  {row['of_dense']:.3f} of dense", flush=True)
+            print(f"{name:32s} {value:9.3f} ms  p95 {row['p95_ms']:9.3f}  {row['of_dense']:.3f} of dense", flush=True)
         if self.device.type == "cuda":
-            self._profile(f"ours, {count} streams, ratio {ratio}", actions["ours, reusing"])
+            for name in ("ours, reusing", "ours, whole"):
+                self._profile(f"{name}, {count} streams, ratio {ratio}", actions[name])
 
     def _encoder(self, method: EncoderAccelerator, count: int, age: int | None = None) -> Action:
         """A prepared encoder at every moment; `age` 0: each frame is whole, 1: each reuses the last one."""
@@ -167,7 +171,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ratios", default="0.25,0.15", help="share of the tokens recomputed, by commas")
     parser.add_argument("--interval", type=int, default=4, help="frames between references of the published form")
     parser.add_argument("--refreshes", type=float, default=0.0, help="share of whole frames in our form's mean")
-    parser.add_argument("--references", default="int8", choices=("int8", "model"), help="of our form")
+    parser.add_argument("--variants", nargs="*", default=[], help="encoders to time too, each on frames that reuse")
+    parser.add_argument("--references", default="auto", choices=("auto", "int8", "model"), help="of our form")
     parser.add_argument("--look-every", type=int, default=3, help="frames in which everyone has looked, of our form")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=80.0, help="nothing new is begun after so many seconds")

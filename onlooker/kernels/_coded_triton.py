@@ -6,7 +6,7 @@ Imported only where Triton is there; `coded` launches them, and the plain form o
 import triton
 import triton.language as tl
 
-from onlooker.kernels._vision_triton import behind
+from onlooker.kernels._vision_triton import _store_norm, behind
 
 SKETCH = tl.constexpr(32)
 
@@ -50,163 +50,224 @@ def _keep(rows, at, codes, scales, stream, token, layer, kind_layer, tokens, dim
 
 
 @triton.jit
-def _keep_sketch(now, then, stream, token, row, layer, tokens, valid):
-    """What a row's reference was computed from, as it was measured last."""
-    address = tl.load(then + stream)
-    channel = tl.arange(0, SKETCH)
-    to = address.to(tl.pointer_type(tl.float16)) + (layer * tokens + token).to(tl.int64) * SKETCH + channel
-    seen = tl.load(now + row * SKETCH + channel)
-    tl.store(to, seen, mask=channel < SKETCH * valid * (address != 0).to(tl.int32))
+def _sketches(address, layer, tokens, token):
+    """Where a layer's sketches of these tokens begin."""
+    at = tl.multiple_of(address.to(tl.pointer_type(tl.float32)), 16)
+    return at + (layer * tokens + token).to(tl.int64)[:, None] * SKETCH + tl.arange(0, SKETCH)[None, :]
+
+
+@triton.jit(do_not_specialize=["layer", "next_layer"])
+def carry(
+    seen,
+    fresh,
+    place,
+    branches,
+    befores,
+    thens,
+    ages,
+    missed,
+    turn_state,
+    dues,
+    phases,
+    apart,
+    length,
+    times,
+    tokens,
+    layer,
+    next_layer,
+    factor,
+    room,
+    changed,
+    plane,
+    streams,
+    EARLY: tl.constexpr,
+    BRANCH: tl.constexpr,
+    SHIFT: tl.constexpr,
+    KEEP: tl.constexpr,
+    AGES: tl.constexpr,
+    R: tl.constexpr,
+):
+    """Sketches of tokens, brought from before a branch to behind it, and how far they are then from those in `thens`;
+    KEEP: they are those from now on. `fresh` are sums over signs of fresh rows, of which `factor` makes sketches.
+
+    Of tokens with a fresh row, that and what they were computed from (`befores`) is stored; the others have the stored
+    branch, SHIFT: with what they missed since they looked, and the turn is over after this. Without BRANCH `fresh` are
+    the tokens themselves."""
+    behind(EARLY)
+    stream = tl.program_id(1).to(tl.int64)
+    token = tl.program_id(0) * R + tl.arange(0, R)
+    inside = token < tokens
+    row = stream * tokens + token
+    channel = tl.arange(0, SKETCH)[None, :]
+    own = seen + row[:, None] * SKETCH + channel
+    address = tl.load(thens + stream)
+    held = token < tokens * (address != 0).to(tl.int32)
+    if BRANCH:
+        sketch = tl.load(own, mask=inside[:, None], other=0.0)
+        at = tl.load(place + row, mask=inside, other=-1).to(tl.int64)
+        taken = at >= 0
+        stored = _sketches(tl.load(branches + stream), layer, tokens, token)
+        before = _sketches(tl.load(befores + stream), layer, tokens, token)
+        new = tl.load(fresh + at[:, None] * SKETCH + channel, mask=taken[:, None], other=0.0) * factor
+        old = tl.load(stored, mask=(held & (taken == 0))[:, None], other=0.0)
+        tl.store(stored, new, mask=(held & taken)[:, None])
+        if SHIFT:
+            changes = taken & (at - stream * room < changed)
+            tl.store(before, sketch, mask=(held & changes)[:, None])
+            going = tl.load(turn_state + stream)
+            age_at = tl.load(ages + stream).to(tl.pointer_type(tl.uint8)) + layer * tokens + token
+            age = tl.load(age_at, mask=held, other=0).to(tl.int32)
+            aged = tl.where(taken, 0, tl.minimum(age + going, AGES - 1))
+            tl.store(age_at, aged.to(tl.uint8), mask=held)
+            base = tl.multiple_of(tl.load(missed + stream).to(tl.pointer_type(tl.float32)), 16)
+            since = base + (layer * AGES + aged).to(tl.int64)[:, None] * SKETCH + channel
+            old += tl.load(since, mask=(held & (taken == 0))[:, None], other=0.0)
+            looked = times + plane + row
+            tl.store(looked, tl.load(looked, mask=taken, other=0.0) + 1.0, mask=taken)
+            tl.store(times + row, tl.load(times + row, mask=changes, other=0.0) + 1.0, mask=changes)
+            if tl.program_id(0) == 0:
+                due = tl.load(dues + stream)
+                due_at = due.to(tl.pointer_type(tl.int32)) + layer
+                tl.store(due_at, tl.load(turn_state + streams + stream), mask=due != 0)
+                phase = tl.load(phases + stream)
+                phase_at = phase.to(tl.pointer_type(tl.int32)) + layer
+                tl.store(phase_at, tl.load(turn_state + 2 * streams + stream), mask=phase != 0)
+        else:
+            tl.store(before, sketch, mask=(held & taken)[:, None])
+            worked = times + 2 * plane + row
+            tl.store(worked, tl.load(worked, mask=taken, other=0.0) + 1.0, mask=taken)
+        sketch += new + old
+    else:
+        sketch = tl.load(fresh + row[:, None] * SKETCH + channel, mask=inside[:, None], other=0.0) * factor
+    tl.store(own, sketch, mask=inside[:, None])
+    then = _sketches(address, next_layer, tokens, token)
+    if KEEP:
+        tl.store(then, sketch, mask=held[:, None])
+    else:
+        difference = sketch - tl.load(then, mask=held[:, None], other=0.0)
+        tl.store(apart + row, tl.sqrt(tl.sum(difference * difference, axis=1)), mask=inside)
+        tl.store(length + row, tl.sqrt(tl.sum(sketch * sketch, axis=1)), mask=inside)
 
 
 @triton.jit
-def _settle(shift, turn_state, shifts, dues, phases, layer, dim, streams, AGES: tl.constexpr):
-    """A layer's turn is over: what was missed since each age, and where the turn stands. Programs share the columns."""
-    stream = tl.program_id(1).to(tl.int64)
-    address = tl.load(shifts + stream)
-    going = tl.load(turn_state + stream) * (address != 0).to(tl.int32)
-    base = tl.multiple_of(address.to(tl.pointer_type(tl.float32)), 16) + tl.cast(layer, tl.int64) * AGES * dim
-    for first in range(tl.program_id(0) * 128, dim * going, tl.num_programs(0) * 128):
-        cols = first + tl.arange(0, 128)
-        inside = cols < dim
-        more = tl.load(shift + stream * dim + cols, mask=inside, other=0.0)
-        for back in range(AGES - 1):
-            to = base + (AGES - 1 - back) * dim + cols
-            tl.store(to, tl.load(to - dim, mask=inside, other=0.0) + more, mask=inside)
-    if tl.program_id(0) == 0:
-        due = tl.load(dues + stream)
-        due_at = due.to(tl.pointer_type(tl.int32)) + layer
-        tl.store(due_at, tl.load(turn_state + streams + stream), mask=due != 0)
-        phase = tl.load(phases + stream)
-        phase_at = phase.to(tl.pointer_type(tl.int32)) + layer
-        tl.store(phase_at, tl.load(turn_state + 2 * streams + stream), mask=phase != 0)
+def _branch(codes, scales, stream, token, layer, kind_layer, tokens, dim, like, cols, CODED: tl.constexpr):
+    """A row of a stored branch, float32."""
+    address = tl.load(codes + stream)
+    held = dim * (address != 0).to(tl.int32)
+    old = _codes(address, like, CODED) + (layer * tokens + token).to(tl.int64) * dim
+    branch = tl.load(old + cols, mask=cols < held, other=0.0).to(tl.float32)
+    if CODED:
+        scale = tl.load(scales + stream).to(tl.pointer_type(tl.float32)) + kind_layer * tokens + token
+        branch *= tl.load(scale, mask=address != 0, other=0.0)
+    return branch
+
+
+@triton.jit
+def _attention(
+    fresh, at, codes, scales, ages, missed, stream, token, layer, kind_layer, tokens, dim, cols,
+    CODED: tl.constexpr, AGES: tl.constexpr,
+):  # fmt: skip
+    """The attention branch of one token, float32: fresh, or stored with what it missed since it looked."""
+    if at >= 0:
+        branch = tl.load(fresh + at * dim + cols, mask=cols < dim, other=0.0).to(tl.float32)
+    else:
+        branch = _branch(codes, scales, stream, token, layer, kind_layer, tokens, dim, fresh, cols, CODED)
+        address = tl.load(ages + stream)
+        held = dim * (address != 0).to(tl.int32)
+        age_at = address.to(tl.pointer_type(tl.uint8)) + layer * tokens + token
+        age = tl.load(age_at, mask=address != 0, other=0).to(tl.int32)
+        since = tl.multiple_of(tl.load(missed + stream).to(tl.pointer_type(tl.float32)), 16)
+        since += (layer * AGES + age).to(tl.int64) * dim
+        branch += tl.load(since + cols, mask=cols < held, other=0.0)
+    return branch
 
 
 @triton.jit(do_not_specialize=["layer", "kind_layer"])
-def add_rows(
+def norm_middle(
     x,
-    total,
-    fresh,
+    flat,
     place,
+    fresh,
     codes,
     scales,
     ages,
-    shifts,
-    shift,
-    active,
-    length,
-    times,
-    now,
-    then,
+    missed,
+    weight,
+    bias,
+    normed,
     tokens,
     layer,
     kind_layer,
     dim,
     room,
-    changed,
-    plane,
+    eps,
+    RMS: tl.constexpr,
     EARLY: tl.constexpr,
-    BRANCH: tl.constexpr,
-    SHIFT: tl.constexpr,
     CODED: tl.constexpr,
     AGES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One token: BRANCH adds its branch, stored (SHIFT: with what those who did not look have missed) or fresh, which
-    is then stored; and how long the sum is. Of a fresh MLP branch, also the sketch of what it was computed from."""
+    """The norm of chosen rows behind their attention branch."""
+    behind(EARLY)
+    slot, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    row = stream * room + slot
+    cols = tl.arange(0, BLOCK)
+    inside = cols < dim
+    source = tl.load(flat + row).to(tl.int64)
+    at = tl.load(place + source).to(tl.int64)
+    token = (source - stream * tokens).to(tl.int32)
+    value = tl.load(x + source * dim + cols, mask=inside, other=0.0).to(tl.float32)
+    value += _attention(
+        fresh, at, codes, scales, ages, missed, stream, token, layer, kind_layer, tokens, dim, cols, CODED, AGES
+    )
+    value = value.to(x.dtype.element_ty).to(tl.float32)
+    _store_norm(value, weight, bias, normed, row, dim, eps, cols, inside, RMS)
+
+
+@triton.jit(do_not_specialize=["layer", "kind_layer", "mlp_layer"])
+def finish(
+    x,
+    total,
+    attention,
+    looking,
+    codes,
+    mlp,
+    working,
+    mlp_codes,
+    scales,
+    ages,
+    missed,
+    tokens,
+    layer,
+    kind_layer,
+    mlp_layer,
+    dim,
+    EARLY: tl.constexpr,
+    CODED: tl.constexpr,
+    AGES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One token behind both branches of a layer, each fresh, which is then stored, or as it is stored."""
     behind(EARLY)
     token, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
     row = stream * tokens + token
     cols = tl.arange(0, BLOCK)
     inside = cols < dim
     wide = tl.load(x + row * dim + cols, mask=inside, other=0.0).to(tl.float32)
-    if BRANCH:
-        at = tl.load(place + row).to(tl.int64)
-        address = tl.load(codes + stream)
-        held = dim * (address != 0).to(tl.int32)
-        if SHIFT:
-            age_at = tl.load(ages + stream).to(tl.pointer_type(tl.uint8)) + layer * tokens + token
-            age = tl.load(age_at, mask=address != 0, other=0).to(tl.int32)
-            going = tl.load(active + stream)
-        if at >= 0:
-            _keep(fresh, at * dim, codes, scales, stream, token, layer, kind_layer, tokens, dim, 1, cols, CODED)
-            wide += tl.load(fresh + at * dim + cols, mask=inside, other=0.0).to(tl.float32)
-        else:
-            old = _codes(address, x, CODED) + (layer * tokens + token).to(tl.int64) * dim
-            branch = tl.load(old + cols, mask=cols < held, other=0.0).to(tl.float32)
-            if CODED:
-                scale = tl.load(scales + stream).to(tl.pointer_type(tl.float32)) + kind_layer * tokens + token
-                branch *= tl.load(scale, mask=address != 0, other=0.0)
-            if SHIFT:
-                missed = tl.multiple_of(tl.load(shifts + stream).to(tl.pointer_type(tl.float32)), 16)
-                missed += (layer * AGES + age).to(tl.int64) * dim
-                branch += tl.load(missed + cols, mask=cols < held, other=0.0)
-                branch += tl.load(shift + stream * dim + cols, mask=cols < held, other=0.0)
-            wide += branch
-        rounded = wide.to(x.dtype.element_ty)
-        tl.store(total + row * dim + cols, rounded, mask=inside)
-        wide = rounded.to(tl.float32)
-        if SHIFT:
-            aged = tl.where(at >= 0, 0, tl.minimum(age + 1, AGES - 1))
-            tl.store(age_at, aged.to(tl.uint8), mask=(going != 0) & (address != 0))
-            if at >= 0:
-                looked = times + plane + row
-                tl.store(looked, tl.load(looked) + 1.0)
-                if at - stream * room < changed:
-                    tl.store(times + row, tl.load(times + row) + 1.0)
-        elif at >= 0:
-            worked = times + 2 * plane + row
-            tl.store(worked, tl.load(worked) + 1.0)
-            _keep_sketch(now, then, stream, token, row, layer, tokens, 1)
-    tl.store(length + row, tl.sqrt(tl.sum(wide * wide, axis=0)))
-
-
-@triton.jit(do_not_specialize=["layer"])
-def compare(
-    sketches,
-    then,
-    now,
-    apart,
-    tokens,
-    layer,
-    factor,
-    shift,
-    turn_state,
-    shifts,
-    dues,
-    phases,
-    dim,
-    streams,
-    EARLY: tl.constexpr,
-    KEEP: tl.constexpr,
-    SETTLE: tl.constexpr,
-    AGES: tl.constexpr,
-    R: tl.constexpr,
-):
-    """How far sketches are from what the references of a layer were computed from; KEEP: they are that from now on.
-    `sketches` are sums over signs, `factor` is the rest of the projection. SETTLE: the layer's turn is over besides."""
-    behind(EARLY)
-    if SETTLE:
-        _settle(shift, turn_state, shifts, dues, phases, layer, dim, streams, AGES)
-    stream = tl.program_id(1)
-    token = tl.program_id(0) * R + tl.arange(0, R)
-    inside = token < tokens
-    row = stream.to(tl.int64) * tokens + token
-    channel = tl.arange(0, SKETCH)
-    own = row[:, None] * SKETCH + channel[None, :]
-    sketch = tl.load(sketches + own, mask=inside[:, None], other=0.0) * factor
-    sketch = tl.minimum(tl.maximum(sketch, -60000.0), 60000.0).to(tl.float16)
-    address = tl.load(then + stream)
-    held = token < tokens * (address != 0).to(tl.int32)
-    at = tl.multiple_of(address.to(tl.pointer_type(tl.float16)), 16)
-    at = at + (layer * tokens + token).to(tl.int64)[:, None] * SKETCH + channel[None, :]
-    if KEEP:
-        tl.store(at, sketch, mask=held[:, None])
+    at = tl.load(looking + row).to(tl.int64)
+    mlp_at = tl.load(working + row).to(tl.int64)
+    wide += _attention(
+        attention, at, codes, scales, ages, missed, stream, token, layer, kind_layer, tokens, dim, cols, CODED, AGES
+    )
+    wide = wide.to(x.dtype.element_ty).to(tl.float32)
+    if at >= 0:
+        _keep(attention, at * dim, codes, scales, stream, token, layer, kind_layer, tokens, dim, 1, cols, CODED)
+    if mlp_at >= 0:
+        wide += tl.load(mlp + mlp_at * dim + cols, mask=inside, other=0.0).to(tl.float32)
+        _keep(mlp, mlp_at * dim, mlp_codes, scales, stream, token, layer, mlp_layer, tokens, dim, 1, cols, CODED)
     else:
-        tl.store(now + own, sketch, mask=inside[:, None])
-        before = tl.load(at, mask=held[:, None], other=0.0).to(tl.float32)
-        difference = sketch.to(tl.float32) - before
-        tl.store(apart + row, tl.sqrt(tl.sum(difference * difference, axis=1)), mask=inside)
+        wide += _branch(mlp_codes, scales, stream, token, layer, mlp_layer, tokens, dim, mlp, cols, CODED)
+    tl.store(total + row * dim + cols, wide.to(x.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["layer", "kind_layer", "more_kind_layer"])
@@ -220,8 +281,6 @@ def keep_coded(
     codes,
     more_codes,
     scales,
-    now,
-    then,
     tokens,
     layer,
     kind_layer,
@@ -230,7 +289,6 @@ def keep_coded(
     room,
     count,
     BOTH: tl.constexpr,
-    SKETCHES: tl.constexpr,
     CODED: tl.constexpr,
     EARLY: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -261,8 +319,6 @@ def keep_coded(
             cols,
             CODED,
         )
-    if SKETCHES:
-        _keep_sketch(now, then, stream, token, source, layer, tokens, valid)
 
 
 @triton.jit
@@ -303,16 +359,57 @@ def fill_coded(
     _fill(value_codes, scales, values, stream, token, layer, value_layer, tokens, dim, cols, CODED)
 
 
+@triton.jit
+def _share(
+    fresh, factor, flat, place, start, scales, ages, missed, turn_state, stream, cols, tokens, layer, kind_layer, width,
+    room, first, CODED: tl.constexpr, AGES: tl.constexpr, SLOTS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """Some columns of what those who only had their turn found new, on average: missed by the others since."""
+    narrow = (cols < width)[None, :]
+    ages_at = tl.load(ages + stream)
+    there = (ages_at != 0).to(tl.int32)
+    age_start = ages_at.to(tl.pointer_type(tl.uint8))
+    since_all = tl.multiple_of(tl.load(missed + stream).to(tl.pointer_type(tl.float32)), 16)
+    since_all += tl.cast(layer, tl.int64) * AGES * width
+    total = tl.full((SLOTS, COLS), 0.0, tl.float32)
+    asked = tl.full((SLOTS,), 0, tl.int32)
+    for begin in range(first, room, SLOTS):
+        slot = begin + tl.arange(0, SLOTS)
+        entry = stream * room + slot
+        source = tl.load(flat + entry, mask=slot < room, other=0)
+        asks = (tl.load(place + source, mask=slot < room, other=-1) == entry) & (slot < room * there)
+        token = (source - stream * tokens).to(tl.int32)
+        scale = _row_scales(scales, stream, kind_layer * tokens + token, asks, CODED)
+        age = tl.load(age_start + layer * tokens + token, mask=asks, other=0).to(tl.int32)
+        wanted = asks[:, None] & narrow
+        at = start + (layer * tokens + token).to(tl.int64)[:, None] * width + cols[None, :]
+        old = tl.load(at, mask=wanted, other=0.0).to(tl.float32) * scale[:, None]
+        old += tl.load(since_all + age[:, None] * width + cols[None, :], mask=wanted, other=0.0)
+        new = tl.load(fresh + entry[:, None] * width + cols[None, :], mask=wanted, other=0.0).to(tl.float32) * factor
+        total += new - old
+        asked += asks.to(tl.int32)
+    number = tl.maximum(tl.sum(asked, axis=0), 1).to(tl.float32)
+    shift = tl.sum(total, axis=0) / number
+    inside = cols < width * there * tl.load(turn_state + stream)
+    for back in range(AGES - 1):
+        to = since_all + (AGES - 1 - back) * width + cols
+        tl.store(to, tl.load(to - width, mask=inside, other=0.0) + shift, mask=inside)
+
+
 @triton.jit(do_not_specialize=["layer", "kind_layer"])
 def common_shift(
     fresh,
+    sketches,
+    factor,
     flat,
     place,
     codes,
+    sketch_codes,
     scales,
     ages,
     shifts,
-    shift,
+    shift_sketches,
+    turn_state,
     tokens,
     layer,
     kind_layer,
@@ -325,34 +422,21 @@ def common_shift(
     SLOTS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """What those who only had their turn found new, on average: some columns of a stream. Their rows begin at `first`
-    of its `room`."""
+    """What those who only had their turn found new, on average, which all others have missed since: some columns of a
+    stream, or the sketch. Their rows begin at `first` of its `room`."""
     behind(EARLY)
     stream = tl.program_id(1).to(tl.int64)
-    cols = tl.program_id(0) * COLS + tl.arange(0, COLS)
-    narrow = (cols < dim)[None, :]
-    address = tl.load(codes + stream)
-    start = _codes(address, fresh, CODED)
-    age_start = tl.load(ages + stream).to(tl.pointer_type(tl.uint8))
-    missed = tl.multiple_of(tl.load(shifts + stream).to(tl.pointer_type(tl.float32)), 16)
-    total = tl.full((SLOTS, COLS), 0.0, tl.float32)
-    asked = tl.full((SLOTS,), 0, tl.int32)
-    for begin in range(first, room, SLOTS):
-        slot = begin + tl.arange(0, SLOTS)
-        entry = stream * room + slot
-        source = tl.load(flat + entry, mask=slot < room, other=0)
-        asks = (tl.load(place + source, mask=slot < room, other=-1) == entry) & (slot < room)
-        asks = asks & (slot * 0 + (address != 0).to(tl.int32) > 0)
-        token = (source - stream * tokens).to(tl.int32)
-        scale = _row_scales(scales, stream, kind_layer * tokens + token, asks, CODED)
-        age = tl.load(age_start + layer * tokens + token, mask=asks, other=0).to(tl.int32)
-        wanted = asks[:, None] & narrow
-        at = start + (layer * tokens + token).to(tl.int64)[:, None] * dim + cols[None, :]
-        old = tl.load(at, mask=wanted, other=0.0).to(tl.float32) * scale[:, None]
-        since = (layer * AGES + age).to(tl.int64)[:, None] * dim + cols[None, :]
-        old += tl.load(missed + since, mask=wanted, other=0.0)
-        new = tl.load(fresh + entry[:, None] * dim + cols[None, :], mask=wanted, other=0.0).to(tl.float32)
-        total += new - old
-        asked += asks.to(tl.int32)
-    number = tl.maximum(tl.sum(asked, axis=0), 1).to(tl.float32)
-    tl.store(shift + stream * dim + cols, tl.sum(total, axis=0) / number, mask=cols < dim)
+    begin = tl.program_id(0) * COLS
+    cols = tl.arange(0, COLS)
+    if begin < dim:
+        start = _codes(tl.load(codes + stream), fresh, CODED)
+        _share(
+            fresh, 1.0, flat, place, start, scales, ages, shifts, turn_state, stream, begin + cols, tokens, layer,
+            kind_layer, dim, room, first, CODED, AGES, SLOTS, COLS,
+        )  # fmt: skip
+    else:
+        own = tl.multiple_of(tl.load(sketch_codes + stream).to(tl.pointer_type(tl.float32)), 16)
+        _share(
+            sketches, factor, flat, place, own, scales, ages, shift_sketches, turn_state, stream, cols, tokens, layer,
+            kind_layer, SKETCH, room, first, False, AGES, SLOTS, COLS,
+        )  # fmt: skip

@@ -18,7 +18,8 @@ from onlooker.kernels.rows import launched, norm_weights, power_of_two
 
 KINDS = ("keys", "values", "attention", "mlp")
 """What is stored in 8 bits, in the order of its scales."""
-FIELDS = (*KINDS, "scales", "entered", "middle", "ages", "shifts", "due", "phase", "tau")
+SKETCHES = ("entered", "middle", "attention_sketch", "mlp_sketch")
+FIELDS = (*KINDS, *SKETCHES, "scales", "ages", "shifts", "shift_sketches", "due", "phase", "tau")
 """Tensors of a stream, in the order of the table of addresses."""
 ROWS, COLUMNS = 32, 128
 """Tokens and columns that a program brings back from 8 bits at a time."""
@@ -115,91 +116,124 @@ class CodedStep:
         self.working = Rows.empty(shape, shape.count, device)
         self.times = torch.zeros(3, shape.streams, shape.tokens, device=device)
         """In how many layers each token got a new key and value, looked, and got a new MLP; float32."""
-        self._now = torch.zeros(rows, 32, dtype=torch.float16, device=device)
+        self._seen = torch.zeros(rows, 32, device=device)
+        """Sketch of every token, carried from branch to branch."""
         self._length, self._apart = (torch.zeros(rows, device=device) for _ in range(2))
-        self._shift = torch.zeros(shape.streams, shape.dim, device=device)
         self._turn = torch.zeros(3, shape.streams, dtype=torch.int32, device=device)
 
     def at(self, name: str) -> Tensor:
         """Addresses of one kind of tensor, int64 `[streams]`."""
         return self.table[FIELDS.index(name)]
 
-    def measure(self, x: Tensor, kind: str, layer: int, keep: bool = False) -> None:
-        """How far tokens `[streams * tokens, dim]` are from what the references of a layer were computed from
-        ("entered" or "middle"); `keep`: they are what references are computed from now."""
-        if not keep:
-            self._add(x, x, x, self.looking, None, 0)
-        self._compare(x, kind, layer, keep)
+    def sums(self, rows: Tensor) -> Tensor:
+        """Sums of rows over the signs of the projection, float32 `[rows, 32]`."""
+        # Signs are +-1, so that products are exact in every format; sums are in float32.
+        if rows.is_cuda and rows.element_size() == 2:
+            return torch.mm(rows, self.signs, out_dtype=torch.float32)
+        return rows.float() @ self.signs.float()
 
-    def add(self, x: Tensor, fresh: Tensor, rows: Rows, kind: str, layer: int, then: tuple[str, int] | None) -> Tensor:
-        """`x` plus a branch, fresh where there is a row, which is stored, else as it is stored; and measured against
-        `then`. After "attention" the layer's turn to look is over."""
-        total = torch.empty_like(x)
-        self._add(x, total, fresh, rows, kind, layer)
-        if then is not None:
-            self._compare(total, *then, keep=False, settle=kind == "attention")
-        return total
+    def enter(self, x: Tensor, keep: bool = False) -> None:
+        """Sketches of the tokens before the first layer, `[streams * tokens, dim]`, compared with those that keys were
+        computed from; `keep`: they are those from now on."""
+        self._carry(self.sums(x), self.looking, None, 0, ("entered", 0), keep)
 
-    def _add(self, x: Tensor, total: Tensor, fresh: Tensor, rows: Rows, kind: str | None, layer: int) -> None:
-        shape = self.shape
-        self._kernels.add_rows[(shape.tokens, shape.streams)](
-            x,
-            total,
-            fresh,
+    def carry(
+        self, sums: Tensor, rows: Rows, kind: str, layer: int, then: tuple[str, int] | None, keep: bool = False
+    ) -> None:
+        """Sketches go behind a branch ("attention", "mlp"), of which `sums` are those of the fresh rows, and are
+        compared with those in `then`; `keep`: they are those from now on. After "attention" the layer's turn to look is
+        over. What was computed here and from what is stored."""
+        self._carry(sums, rows, kind, layer, then or ("entered", layer), keep and then is not None)
+
+    def _carry(self, sums: Tensor, rows: Rows, kind: str | None, layer: int, then: tuple[str, int], keep: bool) -> None:
+        shape, many, looks = self.shape, 64, kind == "attention"
+        self._kernels.carry[(-(-shape.tokens // many), shape.streams)](
+            self._seen,
+            sums,
             rows.place,
-            self.at(kind or "keys"),
-            self.at("scales"),
+            self.at("attention_sketch" if looks else "mlp_sketch"),
+            self.at("entered" if looks else "middle"),
+            self.at(then[0]),
             self.at("ages"),
-            self.at("shifts"),
-            self._shift,
+            self.at("shift_sketches"),
             self._turn,
+            self.at("due"),
+            self.at("phase"),
+            self._apart,
             self._length,
             self.times,
-            self._now,
-            self.at("middle"),
             shape.tokens,
             layer,
-            self._number(kind or "keys", layer),
-            shape.dim,
+            then[1],
+            sums.shape[1] ** -0.5,
             rows.room,
             shape.count,
             shape.streams * shape.tokens,
+            shape.streams,
             BRANCH=kind is not None,
-            SHIFT=kind == "attention",
+            SHIFT=looks,
+            KEEP=keep,
+            AGES=shape.ages,
+            R=many,
+            **launched(self.like.device),
+        )
+
+    def norm_middle(self, x: Tensor, attention: Tensor, layer: int, norm: Norm) -> Tensor:
+        """The norm of the rows that get a new MLP, behind attention, `[streams * count, dim]`."""
+        shape, rows = self.shape, self.working
+        normed = x.new_empty(len(rows.flat), shape.dim)
+        self._kernels.norm_middle[(rows.room, shape.streams)](
+            x,
+            rows.flat,
+            self.looking.place,
+            attention,
+            self.at("attention"),
+            self.at("scales"),
+            self.at("ages"),
+            self.at("shifts"),
+            *norm_weights(norm),
+            normed,
+            shape.tokens,
+            layer,
+            self._number("attention", layer),
+            shape.dim,
+            rows.room,
+            norm.eps,
+            RMS=norm.bias is None,
             CODED=shape.coded,
             AGES=shape.ages,
             BLOCK=power_of_two(shape.dim),
             **launched(x.device, WARPS),
         )
+        return normed
 
-    def _compare(self, x: Tensor, kind: str, layer: int, keep: bool, settle: bool = False) -> None:
-        # The signs are +-1, so that products are exact in every format; sums are in float32.
-        if x.is_cuda and x.element_size() == 2:
-            sketches = torch.mm(x, self.signs, out_dtype=torch.float32)
-        else:
-            sketches = x.float() @ self.signs.float()
-        shape, many = self.shape, 64
-        self._kernels.compare[(-(-shape.tokens // many), shape.streams)](
-            sketches,
-            self.at(kind),
-            self._now,
-            self._apart,
+    def finish(self, x: Tensor, attention: Tensor, mlp: Tensor, layer: int) -> Tensor:
+        """All tokens behind a layer, `[streams * tokens, dim]`: `x` plus both branches, fresh ones where there are
+        rows, which are stored, others as they are stored."""
+        shape, total = self.shape, torch.empty_like(x)
+        self._kernels.finish[(shape.tokens, shape.streams)](
+            x,
+            total,
+            attention,
+            self.looking.place,
+            self.at("attention"),
+            mlp,
+            self.working.place,
+            self.at("mlp"),
+            self.at("scales"),
+            self.at("ages"),
+            self.at("shifts"),
             shape.tokens,
             layer,
-            sketches.shape[1] ** -0.5,
-            self._shift,
-            self._turn,
-            self.at("shifts"),
-            self.at("due"),
-            self.at("phase"),
+            self._number("attention", layer),
+            self._number("mlp", layer),
             shape.dim,
-            shape.streams,
-            KEEP=keep,
-            SETTLE=settle,
+            CODED=shape.coded,
             AGES=shape.ages,
-            R=many,
-            **launched(x.device),
+            BLOCK=power_of_two(shape.dim),
+            **launched(x.device, WARPS),
         )
+        return total
 
     def choose(self, rows: Rows, layer: int) -> None:
         """Who changed most of those just measured, and for `looking`, whose turn it is."""
@@ -252,9 +286,9 @@ class CodedStep:
         )
         return normed, head
 
-    def keep(self, fresh: dict[str, Tensor], rows: Rows, layer: int, sketches: str | None = None) -> None:
+    def keep(self, fresh: dict[str, Tensor], rows: Rows, layer: int) -> None:
         """Store fresh rows of one or two kinds, each `[streams * count, dim]` (rows may lie apart): the first of each
-        stream's `rows`. With `sketches`, also what they were computed from, as it was measured last."""
+        stream's `rows`."""
         shape, (kind, *other) = self.shape, fresh
         more = other[0] if other else kind
         self._kernels.keep_coded[(len(fresh[kind]) // shape.streams, shape.streams)](
@@ -267,8 +301,6 @@ class CodedStep:
             self.at(kind),
             self.at(more),
             self.at("scales"),
-            self._now,
-            self.at(sketches or "entered"),
             shape.tokens,
             layer,
             self._number(kind, layer),
@@ -277,7 +309,6 @@ class CodedStep:
             rows.room,
             len(fresh[kind]) // shape.streams,
             BOTH=bool(other),
-            SKETCHES=sketches is not None,
             CODED=shape.coded,
             BLOCK=power_of_two(shape.dim),
             **launched(self.like.device, WARPS),
@@ -305,18 +336,22 @@ class CodedStep:
         )
         return keys, values
 
-    def miss(self, attention: Tensor, layer: int) -> None:
+    def miss(self, attention: Tensor, sums: Tensor, layer: int) -> None:
         """What those who only had their turn found new, on average, which the others have missed."""
         shape, rows, cols = self.shape, self.looking, 32
-        self._kernels.common_shift[(-(-shape.dim // cols), shape.streams)](
+        self._kernels.common_shift[(-(-shape.dim // cols) + 1, shape.streams)](
             attention,
+            sums,
+            sums.shape[1] ** -0.5,
             rows.flat,
             rows.place,
             self.at("attention"),
+            self.at("attention_sketch"),
             self.at("scales"),
             self.at("ages"),
             self.at("shifts"),
-            self._shift,
+            self.at("shift_sketches"),
+            self._turn,
             shape.tokens,
             layer,
             self._number("attention", layer),

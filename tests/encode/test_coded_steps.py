@@ -21,9 +21,9 @@ from onlooker.models._siglip import take_apart
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 EACH_DEVICE = pytest.mark.parametrize("on", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 METHODS = [
-    STCCacher(tau=0.0, recompute_ratio=0.25, refresh_share=None),
+    STCCacher(tau=0.0, recompute_ratio=0.25, refresh_share=None, reference_dtype="int8"),
     STCCacher(tau=0.3, reference_dtype="model", refresh_share=0.9),
-    STCCacher(tau=0.2, look_every=2, interval=4, refresh_share=0.9),
+    STCCacher(tau=0.2, look_every=2, interval=4, refresh_share=0.9, reference_dtype="int8"),
 ]
 
 

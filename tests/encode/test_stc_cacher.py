@@ -77,8 +77,7 @@ def test_a_repeated_frame_equals_dense_and_costs_nothing(kind, method):
         encoded = method.encode(tower, frames, [state])
         assert relative(encoded.hidden, expected) <= (1e-6 if method.reference_dtype == "model" else 0.02)
         if number and not encoded.refreshed[0]:
-            # In 8 bits rounding is a change too, which only a threshold tells from one.
-            assert float(encoded.recomputed.sum()) == 0 or (method.tau == 0 and method.reference_dtype == "int8")
+            assert float(encoded.recomputed.sum()) == 0
 
 
 @EACH
@@ -109,12 +108,15 @@ def test_those_who_look_attend_to_the_mixed_keys_and_values(kind):
     for number, layer in enumerate(tower.layers):
         before = {name: of(state, name)[number].clone() for name in ("keys", "values", "mlp", "entered", "middle")}
         kept = SideBySide([state])
-        output, chosen = reuse_layer(tower, number, hidden, kept, tau, method.recomputed_tokens(tower))
+        before_it, count = sketch(hidden), method.recomputed_tokens(tower)
+        output, after, chosen = reuse_layer(tower, number, hidden, before_it, kept, tau, count)
+        kept.write_back()
+        assert relative(after, sketch(output)) < 1e-4
         normed = layer.norm(hidden)
         changed, mlp = chosen.changed[0, :, None], chosen.mlp[0, :, None]
         keys = torch.where(changed, layer.keys(normed)[0], before["keys"])
         values = torch.where(changed, layer.values(normed)[0], before["values"])
-        assert relative(kept.stored("keys", number, torch.float32)[0], keys) < 1e-6
+        assert relative(state.stored("keys", number, torch.float32), keys) < 1e-6
         middle = hidden + layer.out(layer.attend(layer.queries(normed), keys[None], values[None]))
         expected = middle + torch.where(mlp, layer.mlp(middle), before["mlp"])
         assert bool(chosen.looking.all()) and relative(output, expected) < 1e-5
@@ -146,7 +148,7 @@ def test_a_token_that_did_not_change_is_never_chosen_and_position_settles_ties()
     frame = make_frames(module, 1).detach()
     moved = frame.clone()
     moved[0, [3, 7, 11]] += 1.0
-    steps = steps_of_change(moved, sketch(moved), sketch(frame), tower)
+    steps = steps_of_change(sketch(moved), sketch(frame), tower)
     zero = torch.zeros(1)
     assert most_changed(steps, zero, 20, tower)[0].nonzero()[:, 0].tolist() == [3, 7, 11]
     even = torch.where(steps > 0, 900, 0).int()
@@ -296,7 +298,7 @@ def test_the_projection_keeps_distances():
     rows = torch.randn(200, 1152, generator=torch.Generator().manual_seed(1))
     ratio = (rows @ projection(1152, torch.device("cpu"))).norm(dim=1) / rows.norm(dim=1)
     assert float((ratio - 1).abs().mean()) < 0.15
-    assert torch.isfinite(sketch(rows * 1e6)).all()
+    torch.testing.assert_close(sketch(rows[0] + rows[1]), sketch(rows[0]) + sketch(rows[1]))
 
 
 @pytest.mark.parametrize(

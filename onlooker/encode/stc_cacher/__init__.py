@@ -42,7 +42,7 @@ from onlooker.encode._packed import fastest_ways
 from onlooker.encode.stc_cacher._change import sketch, steps_of_change, wanted
 from onlooker.encode.stc_cacher._layer import Chosen, reuse_layer
 from onlooker.encode.stc_cacher._prepared import CodedEncoder
-from onlooker.encode.stc_cacher._state import KINDS, CacherState, SideBySide, of, put
+from onlooker.encode.stc_cacher._state import KINDS, CacherState, SideBySide, of
 
 GAIN = 0.1
 """How fast the threshold follows the budget: about ten frames."""
@@ -66,8 +66,10 @@ class STCCacher(EncoderAccelerator):
     """A frame is computed whole when more than this share of its patches changed; none: never for that."""
     interval: int | None = None
     """A frame is computed whole every so many; 0 or none: never by the clock."""
-    reference_dtype: Literal["int8", "model"] = "int8"
-    """How references are kept: in 8 bits with a scale a row, or as the model computes them."""
+    reference_dtype: Literal["auto", "int8", "model"] = "auto"
+    """How references are kept: in 8 bits with a scale a row, or as the model computes them; auto: in 8 bits where the
+    model computes in 16, where bytes are dear, and as they are where it computes in 32, mostly a CPU, which would
+    spend more on 8 bits than they save."""
 
     def __post_init__(self) -> None:
         for name, valid, do in (
@@ -106,10 +108,14 @@ class STCCacher(EncoderAccelerator):
     def state_bytes(self, layers: int, tokens: int, dim: int, itemsize: int = 2) -> int:
         state, dtype = CacherState(), {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}[itemsize]
         like = torch.empty(tokens, dim, dtype=dtype, device="meta")
-        state.begin(like, layers, self.look_every, self.reference_dtype == "int8", self.tau)
+        state.begin(like, layers, self.look_every, self.in_eight_bits(like), self.tau)
         return state.num_bytes()
 
     # ------------------------------------------------------------------------------------------------ what it does
+
+    def in_eight_bits(self, like: Tensor) -> bool:
+        """Whether references of tokens like these are kept in 8 bits."""
+        return self.reference_dtype == "int8" or (self.reference_dtype == "auto" and like.element_size() < 4)
 
     def new_state(self) -> CacherState:
         return CacherState()
@@ -117,14 +123,15 @@ class STCCacher(EncoderAccelerator):
     @torch.no_grad()
     def encode(self, tower: VisionTower, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
         mine: list[CacherState] = list(states)  # pyright: ignore[reportAssignmentType] - made by new_state
-        flags = self.refresh_flags(tower, hidden, mine)
+        seen = sketch(hidden)
+        flags = self.refresh_flags(tower, seen, hidden, mine)
+        if len(set(flags)) == 1:
+            return (self._refresh if flags[0] else self._reuse)(tower, hidden, seen, mine)
         output, taps = torch.empty_like(hidden), {number: torch.empty_like(hidden) for number in tower.tap_layers}
         shares = torch.ones(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
         for flag, run in ((True, self._refresh), (False, self._reuse)):
             rows = [b for b, other in enumerate(flags) if other is flag]
-            if not rows:
-                continue
-            part = run(tower, hidden[rows], [mine[b] for b in rows])
+            part = run(tower, hidden[rows], seen[rows], [mine[b] for b in rows])
             output[rows] = part.hidden
             for number, tap in part.taps.items():
                 taps[number][rows] = tap
@@ -147,10 +154,13 @@ class STCCacher(EncoderAccelerator):
         assert isinstance(prepared, PlainSteps | CodedEncoder), "prepared by this method"
         return prepared.under(self)
 
-    def refresh_flags(self, tower: VisionTower, hidden: Tensor, states: Sequence[CacherState]) -> list[bool]:
+    def refresh_flags(
+        self, tower: VisionTower, seen: Tensor, hidden: Tensor, states: Sequence[CacherState]
+    ) -> list[bool]:
         """Which streams' frames are computed whole: those without a fitting reference, those whose time has come, and
-        those that changed too much. Waits for the device once, unless `refresh_share` is none."""
-        layers, int8 = len(tower.layers), self.reference_dtype == "int8"
+        those that changed too much, by the sketches `seen` of the patches `hidden`. Waits for the device once, unless
+        `refresh_share` is none."""
+        layers, int8 = len(tower.layers), self.in_eight_bits(hidden)
         flags = [
             not state.fits(row, layers, tower.grid, self.look_every, int8)
             or bool(self.interval and state.age >= self.interval)
@@ -158,47 +168,50 @@ class STCCacher(EncoderAccelerator):
         ]
         asked = [b for b, flag in enumerate(flags) if not flag]
         if self.refresh_share is not None and asked:
-            rows = hidden[asked]
+            now = seen if len(asked) == len(flags) else seen[asked]
             then = torch.stack([of(states[b], "entered")[0] for b in asked])
             tau = torch.stack([of(states[b], "tau") for b in asked])
-            share = wanted(steps_of_change(rows, sketch(rows), then, tower), tau).float().mean(1)
+            share = wanted(steps_of_change(now, then, tower), tau).float().mean(1)
             for b, value in zip(asked, share.tolist(), strict=True):
                 flags[b] = value > self.refresh_share
         return flags
 
-    def _refresh(self, tower: VisionTower, hidden: Tensor, states: list[CacherState]) -> Encoded:
+    def _refresh(self, tower: VisionTower, hidden: Tensor, seen: Tensor, states: list[CacherState]) -> Encoded:
         """Whole frames, whose results become the references of their streams."""
         layers, taps = len(tower.layers), {}
         for state, row in zip(states, hidden, strict=True):
-            state.begin(row, layers, self.look_every, self.reference_dtype == "int8", self.tau)
-        every = [None] * len(states)
+            state.begin(row, layers, self.look_every, self.in_eight_bits(hidden), self.tau)
         for number, layer in enumerate(tower.layers):
             done = run_layer(layer, hidden)
-            for kind in KINDS:
-                put(states, kind, number, getattr(done, kind).flatten(0, 1), every)
-            for kind, tokens in (("entered", hidden), ("middle", hidden + done.attention)):
-                for state, sketches in zip(states, sketch(tokens), strict=True):
-                    of(state, kind)[number].copy_(sketches)
-            hidden = done.output
+            attention, mlp = sketch(done.attention), sketch(done.mlp)
+            middle = seen + attention
+            small = {"entered": seen, "middle": middle, "attention_sketch": attention, "mlp_sketch": mlp}
+            for place, state in enumerate(states):
+                for kind in KINDS:
+                    state.keep(kind, number, getattr(done, kind)[place])
+                for kind, sketches in small.items():
+                    of(state, kind)[number].copy_(sketches[place])
+            hidden, seen = done.output, middle + mlp
             if number in tower.tap_layers:
                 taps[number] = hidden
         for state in states:
             state.age, state.grid = 1, tower.grid
             self.follow_budget(tower, state)
-        return Encoded(hidden, taps, refreshed=(True,) * len(states))
+        shares = torch.ones(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
+        return Encoded(hidden, taps, shares, (True,) * len(states))
 
-    def _reuse(self, tower: VisionTower, hidden: Tensor, states: list[CacherState]) -> Encoded:
+    def _reuse(self, tower: VisionTower, hidden: Tensor, seen: Tensor, states: list[CacherState]) -> Encoded:
         """Frames of which only what changed is computed."""
         tau, count = torch.stack([of(state, "tau") for state in states]), self.recomputed_tokens(tower)
         taps, chosen = {}, []
         kept = SideBySide(states)
         for number in range(len(tower.layers)):
-            hidden, some = reuse_layer(tower, number, hidden, kept, tau, count)
-            chosen.append(torch.stack(some))
+            hidden, seen, some = reuse_layer(tower, number, hidden, seen, kept, tau, count)
+            chosen += some
             if number in tower.tap_layers:
                 taps[number] = hidden
         kept.write_back()
-        shares = torch.stack(chosen).float().mean(0)  # of the layers: [3, streams, tokens]
+        shares = torch.stack(chosen).unflatten(0, (-1, 3)).float().mean(0)  # of the layers: [3, streams, tokens]
         for state, work in zip(states, shares.mean(2).T, strict=True):
             state.age += 1
             of(state, "work").copy_(work)

@@ -21,23 +21,22 @@ def projection(dim: int, device: torch.device) -> Tensor:
 
 
 def sketch(rows: Tensor) -> Tensor:
-    """Rows `[..., dim]` by their projection, float16 `[..., 32]`."""
-    seen = rows.detach().float() @ projection(rows.shape[-1], rows.device)
-    return seen.clamp(-60000, 60000).half()
+    """Rows `[..., dim]` by their projection, float32 `[..., 32]`. The sketch of a sum is the sum of the sketches."""
+    return rows.detach().float() @ projection(rows.shape[-1], rows.device)
 
 
-def steps_of_change(rows: Tensor, now: Tensor, then: Tensor, tower: VisionTower) -> Tensor:
-    """How far tokens are from their references, int32 `[streams, units]`, in steps (see `STEPS`).
+def steps_of_change(now: Tensor, then: Tensor, tower: VisionTower) -> Tensor:
+    """How far tokens are from their references, int32 `[streams, units]`, in steps (see `STEPS`) of a mean token.
 
-    `rows` are the tokens, `[streams, tokens, dim]`, `now` and `then` the sketches of them and of the references. A unit
-    is what is chosen as a whole: each of the leading pinned tokens of a tower with groups, then every group.
+    `now` and `then` are sketches of the tokens and of the references, `[streams, tokens, 32]`. A unit is what is chosen
+    as a whole: each of the leading pinned tokens of a tower with groups, then every group.
     """
-    scale = torch.linalg.vector_norm(rows.detach().float(), dim=-1).mean(1, keepdim=True).clamp_min(1e-12)
-    change = torch.linalg.vector_norm(now.float() - then.float(), dim=-1) / scale
+    change = torch.linalg.vector_norm(now - then, dim=-1)
     if tower.group > 1:
         groups = change[:, tower.pinned :].unflatten(1, (-1, tower.group)).mean(-1)
         change = torch.cat([change[:, : tower.pinned], groups], dim=1)
-    return (change * STEPS + 0.5).clamp_max(2**30).int()
+    scale = torch.linalg.vector_norm(now, dim=-1).mean(1, keepdim=True).clamp_min_(1e-12)
+    return change.mul_(STEPS / scale).add_(0.5).clamp_max_(2**30).int()
 
 
 def wanted(steps: Tensor, tau: Tensor) -> Tensor:
@@ -50,10 +49,11 @@ def most_changed(steps: Tensor, tau: Tensor, count: int, tower: VisionTower) -> 
 
     Of equal changes the first counts. Groups are chosen whole.
     """
-    enough = wanted(steps, tau)
-    best = steps.argsort(dim=1, descending=True, stable=True)[:, : count // tower.group]
-    chosen = enough & torch.zeros_like(enough).scatter_(1, best, True)
-    return tokens_of(chosen, tower)
+    enough, most = wanted(steps, tau), count // tower.group
+    if int(enough.sum(1).max()) > most:
+        best = steps.argsort(dim=1, descending=True, stable=True)[:, :most]
+        enough &= torch.zeros_like(enough).scatter_(1, best, True)
+    return tokens_of(enough, tower)
 
 
 def tokens_of(units: Tensor, tower: VisionTower) -> Tensor:

@@ -1,16 +1,18 @@
 """One vision layer of several streams whose references are kept: the three choices, and what is computed for them."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from onlooker.core.contracts import VisionLayer, VisionTower
-from onlooker.encode.stc_cacher._change import most_changed, sketch, steps_of_change, tokens_of
+from onlooker.encode.stc_cacher._change import most_changed, sketch, steps_of_change
 from onlooker.encode.stc_cacher._state import SideBySide
 
 
-class Rows(NamedTuple):
+@dataclass
+class Rows:
     """Chosen tokens of several streams, some of each."""
 
     mask: Tensor
@@ -19,28 +21,43 @@ class Rows(NamedTuple):
     """Their numbers in a flattened `[streams * tokens]` axis, int64, ascending."""
     counts: list[int]
     """How many there are of each stream."""
+    tokens: list[Tensor]
+    """Their numbers within each stream, int64."""
 
     @classmethod
-    def of(cls, mask: Tensor) -> "Rows":
+    def of(cls, mask: Tensor) -> Self:
         """Those of a mask."""
-        return cls(mask, mask.flatten().nonzero()[:, 0], mask.sum(1).tolist())
+        flat, counts = mask.flatten().nonzero()[:, 0], mask.sum(1).tolist()
+        parts = enumerate(flat.split(counts))
+        return cls(mask, flat, counts, [part - number * mask.shape[1] if number else part for number, part in parts])
 
     def take(self, tokens: Tensor) -> Tensor:
         """These rows of `[streams, tokens, dim]`, as `[rows, dim]`."""
         return tokens.flatten(0, 1).index_select(0, self.flat)
 
+    def put(self, tokens: Tensor, rows: Tensor) -> None:
+        """Write rows into `[streams, tokens, dim]`."""
+        tokens.flatten(0, 1).index_copy_(0, self.flat, rows)
+
     def among(self, others: "Rows") -> Tensor:
         """Where these rows are among those of a list that holds them all, int64 `[rows]`."""
         return self.mask.flatten().index_select(0, others.flat).nonzero()[:, 0]
 
-    def padded(self) -> tuple[Tensor, Tensor]:
-        """Rows in a rectangle: which row stands in each place, int64 `[streams, most]`, short streams repeating their
-        last one; and where each row stands in it, flattened, int64 `[rows]`."""
-        counts = torch.tensor(self.counts, device=self.flat.device)
-        place = torch.arange(max(self.counts), device=self.flat.device)
-        first = counts.cumsum(0) - counts
-        filled = (first[:, None] + torch.minimum(place, counts[:, None] - 1)).clamp_min(0)
-        return filled, (place < counts[:, None]).flatten().nonzero()[:, 0]
+    def keep(self, kept: SideBySide, kind: str, layer: int, rows: Tensor) -> None:
+        """Store rows of one layer where their streams keep them."""
+        for state, mine, tokens in zip(kept.states, rows.split(self.counts), self.tokens, strict=True):
+            if len(tokens):
+                state.keep(kind, layer, mine, tokens)
+
+    def stored(self, kept: SideBySide, kind: str, layer: int, dtype: torch.dtype) -> Tensor:
+        """These rows as their streams keep them, `[rows, dim]`."""
+        parts = zip(kept.states, self.tokens, strict=True)
+        return torch.cat([state.stored(kind, layer, dtype, tokens) for state, tokens in parts])
+
+    def means(self, rows: Tensor) -> Tensor:
+        """Mean row of every stream, `[streams, dim]`; 0 where there is none."""
+        sums = torch.stack([part.sum(0) for part in rows.split(self.counts)])
+        return sums.div_(sums.new_tensor(self.counts).clamp_min_(1)[:, None])
 
 
 class Chosen(NamedTuple):
@@ -55,101 +72,132 @@ class Chosen(NamedTuple):
 
 
 def reuse_layer(
-    tower: VisionTower, number: int, hidden: Tensor, kept: SideBySide, tau: Tensor, count: int
-) -> tuple[Tensor, Chosen]:
-    """A layer of frames that reuse their references: its output, `[streams, tokens, dim]`, and who was computed.
+    tower: VisionTower, number: int, hidden: Tensor, seen: Tensor, kept: SideBySide, tau: Tensor, count: int
+) -> tuple[Tensor, Tensor, Chosen]:
+    """A layer of frames that reuse their references: its output, `[streams, tokens, dim]`, the sketch of that, and who
+    was computed.
 
-    `tau` is float32 `[streams]`, `count` the most tokens that may be chosen. What is kept is brought up to date.
+    `seen` is the sketch of `hidden`, float32 `[streams, tokens, 32]`: what is added to the one is added to the other,
+    in a sketch, so that nobody projects whole frames. `tau` is float32 `[streams]`, `count` the most tokens that may be
+    chosen. What is kept is brought up to date.
     """
     layer = tower.layers[number]
-    changed = _choose(tower, kept.entered[number], hidden, tau, count)
-    active, turn = _turn(tower, number, kept, changed.mask)
-    looking = Rows.of(changed.mask | turn)
-    attention = kept.stored("attention", number, hidden.dtype).add_(_moved(number, kept, hidden.dtype))
+    changed = _choose(tower, kept.entered[number], seen, tau, count)
+    active, looking = _turn(tower, number, kept, changed)
+    rows = fresh = hidden[:0, 0]
     if len(looking.flat):
-        asked = turn & ~changed.mask
-        asked[:, : tower.pinned] = False
-        _look(layer, number, hidden, kept, changed, looking, asked, active, attention)
-    middle = attention.add_(hidden)
+        rows = looking.take(hidden)
+        fresh = _look(layer, number, rows, kept, changed, looking)
+        _learn(tower, number, fresh, kept, changed, looking, active)
+    middle, seen = _moved(number, hidden, seen, kept)
+    for one, state in zip(middle, kept.states, strict=True):
+        one += state.stored("attention", number, hidden.dtype)
+    seen += kept.attention_sketch[number]
+    if kept.rounded:
+        looking.put(middle, rows + fresh)
 
-    working = _choose(tower, kept.middle[number], middle, tau, count)
-    output = kept.stored("mlp", number, hidden.dtype).add_(middle)
-    if len(working.flat):
-        rows = working.take(middle)
-        new = layer.mlp(rows[None])[0]
-        output.flatten(0, 1).index_copy_(0, working.flat, rows + new)
-        kept.put("mlp", number, new, working.flat, working.counts)
-    return output, Chosen(changed.mask, looking.mask, working.mask)
+    working = _choose(tower, kept.middle[number], seen, tau, count)
+    rows = working.take(middle)
+    if len(rows):
+        fresh = layer.mlp(rows[None])[0]
+        working.keep(kept, "mlp", number, fresh)
+        working.put(kept.mlp_sketch[number], sketch(fresh))
+    for one, state in zip(middle, kept.states, strict=True):
+        one += state.stored("mlp", number, hidden.dtype)
+    seen += kept.mlp_sketch[number]
+    if kept.rounded and len(rows):
+        working.put(middle, rows + fresh)
+    return middle, seen, Chosen(changed.mask, looking.mask, working.mask)
 
 
-def _choose(tower: VisionTower, then: Tensor, tokens: Tensor, tau: Tensor, count: int) -> Rows:
-    """The tokens that changed most since their sketches `then` (`[streams, tokens, 32]`), which become today's."""
-    now = sketch(tokens)
-    rows = Rows.of(most_changed(steps_of_change(tokens, now, then, tower), tau, count, tower))
-    then.flatten(0, 1).index_copy_(0, rows.flat, rows.take(now))
+def _choose(tower: VisionTower, then: Tensor, now: Tensor, tau: Tensor, count: int) -> Rows:
+    """The tokens that changed most since their sketches `then` , brought up to `now`."""
+    rows = Rows.of(most_changed(steps_of_change(now, then, tower), tau, count, tower))
+    rows.put(then, rows.take(now))
     return rows
 
 
-def _moved(number: int, kept: SideBySide, dtype: torch.dtype) -> Tensor:
-    """By how much the attention of every token moved since it looked, `[streams, tokens, dim]`."""
-    shifts, ages = kept.shifts[number], kept.ages[number]
-    streams, every, dim = shifts.shape
-    place = torch.arange(streams, device=ages.device)[:, None] * every + ages
-    return shifts.reshape(-1, dim).index_select(0, place.flatten()).view(*ages.shape, dim).to(dtype)
+def _turn(tower: VisionTower, number: int, kept: SideBySide, changed: Rows) -> tuple[list[int], Rows]:
+    """Streams that have something new to see in this layer, and who looks: the changed tokens, and of these streams
+    everyone else once in as many frames as there are ages."""
+    every, active = kept.shifts.shape[2], []
+    mask = changed.mask.clone()
+    for stream, count in enumerate(changed.counts):
+        due, phase = kept.due[stream], kept.phase[stream]
+        if count:
+            due[number] = every
+        if due[number]:
+            active.append(stream)
+            mask[stream, : tower.pinned] = True  # they stand for the whole frame
+            units = mask[stream, tower.pinned :].view(-1, tower.group)
+            units[(-phase[number] - tower.pinned) % every :: every] = True
+            due[number] -= 1
+            phase[number] = (phase[number] + 1) % every
+    return active, Rows.of(mask)
 
 
-def _look(
-    layer: VisionLayer,
-    number: int,
-    hidden: Tensor,
-    kept: SideBySide,
-    changed: Rows,
-    looking: Rows,
-    asked: Tensor,
-    active: Tensor,
-    attention: Tensor,
-) -> None:
-    """New keys and values, and what those who look see: `attention` (`[streams, tokens, dim]`) is updated."""
-    tokens = hidden.shape[1]
-    normed = layer.norm(looking.take(hidden)[None])[0]
+def _look(layer: VisionLayer, number: int, rows: Tensor, kept: SideBySide, changed: Rows, looking: Rows) -> Tensor:
+    """New keys and values, and the attention of those who look, given and returned as `[rows, dim]`."""
+    normed = layer.norm(rows[None])
     if len(changed.flat):
-        fresh = normed.index_select(0, changed.among(looking))[None]
-        kept.put("keys", number, layer.keys(fresh)[0], changed.flat, changed.counts)
-        kept.put("values", number, layer.values(fresh)[0], changed.flat, changed.counts)
-    filled, places = looking.padded()
-    asking = layer.queries(normed[None])[0].index_select(0, filled.flatten()).unflatten(0, filled.shape)
-    index = (looking.flat % tokens).index_select(0, filled.flatten()).view(filled.shape)
-    keys, values = (kept.stored(kind, number, hidden.dtype) for kind in ("keys", "values"))
-    attended = layer.attend(asking, keys, values, index).flatten(0, 1)
-    new = layer.out(attended.index_select(0, places)[None])[0]
-
-    # What those who only had their turn found new is, on average, what all others have missed.
-    flat = attention.flatten(0, 1)
-    found = (new - flat.index_select(0, looking.flat)).float()
-    found *= asked.flatten().index_select(0, looking.flat)[:, None]
-    shift = torch.stack([part.sum(0) for part in found.split(looking.counts)])
-    shift /= asked.sum(1, keepdim=True).clamp_min(1)
-    attention += shift[:, None].to(attention.dtype)
-    flat.index_copy_(0, looking.flat, new)
-    kept.put("attention", number, new, looking.flat, looking.counts)
-
-    shifts, ages = kept.shifts[number], kept.ages[number]
-    every = shifts.shape[1]
-    older = shifts[:, :-1] + shift[:, None]
-    shifts[:, 1:] = torch.where(active[:, None, None], older, shifts[:, 1:])
-    aged = (ages + 1).clamp_max(every - 1).masked_fill(looking.mask, 0)
-    ages.copy_(torch.where(active[:, None], aged, ages))
+        fresh = normed.index_select(1, changed.among(looking))
+        changed.keep(kept, "keys", number, layer.keys(fresh)[0])
+        changed.keep(kept, "values", number, layer.values(fresh)[0])
+    queries = layer.queries(normed)[0].split(looking.counts)
+    attended = [
+        layer.attend(
+            asking[None], *(state.stored(kind, number, rows.dtype)[None] for kind in ("keys", "values")), at[None]
+        )
+        for asking, at, state in zip(queries, looking.tokens, kept.states, strict=True)
+        if len(at)
+    ]
+    return layer.out(attended[0] if len(attended) == 1 else torch.cat(attended, 1))[0]
 
 
-def _turn(tower: VisionTower, number: int, kept: SideBySide, changed: Tensor) -> tuple[Tensor, Tensor]:
-    """Which streams have something new to see in this layer, bool `[streams]`, and whose turn it is to look, bool
-    `[streams, tokens]`: everyone's once in as many frames as there are ages, after anything changed."""
-    due, phase, every = kept.due[number], kept.phase[number], kept.shifts.shape[2]
-    due.copy_(torch.where(changed.any(1), every, due))
-    active = due > 0
-    units = tower.num_tokens if tower.group == 1 else tower.pinned + (tower.num_tokens - tower.pinned) // tower.group
-    mine = (torch.arange(units, device=phase.device) + phase[:, None]) % every == 0
-    mine[:, : tower.pinned] = True  # they stand for the whole frame
-    due -= active.int()
-    phase.copy_((phase + active.int()) % every)
-    return active, tokens_of(mine & active[:, None], tower)
+def _learn(
+    tower: VisionTower, number: int, fresh: Tensor, kept: SideBySide, changed: Rows, looking: Rows, active: list[int]
+) -> None:
+    """Store the attention of those who looked (`[rows, dim]`). What those who only had their turn found new is, on
+    average, what all others have missed since: that is kept by the age of what they know."""
+    shifts, sketches, ages = kept.shifts[number], kept.shift_sketches[number], kept.ages[number]
+    seen = sketch(fresh)
+    if shifts.shape[1] > 1:
+        mask = looking.mask & ~changed.mask
+        mask[:, : tower.pinned] = False
+        asked = Rows.of(mask)
+        mine, known = asked.among(looking), _ages(ages, shifts).index_select(0, asked.flat)
+        new = (
+            (shifts, asked.stored(kept, "attention", number, fresh.dtype), fresh),
+            (sketches, asked.take(kept.attention_sketch[number]), seen),
+        )
+        for missed, before, now in new:
+            found = now.index_select(0, mine) - before - missed.flatten(0, 1).index_select(0, known)
+            shift = asked.means(found)[:, None]
+            for part in _parts(active, len(missed)):
+                missed[part, 1:] = missed[part, :-1] + shift[part]
+        for part in _parts(active, len(ages)):
+            ages[part] = (ages[part] + 1).clamp_max_(shifts.shape[1] - 1).masked_fill_(looking.mask[part], 0)
+    looking.keep(kept, "attention", number, fresh)
+    looking.put(kept.attention_sketch[number], seen)
+
+
+def _parts(active: list[int], streams: int) -> list[slice]:
+    """The active streams in as few slices as is simple."""
+    return [slice(None)] if len(active) == streams else [slice(stream, stream + 1) for stream in active]
+
+
+def _ages(ages: Tensor, shifts: Tensor) -> Tensor:
+    """Where the shift of every token is in `[streams * ages, dim]`, int64 `[streams * tokens]`."""
+    first = torch.arange(0, len(shifts) * shifts.shape[1], shifts.shape[1], device=ages.device)
+    return (ages + first[:, None]).flatten()
+
+
+def _moved(number: int, hidden: Tensor, seen: Tensor, kept: SideBySide) -> tuple[Tensor, Tensor]:
+    """Tokens and their sketches with what each missed of its attention since it looked; the caller's own."""
+    shifts = kept.shifts[number]
+    if shifts.shape[1] == 1:
+        return hidden.clone(), seen.clone()
+    known = _ages(kept.ages[number], shifts)
+    pairs = ((shifts, hidden), (kept.shift_sketches[number], seen))
+    moved = (missed.flatten(0, 1).index_select(0, known).view(to.shape).to(to.dtype).add_(to) for missed, to in pairs)
+    return tuple(moved)  # pyright: ignore[reportReturnType] - two of them

@@ -14,7 +14,7 @@ from onlooker.core.state import StreamState
 from onlooker.encode._cost import rows_flop
 from onlooker.encode._packed import packed_layers
 from onlooker.encode._prepared import bucket_sizes
-from onlooker.encode.stc_cacher._change import STEPS, projection
+from onlooker.encode.stc_cacher._change import STEPS, projection, sketch
 from onlooker.encode.stc_cacher._state import CacherState
 from onlooker.encode.stc_cacher._steps import StepLayers
 from onlooker.kernels.coded import FIELDS, CodedStep, StepShape
@@ -54,9 +54,9 @@ class _Family:
         self._steps[streams] = CapturedStep(name, function, (hidden,), pool=pool, capture=capture)
         return name
 
-    def run(self, frames: Sequence[Tensor], states: Sequence[CacherState]) -> tuple[Tensor, Tensor]:
-        """Outputs `[taps and last, streams, tokens, dim]` and in how many layers each token was computed, float32 `[3,
-        streams, tokens]`; both hold until the next step."""
+    def run(self, frames: Tensor, states: Sequence[CacherState]) -> tuple[Tensor, Tensor]:
+        """Frames `[streams, tokens, dim]`: outputs `[taps and last, streams, tokens, dim]` and in how many layers each
+        token was computed, float32 `[3, streams, tokens]`; both hold until the next step."""
         room = next((size for size in sorted(self._steps) if size >= len(frames)), None)
         if room is None:
             raise InputError(
@@ -64,7 +64,7 @@ class _Family:
                 given=f"{len(frames)} {self._name} computed, prepared for {max(self._steps)}",
                 do="prepare for more streams, or use more steps",
             )
-        torch.stack(list(frames), out=self.hidden[: len(frames)])
+        self.hidden[: len(frames)].copy_(frames)
         table = torch.zeros(len(FIELDS), room, dtype=torch.int64)
         kept = [[getattr(state, field) for field in FIELDS] for state in states]
         # What there is no tensor of (scales of references that are not in 8 bits) nobody reads.
@@ -106,7 +106,7 @@ class CodedEncoder:
             steps=STEPS,
             group=tower.group,
             pinned=tower.pinned,
-            coded=method.reference_dtype == "int8",
+            coded=method.in_eight_bits(like),
         )
         self._families = [_Family(name, layers, shape, like) for name in ("whole", "partly")]
         pool = CapturedStep.new_pool(like.device)
@@ -131,7 +131,7 @@ class CodedEncoder:
                 given=f"{len(mine)}, prepared for {self._max_streams}",
                 do="prepare for more streams, or use more steps",
             )
-        flags = method.refresh_flags(tower, hidden, cached)
+        flags = method.refresh_flags(tower, sketch(hidden), hidden, cached)
         taps = sorted(tower.tap_layers)
         output = torch.empty(1 + len(taps), *hidden.shape, dtype=hidden.dtype, device=hidden.device)
         shares = torch.ones(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
@@ -141,17 +141,14 @@ class CodedEncoder:
                 continue
             some = [cached[b] for b in rows]
             if flag:
-                for b in rows:
-                    cached[b].begin(
-                        hidden[b], len(tower.layers), method.look_every, method.reference_dtype == "int8", method.tau
-                    )
-            made, times = family.run([hidden[b] for b in rows], some)
-            for place, b in enumerate(rows):
-                output[:, b] = made[:, place]
+                int8 = method.in_eight_bits(hidden)
+                for b, state in zip(rows, some, strict=True):
+                    state.begin(hidden[b], len(tower.layers), method.look_every, int8, method.tau)
+            made, times = family.run(hidden[rows[0] : rows[-1] + 1] if _adjacent(rows) else hidden[rows], some)
+            _put(output, 1, rows, made)
             if not flag:
                 work = times / len(tower.layers)
-                for place, b in enumerate(rows):
-                    shares[b] = self._share(work[:, place])
+                _put(shares, 0, rows, self._share(work))
                 for state, one in zip(some, work.mean(2).T.contiguous(), strict=True):
                     state.work = one
             for state in some:
@@ -161,10 +158,24 @@ class CodedEncoder:
         return Encoded(output[last], dict(zip(taps, output, strict=False)), shares, tuple(flags))
 
     def _share(self, work: Tensor) -> Tensor:
-        """Arithmetic of every token as a share of dense, `[tokens]`, from shares of layers `[3, tokens]`."""
+        """Arithmetic of every token as a share of dense, `[streams, tokens]`, from shares of layers `[3, ...]`."""
         dense = rows_flop(self._tower, 1, 1, 1)
         parts = [rows_flop(self._tower, *one) / dense for one in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
         return sum((part * row for part, row in zip(parts, work, strict=True)), torch.zeros_like(work[0]))
+
+
+def _adjacent(rows: Sequence[int]) -> bool:
+    return rows[-1] - rows[0] + 1 == len(rows)
+
+
+def _put(target: Tensor, axis: int, rows: Sequence[int], source: Tensor) -> None:
+    """Write what was made for some streams, in as few copies as there are runs of neighbours."""
+    first = 0
+    for place in range(1, len(rows) + 1):
+        if place == len(rows) or rows[place] != rows[place - 1] + 1:
+            count = place - first
+            target.narrow(axis, rows[first], count).copy_(source.narrow(axis, first, count))
+            first = place
 
 
 __all__ = ["CodedEncoder"]

@@ -1,4 +1,4 @@
-"""What the Cacher remembers of a stream: four tensors a layer in 8 bits, and sketches of what they came from."""
+"""What the Cacher remembers of a stream: four tensors a layer, and sketches of them and of what they came from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from onlooker.core.state import StreamState
 from onlooker.encode.stc_cacher._change import SKETCH
 
 KINDS = ("keys", "values", "attention", "mlp")
-SMALL = ("entered", "middle", "ages", "shifts", "due", "phase")
+SKETCHES = ("entered", "middle", "attention_sketch", "mlp_sketch")
+SMALL = (*SKETCHES, "ages", "shifts", "shift_sketches")
 
 
 @dataclass
@@ -32,13 +33,19 @@ class CacherState(StreamState):
     scales: Tensor | None = None
     """What the int8 rows of these four are multiplied with, float32 `[4, layers, tokens]`; None: they are not int8."""
     entered: Tensor | None = None
-    """Sketch of the layer's input that key and value were computed from, float16 `[layers, tokens, 32]`."""
+    """Sketch of the layer's input that key and value were computed from, float32 `[layers, tokens, 32]`."""
     middle: Tensor | None = None
     """Sketch of the stream after attention that the MLP branch was computed from, like `entered`."""
+    attention_sketch: Tensor | None = None
+    """Sketch of the attention branch, like `entered`."""
+    mlp_sketch: Tensor | None = None
+    """Sketch of the MLP branch, like `entered`."""
     ages: Tensor | None = None
     """Active frames since the token last looked, uint8 `[layers, tokens]`."""
     shifts: Tensor | None = None
     """By how much the attention of all tokens moved since a token of that age looked, float32 `[layers, ages, dim]`."""
+    shift_sketches: Tensor | None = None
+    """Sketches of these, float32 `[layers, ages, 32]`."""
     due: Tensor | None = None
     """Active frames that are left in a layer, int32 `[layers]`."""
     phase: Tensor | None = None
@@ -54,10 +61,11 @@ class CacherState(StreamState):
         for kind in KINDS:
             setattr(self, kind, like.new_empty(layers, tokens, dim, dtype=torch.int8 if int8 else like.dtype))
         self.scales = like.new_empty(4, layers, tokens, dtype=torch.float32) if int8 else None
-        self.entered = like.new_empty(layers, tokens, SKETCH, dtype=torch.float16)
-        self.middle = torch.empty_like(self.entered)
+        for kind in SKETCHES:
+            setattr(self, kind, like.new_empty(layers, tokens, SKETCH, dtype=torch.float32))
         self.ages = like.new_zeros(layers, tokens, dtype=torch.uint8)
         self.shifts = like.new_zeros(layers, look_every, dim, dtype=torch.float32)
+        self.shift_sketches = like.new_zeros(layers, look_every, SKETCH, dtype=torch.float32)
         self.due = like.new_zeros(layers, dtype=torch.int32)
         self.phase = torch.zeros_like(self.due)
         if self.tau is None:
@@ -72,25 +80,27 @@ class CacherState(StreamState):
         found = (self.keys.shape, self.keys.dtype, self.keys.device, self.grid, self.shifts.shape[1])
         return found == ((layers, *hidden.shape), dtype, hidden.device, grid, look_every)
 
+    def keep(self, kind: str, layer: int, rows: Tensor, tokens: Tensor | None = None) -> None:
+        """Store one layer's rows `[rows, dim]` of these tokens (int64 `[rows]`; None: of all)."""
+        target, rows = of(self, kind)[layer], rows.detach()
+        if self.scales is not None:
+            rows, scale = coded(rows)
+            write(self.scales[KINDS.index(kind), layer], scale, tokens)
+        write(target, rows, tokens)
 
-def put(states: Sequence[CacherState], kind: str, layer: int, rows: Tensor, index: Sequence[Tensor | None]) -> None:
-    """Store rows of one layer: `rows` (`[rows, dim]`) are those of the first stream, then of the second and so on;
-    `index` says which tokens they are, int64; None: all."""
-    rows = rows.detach()
-    scale = None
-    if states[0].scales is not None:
-        rows, scale = coded(rows)
-    first = 0
-    for state, tokens in zip(states, index, strict=True):
-        target = getattr(state, kind)[layer]
-        last = first + (len(target) if tokens is None else len(tokens))
-        _write(target, rows[first:last], tokens)
-        if scale is not None and state.scales is not None:
-            _write(state.scales[KINDS.index(kind), layer], scale[first:last], tokens)
-        first = last
+    def stored(self, kind: str, layer: int, dtype: torch.dtype, tokens: Tensor | None = None) -> Tensor:
+        """One layer's rows of these tokens (None: of all), `[rows, dim]`; not to be written to."""
+        rows = of(self, kind)[layer]
+        rows = rows if tokens is None else rows.index_select(0, tokens)
+        if self.scales is None:
+            return rows
+        scale = self.scales[KINDS.index(kind), layer]
+        scale = scale if tokens is None else scale.index_select(0, tokens)
+        return (rows * scale[:, None]).to(dtype)
 
 
-def _write(target: Tensor, rows: Tensor, tokens: Tensor | None) -> None:
+def write(target: Tensor, rows: Tensor, tokens: Tensor | None) -> None:
+    """Put rows into their places."""
     if tokens is None:
         target.copy_(rows)
     else:
@@ -98,51 +108,37 @@ def _write(target: Tensor, rows: Tensor, tokens: Tensor | None) -> None:
 
 
 class SideBySide:
-    """What several streams keep, for one step: small tensors as one for all layers, the others layer by layer.
-
-    `write_back` brings the small ones home; the large ones are written where they are. A stream alone is not copied.
-    """
+    """What several streams keep, for one step: small tensors side by side for all layers, the large ones where they
+    are. `write_back` brings the small ones home. A stream alone is not copied."""
 
     def __init__(self, states: Sequence[CacherState]) -> None:
-        self._states = states
-        self.entered, self.middle, self.ages, self.shifts, self.due, self.phase = (
-            self._beside(name, 1) for name in SMALL
-        )
+        self.states = states
+        self.rounded = states[0].scales is not None
+        """Are rows kept less exactly than they are computed?"""
+        (
+            self.entered,
+            self.middle,
+            self.attention_sketch,
+            self.mlp_sketch,
+            self.ages,
+            self.shifts,
+            self.shift_sketches,
+        ) = (self._beside(name) for name in SMALL)
         """As in `CacherState`, with the streams behind the layers: `[layers, streams, ...]`."""
-        self._scales = self._beside("scales", 2) if states[0].scales is not None else None
+        self.due, self.phase = ([of(state, name).tolist() for state in states] for name in ("due", "phase"))
+        """As in `CacherState`, of each stream."""
 
-    def _beside(self, name: str, axis: int) -> Tensor:
-        each = [of(state, name) for state in self._states]
-        return each[0].unsqueeze(axis) if len(each) == 1 else torch.stack(each, axis)
-
-    def stored(self, kind: str, layer: int, dtype: torch.dtype) -> Tensor:
-        """One layer of all streams, `[streams, tokens, dim]`; the caller's own, to be written to."""
-        each = [getattr(state, kind)[layer] for state in self._states]
-        rows = each[0][None] if len(each) == 1 else torch.stack(each)
-        if self._scales is None:
-            return rows.clone() if len(each) == 1 else rows
-        return (rows * self._scales[KINDS.index(kind), layer][..., None]).to(dtype)
-
-    def put(self, kind: str, layer: int, rows: Tensor, flat: Tensor, counts: Sequence[int]) -> None:
-        """Store rows `[rows, dim]` of one layer: `counts` of each stream, `flat` says which of all tokens they are."""
-        if self._scales is not None:
-            rows, scale = coded(rows)
-            self._scales[KINDS.index(kind), layer].flatten().index_copy_(0, flat, scale)
-        token = flat % getattr(self._states[0], kind).shape[1]
-        parts = zip(self._states, rows.split(list(counts)), token.split(list(counts)), strict=True)
-        for state, mine, tokens in parts:
-            if len(tokens):
-                getattr(state, kind)[layer].index_copy_(0, tokens, mine)
+    def _beside(self, name: str) -> Tensor:
+        each = [of(state, name) for state in self.states]
+        return each[0].unsqueeze(1) if len(each) == 1 else torch.stack(each, 1)
 
     def write_back(self) -> None:
-        """The small tensors go home."""
-        if len(self._states) == 1:
-            return
-        for number, state in enumerate(self._states):
-            for name in SMALL:
+        """The small ones go home."""
+        for number, state in enumerate(self.states):
+            for name in ("due", "phase"):
+                of(state, name).copy_(torch.tensor(getattr(self, name)[number], dtype=torch.int32))
+            for name in SMALL if len(self.states) > 1 else ():
                 of(state, name).copy_(getattr(self, name)[:, number])
-            if self._scales is not None:
-                of(state, "scales").copy_(self._scales[:, :, number])
 
 
 def coded(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,8 +30,9 @@ class StepLayers:
         everyone, outputs = Rows.all(step.shape, hidden.device), []
         x = hidden.reshape(-1, hidden.shape[2])
         normed = self.layers[0].norm(x)
+        step.enter(x, keep=True)
         for number, layer in enumerate(self.layers):
-            step.measure(x, "entered", number, keep=True)
+            last = number + 1 == len(self.layers)
             keys = layer.keys(normed)
             queries, values = F.linear(normed, *layer.query_value).chunk(2, dim=-1)
             step.keep({"keys": keys, "values": values}, everyone, number)
@@ -42,10 +43,10 @@ class StepLayers:
             attention = layer.out(attended.flatten(0, 1))
             step.keep({"attention": attention}, everyone, number)
             middle, inner = residual_norm(x, attention, layer.mlp_norm, self.kernels)
-            step.measure(middle, "middle", number, keep=True)
+            step.carry(step.sums(attention), everyone, "attention", number, ("middle", number), keep=True)
             mlp = layer.feed(inner)
             step.keep({"mlp": mlp}, everyone, number)
-            last = number + 1 == len(self.layers)
+            step.carry(step.sums(mlp), everyone, "mlp", number, None if last else ("entered", number + 1), keep=True)
             if last:
                 x = middle + mlp
             else:
@@ -59,7 +60,7 @@ class StepLayers:
         outputs = []
         step.times.zero_()
         x = hidden.reshape(-1, hidden.shape[2])
-        step.measure(x, "entered", 0)
+        step.enter(x)
         for number, layer in enumerate(self.layers):
             last = number + 1 == len(self.layers)
             x = self._layer(layer, number, x, step, None if last else ("entered", number + 1))
@@ -74,14 +75,16 @@ class StepLayers:
         step.choose(step.looking, number)
         normed, changed = step.norm(x, step.looking, layer.norm)
         values, keys = F.linear(changed, *layer.value_key).chunk(2, dim=-1)
-        step.keep({"keys": keys, "values": values}, step.looking, number, "entered")
+        step.keep({"keys": keys, "values": values}, step.looking, number)
         queries = F.linear(normed, weight[:dim], bias[:dim])
         attention = layer.out(self._look(layer, number, queries, step))
-        step.miss(attention, number)
-        middle = step.add(x, attention, step.looking, "attention", number, ("middle", number))
+        sums = step.sums(attention)
+        step.miss(attention, sums, number)
+        step.carry(sums, step.looking, "attention", number, ("middle", number))
         step.choose(step.working, number)
-        inner, _ = step.norm(middle, step.working, layer.mlp_norm)
-        return step.add(middle, layer.feed(inner), step.working, "mlp", number, then)
+        mlp = layer.feed(step.norm_middle(x, attention, number, layer.mlp_norm))
+        step.carry(step.sums(mlp), step.working, "mlp", number, then)
+        return step.finish(x, attention, mlp, number)
 
     def _look(self, layer: PackedLayer, number: int, queries: Tensor, step: CodedStep) -> Tensor:
         """Attention of the rows that look, before its output projection, `[streams * room, dim]`."""
