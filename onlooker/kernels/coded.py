@@ -30,13 +30,13 @@ TILES = {"few": (8, 1024), "many": (16, 256)}
 MANY = 4096
 
 
-def coded_kernels() -> tuple[ModuleType, ModuleType]:
-    """The kernels of choices and those of references. Raises `ModelError` where Triton is not installed."""
+def coded_kernels() -> tuple[ModuleType, ModuleType, ModuleType]:
+    """The kernels of choices, of sketches and of references. Raises `ModelError` where Triton is not installed."""
     try:
-        from onlooker.kernels import _change_triton, _coded_triton
+        from onlooker.kernels import _carry_triton, _change_triton, _coded_triton
     except ImportError as error:
         raise ModelError("the vision kernels need Triton", given=str(error), do="install triton") from error
-    return _change_triton, _coded_triton
+    return _change_triton, _carry_triton, _coded_triton
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class CodedStep:
     """Signs of the projection, `[dim, 32]`, +-1 in the model's dtype."""
 
     def __post_init__(self) -> None:
-        self._choices, self._kernels = coded_kernels()
+        self._choices, self._sketches, self._kernels = coded_kernels()
         shape, device = self.shape, self.like.device
         if shape.dim * self.like.element_size() % 16 or shape.dim % 16:
             raise ModelError(
@@ -147,7 +147,7 @@ class CodedStep:
 
     def _carry(self, sums: Tensor, rows: Rows, kind: str | None, layer: int, then: tuple[str, int], keep: bool) -> None:
         shape, many, looks = self.shape, 64, kind == "attention"
-        self._kernels.carry[(-(-shape.tokens // many), shape.streams)](
+        self._sketches.carry[(-(-shape.tokens // many), shape.streams)](
             self._seen,
             sums,
             rows.place,
@@ -314,6 +314,33 @@ class CodedStep:
             **launched(self.like.device, WARPS),
         )
 
+    def keep_residual(
+        self, x: Tensor, branch: Tensor, kind: str, layer: int, norm: Norm | None
+    ) -> tuple[Tensor, Tensor]:
+        """`x` plus a branch of all tokens, which is stored, and its norm (none: anything), `[rows, dim]` each."""
+        shape, total = self.shape, torch.empty_like(x)
+        normed = total if norm is None else torch.empty_like(x)
+        self._kernels.keep_residual[(shape.tokens, shape.streams)](
+            x,
+            branch,
+            self.at(kind),
+            self.at("scales"),
+            *((x, x) if norm is None else norm_weights(norm)),
+            total,
+            normed,
+            shape.tokens,
+            layer,
+            self._number(kind, layer),
+            shape.dim,
+            0.0 if norm is None else norm.eps,
+            NORM=norm is not None,
+            RMS=norm is not None and norm.bias is None,
+            CODED=shape.coded,
+            BLOCK=power_of_two(shape.dim),
+            **launched(x.device, WARPS),
+        )
+        return total, normed
+
     def fill(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of all tokens, `[streams, tokens, dim]` each."""
         shape = self.shape
@@ -339,7 +366,7 @@ class CodedStep:
     def miss(self, attention: Tensor, sums: Tensor, layer: int) -> None:
         """What those who only had their turn found new, on average, which the others have missed."""
         shape, rows, cols = self.shape, self.looking, 32
-        self._kernels.common_shift[(-(-shape.dim // cols) + 1, shape.streams)](
+        self._sketches.common_shift[(-(-shape.dim // cols) + 1, shape.streams)](
             attention,
             sums,
             sums.shape[1] ** -0.5,

@@ -19,7 +19,7 @@ A layer of a frame, given references of every token: its key, value, attention b
 A frame of which more than `refresh_share` changed (a cut, a moving camera) is computed whole. With a `budget` the
 threshold moves so that the mean arithmetic of the frames, refreshes counted, meets it; a still frame costs nothing.
 
-References are kept in 8 bits with a scale a row, changes are measured on random projections to 32 channels: 86 MiB a
+References are kept in 8 bits with a scale a row, changes are measured on random projections to 32 channels: 93 MiB a
 stream at SigLIP-so400m, of which the published form keeps 127. No gradient flows through references.
 
 `_change`: who changed. `_state`: what is kept. `_layer`: a layer. Here: settings, costs, when a frame is whole.

@@ -144,13 +144,11 @@ def _look(layer: VisionLayer, number: int, rows: Tensor, kept: SideBySide, chang
         changed.keep(kept, "keys", number, layer.keys(fresh)[0])
         changed.keep(kept, "values", number, layer.values(fresh)[0])
     queries = layer.queries(normed)[0].split(looking.counts)
-    attended = [
-        layer.attend(
-            asking[None], *(state.stored(kind, number, rows.dtype)[None] for kind in ("keys", "values")), at[None]
-        )
-        for asking, at, state in zip(queries, looking.tokens, kept.states, strict=True)
-        if len(at)
-    ]
+    attended = []
+    for asking, at, state in zip(queries, looking.tokens, kept.states, strict=True):
+        if len(at):
+            keys, values = (state.stored(kind, number, rows.dtype)[None] for kind in ("keys", "values"))
+            attended.append(layer.attend(asking[None], keys, values, at[None]))
     return layer.out(attended[0] if len(attended) == 1 else torch.cat(attended, 1))[0]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from onlooker.core.contracts.packed import PackedLayer
 from onlooker.kernels.coded import CodedStep, Rows
 from onlooker.kernels.rotary import turn_rows
-from onlooker.kernels.rows import Kernels, residual_norm
+from onlooker.kernels.rows import Kernels
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,11 @@ class StepLayers:
                 *(part.view_as(hidden) for part in parts), values.unflatten(0, hidden.shape[:2]), self.way
             )
             attention = layer.out(attended.flatten(0, 1))
-            step.keep({"attention": attention}, everyone, number)
-            middle, inner = residual_norm(x, attention, layer.mlp_norm, self.kernels)
+            middle, inner = step.keep_residual(x, attention, "attention", number, layer.mlp_norm)
             step.carry(step.sums(attention), everyone, "attention", number, ("middle", number), keep=True)
             mlp = layer.feed(inner)
-            step.keep({"mlp": mlp}, everyone, number)
+            x, normed = step.keep_residual(middle, mlp, "mlp", number, None if last else self.layers[number + 1].norm)
             step.carry(step.sums(mlp), everyone, "mlp", number, None if last else ("entered", number + 1), keep=True)
-            if last:
-                x = middle + mlp
-            else:
-                x, normed = residual_norm(middle, mlp, self.layers[number + 1].norm, self.kernels)
             if last or number in self.taps:
                 outputs.append(x.view_as(hidden))
         return outputs
