@@ -80,6 +80,13 @@ KINDS: dict[str, Kind] = {
             served="rekv:first=1,score=shares,max_parked=28800",  # eight hours at a frame a second, not for ever
         ),
         Kind(
+            "refiner",
+            "onlooker.refine",
+            "onlooker.core.contracts:Refiner",
+            "Refiner: what a question sees of what was recalled, such as [bold]fastv:ratio=0.5[/].",
+            default="none",
+        ),
+        Kind(
             "response",
             "onlooker.respond",
             "onlooker.core.contracts:ResponsePolicy",

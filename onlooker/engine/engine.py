@@ -23,6 +23,7 @@ from onlooker.core.contracts import (
     MemoryPolicy,
     Method,
     Prepared,
+    Refiner,
     VideoModel,
     VisionTower,
 )
@@ -85,6 +86,7 @@ class Engine:
             method.check(model)
         needed = frozenset[str]().union(*(method.needs for method in self.methods.values()))
         self._wanted = needed & model.described
+        self.refiner.check_memory(self.memory)
         self._budgets = {"device_budget_bytes": device_budget_bytes, "host_budget_bytes": host_budget_bytes}
         self.passes: Passes = make_passes(model, passes)
         self._prepare(profile, layout or model.spec.layout)
@@ -118,6 +120,11 @@ class Engine:
     def memory(self) -> MemoryPolicy:
         """The memory in place."""
         return self._serving["memory"]
+
+    @property
+    def refiner(self) -> Refiner:
+        """The refiner in place."""
+        return self._serving["refiner"]
 
     def _prepare(self, profile: bool, layout: Layout = "pack") -> None:
         self.profile = profile

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from onlooker.core.checks import words
-from onlooker.core.contracts import MemoryPolicy, VideoModel
+from onlooker.core.contracts import MemoryPolicy, Refiner, VideoModel
 from onlooker.core.errors import InputError, OnlookerError
 from onlooker.core.events import Answer, AnswerTiming, Citation, FinishReason, Usage
 from onlooker.core.spans import Layout, Recall, Span
@@ -19,7 +19,7 @@ from onlooker.core.unread import Unread
 from onlooker.engine.packing import Work
 from onlooker.engine.reading import Reading, held_works, unread_reading
 from onlooker.engine.sampling import Decoding, Sampler
-from onlooker.kvstore import KVStore, QuestionView, Spans
+from onlooker.kvstore import KVStore, QuestionView, Segment, Spans
 
 LOG = logging.getLogger("onlooker.engine")
 MOST_CITATIONS = 8
@@ -30,6 +30,7 @@ class Asked(Protocol):
 
     model: VideoModel
     memory: MemoryPolicy
+    refiner: Refiner
     states: dict[str, StreamState]
     store: KVStore
     layout: Layout
@@ -185,7 +186,7 @@ class Request:
         readings = [one for one in session.held() if visible[0] <= one.held.start_s and one.held.end_s <= visible[1]]
         if memory.holds_tokens:
             words = model.embed_text(model.retrieval_ids(self.question))
-            unread = reread_between(memory, words, state, visible, bool(readings))
+            unread = session.refiner.refine(reread_between(memory, words, state, visible, bool(readings)), words)
             readings = [*(unread_reading(model, one, layout) for one in unread), *readings]
             rows = sum(len(one.embeddings) for one in readings)
             session.store.check_beside(state.num_bytes() + rows * model.spec.kv_bytes_per_token)
@@ -209,7 +210,7 @@ class Request:
             words = model.embed_text(model.retrieval_ids(self.question)) if scoring == "mean" else prompt
             yield Work(words, view.retrieval(*model.place_text(len(words))))
         yield from held_works(view, readings)
-        scores = yield Work(prompt, view.segment(*model.place_text(len(prompt))), wants_logits=True)
+        scores = yield Work(prompt, words_of(view, session.refiner, *model.place_text(len(prompt))), wants_logits=True)
         decoding = self.decoding
         choice = model.token_choice(decoding.wishes(), decoding.max_new_tokens)
         sampler = Sampler(choice, decoding.seed, model.spec.device)
@@ -243,6 +244,14 @@ class Request:
         self._citations = _cite(spans, self._view.attention_mass(), seen, layers)
         self._view.close()
         self.session.note_answer(self.answer())
+
+
+def words_of(view: QuestionView, refiner: Refiner, positions: Tensor, extent: int) -> Segment:
+    """The prompt of a question, which refines what is before it where a refiner wants that."""
+    layer = refiner.layer(view.spec.num_layers)
+    if layer is None:
+        return view.segment(positions, extent)
+    return view.refining_segment(positions, extent, layer=layer, pick=refiner.refine_rows, trims_all=refiner.trims_all)
 
 
 def _frame_ids(model: VideoModel, view: QuestionView) -> list[int]:

@@ -55,7 +55,7 @@ class Session:
 
     def __init__(self, engine: "Engine", trace: bool = False) -> None:
         self._engine = engine
-        self.model, self.memory = engine.model, engine.memory
+        self.model, self.memory, self.refiner = engine.model, engine.memory, engine.refiner
         self.layout: Layout = engine.layout
         self.states = engine.new_states()
         """What each method remembers of this stream, by kind."""

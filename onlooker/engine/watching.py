@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import ClipModel, MemoryPolicy, Moment, VideoModel
+from onlooker.core.contracts import ClipModel, MemoryPolicy, Moment, Refiner, VideoModel
 from onlooker.core.errors import CapacityError, InputError, ModelError
 from onlooker.core.events import Alert, Answer, Failed, FrameTaken
 from onlooker.core.frame import Frame
@@ -81,6 +81,7 @@ class Probe:
         asked = _Quiet(
             session.model,
             session.memory,
+            session.refiner,
             session.states,
             session.store,
             session.layout,
@@ -116,6 +117,7 @@ class _Quiet:
 
     model: VideoModel
     memory: MemoryPolicy
+    refiner: Refiner
     states: dict[str, StreamState]
     store: KVStore
     layout: Layout

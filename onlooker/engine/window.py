@@ -8,11 +8,13 @@ import numpy as np
 import torch
 
 from onlooker.compress.identity import Identity
+from onlooker.core import registry
 from onlooker.core.checks import words
 from onlooker.core.contracts import ClipAnswer, ClipModel
 from onlooker.core.errors import InputError, ModelError
 from onlooker.core.events import Answer, AnswerTiming, Failed, FrameTaken, Usage
 from onlooker.core.frame import Frame
+from onlooker.core.kinds import KINDS
 from onlooker.core.spans import Span, SpanKind
 from onlooker.core.unread import Unread
 from onlooker.encode.full import Full
@@ -39,13 +41,19 @@ class WindowEngine(Engine):
         settings = ("layout", "device_budget_bytes", "host_budget_bytes", "passes")
         unused = {name: given.pop(name) for name in settings if name in given}
         self._configure(given, {"encoder": "full", "compressor": "identity", "memory": "last_frames"})
-        fits = (isinstance(self.encoder, Full), isinstance(self.compressor, Identity), self.memory.takes_pictures)
-        for method, good in zip(self.methods.values(), fits, strict=True):
-            if not good:
+        fits = {
+            "encoder": isinstance(self.encoder, Full),
+            "compressor": isinstance(self.compressor, Identity),
+            "memory": self.memory.takes_pictures,
+            "refiner": not self.refiner.takes,
+        }
+        for kind, method in self.methods.items():
+            if not fits.get(kind, method == registry.make(kind, str(KINDS[kind].default))):
                 raise ModelError(
                     f"{type(method).__name__} needs a stream's state, and {model.name} has no adapter that offers one",
                     given=f"{type(method).__name__} on a model that looks at the last frames at every question",
-                    do="use encoder=full, compressor=identity, memory=last_frames (or onlooker methods for models)",
+                    do="use encoder=full, compressor=identity, memory=last_frames, refiner=none "
+                    "(or onlooker methods for models)",
                 )
         if left := sorted(name for name, value in unused.items() if value is not None):
             raise InputError("a model that remembers nothing has no use for a setting", given=", ".join(left))

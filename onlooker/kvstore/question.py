@@ -11,14 +11,13 @@ from torch import Tensor
 
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import Recall, Scoring, Span, SpanKind
-from onlooker.kernels.packed_attention import Rows
 from onlooker.kvstore.arena import Reader, allocate
-from onlooker.kvstore.attention import Turned, attend_context_and_tail, note_looks
-from onlooker.kvstore.blocks import Block, Entry, Offset
+from onlooker.kvstore.blocks import Block, Entry
 from onlooker.kvstore.catalog import Catalog, Spans
 from onlooker.kvstore.context import Context, Sources
-from onlooker.kvstore.rotation import moved, rotate
-from onlooker.kvstore.rows import block_shares, pick_rows, rows_seen, side_by_side, wanted_rows
+from onlooker.kvstore.refining import Pick, RefiningSegment
+from onlooker.kvstore.rows import block_shares, new_ledger, pick_rows, rows_seen, side_by_side, wanted_rows
+from onlooker.kvstore.segments import Retrieval, TailSegment
 from onlooker.kvstore.signals import tell_scores
 
 if TYPE_CHECKING:
@@ -103,6 +102,9 @@ class QuestionView:
         self._ledgers: list[Tensor] = []
         """Of each context, float32 `[layers, rows]`: attention of the cited tokens; `[layers, kv_heads, rows]` where
         each head sees other rows."""
+        self._looked: tuple[list[Context], list[Tensor]] = ([], [])
+        """What layers saw before it was refined, and where the last word looked then."""
+        self._refining: RefiningSegment | None = None
         self._num_cited = 0
         self._closed = False
         self._num_tail, self._tail_reach, self._num_held = 0, 0, 0
@@ -133,7 +135,7 @@ class QuestionView:
 
     # ----------------------------------------------------------------------------------------------------- reading
 
-    def retrieval(self, positions: Tensor, extent: int) -> "Retrieval":
+    def retrieval(self, positions: Tensor, extent: int) -> Retrieval:
         """The first pass of a scored question: positions int64 `[axes, tokens]` of the words that look for memories.
 
         Its keys and values are thrown away. Every layer waits once for its scores to reach the policy: the choice is
@@ -144,7 +146,7 @@ class QuestionView:
             raise InputError("this question has its context already", do="open a new one")
         return Retrieval(self, positions.to(self.spec.device))
 
-    def segment(self, positions: Tensor, extent: int, *, cited: bool = True) -> "TailSegment":
+    def segment(self, positions: Tensor, extent: int, *, cited: bool = True) -> TailSegment:
         """The next tokens of the question or its answer, positions int64 `[axes, tokens]` from the segment's start.
 
         Attend in every layer before the next segment is made. `cited`: count where its last token looks.
@@ -155,15 +157,24 @@ class QuestionView:
         self._tail_reach += extent
         return segment
 
-    def held_segment(self, count: int = 1) -> "TailSegment":
+    def refining_segment(
+        self, positions: Tensor, extent: int, *, layer: int, pick: Pick, trims_all: bool
+    ) -> RefiningSegment:
+        """As `segment`, for the words of a question that refine what is before them (see `RefiningSegment`)."""
+        words = self.segment(positions, extent)
+        self._refining = RefiningSegment(self, words, layer, pick, trims_all)
+        return self._refining
+
+    def held_segment(self, count: int = 1) -> TailSegment:
         """The tokens of the next blocks that were held, one after the other, to be read before the question's words."""
         held = range(self._num_held, self._num_held + count)
         self._num_held += count
         positions = torch.cat([self._sources.held[n].positions for n in held], dim=1)
         return self._next_segment(positions, held, cited=False)
 
-    def _next_segment(self, positions: Tensor, held: range, cited: bool) -> "TailSegment":
+    def _next_segment(self, positions: Tensor, held: range, cited: bool) -> TailSegment:
         self._check_open()
+        self._settle()
         if len(self._contexts) < self.spec.num_layers:
             raise InputError("a scored question reads nothing before its retrieval", do="run `retrieval` first")
         num_tokens = positions.shape[1]
@@ -185,15 +196,19 @@ class QuestionView:
         """
         if not self._num_cited or self._closed:
             return {}
+        self._settle()
         weights = [row for ledger in self._ledgers for row in ledger]
-        held = [span.id for span in self.held_spans]
-        shares = block_shares(self._contexts, weights, self._sources.entries, held)
+        held = [span.id for span in self.held_spans] if self._held_tokens else []
+        seen, weights = [*self._contexts, *self._looked[0]], [*weights, *self._looked[1]]
+        shares = block_shares(seen, weights, self._sources.entries, held)
         count = self.spec.num_layers * self._num_cited
         return {block: share / count for block, share in shares.items()}
 
     def recalled(self) -> dict[int, int]:
         """In how many layers each block of the context was seen."""
-        counts = {span.id: len(self._contexts) for span in self.held_spans} if self._contexts else {}
+        self._settle()
+        own = self.held_spans if self._held_tokens and self._contexts else ()
+        counts = {span.id: len(self._contexts) for span in own}
         for context in self._contexts:
             for block, rows in rows_seen(context, self._sources.entries).items():
                 counts[block] = counts.get(block, 0) + (rows > 0)
@@ -201,6 +216,7 @@ class QuestionView:
 
     def context_tokens(self) -> float:
         """Tokens that the question saw of what was before it, mean over layers and heads."""
+        self._settle()
         entries, layers = self._sources.entries, max(1, len(self._contexts))
         return self._held_tokens + sum(sum(rows_seen(one, entries).values()) for one in self._contexts) / layers
 
@@ -262,16 +278,10 @@ class QuestionView:
         self._join()
 
     def _freeze(self, context: Context) -> None:
-        self._ledgers.append(self._new_ledger(context))
+        self._ledgers.append(new_ledger(context, self._held_tokens))
         self._contexts += context.layers()
         if len(context.keys) == self.spec.num_layers:
             self._whole = context
-
-    def _new_ledger(self, context: Context, apart: bool = False) -> Tensor:
-        num_layers, kv_heads, rows, _ = context.keys.shape
-        apart = apart or (context.owners is not None and context.owners.shape[1] > 1)
-        heads = (kv_heads,) if apart else ()
-        return allocate((num_layers, *heads, rows + self._held_tokens), torch.float32, self.spec.device).zero_()
 
     def _join(self) -> None:
         """Lay the contexts of all layers side by side: then a packed pass can take them, though each sees others."""
@@ -280,7 +290,18 @@ class QuestionView:
             return
         self._whole, self._contexts = joined[0], joined[1:]
         apart = any(ledger.ndim == 3 for ledger in self._ledgers)
-        self._ledgers = [self._new_ledger(self._whole, apart)]
+        self._ledgers = [new_ledger(self._whole, self._held_tokens, apart)]
+
+    def _settle(self) -> None:
+        """Words that refine have been read: from here on every layer sees what they left."""
+        if self._refining is None or not self._refining.done:
+            return
+        contexts, *self._looked = self._refining.settle()  # pyright: ignore[reportAttributeAccessIssue]
+        own, self._refining, self._held_tokens = self._held_tokens, None, 0
+        self._tail, self._num_tail = self._tail[:, :, :, own:], self._num_tail - own
+        self._whole, self._contexts = None, contexts
+        self._ledgers = [new_ledger(context, 0) for context in contexts]
+        self._join()
 
     def _forget_sources(self) -> None:
         """Let go of parked keys and values: what was chosen of them has been copied."""
@@ -317,112 +338,3 @@ class QuestionView:
     def _check_open(self) -> None:
         if self._closed:
             raise InputError("the question is closed", do="ask again")
-
-
-class Retrieval:
-    """The question on its first pass (a `Segment`)."""
-
-    def __init__(self, view: QuestionView, positions: Tensor) -> None:
-        self._view, self._positions = view, positions
-
-    def places(self) -> None:
-        """None: each layer's context may be of another size."""
-
-    def attend(
-        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, turned: Turned = None
-    ) -> Tensor:
-        """Choose this layer's context, then attend to it and to the question itself (see `Segment.attend`)."""
-        assert turned is None, "places were not known"
-        chosen = self._view._contexts
-        # A pass that is repeated, because somebody else's part of it failed, asks what it asked before.
-        context = chosen[layer] if layer < len(chosen) else self._view._choose_layer(layer, queries, scale)
-        # Layers may see different numbers of positions, so the angles are made per layer.
-        cos, sin = self._view._sources.rotary(moved(self._positions, context.reach))
-        own, past = (rotate(keys, cos, sin), values), (context.keys[0], context.values[0])
-        counts = None if context.counts is None else context.counts[0]
-        return attend_context_and_tail(rotate(queries, cos, sin), past, own, scale, counts=counts)[0]
-
-    def rows(self) -> None:
-        """None: what a layer sees is chosen from its own queries, in the middle of the pass."""
-
-
-class TailSegment:
-    """Tokens of a question or an answer, or of a block that was held (a `Segment`)."""
-
-    def __init__(self, view: QuestionView, positions: Tensor, held: range, reach: int, start: int, cited: bool) -> None:
-        self._view, self._cited = view, cited
-        self._positions, self._held, self._reach = positions, held, reach
-        """`held`: which of the blocks that were held these are; none of a question's own words."""
-        self._start, self._end = start, start + positions.shape[1]
-        self._angles: dict[tuple[Offset, ...], tuple[Tensor, Tensor]] = {}
-
-    def _offsets(self, context: Context) -> tuple[Offset, ...]:
-        """Where its blocks start behind a context; none when held blocks start elsewhere in each layer."""
-        if not self._held:
-            return (tuple(place + self._reach for place in context.reach),)
-        return context.held[self._held.start : self._held.stop]
-
-    def _placed(self, offsets: tuple[Offset, ...]) -> Tensor:
-        """Positions of its tokens, int64 `[axes, tokens]`, when its blocks start there."""
-        if len(offsets) == 1:
-            return moved(self._positions, offsets[0])
-        counts = [self._view.held_spans[n].num_tokens for n in self._held]
-        parts = self._positions.split(counts, dim=1)
-        return torch.cat([moved(part, offset) for part, offset in zip(parts, offsets, strict=True)], dim=1)
-
-    def places(self) -> Tensor | None:
-        """Behind the context, if it is of one size (see `Segment.places`)."""
-        whole = self._view._whole
-        offsets = () if whole is None else self._offsets(whole)
-        return self._placed(offsets) if offsets else None
-
-    def attend(
-        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, turned: Turned = None
-    ) -> Tensor:
-        """Join the view's tail and attend to the context and the tail so far (see `Segment.attend`)."""
-        view = self._view
-        view._check_open()
-        context, new, seen = view._contexts[layer], slice(self._start, self._end), slice(0, self._end)
-        if turned is None:
-            angles = self._turns(context)
-            turned = rotate(queries, *angles), rotate(keys, *angles)
-        tail_keys, tail_values = view._tail[0, layer], view._tail[1, layer]
-        tail_keys[:, new] = turned[1]
-        tail_values[:, new] = values
-        past, tail = (context.keys[0], context.values[0]), (tail_keys[:, seen], tail_values[:, seen])
-        noted = view._held_tokens if self._cited else 0
-        counts = None if context.counts is None else context.counts[0]
-        output, weights = attend_context_and_tail(turned[0], past, tail, scale, noted, counts)
-        if self._cited:
-            note_looks(view._ledgers[0][layer] if view._whole else view._ledgers[layer][0], weights)
-        return output
-
-    def rows(self) -> Rows | None:
-        """The context as the past and the tail as its own rows; None where contexts differ in size."""
-        view, whole = self._view, self._view._whole
-        view._check_open()
-        offsets = () if whole is None else self._offsets(whole)
-        if whole is None or not offsets:
-            return None
-        one = len(offsets) == 1
-        return Rows(
-            past_keys=whole.keys,
-            past_values=whole.values,
-            own_keys=view._tail[0],
-            own_values=view._tail[1],
-            own_raw=None,
-            own_before=self._start,
-            positions=self._positions if one else self._placed(offsets),
-            offset=offsets[0] if one else 0,
-            past_counts=whole.counts,
-            ledger=view._ledgers[0] if self._cited else None,
-            own_noted=view._held_tokens if self._cited else 0,
-        )
-
-    def _turns(self, context: Context) -> tuple[Tensor, Tensor]:
-        """Cosines and sines behind a context: few are different, so each is made once."""
-        offsets = self._offsets(context)
-        assert offsets, "a layer has places for what was held"
-        if offsets not in self._angles:
-            self._angles[offsets] = self._view._sources.rotary(self._placed(offsets))
-        return self._angles[offsets]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from onlooker.core.errors import InputError
 from onlooker.core.spans import Recall
+from onlooker.kvstore.arena import allocate
 from onlooker.kvstore.blocks import Entry
 from onlooker.kvstore.catalog import Catalog
 from onlooker.kvstore.context import Context
@@ -101,6 +102,14 @@ def side_by_side(contexts: Sequence[Context]) -> list[Context] | None:
         for layer, own in zip(whole.layers(), contexts, strict=True)
     ]
     return [whole, *layers]
+
+
+def new_ledger(context: Context, held_tokens: int, apart: bool = False) -> Tensor:
+    """Room for the looks at a context and at what is held behind it, float32 `[layers, rows]`; `[layers, kv_heads,
+    rows]` where heads see other rows, or if they shall be told `apart`."""
+    layers, kv_heads, rows, _ = context.keys.shape
+    heads = (kv_heads,) if apart or (context.owners is not None and context.owners.shape[1] > 1) else ()
+    return allocate((layers, *heads, rows + held_tokens), torch.float32, context.keys.device).zero_()
 
 
 def rows_seen(context: Context, entries: Catalog[Entry]) -> dict[int, float]:

@@ -1,11 +1,11 @@
 """Small made-up streams and a made-up vision tower: what methods of every kind are run on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import Moment, VisionTower
+from onlooker.core.contracts import Look, Moment, VisionTower
 from onlooker.core.tokens import VisualTokens
 
 GRID = (4, 5)
@@ -48,6 +48,28 @@ def moment(seed: int, number: int) -> Moment:
     busy = (number + seed) % 40 >= 34
     level = 0.75 + 0.25 * noise if busy else 0.1 * noise
     return Moment(number * 0.5, kept_ratio=level, recomputed_ratio=level, speak_probability=level)
+
+
+def look(seed: int, number: int, words: int = 5, frames: int = 6, dtype: torch.dtype = torch.float32) -> Look:
+    """Words that look at frames of 8 rows and at a note of 3; one frame stands out."""
+    heads, groups, dim = 2, 2, 8
+    chosen = _seeded(seed, number, 11)
+    counts = [8] * frames + [3]
+    keys = torch.randn(heads, sum(counts), dim, generator=chosen)
+    queries = torch.randn(heads * groups, words, dim, generator=chosen)
+    keys[:, 8 * (number % frames) : 8 * (number % frames) + 8] += queries[::groups].mean(1, keepdim=True)
+    block = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    own = torch.randn(heads, words, dim, generator=chosen)
+    return Look(1, 6, queries.to(dtype), keys.to(dtype), own.to(dtype), dim**-0.5, block, block < frames)
+
+
+def odd_looks() -> list[Look]:
+    """Looks at one row, at no video, at rows that are all alike, of one word, and in half precision."""
+    plain = look(0, 0)
+    one = replace(plain, keys=plain.keys[:, :1], block=plain.block[:1], vision=plain.vision[:1])
+    notes = replace(plain, vision=torch.zeros_like(plain.vision))
+    alike = replace(plain, keys=torch.ones_like(plain.keys))
+    return [one, notes, alike, look(0, 0, words=1), look(0, 0, dtype=torch.bfloat16)]
 
 
 @dataclass

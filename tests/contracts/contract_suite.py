@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from contract_streams import DIM, frame_tokens, moment, moving_features, moving_frame, toy_tower
+from contract_streams import DIM, frame_tokens, look, moment, moving_features, moving_frame, odd_looks, toy_tower
 
 from onlooker.compress import num_kept
 from onlooker.core import registry
@@ -211,7 +211,20 @@ class ResponseStream(Stream):
         return self.method.should_speak(given, self.state)
 
 
+class RefinerStream(Stream):
+    """Looks of a question at recalled frames and a note, and frames that a memory of tokens recalled: one after the
+    other, though a refiner remembers nothing."""
+
+    def input(self, number: int) -> Any:
+        return look(self.seed, number), [moving_frame(self.seed, number + n) for n in range(4)], number
+
+    def push_input(self, given: Any) -> Any:
+        seen, _, _ = given
+        return self.method.refine_rows(seen)
+
+
 STREAMS: dict[str, type[Stream]] = {
+    "refiner": RefinerStream,
     "compressor": CompressorStream,
     "encoder": EncoderStream,
     "memory": MemoryStream,
@@ -753,9 +766,61 @@ def response_engagement(method: Any, opened: Opener) -> None:
 
 RESPONSE = (answers_yes_or_no, response_engagement)
 
+# ---------------------------------------------------------------------------------------------- points for refiners
+
+
+def refiner_shape(method: Any, opened: Opener) -> None:
+    """A mask over the rows, one for all heads or one for each, on every layer that it asks for."""
+    stream = opened(method)
+    for number in range(NUM):
+        seen = stream.input(number)[0]
+        mask = method.refine_rows(seen)
+        assert mask.dtype == torch.bool and mask.shape in ((len(seen.block),), (len(seen.keys), len(seen.block)))
+    for num_layers in (1, 2, 6, 28):
+        layer = method.layer(num_layers)
+        assert layer is None or 0 <= layer < num_layers, f"layer {layer} of {num_layers}"
+        assert (layer is None) == ("rows" not in method.takes), "it says that it takes rows, and looks at none"
+
+
+def refiner_budget(method: Any, opened: Opener) -> None:
+    """Never more rows of video than `tokens` says, and all of them with a budget for all."""
+    if "rows" not in method.takes:
+        return
+    stream = opened(method)
+    for number in range(4):
+        seen = stream.input(number)[0]
+        rows = int(seen.vision.sum())
+        for tokens in (1, 7, rows):
+            left = int((dataclasses.replace(method, tokens=tokens, ratio=None).refine_rows(seen) & seen.vision).sum())
+            assert 1 <= left <= tokens, f"{left} rows for a budget of {tokens}"
+        whole = dataclasses.replace(method, tokens=None, ratio=1.0).refine_rows(seen)
+        assert bool((whole | ~seen.vision).all()), "a budget for all of them leaves rows out"
+
+
+def refiner_engagement(method: Any, opened: Opener) -> None:
+    """Something is left out, and what is depends on the question."""
+    if not method.takes:
+        return
+    if "rows" in method.takes:
+        stream = opened(method)
+        masks = [stream.push(number) for number in range(NUM)]
+        assert not all(bool(mask.all()) for mask in masks)
+
+
+def refiner_odd_looks(method: Any, opened: Opener) -> None:
+    """One row, no video, equal rows, one word, and bfloat16."""
+    for given in odd_looks():
+        mask = method.refine_rows(given)
+        assert mask.dtype == torch.bool and mask.shape[-1] == len(given.block)
+        if bool(given.vision.any()):
+            assert bool((mask & given.vision).any()), "nothing is left of the video"
+
+
+REFINER = (refiner_shape, refiner_budget, refiner_engagement, refiner_odd_looks)
+
 # -------------------------------------------------------------------------------------------------------- the suite
 
-_SPECIAL = {"compressor": COMPRESSOR, "encoder": ENCODER, "memory": MEMORY, "response": RESPONSE}
+_SPECIAL = {"compressor": COMPRESSOR, "encoder": ENCODER, "memory": MEMORY, "refiner": REFINER, "response": RESPONSE}
 Point = Callable[[Any, Opener], None]
 
 

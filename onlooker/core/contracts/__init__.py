@@ -10,7 +10,7 @@ One page for each reader, all names importable from here:
 |---|---|
 | `method.py` | everyone who writes a method |
 | `encode.py`, `vision.py` | encoders: what they fill in, and the tower that they run |
-| `compress.py`, `memory.py`, `respond.py` | compressors, memories, response policies |
+| `compress.py`, `memory.py`, `refine.py`, `respond.py` | compressors, memories, refiners, response policies |
 | `model.py`, `vision.py` | everyone who adapts a model |
 | `packed.py` | kernels and prepared encoders; not importable from here |
 """
@@ -20,6 +20,7 @@ from onlooker.core.contracts.encode import EncoderAccelerator, Prepared
 from onlooker.core.contracts.memory import MemoryPolicy
 from onlooker.core.contracts.method import Method
 from onlooker.core.contracts.model import Attention, ClipAnswer, ClipModel, ModelSpec, TokenChoice, VideoModel
+from onlooker.core.contracts.refine import Look, Refiner
 from onlooker.core.contracts.respond import Moment, ResponsePolicy
 from onlooker.core.contracts.vision import Encoded, VisionLayer, VisionTower
 
@@ -30,11 +31,13 @@ __all__ = [
     "Compressor",
     "Encoded",
     "EncoderAccelerator",
+    "Look",
     "MemoryPolicy",
     "Method",
     "ModelSpec",
     "Moment",
     "Prepared",
+    "Refiner",
     "ResponsePolicy",
     "TokenChoice",
     "VideoModel",

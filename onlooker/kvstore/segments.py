@@ -1,0 +1,134 @@
+"""The tokens of a question inside a pass: on its first pass, which chooses, and afterwards."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from onlooker.kernels.packed_attention import Rows
+from onlooker.kvstore.attention import Turned, attend_context_and_tail, note_looks
+from onlooker.kvstore.blocks import Offset
+from onlooker.kvstore.context import Context
+from onlooker.kvstore.rotation import moved, rotate
+
+if TYPE_CHECKING:
+    from onlooker.kvstore.question import QuestionView
+
+
+class Retrieval:
+    """The question on its first pass (a `Segment`)."""
+
+    def __init__(self, view: "QuestionView", positions: Tensor) -> None:
+        self._view, self._positions = view, positions
+
+    def places(self) -> None:
+        """None: each layer's context may be of another size."""
+
+    def attend(
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, turned: Turned = None
+    ) -> Tensor:
+        """Choose this layer's context, then attend to it and to the question itself (see `Segment.attend`)."""
+        assert turned is None, "places were not known"
+        chosen = self._view._contexts
+        # A pass that is repeated, because somebody else's part of it failed, asks what it asked before.
+        context = chosen[layer] if layer < len(chosen) else self._view._choose_layer(layer, queries, scale)
+        # Layers may see different numbers of positions, so the angles are made per layer.
+        cos, sin = self._view._sources.rotary(moved(self._positions, context.reach))
+        own, past = (rotate(keys, cos, sin), values), (context.keys[0], context.values[0])
+        counts = None if context.counts is None else context.counts[0]
+        return attend_context_and_tail(rotate(queries, cos, sin), past, own, scale, counts=counts)[0]
+
+    def rows(self) -> None:
+        """None: what a layer sees is chosen from its own queries, in the middle of the pass."""
+
+
+class TailSegment:
+    """Tokens of a question or an answer, or of a block that was held (a `Segment`)."""
+
+    def __init__(
+        self, view: "QuestionView", positions: Tensor, held: range, reach: int, start: int, cited: bool
+    ) -> None:
+        self._view, self._cited = view, cited
+        self._positions, self._held, self._reach = positions, held, reach
+        """`held`: which of the blocks that were held these are; none of a question's own words."""
+        self._start, self._end = start, start + positions.shape[1]
+        self._angles: dict[tuple[Offset, ...], tuple[Tensor, Tensor]] = {}
+
+    def _offsets(self, context: Context) -> tuple[Offset, ...]:
+        """Where its blocks start behind a context; none when held blocks start elsewhere in each layer."""
+        if not self._held:
+            return (tuple(place + self._reach for place in context.reach),)
+        return context.held[self._held.start : self._held.stop]
+
+    def _placed(self, offsets: tuple[Offset, ...]) -> Tensor:
+        """Positions of its tokens, int64 `[axes, tokens]`, when its blocks start there."""
+        if len(offsets) == 1:
+            return moved(self._positions, offsets[0])
+        counts = [self._view.held_spans[n].num_tokens for n in self._held]
+        parts = self._positions.split(counts, dim=1)
+        return torch.cat([moved(part, offset) for part, offset in zip(parts, offsets, strict=True)], dim=1)
+
+    def places(self) -> Tensor | None:
+        """Behind the context, if it is of one size (see `Segment.places`)."""
+        whole = self._view._whole
+        offsets = () if whole is None else self._offsets(whole)
+        return self._placed(offsets) if offsets else None
+
+    def attend(
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, turned: Turned = None
+    ) -> Tensor:
+        """Join the view's tail and attend to the context and the tail so far (see `Segment.attend`)."""
+        view = self._view
+        view._check_open()
+        context = view._contexts[layer]
+        queries, keys = self.turn(layer, queries, keys, turned)
+        past, tail = (context.keys[0], context.values[0]), self.write(layer, keys, values)
+        noted = view._held_tokens if self._cited else 0
+        counts = None if context.counts is None else context.counts[0]
+        output, weights = attend_context_and_tail(queries, past, tail, scale, noted, counts)
+        if self._cited:
+            note_looks(view._ledgers[0][layer] if view._whole else view._ledgers[layer][0], weights)
+        return output
+
+    def turn(self, layer: int, queries: Tensor, keys: Tensor, turned: Turned) -> tuple[Tensor, Tensor]:
+        """Queries and keys, rotated to where they are, unless somebody has."""
+        if turned is not None:
+            return turned
+        angles = self._turns(self._view._contexts[layer])
+        return rotate(queries, *angles), rotate(keys, *angles)
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Join the view's tail; rotated keys and values of all of it so far."""
+        tail_keys, tail_values = self._view._tail[0, layer], self._view._tail[1, layer]
+        tail_keys[:, self._start : self._end], tail_values[:, self._start : self._end] = keys, values
+        return tail_keys[:, : self._end], tail_values[:, : self._end]
+
+    def rows(self) -> Rows | None:
+        """The context as the past and the tail as its own rows; None where contexts differ in size."""
+        view, whole = self._view, self._view._whole
+        view._check_open()
+        offsets = () if whole is None else self._offsets(whole)
+        if whole is None or not offsets:
+            return None
+        one = len(offsets) == 1
+        return Rows(
+            past_keys=whole.keys,
+            past_values=whole.values,
+            own_keys=view._tail[0],
+            own_values=view._tail[1],
+            own_raw=None,
+            own_before=self._start,
+            positions=self._positions if one else self._placed(offsets),
+            offset=offsets[0] if one else 0,
+            past_counts=whole.counts,
+            ledger=view._ledgers[0] if self._cited else None,
+            own_noted=view._held_tokens if self._cited else 0,
+        )
+
+    def _turns(self, context: Context) -> tuple[Tensor, Tensor]:
+        """Cosines and sines behind a context: few are different, so each is made once."""
+        offsets = self._offsets(context)
+        assert offsets, "a layer has places for what was held"
+        if offsets not in self._angles:
+            self._angles[offsets] = self._view._sources.rotary(self._placed(offsets))
+        return self._angles[offsets]

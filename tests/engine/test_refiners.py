@@ -1,0 +1,83 @@
+"""Refiners in an engine: on every family and kind of memory, in plain and packed passes, and never on the stream."""
+
+import pytest
+import torch
+from moving_pictures import make_frames
+from stock_models import FAMILIES
+from tiny import make_family_folder
+
+from onlooker.core import registry
+from onlooker.core.errors import ModelError
+from onlooker.engine import Decoding, Engine
+from onlooker.models import load
+
+QUESTIONS = ("what is happening in the video ?", "which shape left first ?")
+MEMORIES = ("full", "rekv:topk=2,recent=1,window_tokens=30", "last_frames:frames=4")
+OF_ROWS = [name for name in registry.names("refiner") if "rows" in registry.make("refiner", name).takes]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request, tmp_path_factory):
+    return load(make_family_folder(request.param, tmp_path_factory.mktemp(request.param)), device="cpu", pairs=False)
+
+
+def watching(model, refiner, memory="full", passes="plain"):
+    settings = {"encoder": "full", "compressor": "uniform:keep=6", "memory": memory, "passes": passes}
+    session = Engine(model, **settings, refiner=refiner).open()
+    for frame in make_frames(8):
+        session.push(frame)
+    return session
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_a_budget_for_everything_changes_no_answer(model, memory):
+    wanted = watching(model, "none", memory).ask(QUESTIONS[0], max_new_tokens=4)
+    for name in OF_ROWS:
+        got = watching(model, f"{name}:ratio=1.0", memory).ask(QUESTIONS[0], max_new_tokens=4)
+        assert (got.text, got.usage) == (wanted.text, wanted.usage)
+        assert [(c.start_s, c.end_s) for c in got.citations] == [(c.start_s, c.end_s) for c in wanted.citations]
+        for one, other in zip(got.citations, wanted.citations, strict=True):
+            assert (one.share, one.recalled) == pytest.approx((other.share, other.recalled), abs=1e-4)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("name", OF_ROWS)
+def test_packed_equals_plain_and_the_stream_is_left_alone(model, memory, name):
+    told = []
+    for passes in ("plain", "packed"):
+        session = watching(model, f"{name}:ratio=0.3", memory, passes)
+        first, again = (session.ask(QUESTIONS[0], max_new_tokens=4) for _ in range(2))
+        assert (first.text, first.usage, first.citations) == (again.text, again.usage, again.citations)
+        told.append(first)
+        whole = watching(model, "none", memory).ask(QUESTIONS[0], max_new_tokens=4)
+        assert first.usage.context_tokens < whole.usage.context_tokens
+        if passes == "packed":
+            assert 0 < session._engine.passes.counts.plain < session._engine.passes.counts.passes
+    assert (told[0].text, told[0].usage) == (told[1].text, told[1].usage)
+    for one, other in zip(told[0].citations, told[1].citations, strict=True):
+        assert (one.start_s, one.end_s) == (other.start_s, other.end_s)
+        assert one.share == pytest.approx(other.share, abs=1e-4)
+
+
+def test_several_questions_in_one_step_are_as_one_by_one(model):
+    session = watching(model, "fastv:ratio=0.3", passes="packed")
+    alone = [session.ask(question, max_new_tokens=4).text for question in QUESTIONS]
+    askings = [session.put(question, decoding=Decoding(max_new_tokens=4)) for question in QUESTIONS]
+    while going := [asking for asking in askings if not asking.done]:
+        session._engine.step([], going)
+    assert [asking.answer().text for asking in askings] == alone
+
+
+def test_refined_keys_leave_the_store_as_it_was(model):
+    session = watching(model, "prunevid2:ratio=0.3")
+    before = {name: tensor.clone() for name, tensor in session.store.export()[0].items()}
+    session.ask(QUESTIONS[0], max_new_tokens=4)
+    after = session.store.export()[0]
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_refiner_of_what_the_memory_does_not_hold_is_refused(model):
+    tokens = [name for name in registry.names("refiner") if registry.make("refiner", name).takes == {"tokens"}]
+    for name in tokens:
+        with pytest.raises(ModelError, match="refines tokens"):
+            Engine(model, memory="full", refiner=name)
