@@ -17,6 +17,7 @@ KINDS = {
     "changed_most.py": "compressor",
     "newest_blocks.py": "memory",
     "every_tenth.py": "memory",
+    "looked_at.py": "refiner",
     "when_much_changed.py": "response",
     "repeat_still.py": "encoder",
 }

@@ -3,14 +3,23 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from contract_suite import failing_points
 
 from onlooker.compress import STCPruner, best
-from onlooker.core.contracts import Compressor, Encoded, EncoderAccelerator, MemoryPolicy, Moment, ResponsePolicy
+from onlooker.core.contracts import (
+    Compressor,
+    Encoded,
+    EncoderAccelerator,
+    Look,
+    MemoryPolicy,
+    Moment,
+    Refiner,
+    ResponsePolicy,
+)
 from onlooker.core.spans import Plan, Recall, Span
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens, join
@@ -232,6 +241,26 @@ class LosesThePrefix(MemoryPolicy):
 
 def test_a_broken_memory_is_caught() -> None:
     assert {"prefix_stays", "recall_is_in_order"} <= _failing("memory", LosesThePrefix())
+
+
+@dataclass(frozen=True)
+class OverItsBudget(Refiner):
+    takes: ClassVar[frozenset[str]] = frozenset({"rows"})
+
+    tokens: int | None = None
+    """Rows to keep."""
+    ratio: float | None = 0.5
+    """Share of the rows to keep."""
+
+    def layer(self, num_layers: int) -> int:
+        return num_layers
+
+    def refine_rows(self, look: Look) -> torch.Tensor:
+        return torch.ones_like(look.vision)
+
+
+def test_a_broken_refiner_is_caught() -> None:
+    assert {"shape", "budget", "engagement"} <= _failing("refiner", OverItsBudget())
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def test_packed_equals_plain_and_the_stream_is_left_alone(model, memory, name):
 def test_several_questions_in_one_step_are_as_one_by_one(model):
     session = watching(model, "fastv:ratio=0.3", passes="packed")
     alone = [session.ask(question, max_new_tokens=4).text for question in QUESTIONS]
-    askings = [session.put(question, decoding=Decoding(max_new_tokens=4)) for question in QUESTIONS]
+    askings = [session.submit(question, decoding=Decoding(max_new_tokens=4)) for question in QUESTIONS]
     while going := [asking for asking in askings if not asking.done]:
         session._engine.step([], going)
     assert [asking.answer().text for asking in askings] == alone
