@@ -25,6 +25,8 @@ class Mark:
 Marker = Callable[[QueryRecord, Sequence[ReplyRecord]], list[Mark]]
 """Marks of the replies to one question, in order of time. None of them: it cannot be marked (a judge is needed)."""
 ByTask = Mapping[str, Sequence[float]]
+Answered = tuple[QueryRecord, Sequence[ReplyRecord]]
+"""A question and the replies to it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Benchmark:
 
     realises: tuple[str, ...] = ()
     """Keys of the published systems (`onlooker/core/systems.toml`) that this benchmark stands for."""
+    together: Callable[[Sequence[Answered]], dict[str, float]] = lambda answered: {}
+    """Measures that no mark of a single question gives, such as a rank correlation, over all answered ones."""
 
     def headline(self, tasks: ByTask) -> tuple[str, float] | None:
         """The average that papers print, by its name: the last of `summary`. None where there is none."""

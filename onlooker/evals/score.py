@@ -145,7 +145,9 @@ def official(outcomes: Sequence[Outcome], scorer: str = "official") -> dict[str,
     """
     if not outcomes:
         return {}
-    return benchmark(outcomes[0].query.benchmark).summary(_by_task(outcomes, scorer)) | _beside(outcomes, scorer)
+    bench = benchmark(outcomes[0].query.benchmark)
+    answered = [(outcome.query, outcome.replies) for outcome in outcomes if outcome.replies and not outcome.failure]
+    return bench.summary(_by_task(outcomes, scorer)) | bench.together(answered) | _beside(outcomes, scorer)
 
 
 def published(outcomes: Sequence[Outcome]) -> tuple[str, float] | None:

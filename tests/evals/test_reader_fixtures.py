@@ -67,7 +67,7 @@ def timed(stamp="00:00:04", answer="B", options=("A. red", "B. blue", "C. green"
 def test_every_benchmark_of_the_list_has_a_reader():
     wanted = {
         "streamingbench", "ovobench", "svbench", "streamgaze", "mlvu", "egoschema", "videomme", "longvideobench",
-        "vstream_qa", "niavh", "rekv_json",
+        "vstream_qa", "niavh", "rekv_json", "devibench", "livibench", "llm4vg", "lmm_vqa", "infstreams", "magqa",
     }  # fmt: skip
     assert set(readers.names()) == wanted
 
@@ -352,6 +352,98 @@ def test_rekv_form_with_windows_and_without_choices(write, place):
     by_id = {query.id: query for query in queries(found)}
     assert by_id["rekv-0-0"].evidence == ((1.0, 3.0),) and by_id["rekv-0-1"].ask_time == 5.0
     assert by_id["rekv-0-2"].answer == "y" and "ends before" in reasons(found)[0]
+
+
+def test_devibench_sees_five_seconds_of_a_streamingbench_video(tmp_path, place):
+    path = tmp_path / "datasets.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.DictWriter(
+            file, ["sample_id", "start_time", "question", "std_answer", "Frame", "task_type", "options"]
+        )
+        rows.writeheader()
+        common = {"sample_id": "7", "question": "What, in letters?", "std_answer": "42", "task_type": "Text-Rich"}
+        rows.writerow(common | {"start_time": "2"})
+        rows.writerow(common | {"start_time": "00:00:05", "options": "['41', '42', '43']"})
+        rows.writerow(common | {"start_time": "30"})
+        rows.writerow(common | {"start_time": "1", "options": "['41', '43'"})
+    found = readers.read("devibench", path, place("sample_7/video.mp4"))
+    open_, choice = queries(found)
+    assert (open_.context, open_.ask_time, open_.answer_type) == ((2.0, None), 7.0, "text")
+    assert choice.ask_time == 8.0 and choice.options[choice.meta["gold"]] == "42", "the file ends after three seconds"
+    assert "short" in reasons(found)[0] and "no list of options" in reasons(found)[1]
+    path.write_text("sample_id,start_time,question,standard_answer,task_type\nsample_7,1,Q?,red,Attribute\n")
+    (plain,) = queries(readers.read("devibench", path, tmp_path / "videos"))
+    assert plain.answer == "red" and plain.task == "Attribute"
+
+
+def test_livibench_keeps_what_the_audience_wrote_beside_the_video(write, place):
+    row = {
+        "video": "live/a.mp4", "question": "Why do they laugh?", "options": ["A. a joke", "B. a fall"], "answer": "B",
+        "task": "comment", "group": "livestream", "asr": [{"start": 2.0, "end": 4.5, "text": "oops"}],
+        "comments": [{"time": "00:05", "text": "ha"}, {"time": 1, "text": "lol"}],
+    }  # fmt: skip
+    found = readers.read("livibench", write("livi.json", [row, row | {"group": "moon"}, row | {"answer": "E"}]),
+                         place("a.mp4"))  # fmt: skip
+    (query,) = queries(found)
+    assert query.answer == "a fall" and query.ask_time == pytest.approx(8.0, abs=0.6)
+    side = found.items[0].video.side
+    assert [(line["kind"], line["t0"], line["t1"]) for line in side] == [
+        ("comment", 1.0, 2.0), ("asr", 2.0, 4.5), ("comment", 5.0, 6.0),
+    ]  # fmt: skip
+    assert "none of coarse" in reasons(found)[0] and "none of 2" in reasons(found)[1]
+
+
+def test_llm4vg_reads_the_lines_of_charades_and_rows(tmp_path, write, place):
+    path = tmp_path / "charades_sta_test.txt"
+    path.write_text("AO8RW 0.0 6.9##a person puts a book on a shelf.\nAO8RW 5.0 2.0##backwards.\nnonsense\n")
+    found = readers.read("llm4vg", path, place("AO8RW.mp4"))
+    (query,) = queries(found)
+    assert query.evidence == ((0.0, 6.9),) and "puts a book on a shelf" in query.question
+    assert len(found.rejected) == 2 and "ends before it begins" in reasons(found)[0]
+    rows = [{"video": "AO8RW", "query": "it rains", "timestamps": ["00:01", 3.5]}]
+    (query,) = queries(readers.read("llm4vg", write("vg.json", rows), tmp_path / "videos"))
+    assert query.evidence == ((1.0, 3.5),) and query.answer_type == "span"
+
+
+def test_lmm_vqa_scores_become_five_levels_of_the_range(tmp_path, place):
+    path = tmp_path / "konvid.csv"
+    names = [f"{n}.mp4" for n in range(5)]
+    path.write_text("flickr_id,mos\n" + "".join(f"{n},{1.2 + n * 0.8}\n" for n in range(5)) + "9,3.0\n0,none\n")
+    found = readers.read("lmm_vqa", path, place(*names))
+    assert [query.answer for query in queries(found)] == ["bad", "poor", "fair", "good", "excellent"]
+    assert [query.meta["score"] for query in queries(found)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert "missing" in reasons(found)[0] and "its score" in reasons(found)[1]
+
+
+def test_infstreams_scores_segments_with_enough_words(tmp_path, place, monkeypatch):
+    from onlooker.evals.readers import infstreams
+
+    monkeypatch.setattr(infstreams, "SEGMENT_S", 4.0)
+    content = [[0.0, 2.0, "a " * 150], [2.0, 4.0, "b " * 60], [4.0, 4.5, "c"], [5.0, 8.0, "d " * 250]]
+    rows = [{"video": "g/one.mp4", "title": "the final", "content": content},
+            {"video": "g/one.mp4", "title": "", "content": content[2:3]}]  # fmt: skip
+    path = tmp_path / "meta.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    found = readers.read("infstreams", path, place("one.mp4"))
+    first, second = queries(found)
+    assert (first.ask_time, second.ask_time) == (4.0, 8.0) and first.context == (-4.0, None)
+    assert first.answer.endswith("b") and second.answer.split()[0] == "c", "a word belongs where it ends"
+    assert first.group == second.group and first.history == "own" and "the final" in first.question
+    assert "200 words" in reasons(found)[0]
+
+
+def test_magqa_has_a_span_for_each_answer(write, place):
+    asked = [{"role": "user", "content": "What does the cook add?", "time": 1.0}]
+    row = {"question_id": "q1", "video": "v", "conversation": asked,
+           "answer": [{"timestamps": [5, 7], "content": "salt"}, {"time": [2, 3.5], "content": "oil"}]}  # fmt: skip
+    bad = [row | {"question_id": 2, "answer": []}, row | {"question_id": 3, "conversation": []},
+           row | {"question_id": 4, "answer": [{"time": [0, 0.5], "content": "x"}]}]  # fmt: skip
+    found = readers.read("magqa", write("test.json", [row, *bad]), place("v.mp4"))
+    (query,) = queries(found)
+    assert query.windows == ((2.0, 3.5), (5.0, 7.0)) and query.ask_time == 1.0
+    assert [point["expect"] for point in query.test_points] == ["oil", "salt"]
+    for said, reason in zip(("without answers", "nobody asks", "after the question"), reasons(found), strict=True):
+        assert said in reason
 
 
 @pytest.mark.parametrize("name", sorted(readers.names()))

@@ -113,11 +113,53 @@ def test_streamingbench_proactive_takes_yesterday_for_yes():
 
 
 def test_open_answers_have_no_published_score_without_a_judge():
-    for name in ("svbench", "vstream_qa", "niavh"):
+    for name in ("svbench", "vstream_qa", "niavh", "devibench", "infstreams"):
         query = QueryRecord("q", "v", name, "T", "f", 1.0, "Q?", "a red dog", answer_type="text")
         strict, published = marks(query, (1.0, "A red dog.", "answer"))
         assert strict == [1.0] and published is None
         assert 0 < marks(query, (1.0, "the dog", "answer"))[0][0] < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "right", "at_3", "overlap"),
+    [
+        ("From 2.0 to 7.0 seconds.", 1.0, 1.0, 1.0), ("0:02 - 0:05", 1.0, 1.0, 0.6), ("5 to 12", 0.0, 0.0, 0.2),
+        ("2 - 4", 0.0, 1.0, 0.4), ("7 to 2", 0.0, 0.0, 0.0), ("at the start", 0.0, 0.0, 0.0),
+    ],
+)  # fmt: skip
+def test_llm4vg_spans(text, right, at_3, overlap):
+    query = QueryRecord("q", "v", "llm4vg", "grounding", "offline", 9.0, "Q?", "2 - 7", answer_type="span",
+                        evidence=((2.0, 7.0),))  # fmt: skip
+    outcome = Outcome(query, (ReplyRecord("q", 9.0, text),))
+    found = score.official([outcome])
+    assert (found["R@1 0.5"], found["grounding, R@1 0.3"]) == (right, at_3)
+    assert found["grounding, mIoU"] == pytest.approx(overlap)
+
+
+def test_lmm_vqa_correlates_ranks_over_all_videos():
+    outcomes = []
+    for number, (share, text) in enumerate(((0.0, "Bad."), (0.3, "20"), (0.6, "It is good"), (0.9, "5"), (1.0, "4"))):
+        query = QueryRecord(f"q{number}", "v", "lmm_vqa", "quality", "offline", 1.0, "Q?",
+                            ("bad", "poor", "fair", "good", "excellent")[min(4, int(5 * share))], answer_type="text",
+                            meta={"score": share})  # fmt: skip
+        outcomes.append(Outcome(query, (ReplyRecord(query.id, 1.0, text),)))
+    found = score.official(outcomes)
+    # Said: .1, .2, .7, 1, .75, so that the last two change places: 1 - 6 * 2 / (5 * 24).
+    assert found["SRCC"] == pytest.approx(0.9) and 0.9 < found["PLCC"] < 1
+    assert found["Level"] == pytest.approx(0.8)
+    silent = [Outcome(outcome.query, (ReplyRecord(outcome.query.id, 1.0, "hm"),)) for outcome in outcomes]
+    assert score.official(silent)["SRCC"] == 0.0
+
+
+def test_magqa_takes_what_is_said_inside_a_span():
+    query = QueryRecord(
+        "q", "v", "magqa", "in span", "forward", 0.0, "Q?", "", answer_type="narration",
+        windows=((2.0, 4.0), (6.0, 8.0)),
+        test_points=({"t": 4.0, "expect": "red dog"}, {"t": 8.0, "expect": "a cat"}),
+    )  # fmt: skip
+    said = ((1.0, "a cat", "unprompted"), (3.0, "red dog", "unprompted"), (4.0, "a red dog", "poll"))
+    strict, published = marks(query, *said)
+    assert strict == [pytest.approx((1 + 0.8) / 2), 0.0] and published is None
 
 
 def test_the_words_of_a_proactive_answer_are_told_beside_its_time():
