@@ -1,8 +1,8 @@
 """MAGQA (MMDuet, Wang et al., 2024): one question, several answers, each at its own time.
 
 Reads lists of `{question_id, video, conversation: [{role, content, time?}], answer: [{time, content}]}`, where `time`
-(or `timestamps`) is [start, end]. The question is put when the user speaks. A system without a response policy is polled at the end of each
-span; what it says unasked inside a span counts as well.
+(or `timestamps`) is [start, end]. The question is put when the user speaks. A system without a response policy is
+polled at the end of each span; what it says unasked inside a span counts as well.
 
 Published scorer: for each true answer the mean of a judge's scores (1 to 5) of what was said inside its span, 1 where
 nothing was; missing examples count 1. There is none without a judge. Strict stand-in: word overlap (F1) in its place,
