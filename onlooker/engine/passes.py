@@ -94,8 +94,8 @@ class PackedPasses(Passes):
     over the same tables. Before `prepare` passes run as they are, of any size. Afterwards every pass is a graph
     captured then, none later. Works that do not fit are cut, or go into the next pass.
 
-    Works whose layers choose what they see in the middle of the pass (the first pass of a retrieval question) go
-    through a plain pass, counted in `counts.plain`.
+    Works whose layers choose what they see in the middle of the pass (the first pass of a retrieval question), and
+    blocks that are larger than a pass and may not be cut, go through a plain pass, counted in `counts.plain`.
     """
 
     def __init__(self, model: VideoModel, *, kernels: bool) -> None:
@@ -131,7 +131,9 @@ class PackedPasses(Passes):
 
     def run(self, works: Sequence[Work]) -> list[Tensor | None]:
         results: list[Tensor | None] = [None] * len(works)
-        taken = [(number, work, work.segment.rows()) for number, work in enumerate(works)]
+        most = self._sizes[-1] if self._sizes else FREE_SIZE
+        fits = [work.segment.causal or len(work.embeddings) <= most for work in works]
+        taken = [(number, work, work.segment.rows() if fits[number] else None) for number, work in enumerate(works)]
         plain = [(number, work) for number, work, rows in taken if rows is None]
         if plain:
             self.counts.plain += 1
@@ -142,7 +144,7 @@ class PackedPasses(Passes):
         pieces = [_Piece(number, work, rows) for number, work, rows in taken if rows is not None]
         # Those that are asked about come first: their last tokens are then the first entries of the tables.
         pieces.sort(key=lambda piece: not piece.work.wants_logits)
-        for pack in _packs(pieces, self._sizes[-1] if self._sizes else FREE_SIZE, MOST_SEGMENTS):
+        for pack in _packs(pieces, most, MOST_SEGMENTS):
             self._run_pack(pack, results)
         return results
 

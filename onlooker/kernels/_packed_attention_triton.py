@@ -8,7 +8,7 @@ r % G. Imported only where Triton is there; layout of the tables in `packed_atte
 import triton
 import triton.language as tl
 
-COLUMNS = tl.constexpr(20)
+COLUMNS = tl.constexpr(21)
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -128,7 +128,9 @@ def attend_rows(
     own_values = tl.multiple_of((tl.load(facts + 6)).to(tl.pointer_type(element)) + tl.multiple_of(own, 16), 16)
 
     past_tiles = tl.cdiv(past_rows, N)
-    last_seen = own_before + tl.minimum((first_row + M - 1) // G, count - 1) + 1
+    together = tl.load(facts + 20) != 0  # its tokens all see each other
+    last_token = tl.minimum((first_row + M - 1) // G, count - 1)
+    last_seen = own_before + tl.where(together, count, last_token + 1)
     all_tiles = past_tiles + tl.cdiv(last_seen, N)
     share = tl.cdiv(all_tiles, SPLITS)
     begin = split * share
@@ -156,7 +158,7 @@ def attend_rows(
         there = at < last_seen
         k = tl.load(own_keys + at[None, :] * D + dims[:, None], mask=there[None, :], other=0.0)
         logits = tl.dot(q, k, input_precision=PRECISION) * scale
-        seen = at[None, :] <= (own_before + place)[:, None]
+        seen = (at[None, :] <= (own_before + place)[:, None]) | together
         logits = tl.where(seen & there[None, :], logits, float("-inf"))
         higher = tl.maximum(peak, tl.max(logits, 1))
         weights = tl.exp2(logits - higher[:, None])

@@ -21,9 +21,10 @@ from torch import Tensor
 from onlooker.core.contracts import ModelSpec
 from onlooker.core.errors import InputError, ModelError
 
-COLUMNS = 20
+COLUMNS = 21
 """Numbers per segment in the table: 0-4 past, 5-9 own rows, 10-12 counts, 13-15 ledger, 16 rows seen of the past, 17
-stride of the ledger's heads, 18-19 raw keys."""
+stride of the ledger's heads, 18-19 raw keys, 20 whether its
+tokens all see each other."""
 
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
@@ -41,7 +42,7 @@ class Rows:
     """Rotated; every new token sees all of them. May have no rows."""
     past_values: Tensor
     own_keys: Tensor
-    """Rotated; new token number i sees the first `own_before + i + 1` rows."""
+    """Rotated; new token number i sees the first `own_before + i + 1` rows, or all of them if not `causal`."""
     own_values: Tensor
     own_raw: Tensor | None
     """Where the new tokens' un-rotated keys are written as well, in a room of their own; None where nobody needs
@@ -61,6 +62,8 @@ class Rows:
     that. None: nobody asks."""
     own_noted: int = 0
     """Own rows that the ledger counts; they are there before the new tokens."""
+    causal: bool = True
+    """False: the new tokens all see each other. They have to be in one pass."""
 
     @property
     def num_tokens(self) -> int:
@@ -72,6 +75,7 @@ class Rows:
         is_last = end == self.num_tokens
         if begin == 0 and is_last:
             return self
+        assert self.causal, "tokens that all see each other are in one pass"
         return dataclasses.replace(
             self,
             own_before=self.own_before + begin,
@@ -299,7 +303,8 @@ def attend_plainly(
     seen_values = torch.cat((rows.past_values[layer], rows.own_values[layer, :, own]), dim=1).float()
     groups = len(queries) // len(keys)
     logits = turned @ seen_keys.repeat_interleave(groups, 0).transpose(1, 2) * scale
-    mask = torch.ones(logits.shape[1:], dtype=torch.bool, device=logits.device).tril(logits.shape[2] - count)
+    mask = torch.ones(logits.shape[1:], dtype=torch.bool, device=logits.device)
+    mask = mask.tril(logits.shape[2] - count) if rows.causal else mask
     if rows.past_counts is not None:
         seen = torch.arange(past, device=logits.device) < rows.past_counts[layer][:, None]
         seen = seen.repeat_interleave(groups, 0)
@@ -349,6 +354,7 @@ def _facts(rows: Rows, start: int) -> list[int]:
         0 if ledger is None or ledger.ndim == 2 else ledger.stride(1),
         0 if raw is None else raw.stride(0),
         0 if raw is None else raw.stride(1),
+        int(not rows.causal),
     ]
 
 

@@ -28,6 +28,11 @@ Turned = tuple[Tensor, Tensor] | None
 class Segment(Protocol):
     """Tokens of one stream inside a pass: a chunk being stored, a retrieval, or a part of a question."""
 
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only those before it. Tokens that all see each other are in one pass."""
+        ...
+
     def attend(
         self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, turned: Turned = None
     ) -> Tensor:

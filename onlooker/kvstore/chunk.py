@@ -1,4 +1,4 @@
-"""A block while it is being written: its tokens attend to everything resident before them and to themselves."""
+"""A block while it is being written: its tokens attend to all that is resident before them, and to themselves."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -37,9 +37,10 @@ class Chunk:
     """
 
     def __init__(
-        self, store: "KVStore", block: Block, kind: SpanKind, start_s: float, end_s: float, raw: Tensor
+        self, store: "KVStore", block: Block, kind: SpanKind, start_s: float, end_s: float, raw: Tensor, causal: bool
     ) -> None:
         """`raw` is room for its un-rotated keys, `[layers, kv_heads, tokens, head_dim]`, until it is sealed."""
+        self.causal = causal
         window = store._window
         self._store, self._block, self._times, self.raw = store, block, (start_s, end_s), raw
         self._kind: SpanKind = kind
@@ -69,12 +70,13 @@ class Chunk:
 
     def _prepare(self) -> "_Shared":
         """What is the same in every layer, or is cut into layers, made once."""
-        arena, seen, new = self._store._window.arena, slice(self._head, self._end), slice(self._tail, self._end)
+        spec, arena = self._store.spec, self._store._window.arena
+        seen, new = slice(self._head, self._end), slice(self._tail, self._end)
         self._shared = _Shared(
             own=(*(tensor[:, :, new].unbind(0) for tensor in arena.tensors), self.raw.unbind(0)),
             seen_keys=arena.keys[:, :, seen].unbind(0),
             seen_values=arena.values[:, :, seen].unbind(0),
-            mask=causal_mask(self._store.spec, self._block.num_tokens, self._end - self._head),
+            mask=causal_mask(spec, self._block.num_tokens, self._end - self._head) if self.causal else None,
         )
         return self._shared
 
@@ -93,6 +95,7 @@ class Chunk:
             own_before=0,
             positions=self._block.positions,
             offset=self._block.written,
+            causal=self.causal,
         )
 
     def seal(self) -> Span:

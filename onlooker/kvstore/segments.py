@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class Retrieval:
     """The question on its first pass (a `Segment`)."""
 
+    causal = True
+
     def __init__(self, view: "QuestionView", positions: Tensor) -> None:
         self._view, self._positions = view, positions
 
@@ -44,6 +46,8 @@ class Retrieval:
 
 class TailSegment:
     """Tokens of a question or an answer, or of a block that was held (a `Segment`)."""
+
+    causal = True
 
     def __init__(
         self, view: "QuestionView", positions: Tensor, held: range, reach: int, start: int, cited: bool

@@ -73,10 +73,19 @@ class KVStore:
         return Spans(self._entries.copy())
 
     def begin(
-        self, kind: SpanKind, start_s: float, end_s: float, positions: Tensor, extent: int, clock: int | None = None
+        self,
+        kind: SpanKind,
+        start_s: float,
+        end_s: float,
+        positions: Tensor,
+        extent: int,
+        clock: int | None = None,
+        *,
+        causal: bool = True,
     ) -> Chunk:
         """Open the next block. `positions` are int64 `[axes, tokens]` from the block's start; it reaches `extent` far.
-        With a `clock` it is a part of one long video with its neighbours that have one (see `Placing`).
+        With a `clock` it is a part of one long video with its neighbours that have one (see `Placing`). Not `causal`:
+        its tokens all see each other, and have to be read in one pass.
 
         Raises `CapacityError` when the device budget has no room and `InputError` for a wrong request; nothing is
         changed then.
@@ -96,7 +105,7 @@ class KVStore:
         raw = allocate(shape, self.spec.dtype, self.spec.device)
         self._signals.reserve()
         self._window.reserve(num_tokens, most_rows)
-        self._open = Chunk(self, block, kind, start_s, end_s, raw)
+        self._open = Chunk(self, block, kind, start_s, end_s, raw, causal)
         return self._open
 
     def _seal(self, chunk: Chunk, block: Block, kind: SpanKind, start_s: float, end_s: float) -> Span:

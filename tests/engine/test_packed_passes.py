@@ -13,6 +13,7 @@ from onlooker.core.errors import InputError, ModelError
 from onlooker.core.frame import Frame
 from onlooker.encode.stc_published import STCPublished
 from onlooker.engine import Decoding, Engine
+from onlooker.engine.packing import Work
 from onlooker.engine.passes import PackedPasses, pass_sizes
 from onlooker.models import load
 
@@ -188,3 +189,26 @@ def test_lighter_settings_from_the_next_frame_on(tiny_model, prepared):
     engine.use(encoder=STCPublished(interval=6, recompute_ratio=0.25))
     clip = make_frames(16, seed=3)[7:]
     assert [session.push(frame).refreshed for frame in clip] == [False, False, False, True] + [False] * 5
+
+
+def test_a_block_whose_tokens_all_see_each_other_is_never_cut(any_model):
+    """It is packed where it fits into a pass, and else read in a plain one, which is counted."""
+    model, keys = any_model, []
+    for passes, sizes, plain in (("plain", None, 1), ("packed", None, 0), ("packed", (16,), 1), ("packed", (32,), 0)):
+        engine = make_engine(model, "full", passes)
+        store = engine.new_store()
+        if sizes is not None:
+            engine.passes.prepare(
+                sizes, lambda name: None, {n: torch.zeros(1, 2, model.spec.hidden_dim) for n in model.language_extras}
+            )
+        before = engine.passes.counts.plain
+        ids = (list(range(10, 30)) * 2)[:24]
+        chunk = store.begin("vision", 1.0, 1.0, *model.place_text(24), causal=False)
+        with torch.no_grad():
+            engine.passes.run([Work(model.embed_text(ids), chunk)])
+        chunk.seal()
+        assert engine.passes.counts.plain - before == plain
+        keys.append(store.export()[0])
+    for other in keys[1:]:
+        for name, wanted in keys[0].items():
+            torch.testing.assert_close(other[name], wanted, rtol=1e-4, atol=1e-4)

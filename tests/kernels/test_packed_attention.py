@@ -46,7 +46,8 @@ def make_rows(
     spec: ModelSpec, past: int, before: int, count: int, seed: int, cited: bool, raw: bool, chosen: str = ""
 ) -> Rows:
     """A segment whose rows lie in the middle of larger tensors, as they do in a store; unread rows are poisoned. With
-    `chosen` every layer and head sees another number of past rows, and is noted apart ("heads") or not ("rows")."""
+    `chosen` every layer and head sees another number of past rows, and is noted apart ("heads") or not ("rows");
+    or its new tokens all see each other ("together")."""
     generator = torch.Generator().manual_seed(seed)
 
     def slab(room: int, filled: int = 0) -> Tensor:
@@ -65,8 +66,9 @@ def make_rows(
         before,
         torch.arange(count, device=spec.device)[None],
         past + before,
-        counts.to(spec.device) if chosen else None,
+        counts.to(spec.device) if chosen in ("heads", "rows") else None,
         torch.zeros(ledger, device=spec.device) if cited else None,
+        causal=chosen != "together",
     )
 
 
@@ -84,6 +86,7 @@ MIXES = {
     "frames": [(37, 0, 5, False, True), (0, 0, 7, False, True), (70, 0, 5, False, True)],
     "questions": [(40, 0, 9, True, False), (33, 11, 1, True, False), (0, 3, 1, True, False)],
     "mixed": [(20, 0, 6, False, True), (65, 4, 1, True, False), (16, 0, 12, True, False), (3, 0, 1, False, True)],
+    "together": [(40, 0, 37, False, True, "together"), (0, 0, 7, False, True), (65, 4, 5, True, False, "together")],
     "chosen": [(65, 4, 1, True, False, "heads"), (40, 0, 9, True, False, "rows"), (33, 2, 3, False, False, "heads")],
 }
 
