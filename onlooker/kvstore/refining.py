@@ -29,6 +29,8 @@ class RefiningSegment:
     which packed passes can take: only the words themselves go through a plain pass, as it chooses in its middle.
     """
 
+    causal = True
+
     def __init__(self, view: "QuestionView", words: TailSegment, layer: int, pick: Pick, trims_all: bool) -> None:
         self._view, self._words, self._layer, self._pick, self._trims_all = view, words, layer, pick, trims_all
         self._left: dict[tuple[int, ...], Tensor] = {}
