@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPVisionConfig,
@@ -267,3 +268,18 @@ def make_qwen3_vl_folder(folder: Path, num_layers: int = 3, seed: int = 0) -> Pa
 def make_family_folder(family: str, folder: Path) -> Path:
     """A tiny checkpoint of `llava_onevision` (whose frames carry their time), `qwen2_5_vl` or `qwen3_vl`."""
     return make_folder(folder, timestamps=True) if family == "llava_onevision" else make_qwen_folder(folder, family)
+
+
+def add_signals(folder: Path, seed: int = 3) -> Path:
+    """Give a checkpoint folder what models trained to tell when have: the silence token `,`, and two random heads, one
+    of each published form."""
+    place = folder / "config.json"
+    config = json.loads(place.read_text(encoding="utf-8"))
+    heads = ["informative", "relevance"]
+    config["onlooker"] = config.get("onlooker", {}) | {"silence": [","], "heads": heads}
+    place.write_text(json.dumps(config), encoding="utf-8")
+    chance = torch.Generator().manual_seed(seed)
+    two, one = torch.randn(2, 32, generator=chance), torch.randn(1, 32, generator=chance)
+    weights = {"informative.weight": two, "relevance.weight": one, "relevance.bias": torch.tensor([0.3])}
+    save_file(weights, folder / "heads.safetensors")
+    return folder

@@ -7,6 +7,9 @@ from onlooker.core.frame import Frame
 from onlooker.core.spans import SpanKind
 
 FinishReason = Literal["stop", "length", "cancelled"]
+Then = Literal["alert", "answer", "note", "delegate"]
+"""What comes of a rule that speaks: it is told; the model answers the rule's prompt, and that is told; the answer is
+written into the memory and nobody is told; or the question is handed on, with its evidence, to somebody better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,32 @@ class Alert:
     out of sight again when it speaks."""
     evidence: Frame | None = None
     """That frame; None among a session's events, which keep no pictures."""
+    then: Then = "alert"
+    """Is it told as it is (`alert`), with what the model said (`answer`), or to be answered by another (`delegate`)?"""
+    text: str | None = None
+    """What the model said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a rule decided at one frame."""
+
+    time_s: float
+    outcome: str
+    """silent, speak or delegate."""
+    score: float | None
+    """What its policy decided by."""
+    threshold: float | None
+    """Where that counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A text was written into the memory."""
+
+    time_s: float
+    text: str
+    kind: SpanKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +138,7 @@ class Closed:
     frames: int
 
 
-Event = FrameTaken | Answer | Alert | Failed | Closed
+Event = FrameTaken | Answer | Alert | Noted | Failed | Closed
 
 
 @dataclass

@@ -11,6 +11,7 @@ from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import Layout, Span
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
+from onlooker.engine.hearing import to_hear
 from onlooker.engine.packing import Work
 from onlooker.engine.reading import Reading, reading_of
 from onlooker.engine.request import release
@@ -124,6 +125,8 @@ class Writer:
         """What is stored."""
         self.error: Exception | None = None
         """Why nothing is."""
+        self.end: Tensor | None = None
+        """The last hidden state of the newest block, `[hidden_dim]`, if somebody listens to the stream."""
         self._chunk: Chunk | None = None
 
     def begin(self) -> Work | None:
@@ -135,7 +138,7 @@ class Writer:
         except CapacityError as full:
             self._fail(full)
             return None
-        return work
+        return to_hear(self.session, work)
 
     def seal(self) -> None:
         """The pass is over: store the block that was begun."""
@@ -168,14 +171,15 @@ def read_all(
     Nothing is stored when a pass fails.
     """
     try:
-        works = [work for writer in writers if (work := writer.begin()) is not None]
-        scores = run([*works, *others])[len(works) :] if works or others else []
-        while works:
-            for writer in writers:
+        begun = [(writer, work) for writer in writers if (work := writer.begin()) is not None]
+        told = run([*(work for _, work in begun), *others]) if begun or others else []
+        scores = told[len(begun) :]
+        while begun:
+            for (writer, _), end in zip(begun, told, strict=False):
+                writer.end = end
                 writer.seal()
-            works = [work for writer in writers if (work := writer.begin()) is not None]
-            if works:
-                run(works)
+            begun = [(writer, work) for writer in writers if (work := writer.begin()) is not None]
+            told = run([work for _, work in begun]) if begun else []
     except BaseException:
         for writer in writers:
             writer.undo()

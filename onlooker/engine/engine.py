@@ -34,6 +34,7 @@ from onlooker.core.spans import Layout, Plan, Span, SpanKind
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 from onlooker.engine.emission import Emission, Pending, Writer, emitted, match, most_read, read_all
+from onlooker.engine.hearing import listen
 from onlooker.engine.noting import Note, take_notes
 from onlooker.engine.packing import Work
 from onlooker.engine.passes import Passes, make_passes, pass_sizes
@@ -285,6 +286,8 @@ class Engine:
         with self._stage("memory", sessions):
             for arrival, writer in zip(batch, writers, strict=True):
                 events.append(self._remember(arrival, writer))
+        ends = [(w.session, w.end) for w, event in zip(writers, events, strict=True) if isinstance(event, FrameTaken)]
+        listen(self.model, ends)
         return events, accept_all(requests, scores)
 
     def _to_read(self, arrival: Arrival) -> list[Reading]:

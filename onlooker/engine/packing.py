@@ -21,11 +21,37 @@ class Work:
     extras: Mapping[str, Tensor] | None = None
     """Rows that enter language layers beside some of the tokens, each `[tokens, ...]` (DeepStack)."""
     wants_logits: bool = False
-    """Does somebody want to know what comes after the last token?"""
+    """Does somebody want to know what comes after the last token? Its result is then scores `[vocabulary]`."""
+    scored: int = 0
+    """After how many of its last tokens somebody wants to know what comes: then scores `[scored, vocabulary]`."""
+    wants_hidden: bool = False
+    """Does somebody want the last token's last hidden state? Then the result is `[hidden_dim]`."""
+    priority: int = 0
+    """0 for what a stream or a questioner waits for; 1 for what may come later (see `Scheduler`). In packed passes the
+    first come first."""
+
+    @property
+    def num_told(self) -> int:
+        """Of how many of its last tokens the last hidden states are needed."""
+        return max(self.scored, int(self.wants_logits or self.wants_hidden))
+
+
+def results(model: VideoModel, works: Sequence[Work], hidden: Sequence[Tensor]) -> list[Tensor | None]:
+    """What each work gets, from the last hidden states of the tokens that are asked about, `[num_told, hidden_dim]`
+    each. All scores come of one product."""
+    told: list[Tensor | None] = [
+        rows[-1] if work.wants_hidden else None for work, rows in zip(works, hidden, strict=True)
+    ]
+    asked = [number for number, work in enumerate(works) if work.num_told and not work.wants_hidden]
+    if asked:
+        scores = model.logits(torch.cat([hidden[number] for number in asked]))
+        for number, part in zip(asked, scores.split([works[number].num_told for number in asked]), strict=True):
+            told[number] = part if works[number].scored else part[0]
+    return told
 
 
 def run_pass(model: VideoModel, works: Sequence[Work]) -> list[Tensor | None]:
-    """Read all works in one packed pass; for each, the scores after its last token `[vocabulary]` or None.
+    """Read all works in one packed pass; for each, what is wanted of it (see `Work`), or None.
 
     Works of different streams and kinds (frames, questions, single decoded tokens) may be mixed: every segment attends
     to its own stream only, so the result of one does not depend on the others beyond rounding.
@@ -35,14 +61,8 @@ def run_pass(model: VideoModel, works: Sequence[Work]) -> list[Tensor | None]:
     attention = PackedAttention(segments, model.rotary)
     embeddings = torch.cat([work.embeddings for work in works])
     hidden = model.extend_lean(embeddings, attention, _packed_extras(works, counts))
-    ends = torch.tensor(counts).cumsum(0).tolist()
-    asked = [number for number, work in enumerate(works) if work.wants_logits]
-    results: list[Tensor | None] = [None] * len(works)
-    if asked:
-        rows = torch.tensor([ends[number] - 1 for number in asked], device=hidden.device)
-        for number, scores in zip(asked, model.logits(hidden[rows]), strict=True):
-            results[number] = scores
-    return results
+    parts = [rows[len(rows) - work.num_told :] for work, rows in zip(works, hidden.split(counts), strict=True)]
+    return results(model, works, parts)
 
 
 def _packed_extras(works: Sequence[Work], counts: Sequence[int]) -> dict[str, Tensor] | None:

@@ -1,6 +1,8 @@
 """How a step's tokens go through the language model: one plain pass, or packed passes of fixed sizes, captured once."""
 
+import itertools
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from onlooker.core.contracts import VideoModel
 from onlooker.core.errors import InputError, ModelError
-from onlooker.engine.packing import Work, run_pass
+from onlooker.engine.packing import Work, results, run_pass
 from onlooker.kernels.graph import CapturedStep
 from onlooker.kernels.packed_attention import (
     HEAD_DIMS,
@@ -42,7 +44,7 @@ class PassCounts:
 
 
 class Passes(ABC):
-    """Reads the works of one step and gives, for each, the scores after its last token `[vocabulary]` or None."""
+    """Reads the works of one step and gives, for each, what is wanted of it (see `Work`), or None."""
 
     def __init__(self) -> None:
         self.counts = PassCounts()
@@ -130,7 +132,7 @@ class PackedPasses(Passes):
         self._sizes = tuple(sorted(sizes))
 
     def run(self, works: Sequence[Work]) -> list[Tensor | None]:
-        results: list[Tensor | None] = [None] * len(works)
+        told: list[Tensor | None] = [None] * len(works)
         most = self._sizes[-1] if self._sizes else FREE_SIZE
         fits = [work.segment.causal or len(work.embeddings) <= most for work in works]
         taken = [(number, work, work.segment.rows() if fits[number] else None) for number, work in enumerate(works)]
@@ -140,15 +142,20 @@ class PackedPasses(Passes):
             self.counts.passes += 1
             scores = run_pass(self._model, [work for _, work in plain])
             for (number, _), score in zip(plain, scores, strict=True):
-                results[number] = score
+                told[number] = score
         pieces = [_Piece(number, work, rows) for number, work, rows in taken if rows is not None]
-        # Those that are asked about come first: their last tokens are then the first entries of the tables.
-        pieces.sort(key=lambda piece: not piece.work.wants_logits)
+        pieces.sort(key=lambda piece: piece.work.priority)
+        heard: dict[int, list[Tensor]] = defaultdict(list)
         for pack in _packs(pieces, most, MOST_SEGMENTS):
-            self._run_pack(pack, results)
-        return results
+            self._run_pack(pack, heard)
+        # Scores of all passes come of one product; a work that was cut is told of by its last pieces.
+        asked = sorted(heard)
+        scores = results(self._model, [works[number] for number in asked], [torch.cat(heard[n]) for n in asked])
+        for number, score in zip(asked, scores, strict=True):
+            told[number] = score
+        return told
 
-    def _run_pack(self, pack: Sequence["_Piece"], results: list[Tensor | None]) -> None:
+    def _run_pack(self, pack: Sequence["_Piece"], heard: dict[int, list[Tensor]]) -> None:
         num_tokens = sum(piece.num_tokens for piece in pack)
         step = self._step_for(num_tokens)
         hidden = step.run(pack)
@@ -156,12 +163,13 @@ class PackedPasses(Passes):
         self.counts.tokens += num_tokens
         self.counts.padding += step.num_tokens - num_tokens
         self.counts.captured += self._sizes is not None
-        asked = [piece.number for piece in pack if piece.work.wants_logits]
+        ends = itertools.accumulate(piece.num_tokens for piece in pack)
+        asked = [(piece, end) for piece, end in zip(pack, ends, strict=True) if piece.num_told]
         if asked:
-            scores = self._model.logits(hidden.index_select(0, step.tables.ends[: len(asked)]))
-            for number, score in zip(asked, scores, strict=True):
-                # A work that was cut gets its scores from its last piece.
-                results[number] = score
+            # A copy: the next pass writes into the same memory.
+            rows = torch.cat([hidden[end - piece.num_told : end] for piece, end in asked])
+            for (piece, _), part in zip(asked, rows.split([piece.num_told for piece, _ in asked]), strict=True):
+                heard[piece.number].append(part)
 
     def _step_for(self, num_tokens: int) -> "LanguageStep":
         if self._sizes is not None:
@@ -260,6 +268,11 @@ class _Piece:
     @property
     def end(self) -> int:
         return self.begin + self.num_tokens
+
+    @property
+    def num_told(self) -> int:
+        """How many of its last tokens are among those that are asked about."""
+        return max(0, self.end - max(self.begin, len(self.work.embeddings) - self.work.num_told))
 
     def cut(self, most: int) -> Iterator["_Piece"]:
         """Pieces of at most so many tokens, in order."""

@@ -108,8 +108,16 @@ class Request:
     """
 
     def __init__(
-        self, session: "Asked", question: str, time_s: float, visible: tuple[float, float], decoding: Decoding
+        self,
+        session: "Asked",
+        question: str,
+        time_s: float,
+        visible: tuple[float, float],
+        decoding: Decoding,
+        *,
+        given: tuple[int, ...] = (),
     ):
+        """With `given` ids the answer is not decoded but read; afterwards `told` are the scores before each of them."""
         words("a question", question, do="ask something")
         self.question, self.time_s, self.decoding = question, time_s, decoding
         self.session = session
@@ -117,7 +125,9 @@ class Request:
         self.done, self.finish = False, "stop"
         self._began = time.perf_counter()
         self._first_s: float | None = None
-        self._model, self._ids, self._text = session.model, [], ""
+        self._model, self._ids, self._text, self._given = session.model, [], "", given
+        self.told: Tensor | None = None
+        """Scores of the given words, `[given, vocabulary]`, once `done`."""
         self._prompt = session.model.question_ids(question)
         check_length(session.model, self._prompt, decoding)
         self._store = session.store
@@ -129,6 +139,11 @@ class Request:
     def has_spoken(self) -> bool:
         """True once the first token is known; its text may come later."""
         return self._first_s is not None
+
+    @property
+    def said(self) -> tuple[int, ...]:
+        """The token ids of the answer so far."""
+        return tuple(self._ids)
 
     def pending(self) -> Work:
         """The tokens that have to be read next."""
@@ -210,6 +225,9 @@ class Request:
             words = model.embed_text(model.retrieval_ids(self.question)) if scoring == "mean" else prompt
             yield Work(words, view.retrieval(*model.place_text(len(words))))
         yield from held_works(view, readings)
+        if self._given:
+            yield from self._retell(prompt, view, session.refiner)
+            return
         scores = yield Work(prompt, words_of(view, session.refiner, *model.place_text(len(prompt))), wants_logits=True)
         decoding = self.decoding
         choice = model.token_choice(decoding.wishes(), decoding.max_new_tokens)
@@ -231,6 +249,17 @@ class Request:
                 self.finish = "length"
                 return
             scores = yield Work(model.embed_text([token]), view.segment(*model.place_text(1)), wants_logits=True)
+
+    def _retell(self, prompt: Tensor, view: QuestionView, refiner: Refiner) -> Generator[Work, Tensor | None, None]:
+        """Read the prompt and the given words; where the prompt decides what later words see, by itself first."""
+        model, given, parts = self._model, self._model.embed_text(self._given[:-1]), []
+        if refiner.layer(model.spec.num_layers) is not None:
+            parts = [(yield Work(prompt, words_of(view, refiner, *model.place_text(len(prompt))), scored=1))]
+            prompt = prompt[:0]
+        rest, words = len(self._given) - len(parts), torch.cat([prompt, given])
+        if rest:
+            parts.append((yield Work(words, view.segment(*model.place_text(len(words))), scored=rest)))
+        self.told = torch.cat([part for part in parts if part is not None])
 
     def _end(self) -> None:
         self.done, self._ended = True, time.perf_counter()

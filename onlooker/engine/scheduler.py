@@ -31,6 +31,7 @@ from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import Failed, FrameTaken
 from onlooker.engine.engine import Engine
 from onlooker.engine.load import Recent, Share, StepCost
+from onlooker.engine.probing import Aside
 from onlooker.engine.report import Report, SchedulerStats
 from onlooker.engine.request import InFlight, Request, release
 from onlooker.engine.sampling import Decoding
@@ -46,7 +47,6 @@ from onlooker.engine.stream_queue import (
     closed,
     forget,
 )
-from onlooker.engine.watching import Probe
 
 LOG = logging.getLogger("onlooker.engine")
 LEARNING_STEPS = 8
@@ -78,7 +78,7 @@ class Scheduler:
         self._closed = False
         self._queues: list[StreamQueue] = []
         self._requests: list[tuple[Request, float]] = []
-        self._probes: list[Probe] = []
+        self._probes: list[Aside] = []
         self._gone = QueueCounts()
         self._refused = 0
         self._lags, self._first_tokens, self._questions = Recent(), Recent(), Share()
@@ -167,7 +167,7 @@ class Scheduler:
         self.wake()
         return request
 
-    def probe(self, probes: Sequence[Probe]) -> None:
+    def probe(self, probes: Sequence[Aside]) -> None:
         """Looks of rules (`Watch.due`): steps move them on with everything else, until they are done."""
         self._probes.extend(probes)
 
@@ -201,7 +201,7 @@ class Scheduler:
         return Report(told, texts, spent, lags, tuple(queued for _, queued in chosen), broken, len(probes))
 
     def _advance(
-        self, chosen: Sequence[tuple[StreamQueue, QueuedFrame]], requests: Sequence[Request], probes: Sequence[Probe]
+        self, chosen: Sequence[tuple[StreamQueue, QueuedFrame]], requests: Sequence[Request], probes: Sequence[Aside]
     ) -> tuple[list[FrameTaken | Failed], tuple[tuple[Request, str], ...], tuple[tuple[Request, Exception], ...]]:
         """Events of the frames, texts of the questions, and the questions that failed."""
         try:
@@ -233,7 +233,7 @@ class Scheduler:
         events: list[FrameTaken | Failed],
         told: Sequence[str | Exception],
         requests: Sequence[Request],
-        probes: Sequence[Probe],
+        probes: Sequence[Aside],
     ) -> tuple[list[FrameTaken | Failed], tuple[tuple[Request, str], ...], tuple[tuple[Request, Exception], ...]]:
         """What `_advance` gives; those that failed are over."""
         for probe, text in zip(probes, told[len(requests) :], strict=True):

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,12 @@ from onlooker.core.spans import Layout, Plan, Span, SpanKind
 from onlooker.core.state import StreamState
 from onlooker.core.unread import Unread
 from onlooker.engine.emission import Emission, Pending
+from onlooker.engine.hearing import Heard, Usual
 from onlooker.engine.reading import Reading
 from onlooker.engine.request import Request
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved, save
+from onlooker.engine.standing import RuleBook
 from onlooker.engine.watching import Watch
 from onlooker.respond import Rule
 
@@ -76,6 +78,13 @@ class Session:
         self.time_s: float | None = None
         self.noted_s = 0.0
         """Time of the newest note."""
+        self.wanted: Counter[str] = Counter()
+        """Signals of a frame that somebody listens to (`Watch`), and how many do."""
+        self.heard = Heard()
+        """What the newest frame told them."""
+        self.usual = Usual()
+        self.rules = RuleBook()
+        """What the rules of this stream remember, and what they said when."""
         self.totals = SessionStats()
         self.closed = False
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
@@ -168,6 +177,7 @@ class Session:
         """Running totals, and the bytes held now."""
         held = dict(self.store.num_bytes())
         held |= {f"{kind}_state": state.num_bytes() for kind, state in self.states.items()}
+        held["frame_signals"] = self.usual.num_bytes()
         held["held_frames"] = sum(frame.image.nbytes for frame in self.waiting)
         return dataclasses.replace(self.totals, stage_s=dict(self.totals.stage_s), memory_bytes=held)
 
@@ -182,7 +192,7 @@ class Session:
 
     def holders(self) -> dict[str, Any]:
         """What holds a part of its memory, by name."""
-        return {"store": self.store, **self.states}
+        return {"store": self.store, "signals": self.usual, "rules": self.rules, **self.states}
 
     def fork(self) -> "Session":
         """An independent session that has seen what this one has: what happens to one is not seen by the other."""
@@ -191,6 +201,7 @@ class Session:
         twin.arrival = twin._working = None
         twin.states = {kind: state.fork() for kind, state in self.states.items()}
         twin.store = self.store.fork()
+        twin.usual, twin.rules, twin.wanted = self.usual.fork(), self.rules.fork(), Counter()
         twin.totals = dataclasses.replace(self.totals, stage_s=dict(self.totals.stage_s))
         twin._events = deque(maxlen=EVENTS_KEPT)
         self._engine.sessions.add(twin)
@@ -204,6 +215,7 @@ class Session:
         self.closed, self.trace = True, None
         self.arrival, self._working = None, None
         self.waiting, self.pending, self.looked_ahead = (), (), None
+        self.heard, self.usual = Heard(), Usual()
         self.states = self._engine.new_states()
         # A store with nothing but the prefix takes the old one's place, so that its memory is free at once.
         self.store = self._engine.new_store()
@@ -323,6 +335,7 @@ class Session:
     def taken(self, event: FrameTaken, plan: Plan) -> FrameTaken:
         """A frame is remembered: what its methods know takes effect. Count it and tell of it."""
         self.settle()
+        self.heard = Heard()
         self.frames += 1
         self.time_s = event.time_s
         totals = self.totals

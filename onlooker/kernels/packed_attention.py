@@ -138,12 +138,6 @@ class PassTables:
         """Positions of all packed tokens, int64 `[axes, tokens]`; computed anew at each use, on the device."""
         return self._places + self.offsets.view_as(self._places)
 
-    @property
-    def ends(self) -> Tensor:
-        """Packed number of each segment's last token, int64 `[segments]`, on the device."""
-        table = self.table.view(-1, COLUMNS)[: len(self.segments)]
-        return table[:, 11] + table[:, 12] - 1
-
     def fill(self, segments: Sequence[Rows]) -> None:
         """Describe a pass. Raises `InputError` when it does not fit. Does not wait for the device."""
         counts = [rows.num_tokens for rows in segments]

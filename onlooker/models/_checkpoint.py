@@ -14,6 +14,7 @@ from onlooker.core.spans import Layout
 from onlooker.models._language import LanguageLayers, LeanLayers, token_mask
 from onlooker.models._loading import choose_device, choose_dtype, find_folder, load_network, load_tokenizer, read_config
 from onlooker.models._prompt import Prompt
+from onlooker.models._signals import Signals, read_signals
 
 
 class CheckpointModel(VideoModel):
@@ -38,7 +39,7 @@ class CheckpointModel(VideoModel):
     ) -> None:
         config, text = network.config, network.config.text_config
         self._network, self._tokenizer, self._prompt = network, tokenizer, prompt
-        self._layers = LanguageLayers(network)
+        self._layers, self._signals = LanguageLayers(network), Signals()
         embedding = network.get_input_embeddings().weight
         self.spec = ModelSpec(
             name=name,
@@ -83,9 +84,17 @@ class CheckpointModel(VideoModel):
             )
         place, tokenizer = choose_device(device), load_tokenizer(folder)
         network = load_network(getattr(transformers, cls.network_class), folder, choose_dtype(dtype, place), place)
-        return cls.of_network(
+        model = cls.of_network(
             network, tokenizer, folder, name or str(source), bool(cls.pairs if pairs is None else pairs)
         )
+        model.take_signals(folder)
+        return model
+
+    def take_signals(self, folder: Path) -> None:
+        """Offer what the checkpoint in `folder` was trained to tell of a moment. Raises `ModelError` for damage."""
+        own, like = getattr(self._network.config, "onlooker", None) or {}, self._network.get_input_embeddings().weight
+        self._signals = read_signals(folder, own, self._tokenizer, like.detach()[0])
+        self.offers |= self._signals.offers
 
     @classmethod
     def of_network(cls, network: Any, tokenizer: Any, folder: Path, name: str, pairs: bool) -> Self:
@@ -163,6 +172,19 @@ class CheckpointModel(VideoModel):
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._network.get_output_embeddings()(hidden).float().masked_fill(self._silent, -torch.inf)
+
+    # ------------------------------------------------------------------------------------------------ telling when
+
+    @property
+    def silence_ids(self) -> frozenset[int]:
+        return self._signals.silence_ids
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        return self._signals.head_names
+
+    def heads(self, hidden: Tensor) -> Tensor:
+        return self._signals.heads(hidden)
 
 
 def generation_settings(wishes: Mapping[str, float]) -> dict[str, Any]:

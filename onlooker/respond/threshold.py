@@ -9,7 +9,7 @@ al. 2024; the reset sum of MMDuet, Wang et al. 2024; the span rule of STRIDE); a
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onlooker.core.contracts import Moment, ResponsePolicy
+from onlooker.core.contracts import SILENT, Decision, Moment, ResponsePolicy
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 
@@ -66,26 +66,29 @@ class Threshold(ResponsePolicy):
     def new_state(self) -> Condition:
         return Condition()
 
-    def should_speak(self, moment: Moment, state: Condition) -> bool:
-        """True once per condition. A moment nobody asked the model about (no probability) changes nothing."""
+    def decide(self, moment: Moment, state: Condition) -> Decision:
+        """Speaks once per condition. A moment nobody asked the model about (no probability) changes nothing."""
         likely = moment.speak_probability
         if likely is None:
-            return False
+            return SILENT
+        return Decision("speak" if self._begins(moment.time_s, likely, state) else "silent", likely, self.threshold)
+
+    def _begins(self, time_s: float, likely: float, state: Condition) -> bool:
         # Between two moments it was what it was at the first: so a flicker counts by how long it is on.
-        passed_s = 0.0 if state.last_s is None else moment.time_s - state.last_s
+        passed_s = 0.0 if state.last_s is None else time_s - state.last_s
         state.held_s = max(0.0, state.held_s + (passed_s if state.true else -passed_s / 2))
-        state.last_s = moment.time_s
+        state.last_s = time_s
         if likely < self.clear_below:
             state.true = False
         elif likely >= self.threshold:
             state.true = True
         if state.told:
             if state.true:
-                state.true_s = moment.time_s  # the quiet time begins anew whenever the condition flares up
-            elif moment.time_s - state.true_s >= self.cooldown_s:
+                state.true_s = time_s  # the quiet time begins anew whenever the condition flares up
+            elif time_s - state.true_s >= self.cooldown_s:
                 state.told, state.held_s = False, 0.0
             return False
         if not state.true or state.held_s < self.hold_s:
             return False
-        state.told, state.true_s = True, moment.time_s
+        state.told, state.true_s = True, time_s
         return True

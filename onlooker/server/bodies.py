@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from onlooker.core.events import Then
 from onlooker.server.stream import Policy
 
 
@@ -14,6 +15,9 @@ def _as_list(given: Any) -> Any:
 Seconds = Annotated[float, Field(ge=0, le=1e8, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+Setting = bool | int | Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(max_length=200)] | None
+"""A setting of a method, as its own kind or as text."""
 
 Stop = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=200)], ...],
@@ -67,14 +71,17 @@ class AskBody(Sampling):
 
 
 class RuleBody(Body):
-    """An alert rule, without its name."""
+    """An alert rule, without its name. Beside the fields named here it may have the settings of its policy."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Setting] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
 
     prompt: str
-    threshold: float = Field(default=0.7, gt=0, le=1)
-    clear: float | None = Field(default=None, ge=0, le=1)
-    hold_s: Seconds = 2.0
-    cooldown_s: Seconds = 10.0
-    every_s: Seconds = 1.0
+    policy: Annotated[str, Field(max_length=64)] | None = None
+    every_s: Seconds | None = None
+    then: Then | None = None
+    longest: Annotated[int, Field(ge=1, le=1024)] | None = None
+    veto: Annotated[str, Field(max_length=200)] | None = None
 
 
 class FrameQuery(Body):

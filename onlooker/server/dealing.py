@@ -17,7 +17,7 @@ from onlooker.server.refusals import Refusal
 from onlooker.server.settings import ServerSettings, Source
 from onlooker.server.workers import Place
 
-STATUS = {"looks", "alerts", "probability", "highest"}
+STATUS = {"looks", "alerts", "probability", "highest", "score", "counts_from", "said", "said_s", "scores"}
 """What a list of rules tells beside their settings."""
 
 

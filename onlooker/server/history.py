@@ -38,7 +38,8 @@ class History:
             picture = lambda: frame.jpeg(960)  # noqa: E731
         elif nearest is not None:
             picture = lambda: nearest[1]  # noqa: E731
-        self._add(stream, "alert", f"{alert.rule} {alert.prompt}", facts, alert.time_s, picture)
+        words = " ".join(filter(None, (alert.rule, alert.prompt, alert.text)))
+        self._add(stream, "alert", words, facts, alert.time_s, picture)
 
     def rules(self, stream: Stream) -> None:
         """The rules of a stream were changed."""

@@ -6,6 +6,9 @@ from onlooker.respond import Rule
 from onlooker.server.refusals import Refusal
 from onlooker.server.stream import Stream
 
+STRIP = 120
+"""Looks of a rule that are told with it, newest last."""
+
 
 def put_rule(stream: Stream, rule: Rule, most: int) -> None:
     """Add a rule, or replace the one of its name. Raises `Refusal` (422) when the stream has as many as may be."""
@@ -35,5 +38,8 @@ def describe_rules(stream: Stream) -> list[dict[str, Any]]:
         rule.as_dict()
         | {"looks": told_of[rule.name].looks, "alerts": told_of[rule.name].alerts}
         | {"probability": told_of[rule.name].probability, "highest": told_of[rule.name].highest}
+        | {"score": told_of[rule.name].score, "counts_from": told_of[rule.name].threshold}
+        | {"said": told_of[rule.name].said, "said_s": told_of[rule.name].said_s}
+        | {"scores": [[look.time_s, look.score, look.threshold] for look in stream.watch.looks(rule.name)[-STRIP:]]}
         for rule in stream.watch.rules
     ]

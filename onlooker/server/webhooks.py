@@ -221,6 +221,8 @@ def alert_event(alert: Alert, stream: str, *, picture: bool = True) -> dict[str,
             "prompt": alert.prompt,
             "time_s": alert.time_s,
             "probability": alert.probability,
+            "then": alert.then,
+            "text": alert.text,
             "evidence": evidence,
         },
     }

@@ -73,6 +73,8 @@ def alert_facts(stream: Clocked, alert: Alert) -> dict[str, Any]:
         "time_s": alert.time_s,
         "wall": stream.wall_of(alert.time_s),
         "probability": alert.probability,
+        "then": alert.then,
+        "text": alert.text,
         "evidence_s": alert.evidence_s,
         "thumbnail": thumbnail_path(stream.id, alert.evidence_s),
     }

@@ -269,7 +269,7 @@ class Worker:
             self._observer.took(Taken(event, lag_s))
             if stream.watch is not None:
                 scheduler.probe(stream.watch.due(queued.frame, event))
-        self._tell_alerts()
+        self._tell_alerts(scheduler)
         if report.errors and not self._is_sound(scheduler.engine):
             raise report.errors[0]
 
@@ -281,7 +281,7 @@ class Worker:
         standing = {} if question.standing is None else {"standing": question.standing}
         question.stream.events.add(Event("answer", answer_facts(question.stream, answer) | standing))
 
-    def _tell_alerts(self) -> None:
+    def _tell_alerts(self, scheduler: Scheduler) -> None:
         for stream in self._streams.values():
             if stream.watch is None:
                 continue
@@ -290,6 +290,7 @@ class Worker:
                 if self._on_alert is not None:
                     self._on_alert(alert, stream.id)
                 stream.events.add(Event("alert", alert_facts(stream, alert)))
+            scheduler.probe(stream.watch.begun())
 
     def _tell_stats(self, scheduler: Scheduler) -> None:
         now = time.monotonic()

@@ -46,8 +46,22 @@ def moment(seed: int, number: int) -> Moment:
     """A quiet stream with a burst now and then."""
     noise = float(torch.rand((), generator=_seeded(seed, number)))
     busy = (number + seed) % 40 >= 34
-    level = 0.75 + 0.25 * noise if busy else 0.1 * noise
-    return Moment(number * 0.5, kept_ratio=level, recomputed_ratio=level, speak_probability=level)
+    return flat_moment(number * 0.5, 0.75 + 0.25 * noise if busy else 0.1 * noise)
+
+
+def flat_moment(time_s: float, level: float) -> Moment:
+    """A moment all of whose signals say the same, from 0 (nothing) to 1."""
+    return Moment(
+        time_s,
+        kept_ratio=level,
+        recomputed_ratio=level,
+        speak_probability=level,
+        silence_probability=1.0 - level,
+        silence_is_likeliest=level < 0.5,
+        surprise=10.0 * level,
+        said_perplexity=1.0 + level,
+        heads={"informative": level / 2, "relevance": level / 2},
+    )
 
 
 def look(seed: int, number: int, words: int = 5, frames: int = 6, dtype: torch.dtype = torch.float32) -> Look:

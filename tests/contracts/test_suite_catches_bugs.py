@@ -11,7 +11,9 @@ from contract_suite import failing_points
 
 from onlooker.compress import STCPruner, best
 from onlooker.core.contracts import (
+    SILENT,
     Compressor,
+    Decision,
     Encoded,
     EncoderAccelerator,
     Look,
@@ -268,13 +270,28 @@ class NeverSpeaks(ResponsePolicy):
     def new_state(self) -> LastFrames:
         return LastFrames()
 
-    def should_speak(self, moment: Moment, state: Any) -> bool:
+    def decide(self, moment: Moment, state: Any) -> Decision:
         state.frames.append(torch.tensor(moment.time_s))
-        return False
+        return SILENT
+
+
+@dataclass(frozen=True)
+class Chatters(ResponsePolicy):
+    """Knows no quiet time, though it has one, and says how sure it is in words."""
+
+    quiet_s: float = 5.0
+    """Not kept."""
+
+    def new_state(self) -> StreamState:
+        return StreamState()
+
+    def decide(self, moment: Moment, state: Any) -> Decision:
+        return Decision("speak", "very")  # type: ignore[arg-type]
 
 
 def test_a_broken_response_is_caught() -> None:
     assert {"engagement", "bounded_state"} <= _failing("response", NeverSpeaks())
+    assert {"engagement", "decides", "quiet_times_are_kept"} <= _failing("response", Chatters())
 
 
 def test_an_exception_needs_a_known_point_and_a_reason() -> None:

@@ -10,7 +10,7 @@ from stock_models import load_stock
 from stock_videos import video_inputs
 from tiny import make_qwen_folder
 
-from onlooker.core.contracts import ResponsePolicy
+from onlooker.core.contracts import SILENT, SPEAK, ResponsePolicy
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.frame import Frame
 from onlooker.core.state import StreamState
@@ -305,8 +305,8 @@ class Changes(ResponsePolicy):
     def new_state(self):
         return StreamState()
 
-    def should_speak(self, moment, state):
-        return moment.kept_ratio == 1.0
+    def decide(self, moment, state):
+        return SPEAK if moment.kept_ratio == 1.0 else SILENT
 
 
 def test_rules_that_ask_look_at_every_frame_and_others_at_every_pair(plain):

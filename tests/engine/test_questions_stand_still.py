@@ -16,7 +16,7 @@ from onlooker.core.frame import Frame
 from onlooker.core.spans import Plan, Recall
 from onlooker.core.state import StreamState
 from onlooker.engine import Decoding, Engine
-from onlooker.engine.watching import Probe, YesNo
+from onlooker.engine.probing import Probe, YesNo
 from onlooker.models import load
 
 QUESTION = "what is happening in the video ?"

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from onlooker.core.contracts import Moment, ResponsePolicy
+from onlooker.core.contracts import SPEAK, Decision, Moment, ResponsePolicy
 from onlooker.core.errors import CapacityError, InputError, ModelError, SessionClosed
 from onlooker.core.events import Alert, Failed, FrameTaken
 from onlooker.core.frame import Frame
 from onlooker.core.state import StreamState
 from onlooker.engine import Engine
-from onlooker.engine.watching import Probe, YesNo
+from onlooker.engine.probing import Probe, YesNo
 from onlooker.respond import Rule, Threshold
 from onlooker.world import make_episode
 
@@ -126,9 +126,9 @@ class Always(ResponsePolicy):
     def new_state(self) -> Recorded:
         return Recorded()
 
-    def should_speak(self, moment: Moment, state: StreamState) -> bool:
+    def decide(self, moment: Moment, state: StreamState) -> Decision:
         assert moment.speak_probability is None and moment.kept_ratio == 1.0
-        return True
+        return SPEAK
 
 
 def test_a_rule_that_needs_no_probability_costs_no_pass(tiny_model) -> None:

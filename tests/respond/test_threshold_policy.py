@@ -17,7 +17,7 @@ def fired(policy: Threshold, trace: Sequence[float | None], step_s: float = 1.0)
     """The times at which a policy speaks on probabilities `step_s` apart."""
     state = policy.new_state()
     moments = [Moment(number * step_s, 0.5, None, likely) for number, likely in enumerate(trace)]
-    return [moment.time_s for moment in moments if policy.should_speak(moment, state)]
+    return [moment.time_s for moment in moments if policy.decide(moment, state).speaks]
 
 
 def test_a_step_is_told_once_after_the_hold() -> None:

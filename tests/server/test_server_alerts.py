@@ -60,10 +60,39 @@ def test_a_rule_that_cannot_be_is_refused_in_words(client, session):
         "two words": {"prompt": PROMPT},
         "a": {"prompt": " "},
         "b": {"prompt": PROMPT, "clear": 0.9, "threshold": 0.5},
-        "c": {"prompt": PROMPT, "policy": "threshold"},
+        "c": {"prompt": PROMPT, "policy": "treshold"},
+        "own": {"prompt": PROMPT, "policy": "own.py"},
+        "silent": {"prompt": PROMPT, "policy": "silence"},  # the model has no word for it
+        "setting": {"prompt": PROMPT, "policy": "clock", "threshold": 0.5},
+        "then": {"prompt": PROMPT, "then": "sing"},
         "d": {"prompt": "x" * 2001},
     }
     for name, body in refused.items():
         reply = client.put(f"{session}/rules/{name}", json=body)
         assert reply.status_code == 422, (name, reply.text)
         assert reply.json()["error"]["message"]
+
+
+def test_a_rule_of_another_policy_answers_and_shows_its_scores(client, session, clip):
+    body = {
+        "prompt": "what is there now?",
+        "policy": "clock",
+        "period_s": 2.0,
+        "every_s": 0,
+        "first_s": 1.0,
+        "then": "answer",
+    }
+    made = client.put(f"{session}/rules/tell", json=body | {"longest": 8, "quiet_s": 1.5})
+    assert made.status_code == 200 and made.json()["policy"] == "clock" and made.json()["then"] == "answer"
+    headers = {"content-type": "image/jpeg"}
+    for number, picture in enumerate(clip[:6]):
+        reply = client.post(f"{session}/frame?pts={number}&wait=true", content=picture, headers=headers)
+        assert reply.status_code == 200
+        eventually(lambda looks=number + 1: rule_of(client, session)["looks"] == looks)
+    with client.stream("GET", f"{session}/events?types=alert", headers={"last-event-id": "0"}) as told:
+        lines = (line for line in told.iter_lines() if line.startswith("data: "))
+        alert = json.loads(next(lines).removeprefix("data: "))
+    assert alert["then"] == "answer" and alert["text"] and alert["probability"] is None
+    rule = rule_of(client, session)
+    assert rule["said"] and rule["said_s"] is not None and [time_s for time_s, _, _ in rule["scores"]] == list(range(6))
+    assert rule["counts_from"] == 2.0

@@ -21,14 +21,17 @@ from onlooker.core.contracts.memory import MemoryPolicy
 from onlooker.core.contracts.method import Method
 from onlooker.core.contracts.model import Attention, ClipAnswer, ClipModel, ModelSpec, TokenChoice, VideoModel
 from onlooker.core.contracts.refine import Look, Refiner
-from onlooker.core.contracts.respond import Moment, ResponsePolicy
+from onlooker.core.contracts.respond import SILENT, SPEAK, Decision, Moment, Outcome, ResponsePolicy
 from onlooker.core.contracts.vision import Encoded, VisionLayer, VisionTower
 
 __all__ = [
+    "SILENT",
+    "SPEAK",
     "Attention",
     "ClipAnswer",
     "ClipModel",
     "Compressor",
+    "Decision",
     "Encoded",
     "EncoderAccelerator",
     "Look",
@@ -36,6 +39,7 @@ __all__ = [
     "Method",
     "ModelSpec",
     "Moment",
+    "Outcome",
     "Prepared",
     "Refiner",
     "ResponsePolicy",

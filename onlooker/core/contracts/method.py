@@ -29,7 +29,10 @@ class Method(ABC):
 
     def check(self, model: VideoModel) -> None:
         """Raise `ModelError` when the model does not offer what this method needs."""
-        if missing := sorted(self.needs - model.offers):
+        self._check_offers(self.needs, model)
+
+    def _check_offers(self, needs: frozenset[str], model: VideoModel) -> None:
+        if missing := sorted(needs - model.offers):
             raise ModelError(
                 f"{type(self).__name__} needs {', '.join(missing)}, which {model.spec.name} does not offer",
                 given=f"the model offers {', '.join(sorted(model.offers)) or 'nothing special'}",

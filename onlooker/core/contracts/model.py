@@ -220,6 +220,22 @@ class VideoModel(ABC):
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores over the vocabulary, float32 `[tokens, vocabulary]`; ids that stand for no text are -inf."""
 
+    # telling when
+    @property
+    def silence_ids(self) -> frozenset[int]:
+        """Token ids that say, where a frame ends, that nothing is to be said; with some, the model offers
+        `silence_probability`."""
+        return frozenset()
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """Names of trained heads on a frame's last hidden state; with some, the model offers `heads`."""
+        return ()
+
+    def heads(self, hidden: Tensor) -> Tensor:
+        """What the heads give hidden states `[tokens, hidden_dim]`: probabilities, float32 `[tokens, heads]`."""
+        return hidden.new_zeros(len(hidden), 0, dtype=torch.float32)
+
 
 @dataclass(frozen=True)
 class ClipAnswer:
