@@ -21,7 +21,7 @@ ENCODERS = [
     "full",
     "stc_published:interval=3,recompute_ratio=0.25",
     "stc_cacher:interval=3",
-    "stc_cacher:budget=stream",
+    "stc_cacher:budget=0.5",
 ]
 BOTH = frozenset({"saliency", "global"})
 
