@@ -385,14 +385,15 @@ class Engine:
             working = [session.forks() if aside else session.begin(most_read(session, tower)) for session in some]
             states, pruned = ([one[kind] for one in working] for kind in ("encoder", "compressor"))
             with self._stage("encode", some):
-                hidden = self.model.embed_patches(torch.stack([pixels[n] for n in members]))
+                images = torch.stack([pixels[n] for n in members])
+                hidden = self.model.embed_patches(images)
                 if (prepared := self._prepared.get(shape)) is not None:
                     encoded = prepared.encode(hidden, states)
                 else:
                     encoded = self.encoder.encode(tower, hidden, states)
             with self._stage("project", some):
                 features, grid, extras = self.model.project(encoded, shape)
-                more, about = self.model.describe(self._wanted, encoded, shape, features) if self._wanted else ({}, {})
+                more, about = self.model.describe(self._wanted, encoded, images, features) if self._wanted else ({}, {})
                 extras = extras | more
             with self._stage("compress", some):
                 whole = [

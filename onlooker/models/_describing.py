@@ -11,10 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 GLOBAL = "global"
 """Rows `[streams, rows, hidden_dim]` about the whole frame, in the language model's space."""
+PIXELS = "pixels"
+"""The picture under each token, uint8 `[streams, tokens, frames * 3 * SIDE * SIDE]`."""
+SIDE = 28
+"""Pixels along a token's side in it: those of Qwen2.5-VL, at whose size nothing is resampled."""
 SALIENCY = "saliency"
 """How much attention a token gets, float32 `[streams, tokens]`."""
 
@@ -30,6 +35,19 @@ def attention_received(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
         weights = torch.bmm(queries[:, :, head], keys[:, :, head].transpose(1, 2)).float() * scale
         total += weights.softmax(-1).mean(1)
     return total / keys.shape[2]
+
+
+def pictures_under(pixels: Tensor, scale: tuple[Sequence[float], Sequence[float]], grid: tuple[int, int]) -> Tensor:
+    """The picture under each token of a grid, in raster order: what the tower was given (`[streams, frames * 3, rows,
+    cols]`, colours less a mean and divided by a deviation), at `SIDE` pixels a token. See `PIXELS`."""
+    mean, std = (torch.tensor(part, device=pixels.device)[:, None, None] for part in scale)
+    frames = pixels.float().unflatten(1, (-1, 3)) * std + mean
+    pictures = frames.flatten(1, 2)
+    wanted = (grid[0] * SIDE, grid[1] * SIDE)
+    if tuple(pictures.shape[2:]) != wanted:
+        pictures = F.interpolate(pictures, size=wanted, mode="bilinear", antialias=True)
+    parts = pictures.unflatten(3, (grid[1], SIDE)).unflatten(2, (grid[0], SIDE)).permute(0, 2, 4, 1, 3, 5)
+    return (parts.flatten(3).flatten(1, 2) * 255).round().clamp(0, 255).byte()
 
 
 def last_attending(layers: Sequence[Any]) -> int | None:

@@ -12,7 +12,7 @@ from onlooker.core.contracts import Encoded, VisionTower
 from onlooker.core.spans import Layout
 from onlooker.core.tokens import VisualTokens
 from onlooker.models._checkpoint import CheckpointModel
-from onlooker.models._describing import GLOBAL, SALIENCY, last_attending
+from onlooker.models._describing import GLOBAL, PIXELS, SALIENCY, last_attending, pictures_under
 from onlooker.models._prompt import Prompt
 from onlooker.models._qwen_pixels import FittedPixels
 from onlooker.models._qwen_vision import QwenVision
@@ -50,7 +50,7 @@ class QwenVideoModel(CheckpointModel):
         self._pixels = pixels
         layers = range(1, network.config.vision_config.depth)
         sees_all = any(not self.vision.has_windows(layer) for layer in layers)
-        self.described = frozenset({GLOBAL, *([SALIENCY] if sees_all else [])})
+        self.described = frozenset({GLOBAL, PIXELS, *([SALIENCY] if sees_all else [])})
         self.offers = self.offers | self.described
         self._start_id, self._end_id = network.config.vision_start_token_id, network.config.vision_end_token_id
         if pairs:
@@ -84,17 +84,20 @@ class QwenVideoModel(CheckpointModel):
         return frozenset() if last is None else frozenset({last - 1})
 
     def describe(
-        self, wanted: frozenset[str], encoded: Encoded, pixels_shape: tuple[int, ...], features: Tensor
+        self, wanted: frozenset[str], encoded: Encoded, pixels: Tensor, features: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Saliency of a token is the mean of its merge block's; the one global row is the mean of all tokens, as the
         families have no class token."""
         extras, whole = {}, {}
         if SALIENCY in wanted:
-            tower = self.tower(pixels_shape)
+            tower = self.tower(tuple(pixels.shape[1:]))
             last = last_attending(tower.layers)
             assert last is not None, "offered only where there is such a layer"
             received = tower.layers[last].received(encoded.taps[last - 1])  # pyright: ignore[reportAttributeAccessIssue]
             extras[SALIENCY] = received.unflatten(1, (-1, tower.group)).mean(-1)
+        if PIXELS in wanted:
+            rows, cols = (side // self.vision.factor for side in pixels.shape[2:])
+            extras[PIXELS] = pictures_under(pixels, (self._pixels.mean, self._pixels.std), (rows, cols))
         if GLOBAL in wanted:
             whole[GLOBAL] = features.mean(1, keepdim=True)
         return extras, whole

@@ -21,7 +21,7 @@ from onlooker.core.spans import Layout
 from onlooker.core.tokens import VisualTokens
 from onlooker.models import _siglip
 from onlooker.models._checkpoint import CheckpointModel
-from onlooker.models._describing import GLOBAL, SALIENCY, last_attending
+from onlooker.models._describing import GLOBAL, PIXELS, SALIENCY, last_attending, pictures_under
 from onlooker.models._pixels import Pixels
 from onlooker.models._pooling import Pooling
 from onlooker.models._prompt import Prompt
@@ -112,7 +112,7 @@ class LlavaOnevision(CheckpointModel):
         self._minutes_modulo: int | None = own.get("timestamp_minutes_modulo")
         """The clock the model was trained with starts again after so many minutes."""
         several = len(self.vision.tower.layers) > 1
-        self.described = frozenset({GLOBAL, *([SALIENCY] if several else [])})
+        self.described = frozenset({GLOBAL, PIXELS, *([SALIENCY] if several else [])})
         self.offers = self.described | ({"timestamps"} if self._timestamps else set())
 
     @classmethod
@@ -147,13 +147,15 @@ class LlavaOnevision(CheckpointModel):
         return frozenset(taps | (set(range(len(tower.layers) - 1)) if GLOBAL in wanted and tower.pinned else set()))
 
     def describe(
-        self, wanted: frozenset[str], encoded: Encoded, pixels_shape: tuple[int, ...], features: Tensor
+        self, wanted: frozenset[str], encoded: Encoded, pixels: Tensor, features: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Saliency is pooled as the tokens are. Global rows are CLIP's class token behind each layer, through the
         projector (LongVLM, arXiv 2404.03384, section 3.3); with SigLIP, which has none, the mean of all tokens."""
         extras, whole = {}, {}
         if SALIENCY in wanted:
             extras[SALIENCY] = self.vision.saliency(encoded)
+        if PIXELS in wanted:
+            extras[PIXELS] = pictures_under(pixels, (self._pixels.mean, self._pixels.std), self.vision.grid)
         if GLOBAL in wanted:
             pooled = self.vision.tower.pinned == 0
             whole[GLOBAL] = features.mean(1, keepdim=True) if pooled else self.vision.class_rows(encoded)

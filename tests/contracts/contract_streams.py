@@ -32,6 +32,7 @@ def frame_tokens(features: Tensor, number: int, grid: tuple[int, int] = GRID) ->
     extras = {
         "deepstack": torch.arange(count * 6).view(count, 2, 3).to(features.dtype) + 1000 * number,
         "saliency": torch.rand(count, generator=_seeded(5, number)),
+        "pixels": torch.randint(0, 256, (count, 12), generator=_seeded(7, number // 2), dtype=torch.uint8),
     }
     whole = {"global": torch.randn(1, 3, features.shape[1], generator=_seeded(6, number)).to(features.dtype)}
     return VisualTokens.of_frame(features, grid, number, number * 0.5, extras, whole)

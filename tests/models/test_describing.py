@@ -23,7 +23,7 @@ ENCODERS = [
     "stc_cacher:interval=3",
     "stc_cacher:budget=0.5",
 ]
-BOTH = frozenset({"saliency", "global"})
+BOTH = frozenset({"saliency", "global", "pixels"})
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -97,6 +97,18 @@ def test_global_rows_are_class_tokens_or_the_mean(model):
     torch.testing.assert_close(seen.whole["global"], wanted, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_pixels_are_the_picture_under_each_token(model):
+    image = clip(1)[0].image
+    (seen,) = seen_by_a_compressor(model, "full", clip(1))
+    side, (rows, cols) = 28, seen.grid
+    assert seen.extras["pixels"].shape == (rows * cols, 3 * side * side) and image.shape[0] == rows * side
+    for slot in range(rows * cols):
+        row, col = divmod(slot, cols)
+        under = image[row * side : (row + 1) * side, col * side : (col + 1) * side]
+        assert np.array_equal(seen.extras["pixels"][slot].view(3, side, side).permute(1, 2, 0).numpy(), under)
+
+
 @dataclass(frozen=True)
 class Looks(Compressor):
     """Keeps everything, and shows what it saw."""
@@ -150,7 +162,10 @@ def test_nothing_is_computed_unless_a_method_needs_it(model):
 
 
 def test_what_a_model_cannot_tell_is_refused_by_name(model):
-    with mock.patch.object(model, "offers", frozenset({"global"})), pytest.raises(ModelError, match="needs saliency"):
+    with (
+        mock.patch.object(model, "offers", frozenset({"global"})),
+        pytest.raises(ModelError, match="needs pixels, saliency"),
+    ):
         Engine(model, encoder="full", compressor=Looks(), memory="full")
 
 

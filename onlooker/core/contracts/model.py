@@ -72,7 +72,7 @@ class VideoModel(ABC):
     """Names of token extras that enter the language layers (DeepStack rows)."""
     described: frozenset[str] = frozenset()
     """Those of `offers` that are computed of a frame, and only where a method needs them (see `describe`): `saliency`,
-    the attention that each token gets, and `global`, rows about the whole frame."""
+    the attention that each token gets, `pixels`, the picture under it, and `global`, rows about the whole frame."""
     patch_frames: int = 1
     """Frames that go through the tower together, as one patch in time. With more than one, a stream's newest frames are
     held back until there are so many of one size."""
@@ -116,11 +116,11 @@ class VideoModel(ABC):
         return frozenset()
 
     def describe(
-        self, wanted: frozenset[str], encoded: Encoded, pixels_shape: tuple[int, ...], features: Tensor
+        self, wanted: frozenset[str], encoded: Encoded, pixels: Tensor, features: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Of `described`, what is wanted: extras of the tokens that `project` gave (`features`), each
         `[streams, tokens, ...]`, and arrays about whole frames, each `[streams, ...]`. `encoded` has the layers of
-        `taps_for` among its taps."""
+        `taps_for` among its taps; `pixels` are what was embedded, `[streams, channels, rows, cols]`."""
         return {}, {}
 
     # reading

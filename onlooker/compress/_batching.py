@@ -1,0 +1,56 @@
+"""What methods share that work on many streams at once: groups of like frames, and tokens chosen without loops."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from onlooker.core.tokens import VisualTokens
+
+STEPS = 1 << 15
+"""Steps of a score from 0 to 1 (see `in_steps`)."""
+
+
+def alike(batch: Sequence[VisualTokens]) -> list[list[int]]:
+    """Which frames have one shape and can be stacked; frames without tokens are in no group."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for number, tokens in enumerate(batch):
+        if len(tokens):
+            groups.setdefault((tokens.features.shape, tokens.features.dtype, tokens.grid), []).append(number)
+    return list(groups.values())
+
+
+def stacked(batch: Sequence[VisualTokens], members: Sequence[int]) -> Tensor:
+    """Features of some frames, float32 `[streams, tokens, dim]`, without gradients."""
+    return torch.stack([batch[number].features.detach() for number in members]).float()
+
+
+def in_steps(scores: Tensor) -> Tensor:
+    """Scores in whole steps: those that differ by rounding only, which depends on the device and on how many streams
+    are scored together, are equal then, and settled by position."""
+    return torch.round(scores * STEPS)
+
+
+def chosen(mask: Tensor) -> list[Tensor]:
+    """Positions where `mask` (bool `[streams, tokens]`) is true, ascending, int64, for each stream. Waits for the
+    device once for all streams."""
+    counts = mask.sum(1).tolist()
+    order = mask.logical_not().byte().sort(dim=1, stable=True).indices
+    return [row[:count] for row, count in zip(order, counts, strict=True)]
+
+
+def among_best(scores: Tensor, count: Tensor) -> Tensor:
+    """Which of `scores` (`[streams, tokens]`) are among the `count` highest of their stream (`[streams]`), bool; of
+    equal scores the earlier token wins. Nothing waits for the device."""
+    order = scores.sort(dim=1, descending=True, stable=True).indices
+    place = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, place) < count[:, None]
+
+
+def earlier(rows: Sequence[Tensor | None], now: Tensor) -> tuple[Tensor, Tensor]:
+    """What each of some streams remembers of an earlier frame, float32 `[streams, tokens, dim]`, and which streams do
+    (bool `[streams]`); the frames of the others are their own past (`now`)."""
+    fits = [row is not None and row.shape == frame.shape for row, frame in zip(rows, now, strict=True)]
+    past = [row if fit else frame for row, frame, fit in zip(rows, now, fits, strict=True)]
+    known = torch.tensor(fits).to(now.device, non_blocking=True)
+    return torch.stack([one.float() for one in past if one is not None]), known
