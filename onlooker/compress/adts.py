@@ -1,0 +1,88 @@
+"""The most diverse of the salient tokens, one after the other (ADTS, the first half of FlashVID).
+
+Fan et al., "FlashVID: Efficient Video Large Language Models via Training-free Tree-based Spatiotemporal Token Merging"
+(arXiv 2602.08024), attention and diversity based token selection. The distance of two tokens (one less their cosine) is
+multiplied by the saliency of the one that might be chosen. The first is the token farthest from its nearest
+neighbour; then, again and again, the one farthest from all that are chosen. Changed:
+
+- `event`, the relevance of a token to what happens around it, is measured against the mean of the stream's frames so
+  far (the code: of the segment, which needs the future), and by cosine, not below 0: the code's plain product turns
+  distances around where it is negative;
+- every pick is one step for all streams at once; equal distances are settled by position.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+
+from onlooker.compress._batching import in_steps
+from onlooker.compress._keep import num_kept
+from onlooker.compress._scorer import Scorer
+from onlooker.core.state import StreamState
+from onlooker.core.tokens import VisualTokens
+
+
+@dataclass
+class AdtsState(StreamState):
+    """What the stream looked like so far."""
+
+    replaces: ClassVar[bool] = True
+
+    mean: Tensor | None = None
+    """Mean token of all frames, float32 `[dim]`."""
+    num_frames: int = 0
+
+
+@dataclass(frozen=True)
+class ADTS(Scorer):
+    """Max-min diversity, weighted by saliency."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
+    realises: ClassVar[tuple[str, ...]] = ("flashvid",)
+
+    event: bool = False
+    """Weigh by relevance to the stream so far as well (the authors do for LLaVA and not for Qwen)."""
+
+    def new_state(self) -> AdtsState:
+        """Nothing seen."""
+        return AdtsState()
+
+    def scores(
+        self, features: Tensor, batch: Sequence[VisualTokens], states: Sequence[StreamState], pruned: bool
+    ) -> Tensor | None:
+        """How early each token is chosen: as many points as tokens are chosen after it, and one; 0 for those left."""
+        weight = torch.stack([tokens.extras["saliency"].detach().float() for tokens in batch])
+        if self.event:
+            for mean, state in zip(features.mean(1), states, strict=True):
+                assert isinstance(state, AdtsState)
+                state.num_frames += 1
+                state.mean = mean.clone() if state.mean is None else state.mean + (mean - state.mean) / state.num_frames
+            means = torch.stack(
+                [state.mean for state in states if isinstance(state, AdtsState) and state.mean is not None]
+            )
+            weight = weight * cosine_similarity(features, means[:, None], dim=-1).clamp_min(0)
+        return picked(features, weight, num_kept(features.shape[1], self.keep, self.keep_ratio)) if pruned else None
+
+
+def picked(features: Tensor, weight: Tensor, count: int) -> Tensor:
+    """`count` tokens of each frame (`[frames, tokens, dim]`, float32) by largest least distance, as scores
+    `[frames, tokens]`: `count` for the first, 1 for the last, 0 for those that are not chosen. `weight` is
+    `[frames, tokens]`, not negative."""
+    unit = normalize(features, dim=-1)
+    weight = weight / weight.amax(1, keepdim=True).clamp_min(1e-12)
+    # [frames, chosen, candidate]: a candidate's own weight counts.
+    distance = in_steps((1 - torch.bmm(unit, unit.transpose(1, 2))) * weight[:, None, :])
+    order = torch.zeros_like(weight)
+    itself = torch.eye(features.shape[1], dtype=torch.bool, device=features.device)
+    away = distance.masked_fill(itself, torch.inf).amin(1)
+    for points in range(count, 0, -1):
+        pick = away.argmax(1, keepdim=True)
+        order.scatter_(1, pick, points)
+        nearer = distance.gather(1, pick[..., None].expand(-1, -1, distance.shape[2]))[:, 0]
+        away = nearer if points == count else torch.minimum(away, nearer)
+        away = away.masked_fill(order > 0, -1)
+    return order

@@ -1,0 +1,106 @@
+"""The tokens that the tower looks at most, and a few that stand for the rest (VisionZip).
+
+Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models", CVPR 2025 (arXiv 2412.04467),
+section 3.2. Most of the budget (54 in 64) goes to the tokens with the highest saliency. Of the others, every so
+many-th is a target; each of the rest joins the target that it is most like, and a target becomes itself plus the mean
+of those that joined. Changed:
+
+- likeness is that of the tokens that enter the language model, not of the tower's keys (heads averaged);
+- tokens stay in raster order, and a merged one at its target's place; the code puts the dominant ones first;
+- CLIP's class token is not added to them, as in LLaVA-OneVision's own use of the tower;
+- `average`: the mean of target and joined, weighted by how many there are, as the sum doubles a token's length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from onlooker.compress._batching import alike, among_best, in_steps, stacked
+from onlooker.compress._blending import blended
+from onlooker.compress._density import mean_of_members
+from onlooker.compress._keep import check_keep, keep_half, num_kept
+from onlooker.core.contracts import Compressor
+from onlooker.core.state import StreamState
+from onlooker.core.tokens import VisualTokens
+
+DOMINANT = 54 / 64
+"""Share of the budget for the tokens that are looked at most."""
+
+
+@dataclass(frozen=True)
+class VisionZip(Compressor):
+    """Dominant and contextual tokens of one frame."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
+
+    keep: int | None = None
+    """Tokens to keep of each frame (give this or keep_ratio)."""
+    keep_ratio: float | None = None
+    """Share of each frame's tokens to keep, in (0, 1]; 0.3 when neither is given."""
+    average: bool = False
+    """A contextual token is the mean of what it stands for; otherwise, as published, a sum."""
+
+    def __post_init__(self) -> None:
+        check_keep(self.keep, self.keep_ratio)
+
+    def less(self) -> Self:
+        """Half of the tokens."""
+        return keep_half(self)
+
+    def new_state(self) -> StreamState:
+        """Nothing to remember: every frame is by itself."""
+        return StreamState()
+
+    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
+        """One frame's dominant and contextual tokens."""
+        return self.compress_streams([tokens], [state])[0]
+
+    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+        """One frame of each stream, those of one shape together."""
+        kept = list(batch)
+        for members in alike(batch):
+            features = stacked(batch, members)
+            keep = num_kept(features.shape[1], self.keep, self.keep_ratio)
+            if keep == features.shape[1]:
+                continue
+            saliency = torch.stack([batch[i].extras["saliency"].detach().float() for i in members])
+            taken, owner, joined = _dealt(normalize(features, dim=-1), saliency, keep)
+            _, number = mean_of_members(saliency, owner, joined)
+            order = (~taken).byte().sort(dim=1, stable=True).indices[:, :keep]
+            for n, i in enumerate(members):
+                kept[i] = self._blend(batch[i], order[n], owner[n], joined[n], number[n])
+        return kept
+
+    def _blend(
+        self, tokens: VisualTokens, index: Tensor, owner: Tensor, joined: Tensor, number: Tensor
+    ) -> VisualTokens:
+        def blend(value: Tensor) -> Tensor:
+            mean, _ = mean_of_members(value[None], owner[None], joined[None])
+            count = number.view(-1, *[1] * (value.ndim - 1))
+            return (value + mean[0] * count) / (1 + count) if self.average else value + mean[0]
+
+        return blended(tokens, index, 1 + number, blend)
+
+
+def _dealt(unit: Tensor, saliency: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which tokens are kept, the target that every token belongs to, and which have joined one; all
+    `[streams, tokens]`."""
+    streams, count = saliency.shape
+    dominant = min(keep, max(1, round(keep * DOMINANT)))
+    # Saliency is small, and told apart by its share of the highest.
+    share = in_steps(saliency / saliency.amax(1, keepdim=True).clamp_min(1e-12))
+    looked_at = among_best(share, torch.full((streams,), dominant, device=saliency.device))
+    rest = looked_at.byte().sort(dim=1, stable=True).indices[:, : count - dominant]
+    targets = rest[:, :: max(1, rest.shape[1] // max(1, keep - dominant))][:, : keep - dominant]
+    kept = looked_at.scatter(1, targets, True)
+    owner = torch.arange(count, device=saliency.device).expand_as(share)
+    if targets.shape[1] == 0:
+        return kept, owner, torch.zeros_like(kept)
+    likeness = in_steps(
+        torch.bmm(unit, unit.gather(1, targets[..., None].expand(-1, -1, unit.shape[2])).transpose(1, 2))
+    )
+    return kept, torch.where(kept, owner, targets.gather(1, likeness.argmax(-1))), ~kept
