@@ -290,7 +290,11 @@ class Session:
         assert self._working is not None, "no frame is being worked on"
         if not spans:
             return Plan()
-        plan = self.memory.plan(self.store.spans, self._working["memory"])
+        state = self._working["memory"]
+        if self.memory.indexes:
+            for span in spans:
+                self.memory.index(span.id, self.store.raw_keys(span.id), state)
+        plan = self.memory.plan(self.store.spans, state)
         self.store.apply(plan)
         self.totals.tokens_read += sum(span.num_tokens for span in spans)
         return plan

@@ -118,6 +118,11 @@ class KVStore:
         self._open = None
         return span
 
+    def raw_keys(self, block: int) -> Tensor:
+        """Un-rotated keys of a block on the device, `[layers, kv_heads, tokens, head_dim]`, where they lie."""
+        start = self._window.row_of(block)
+        return self._window.arena.keys[:, :, start : start + self._entries[block].span.num_tokens]
+
     def is_sure_of_room(self, num_tokens: int) -> bool:
         """Whether no budget can refuse a block of up to so many tokens, nor whatever is parked for it."""
         rows = self._window.num_rows + num_tokens + TEXT_TOKENS

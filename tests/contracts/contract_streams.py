@@ -65,6 +65,12 @@ def flat_moment(time_s: float, level: float) -> Moment:
     )
 
 
+def block_keys(seed: int, number: int, rows: int) -> Tensor:
+    """Raw keys of a block, of things that come again, `[2 layers, 2 heads, rows, 8]`."""
+    things = torch.randn(5, 2, 2, 1, 8, generator=_seeded(seed, 21))
+    return things[number % 5] + 0.3 * torch.randn(2, 2, rows, 8, generator=_seeded(seed, number, 22))
+
+
 def look(seed: int, number: int, words: int = 5, frames: int = 6, dtype: torch.dtype = torch.float32) -> Look:
     """Words that look at frames of 8 rows and at a note of 3; one frame stands out."""
     heads, groups, dim = 2, 2, 8

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from contract_streams import (
     DIM,
+    block_keys,
     flat_moment,
     frame_tokens,
     look,
@@ -184,6 +185,8 @@ class MemoryStream(Stream):
             return self.reread()
         self.spans = [*self.spans, given]
         self.next_id = given.id + 1
+        if self.method.indexes:
+            self.method.index(given.id, block_keys(self.seed, given.id, given.num_tokens // 20), self.state)
         plan = self.method.plan(tuple(self.spans), self.state)
         self.check_plan(plan)
         left = [span for span in self.spans if span.id not in plan.forget]
@@ -193,6 +196,9 @@ class MemoryStream(Stream):
     def recall(self) -> Any:
         """What a question sees: in all layers, or in each of six."""
         spans = tuple(self.spans)
+        if self.method.indexes:  # blocks of few rows, as it would take long otherwise
+            few = tuple(dataclasses.replace(span, num_tokens=max(1, span.num_tokens // 20)) for span in spans)
+            return self.method.recall_rows(1, few, block_keys(self.seed, 7, 3)[0].repeat(2, 1, 1), self.state)
         if self.method.layered:
             return [self.method.recall_layer(layer, 6, spans, self.state) for layer in range(6)]
         return self.method.recall(spans, self.scores(), self.state)

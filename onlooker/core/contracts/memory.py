@@ -19,6 +19,8 @@ class MemoryPolicy(Method):
     """True when `recall` wants the question's score of every block, layer by layer (a first pass over the question)."""
     layered: ClassVar[bool] = False
     """True when layers see different blocks though no scores are wanted: `recall_layer` is asked for each of them."""
+    indexes: ClassVar[bool] = False
+    """True when `index` wants to see the keys of every block that was stored."""
     holds_tokens: ClassVar[bool] = False
     """True when the policy keeps tokens and notes in its own state, merged or thinned as it likes, and says at a
     question what is read. Nothing is read while watching then, and there are no blocks to decide about."""
@@ -31,6 +33,11 @@ class MemoryPolicy(Method):
         Must not take time that grows with the number of blocks already parked. The default keeps everything.
         """
         return Plan()
+
+    def index(self, block: int, keys: Tensor, state: StreamState) -> None:
+        """Take note of a block that was stored just now, if `indexes`: its raw keys `[layers, kv_heads, tokens,
+        head_dim]`, on the device, which are not written into and not kept. Called before `plan`. `state` is updated."""
+        raise NotImplementedError(f"{type(self).__name__} indexes keys and does not say how")
 
     def absorb(self, new: Unread, state: StreamState) -> None:
         """Take in the newest frame, or a note, if `holds_tokens`. `state` is updated, and must stay bounded; the
