@@ -31,6 +31,19 @@ RuleTexts = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
+Response = Annotated[
+    str | None,
+    typer.Option(
+        "--response",
+        metavar="METHOD",
+        help="Policy of the rules that name none, such as [bold]sved[/] or [bold]clock:period_s=5[/].",
+        rich_help_panel=PANEL,
+    ),
+]
+Scores = Annotated[
+    bool,
+    typer.Option("--scores", help="Tell of every look its score and threshold.", rich_help_panel=PANEL),
+]
 RulesFile = Annotated[
     Path | None, typer.Option("--rules", metavar="FILE", help="Rules in a JSON file.", rich_help_panel=PANEL)
 ]
@@ -55,22 +68,34 @@ class AlertOptions:
     webhook: tuple[str, str] | None
     """(address, secret)."""
     evidence: Path | None
+    scores: bool = False
+    """Is every look told of?"""
 
     @classmethod
     def of(
-        cls, texts: Sequence[str] | None, file: Path | None, url: str | None, secret: Path | None, evidence: Path | None
+        cls,
+        texts: Sequence[str] | None,
+        file: Path | None,
+        url: str | None,
+        secret: Path | None,
+        evidence: Path | None,
+        response: str | None = None,
+        scores: bool = False,
     ) -> "AlertOptions":
         """Raises `InputError` for rules that cannot be read, and options that need others."""
+        from onlooker.core import registry
         from onlooker.respond import Rule, check_names, read_rules
 
-        rules = check_names([*(read_rules(file) if file else []), *(Rule.from_text(text) for text in texts or [])])
-        if not rules and (url or evidence):
-            given = "--webhook" if url else "--evidence"
+        policy = None if response is None else registry.make("response", response)
+        read = read_rules(file, policy) if file else []
+        rules = check_names([*read, *(Rule.from_text(text, policy) for text in texts or [])])
+        named = {"--webhook": url, "--evidence": evidence, "--response": response, "--scores": scores}
+        if not rules and (given := next((name for name, value in named.items() if value), None)):
             raise InputError("there are no rules to tell of", given=given, do="add --rule or --rules")
         webhook = receiver_of(url, secret)
         if evidence is not None and evidence.exists() and not evidence.is_dir():
             raise InputError("the evidence goes into a folder", given=str(evidence), do="choose another name")
-        return cls(rules, webhook, evidence)
+        return cls(rules, webhook, evidence, scores)
 
     @contextmanager
     def on(self, session: "Session", stream: str, as_json: bool) -> "Iterator[Alerts]":
@@ -109,10 +134,14 @@ class Alerts:
         self._watch = session.watch(options.rules)
         self._stream, self._as_json = stream, as_json
         self._webhook, self._evidence = webhook, options.evidence
+        self._scores, self._told = options.scores, dict.fromkeys((rule.name for rule in options.rules), 0)
 
     def look(self, frame: "Frame", taken: "FrameTaken") -> None:
         """Let the rules look at the frame that the session took in, and tell what they found."""
-        for alert in self._watch.look(frame, taken):
+        alerts = self._watch.look(frame, taken)
+        if self._scores:
+            self._tell_scores()
+        for alert in alerts:
             self._tell(alert)
 
     def sum_up(self) -> dict[str, Any]:
@@ -123,7 +152,9 @@ class Alerts:
             counts = self._webhook.close()
         if not self._as_json:
             for one in status:
-                likely = "never asked" if one.highest is None else f"yes was at most {one.highest:.2f} likely"
+                likely = (
+                    "yes was never asked for" if one.highest is None else f"yes was at most {one.highest:.2f} likely"
+                )
                 note(f"rule {one.name}: {_number(one.alerts, 'alert')} from {_number(one.looks, 'look')}, {likely}")
             if counts is not None:
                 note(f"webhook: {counts.delivered} delivered, {counts.failed} failed, {counts.dropped} dropped")
@@ -140,6 +171,16 @@ class Alerts:
             "webhook": dataclasses.asdict(counts) if counts is not None else None,
         }
 
+    def _tell_scores(self) -> None:
+        """What every rule decided since the last call, and by which score."""
+        for one in self._watch.status():
+            new, self._told[one.name] = one.looks - self._told[one.name], one.looks
+            for look in self._watch.looks(one.name)[-new:] if new else ():
+                if self._as_json:
+                    emit({"event": "look", "rule": one.name} | dataclasses.asdict(look))
+                else:
+                    print(f"[{clock(look.time_s)}] {one.name:<16} {bar(look.score, look.threshold)}", flush=True)
+
     def _tell(self, alert: "Alert") -> None:
         from onlooker.server.webhooks import alert_event
 
@@ -153,7 +194,9 @@ class Alerts:
             return
         likely = "" if alert.probability is None else f" ({alert.probability:.0%})"
         where = f", see {kept}" if kept else ""
-        print(f"[{clock(alert.time_s)}] ALERT {alert.rule}: {plain(alert.prompt)}{likely}{where}", flush=True)
+        word = {"answer": "SAYS", "delegate": "HANDS ON"}.get(alert.then, "ALERT")
+        said = plain(alert.prompt if alert.text is None else alert.text)
+        print(f"[{clock(alert.time_s)}] {word} {alert.rule}: {said}{likely}{where}", flush=True)
 
     def _keep(self, alert: "Alert") -> Path | None:
         if self._evidence is None or alert.evidence is None:
@@ -166,6 +209,17 @@ class Alerts:
             warn(f"the picture of an alert cannot be kept: {error}")  # the watching goes on
             return None
         return path
+
+
+def bar(score: float | None, threshold: float | None, width: int = 40) -> str:
+    """A score against its threshold, drawn: `|` is the threshold, at two thirds of the width."""
+    if score is None or threshold is None:
+        return "(nothing to tell)"
+    mark = width * 2 // 3
+    filled = min(width, round(mark * score / threshold)) if threshold > 0 else width
+    cells = ["#" if n < filled else "." for n in range(width)]
+    cells[mark] = "|"
+    return f"{''.join(cells)} {score:.3g} of {threshold:.3g}"
 
 
 def _number(count: int, what: str) -> str:

@@ -12,6 +12,7 @@ import typer
 from onlooker.cli import alerts, options
 from onlooker.cli.app import app
 from onlooker.cli.ask import as_dict, explain
+from onlooker.cli.notes import TYPED, TimedNotes, write_note
 from onlooker.cli.output import clock, emit, note, plain, size_text, warn
 from onlooker.cli.progress import Working
 from onlooker.cli.questions import AT_THE_END, NOW, Question, TypedQuestions
@@ -44,6 +45,16 @@ def watch(
     webhook: alerts.WebhookUrl = None,
     webhook_secret_file: alerts.SecretFile = None,
     evidence: alerts.EvidenceFolder = None,
+    response: alerts.Response = None,
+    scores: alerts.Scores = False,
+    notes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--note",
+            metavar="'@12 TEXT'",
+            help="Write a text into the memory at that second of the stream. May be given many times.",
+        ),
+    ] = None,
     as_json: options.Json = False,
     progress: options.Progress = "auto",
     model: options.Model = "pocket-aware",
@@ -60,19 +71,25 @@ def watch(
 
     Example: onlooker watch synthetic:1 --rule "heart: say yes when you see a blue heart."
 
+    Example: onlooker watch synthetic:2 --rule "tell: what is there now?; policy=sved,then=answer" --scores
+
     A line "@12.5 how many stars are there?" waits for that second of the stream. End the input (Ctrl-D) when you have
     no more questions: the video runs out, and what still waits is answered at its end.
+
+    A line "note: TEXT" is written into the memory, as --note does at a given second; questions see and cite it.
 
     With --pace max all lines are read first; those without a time are answered at the end of the video:
     echo "@12 what is there now?" | onlooker watch clip.mp4 --pace max
 
-    With --json every answer and every alert is one line, and so is the summary at the end.
+    With --json every answer, alert and note is one line (with --scores every look of a rule, too), and so is the
+    summary at the end.
     """
     if source in ("-", "/dev/stdin"):
         do = "a named pipe (mkfifo), <(command), or onlooker ask"
         raise InputError("questions are read from the standard input, the video cannot be too", given=source, do=do)
     settings = options.engine_settings(methods, device_budget, host_budget)
-    standing = alerts.AlertOptions.of(rule, rules, webhook, webhook_secret_file, evidence)
+    standing = alerts.AlertOptions.of(rule, rules, webhook, webhook_secret_file, evidence, response, scores)
+    timed = TimedNotes(notes or (), as_json)
     working = Working(progress, as_json)
     with working.loading(model):
         from onlooker.engine import Engine
@@ -99,6 +116,7 @@ def watch(
                         behind_s = max(0.0, time.monotonic() - began - frame.time_s)
                         talk.wait_until(began + frame.time_s)
                     talk.answer_before(frame)
+                    timed.write_before(session, frame.time_s)
                     watching.look(frame, session.push(frame))
             if session.time_s is None:
                 raise SourceError("the source showed no frame", given=source, do="check it, and --fps")
@@ -106,6 +124,8 @@ def watch(
                 if sys.stdin is not None and sys.stdin.isatty():
                     note("the video has ended; ask on, or press Ctrl-D to leave")
                 typed.wait_for_end(talk.answer_now)
+            timed.write_before(session, (session.time_s or 0.0) + 1 / fps)
+            timed.tell_rest()
             talk.answer_rest()
             _sum_up(session, opened, watching, behind_s, strange if as_json else None)
 
@@ -186,6 +206,9 @@ class _Talk:
 
     def _say(self, question: Question) -> None:
         session = self._session
+        if question.text.lower().startswith(TYPED):
+            write_note(session, question.text[len(TYPED) :].strip(), None, self._as_json)
+            return
         options.check_words(question.text)
         # One that came late is still answered as of its moment, any other from the newest frame.
         at = question.at_s if NOW < question.at_s < (session.time_s or 0.0) else None

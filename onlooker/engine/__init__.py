@@ -1,11 +1,12 @@
 """Streams from frame to answer, with no input or output of its own."""
 
+from onlooker.engine.answer_stream import AnswerStream
 from onlooker.engine.engine import Engine
 from onlooker.engine.noting import Note, take_notes
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved
 from onlooker.engine.scheduler import Scheduler
-from onlooker.engine.session import AnswerStream, Session, Trace
+from onlooker.engine.session import Session, Trace
 from onlooker.engine.slo import SLO, Busy
 from onlooker.engine.stream_queue import StreamQueue
 from onlooker.engine.watching import Watch

@@ -8,6 +8,7 @@ import torch
 
 from onlooker.core.checks import number, words
 from onlooker.core.errors import InputError
+from onlooker.core.events import Noted
 from onlooker.core.spans import NOTES, Span, SpanKind
 from onlooker.core.unread import Unread
 from onlooker.engine.emission import Writer, read_all
@@ -68,6 +69,9 @@ def take_notes(engine: "Engine", notes: Sequence[Note]) -> list[Span | Exception
         session.settle()
         session.noted_s = time_s
         session.totals.notes += 1
+        noted = Noted(time_s, notes[n].text, kind)
+        session.notebook.add(noted)
+        session.tell(noted)
         session.totals.blocks_parked += len(plan.park)
         session.totals.blocks_forgotten += len(plan.forget)
     return [done[n] for n in range(len(notes))]

@@ -12,14 +12,16 @@ import torch
 
 from onlooker.core.checks import number
 from onlooker.core.errors import InputError, SessionClosed
-from onlooker.core.events import Answer, Closed, Event, Failed, FrameTaken, SessionStats
+from onlooker.core.events import Answer, Closed, Event, Failed, FrameTaken, Noted, SessionStats
 from onlooker.core.frame import Frame
 from onlooker.core.kinds import KINDS
 from onlooker.core.spans import Layout, Plan, Span, SpanKind
 from onlooker.core.state import StreamState
 from onlooker.core.unread import Unread
+from onlooker.engine.answer_stream import AnswerStream
 from onlooker.engine.emission import Emission, Pending
 from onlooker.engine.hearing import Heard, Usual
+from onlooker.engine.notebook import NoteBook
 from onlooker.engine.reading import Reading
 from onlooker.engine.request import Request
 from onlooker.engine.sampling import Decoding
@@ -83,6 +85,8 @@ class Session:
         self.heard = Heard()
         """What the newest frame told them."""
         self.usual = Usual()
+        self.notebook = NoteBook()
+        """What was written into the memory."""
         self.rules = RuleBook()
         """What the rules of this stream remember, and what they said when."""
         self.totals = SessionStats()
@@ -128,7 +132,7 @@ class Session:
             self._engine.step([], [request])
         return request.answer()
 
-    def stream(self, question: str, **options) -> "AnswerStream":
+    def stream(self, question: str, **options) -> AnswerStream:
         """As `ask`, but the answer comes piece by piece: iterate for text, then read `.answer`."""
         times = {name: options.pop(name, None) for name in ("at", "since")}
         return AnswerStream(self._engine, self.submit(question, **times, decoding=Decoding(**options)))
@@ -156,6 +160,10 @@ class Session:
         memory budget is used up, `SessionClosed` after `close`.
         """
         return self._engine.note(self, text, time_s, kind)
+
+    def notes(self, words: str = "", since_s: float = 0.0) -> list[Noted]:
+        """The newest 4,096 notes, oldest first: those in which all `words` are, from a stream time on."""
+        return self.notebook.find(words, since_s)
 
     @property
     def now_s(self) -> float:
@@ -192,7 +200,7 @@ class Session:
 
     def holders(self) -> dict[str, Any]:
         """What holds a part of its memory, by name."""
-        return {"store": self.store, "signals": self.usual, "rules": self.rules, **self.states}
+        return {"store": self.store, "signals": self.usual, "rules": self.rules, "notes": self.notebook, **self.states}
 
     def fork(self) -> "Session":
         """An independent session that has seen what this one has: what happens to one is not seen by the other."""
@@ -202,6 +210,7 @@ class Session:
         twin.states = {kind: state.fork() for kind, state in self.states.items()}
         twin.store = self.store.fork()
         twin.usual, twin.rules, twin.wanted = self.usual.fork(), self.rules.fork(), Counter()
+        twin.notebook = self.notebook.fork()
         twin.totals = dataclasses.replace(self.totals, stage_s=dict(self.totals.stage_s))
         twin._events = deque(maxlen=EVENTS_KEPT)
         self._engine.sessions.add(twin)
@@ -372,30 +381,6 @@ class Session:
         """Count an answer and note it for `events()`; what the stream remembers does not change."""
         self.totals.answers += 1
         self.tell(answer)
-
-
-class AnswerStream:
-    """An answer as it is written: iterate over pieces of text; `cancel()` stops it; `.answer` is the whole."""
-
-    def __init__(self, engine: "Engine", request: Request) -> None:
-        self._engine, self._request = engine, request
-
-    def __iter__(self) -> Iterator[str]:
-        while not self._request.done:
-            for piece in self._engine.step_requests([self._request]):
-                if piece:
-                    yield piece
-
-    def cancel(self) -> None:
-        """Stop writing; what was written so far is the answer."""
-        self._request.cancel()
-
-    @property
-    def answer(self) -> Answer:
-        """The whole answer; finishes it first if need be."""
-        for _ in self:
-            pass
-        return self._request.answer()
 
 
 def as_trace(time_s: float, recomputed: torch.Tensor, kept: torch.Tensor, refreshed: bool) -> Trace:

@@ -1,6 +1,6 @@
 """Request bodies and queries, each field with its bounds; unknown fields are refused."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -82,6 +82,21 @@ class RuleBody(Body):
     then: Then | None = None
     longest: Annotated[int, Field(ge=1, le=1024)] | None = None
     veto: Annotated[str, Field(max_length=200)] | None = None
+
+
+class NoteBody(Body):
+    """A text for the memory of a session."""
+
+    text: Annotated[str, Field(min_length=1, max_length=8000)]
+    kind: Literal["text", "speech", "caption", "thought"] = "text"
+    time_s: Seconds | None = None
+
+
+class NoteQuery(Body):
+    """Which notes to list."""
+
+    words: Annotated[str, Field(max_length=300)] = ""
+    since: Seconds = 0.0
 
 
 class FrameQuery(Body):

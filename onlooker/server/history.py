@@ -25,6 +25,8 @@ class History:
         facts = event.facts
         if event.kind == "answer":
             self._add(stream, "answer", f"{facts['question']}\n{facts['text']}", facts, facts["time_s"])
+        elif event.kind == "note":
+            self._add(stream, "note", facts["text"], facts, facts["time_s"])
         elif event.kind == "source":
             self._add(stream, "source", " ".join(filter(None, (facts["state"], facts["why"]))), facts)
         elif event.kind == "closed":

@@ -326,7 +326,7 @@ class _Conversation:
                 item = numbered[1]
                 if isinstance(item, Missed):
                     await self._say("onlooker.missed", count=item.count)
-                elif item.kind in ("alert", "source", "failed", "draining", "closed"):
+                elif item.kind in ("alert", "note", "source", "failed", "draining", "closed"):
                     await self._say(f"onlooker.{item.kind}", **{item.kind: item.facts})
 
     def _session(self) -> dict[str, Any]:

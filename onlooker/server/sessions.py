@@ -13,9 +13,10 @@ from fastapi.responses import JSONResponse, Response
 from onlooker.core.events import Answer
 from onlooker.respond import Rule
 from onlooker.server import snapshots
-from onlooker.server.bodies import AskBody, FrameQuery, Name, RuleBody, SessionBody
+from onlooker.server.bodies import AskBody, FrameQuery, Name, NoteBody, NoteQuery, RuleBody, SessionBody
 from onlooker.server.feed import Missed
 from onlooker.server.keys import Caller
+from onlooker.server.notes import list_notes, write_note
 from onlooker.server.pictures import FORMATS, check_type
 from onlooker.server.refusals import Refusal, gone
 from onlooker.server.rules import describe_rules, put_rule, remove_rule
@@ -196,6 +197,18 @@ def session_routes(service: Service) -> APIRouter:
         """Remove a snapshot."""
         await asyncio.to_thread(snapshots.delete, service.snapshot_folder(), caller, name)
         return {"snapshot": name, "deleted": True}
+
+    @routes.post("/sessions/{session_id}/notes", status_code=201)
+    async def add_note(session_id: str, body: NoteBody, caller: Asker) -> dict[str, Any]:
+        """Write a text into the memory, behind the newest frame."""
+        stream = service.find(caller, session_id, own=True)
+        return await _on_worker(service, stream, lambda: write_note(stream, body))
+
+    @routes.get("/sessions/{session_id}/notes")
+    async def notes(session_id: str, caller: Asker, query: Annotated[NoteQuery, Query()]) -> dict[str, Any]:
+        """What was written into the memory."""
+        stream = service.find(caller, session_id)
+        return {"notes": await _on_worker(service, stream, lambda: list_notes(stream, query.words, query.since))}
 
     @routes.get("/sessions/{session_id}/rules")
     async def rules(session_id: str, caller: Asker) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from onlooker.server.wire import answer_facts
 
 CREDIT = {"freshest": 2, "every": 16}
 """Frames a client may have under way: one in the model's hands, the others waiting."""
-FORWARDED = ("frame", "alert", "source", "serving", "failed", "draining", "stats", "closed")
+FORWARDED = ("frame", "alert", "note", "source", "serving", "failed", "draining", "stats", "closed")
 
 
 class AskMessage(AskBody):

@@ -18,6 +18,7 @@ from onlooker.engine import SLO, Busy, Engine, Scheduler, Session
 from onlooker.engine.report import Report, SchedulerStats
 from onlooker.engine.request import Request
 from onlooker.engine.stream_queue import StreamQueue, Taken
+from onlooker.server.notes import tell_notes
 from onlooker.server.question import Question
 from onlooker.server.refusals import Refusal, gone
 from onlooker.server.stream import Event, Stream
@@ -308,7 +309,7 @@ class Worker:
                 stream.events.add(Event("serving", serving))
             before, stream.stats = stream.stats, figures_of(stream)
             # Clients hear through the stream's own feed; what the engine's session noted for its caller is let go.
-            collections.deque(queue.session.events(), maxlen=0)
+            tell_notes(stream, queue.session.events())
             is_news = any(stream.stats[name] != before.get(name) for name in ("frames", "answers"))
             if is_news and stream.events.num_readers:  # figures grow old at once: they are not kept for later
                 stream.events.add(Event("stats", stream.figures()))

@@ -83,3 +83,30 @@ def test_an_address_that_is_none_is_refused_before_the_model_is_loaded(run, tmp_
         tmp_path / "secret", "--model", "/no/such/model",
     )  # fmt: skip
     assert ran.code == 2 and "http(s) address" in ran.err
+
+
+def test_a_rule_of_another_policy_says_its_words_and_shows_its_scores(run) -> None:
+    tell = (
+        "--rule",
+        "tell: what is there now?; then=answer",
+        "--response",
+        "sved:quiet_s=3",
+        "--note",
+        "@3 a dog barks",
+    )
+    ran = run(*CLIP, *tell, "--scores", "--json", typed="@10 note: the bell rang\n")
+    assert ran.code == 0
+    lines = [json.loads(line) for line in ran.out.splitlines()]
+    looks = [line for line in lines if line["event"] == "look"]
+    assert [look["time_s"] for look in looks] == [float(second) for second in range(24)]
+    spoke = {look["time_s"] for look in looks if look["outcome"] == "speak"}
+    told = [line for line in lines if line["event"] == "alert"]
+    assert {line["time_s"] for line in told} <= spoke and all(
+        line["text"] and line["then"] == "answer" for line in told
+    )
+    assert all(look["score"] > look["threshold"] or look["time_s"] == 0 for look in looks if look["outcome"] == "speak")
+    noted = [(line["text"], line["time_s"]) for line in lines if line["event"] == "note"]
+    assert noted == [("a dog barks", 3.0), ("the bell rang", 10.0)]
+    drawn = run(*CLIP, *tell, "--scores")
+    assert "[0:00] SAYS tell: " in drawn.out and drawn.out.count("|") == 24 and "NOTED a dog barks" in drawn.out
+    assert run(*CLIP, "--note", "soon a dog").code == 2 and run(*CLIP, "--response", "sved").code == 2

@@ -8,6 +8,7 @@ from test_pairs import clip, close, scores_after, watch
 from tiny import make_family_folder
 
 from onlooker.core.errors import CapacityError, InputError, SessionClosed
+from onlooker.core.events import Noted
 from onlooker.core.frame import Frame
 from onlooker.engine import Decoding, Engine, Note, take_notes
 from onlooker.engine.packing import run_pass
@@ -169,3 +170,21 @@ def test_video_goes_and_what_was_said_stays(model):
     with session.store.question(lambda layer, spans, scores: session.memory.recall(spans, scores, None)) as view:
         assert view._contexts[0].owned_bytes == 0, "read where it lies"
     assert session.ask(QUESTION, max_new_tokens=2).citations
+
+
+def test_notes_are_listed_found_saved_and_forked(model):
+    engine = engine_of(model)
+    session = noted(engine, clip(6), at=(2, 4))
+    session.note("A Dog barks", kind="caption")
+    assert [(note.time_s, note.kind) for note in session.notes()] == [
+        (1.0, "speech"),
+        (3.0, "speech"),
+        (5.0, "caption"),
+    ]
+    assert [note.text for note in session.notes("barks dog")] == ["A Dog barks"]
+    assert len(session.notes(since_s=3.0)) == 2 and session.notes("cat") == []
+    assert [event.text for event in session.events() if isinstance(event, Noted)] == [TEXT, TEXT, "A Dog barks"]
+    for again in (engine.load(session.export()), session.fork()):
+        assert again.notes() == session.notes()
+        again.note("more")
+    assert len(session.notes()) == 3, "a note of a fork is its own"

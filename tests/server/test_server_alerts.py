@@ -96,3 +96,19 @@ def test_a_rule_of_another_policy_answers_and_shows_its_scores(client, session, 
     rule = rule_of(client, session)
     assert rule["said"] and rule["said_s"] is not None and [time_s for time_s, _, _ in rule["scores"]] == list(range(6))
     assert rule["counts_from"] == 2.0
+
+
+def test_notes_are_written_listed_told_and_seen(client, session, clip):
+    headers = {"content-type": "image/jpeg"}
+    for number, picture in enumerate(clip[:3]):
+        client.post(f"{session}/frame?pts={number}&wait=true", content=picture, headers=headers)
+    made = client.post(f"{session}/notes", json={"text": "the door bell rang", "kind": "speech"})
+    assert made.status_code == 201 and made.json()["time_s"] == 2.0 and made.json()["tokens"] > 1
+    for bad in ({"text": ""}, {"text": "x", "kind": "song"}, {"text": "x", "time_s": 1.0}, {"text": "   "}):
+        assert client.post(f"{session}/notes", json=bad).status_code == 422, bad
+    assert [one["text"] for one in client.get(f"{session}/notes?words=bell").json()["notes"]] == ["the door bell rang"]
+    assert client.get(f"{session}/notes?since=2.5").json() == {"notes": []}
+    with client.stream("GET", f"{session}/events?types=note", headers={"last-event-id": "0"}) as told:
+        lines = (line for line in told.iter_lines() if line.startswith("data: "))
+        note = json.loads(next(lines).removeprefix("data: "))
+    assert (note["text"], note["kind"], note["time_s"]) == ("the door bell rang", "speech", 2.0)

@@ -1,0 +1,48 @@
+"""Texts that `onlooker watch` writes into the memory: at given times, or as they are typed."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from onlooker.cli.output import clock, emit, note, plain
+from onlooker.core.errors import InputError
+
+if TYPE_CHECKING:
+    from onlooker.engine import Session
+
+TYPED = "note:"
+"""How a typed line begins that is a note."""
+_TIMED = re.compile(r"@(\d+(?:\.\d*)?)\s+(\S.*)", re.DOTALL)
+
+
+class TimedNotes:
+    """Notes that wait for their moments."""
+
+    def __init__(self, texts: Sequence[str], as_json: bool) -> None:
+        """Raises `InputError` for a text that is not `@SECONDS TEXT`."""
+        found = [_TIMED.fullmatch(text.strip()) for text in texts]
+        if None in found:
+            given = texts[found.index(None)]
+            raise InputError("a note is @SECONDS TEXT", given=repr(given[:80]), do='--note "@12.5 a car stopped"')
+        self._waiting = sorted((float(match[1]), match[2]) for match in found if match)
+        self._as_json = as_json
+
+    def write_before(self, session: "Session", time_s: float) -> None:
+        """Write the notes that belong before a stream time."""
+        while self._waiting and self._waiting[0][0] < time_s:
+            at_s, text = self._waiting.pop(0)
+            write_note(session, text, max(at_s, session.now_s), self._as_json)
+
+    def tell_rest(self) -> None:
+        """Say which notes the video has not come to."""
+        for at_s, text in self._waiting:
+            note(f"the video ended before {clock(at_s)}: not noted: {plain(text)}")
+
+
+def write_note(session: "Session", text: str, time_s: float | None, as_json: bool) -> None:
+    """Write a note, and say so. Raises what `Session.note` raises."""
+    span = session.note(text, time_s)
+    if as_json:
+        emit({"event": "note", "time_s": span.end_s, "kind": span.kind, "text": text})
+    else:
+        print(f"[{clock(span.end_s)}] NOTED {plain(text)}", flush=True)
