@@ -107,9 +107,10 @@ def carry(
     if KEEP:
         tl.store(then, sketch, mask=held[:, None])
     else:
-        difference = sketch - tl.load(then, mask=held[:, None], other=0.0)
+        reference = tl.load(then, mask=held[:, None], other=0.0)
+        difference = sketch - reference
         tl.store(apart + row, tl.sqrt(tl.sum(difference * difference, axis=1)), mask=inside)
-        tl.store(length + row, tl.sqrt(tl.sum(sketch * sketch, axis=1)), mask=inside)
+        tl.store(length + row, tl.sqrt(tl.sum(reference * reference, axis=1)), mask=inside)
 
 
 @triton.jit

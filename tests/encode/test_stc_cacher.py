@@ -11,7 +11,7 @@ from onlooker.core.errors import InputError
 from onlooker.encode._cost import dense_flop, rows_flop
 from onlooker.encode.full import Full
 from onlooker.encode.stc_cacher import CacherState, STCCacher
-from onlooker.encode.stc_cacher._change import most_changed, projection, sketch, steps_of_change
+from onlooker.encode.stc_cacher._change import changes, mean_lengths, most_changed, projection, sketch, thresholds
 from onlooker.encode.stc_cacher._layer import reuse_layer
 from onlooker.encode.stc_cacher._state import SideBySide, of
 from onlooker.encode.stc_published import STCPublished
@@ -104,12 +104,12 @@ def test_those_who_look_attend_to_the_mixed_keys_and_values(kind):
     tower, frames = seen(kind, 2)
     method, state = STCCacher(refresh_share=None, reference_dtype="model", look_every=1), CacherState()
     method.encode(tower, frames[:1], [state])
-    hidden, tau = frames[1:], of(state, "tau")[None]
+    hidden = frames[1:]
     for number, layer in enumerate(tower.layers):
         before = {name: of(state, name)[number].clone() for name in ("keys", "values", "mlp", "entered", "middle")}
         kept = SideBySide([state])
         before_it, count = sketch(hidden), method.recomputed_tokens(tower)
-        output, after, chosen = reuse_layer(tower, number, hidden, before_it, kept, tau, count)
+        output, after, chosen = reuse_layer(tower, number, hidden, before_it, kept, count)
         kept.write_back()
         assert relative(after, sketch(output)) < 1e-4
         normed = layer.norm(hidden)
@@ -148,13 +148,17 @@ def test_a_token_that_did_not_change_is_never_chosen_and_position_settles_ties()
     frame = make_frames(module, 1).detach()
     moved = frame.clone()
     moved[0, [3, 7, 11]] += 1.0
-    steps = steps_of_change(sketch(moved), sketch(frame), tower)
-    zero = torch.zeros(1)
-    assert most_changed(steps, zero, 20, tower)[0].nonzero()[:, 0].tolist() == [3, 7, 11]
-    even = torch.where(steps > 0, 900, 0).int()
-    assert most_changed(even, zero, 2, tower)[0].nonzero()[:, 0].tolist() == [3, 7]
-    assert not most_changed(even, torch.full((1,), 0.9), 20, tower).any()
-    assert not most_changed(torch.zeros_like(steps), zero, 20, tower).any()
+    length, tau = mean_lengths(sketch(frame)), torch.zeros(1)
+    change = changes(sketch(moved), sketch(frame), tower)
+
+    def chosen(change, tau, count):
+        return most_changed(change, length, thresholds(length, tau), count, tower)[0].nonzero()[:, 0].tolist()
+
+    assert chosen(change, tau, 20) == [3, 7, 11]
+    even = torch.where(change > 0, 0.88 * length, 0.0)
+    assert chosen(even, tau, 2) == [3, 7]
+    assert chosen(even, torch.full((1,), 0.9), 20) == []
+    assert chosen(torch.zeros_like(change), tau, 20) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -39,7 +39,7 @@ from onlooker.core.state import StreamState
 from onlooker.encode._cost import dense_flop, rows_flop
 from onlooker.encode._layer import run_layer
 from onlooker.encode._packed import fastest_ways
-from onlooker.encode.stc_cacher._change import sketch, steps_of_change, wanted
+from onlooker.encode.stc_cacher._change import changes, mean_lengths, sketch, thresholds
 from onlooker.encode.stc_cacher._layer import Chosen, reuse_layer
 from onlooker.encode.stc_cacher._prepared import CodedEncoder
 from onlooker.encode.stc_cacher._state import KINDS, CacherState, SideBySide, of
@@ -171,7 +171,8 @@ class STCCacher(EncoderAccelerator):
             now = seen if len(asked) == len(flags) else seen[asked]
             then = torch.stack([of(states[b], "entered")[0] for b in asked])
             tau = torch.stack([of(states[b], "tau") for b in asked])
-            share = wanted(steps_of_change(now, then, tower), tau).float().mean(1)
+            threshold = thresholds(mean_lengths(then), tau)
+            share = (changes(now, then, tower) >= threshold[:, None]).float().mean(1)
             for b, value in zip(asked, share.tolist(), strict=True):
                 flags[b] = value > self.refresh_share
         return flags
@@ -202,11 +203,10 @@ class STCCacher(EncoderAccelerator):
 
     def _reuse(self, tower: VisionTower, hidden: Tensor, seen: Tensor, states: list[CacherState]) -> Encoded:
         """Frames of which only what changed is computed."""
-        tau, count = torch.stack([of(state, "tau") for state in states]), self.recomputed_tokens(tower)
+        count, kept = self.recomputed_tokens(tower), SideBySide(states)
         taps, chosen = {}, []
-        kept = SideBySide(states)
         for number in range(len(tower.layers)):
-            hidden, seen, some = reuse_layer(tower, number, hidden, seen, kept, tau, count)
+            hidden, seen, some = reuse_layer(tower, number, hidden, seen, kept, count)
             chosen += some
             if number in tower.tap_layers:
                 taps[number] = hidden

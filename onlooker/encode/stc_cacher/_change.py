@@ -25,33 +25,41 @@ def sketch(rows: Tensor) -> Tensor:
     return rows.detach().float() @ projection(rows.shape[-1], rows.device)
 
 
-def steps_of_change(now: Tensor, then: Tensor, tower: VisionTower) -> Tensor:
-    """How far tokens are from their references, int32 `[streams, units]`, in steps (see `STEPS`) of a mean token.
+def mean_lengths(then: Tensor) -> Tensor:
+    """Mean norm of the tokens of references, of which these are sketches (`[..., tokens, 32]`), `[...]`."""
+    return torch.linalg.vector_norm(then, dim=-1).mean(-1).clamp_min_(1e-12)
 
-    `now` and `then` are sketches of the tokens and of the references, `[streams, tokens, 32]`. A unit is what is chosen
-    as a whole: each of the leading pinned tokens of a tower with groups, then every group.
-    """
+
+def changes(now: Tensor, then: Tensor, tower: VisionTower) -> Tensor:
+    """How far tokens are from their references, `[streams, units]`; `now` and `then` are sketches of both,
+    `[streams, tokens, 32]`. A unit is what is chosen as a whole: each of the leading pinned tokens of a tower with
+    groups, then every group."""
     change = torch.linalg.vector_norm(now - then, dim=-1)
     if tower.group > 1:
         groups = change[:, tower.pinned :].unflatten(1, (-1, tower.group)).mean(-1)
         change = torch.cat([change[:, : tower.pinned], groups], dim=1)
-    scale = torch.linalg.vector_norm(now, dim=-1).mean(1, keepdim=True).clamp_min_(1e-12)
-    return change.mul_(STEPS / scale).add_(0.5).clamp_max_(2**30).int()
+    return change
 
 
-def wanted(steps: Tensor, tau: Tensor) -> Tensor:
-    """Units whose change exceeds the threshold (`tau`, float32 `[streams]`), bool; one of zero never does."""
-    return steps > (tau * STEPS + 0.5).int()[:, None]
+def steps_of_change(change: Tensor, length: Tensor) -> Tensor:
+    """Changes `[streams, units]` in steps (see `STEPS`) of the mean norms `[streams]`, int32."""
+    return (change * (STEPS / length)[:, None]).add_(0.5).clamp_max_(2**30).int()
 
 
-def most_changed(steps: Tensor, tau: Tensor, count: int, tower: VisionTower) -> Tensor:
+def thresholds(length: Tensor, tau: Tensor) -> Tensor:
+    """The least change that has more steps than `tau` (float32 `[streams]`) does, `[..., streams]`, at mean norms
+    `[..., streams]`: one of zero never has."""
+    return ((tau * STEPS + 0.5).int() + 0.5) * length / STEPS
+
+
+def most_changed(change: Tensor, length: Tensor, threshold: Tensor, count: int, tower: VisionTower) -> Tensor:
     """The `count` tokens that changed most of those that changed enough, bool `[streams, tokens]`.
 
-    Of equal changes the first counts. Groups are chosen whole.
+    Of equal changes (in steps) the first counts. Groups are chosen whole.
     """
-    enough, most = wanted(steps, tau), count // tower.group
+    enough, most = change >= threshold[:, None], count // tower.group
     if int(enough.sum(1).max()) > most:
-        best = steps.argsort(dim=1, descending=True, stable=True)[:, :most]
+        best = steps_of_change(change, length).argsort(dim=1, descending=True, stable=True)[:, :most]
         enough &= torch.zeros_like(enough).scatter_(1, best, True)
     return tokens_of(enough, tower)
 

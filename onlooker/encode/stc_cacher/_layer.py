@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from onlooker.core.contracts import VisionLayer, VisionTower
-from onlooker.encode.stc_cacher._change import most_changed, sketch, steps_of_change
+from onlooker.encode.stc_cacher._change import changes, most_changed, sketch
 from onlooker.encode.stc_cacher._state import SideBySide
 
 
@@ -27,7 +27,10 @@ class Rows:
     @classmethod
     def of(cls, mask: Tensor) -> Self:
         """Those of a mask."""
-        flat, counts = mask.flatten().nonzero()[:, 0], mask.sum(1).tolist()
+        flat = mask.flatten().nonzero()[:, 0]
+        if len(mask) == 1:
+            return cls(mask, flat, [len(flat)], [flat])
+        counts = mask.sum(1).tolist()
         parts = enumerate(flat.split(counts))
         return cls(mask, flat, counts, [part - number * mask.shape[1] if number else part for number, part in parts])
 
@@ -51,13 +54,15 @@ class Rows:
 
     def stored(self, kept: SideBySide, kind: str, layer: int, dtype: torch.dtype) -> Tensor:
         """These rows as their streams keep them, `[rows, dim]`."""
-        parts = zip(kept.states, self.tokens, strict=True)
-        return torch.cat([state.stored(kind, layer, dtype, tokens) for state, tokens in parts])
+        pairs = zip(kept.states, self.tokens, strict=True)
+        parts = [state.stored(kind, layer, dtype, tokens) for state, tokens in pairs]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def means(self, rows: Tensor) -> Tensor:
         """Mean row of every stream, `[streams, dim]`; 0 where there is none."""
-        sums = torch.stack([part.sum(0) for part in rows.split(self.counts)])
-        return sums.div_(sums.new_tensor(self.counts).clamp_min_(1)[:, None])
+        parts = rows.split(self.counts) if len(self.counts) > 1 else (rows,)
+        each = [part.sum(0).div_(max(1, len(part))) for part in parts]
+        return each[0][None] if len(each) == 1 else torch.stack(each)
 
 
 class Chosen(NamedTuple):
@@ -72,17 +77,17 @@ class Chosen(NamedTuple):
 
 
 def reuse_layer(
-    tower: VisionTower, number: int, hidden: Tensor, seen: Tensor, kept: SideBySide, tau: Tensor, count: int
+    tower: VisionTower, number: int, hidden: Tensor, seen: Tensor, kept: SideBySide, count: int
 ) -> tuple[Tensor, Tensor, Chosen]:
     """A layer of frames that reuse their references: its output, `[streams, tokens, dim]`, the sketch of that, and who
     was computed.
 
     `seen` is the sketch of `hidden`, float32 `[streams, tokens, 32]`: what is added to the one is added to the other,
-    in a sketch, so that nobody projects whole frames. `tau` is float32 `[streams]`, `count` the most tokens that may be
-    chosen. What is kept is brought up to date.
+    in a sketch, so that nobody projects whole frames. `count` is the most tokens that may be chosen. What is kept is
+    brought up to date.
     """
     layer = tower.layers[number]
-    changed = _choose(tower, kept.entered[number], seen, tau, count)
+    changed = _choose(tower, "entered", number, seen, kept, count)
     active, looking = _turn(tower, number, kept, changed)
     rows = fresh = hidden[:0, 0]
     if len(looking.flat):
@@ -96,7 +101,7 @@ def reuse_layer(
     if kept.rounded:
         looking.put(middle, rows + fresh)
 
-    working = _choose(tower, kept.middle[number], seen, tau, count)
+    working = _choose(tower, "middle", number, seen, kept, count)
     rows = working.take(middle)
     if len(rows):
         fresh = layer.mlp(rows[None])[0]
@@ -110,9 +115,12 @@ def reuse_layer(
     return middle, seen, Chosen(changed.mask, looking.mask, working.mask)
 
 
-def _choose(tower: VisionTower, then: Tensor, now: Tensor, tau: Tensor, count: int) -> Rows:
-    """The tokens that changed most since their sketches `then` , brought up to `now`."""
-    rows = Rows.of(most_changed(steps_of_change(now, then, tower), tau, count, tower))
+def _choose(tower: VisionTower, kind: str, number: int, now: Tensor, kept: SideBySide, count: int) -> Rows:
+    """The tokens that changed most since their sketches in a layer ("entered" or "middle"), which are brought up to
+    `now`, `[streams, tokens, 32]`."""
+    then, length = getattr(kept, kind)[number], kept.lengths[kind][number]
+    change = changes(now, then, tower)
+    rows = Rows.of(most_changed(change, length, kept.thresholds[kind][number], count, tower))
     rows.put(then, rows.take(now))
     return rows
 
@@ -160,17 +168,18 @@ def _learn(
     shifts, sketches, ages = kept.shifts[number], kept.shift_sketches[number], kept.ages[number]
     seen = sketch(fresh)
     if shifts.shape[1] > 1:
-        mask = looking.mask & ~changed.mask
-        mask[:, : tower.pinned] = False
+        mask = looking.mask ^ changed.mask
+        if tower.pinned:
+            mask[:, : tower.pinned] = False
         asked = Rows.of(mask)
-        mine, known = asked.among(looking), _ages(ages, shifts).index_select(0, asked.flat)
+        mine, known = asked.among(looking), asked.take((ages + kept.first)[..., None])[:, 0]
         new = (
             (shifts, asked.stored(kept, "attention", number, fresh.dtype), fresh),
             (sketches, asked.take(kept.attention_sketch[number]), seen),
         )
         for missed, before, now in new:
-            found = now.index_select(0, mine) - before - missed.flatten(0, 1).index_select(0, known)
-            shift = asked.means(found)[:, None]
+            found = now.index_select(0, mine) - missed.flatten(0, 1).index_select(0, known)
+            shift = asked.means(found.sub_(before))[:, None]
             for part in _parts(active, len(missed)):
                 missed[part, 1:] = missed[part, :-1] + shift[part]
         for part in _parts(active, len(ages)):
@@ -184,18 +193,11 @@ def _parts(active: list[int], streams: int) -> list[slice]:
     return [slice(None)] if len(active) == streams else [slice(stream, stream + 1) for stream in active]
 
 
-def _ages(ages: Tensor, shifts: Tensor) -> Tensor:
-    """Where the shift of every token is in `[streams * ages, dim]`, int64 `[streams * tokens]`."""
-    first = torch.arange(0, len(shifts) * shifts.shape[1], shifts.shape[1], device=ages.device)
-    return (ages + first[:, None]).flatten()
-
-
 def _moved(number: int, hidden: Tensor, seen: Tensor, kept: SideBySide) -> tuple[Tensor, Tensor]:
     """Tokens and their sketches with what each missed of its attention since it looked; the caller's own."""
-    shifts = kept.shifts[number]
+    shifts, sketches = kept.shifts[number], kept.shift_sketches[number]
     if shifts.shape[1] == 1:
         return hidden.clone(), seen.clone()
-    known = _ages(kept.ages[number], shifts)
-    pairs = ((shifts, hidden), (kept.shift_sketches[number], seen))
-    moved = (missed.flatten(0, 1).index_select(0, known).view(to.shape).to(to.dtype).add_(to) for missed, to in pairs)
-    return tuple(moved)  # pyright: ignore[reportReturnType] - two of them
+    known = (kept.ages[number] + kept.first).flatten()
+    moved = shifts.flatten(0, 1).index_select(0, known).view(hidden.shape).to(hidden.dtype)
+    return moved.add_(hidden), sketches.flatten(0, 1).index_select(0, known).view(seen.shape).add_(seen)

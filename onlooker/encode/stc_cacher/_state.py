@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from onlooker.core.state import StreamState
-from onlooker.encode.stc_cacher._change import SKETCH
+from onlooker.encode.stc_cacher._change import SKETCH, mean_lengths, thresholds
 
 KINDS = ("keys", "values", "attention", "mlp")
 SKETCHES = ("entered", "middle", "attention_sketch", "mlp_sketch")
@@ -115,6 +115,7 @@ class SideBySide:
         self.states = states
         self.rounded = states[0].scales is not None
         """Are rows kept less exactly than they are computed?"""
+        small = (self._beside(name) for name in SMALL)
         (
             self.entered,
             self.middle,
@@ -123,10 +124,20 @@ class SideBySide:
             self.ages,
             self.shifts,
             self.shift_sketches,
-        ) = (self._beside(name) for name in SMALL)
+        ) = small
         """As in `CacherState`, with the streams behind the layers: `[layers, streams, ...]`."""
         self.due, self.phase = ([of(state, name).tolist() for state in states] for name in ("due", "phase"))
         """As in `CacherState`, of each stream."""
+        tau = torch.stack([of(state, "tau") for state in states])
+        self.lengths = {kind: mean_lengths(sketches) for kind, sketches in self._compared()}
+        """Mean norm of the tokens that sketches were made of, `[layers, streams]`."""
+        self.thresholds = {kind: thresholds(length, tau) for kind, length in self.lengths.items()}
+        every = self.shifts.shape[2]
+        self.first = torch.arange(0, len(states) * every, every, device=tau.device)[:, None]
+        """Where each stream's shifts begin among those of a layer."""
+
+    def _compared(self) -> tuple[tuple[str, Tensor], ...]:
+        return ("entered", self.entered), ("middle", self.middle)
 
     def _beside(self, name: str) -> Tensor:
         each = [of(state, name) for state in self.states]
