@@ -92,6 +92,12 @@ KINDS: dict[str, Kind] = {
             "onlooker.core.contracts:ResponsePolicy",
             "Response policy of a rule: when to speak.",
         ),
+        Kind(
+            "codec",
+            "onlooker.codecs",
+            "onlooker.core.contracts:Codec",
+            "Codec of a tier of the store: how keys and values lie there.",
+        ),
     )
 }
 """All kinds by name, in the order in which a frame meets them."""

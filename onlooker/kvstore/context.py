@@ -5,12 +5,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from onlooker.core.contracts import ModelSpec
+from onlooker.core.contracts import Codec, ModelSpec
 from onlooker.kvstore.arena import Arena, allocate
 from onlooker.kvstore.blocks import Block, Entry, Offset
 from onlooker.kvstore.catalog import Catalog
+from onlooker.kvstore.coded import Coded
 from onlooker.kvstore.placing import Placing, lay_out
 from onlooker.kvstore.rotation import Rotary, rotate, spread
+
+BLOCKS_AT_ONCE = 16
+"""Parked blocks that are decoded together, which bounds the memory that it takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +70,9 @@ class Sources:
     moved: int
     written: Mapping[int, Tensor]
     """Keys of the anchors as they were written (see `Window`): their rows in the arena are rotated elsewhere."""
-    host: Catalog[Tensor]
-    """Slabs of the parked blocks, each `[2, layers, kv_heads, tokens, head_dim]`."""
+    host: Catalog[Coded]
+    """The parked blocks, as `codec` wrote them."""
+    codec: Codec
     placing: Placing
     """What came behind all that was on the device."""
     turn: Rotary
@@ -98,19 +103,7 @@ class Sources:
         places, chosen = chosen, chosen if fetched is None else fetched
         shape = (len(layers), spec.num_kv_heads, self.num_tokens(chosen), spec.head_dim)
         keys, values = (allocate(shape, spec.dtype, spec.device) for _ in range(2))
-        at = 0
-        for slab, start, count in self._runs(chosen):
-            rows, to = slice(start, start + count), slice(at, at + count)
-            from_keys, from_values = slab if slab is not None else (self.arena.keys, self.arena.values)
-            keys[:, :, to].copy_(from_keys[picked, :, rows], non_blocking=True)
-            values[:, :, to].copy_(from_values[picked, :, rows], non_blocking=True)
-            at += count
-        at = 0
-        for block in chosen if self.written else ():
-            count = self.entries[block].span.num_tokens
-            if block in self.written and block not in self.host:
-                keys[:, :, at : at + count].copy_(self.written[block][picked], non_blocking=True)
-            at += count
+        self._fetch(chosen, picked, keys, values)
         blocks = [*(self.entries[block].block for block in places), *self.held]
         offsets, reach = lay_out(blocks, spec.position_axes)
         if len(layers) < spec.num_layers or any(block.clock is not None for block in blocks):
@@ -131,18 +124,48 @@ class Sources:
                 keys[layer] = rotate(keys[layer], cos, sin)
         return Context(keys, values, chosen, held, reach, keys.nbytes + values.nbytes)
 
-    def _runs(self, chosen: tuple[int, ...]) -> list[tuple[Tensor | None, int, int]]:
-        """(slab or None for the arena, first row, rows): neighbours in the arena are one run, one copy."""
-        runs: list[tuple[Tensor | None, int, int]] = []
+    def _fetch(self, chosen: tuple[int, ...], picked: slice, keys: Tensor, values: Tensor) -> None:
+        """Copy some layers of these blocks one behind the other into keys and values `[layers, kv_heads, rows,
+        head_dim]`, keys as they were written."""
+        coded: dict[int, list[tuple[Coded, slice]]] = {}
+        runs: list[tuple[int, int, int]] = []
+        anchors, at = [], 0
         for block in chosen:
-            entry = self.entries[block]
-            count = entry.span.num_tokens
+            count = self.entries[block].span.num_tokens
+            to = slice(at, at + count)
             if (slab := self.host.get(block)) is not None:
-                runs.append((slab, 0, count))
-                continue
-            row = self.rows[block] - self.moved
-            if runs and runs[-1][0] is None and runs[-1][1] + runs[-1][2] == row:
-                runs[-1] = (None, runs[-1][1], runs[-1][2] + count)
+                coded.setdefault(count, []).append((slab, to))
             else:
-                runs.append((None, row, count))
-        return runs
+                row = self.rows[block] - self.moved
+                if runs and runs[-1][0] + runs[-1][2] == row and runs[-1][1] + runs[-1][2] == at:
+                    runs[-1] = (*runs[-1][:2], runs[-1][2] + count)  # neighbours are one run, one copy
+                else:
+                    runs.append((row, at, count))
+                anchors += [(self.written[block], to)] if block in self.written else []
+            at += count
+        for row, start, count in runs:
+            rows, to = slice(row, row + count), slice(start, start + count)
+            keys[:, :, to].copy_(self.arena.keys[picked, :, rows])
+            values[:, :, to].copy_(self.arena.values[picked, :, rows])
+        for written, to in anchors:
+            keys[:, :, to].copy_(written[picked])
+        for slabs in coded.values():  # of one size
+            for first in range(0, len(slabs), BLOCKS_AT_ONCE):
+                self._decode(slabs[first : first + BLOCKS_AT_ONCE], picked, keys, values)
+
+    def _decode(self, slabs: list[tuple[Coded, slice]], picked: slice, keys: Tensor, values: Tensor) -> None:
+        """Bring some layers of parked blocks of one size to their places."""
+        if self.codec.plain:
+            for slab, to in slabs:
+                keys[:, :, to].copy_(slab.parts["keys"][picked], non_blocking=True)
+                values[:, :, to].copy_(slab.parts["values"][picked], non_blocking=True)
+            return
+        parts = {}
+        for name, like in slabs[0][0].parts.items():
+            shape = (len(slabs), *like[picked].shape)
+            parts[name] = allocate(shape, like.dtype, keys.device)
+            for number, (slab, _) in enumerate(slabs):
+                parts[name][number].copy_(slab.parts[name][picked], non_blocking=True)
+        decoded = self.codec.decode(parts, keys.dtype)
+        for number, (_, to) in enumerate(slabs):
+            keys[:, :, to], values[:, :, to] = decoded[0][number], decoded[1][number]

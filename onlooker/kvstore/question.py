@@ -91,6 +91,7 @@ class QuestionView:
             window.moved,
             window.written,
             store._host.copy(),
+            store.host_codec,
             window.placing.copy(),
             store.turn,
             tuple(entries[span.id].block for span in self.held_spans),

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from onlooker.core import registry
 from onlooker.core.checks import number, whole
+from onlooker.core.contracts import Codec
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import Span, SpanKind, Tier
-from onlooker.kvstore.arena import Arena, allocate
+from onlooker.kvstore.arena import Arena
 from onlooker.kvstore.blocks import Block, Entry
+from onlooker.kvstore.coded import encoded_bytes, hold, parts_of
 from onlooker.kvstore.placing import Placing
 
 if TYPE_CHECKING:
     from onlooker.kvstore.store import KVStore
 
-FORMAT = 3
+FORMAT = 4
 
 
 def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -33,11 +36,12 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
     none = torch.empty(store.spec.position_axes, 0, dtype=torch.int64)
     tensors["positions"] = torch.cat([none, *(entry.block.positions.cpu() for entry in entries)], dim=1)
     parked = [entry.span.id for entry in entries if entry.span.tier is Tier.HOST]
-    tensors |= {f"host.{block}": store._host[block] for block in parked}
+    tensors |= {f"host.{block}.{name}": part for block in parked for name, part in store._host[block].parts.items()}
     tensors |= {f"written.{block}": keys.to("cpu", copy=True) for block, keys in window.written.items()}
     facts = {
         "format": FORMAT,
         "sizes": _sizes(store),
+        "host_codec": registry.describe(store.host_codec),
         "next_id": store._next_id,
         "blocks": [
             {
@@ -59,8 +63,8 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """See `KVStore.load`."""
-    if not isinstance(facts, Mapping) or set(facts) != {"format", "sizes", "next_id", "blocks"}:
+    """See `KVStore.load`. Parked blocks of another codec are decoded, and encoded by the store's own."""
+    if not isinstance(facts, Mapping) or set(facts) != {"format", "sizes", "host_codec", "next_id", "blocks"}:
         raise InputError("the stored blocks are damaged", given=str(facts)[:200], do="take a new snapshot")
     if facts["format"] != FORMAT or facts["sizes"] != _sizes(store):
         raise InputError(
@@ -69,8 +73,9 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
             do="open it with the model, dtype and version it was made with",
         )
     _check_blocks(store, facts)
-    _check_tensors(store, tensors, facts["blocks"])
-    _check_budgets(store, tensors)
+    codec = _codec(store, facts["host_codec"])
+    _check_tensors(store, codec, tensors, facts["blocks"])
+    _check_budgets(store, tensors, facts["blocks"])
     store._reset()
     window, device = store._window, store.spec.device
     live = [tensors[f"device.{name}"] for name in ("keys", "values")]
@@ -92,7 +97,7 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
         if resident:
             window.append(block, tuple(fact["offset"]), is_prefix=fact["kind"] == "prefix")
         else:
-            _park(store, block.id, tensors[f"host.{block.id}"])
+            _park(store, block, codec, tensors)
     anchors = [fact["id"] for fact in facts["blocks"] if fact["is_anchor"]]
     window.written = {block: tensors[f"written.{block}"].to(device, copy=True) for block in anchors}
     store._next_id = facts["next_id"]
@@ -100,11 +105,23 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
     store._signals.load([fact["id"] for fact in facts["blocks"]], tensors["signals"].to(device))
 
 
-def _park(store: "KVStore", block: int, source: Tensor) -> None:
-    pinned = store.spec.device.type == "cuda"
-    slab = allocate(tuple(source.shape), source.dtype, torch.device("cpu"), pinned=pinned)
-    store._host[block] = slab.copy_(source)
+def _park(store: "KVStore", block: Block, codec: Codec, tensors: Mapping[str, Tensor]) -> None:
+    names = codec.parts(1, 1, 2, store.spec.dtype)
+    parts = {name: tensors[f"host.{block.id}.{name}"] for name in names}
+    if registry.describe(codec) != registry.describe(store.host_codec):
+        parts = store.host_codec.encode(*codec.decode(parts, store.spec.dtype))
+    slab = store._host[block.id] = hold(store.spec, store.host_codec, block.num_tokens, parts)
     store._host_bytes += slab.nbytes
+
+
+def _codec(store: "KVStore", told: Any) -> Codec:
+    """The codec that wrote a snapshot's parked blocks: the store's own, or another that comes with this library."""
+    if told == registry.describe(store.host_codec):
+        return store.host_codec
+    if not isinstance(told, str) or told.partition(":")[0] not in registry.names("codec"):
+        do = f"open it with that codec, or take a new one with one of: {', '.join(registry.names('codec'))}"
+        raise InputError("the snapshot's parked blocks are in a form that is not known", given=str(told)[:80], do=do)
+    return registry.make("codec", told)
 
 
 _BLOCK = {"id", "kind", "num_tokens", "start_s", "end_s", "extent", "clock", "written", "is_anchor", "offset"}
@@ -144,7 +161,9 @@ def _check_blocks(store: "KVStore", facts: Mapping[str, Any]) -> None:
     whole("next_id of the snapshot", facts["next_id"], least=next_id, most=2**53)
 
 
-def _check_tensors(store: "KVStore", tensors: Mapping[str, Tensor], blocks: list[Mapping[str, Any]]) -> None:
+def _check_tensors(
+    store: "KVStore", codec: Codec, tensors: Mapping[str, Tensor], blocks: list[Mapping[str, Any]]
+) -> None:
     """Raise `InputError` unless the tensors are of the shapes and types that these blocks need, and no others."""
     spec = store.spec
     row = (spec.num_layers, spec.num_kv_heads)
@@ -158,7 +177,8 @@ def _check_tensors(store: "KVStore", tensors: Mapping[str, Tensor], blocks: list
         if fact["is_anchor"]:
             wanted[f"written.{fact['id']}"] = (*row, fact["num_tokens"], spec.head_dim), spec.dtype
         if fact["offset"] is None:
-            wanted[f"host.{fact['id']}"] = (2, *row, fact["num_tokens"], spec.head_dim), spec.dtype
+            parts = parts_of(spec, codec, fact["num_tokens"])
+            wanted |= {f"host.{fact['id']}.{name}": part for name, part in parts.items()}
     found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     if found != wanted:
         wrong = sorted(name for name in {**found, **wanted} if found.get(name) != wanted.get(name))[0]
@@ -166,8 +186,9 @@ def _check_tensors(store: "KVStore", tensors: Mapping[str, Tensor], blocks: list
         raise InputError("the stored keys and values are damaged", given=given, do="take a new snapshot")
 
 
-def _check_budgets(store: "KVStore", tensors: Mapping[str, Tensor]) -> None:
-    host = sum(tensor.nbytes for name, tensor in tensors.items() if name.startswith("host."))
+def _check_budgets(store: "KVStore", tensors: Mapping[str, Tensor], blocks: list[Mapping[str, Any]]) -> None:
+    parked = [fact["num_tokens"] for fact in blocks if fact["offset"] is None]
+    host = sum(encoded_bytes(store.spec, store.host_codec, size) for size in parked)
     device = sum(tensor.nbytes for name, tensor in tensors.items() if not name.startswith("host."))
     for tier, needed, allowed in (
         ("device", device, store.device_budget_bytes),

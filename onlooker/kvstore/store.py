@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import ModelSpec
+from onlooker.codecs.bf16 import BF16
+from onlooker.core.contracts import Codec, ModelSpec
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import Plan, Scoring, Span, SpanKind, Tier
 from onlooker.kvstore import snapshot
@@ -16,6 +17,7 @@ from onlooker.kvstore.arena import Arena, allocate
 from onlooker.kvstore.blocks import Block, Entry
 from onlooker.kvstore.catalog import Catalog, Spans
 from onlooker.kvstore.chunk import Chunk
+from onlooker.kvstore.coded import Coded, encoded_bytes, park
 from onlooker.kvstore.question import Choose, Held, QuestionView
 from onlooker.kvstore.rotation import Rotary, by_steps
 from onlooker.kvstore.signals import Signals
@@ -43,8 +45,9 @@ class KVStore:
         *,
         device_budget_bytes: int | None = None,
         host_budget_bytes: int | None = None,
+        host_codec: Codec = BF16(),
     ) -> None:
-        """`rotary` takes positions int64 `[axes, tokens]` to (cos, sin) float32 `[tokens, head_dim]`.
+        """`host_codec` is how parked blocks lie. `rotary` takes positions int64 `[axes, tokens]` to (cos, sin) float32 `[tokens, head_dim]`.
 
         The device budget covers the stream's rows (room to grow included), positions and signals. A question's context
         must fit beside them when it is gathered, but never stops the stream. While rows move to a larger arena, both
@@ -53,13 +56,14 @@ class KVStore:
         self.spec, self.rotary = spec, rotary
         self.turn = by_steps(rotary, spec.position_axes, spec.device)
         self.device_budget_bytes, self.host_budget_bytes = device_budget_bytes, host_budget_bytes
+        self.host_codec = host_codec
         self._reset()
 
     def _reset(self) -> None:
         self._window = Window(self.spec, self.turn)
         self._signals = Signals(self.spec)
         self._entries: Catalog[Entry] = Catalog()
-        self._host: Catalog[Tensor] = Catalog()
+        self._host: Catalog[Coded] = Catalog()
         self._next_id = 0
         self._host_bytes = self._position_bytes = 0
         self._open: Chunk | None = None
@@ -126,7 +130,8 @@ class KVStore:
     def is_sure_of_room(self, num_tokens: int) -> bool:
         """Whether no budget can refuse a block of up to so many tokens, nor whatever is parked for it."""
         rows = self._window.num_rows + num_tokens + TEXT_TOKENS
-        parked, device = rows * self.spec.kv_bytes_per_token, self.device_budget_bytes
+        # A row costs most where it is a block by itself.
+        parked, device = rows * encoded_bytes(self.spec, self.host_codec, 1), self.device_budget_bytes
         if self.host_budget_bytes is not None and self._host_bytes + parked > self.host_budget_bytes:
             return False
         beside = self._beside(num_tokens) + (rows - num_tokens) * self.spec.position_axes * 8
@@ -205,8 +210,8 @@ class KVStore:
             raise InputError("the prefix can be neither parked nor forgotten", given=str(prefix.id), do="leave it out")
         if parked := [block for block in plan.park if block in self._host]:
             raise InputError("a plan parks blocks that are parked already", given=str(parked), do="leave them out")
-        row_bytes = self.spec.kv_bytes_per_token
-        more = sum(self._entries[block].span.num_tokens for block in plan.park) * row_bytes
+        sizes = [self._entries[block].span.num_tokens for block in plan.park]
+        more = sum(encoded_bytes(self.spec, self.host_codec, size) for size in sizes)
         less = sum(self._host[block].nbytes for block in plan.forget if block in self._host)
         budget = self.host_budget_bytes
         if budget is not None and more and self._host_bytes + more - less > budget:
@@ -216,16 +221,11 @@ class KVStore:
                 do="raise the host budget or let the memory forget (for example rekv:max_parked=...)",
             )
 
-    def _slab(self, block: int) -> Tensor:
-        """A resident block as one host slab `[2, layers, kv_heads, tokens, head_dim]`: keys as they were written, then
-        values."""
+    def _slab(self, block: int) -> Coded:
+        """A resident block as it lies in the host tier: its keys as they were written, and its values, encoded."""
         start = self._window.row_of(block)
         values = self._window.arena.values[:, :, start : start + self._entries[block].span.num_tokens]
-        both = torch.stack((self._window.written_keys(self._entries[block].block), values))
-        cuda = self.spec.device.type == "cuda"
-        slab = allocate(tuple(both.shape), both.dtype, torch.device("cpu"), pinned=cuda)
-        # Not waited for: every reader on the device comes later in the same stream, and `export` waits.
-        return slab.copy_(both, non_blocking=cuda)
+        return park(self.spec, self.host_codec, self._window.written_keys(self._entries[block].block), values)
 
     # --------------------------------------------------------------------------------------------------- questions
 
@@ -271,6 +271,7 @@ class KVStore:
             self.rotary,
             device_budget_bytes=self.device_budget_bytes,
             host_budget_bytes=self.host_budget_bytes,
+            host_codec=self.host_codec,
         )
         twin._window = self._window.twin()
         twin._signals.load(list(self._signals.rows), self._signals.export())

@@ -11,10 +11,12 @@ One page for each reader, all names importable from here:
 | `method.py` | everyone who writes a method |
 | `encode.py`, `vision.py` | encoders: what they fill in, and the tower that they run |
 | `compress.py`, `memory.py`, `refine.py`, `respond.py` | compressors, memories, refiners, response policies |
+| `codec.py` | codecs: how keys and values lie in a tier |
 | `model.py`, `vision.py` | everyone who adapts a model |
 | `packed.py` | kernels and prepared encoders; not importable from here |
 """
 
+from onlooker.core.contracts.codec import Codec
 from onlooker.core.contracts.compress import Compressor
 from onlooker.core.contracts.encode import EncoderAccelerator, Prepared
 from onlooker.core.contracts.memory import MemoryPolicy
@@ -30,6 +32,7 @@ __all__ = [
     "Attention",
     "ClipAnswer",
     "ClipModel",
+    "Codec",
     "Compressor",
     "Decision",
     "Encoded",

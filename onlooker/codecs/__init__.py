@@ -1,0 +1,1 @@
+"""How keys and values lie in a tier of the store: as they are, or in fewer bits."""
