@@ -20,10 +20,9 @@ def page() -> str:
     """The whole page."""
     names = {system.key: system.name for system in listed()}
     parts = [HEAD]
-    for kind, room in ((kind.name, kind.folder) for kind in KINDS.values()):
-        parts.append(
-            f'## {kind.capitalize()}\n\nIn `onlooker/{room}/`; chosen by `--{kind} NAME` or `{kind}="NAME"`.\n'
-        )
+    for kind, one in KINDS.items():
+        chosen = f"`{one.chosen}`" if one.chosen else f'`--{kind} NAME` or `{kind}="NAME"`'
+        parts.append(f"## {kind.capitalize()}\n\nIn `onlooker/{one.folder}/`; chosen by {chosen}.\n")
         parts += [_section(kind, name, names) for name in registry.names(kind)]
     return "\n".join(parts)
 

@@ -62,6 +62,7 @@ def evaluate(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     pairs: options.Pairs = None,
+    kv: options.KV = "",
     methods: Any = None,
 ) -> None:
     """Watch a suite's videos, ask its questions on the way, print accuracy with 95 % intervals.
@@ -75,7 +76,7 @@ def evaluate(
         "suite": suite, "limit": limit, "seed": seed, "seeds": seeds, "level": level, "fps": fps,
         "parallel": parallel, "pace": pace,
         "control": control, "annotations": str(annotations or ""), "videos": str(videos or ""), "model": model,
-        "device": device, "dtype": dtype, "pairs": pairs, **methods,
+        "device": device, "dtype": dtype, "pairs": pairs, "kv": kv, **methods,
     }  # fmt: skip
     if grid is not None:
         if out is None:

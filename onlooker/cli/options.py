@@ -63,18 +63,20 @@ def takes_methods(*only: str, served: bool = False, **own: str) -> Callable[[Cal
 
 
 def engine_settings(
-    methods: Mapping[str, str], device_budget: str | None = None, host_budget: str | None = None
+    methods: Mapping[str, str], device_budget: str | None = None, host_budget: str | None = None, kv: str = ""
 ) -> dict[str, Any]:
     """The arguments of `Engine`, with every method made and checked, so that a typing error costs no loading.
 
     Raises `InputError` for unknown methods, settings or sizes.
     """
     from onlooker.core import registry
+    from onlooker.kvstore.tiers import tier_codecs
 
     return {
         **{kind: registry.make(kind, text) for kind, text in methods.items()},
         "device_budget_bytes": None if device_budget is None else num_bytes(device_budget),
         "host_budget_bytes": None if host_budget is None else num_bytes(host_budget),
+        "kv": tier_codecs(kv) and kv,
     }
 
 
@@ -121,6 +123,15 @@ HostBudget = Annotated[
         help="Most bytes a stream may park in the host's memory.",
         rich_help_panel=LIMITS,
         metavar="SIZE",
+    ),
+]
+KV = Annotated[
+    str,
+    typer.Option(
+        "--kv",
+        help="How keys and values lie in a tier, such as [bold]host=int8[/] or host=int4 for parked blocks.",
+        rich_help_panel=LIMITS,
+        metavar="TIER=CODEC",
     ),
 ]
 Stream = Annotated[

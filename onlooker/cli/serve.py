@@ -17,7 +17,7 @@ from onlooker.core.kinds import of_engine
 SERVER, SAFETY = "Server", "Safety"
 KEYS = {
     **{name: f"model.{name}" for name in ("device", "dtype", "pairs", *of_engine())},
-    **{name: f"model.{name}" for name in ("device_budget", "host_budget")},
+    **{name: f"model.{name}" for name in ("device_budget", "host_budget", "kv")},
     **{name: f"server.{name}" for name in ("fps", "host", "port", "log", "snapshots", "state", "api_key_file")},
     **{name: f"server.{name}" for name in ("allow_host", "proxy", "whip", "devices")},
     **{name: f"limits.{name}" for name in ("max_sessions", "max_sessions_per_key", "max_memory", "thumbnails", "idle")},
@@ -117,6 +117,7 @@ def serve(
     methods: Any = None,
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
+    kv: options.KV = "",
 ) -> None:
     """Serve MODEL: sessions, OpenAI's API and a page at http://127.0.0.1:8000.
 

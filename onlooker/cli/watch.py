@@ -64,6 +64,7 @@ def watch(
     methods: Any = None,
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
+    kv: options.KV = "",
 ) -> None:
     """Watch SOURCE while you type questions, one a line, and tell when a rule's condition comes true.
 
@@ -87,7 +88,7 @@ def watch(
     if source in ("-", "/dev/stdin"):
         do = "a named pipe (mkfifo), <(command), or onlooker ask"
         raise InputError("questions are read from the standard input, the video cannot be too", given=source, do=do)
-    settings = options.engine_settings(methods, device_budget, host_budget)
+    settings = options.engine_settings(methods, device_budget, host_budget, kv)
     standing = alerts.AlertOptions.of(rule, rules, webhook, webhook_secret_file, evidence, response, scores)
     timed = TimedNotes(notes or (), as_json)
     working = Working(progress, as_json)

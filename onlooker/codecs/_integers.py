@@ -1,6 +1,7 @@
 """Keys in whole numbers by channel, in groups of tokens, and values by token: what `int8` and `int4` share.
 
-Channels of keys differ in size far more than tokens do, and values do not (KIVI: Liu et al., ICML 2024, arXiv 2402.02750).
+Channels of keys differ in size far more than tokens do, and those of values do not (KIVI: Liu et al., ICML 2024,
+arXiv 2402.02750).
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Keys and values in 8 bits: keys by channel, in groups of tokens, and values by token.
 
-After KIVI (Liu et al., ICML 2024, arXiv 2402.02750): asymmetric whole numbers. Changed: a block is encoded once, when it
-enters the tier, instead of a window of recent tokens that stays as it is; keys are rotated already.
+After KIVI (Liu et al., ICML 2024, arXiv 2402.02750): asymmetric whole numbers. Changed: a block is encoded once, when
+it enters the tier, instead of a window of recent tokens that stays as it is; keys are rotated already.
 """
 
 from dataclasses import dataclass

@@ -22,6 +22,8 @@ class Kind:
     """Class that all of them extend, as `module:name`."""
     help: str
     """One line for the command line."""
+    chosen: str = ""
+    """How a method of this kind is chosen, where not by an option of the kind's name."""
     default: str | None = None
     """Method that an engine takes unless told; None: this kind is no part of an engine."""
     served: str | None = None
@@ -97,6 +99,7 @@ KINDS: dict[str, Kind] = {
             "onlooker.codecs",
             "onlooker.core.contracts:Codec",
             "Codec of a tier of the store: how keys and values lie there.",
+            chosen="--kv host=NAME",
         ),
     )
 }

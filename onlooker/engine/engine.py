@@ -18,6 +18,7 @@ from onlooker.core import kinds, registry
 from onlooker.core.checks import whole
 from onlooker.core.contracts import (
     ClipModel,
+    Codec,
     Compressor,
     EncoderAccelerator,
     MemoryPolicy,
@@ -44,7 +45,7 @@ from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved, load
 from onlooker.engine.seeing import Arrival, Patch, Seen, arrive, batches
 from onlooker.engine.session import Session
-from onlooker.kvstore import KVStore
+from onlooker.kvstore import KVStore, tier_codecs
 
 
 class Engine:
@@ -68,6 +69,7 @@ class Engine:
         layout: Layout | None = None,
         device_budget_bytes: int | None = None,
         host_budget_bytes: int | None = None,
+        kv: str | Mapping[str, str | Codec] = "",
         profile: bool = False,
         passes: Literal["auto", "plain", "packed"] = "auto",
         **methods: str | Method,
@@ -88,7 +90,11 @@ class Engine:
         needed = frozenset[str]().union(*(method.needs for method in self.methods.values()))
         self._wanted = needed & model.described
         self.refiner.check_memory(self.memory)
-        self._budgets = {"device_budget_bytes": device_budget_bytes, "host_budget_bytes": host_budget_bytes}
+        codecs = tier_codecs(kv)
+        for codec in codecs.values():
+            codec.check(model)
+        budgets = {"device_budget_bytes": device_budget_bytes, "host_budget_bytes": host_budget_bytes}
+        self._budgets: dict[str, Any] = budgets | codecs
         self.passes: Passes = make_passes(model, passes)
         self._prepare(profile, layout or model.spec.layout)
 

@@ -38,7 +38,7 @@ class WindowEngine(Engine):
         profile: bool = False,
         **given: Any,
     ) -> None:
-        settings = ("layout", "device_budget_bytes", "host_budget_bytes", "passes")
+        settings = ("layout", "device_budget_bytes", "host_budget_bytes", "kv", "passes")
         unused = {name: given.pop(name) for name in settings if name in given}
         self._configure(given, {"encoder": "full", "compressor": "identity", "memory": "last_frames"})
         fits = {

@@ -55,6 +55,7 @@ class RunSettings(_Methods):
     pairs: bool | None = None
     device_budget_bytes: int | None = None
     host_budget_bytes: int | None = None
+    kv: str = ""
     layout: str = ""
     name: str = ""
 
@@ -95,6 +96,8 @@ class RunSettings(_Methods):
         kinds = self.methods.keys()
         rest = {k: v for k, v in self.as_dict().items() if k not in ("name", "parallel", "device", *kinds)}
         rest |= telling(self.methods)
+        if not self.kv:
+            del rest["kv"]
         if self.pairs is None:  # as the keys were before there was a choice
             del rest["pairs"]
         return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
@@ -105,7 +108,8 @@ class RunSettings(_Methods):
         if self.name or self.control:
             return self.name or self.control
         rate = f" at {self.fps:g} fps" if self.fps != 1.0 else ""
-        return " + ".join(telling(self.methods).values()) + rate
+        stored = f" + kv {self.kv}" if self.kv else ""
+        return " + ".join(telling(self.methods).values()) + stored + rate
 
     @property
     def methods(self) -> dict[str, str]:
@@ -194,6 +198,7 @@ def _engine_system(settings: RunSettings) -> EngineSystem:
             profile=True,
             device_budget_bytes=settings.device_budget_bytes,
             host_budget_bytes=settings.host_budget_bytes,
+            kv=settings.kv,
         )
     return EngineSystem(engine, settings.max_new_tokens)
 

@@ -5,5 +5,16 @@ from onlooker.kvstore.catalog import Catalog, Spans
 from onlooker.kvstore.chunk import Chunk
 from onlooker.kvstore.question import Held, QuestionView
 from onlooker.kvstore.store import KVStore
+from onlooker.kvstore.tiers import tier_codecs
 
-__all__ = ["Catalog", "Chunk", "Held", "KVStore", "PackedAttention", "QuestionView", "Segment", "Spans"]
+__all__ = [
+    "Catalog",
+    "Chunk",
+    "Held",
+    "KVStore",
+    "PackedAttention",
+    "QuestionView",
+    "Segment",
+    "Spans",
+    "tier_codecs",
+]

@@ -23,6 +23,7 @@ from onlooker.kvstore.rotation import Rotary, by_steps
 from onlooker.kvstore.signals import Signals
 from onlooker.kvstore.window import Window
 
+PLAIN = BF16()
 TEXT_TOKENS = 64
 """More tokens of text than any model writes around a frame."""
 
@@ -45,9 +46,10 @@ class KVStore:
         *,
         device_budget_bytes: int | None = None,
         host_budget_bytes: int | None = None,
-        host_codec: Codec = BF16(),
+        host_codec: Codec = PLAIN,
     ) -> None:
-        """`host_codec` is how parked blocks lie. `rotary` takes positions int64 `[axes, tokens]` to (cos, sin) float32 `[tokens, head_dim]`.
+        """`rotary` takes positions int64 `[axes, tokens]` to (cos, sin) float32 `[tokens, head_dim]`; `host_codec` says
+        how parked blocks lie.
 
         The device budget covers the stream's rows (room to grow included), positions and signals. A question's context
         must fit beside them when it is gathered, but never stops the stream. While rows move to a larger arena, both

@@ -19,6 +19,7 @@ from onlooker.core import registry
 from onlooker.core.errors import InputError, OnlookerError
 from onlooker.core.kinds import defaults
 from onlooker.core.sizes import num_bytes
+from onlooker.kvstore.tiers import tier_codecs
 from onlooker.respond import Rule
 from onlooker.server.bodies import Name
 from onlooker.server.database import Retention
@@ -60,6 +61,7 @@ class ModelSection(_Methods):
     pairs: bool | None = None
     device_budget: Size | None = None
     host_budget: Size | None = None
+    kv: str = ""
 
 
 class ServerSection(Section):
@@ -212,7 +214,8 @@ class Config(BaseSettings):
         one = self.model
         made: dict[str, Any] = {kind: registry.make(kind, getattr(one, kind)) for kind in defaults()}
         budgets = {"device_budget_bytes": one.device_budget, "host_budget_bytes": one.host_budget}
-        return made | {name: None if size is None else num_bytes(size) for name, size in budgets.items()}
+        made |= {name: None if size is None else num_bytes(size) for name, size in budgets.items()}
+        return made | {"kv": tier_codecs(one.kv) and one.kv}
 
     def server_settings(self, keys: tuple[str, ...] = (), worker: str = "w0") -> ServerSettings:
         """How the server is set up; `keys` are further plain keys. Raises `InputError`."""

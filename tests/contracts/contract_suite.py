@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from contract_codecs import CODEC, again, states
 from contract_streams import (
     DIM,
     block_keys,
@@ -254,7 +255,18 @@ class RefinerStream(Stream):
         return self.method.refine_rows(seen)
 
 
+class CodecStream(Stream):
+    """Blocks of different sizes through a codec and back, one after the other."""
+
+    def input(self, number: int) -> Any:
+        return states(100 * self.seed + number, 1 + number % 7)
+
+    def push_input(self, given: Any) -> Any:
+        return again(self.method, *given)
+
+
 STREAMS: dict[str, type[Stream]] = {
+    "codec": CodecStream,
     "refiner": RefinerStream,
     "compressor": CompressorStream,
     "encoder": EncoderStream,
@@ -877,7 +889,14 @@ REFINER = (refiner_shape, refiner_budget, refiner_engagement, refiner_odd_looks)
 
 # -------------------------------------------------------------------------------------------------------- the suite
 
-_SPECIAL = {"compressor": COMPRESSOR, "encoder": ENCODER, "memory": MEMORY, "refiner": REFINER, "response": RESPONSE}
+_SPECIAL = {
+    "codec": CODEC,
+    "compressor": COMPRESSOR,
+    "encoder": ENCODER,
+    "memory": MEMORY,
+    "refiner": REFINER,
+    "response": RESPONSE,
+}
 Point = Callable[[Any, Opener], None]
 
 

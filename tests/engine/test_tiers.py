@@ -1,0 +1,67 @@
+"""Codecs of the store's tiers from the engine down: answers, statistics, saved sessions, and refusals."""
+
+import pytest
+
+from onlooker.core.errors import InputError, ModelError
+from onlooker.core.frame import Frame
+from onlooker.engine import Engine
+
+MEMORY = "rekv:topk=3,recent=2,window_tokens=40"
+
+
+def watched(model, frames, kv):
+    engine = Engine(model, encoder="full", compressor="identity", memory=MEMORY, kv=kv)
+    session = engine.open()
+    for second, image in enumerate(frames):
+        session.push(Frame(image, float(second)))
+    return engine, session
+
+
+@pytest.fixture(scope="module")
+def frames():
+    from onlooker.world import make_episode
+
+    return [frame.image for frame in make_episode(3, "test", 12).frames(fps=1.0)]
+
+
+@pytest.mark.parametrize("passes", ["plain", "packed"])
+@pytest.mark.parametrize("codec", ["int8", "int4", "fp8"])
+def test_parked_blocks_take_fewer_bytes_and_answer(tiny_model, frames, codec, passes):
+    engine = Engine(tiny_model, encoder="full", compressor="identity", memory=MEMORY, kv=f"host={codec}", passes=passes)
+    session = engine.open()
+    for second, image in enumerate(frames):
+        session.push(Frame(image, float(second)))
+    _, exact = watched(tiny_model, frames, "")
+    coded, plain = (one.stats().memory_bytes["host_rows"] for one in (session, exact))
+    assert 0 < coded < 0.7 * plain
+    first, again = (session.ask("what is there ?", max_new_tokens=4).text for _ in range(2))
+    assert first == again
+    twin = engine.load(session.export())
+    assert twin.ask("what is there ?", max_new_tokens=4).text == first
+    assert twin.stats().memory_bytes["host_rows"] == coded
+
+
+def test_a_session_goes_on_under_another_codec(tiny_model, frames):
+    _, session = watched(tiny_model, frames, "host=int8")
+    other = Engine(tiny_model, encoder="full", compressor="identity", memory=MEMORY, kv="host=int4")
+    twin = other.load(session.export())
+    assert twin.stats().memory_bytes["host_rows"] < session.stats().memory_bytes["host_rows"]
+    twin.push(Frame(frames[0], 12.0))
+    twin.ask("what is there ?", max_new_tokens=2)
+
+
+@pytest.mark.parametrize("kv", ["int8", "host=int3", "device=int8", "cellar=int8"])
+def test_what_is_not_there_is_refused_before_anything_is_made(tiny_model, kv):
+    with pytest.raises(InputError) as refused:
+        Engine(tiny_model, kv=kv)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_device_without_such_numbers_says_so(tiny_model, monkeypatch):
+    import dataclasses
+
+    import torch
+
+    monkeypatch.setattr(tiny_model, "spec", dataclasses.replace(tiny_model.spec, device=torch.device("meta")))
+    with pytest.raises(ModelError, match="8-bit floating point numbers; given: meta; try: use int8"):
+        Engine(tiny_model, kv="host=fp8")
