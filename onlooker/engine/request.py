@@ -195,13 +195,14 @@ class Request:
 
     def _run(self, session: "Asked", visible: tuple[float, float]) -> Generator[Work, Tensor | None, None]:
         # All that is read later is taken now: between passes the session goes on, or is closed.
-        model, memory, layout = session.model, session.memory, session.layout
+        model, memory, refiner, layout = session.model, session.memory, session.refiner, session.layout
+        layer = look_layer(refiner, memory, model.spec.num_layers)
         state = session.states["memory"].fork()
         prompt = torch.cat([model.closing_embeddings(), model.embed_text(self._prompt)])
         readings = [one for one in session.held() if visible[0] <= one.held.start_s and one.held.end_s <= visible[1]]
         if memory.holds_tokens:
             words = model.embed_text(model.retrieval_ids(self.question))
-            unread = session.refiner.refine(reread_between(memory, words, state, visible, bool(readings)), words)
+            unread = refiner.refine(reread_between(memory, words, state, visible, bool(readings)), words)
             readings = [*(unread_reading(model, one, layout) for one in unread), *readings]
             rows = sum(len(one.embeddings) for one in readings)
             session.store.check_beside(state.num_bytes() + rows * model.spec.kv_bytes_per_token)
@@ -226,9 +227,9 @@ class Request:
             yield Work(words, view.retrieval(*model.place_text(len(words))))
         yield from held_works(view, readings)
         if self._given:
-            yield from self._retell(prompt, view, session.refiner)
+            yield from self._retell(prompt, view, refiner, layer)
             return
-        scores = yield Work(prompt, words_of(view, session.refiner, *model.place_text(len(prompt))), wants_logits=True)
+        scores = yield Work(prompt, words_of(view, refiner, layer, *model.place_text(len(prompt))), wants_logits=True)
         decoding = self.decoding
         choice = model.token_choice(decoding.wishes(), decoding.max_new_tokens)
         sampler = Sampler(choice, decoding.seed, model.spec.device)
@@ -250,11 +251,13 @@ class Request:
                 return
             scores = yield Work(model.embed_text([token]), view.segment(*model.place_text(1)), wants_logits=True)
 
-    def _retell(self, prompt: Tensor, view: QuestionView, refiner: Refiner) -> Generator[Work, Tensor | None, None]:
+    def _retell(
+        self, prompt: Tensor, view: QuestionView, refiner: Refiner, layer: int | None
+    ) -> Generator[Work, Tensor | None, None]:
         """Read the prompt and the given words; where the prompt decides what later words see, by itself first."""
         model, given, parts = self._model, self._model.embed_text(self._given[:-1]), []
-        if refiner.layer(model.spec.num_layers) is not None:
-            parts = [(yield Work(prompt, words_of(view, refiner, *model.place_text(len(prompt))), scored=1))]
+        if layer is not None:
+            parts = [(yield Work(prompt, words_of(view, refiner, layer, *model.place_text(len(prompt))), scored=1))]
             prompt = prompt[:0]
         rest, words = len(self._given) - len(parts), torch.cat([prompt, given])
         if rest:
@@ -275,9 +278,13 @@ class Request:
         self.session.note_answer(self.answer())
 
 
-def words_of(view: QuestionView, refiner: Refiner, positions: Tensor, extent: int) -> Segment:
-    """The prompt of a question, which refines what is before it where a refiner wants that."""
-    layer = refiner.layer(view.spec.num_layers)
+def look_layer(refiner: Refiner, memory: MemoryPolicy, num_layers: int) -> int | None:
+    """The layer whose look refines rows; None where nobody refines any, or tokens were refined already."""
+    return None if memory.holds_tokens and "tokens" in refiner.takes else refiner.layer(num_layers)
+
+
+def words_of(view: QuestionView, refiner: Refiner, layer: int | None, positions: Tensor, extent: int) -> Segment:
+    """The prompt of a question, which refines what is before it if a layer's look does."""
     if layer is None:
         return view.segment(positions, extent)
     return view.refining_segment(positions, extent, layer=layer, pick=refiner.refine_rows, trims_all=refiner.trims_all)

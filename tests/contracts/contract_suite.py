@@ -244,15 +244,18 @@ def only_needed(given: Moment, needs: frozenset[str]) -> Moment:
 
 
 class RefinerStream(Stream):
-    """Looks of a question at recalled frames and a note, and frames that a memory of tokens recalled: one after the
+    """Looks of a question at recalled frames and a note, or frames that a memory of tokens recalled: one after the
     other, though a refiner remembers nothing."""
 
     def input(self, number: int) -> Any:
-        return look(self.seed, number), [moving_frame(self.seed, number + n) for n in range(4)], number
+        recalled = [Unread(moving_frame(self.seed, number + n), n * 0.5, n * 0.5) for n in range(4)]
+        return look(self.seed, number), recalled
 
     def push_input(self, given: Any) -> Any:
-        seen, _, _ = given
-        return self.method.refine_rows(seen)
+        seen, recalled = given
+        if "rows" in self.method.takes:
+            return self.method.refine_rows(seen)
+        return self.method.refine(recalled, QUESTION)
 
 
 class CodecStream(Stream):
@@ -868,12 +871,48 @@ def refiner_budget(method: Any, opened: Opener) -> None:
 
 def refiner_engagement(method: Any, opened: Opener) -> None:
     """Something is left out, and what is depends on the question."""
-    if not method.takes:
-        return
+    stream = opened(method)
     if "rows" in method.takes:
-        stream = opened(method)
-        masks = [stream.push(number) for number in range(NUM)]
-        assert not all(bool(mask.all()) for mask in masks)
+        assert not all(bool(stream.push(number).all()) for number in range(NUM)), "no row is left out"
+    if "tokens" in method.takes:
+        recalled = stream.input(0)[1]
+        read = method.refine(recalled, QUESTION)
+        assert _num_visual(read) < _num_visual(recalled), "no token is left out"
+
+
+def refiner_tokens(method: Any, opened: Opener) -> None:
+    """What is read of recalled frames: in order, notes as they were, never more tokens, whatever the frames are."""
+    if "tokens" not in method.takes:
+        return
+    note = Unread(torch.arange(6), 1.2, 1.2, "text")
+    stream = opened(method)
+    for number in range(4):
+        frames = stream.input(number)[1]
+        pruned = [dataclasses.replace(one, content=one.content.select(torch.arange(3, 9))) for one in frames]
+        still = [dataclasses.replace(one, content=frames[0].content) for one in frames]
+        half = [dataclasses.replace(one, content=_in_half(one.content)) for one in frames]
+        for some in (frames, pruned, still, half, frames[:1], [frames[0], *pruned[1:]]):
+            recalled = sorted([*some, note], key=lambda one: one.at_s)
+            before = copy.deepcopy(recalled)
+            read = list(method.refine(recalled, QUESTION))
+            assert_same(recalled, before, what="what was recalled")
+            assert sum(one is note for one in read) == 1, "a note was lost, or made anew"
+            assert [one.at_s for one in read] == sorted(one.at_s for one in read), "not in the order of times"
+            assert 1 <= _num_visual(read) <= _num_visual(recalled)
+            for one in read:
+                if isinstance(one.content, VisualTokens):
+                    assert one.content.extras.keys() == some[0].content.extras.keys()
+                    assert one.content.features.dtype == some[0].content.features.dtype and len(one.content)
+                    assert_finite(one.content)
+    assert list(method.refine([note], QUESTION)) == [note] and not list(method.refine([], QUESTION))
+
+
+def _num_visual(recalled: Sequence[Unread]) -> int:
+    return sum(len(one.content) for one in recalled if isinstance(one.content, VisualTokens))
+
+
+def _in_half(tokens: VisualTokens) -> VisualTokens:
+    return dataclasses.replace(tokens, features=tokens.features.to(torch.bfloat16))
 
 
 def refiner_odd_looks(method: Any, opened: Opener) -> None:
@@ -885,7 +924,7 @@ def refiner_odd_looks(method: Any, opened: Opener) -> None:
             assert bool((mask & given.vision).any()), "nothing is left of the video"
 
 
-REFINER = (refiner_shape, refiner_budget, refiner_engagement, refiner_odd_looks)
+REFINER = (refiner_shape, refiner_budget, refiner_engagement, refiner_odd_looks, refiner_tokens)
 
 # -------------------------------------------------------------------------------------------------------- the suite
 
