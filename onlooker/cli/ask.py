@@ -154,9 +154,11 @@ def explain(answer: Answer, stats: SessionStats) -> list[str]:
         )
         lines.append(f"asked at {clock(answer.time_s)}, looked mostly at {cited}")
     kept = stats.tokens_kept / max(1, stats.tokens_seen)
+    skipped = f"{stats.frames_skipped} skipped by the gate, " if stats.frames_skipped else ""
     lines.append(
-        f"{stats.frames} frames, {stats.refreshed_frames} encoded whole; {stats.tokens_kept} of {stats.tokens_seen} "
-        f"tokens kept ({kept:.0%}); memory {size_text(sum(stats.memory_bytes.values()))}; "
+        f"{stats.frames} frames, {skipped}{stats.refreshed_frames} encoded whole; "
+        f"{stats.tokens_kept} of {stats.tokens_seen} tokens kept ({kept:.0%}); "
+        f"memory {size_text(sum(stats.memory_bytes.values()))}; "
         f"first word after {answer.timing.first_token_s * 1000:.0f} ms"
     )
     return lines

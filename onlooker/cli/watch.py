@@ -246,7 +246,8 @@ def _sum_up(
         emit(end | {"stream": dataclasses.asdict(stats)} | standing)
         return
     held = size_text(sum(stats.memory_bytes.values()))
-    note(f"the video ended at {clock(session.time_s or 0.0)}: {stats.frames} frames, {held} of memory")
+    skipped = f"{stats.frames_skipped} of them skipped by the gate, " if stats.frames_skipped else ""
+    note(f"the video ended at {clock(session.time_s or 0.0)}: {stats.frames} frames, {skipped}{held} of memory")
     if behind_s > 2:
         warn(f"this machine was {behind_s:.0f} s behind the video at its end: lower --fps, or use --pace max")
     for line in opened.remarks():

@@ -76,6 +76,8 @@ class FrameTaken:
     held: bool = False
     """It waits for a later frame, to be encoded with it or to be given out by the compressor; a question reads it at
     once, as if none came. Its tokens are counted with the frame at which they are given out."""
+    skipped: bool = False
+    """The gate did not have it encoded; the stream's time goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,10 @@ class SessionStats:
     """Running totals of one session. The engine adds to them; read them through `Session.stats()`."""
 
     frames: int = 0
+    frames_skipped: int = 0
+    """Frames that the gate did not have encoded; they are among `frames`."""
+    frames_shrunk: int = 0
+    """Frames that the gate had encoded at a lower resolution."""
     refreshed_frames: int = 0
     tokens_seen: int = 0
     tokens_kept: int = 0

@@ -58,6 +58,14 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind(
+            "gate",
+            "onlooker.gate",
+            "onlooker.core.contracts:Gate",
+            "Which frames are encoded, such as [bold]still_skip[/] or every_nth:n=3.",
+            default="all",
+            neutral=True,
+        ),
+        Kind(
             "encoder",
             "onlooker.encode",
             "onlooker.core.contracts:EncoderAccelerator",

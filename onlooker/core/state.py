@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import inspect
 import types
 import typing
 from collections import deque
@@ -36,6 +37,13 @@ class StreamState:
 
     replaces: ClassVar[bool] = False
     """True for a state whose tensors are replaced and never written to: forks share them, and cost nothing."""
+
+    def __init_subclass__(cls) -> None:
+        """Raise `TypeError` for a field that would hide what every state can do."""
+        if hidden := sorted({"num_bytes", "fork", "export", "load"} & inspect.get_annotations(cls).keys()):
+            raise TypeError(
+                f"a state cannot have a field of the name {hidden[0]}: every state has a method of that name"
+            )
 
     def num_bytes(self) -> int:
         """Bytes of all tensors held."""

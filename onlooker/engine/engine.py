@@ -21,6 +21,7 @@ from onlooker.core.contracts import (
     Codec,
     Compressor,
     EncoderAccelerator,
+    Gate,
     MemoryPolicy,
     Method,
     Prepared,
@@ -112,6 +113,11 @@ class Engine:
         }
         self._methods: Mapping[str, Method] = MappingProxyType(made)
         self._serving: dict[str, Any] = dict(made)
+
+    @property
+    def gate(self) -> Gate:
+        """The gate in place."""
+        return self._serving["gate"]
 
     @property
     def encoder(self) -> EncoderAccelerator:
@@ -361,7 +367,7 @@ class Engine:
         with self._stage("preprocess", [session for session, _ in arrivals]):
             for session, frame in arrivals:
                 if session.arrival is None or session.arrival.frame is not frame:
-                    session.arrival = arrive(self.model, session.waiting, frame)
+                    session.arrival = arrive(self.gate, self.model, session, frame)
         batch = [(session, session.arrival) for session, _ in arrivals]
         unseen = [(session, arrival) for session, arrival in batch if arrival.patch and arrival.seen is None]
         if unseen:
@@ -406,7 +412,7 @@ class Engine:
                     VisualTokens.of_frame(
                         features[row],
                         grid,
-                        session.frames - len(session.waiting),
+                        session.next_number,
                         (patches[n][1].start_s + patches[n][1].end_s) / 2,
                         {name: value[row] for name, value in extras.items()},
                         {name: value[row : row + 1] for name, value in about.items()},
@@ -417,7 +423,7 @@ class Engine:
                 for row, n in enumerate(members):
                     session, patch = patches[n]
                     newest = Pending(
-                        session.frames - len(session.waiting), patch.start_s, patch.end_s, len(patch.frames),
+                        session.next_number, patch.start_s, patch.end_s, len(patch.frames),
                         len(whole[row]),
                     )  # fmt: skip
                     emission = emitted(self.compressor, kept[row], (*session.pending, newest), pruned[row], ends)
@@ -434,24 +440,27 @@ class Engine:
 
     def _remember(self, arrival: Arrival, writer: Writer) -> FrameTaken | Failed:
         session, time_s, seen, plan = writer.session, arrival.frame.time_s, arrival.seen, Plan()
-        taken = FrameTaken(time_s, session.frames, 0, 0, False, None, held=bool(arrival.waiting))
+        is_skipped = arrival.is_skipped
+        held = bool(arrival.waiting) and not is_skipped
+        taken = FrameTaken(time_s, session.frames, 0, 0, False, None, held=held, skipped=is_skipped)
         try:
-            if writer.error is not None:
-                raise writer.error
+            if (error := arrival.error or writer.error) is not None:
+                raise error
             if seen is not None:
                 given = seen.emission
                 trace, share = seen.trace() if session.traces else (session.trace, None)
                 plan = self.keep(session, given, writer)
                 session.trace = trace
                 counts = {"tokens_seen": given.tokens_seen, "tokens_kept": given.tokens_kept}
-                held = bool(arrival.waiting or given.pending)
+                held = bool(arrival.waiting or given.pending) and not is_skipped
                 taken = replace(taken, **counts, refreshed=seen.refreshed, recomputed_ratio=share, held=held)
                 session.given_out(given, time_s)
         except Exception as error:  # a full store or a faulty policy is this stream's affair, not that of the others
             writer.undo()
             return session.refused(time_s, release(error))
-        session.hold(arrival.waiting, time_s)
-        return session.taken(taken, plan)
+        if arrival.patch is not None or not is_skipped:
+            session.hold(arrival.waiting, time_s)
+        return session.taken(taken, plan, arrival.gated)
 
     def keep(self, session: Session, given: Emission, writer: Writer) -> Plan:
         """Keep what was given out: the blocks that a writer has stored, or the tokens themselves for a memory that

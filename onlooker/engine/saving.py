@@ -28,6 +28,7 @@ _FACTS = (
     "made_by",
     "time_s",
     "frames",
+    "seen_s",
     "noted_s",
     "waiting",
     "pending",
@@ -77,6 +78,7 @@ def save(session: "Session", engine: "Engine") -> Saved:
         "made_by": made_by(engine),
         "time_s": session.time_s,
         "frames": session.frames,
+        "seen_s": session.seen_s,
         "noted_s": session.noted_s,
         "waiting": [{"time_s": frame.time_s, "wall_time_s": frame.wall_time_s} for frame in session.waiting],
         "pending": [dataclasses.asdict(patch) for patch in session.pending],
@@ -101,6 +103,7 @@ def load(engine: "Engine", saved: Saved, *, trace: bool = False) -> "Session":
                 held = {n: t if f"{part}/{n}" in facts["on_host"] else t.to(engine.device) for n, t in held.items()}
             holder.load(held, facts["parts"][part])
         session.time_s, session.frames = facts["time_s"], facts["frames"]
+        session.seen_s = facts["seen_s"] and number("seen_s of a snapshot", facts["seen_s"], least=0.0)
         session.noted_s = number("noted_s of a snapshot", facts["noted_s"], least=0.0)
         session.waiting = tuple(
             Frame(tensors[f"waiting/{n}"].numpy().copy(), **times) for n, times in enumerate(facts["waiting"])

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from onlooker.core.contracts import Encoded, VideoModel, VisionTower
+from onlooker.core.contracts import Encoded, Gate, VideoModel, VisionTower
 from onlooker.core.frame import Frame
 from onlooker.engine.emission import Emission
-from onlooker.engine.session import Trace, as_trace
+from onlooker.engine.gating import Gated, gated
+from onlooker.engine.request import release
+from onlooker.engine.session import Session, Trace, as_trace
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,10 +81,36 @@ class Arrival:
     """What is complete now; None: the frame waits for others."""
     waiting: tuple[Frame, ...]
     """The newest frames of the stream that are no patch yet, once this one is taken."""
+    gated: Gated | None = None
+    """What the gate made of it; None: it failed."""
+    error: Exception | None = None
+    """What the gate failed of."""
     seen: Seen | None = None
 
+    @property
+    def is_skipped(self) -> bool:
+        """Whether the gate did not have it encoded."""
+        return self.gated is not None and self.gated.frame is None
 
-def arrive(model: VideoModel, waiting: Sequence[Frame], frame: Frame) -> Arrival:
+
+def arrive(gate: Gate, model: VideoModel, session: Session, frame: Frame) -> Arrival:
+    """Show a new frame to the gate, and what lets itself be seen then. What the gate fails of is the stream's own
+    affair."""
+    try:
+        met = gated(gate, model, session, frame)
+    except Exception as error:
+        return Arrival(frame, None, session.waiting, error=release(error))
+    if met.frame is not None:
+        arrival = completed(model, session.waiting, met.frame)
+    else:
+        waiting = session.waiting
+        is_late = bool(waiting) and frame.time_s - waiting[0].time_s > model.patch_s
+        arrival = Arrival(frame, Patch(waiting), ()) if is_late else Arrival(frame, None, waiting)
+    arrival.frame, arrival.gated = frame, met
+    return arrival
+
+
+def completed(model: VideoModel, waiting: Sequence[Frame], frame: Frame) -> Arrival:
     """What a new frame completes. Frames of different sizes, or too far apart, are no patch: those that have waited
     are one by themselves then, and the new one waits."""
     if model.patch_frames == 1:

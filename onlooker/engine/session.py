@@ -20,6 +20,7 @@ from onlooker.core.state import StreamState
 from onlooker.core.unread import Unread
 from onlooker.engine.answer_stream import AnswerStream
 from onlooker.engine.emission import Emission, Pending
+from onlooker.engine.gating import Gated
 from onlooker.engine.hearing import Heard, Usual
 from onlooker.engine.notebook import NoteBook
 from onlooker.engine.reading import Reading
@@ -48,6 +49,10 @@ class Trace:
     kept: np.ndarray
     """Which tokens entered the language model, bool `[token rows, token cols]`."""
     refreshed: bool
+
+    def of_skipped(self, time_s: float) -> "Trace":
+        """Of a frame of that size that the gate skipped: nothing was recomputed, nothing kept."""
+        return Trace(time_s, np.zeros_like(self.recomputed), np.zeros_like(self.kept), False)
 
 
 class Session:
@@ -78,6 +83,8 @@ class Session:
         self.trace: Trace | None = None
         self.frames = 0
         self.time_s: float | None = None
+        self.seen_s: float | None = None
+        """Time of the newest frame that the gate did not skip."""
         self.noted_s = 0.0
         """Time of the newest note."""
         self.wanted: Counter[str] = Counter()
@@ -345,10 +352,23 @@ class Session:
         self.states = self.states if self._working is None else self._working
         self._working, self.arrival = None, None
 
-    def taken(self, event: FrameTaken, plan: Plan) -> FrameTaken:
-        """A frame is remembered: what its methods know takes effect. Count it and tell of it."""
+    @property
+    def next_number(self) -> int:
+        """Number of the next patch's first frame among those that the gate let through."""
+        return self.frames - self.totals.frames_skipped - len(self.waiting)
+
+    def taken(self, event: FrameTaken, plan: Plan, met: Gated | None = None) -> FrameTaken:
+        """A frame is remembered, or was skipped: what its methods know takes effect. Count it and tell of it."""
         self.settle()
         self.heard = Heard()
+        if met is not None:
+            self.states["gate"] = met.state
+            self.totals.frames_shrunk += met.fate == "shrunk"
+        if event.skipped:
+            self.totals.frames_skipped += 1
+            self.trace = self.trace and self.trace.of_skipped(event.time_s)
+        else:
+            self.seen_s = event.time_s
         self.frames += 1
         self.time_s = event.time_s
         totals = self.totals

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from onlooker.core.errors import InputError, ModelError
 from onlooker.core.events import Answer, AnswerTiming, Failed, FrameTaken, Usage
 from onlooker.core.frame import Frame
 from onlooker.core.kinds import KINDS
-from onlooker.core.spans import Span, SpanKind
+from onlooker.core.spans import Plan, Span, SpanKind
 from onlooker.core.unread import Unread
 from onlooker.encode.full import Full
 from onlooker.engine.engine import Engine
+from onlooker.engine.gating import gated
 from onlooker.engine.request import InFlight, accept_all, release, reread_between
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.session import Session
@@ -46,6 +48,7 @@ class WindowEngine(Engine):
             "compressor": isinstance(self.compressor, Identity),
             "memory": self.memory.takes_pictures,
             "refiner": not self.refiner.takes,
+            "gate": True,
         }
         for kind, method in self.methods.items():
             if not fits.get(kind, method == registry.make(kind, str(KINDS[kind].default))):
@@ -100,13 +103,14 @@ class WindowEngine(Engine):
 
     def _keep(self, session: Session, frame: Frame) -> FrameTaken | Failed:
         session.begin(1)
+        plan, taken = Plan(), FrameTaken(frame.time_s, session.frames, 0, 0, refreshed=False, recomputed_ratio=None)
         try:
-            plan = session.absorb(Unread(torch.from_numpy(frame.image), frame.time_s, frame.time_s))
+            met = gated(self.gate, self._clip_model, session, frame)
+            if met.frame is not None:
+                plan = session.absorb(Unread(torch.from_numpy(met.frame.image), frame.time_s, frame.time_s))
         except Exception as error:  # a faulty policy is this stream's affair
             return session.refused(frame.time_s, release(error))
-        return session.taken(
-            FrameTaken(frame.time_s, session.frames, 0, 0, refreshed=False, recomputed_ratio=None), plan
-        )
+        return session.taken(replace(taken, skipped=met.frame is None), plan, met)
 
 
 class WindowRequest:
@@ -180,6 +184,7 @@ class _Nothing:
     """A store without anything in it."""
 
     device_budget_bytes = None
+    spans = ()
 
     def num_bytes(self) -> dict[str, int]:
         return {}

@@ -171,10 +171,11 @@ class EngineWatcher(Watcher):
             "tokens_seen": stats.tokens_seen,
             "tokens_kept": stats.tokens_kept,
             "tokens_read": stats.tokens_read,
+            "frames_skipped": stats.frames_skipped,
             "refreshed_frames": stats.refreshed_frames,
             "stage_s": dict(stats.stage_s),
             "memory_bytes": sum(stats.memory_bytes.values()),
-            "vision_flop": stats.frames * self.system.vision_flop(self.picture),
+            "vision_flop": (stats.frames - stats.frames_skipped) * self.system.vision_flop(self.picture),
         }
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import Encoded, VisionTower
+from onlooker.core.contracts import PICTURE_SIZES, Encoded, VisionTower
 from onlooker.core.spans import Layout
 from onlooker.core.tokens import VisualTokens
 from onlooker.models._checkpoint import CheckpointModel
@@ -51,7 +51,7 @@ class QwenVideoModel(CheckpointModel):
         layers = range(1, network.config.vision_config.depth)
         sees_all = any(not self.vision.has_windows(layer) for layer in layers)
         self.described = frozenset({GLOBAL, PIXELS, *([SALIENCY] if sees_all else [])})
-        self.offers = self.offers | self.described
+        self.offers = self.offers | self.described | {PICTURE_SIZES}
         self._start_id, self._end_id = network.config.vision_start_token_id, network.config.vision_end_token_id
         if pairs:
             self.patch_frames, self.patch_s = network.config.vision_config.temporal_patch_size, MOST_APART_S

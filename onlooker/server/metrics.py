@@ -32,6 +32,7 @@ class Metrics(Observer):
         Gauge("info", "What runs here.", ["model"], **common).labels(model).set(1)
         self._received = Counter("frames_received", "Pictures that were pushed and decoded.", **common)
         self._taken = Counter("frames_taken", "Frames that came into memory.", **common)
+        self._skipped = Counter("frames_skipped", "Frames taken that the gate did not have encoded.", **common)
         self._seen = Counter("tokens_seen", "Visual tokens before compression.", **common)
         self._kept = Counter("tokens_kept", "Visual tokens after compression.", **common)
         self._lag = Histogram("frame_lag_seconds", "From arrival to memory.", buckets=_SECONDS, **common)
@@ -81,6 +82,7 @@ class Metrics(Observer):
         self._taken.inc()
         self._lag.observe(taken.lag_s)
         if taken.event is not None:
+            self._skipped.inc(taken.event.skipped)
             self._seen.inc(taken.event.tokens_seen)
             self._kept.inc(taken.event.tokens_kept)
 

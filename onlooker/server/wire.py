@@ -20,6 +20,7 @@ def frame_facts(event: FrameTaken, lag_s: float) -> dict[str, Any]:
         "tokens_kept": event.tokens_kept,
         "refreshed": event.refreshed,
         "held": event.held,
+        "skipped": event.skipped,
         "recomputed_ratio": event.recomputed_ratio,
         "lag_s": round(lag_s, 4),
     }

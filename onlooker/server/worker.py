@@ -384,6 +384,8 @@ def figures_of(stream: Stream) -> dict[str, Any]:
     return {
         "time_s": session.time_s,
         "frames": stats.frames,
+        "frames_skipped": stats.frames_skipped,
+        "frames_shrunk": stats.frames_shrunk,
         "refreshed_frames": stats.refreshed_frames,
         "tokens_seen": stats.tokens_seen,
         "tokens_kept": stats.tokens_kept,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -129,6 +130,16 @@ class ToyLayer:
         normed = self.norm(hidden)
         hidden = hidden + self.out(self.attend(self.queries(normed), self.keys(normed), self.values(normed)))
         return hidden + self.mlp(hidden)
+
+
+def picture(seed: int, number: int) -> np.ndarray:
+    """A bright square crosses noisy ground for ten frames and stands still for ten, uint8 `[48, 64, 3]`."""
+    moved = number // 20 * 10 + min(number % 20, 10)
+    ground = np.random.default_rng((seed, number)).integers(-2, 3, (48, 64, 3))
+    image = np.full((48, 64, 3), 60 + 10 * seed) + ground
+    left = (5 * moved + 7 * seed) % 52
+    image[20:32, left : left + 12] = 220
+    return image.clip(0, 255).astype(np.uint8)
 
 
 def toy_tower(num_tokens: int = 13, group: int = 1, pinned: int = 1, dtype: torch.dtype = torch.float64) -> VisionTower:

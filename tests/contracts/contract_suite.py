@@ -13,6 +13,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from contract_codecs import CODEC, again, states
 from contract_streams import (
@@ -25,13 +26,16 @@ from contract_streams import (
     moving_features,
     moving_frame,
     odd_looks,
+    picture,
     toy_tower,
 )
 
 from onlooker.compress import num_kept
 from onlooker.core import registry
-from onlooker.core.contracts import Decision, Encoded, Moment, Outcome
+from onlooker.core.codec import CodecRecord
+from onlooker.core.contracts import Decision, Encoded, MemoryView, Moment, Outcome
 from onlooker.core.errors import InputError
+from onlooker.core.frame import Frame
 from onlooker.core.spans import Plan, Span, Tier
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens, join
@@ -48,6 +52,8 @@ def assert_same(one: Any, other: Any, tolerance: float = 0.0, what: str = "outpu
         assert one.shape == other.shape and one.dtype == other.dtype, f"{what}: {one.shape} and {other.shape}"
         equal = torch.equal(one, other) if not tolerance else torch.allclose(one, other, rtol=0, atol=tolerance)
         assert equal, f"{what} differs by up to {(one.double() - other.double()).abs().max():.3g}"
+    elif isinstance(one, np.ndarray):
+        assert one.dtype == other.dtype and np.array_equal(one, other), f"{what} differs"
     elif dataclasses.is_dataclass(one):
         for f in dataclasses.fields(one):
             assert_same(getattr(one, f.name), getattr(other, f.name), tolerance, f"{what}.{f.name}")
@@ -268,8 +274,29 @@ class CodecStream(Stream):
         return again(self.method, *given)
 
 
+class GateStream(Stream):
+    """Small pictures of a stream that stands still for a while, now and then."""
+
+    num_long = 300
+    seen_s: float | None = None
+
+    def input(self, number: int) -> Frame:
+        # Streams of an odd seed come with what a video's encoder says; most sources say nothing.
+        moves = number % 20 < 10
+        codec = CodecRecord("P", 1, 0, 9000 if moves else 60, None, None) if self.seed % 2 else None
+        return Frame(picture(self.seed, number), number * 0.5, codec=codec)
+
+    def push_input(self, given: Frame) -> Any:
+        memory = MemoryView((Span(0, "prefix", 12, 0.0, 0.0),), self.seen_s)
+        verdict = self.method.look(given, memory, self.state)
+        if isinstance(verdict, np.ndarray) or verdict:
+            self.seen_s = given.time_s
+        return verdict
+
+
 STREAMS: dict[str, type[Stream]] = {
     "codec": CodecStream,
+    "gate": GateStream,
     "refiner": RefinerStream,
     "compressor": CompressorStream,
     "encoder": EncoderStream,
@@ -378,6 +405,8 @@ def inputs_are_left_alone(method: Any, opened: Opener) -> None:
         assert_same(given, before, what="input")
         assert_same(out, expected[number])
         given = given.content if isinstance(given, Unread) else given
+        if isinstance(given, Frame):
+            given.image.fill(7)
         arrays = isinstance(given, VisualTokens)
         for tensor in (given.features, *given.extras.values(), *given.whole.values()) if arrays else (given,):
             if isinstance(tensor, torch.Tensor):
@@ -926,10 +955,39 @@ def refiner_odd_looks(method: Any, opened: Opener) -> None:
 
 REFINER = (refiner_shape, refiner_budget, refiner_engagement, refiner_odd_looks, refiner_tokens)
 
+# ------------------------------------------------------------------------------------------------- points for gates
+
+
+def verdicts_are_whole(method: Any, opened: Opener) -> None:
+    """Every verdict is a share from 0 to 1, or a picture, and the first frame is seen, whatever its size."""
+    stream = opened(method)
+    looked, firsts = [stream.push(number) for number in range(60)], [opened(method).push(0)]
+    for size in ((56, 56), (1, 1), (3, 200), (720, 406)):
+        state, ground = method.new_state(), np.zeros((*size, 3), np.uint8)
+        firsts.append(method.look(Frame(ground, 0.0), MemoryView(), state))
+        looked.append(method.look(Frame(ground + 255, 1.0), MemoryView((), 0.0), state))
+    for verdict in (*looked, *firsts):
+        if isinstance(verdict, np.ndarray):
+            Frame(verdict, 0.0)
+        else:
+            assert type(verdict) is float and 0 <= verdict <= 1, f"{verdict!r} is no share of a frame, and no picture"
+    assert all(isinstance(verdict, np.ndarray) or verdict > 0 for verdict in firsts), "a first frame was skipped"
+
+
+def gate_engagement(method: Any, opened: Opener) -> None:
+    """On a stream that stands still for a while some frames are not encoded whole, and some are."""
+    stream = opened(method)
+    whole = {isinstance(verdict, float) and verdict == 1 for verdict in map(stream.push, range(60))}
+    assert whole == {True, False}, "all frames of a stream that moves and stands still got the same verdict"
+
+
+GATE = (verdicts_are_whole, gate_engagement)
+
 # -------------------------------------------------------------------------------------------------------- the suite
 
 _SPECIAL = {
     "codec": CODEC,
+    "gate": GATE,
     "compressor": COMPRESSOR,
     "encoder": ENCODER,
     "memory": MEMORY,

@@ -116,7 +116,7 @@ def test_the_command_line_has_an_option_for_it(echo):
 def test_an_argument_that_is_no_kind_is_refused_with_the_nearest(tiny_model):
     with pytest.raises(InputError, match="did you mean encoder"):
         Engine(tiny_model, encodr="full")
-    with pytest.raises(InputError, match="methods are encoder, compressor, memory"):
+    with pytest.raises(InputError, match="methods are gate, encoder, compressor, memory"):
         Engine(tiny_model, response="threshold")
 
 

@@ -107,3 +107,11 @@ def test_what_cannot_be_saved_is_named() -> None:
     state.by_layer["bad"] = {1, 2}
     with pytest.raises(TypeError, match=r"set \(by_layer"):
         state.export()
+
+
+def test_a_field_may_not_hide_what_every_state_can_do():
+    with pytest.raises(TypeError, match="a state cannot have a field of the name num_bytes"):
+
+        @dataclass
+        class Wrong(StreamState):
+            num_bytes: int = 0

@@ -12,7 +12,7 @@ from onlooker.engine import Engine
 from onlooker.models import load
 
 QUESTION = "what is happening in the video ?"
-PLAIN = {"encoder": "full", "compressor": "identity", "memory": "full"}
+PLAIN = {"gate": "all", "encoder": "full", "compressor": "identity", "memory": "full"}
 CASES = [(kind, name) for kind in PLAIN for name in registry.names(kind)]
 
 

@@ -10,8 +10,9 @@ One page for each reader, all names importable from here:
 |---|---|
 | `method.py` | everyone who writes a method |
 | `encode.py`, `vision.py` | encoders: what they fill in, and the tower that they run |
-| `compress.py`, `memory.py`, `refine.py`, `respond.py` | compressors, memories, refiners, response policies |
 | `codec.py` | codecs: how keys and values lie in a tier |
+| `gate.py`, `compress.py`, `memory.py` | gates, compressors, memories |
+| `refine.py`, `respond.py` | refiners, response policies |
 | `model.py`, `vision.py` | everyone who adapts a model |
 | `packed.py` | kernels and prepared encoders; not importable from here |
 """
@@ -19,6 +20,7 @@ One page for each reader, all names importable from here:
 from onlooker.core.contracts.codec import Codec
 from onlooker.core.contracts.compress import Compressor
 from onlooker.core.contracts.encode import EncoderAccelerator, Prepared
+from onlooker.core.contracts.gate import PICTURE_SIZES, Gate, MemoryView
 from onlooker.core.contracts.memory import MemoryPolicy
 from onlooker.core.contracts.method import Method
 from onlooker.core.contracts.model import Attention, ClipAnswer, ClipModel, ModelSpec, TokenChoice, VideoModel
@@ -27,6 +29,7 @@ from onlooker.core.contracts.respond import SILENT, SPEAK, Decision, Moment, Out
 from onlooker.core.contracts.vision import Encoded, VisionLayer, VisionTower
 
 __all__ = [
+    "PICTURE_SIZES",
     "SILENT",
     "SPEAK",
     "Attention",
@@ -37,8 +40,10 @@ __all__ = [
     "Decision",
     "Encoded",
     "EncoderAccelerator",
+    "Gate",
     "Look",
     "MemoryPolicy",
+    "MemoryView",
     "Method",
     "ModelSpec",
     "Moment",
