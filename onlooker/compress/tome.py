@@ -48,11 +48,11 @@ class ToMe(Compressor):
         """The frame after as many rounds as its budget asks for."""
         keep = num_kept(len(tokens), self.keep, self.keep_ratio)
         while len(tokens) > keep:
-            tokens = tokens.merge(_round(tokens.features.detach().float(), len(tokens) - keep))
+            tokens = tokens.merge(merge_round(tokens.features.detach().float(), len(tokens) - keep))
         return tokens
 
 
-def _round(features: Tensor, surplus: int) -> Tensor:
+def merge_round(features: Tensor, surplus: int) -> Tensor:
     """The group of each token after one round that merges up to `surplus` pairs, int64 `[tokens]`."""
     count = len(features)
     unit = normalize(features, dim=-1)

@@ -1,0 +1,128 @@
+"""What each compressor costs a frame: many streams in one call, tokens as a model makes them, no model needed.
+
+    python -m benchmarks.compressor_cost --streams 16 --tokens 196 --dim 3584
+
+Streams are in different phases, as in life: each has seen another number of frames. Time is wall-clock from the call to
+the end of the device's work, over frames of the whole measurement, so that a window's burst counts. State is that of
+one stream after the last frame, what is held included.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+
+import torch
+
+from onlooker.core import registry
+from onlooker.core.contracts import Compressor
+from onlooker.core.errors import OnlookerError
+from onlooker.core.tokens import VisualTokens
+
+
+def main() -> None:
+    """Prints a line for each compressor, and all of them as one JSON line at the end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=196, help="of a frame; a square number")
+    parser.add_argument("--dim", type=int, default=3584)
+    parser.add_argument("--frames", type=int, default=48, help="measured, after as many to warm up")
+    parser.add_argument("--repeats", type=int, default=3, help="the median counts")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--only", default="", help="names, separated by commas; default: all")
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device if options.device == "auto" else torch.device(options.device)
+    automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = automatic if options.dtype == "auto" else getattr(torch, options.dtype)
+    names = options.only.split(",") if options.only else registry.names("compressor")
+    rows = []
+    for name in names:
+        try:
+            method = registry.make("compressor", name)
+        except OnlookerError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            continue
+        rows.append(measured(name, method, options, device, dtype))
+        row = rows[-1]
+        print(
+            f"{name:12} {row['ms_a_frame']:8.4f} ms a frame, keeps {row['kept']:6.1%}, {row['state_bytes']:>12,} bytes"
+        )
+        sys.stdout.flush()
+    about = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+    card = {"bench": "compressor_cost", "device": about, "dtype": str(dtype).removeprefix("torch.")}
+    card |= {name: getattr(options, name) for name in ("streams", "tokens", "dim", "frames", "repeats")}
+    card |= {
+        "threads": torch.get_num_threads(),
+        "versions": f"python {platform.python_version()}, torch {torch.__version__}",
+    }
+    print(json.dumps(card | {"rows": rows}))
+
+
+def clips(
+    method: Compressor, options: argparse.Namespace, device: torch.device, dtype: torch.dtype
+) -> list[list[VisualTokens]]:
+    """Frames of every stream: a steady ground, a tenth of the tokens new in each frame, a little noise; with what the
+    method needs to know of them."""
+    side = round(options.tokens**0.5)
+    make = torch.Generator(device=device).manual_seed(1)
+    shape = (options.streams, options.tokens, options.dim)
+    ground, shown = torch.randn(shape, generator=make, device=device), []
+    for number in range(24):
+        new = torch.rand(*shape[:2], 1, generator=make, device=device) < 0.1
+        ground = torch.where(new, torch.randn(shape, generator=make, device=device), ground)
+        features = (ground + 0.05 * torch.randn(shape, generator=make, device=device)).to(dtype)
+        extras = {"saliency": torch.rand(shape[:2], generator=make, device=device) / options.tokens}
+        if "pixels" in method.needs:
+            extras["pixels"] = torch.randint(256, (*shape[:2], 2352), generator=make, device=device, dtype=torch.uint8)
+        about = {"global": features.mean(1, keepdim=True)}
+        frame = []
+        for n in range(options.streams):
+            own = {name: value[n] for name, value in extras.items() if name in method.needs}
+            whole = {name: value[n][None] for name, value in about.items() if name in method.needs}
+            frame.append(VisualTokens.of_frame(features[n], (side, side), number, float(number), own, whole))
+        shown.append(frame)
+    return shown
+
+
+@torch.no_grad()
+def measured(
+    name: str, method: Compressor, options: argparse.Namespace, device: torch.device, dtype: torch.dtype
+) -> dict[str, object]:
+    """Cost, share and state of one method."""
+    frames = clips(method, options, device, dtype)
+    states = [method.new_state() for _ in range(options.streams)]
+    for number in range(options.streams):  # stream n starts n frames late
+        method.compress_streams(frames[number % 24][: number + 1], states[: number + 1])
+    spent, kept, seen = [], 0, 0
+    for repeat in range(options.repeats + 1):
+        wait(device)
+        began = time.perf_counter()
+        for number in range(options.frames):
+            outs = method.compress_streams(frames[number % 24], states)
+            if repeat:
+                kept += sum(map(len, outs))
+                seen += options.streams * options.tokens
+        wait(device)
+        spent.append((time.perf_counter() - began) * 1000 / options.frames / options.streams)
+    return {
+        "compressor": name,
+        "settings": registry.describe(method),
+        "ms_a_frame": round(statistics.median(spent[1:]), 5),
+        "kept": round(kept / seen, 4),
+        "state_bytes": states[0].num_bytes(),
+        "lookahead": method.lookahead,
+    }
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    main()

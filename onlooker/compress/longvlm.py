@@ -1,0 +1,92 @@
+"""Ten frames become a few tokens by merging in rounds, perhaps behind what the whole stream looked like (LongVLM).
+
+Weng et al., "LongVLM: Efficient Long Video Understanding via Large Language Models", ECCV 2024 (arXiv 2404.03384),
+section 3.2: all tokens of a segment of ten frames are merged as in ToMe, in rounds that merge half of them, until 30 of
+2,560 are left. Section 3.3: the class token behind every layer, averaged over time, is put before them. Changed:
+
+- nothing is trained here: the authors trained the projector on merged tokens, so this is a control, and coarse;
+- tokens are compared by their own cosine, behind the projector; there, by the mean of the parts of a head;
+- `global_rows`: the mean is that of the stream so far, not of the clip, and its rows take the places of merged tokens,
+  the first of the segment's first frame. They stand for no token of their own (weight 0). A tower without a class
+  token has one such row, the mean token.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from onlooker.compress._clip import ClipMethod, ClipState
+from onlooker.compress._keep import num_kept
+from onlooker.compress.tome import merge_round
+from onlooker.core.tokens import VisualTokens
+
+
+@dataclass
+class SegmentState(ClipState):
+    """The segment so far, and what the stream looked like."""
+
+    about: Tensor | None = None
+    """Sum over frames of their global rows, float32 `[rows, dim]`."""
+    num_frames: int = 0
+
+
+@dataclass(frozen=True)
+class LongVLM(ClipMethod):
+    """Hierarchical merging of a segment to a constant number of tokens."""
+
+    realises: ClassVar[tuple[str, ...]] = ("longvlm",)
+
+    frames: int = 10
+    """Frames of a segment."""
+    keep_ratio: float = 30 / 2560
+    """Share of a segment's tokens that is left, in (0, 1]."""
+    global_rows: bool = False
+    """Put the stream's mean global rows before every segment."""
+
+    @property
+    def needs(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride] - hangs on a setting
+        """Rows about the whole frame, if they are put in."""
+        return frozenset({"global"} if self.global_rows else ())
+
+    def new_state(self) -> SegmentState:
+        """An empty segment."""
+        return SegmentState()
+
+    def clip(self, tokens: VisualTokens, frames: int, state: ClipState) -> VisualTokens:
+        """A segment after as many rounds as its budget asks for."""
+        keep = num_kept(len(tokens), None, self.keep_ratio)
+        first, about = tokens, tokens.whole
+        while len(tokens) > keep:
+            tokens = tokens.merge(merge_round(tokens.features.detach().float(), len(tokens) - keep))
+        if not self.global_rows:
+            return tokens
+        assert isinstance(state, SegmentState)
+        rows = about["global"].detach().float()
+        total = rows.sum(0) if state.about is None else state.about + rows.sum(0)
+        state.about, state.num_frames = total, state.num_frames + len(rows)
+        return _with_rows(tokens, first, total / state.num_frames)
+
+
+def _with_rows(tokens: VisualTokens, segment: VisualTokens, rows: Tensor) -> VisualTokens:
+    """The rows at free places of a segment's first frame, before its tokens; as many as there are free places."""
+    own = tokens.frame == segment.frame[0]
+    size = int((segment.frame == segment.frame[0]).sum())
+    free = torch.ones(size, dtype=torch.bool, device=rows.device)
+    taken = torch.isin(segment.slot[:size], tokens.slot[own])
+    free &= ~taken
+    places = free.nonzero()[: len(rows), 0]
+    put = segment.select(places)
+    put = replace(
+        put,
+        features=rows[: len(places)].to(put.features.dtype),
+        weight=torch.zeros_like(put.weight),
+        extras={name: torch.zeros_like(value) for name, value in put.extras.items()},
+    )
+    both = [torch.cat([getattr(put, name), getattr(tokens, name)]) for name in ("features", "frame", "time_s", "row")]
+    extras = {name: torch.cat([put.extras[name], value]) for name, value in tokens.extras.items()}
+    col, weight = torch.cat([put.col, tokens.col]), torch.cat([put.weight, tokens.weight])
+    joined = VisualTokens(*both, col, tokens.grid, weight, extras, tokens.whole)
+    order = (joined.frame * segment.grid[0] * segment.grid[1] + joined.slot).argsort(stable=True)
+    return joined.select(order)
