@@ -19,7 +19,7 @@ from onlooker.kvstore.catalog import Catalog, Spans
 from onlooker.kvstore.chunk import Chunk
 from onlooker.kvstore.coded import Coded, encoded_bytes, park
 from onlooker.kvstore.question import Choose, Held, QuestionView
-from onlooker.kvstore.rotation import Rotary, by_steps
+from onlooker.kvstore.rotation import Rotary, by_steps, moved, rotate
 from onlooker.kvstore.signals import Signals
 from onlooker.kvstore.window import Window
 
@@ -125,9 +125,9 @@ class KVStore:
         return span
 
     def raw_keys(self, block: int) -> Tensor:
-        """Un-rotated keys of a block on the device, `[layers, kv_heads, tokens, head_dim]`, where they lie."""
-        start = self._window.row_of(block)
-        return self._window.arena.keys[:, :, start : start + self._entries[block].span.num_tokens]
+        """Keys of a block on the device without their rotation, `[layers, kv_heads, tokens, head_dim]`: a copy."""
+        known = self._entries[block].block
+        return rotate(self._window.written_keys(known), *self.turn(-moved(known.positions, known.written)))
 
     def is_sure_of_room(self, num_tokens: int) -> bool:
         """Whether no budget can refuse a block of up to so many tokens, nor whatever is parked for it."""

@@ -323,3 +323,17 @@ def test_a_run_leaves_from_behind_anchors_without_moving_what_comes_after(axes, 
         past, reach = packed_past(store, [span.id for span in store.spans])
         wanted, _ = stack.dense(noise(4, 50 + number), place(4, axes, 50 + number)[0] + reach, past)
         assert_same(watch(stack, store, 4, 50 + number), wanted)
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_raw_keys_are_told_without_their_rotation(axes):
+    """Also of the prefix, which lies rotated elsewhere once it has moved."""
+    stack = Stack(axes)
+    store = new_store(stack)
+    for number in range(6):
+        watch(stack, store, 4, number)
+    store.apply(Plan(forget=(1, 2)))
+    for span in store.spans:
+        torch.testing.assert_close(store.raw_keys(span.id), raw(store, span.id)[0], rtol=1e-4, atol=1e-5)
+        mean = store._signals.means[:, store._signals.rows[span.id]]
+        torch.testing.assert_close(store.raw_keys(span.id).mean(2).flatten(1), mean, rtol=1e-4, atol=1e-5)
