@@ -78,15 +78,16 @@ def _with_rows(tokens: VisualTokens, segment: VisualTokens, rows: Tensor) -> Vis
     free &= ~taken
     places = free.nonzero()[: len(rows), 0]
     put = segment.select(places)
-    put = replace(
-        put,
-        features=rows[: len(places)].to(put.features.dtype),
-        weight=torch.zeros_like(put.weight),
-        extras={name: torch.zeros_like(value) for name, value in put.extras.items()},
+    extras = {name: torch.cat([torch.zeros_like(put.extras[name]), value]) for name, value in tokens.extras.items()}
+    joined = replace(
+        tokens,
+        features=torch.cat([rows[: len(places)].to(tokens.features.dtype), tokens.features]),
+        frame=torch.cat([put.frame, tokens.frame]),
+        time_s=torch.cat([put.time_s, tokens.time_s]),
+        row=torch.cat([put.row, tokens.row]),
+        col=torch.cat([put.col, tokens.col]),
+        weight=torch.cat([torch.zeros_like(put.weight), tokens.weight]),
+        extras=extras,
     )
-    both = [torch.cat([getattr(put, name), getattr(tokens, name)]) for name in ("features", "frame", "time_s", "row")]
-    extras = {name: torch.cat([put.extras[name], value]) for name, value in tokens.extras.items()}
-    col, weight = torch.cat([put.col, tokens.col]), torch.cat([put.weight, tokens.weight])
-    joined = VisualTokens(*both, col, tokens.grid, weight, extras, tokens.whole)
     order = (joined.frame * segment.grid[0] * segment.grid[1] + joined.slot).argsort(stable=True)
     return joined.select(order)

@@ -9,7 +9,7 @@ import torch
 from test_causal_compressors import cosine, density_centres
 from test_merging_and_periodic import merged_plainly
 
-from onlooker.compress import FastVID, FlashVID, LongVLM, VidCom2
+from onlooker.compress import FastVID, FlashVID, HoliTom, LongVLM, PruneVid, VidCom2
 from onlooker.core.contracts import Compressor
 from onlooker.core.tokens import VisualTokens
 
@@ -216,3 +216,124 @@ def test_fastvid_equals_a_derivation_with_lists(seed: int, share: float) -> None
     assert places(out) == sorted(wanted)
     for place, row, weight in zip(places(out), rows(out), out.weight.tolist(), strict=True):
         assert np.allclose(row, wanted[place][0], atol=1e-5) and weight == wanted[place][1]
+
+
+# ---------------------------------------------------------------------------------------------------------- prunevid
+
+
+def test_prunevid_equals_a_derivation_with_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onlooker.compress import prunevid
+
+    monkeypatch.setattr(prunevid, "FEW", 3)  # a frame has few tokens here
+    merged_over_time = 0
+    for seed in range(3):
+        frames = clip(seed, change=0.1)
+        out = given_out(PruneVid(frames=8), frames)
+        x = np.stack([rows(tokens) for tokens in frames])
+        means = x.mean(1)
+        centres = density_centres(means, list(range(8)), 2)
+        label = [
+            f if f in centres else min(centres, key=lambda c, f=f: np.linalg.norm(means[f] - means[c]))
+            for f in range(8)
+        ]
+        scenes: list[list[int]] = [[0]]
+        for f in range(1, 8):
+            if label[f] == label[f - 1]:
+                scenes[-1].append(f)
+            else:
+                scenes.append([f])
+        wanted: dict[tuple[int, int], tuple[np.ndarray, int]] = {}
+
+        def spread(f: int, tokens: dict[int, list[np.ndarray]], into: dict = wanted) -> None:
+            mean = np.zeros((TOKENS, DIM))
+            for n, sources in tokens.items():
+                mean[n] = np.mean(sources, axis=0)
+            count = len(tokens) if len(tokens) <= 3 else max(1, int(0.5 * len(tokens)))
+            found = density_centres(mean, sorted(tokens), count)
+            groups: dict[int, list[np.ndarray]] = {c: [] for c in found}
+            for n, sources in tokens.items():
+                own = n if n in found else min(found, key=lambda c: np.linalg.norm(mean[n] - mean[c]))
+                groups[own] += sources
+            for c, sources in groups.items():
+                into[f, c] = (np.mean(sources, axis=0), len(sources))
+
+        for scene in scenes:
+            still = []
+            for n in range(TOKENS):
+                pairs = [cosine(x[a, n], x[b, n]) for a in scene for b in scene if a < b]
+                if pairs and np.mean(pairs) > 0.8:
+                    still.append(n)
+            merged_over_time += len(still)
+            if still:
+                spread(scene[0], {n: [x[f, n] for f in scene] for n in still})
+            for f in scene:
+                if moving := {n: [x[f, n]] for n in range(TOKENS) if n not in still}:
+                    spread(f, moving)
+        assert places(out) == sorted(wanted)
+        for place, row, weight in zip(places(out), rows(out), out.weight.tolist(), strict=True):
+            assert np.allclose(row, wanted[place][0], atol=1e-5) and weight == wanted[place][1]
+        assert out.weight.sum() == 8 * TOKENS
+    assert merged_over_time
+
+
+# ----------------------------------------------------------------------------------------------------------- holitom
+
+
+def divisions(frames: int) -> list[list[list[int]]]:
+    """Every way to cut a clip into parts."""
+    found = []
+    for cuts in range(2 ** (frames - 1)):
+        parts: list[list[int]] = [[0]]
+        for f in range(1, frames):
+            if cuts >> (f - 1) & 1:
+                parts.append([f])
+            else:
+                parts[-1].append(f)
+        found.append(parts)
+    return found
+
+
+@pytest.mark.parametrize(("seed", "share"), [(0, 0.3), (1, 0.3), (2, 0.15)])
+def test_holitom_equals_a_search_over_all_divisions(seed: int, share: float) -> None:
+    frames = clip(seed, change=0.15)
+    out = given_out(HoliTom(frames=8, keep_ratio=share), frames)
+    x = np.stack([rows(tokens) for tokens in frames])
+    salience = np.stack([tokens.extras["saliency"].double().numpy() for tokens in frames])
+
+    def still(part: list[int]) -> list[int]:
+        steps = [(a, a + 1) for a in part[:-1]]
+        return [n for n in range(TOKENS) if steps and all(cosine(x[a, n], x[b, n]) > 0.8 for a, b in steps)]
+
+    gains = [(sum(len(still(part)) * (len(part) - 1) for part in parts), parts) for parts in divisions(8)]
+    best = max(gain for gain, _ in gains)
+    matching = []
+    for gain, parts in gains:
+        if gain != best:
+            continue
+        owners = {(part[0], n): [(f, n) for f in part] for part in parts for n in still(part)}
+        moving = [(f, n) for part in parts for f in part for n in range(TOKENS) if n not in still(part)]
+        ratio = min(1.0, share * 8 * TOKENS / (len(owners) + len(moving)))
+        wanted: dict[tuple[int, int], tuple[np.ndarray, int]] = {}
+        for f in range(8):
+            own = [n for g, n in moving if g == f]
+            count = min(len(own), max(1, int(ratio * len(own) + 1e-6)))
+            for n in sorted(own, key=lambda n, f=f: (-salience[f, n], n))[:count]:
+                wanted[f, n] = (x[f, n], 1)
+            means = np.zeros((TOKENS, DIM))
+            static = sorted(n for g, n in owners if g == f)
+            for n in static:
+                means[n] = np.mean([x[token] for token in owners[f, n]], axis=0)
+            centres = density_centres(means, static, min(len(static), max(1, int(ratio * len(static) + 1e-6))))
+            groups: dict[int, list[int]] = {c: [] for c in centres}
+            for n in static:
+                if n not in centres:
+                    groups[min(centres, key=lambda c, n=n: np.linalg.norm(means[n] - means[c]))].append(n)
+            for c, joined in groups.items():
+                row = 0.6 * means[c] + 0.4 * np.mean([means[n] for n in joined], axis=0) if joined else means[c]
+                wanted[f, c] = (row, sum(len(owners[f, n]) for n in [c, *joined]))
+        matching.append(wanted)
+    found = [wanted for wanted in matching if sorted(wanted) == places(out)]
+    assert found, "no best division gives these places"
+    for place, row, weight in zip(places(out), rows(out), out.weight.tolist(), strict=True):
+        assert np.allclose(row, found[0][place][0], atol=1e-5) and weight == found[0][place][1]
+    assert (out.weight > 1).any()
