@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BUILT_IN", "SHAPES", "Shape", "check_name", "families", "load", "load_any", "random_model", "shape_of"]
 
-BUILT_IN = {name: name.replace("-", "_") for name in ("pocket", "pocket-aware", "pocket-naive", "pocket-stc")}
+BUILT_IN = {
+    name: name.replace("-", "_") for name in ("pocket", "pocket-aware", "pocket-naive", "pocket-neutral", "pocket-stc")
+}
 """Names of the models that come with the package, and their folders in this room."""
 
 

@@ -179,8 +179,8 @@ tested anywhere. It was trained from nothing on Pocket World, a procedural video
 language beyond its questions.
 
 **Training mix.** {TAUGHT[arm]}
-The three arms (`pocket-naive`, `pocket-neutral`, `pocket-stc`) learn from the same source of clips for the same number
-of steps. They differ in what they see of dropped and reused tokens; besides, a quarter of the questions of the other
+The three arms (`pocket-naive`, `pocket-neutral`, `pocket-stc`) learn from the same source of clips for 4,100 to 4,221
+steps. They differ in what they see of dropped and reused tokens; besides, a quarter of the questions of the other
 two cannot look at frames that they do not need, which `pocket-naive` never meets.
 
 - Format: LLaVA-OneVision of Transformers (SigLIP tower, projector, Qwen2 decoder), own byte-level tokenizer. Weights

@@ -23,7 +23,7 @@ def test_all_of_them_fit_into_the_package():
     assert sum(path.stat().st_size for path in files) <= MOST_BYTES
 
 
-@pytest.mark.parametrize("name", ["pocket-naive", "pocket-stc"])
+@pytest.mark.parametrize("name", ["pocket-naive", "pocket-neutral", "pocket-stc"])
 def test_the_card_says_what_was_seen_in_training(name):
     text = (ROOM / models.BUILT_IN[name] / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "**Training mix.**" in text
