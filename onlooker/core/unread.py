@@ -30,6 +30,9 @@ class Unread:
         return self.start_s if self.place_s is None else self.place_s
 
     def owned(self) -> "Unread":
-        """The same, in memory of its own: tokens may be views of what all streams of a step share."""
+        """The same, in memory of its own: tokens may be views of what all streams of a step share. What describes whole
+        frames (`VisualTokens.whole`) was for compressors, and stays behind."""
         content = self.content
-        return replace(self, content=content.owned() if isinstance(content, VisualTokens) else content.detach().clone())
+        if isinstance(content, VisualTokens):
+            return replace(self, content=replace(content, whole={}).owned())
+        return replace(self, content=content.detach().clone())

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -128,3 +129,24 @@ def k_means(points: Tensor, weights: Tensor) -> list[int]:
         if done:
             break
     return groups.tolist()
+
+
+def likeness(one: VisualTokens, other: VisualTokens) -> float:
+    """Cosine of the mean tokens of two frames."""
+    return float(torch.cosine_similarity(one.features.float().mean(0), other.features.float().mean(0), dim=0))
+
+
+def tome(tokens: VisualTokens, count: int) -> VisualTokens:
+    """So many tokens, of more: in rounds, every second token that is most like one of the others is merged into it
+    (ToMe: bipartite, by cosine, at most half of the tokens in a round)."""
+    while len(tokens) > max(count, 1):
+        features = normalize(tokens.features.float(), dim=-1)
+        best = (features[0::2] @ features[1::2].T).max(dim=1)
+        most = min(len(tokens) - max(count, 1), len(best.values))
+        chosen = best.values.sort(descending=True, stable=True).indices[:most]
+        place = torch.arange(len(tokens), device=features.device)
+        owner = place.clone()
+        owner[2 * chosen] = 2 * best.indices[chosen] + 1
+        first = place.new_full((len(tokens),), len(tokens)).scatter_reduce(0, owner, place, "amin")[owner]
+        tokens = tokens.merge(first.unique(return_inverse=True)[1])
+    return tokens
