@@ -141,7 +141,8 @@ class KVStore:
 
     def check_beside(self, num_bytes: int) -> None:
         """Raise `CapacityError` when so many bytes, held elsewhere for this stream, exceed its device budget."""
-        held = sum(size for name, size in self.num_bytes().items() if name in ("device_rows", "device_anchors"))
+        parts = self.num_bytes().items()
+        held = sum(size for name, size in parts if name.startswith("device") and name != "device_views")
         if self.device_budget_bytes is not None and held + num_bytes > self.device_budget_bytes:
             raise CapacityError(
                 "what the memory holds, or a question reads of it, does not fit on the device",

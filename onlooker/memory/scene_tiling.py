@@ -1,13 +1,14 @@
 """Scenes as blocks: the running scene in full, those before it as one small frame each (VideoLLaMB's scene tiling).
 
-"VideoLLaMB", ICCV 2025 (arXiv 2409.01071): a stream is cut where the similarity of neighbouring frames falls deep below
-the peak before it; a scene is read as up to 8 evenly spaced frames, and what came before it through memory tokens that a
-trained bridge carries on. Here the cut, in its causal form (only the peak to the left: depth > mean + half a deviation
-of all depths so far), and in place of the bridge, which has to be trained, each past scene's mean frame at half the
-resolution. Changed: similarity is that of mean tokens (there: CLS of the tower); where there are too many scenes, the
-two neighbours most alike become one; a scene ends after `longest` frames at the latest.
+"VideoLLaMB" (ICCV 2025, arXiv 2409.01071) cuts a stream where the similarity of neighbouring frames falls deep below
+the peak before it; a scene is read as up to 8 evenly spaced frames, and what came before it through memory tokens that
+a trained bridge carries on. Here is the cut, in its causal form (only the peak to the left: depth > mean + half a
+deviation of all depths so far); in place of the bridge, which has to be trained, stands each past scene's mean frame at
+half the resolution. Changed: similarity is that of mean tokens (there: CLS of the tower); of too many scenes, the two
+neighbours most alike become one; a scene ends after `longest` frames at the latest.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -86,7 +87,7 @@ class SceneTiling(MemoryPolicy):
         small = [Unread(pooled(tokens_of(one), grid), one.start_s, one.end_s) for one in state.running]
         past, weights = [*state.past, joined(small, [1.0] * len(small))], [*state.weights, float(state.length)]
         if len(past) > self.scenes:
-            alike = [likeness(tokens_of(a), tokens_of(b)) for a, b in zip(past, past[1:], strict=False)]
+            alike = [likeness(tokens_of(a), tokens_of(b)) for a, b in itertools.pairwise(past)]
             n = alike.index(max(alike))
             past[n : n + 2] = [joined(past[n : n + 2], weights[n : n + 2])]
             weights[n : n + 2] = [sum(weights[n : n + 2])]

@@ -416,16 +416,21 @@ def inputs_are_left_alone(method: Any, opened: Opener) -> None:
 def bounded_state(method: Any, opened: Opener) -> None:
     """A stream twice as long is remembered in no more bytes."""
     stream = opened(method)
-    sizes = []
+    half = stream.num_long // 2
+    peaks = [[0, 0], [0, 0]]
     for number in range(stream.num_long):
         stream.push(number)
-        if number + 1 in (stream.num_long // 2, stream.num_long):
-            tensors, skeleton = stream.state.export()
-            assert stream.state.num_bytes() == sum(t.numel() * t.element_size() for t in tensors.values())
-            sizes.append((stream.state.num_bytes(), len(json.dumps(skeleton))))
-    assert sizes[1][0] <= sizes[0][0], f"tensor bytes grew: {sizes}"
+        if number % 5 and number + 1 not in (half, stream.num_long):
+            continue
+        tensors, skeleton = stream.state.export()
+        assert stream.state.num_bytes() == sum(t.numel() * t.element_size() for t in tensors.values())
+        peak = peaks[number >= half]
+        peak[:] = max(peak[0], stream.state.num_bytes()), max(peak[1], len(json.dumps(skeleton)))
+    # How many of the frames that a memory holds are whole ones varies with what is seen.
+    slack = 1.1 if getattr(method, "holds_tokens", False) else 1.0
+    assert peaks[1][0] <= slack * peaks[0][0], f"tensor bytes grew: {peaks}"
     # Counters get longer as text; anything else that grows with the stream at least doubles.
-    assert sizes[1][1] <= 1.25 * sizes[0][1] + 16, f"the state grew: {sizes}"
+    assert peaks[1][1] <= 1.25 * peaks[0][1] + 16, f"the state grew: {peaks}"
 
 
 def state_is_whole(method: Any, opened: Opener) -> None:
