@@ -41,8 +41,19 @@ class TimedNotes:
 
 def write_note(session: "Session", text: str, time_s: float | None, as_json: bool) -> None:
     """Write a note, and say so. Raises what `Session.note` raises."""
-    span = session.note(text, time_s)
-    if as_json:
-        emit({"event": "note", "time_s": span.end_s, "kind": span.kind, "text": text})
-    else:
-        print(f"[{clock(span.end_s)}] NOTED {plain(text)}", flush=True)
+    session.note(text, time_s)
+    tell_noted(session, as_json)
+
+
+def tell_noted(session: "Session", as_json: bool) -> None:
+    """Say what was written into the memory since the last call, by whom ever."""
+    from onlooker.core.events import Noted
+
+    for event in session.events():
+        if not isinstance(event, Noted):
+            continue
+        if as_json:
+            emit({"event": "note", "time_s": event.time_s, "kind": event.kind, "text": event.text})
+        else:
+            word = "THINKS" if event.kind == "thought" else "NOTED"
+            print(f"[{clock(event.time_s)}] {word} {plain(event.text)}", flush=True)

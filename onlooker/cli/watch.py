@@ -12,7 +12,7 @@ import typer
 from onlooker.cli import alerts, options
 from onlooker.cli.app import app
 from onlooker.cli.ask import as_dict, explain
-from onlooker.cli.notes import TYPED, TimedNotes, write_note
+from onlooker.cli.notes import TYPED, TimedNotes, tell_noted, write_note
 from onlooker.cli.output import clock, emit, note, plain, size_text, warn
 from onlooker.cli.progress import Working
 from onlooker.cli.questions import AT_THE_END, NOW, Question, TypedQuestions
@@ -119,6 +119,7 @@ def watch(
                     talk.answer_before(frame)
                     timed.write_before(session, frame.time_s)
                     watching.look(frame, session.push(frame))
+                    tell_noted(session, as_json)
             if session.time_s is None:
                 raise SourceError("the source showed no frame", given=source, do="check it, and --fps")
             if pace == "real":

@@ -160,6 +160,10 @@ class SessionStats:
     answers: int = 0
     notes: int = 0
     """Texts written into the memory."""
+    thoughts: int = 0
+    """Thoughts that were written down while watching."""
+    thoughts_dropped: int = 0
+    """Thoughts that were due and not written: one was on its way, or there was too much to do."""
     dropped_events: int = 0
     blocks_parked: int = 0
     blocks_forgotten: int = 0

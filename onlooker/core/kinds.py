@@ -97,6 +97,14 @@ KINDS: dict[str, Kind] = {
             default="none",
         ),
         Kind(
+            "think",
+            "onlooker.think",
+            "onlooker.core.contracts:Thinker",
+            "What is written down while watching, such as [bold]vst:every_s=8[/].",
+            default="none",
+            neutral=True,
+        ),
+        Kind(
             "response",
             "onlooker.respond",
             "onlooker.core.contracts:ResponsePolicy",

@@ -26,6 +26,7 @@ from onlooker.core.contracts import (
     Method,
     Prepared,
     Refiner,
+    Thinker,
     VideoModel,
     VisionTower,
 )
@@ -46,6 +47,7 @@ from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved, load
 from onlooker.engine.seeing import Arrival, Patch, Seen, arrive, batches
 from onlooker.engine.session import Session
+from onlooker.engine.thinking import begin_thought, write_thoughts
 from onlooker.kvstore import KVStore, tier_codecs
 
 
@@ -133,6 +135,11 @@ class Engine:
     def memory(self) -> MemoryPolicy:
         """The memory in place."""
         return self._serving["memory"]
+
+    @property
+    def thinker(self) -> Thinker:
+        """The thinker in place."""
+        return self._serving["think"]
 
     @property
     def refiner(self) -> Refiner:
@@ -268,7 +275,19 @@ class Engine:
         """
         events, texts = self._step(arrivals, requests)
         all_said(texts)
+        self.think(
+            [(s, event) for (s, _), event in zip(arrivals, events, strict=True) if isinstance(event, FrameTaken)]
+        )
         return events
+
+    def think(self, taken: Sequence[tuple[Session, FrameTaken]]) -> None:
+        """Write down what the thinker wants written after these frames, before anything else is done. A scheduler does
+        it beside the streams instead, and frames do not wait."""
+        replies = [reply for session, event in taken if (reply := begin_thought(session, event)) is not None]
+        while pending := [reply for reply in replies if not reply.done]:
+            self.step_requests(pending)
+        if replies:
+            write_thoughts(self, [session for session, _ in taken])
 
     @torch.no_grad()
     def step_requests(self, requests: Sequence[InFlight]) -> list[str]:

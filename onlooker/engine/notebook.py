@@ -1,5 +1,6 @@
 """What was written into the memory of one stream, to be listed and found: saved and forked with its session."""
 
+import itertools
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -33,6 +34,10 @@ class NoteBook:
             for note in self._notes
             if note.time_s >= since_s and all(word in note.text.casefold() for word in wanted)
         ]
+
+    def newest(self, most: int) -> list[Noted]:
+        """So many, oldest first."""
+        return list(itertools.islice(reversed(self._notes), most))[::-1]
 
     def fork(self) -> "NoteBook":
         """An independent copy."""

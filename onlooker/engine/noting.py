@@ -14,17 +14,17 @@ from onlooker.core.unread import Unread
 from onlooker.engine.emission import Writer, read_all
 from onlooker.engine.reading import note_reading
 from onlooker.engine.request import release
-from onlooker.engine.session import Session
 
 if TYPE_CHECKING:
     from onlooker.engine.engine import Engine
+    from onlooker.engine.session import Session
 
 
 @dataclass(frozen=True)
 class Note:
     """A text for the memory of one stream (see `Session.note`)."""
 
-    session: Session
+    session: "Session"
     text: str
     time_s: float | None = None
     kind: SpanKind = "text"
@@ -93,7 +93,7 @@ def _check(engine: "Engine", note: Note) -> float:
     return number("time_s", note.time_s, least=newest, unit="seconds", do=do)
 
 
-def _close(engine: "Engine", session: Session) -> None:
+def _close(engine: "Engine", session: "Session") -> None:
     """Read the frames that wait for their patch or are held by the compressor, as they are: what a note follows has to
     be there before it."""
     given, seen = engine.closing(session)

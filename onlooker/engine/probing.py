@@ -6,7 +6,7 @@ put to a fork of the memory: the stream does not change, and no answer is counte
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -97,8 +97,8 @@ class Quiet:
 class Aside:
     """A question beside the stream, of which only what its scores tell is wanted (`InFlight`)."""
 
-    def __init__(self, session: "Session", request: Request) -> None:
-        self.session, self._request = session, request
+    def __init__(self, session: "Session", request: Request, priority: int = 0) -> None:
+        self.session, self._request, self.priority = session, request, priority
         self.time_s = request.time_s
         """Stream time of the frame that it is about."""
 
@@ -109,7 +109,8 @@ class Aside:
 
     def pending(self) -> Work:
         """The tokens that have to be read next."""
-        return self._request.pending()
+        work = self._request.pending()
+        return replace(work, priority=self.priority) if self.priority else work
 
     def accept(self, scores: Tensor | None) -> str:
         """Take the scores of the pending work; says nothing."""
@@ -168,12 +169,16 @@ class Retelling(Aside):
 
 
 class Reply(Aside):
-    """What a rule has to say: an answer to its prompt that only the rule is told of. `said` are its token ids."""
+    """What a rule, or a thinker, has to say: an answer to its prompt that nobody else is told of, from what was seen
+    since a stream time. `said` are its token ids."""
 
-    def __init__(self, session: "Session", prompt: str, longest: int) -> None:
+    def __init__(
+        self, session: "Session", prompt: str, longest: int, *, since_s: float = 0.0, priority: int = 0
+    ) -> None:
         asked = Quiet.of(session)
         now = session.now_s
-        super().__init__(session, Request(asked, prompt, now, (0.0, now), Decoding(max_new_tokens=longest)))
+        request = Request(asked, prompt, now, (since_s, now), Decoding(max_new_tokens=longest))
+        super().__init__(session, request, priority)
 
     @property
     def finished(self) -> bool:

@@ -63,3 +63,9 @@ class SchedulerStats:
     frames: QueueCounts
     refused: int
     """Streams and questions that met `Busy`."""
+    background: int = 0
+    """Works of lower priority in flight."""
+    background_dropped: int = 0
+    """Works of lower priority that were dropped: under load, or because they waited too long."""
+    background_deferred: int = 0
+    """Steps that such works have left to frames."""

@@ -29,6 +29,7 @@ from typing import Any
 from onlooker.core.checks import number
 from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import Failed, FrameTaken
+from onlooker.engine.background import Background
 from onlooker.engine.engine import Engine
 from onlooker.engine.load import Recent, Share, StepCost
 from onlooker.engine.probing import Aside
@@ -47,6 +48,7 @@ from onlooker.engine.stream_queue import (
     closed,
     forget,
 )
+from onlooker.engine.thinking import go_on_thinking
 
 LOG = logging.getLogger("onlooker.engine")
 LEARNING_STEPS = 8
@@ -79,6 +81,7 @@ class Scheduler:
         self._queues: list[StreamQueue] = []
         self._requests: list[tuple[Request, float]] = []
         self._probes: list[Aside] = []
+        self._background = Background(self.slo.most_background, self.slo.background_s, now)
         self._gone = QueueCounts()
         self._refused = 0
         self._lags, self._first_tokens, self._questions = Recent(), Recent(), Share()
@@ -124,9 +127,10 @@ class Scheduler:
         for probe in self._probes:
             if probe.session is queue.session:
                 probe.cancel()
+        self._background.end(queue.session)
         self._prune()
         queue.end(closed())
-        _add(self._gone, queue.counts)
+        self._gone.add(queue.counts)
         queue.session.close()
 
     def close(self) -> None:
@@ -168,8 +172,11 @@ class Scheduler:
         return request
 
     def probe(self, probes: Sequence[Aside]) -> None:
-        """Looks of rules (`Watch.due`): steps move them on with everything else, until they are done."""
-        self._probes.extend(probes)
+        """Looks and replies of rules (`Watch.due`, `Watch.begun`): steps move them on with everything else, until they
+        are done. What has a lower priority waits until no frame does, and is dropped and counted under load."""
+        self._probes.extend(probe for probe in probes if not probe.priority)
+        later = [probe for probe in probes if probe.priority]
+        self._background.add(later, overloaded=self.level > 0 or self._load() > 1.0)
 
     # ------------------------------------------------------------------------------------------------------ working
 
@@ -178,7 +185,9 @@ class Scheduler:
         self._settle()
         self._prune()
         chosen = self._choose()
-        requests, probes = list(self._requests), list(self._probes)
+        waits = any(queue.waiting_since() is not None for queue in self._queues)
+        background = self._background.ready(gives_way=waits)
+        requests, probes = list(self._requests), [*self._probes, *background]
         if not chosen and not requests and not probes:
             return Report()
         silent = {request for request, _ in requests if not request.has_spoken}
@@ -187,7 +196,7 @@ class Scheduler:
         spent = time.perf_counter() - began
         now = max(self.now(), began_s + spent)
         self.cost.note(len(chosen), len(requests) + len(probes), spent)
-        if requests or probes:
+        if requests or len(probes) > len(background):  # what gives way is no load
             alone = self.cost.question_s if chosen else spent
             self._questions.note(min(alone, spent), now)
         lags = tuple(now - queued.arrived_s for _, queued in chosen)
@@ -196,6 +205,9 @@ class Scheduler:
         for request, put_s in requests:
             if request in silent and request.has_spoken:
                 self._first_tokens.note(now - put_s)
+        sessions = [queue.session for queue in self._queues]
+        taken = [(queue.session, event) for (queue, _), event in zip(chosen, events, strict=True)]
+        self.probe(go_on_thinking(self.engine, sessions, taken))
         self._prune()
         told = tuple((queue, event) for (queue, _), event in zip(chosen, events, strict=True))
         return Report(told, texts, spent, lags, tuple(queued for _, queued in chosen), broken, len(probes))
@@ -295,7 +307,7 @@ class Scheduler:
         """Where things stand."""
         frames = dataclasses.replace(self._gone)
         for queue in self._queues:
-            _add(frames, queue.counts)
+            frames.add(queue.counts)
         return SchedulerStats(
             streams=len(self._queues),
             waiting=sum(queue.num_waiting for queue in self._queues),
@@ -312,6 +324,9 @@ class Scheduler:
             first_token_p95_s=self._first_tokens.percentile(95),
             frames=frames,
             refused=self._refused,
+            background=len(self._background),
+            background_dropped=self._background.dropped,
+            background_deferred=self._background.deferred,
         )
 
     # -------------------------------------------------------------------------------------------------------- inside
@@ -321,7 +336,9 @@ class Scheduler:
             raise SessionClosed("the scheduler was closed", do="make a new one")
 
     def _has_work(self) -> bool:
-        return bool(self._requests or self._probes) or any(queue.waiting_since() is not None for queue in self._queues)
+        return bool(self._requests or self._probes or len(self._background)) or any(
+            queue.waiting_since() is not None for queue in self._queues
+        )
 
     def _frames_in_a_step(self) -> int:
         """So many that the step lasts no longer than it may."""
@@ -361,7 +378,7 @@ class Scheduler:
         if load > slo.most_load and self.cost.steps >= LEARNING_STEPS:
             return f"{load:.0%} of the time would be promised, {slo.most_load:.0%} may be"
         if slo.device_budget_bytes is not None:
-            held = [_device_bytes(queue.session) for queue in self._queues]
+            held = [queue.device_bytes() for queue in self._queues]
             if sum(held) + max(held) > slo.device_budget_bytes:
                 return f"{sum(held)} bytes are held, {slo.device_budget_bytes} allowed"
         return None
@@ -383,13 +400,3 @@ class Scheduler:
             self._since = None
             self.level += wanted
             self.engine.use(**{**self.engine.methods, **self.degrade_level.methods})
-
-
-def _device_bytes(session: Session) -> int:
-    held = session.stats().memory_bytes
-    return sum(size for name, size in held.items() if not name.startswith("host"))
-
-
-def _add(total: QueueCounts, counts: QueueCounts) -> None:
-    for field in dataclasses.fields(QueueCounts):
-        setattr(total, field.name, getattr(total, field.name) + getattr(counts, field.name))

@@ -28,6 +28,7 @@ from onlooker.engine.request import Request
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved, save
 from onlooker.engine.standing import RuleBook
+from onlooker.engine.thinking import Thinking, hidden_notes
 from onlooker.engine.watching import Watch
 from onlooker.respond import Rule
 
@@ -65,6 +66,7 @@ class Session:
     def __init__(self, engine: "Engine", trace: bool = False) -> None:
         self._engine = engine
         self.model, self.memory, self.refiner = engine.model, engine.memory, engine.refiner
+        self.thinker = engine.thinker
         self.layout: Layout = engine.layout
         self.states = engine.new_states()
         """What each method remembers of this stream, by kind."""
@@ -92,6 +94,8 @@ class Session:
         self.heard = Heard()
         """What the newest frame told them."""
         self.usual = Usual()
+        self.thinking: Thinking | None = None
+        """The thought that is on its way."""
         self.notebook = NoteBook()
         """What was written into the memory."""
         self.rules = RuleBook()
@@ -217,7 +221,7 @@ class Session:
         twin.states = {kind: state.fork() for kind, state in self.states.items()}
         twin.store = self.store.fork()
         twin.usual, twin.rules, twin.wanted = self.usual.fork(), self.rules.fork(), Counter()
-        twin.notebook = self.notebook.fork()
+        twin.notebook, twin.thinking = self.notebook.fork(), None
         twin.totals = dataclasses.replace(self.totals, stage_s=dict(self.totals.stage_s))
         twin._events = deque(maxlen=EVENTS_KEPT)
         self._engine.sessions.add(twin)
@@ -317,7 +321,7 @@ class Session:
 
     def held(self) -> Sequence[Reading]:
         """What has been seen and is not remembered yet, as a question reads it."""
-        return self._engine.held(self)
+        return [*self._engine.held(self), *hidden_notes(self)]
 
     def absorb(self, new: Unread) -> Plan:
         """Hand a frame's tokens (or its picture, or a note) to a memory that holds them. An error leaves everything as

@@ -31,6 +31,10 @@ class SLO:
     """Frames in one step."""
     most_questions: int = 32
     """Questions in flight at once; more are refused."""
+    most_background: int = 16
+    """Works of lower priority in flight at once (thoughts, notes of rules); more are dropped, 0 is none."""
+    background_s: float = 20.0
+    """Seconds after which a work of lower priority that found no time is dropped."""
     most_load: float = 0.85
     """Share of the engine's time that may be promised to streams; above 1 is more than there is."""
     device_budget_bytes: int | None = None
@@ -43,12 +47,12 @@ class SLO:
     """Threads that resize pictures ahead of their step; 0 does it inside the step."""
 
     def __post_init__(self) -> None:
-        for name in ("frame_lag_s", "first_token_s", "patience_s", "recover_s"):
+        for name in ("frame_lag_s", "first_token_s", "patience_s", "recover_s", "background_s"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is a time above 0", given=str(getattr(self, name)))
         if self.step_s is not None and not self.step_s > 0:
             raise InputError("step_s is a time above 0", given=str(self.step_s), do="leave it out")
-        for name, least in (("most_frames", 1), ("most_questions", 1), ("workers", 0)):
+        for name, least in (("most_frames", 1), ("most_questions", 1), ("workers", 0), ("most_background", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is at least {least}", given=str(getattr(self, name)))
         if not self.most_load > 0:

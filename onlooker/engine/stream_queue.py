@@ -40,6 +40,11 @@ class QueueCounts:
     """Left out because of the degrade levels's share of the frames."""
     failed: int = 0
 
+    def add(self, other: "QueueCounts") -> None:
+        """Count in what became of another's."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
 
 @dataclass(eq=False)
 class QueuedFrame:
@@ -209,6 +214,11 @@ class StreamQueue:
         """Frames a second to keep free for this queue: all it was promised while it is young, later what it submits."""
         is_young = now - self._born_s < RATE_OVER_S and not self._backlog
         return self.fps if is_young else self.submitted_fps(now)
+
+    def device_bytes(self) -> int:
+        """Bytes that its session holds on the device."""
+        held = self.session.stats().memory_bytes
+        return sum(size for name, size in held.items() if not name.startswith("host"))
 
     def waiting_since(self) -> float | None:
         """Since when there has been a frame that could be taken now; None when there is none.

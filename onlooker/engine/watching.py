@@ -241,7 +241,8 @@ class Watch:
             one.withheld += 1
             return
         try:
-            reply = Reply(self.session, one.rule.prompt, one.rule.longest)
+            # Nobody waits for a note.
+            reply = Reply(self.session, one.rule.prompt, one.rule.longest, priority=int(one.rule.then == "note"))
         except CapacityError as full:
             one.skipped += 1
             self.session.tell(Failed(moment.time_s, full))

@@ -142,6 +142,10 @@ class _Now(Collector):
         yield lost
         if (stats := service.worker.stats) is not None:
             yield GaugeMetricFamily("onlooker_degrade_level", "Rungs below everything; 0 is good.", stats.level)
+            background = "Works of lower priority in flight: thoughts, notes of rules."
+            yield GaugeMetricFamily("onlooker_background_works", background, stats.background)
+            dropped = "Works of lower priority that were dropped: under load, or too old."
+            yield CounterMetricFamily("onlooker_background_dropped", dropped, stats.background_dropped)
             yield GaugeMetricFamily("onlooker_engine_load", "Share of the engine's time asked for.", stats.load)
             yield GaugeMetricFamily("onlooker_step_frame_seconds", "What one more frame costs.", stats.frame_s)
             late = "Frames that came into memory later than promised."

@@ -110,3 +110,17 @@ def test_a_rule_of_another_policy_says_its_words_and_shows_its_scores(run) -> No
     drawn = run(*CLIP, *tell, "--scores")
     assert "[0:00] SAYS tell: " in drawn.out and drawn.out.count("|") == 24 and "NOTED a dog barks" in drawn.out
     assert run(*CLIP, "--note", "soon a dog").code == 2 and run(*CLIP, "--response", "sved").code == 2
+
+
+def test_thoughts_are_written_while_watching_and_told(run) -> None:
+    think = ("--think", "vst:every_s=6,prompt=what is there now?", "--memory", "streaming_vlm:vision_s=6")
+    ran = run(*CLIP, *think, "--json", typed="what is there now?\n")
+    lines = [json.loads(line) for line in ran.out.splitlines()]
+    thoughts = [line for line in lines if line["event"] == "note"]
+    assert [line["time_s"] for line in thoughts] == [6.0, 12.0, 18.0] and {line["kind"] for line in thoughts} == {
+        "thought"
+    }
+    assert thoughts[0]["text"].startswith("0-6 s: ")
+    (end,) = (line for line in lines if line["event"] == "end")
+    assert end["stream"]["thoughts"] == 3 and end["stream"]["thoughts_dropped"] == 0
+    assert run(*CLIP, *think).out.count("] THINKS ") == 3

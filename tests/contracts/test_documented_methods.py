@@ -19,6 +19,7 @@ KINDS = {
     "newest_blocks.py": "memory",
     "every_tenth.py": "memory",
     "looked_at.py": "refiner",
+    "after_changes.py": "think",
     "when_much_changed.py": "response",
     "repeat_still.py": "encoder",
 }

@@ -12,7 +12,7 @@ One page for each reader, all names importable from here:
 | `encode.py`, `vision.py` | encoders: what they fill in, and the tower that they run |
 | `codec.py` | codecs: how keys and values lie in a tier |
 | `gate.py`, `compress.py`, `memory.py` | gates, compressors, memories |
-| `refine.py`, `respond.py` | refiners, response policies |
+| `refine.py`, `respond.py`, `think.py` | refiners, response policies, thinkers |
 | `model.py`, `vision.py` | everyone who adapts a model |
 | `packed.py` | kernels and prepared encoders; not importable from here |
 """
@@ -26,6 +26,7 @@ from onlooker.core.contracts.method import Method
 from onlooker.core.contracts.model import Attention, ClipAnswer, ClipModel, ModelSpec, TokenChoice, VideoModel
 from onlooker.core.contracts.refine import Look, Refiner
 from onlooker.core.contracts.respond import SILENT, SPEAK, Decision, Moment, Outcome, ResponsePolicy
+from onlooker.core.contracts.think import Thinker, Thought
 from onlooker.core.contracts.vision import Encoded, VisionLayer, VisionTower
 
 __all__ = [
@@ -51,6 +52,8 @@ __all__ = [
     "Prepared",
     "Refiner",
     "ResponsePolicy",
+    "Thinker",
+    "Thought",
     "TokenChoice",
     "VideoModel",
     "VisionLayer",

@@ -1,0 +1,53 @@
+"""What a thinker fills in: what is written down while a stream is watched."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from onlooker.core.contracts.method import Method
+from onlooker.core.contracts.respond import Moment
+from onlooker.core.events import Noted
+from onlooker.core.state import StreamState
+
+
+@dataclass(frozen=True)
+class Thought:
+    """What to write down now: the model answers `prompt`, looking at nothing before `since_s`."""
+
+    prompt: str
+    since_s: float
+    """Stream time from which it may look, in seconds."""
+    until_s: float
+    """Stream time up to which it is about."""
+    longest: int = 48
+    """Most tokens."""
+
+
+class Thinker(Method):
+    """Decides when something is written down, and about what. Never generates.
+
+    The thought is decoded beside the stream, in passes of lower priority: frames never wait for it. Under load it is
+    dropped and counted, and the thinker is not asked again for that moment.
+    """
+
+    hidden: ClassVar[bool] = False
+    """False: a note is written into the memory, where later frames see it. True: frames never see it, and are to the
+    bit what they are without it; questions read the newest notes behind all that is remembered."""
+
+    @abstractmethod
+    def think(self, moment: Moment, notes: Sequence[Noted], state: StreamState) -> Thought | None:
+        """What to write down now, after the newest frame; None: nothing. `notes` are the stream's newest, oldest first.
+        `state` is updated."""
+
+    def write(self, thought: Thought, said: str) -> str:
+        """The note, of what the model said."""
+        return f"{thought.since_s:.0f}-{thought.until_s:.0f} s: {said}"
+
+    def keep(self, note: Noted, state: StreamState) -> None:
+        """Take a note that frames shall not see, if `hidden`."""
+        return
+
+    def kept(self, state: StreamState) -> Sequence[Noted]:
+        """The notes that questions read, if `hidden`."""
+        return ()

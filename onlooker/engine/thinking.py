@@ -1,0 +1,100 @@
+"""Thoughts of streams on their way into the memory: begun after a frame, decoded beside the stream, written down."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from onlooker.core.contracts import Moment, Thought
+from onlooker.core.errors import CapacityError, InputError
+from onlooker.core.events import Failed, FrameTaken, Noted
+from onlooker.engine.noting import Note, take_notes
+from onlooker.engine.probing import Aside, Reply
+from onlooker.engine.reading import Reading, note_reading
+
+if TYPE_CHECKING:
+    from onlooker.engine.engine import Engine
+    from onlooker.engine.session import Session
+
+NOTES_SHOWN = 64
+"""Notes of a stream that its thinker is shown, the newest."""
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """A thought that is being decoded."""
+
+    thought: Thought
+    reply: Reply
+
+
+def begin_thought(session: "Session", taken: FrameTaken) -> Reply | None:
+    """Ask the stream's thinker after a frame that it has taken in; what is to be decoded, if anything.
+
+    While one thought is on its way, or where there is no room, another is dropped and counted.
+    """
+    if not taken.tokens_seen:
+        return None
+    moment = Moment(taken.time_s, taken.tokens_kept / max(1, taken.tokens_seen), taken.recomputed_ratio)
+    thought = session.thinker.think(moment, session.notebook.newest(NOTES_SHOWN), session.states["think"])
+    if thought is None:
+        return None
+    if session.thinking is not None:
+        session.totals.thoughts_dropped += 1
+        return None
+    try:
+        reply = Reply(session, thought.prompt, thought.longest, since_s=thought.since_s, priority=1)
+    except (CapacityError, InputError) as error:
+        session.totals.thoughts_dropped += 1
+        session.tell(Failed(taken.time_s, error))
+        return None
+    session.thinking = Thinking(thought, reply)
+    return reply
+
+
+def write_thoughts(engine: "Engine", sessions: Iterable["Session"]) -> None:
+    """Write down the thoughts that have been decoded, those of all streams in one pass. What there is no room for is
+    told to its session; one that was cancelled is dropped and counted."""
+    notes: list[Note] = []
+    for session in sessions:
+        if session.thinking is None or not session.thinking.reply.done:
+            continue
+        thinking, session.thinking = session.thinking, None
+        if session.closed:
+            continue
+        text = thinking.reply.text if thinking.reply.finished else ""
+        if not text:
+            session.totals.thoughts_dropped += not thinking.reply.finished
+            continue
+        session.totals.thoughts += 1
+        written = session.thinker.write(thinking.thought, text)
+        if not session.thinker.hidden:
+            notes.append(Note(session, written, None, "thought"))
+            continue
+        noted = Noted(session.now_s, written, "thought")
+        session.thinker.keep(noted, session.states["think"])
+        session.notebook.add(noted)
+        session.tell(noted)
+    for note, done in zip(notes, take_notes(engine, notes) if notes else (), strict=True):
+        if isinstance(done, Exception):
+            note.session.tell(Failed(note.session.now_s, done))
+
+
+def go_on_thinking(
+    engine: "Engine", sessions: Sequence["Session"], taken: Sequence[tuple["Session", FrameTaken | Failed]]
+) -> list[Aside]:
+    """Write down the thoughts that are complete, and begin those that are due after these frames: what is to be
+    decoded for them, when there is time."""
+    write_thoughts(engine, [session for session in sessions if session.thinking is not None])
+    begun = [begin_thought(session, event) for session, event in taken if isinstance(event, FrameTaken)]
+    return [reply for reply in begun if reply is not None]
+
+
+def hidden_notes(session: "Session") -> Sequence[Reading]:
+    """What questions read of the notes that frames do not see."""
+    if not session.thinker.hidden:
+        return ()
+    model = session.model
+    return [
+        note_reading(model, model.note_ids(note.text), note.time_s, note.kind)
+        for note in session.thinker.kept(session.states["think"])
+    ]
