@@ -1,14 +1,29 @@
 """What methods share that work on many streams at once: groups of like frames, and tokens chosen without loops."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from onlooker.core.contracts import Compressor
+from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
 STEPS = 1 << 15
 """Steps of a score from 0 to 1 (see `in_steps`)."""
+
+
+class Batched(Compressor):
+    """A compressor that works on many streams at once: fill in `compress_streams`."""
+
+    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
+        """The tokens to keep of one frame of one stream."""
+        return self.compress_streams([tokens], [state])[0]
+
+    @abstractmethod
+    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+        """One frame of each stream."""
 
 
 def alike(batch: Sequence[VisualTokens]) -> list[list[int]]:

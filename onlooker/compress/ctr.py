@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import alike, among_best, earlier, in_steps, stacked
+from onlooker.compress._batching import Batched, alike, among_best, earlier, in_steps, stacked
 from onlooker.compress._blending import blended
 from onlooker.compress._density import centres_of, density_scores, mean_of_members
 from onlooker.compress._keep import check_keep, keep_half, num_kept
-from onlooker.core.contracts import Compressor
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -41,7 +40,7 @@ class CtrState(StreamState):
 
 
 @dataclass(frozen=True)
-class CTR(Compressor):
+class CTR(Batched):
     """Causal temporal reduction."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
@@ -68,10 +67,6 @@ class CTR(Compressor):
     def new_state(self) -> CtrState:
         """No frame before: all is dynamic."""
         return CtrState()
-
-    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
-        """One frame at its budget."""
-        return self.compress_streams([tokens], [state])[0]
 
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """One frame of each stream, those of one shape together; nothing waits for the device but what is new."""

@@ -3,16 +3,14 @@
 Yao et al., "TimeChat-Online: 80% Visual Tokens are Naturally Redundant in Streaming Videos" (arXiv 2504.17343), section
 3.2 and the authors' code. A token is dropped when it is more like the token at the same place of the frame before than
 `threshold` (cosine): on Qwen2.5-VL features 0.25 drops about 85 %, 0.5 about 45 %. With `keep_ratio` a fixed share of
-each frame is kept instead, the least alike (their "frame-aware" form). The first frame is kept whole.
+each frame is kept, the least alike ("frame-aware"). `compared=pixels`: it is dropped when the picture under it differs
+by less than `pixel_threshold` (mean absolute, colours 0 to 1). The first frame is kept whole. Changed, and new:
 
-`compared=pixels` compares pictures instead: the mean absolute difference of what lies under a token, colours from 0 to
-1, dropped below `pixel_threshold` (their example is 0.01). Changed, and new:
-
-- with pairs of frames both are compared with both (the code compares the first of the last pair with the last one);
-- `anchored`: the reference is, place by place, the last token that was *kept*. The published form compares neighbouring
-  frames only, and a scene that turns slowly, each step below the threshold, is never seen again: it emits nothing;
-- `refresh`: a whole frame every so many, which bounds any drift; `most_ratio`: at most this share of any other frame,
-  the least alike of those that would be kept, because a moving camera makes every place differ.
+- both frames of a pair are compared (the code compares the first of the last pair with the last of this);
+- `anchored`: the reference is, place by place, the last token that was *kept*. The published form compares neighbours
+  only, and of a scene that turns slowly, each step below the threshold, it emits nothing;
+- `refresh`: a whole frame every so many, which bounds drift; `most_ratio`: at most this share of any other frame, the
+  least alike ones: with a moving camera every place differs.
 """
 
 from collections.abc import Sequence
@@ -23,9 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import alike, among_best, chosen, earlier, in_steps, stacked
+from onlooker.compress._batching import Batched, alike, among_best, chosen, earlier, in_steps, stacked
 from onlooker.compress._keep import check_keep, num_kept
-from onlooker.core.contracts import Compressor
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -41,10 +38,12 @@ class DtdState(StreamState):
     """The frame before, or the last kept token of each place, `[tokens, dim]`."""
     age: int = 0
     """Frames since one was kept whole."""
+    least_change: float | None = None
+    """Change from which on a token is kept, where something controls it (`rate`); None: as the settings say."""
 
 
 @dataclass(frozen=True)
-class DTD(Compressor):
+class DTD(Batched):
     """Differential token drop, as published or anchored."""
 
     realises: ClassVar[tuple[str, ...]] = ("timechat_online",)
@@ -78,6 +77,11 @@ class DTD(Compressor):
         """The picture under each token, if that is compared."""
         return frozenset({"pixels"} if self.compared == "pixels" else ())
 
+    @property
+    def least_change(self) -> float:
+        """Change from which on a token is kept."""
+        return self.pixel_threshold if self.compared == "pixels" else 1 - self.threshold
+
     def less(self) -> Self:
         """At most half as many tokens of a frame."""
         share = {} if self.keep_ratio is None else {"keep_ratio": self.keep_ratio / 2}
@@ -87,26 +91,21 @@ class DTD(Compressor):
         """Nothing to compare with yet."""
         return DtdState()
 
-    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
-        """The tokens of one frame that differ."""
-        return self.compress_streams([tokens], [state])[0]
-
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """One frame of each stream, those of one shape together; waits for the device once for them."""
         kept = list(batch)
         for members in alike(batch):
-            mine = [state for i in members if isinstance(state := states[i], DtdState)]
-            pixels = self.compared == "pixels"
+            mine, pixels = [s for i in members if isinstance(s := states[i], DtdState)], self.compared == "pixels"
             now = torch.stack([batch[i].extras["pixels"] for i in members]) if pixels else stacked(batch, members)
             before, known = earlier([state.reference for state in mine], now)
             if self.refresh is not None:
                 due = torch.tensor([state.age >= self.refresh for state in mine])
                 known &= ~due.to(known.device, non_blocking=True)
-            if pixels:
-                change, least = (now.float() - before).abs().mean(-1) / 255, self.pixel_threshold
-            else:
-                change, least = 1 - cosine_similarity(now, before, dim=-1), 1 - self.threshold
-            mask = self._differs(in_steps(change), in_steps(torch.tensor(least))) | ~known[:, None]
+            change = (
+                (now.float() - before).abs().mean(-1) / 255 if pixels else 1 - cosine_similarity(now, before, dim=-1)
+            )
+            wanted = [self.least_change if state.least_change is None else state.least_change for state in mine]
+            mask = self._differs(in_steps(change), in_steps(torch.tensor(wanted))[:, None]) | ~known[:, None]
             reference = torch.where(mask[..., None], now.float(), before).to(now.dtype) if self.anchored else now
             for state, row, i, index in zip(mine, reference, members, chosen(mask), strict=True):
                 state.age = 1 if len(index) == len(batch[i]) else state.age + 1

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import alike, chosen, earlier, stacked
+from onlooker.compress._batching import Batched, alike, chosen, earlier, stacked
 from onlooker.compress._keep import check_keep
-from onlooker.core.contracts import Compressor
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -43,7 +42,7 @@ class EvsState(StreamState):
 
 
 @dataclass(frozen=True)
-class EVS(Compressor):
+class EVS(Batched):
     """Efficient video sampling, causal."""
 
     whole_frames: ClassVar[bool] = True
@@ -65,10 +64,6 @@ class EVS(Compressor):
     def new_state(self) -> EvsState:
         """No frame before, nothing counted."""
         return EvsState()
-
-    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
-        """The tokens of one frame that are worth more than those where the share begins."""
-        return self.compress_streams([tokens], [state])[0]
 
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """One frame of each stream, those of one shape together; waits for the device once for them."""

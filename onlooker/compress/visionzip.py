@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from onlooker.compress._batching import alike, among_best, in_steps, stacked
+from onlooker.compress._batching import Batched, alike, among_best, in_steps, stacked
 from onlooker.compress._blending import blended
 from onlooker.compress._density import mean_of_members
 from onlooker.compress._keep import check_keep, keep_half, num_kept
-from onlooker.core.contracts import Compressor
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -32,7 +31,7 @@ DOMINANT = 54 / 64
 
 
 @dataclass(frozen=True)
-class VisionZip(Compressor):
+class VisionZip(Batched):
     """Dominant and contextual tokens of one frame."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
@@ -54,10 +53,6 @@ class VisionZip(Compressor):
     def new_state(self) -> StreamState:
         """Nothing to remember: every frame is by itself."""
         return StreamState()
-
-    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
-        """One frame's dominant and contextual tokens."""
-        return self.compress_streams([tokens], [state])[0]
 
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """One frame of each stream, those of one shape together."""
