@@ -7,7 +7,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with a documented code; errors of ours end in one line, never a traceback."""
     # The commands are imported here: whoever presses Ctrl-C at once presses it in the middle of that.
     try:
-        from onlooker.cli.app import run
+        from onlooker.cli.run import run
 
         run(arguments)
     except KeyboardInterrupt:

@@ -6,10 +6,12 @@ from onlooker.engine.noting import Note, take_notes
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved
 from onlooker.engine.scheduler import Scheduler
-from onlooker.engine.session import Session, Trace
+from onlooker.engine.session import Session
 from onlooker.engine.slo import SLO, Busy
 from onlooker.engine.stream_queue import StreamQueue
+from onlooker.engine.trace import Trace
 from onlooker.engine.watching import Watch
+from onlooker.engine.window import WindowEngine
 
 __all__ = [
     "SLO",
@@ -24,5 +26,6 @@ __all__ = [
     "StreamQueue",
     "Trace",
     "Watch",
+    "WindowEngine",
     "take_notes",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ import torch
 from onlooker.core import kinds, registry
 from onlooker.core.checks import whole
 from onlooker.core.contracts import (
-    ClipModel,
     Codec,
     Compressor,
     EncoderAccelerator,
@@ -64,6 +63,9 @@ class Engine:
 
     Raises `InputError` for unknown methods or settings and `ModelError` when a method needs what the model lacks.
     """
+
+    serves: ClassVar[type] = VideoModel
+    """The models it is an engine for; `from_pretrained` finds the class that fits by it."""
 
     def __init__(
         self,
@@ -184,10 +186,10 @@ class Engine:
         an adapter of its own gets a `WindowEngine`. Raises `ModelError` when the model cannot be loaded.
         """
         from onlooker import models
-        from onlooker.engine.window import WindowEngine
 
-        model = models.load_any(source, dtype=dtype, device=device, pairs=pairs)
-        return WindowEngine(model, **settings) if isinstance(model, ClipModel) else cls(model, **settings)
+        model: Any = models.load_any(source, dtype=dtype, device=device, pairs=pairs)
+        fitting = next(one for one in (cls, *cls.__subclasses__()) if isinstance(model, one.serves))
+        return fitting(model, **settings)
 
     @property
     def methods(self) -> Mapping[str, Method]:

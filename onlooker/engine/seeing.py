@@ -10,7 +10,8 @@ from onlooker.core.frame import Frame
 from onlooker.engine.emission import Emission
 from onlooker.engine.gating import Gated, gated
 from onlooker.engine.request import release
-from onlooker.engine.session import Session, Trace, as_trace
+from onlooker.engine.session import Session
+from onlooker.engine.trace import Trace, as_trace
 
 
 @dataclass(frozen=True, slots=True, eq=False)

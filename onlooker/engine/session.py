@@ -4,11 +4,7 @@ import copy
 import dataclasses
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
 
 from onlooker.core.checks import number
 from onlooker.core.errors import InputError, SessionClosed
@@ -29,6 +25,7 @@ from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved, save
 from onlooker.engine.standing import RuleBook
 from onlooker.engine.thinking import Thinking, hidden_notes
+from onlooker.engine.trace import Trace
 from onlooker.engine.watching import Watch
 from onlooker.respond import Rule
 
@@ -38,22 +35,6 @@ if TYPE_CHECKING:
 EVENTS_KEPT = 1024
 LARGE_STATE_BYTES = 2**20
 """Up to so many bytes a state is forked at every frame without a thought."""
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What happened to the tokens of one frame, for drawing it."""
-
-    time_s: float
-    recomputed: np.ndarray
-    """Share of the tower's layers in which each patch was computed anew, float32 `[patch rows, patch cols]`."""
-    kept: np.ndarray
-    """Which tokens entered the language model, bool `[token rows, token cols]`."""
-    refreshed: bool
-
-    def of_skipped(self, time_s: float) -> "Trace":
-        """Of a frame of that size that the gate skipped: nothing was recomputed, nothing kept."""
-        return Trace(time_s, np.zeros_like(self.recomputed), np.zeros_like(self.kept), False)
 
 
 class Session:
@@ -405,8 +386,3 @@ class Session:
         """Count an answer and note it for `events()`; what the stream remembers does not change."""
         self.totals.answers += 1
         self.tell(answer)
-
-
-def as_trace(time_s: float, recomputed: torch.Tensor, kept: torch.Tensor, refreshed: bool) -> Trace:
-    """A `Trace` from device tensors (waits for the device)."""
-    return Trace(time_s, recomputed.float().cpu().numpy(), kept.cpu().numpy(), refreshed)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class WindowEngine(Engine):
     Nothing is computed while watching, so there is nothing to encode sparingly or to compress: only memories that read
     at the question make sense (`last_frames`). Raises `ModelError` for other methods.
     """
+
+    serves: ClassVar[type] = ClipModel
 
     def __init__(
         self,

@@ -6,17 +6,14 @@ import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onlooker.models._shapes import SHAPES, Shape, random_model, shape_of
+from onlooker.models._built_in import BUILT_IN
+from onlooker.models._random import random_model
+from onlooker.models._shapes import SHAPES, Shape, shape_of
 
 if TYPE_CHECKING:
     from onlooker.core.contracts import ClipModel, VideoModel
 
 __all__ = ["BUILT_IN", "SHAPES", "Shape", "check_name", "families", "load", "load_any", "random_model", "shape_of"]
-
-BUILT_IN = {
-    name: name.replace("-", "_") for name in ("pocket", "pocket-aware", "pocket-naive", "pocket-neutral", "pocket-stc")
-}
-"""Names of the models that come with the package, and their folders in this room."""
 
 
 def families() -> list[str]:

@@ -35,7 +35,8 @@ class LanguageLayers:
         AttentionInterface.register(_NAME, _hand_over)
         AttentionMaskInterface.register(_NAME, _no_mask)
         network.set_attn_implementation({"text_config": _NAME})
-        self._module, self._rotary = module, module.rotary_emb
+        self._module = module
+        self._rotary: Any = module.rotary_emb
         if isinstance(self._rotary, _NoRotation):  # a network may be wrapped twice
             self._rotary = self._rotary.replaced[0]
         module.rotary_emb = _NoRotation(self._rotary, _head_dim(config))

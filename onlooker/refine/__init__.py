@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from onlooker.refine._budget import allowed, best_rows, check_budget, early
-
-__all__ = ["allowed", "best_rows", "check_budget", "early"]
-
 
 def __getattr__(name: str) -> Any:
-    # Methods by class name (`onlooker.refine.FastV`), found on first use: there is no list of methods to edit.
+    # Methods by class name (`onlooker.refine.FastV`) and what their authors share, found on first use: there is no list
+    # of methods to edit, and naming the room does not import torch.
+    if name in ("allowed", "best_rows", "check_budget", "early"):
+        from onlooker.refine import _budget
+
+        return getattr(_budget, name)
     from onlooker.core import registry
 
     if name[0].isupper() and (found := registry.class_named("refiner", name)):

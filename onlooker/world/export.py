@@ -9,13 +9,13 @@ import numpy as np
 from onlooker.core.errors import InputError
 from onlooker.core.frame import Frame
 from onlooker.core.records import Record, VideoRecord, to_json
-from onlooker.world.episode import Episode
 from onlooker.world.raster import rasterise
+from onlooker.world.scene import Scene
 from onlooker.world.tables import render_tables
 
 
-def frames(episode: Episode, fps: float, size: tuple[int, int] = (128, 128), chunk_frames: int = 16) -> Iterator[Frame]:
-    """See `Episode.frames`. Raises `InputError` for a bad rate or size."""
+def frames(episode: Scene, fps: float, size: tuple[int, int] = (128, 128), chunk_frames: int = 16) -> Iterator[Frame]:
+    """See `Scene.frames`. Raises `InputError` for a bad rate or size."""
     if not 0 < fps <= 240:
         raise InputError("frames per second must lie in 0..240", given=str(fps), do="use 1 to 30")
     if min(size) < 16:
@@ -28,13 +28,13 @@ def frames(episode: Episode, fps: float, size: tuple[int, int] = (128, 128), chu
             yield Frame(image, float(time_s))
 
 
-def num_frames(episode: Episode, fps: float) -> int:
+def num_frames(episode: Scene, fps: float) -> int:
     """Frames before the end of the episode: those at `k / fps < duration_s`."""
     return max(1, int(np.ceil(episode.duration_s * fps - 1e-9)))
 
 
 def write_video(
-    episode: Episode, path: str | Path, fps: float = 8.0, size: tuple[int, int] = (128, 128), *, crf: int = 18
+    episode: Scene, path: str | Path, fps: float = 8.0, size: tuple[int, int] = (128, 128), *, crf: int = 18
 ) -> VideoRecord:
     """Write an H.264 file whose frame k is shown at `k / fps`, and return its record.
 
@@ -59,7 +59,7 @@ def write_video(
     return video_record(episode, str(path), float(rate))
 
 
-def video_record(episode: Episode, path: str = "", fps: float = 1.0) -> VideoRecord:
+def video_record(episode: Scene, path: str = "", fps: float = 1.0) -> VideoRecord:
     """The record of an episode, whether or not a file of it exists."""
     return VideoRecord(episode.id, path, episode.duration_s, fps, source="synthetic", quiet=episode.quiet())
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from onlooker.world.episode import Episode
 from onlooker.world.lexicon import COLOUR_NAMES, LAMP_ID, SIGN_ID
+from onlooker.world.scene import Scene
 from onlooker.world.script import Seen, Sprite, step_at
 
 SETTLE_S = 1.2
@@ -32,7 +32,7 @@ class Candidate(NamedTuple):
 class Moment:
     """The certain facts of `episode` at `time_s`, each computed when first needed."""
 
-    episode: Episode
+    episode: Scene
     time_s: float
     views: list[list[Seen]] = field(init=False)
 

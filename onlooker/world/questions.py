@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from onlooker.core.errors import InputError
 from onlooker.core.records import AnswerType, QueryRecord
 from onlooker.world import ask_future, ask_level, ask_now, ask_past, balance
-from onlooker.world.episode import Episode
 from onlooker.world.lexicon import LEVEL_TASKS, TASKS, TEMPLATES, WORDS
 from onlooker.world.moment import Candidate, Moment
+from onlooker.world.scene import Scene
 
 CLOCK_TOLERANCE_S = 1.5
 """A clock answer this many seconds off is still right."""
@@ -42,10 +42,10 @@ _TRIES = 14
 
 
 def ask(
-    episode: Episode, task: str, ask_time_s: float, rng: random.Random, *, offset_s: float = 0.0,
+    episode: Scene, task: str, ask_time_s: float, rng: random.Random, *, offset_s: float = 0.0,
     luck: float | None = None, age: int | None = None,
 ) -> QueryRecord | None:  # fmt: skip
-    """See `Episode.ask`; with `age`, only questions whose evidence lies in that bucket of `ask_level.AGES_S`."""
+    """See `Scene.ask`; with `age`, only questions whose evidence lies in that bucket of `ask_level.AGES_S`."""
     luck = rng.random() if luck is None else luck
     askers = _ASKERS if episode.level == "L0" else ask_level.ASKERS
     if task not in askers:
@@ -74,10 +74,10 @@ def _age(found: Candidate, time_s: float) -> float:
 
 
 def questions(
-    episode: Episode, num: int, rng_seed: int, *, tasks: tuple[str, ...] | None, between_s: tuple[float, float] | None,
+    episode: Scene, num: int, rng_seed: int, *, tasks: tuple[str, ...] | None, between_s: tuple[float, float] | None,
     offset_s: float,
 ) -> list[QueryRecord]:  # fmt: skip
-    """See `Episode.questions`."""
+    """See `Scene.questions`."""
     ladder = _aged if episode.level != "L0" else None
     tasks = tuple(TASKS if ladder is None else LEVEL_TASKS) if tasks is None else tasks
     rng = random.Random(f"{episode.id}/{rng_seed}")
@@ -108,7 +108,7 @@ def questions(
 
 
 def _aged(
-    episode: Episode, task: str, rng: random.Random, between_s: tuple[float, float], offset_s: float, luck: float
+    episode: Scene, task: str, rng: random.Random, between_s: tuple[float, float], offset_s: float, luck: float
 ) -> QueryRecord | None:
     """A question of a level: its evidence is of an age drawn first, as far as the episode has one of that age."""
     ages: list[int | None] = [None]
@@ -125,7 +125,7 @@ def _aged(
     return None
 
 
-def _time(rng: random.Random, episode: Episode, task: str, low: float, high: float) -> float:
+def _time(rng: random.Random, episode: Scene, task: str, low: float, high: float) -> float:
     """A little after a whole second, later rather than earlier for questions about the past."""
     part = rng.random()
     if task in ("before", "when", "order", "repetition", "ever"):
@@ -165,7 +165,7 @@ def clock(seconds: float) -> str:
 
 
 def _record(
-    episode: Episode, task: str, time_s: float, found: Candidate, rng: random.Random, offset_s: float
+    episode: Scene, task: str, time_s: float, found: Candidate, rng: random.Random, offset_s: float
 ) -> QueryRecord:
     kind: AnswerType = "mcq"
     answer, options, tolerance = found.answer, found.options, 0.0

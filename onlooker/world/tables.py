@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from onlooker.core.errors import InputError
-from onlooker.world.episode import Episode
 from onlooker.world.font import MAX_GLYPHS, glyph_codes
 from onlooker.world.lexicon import COLOURS, RADII, SIGN_ID
+from onlooker.world.scene import Scene
 from onlooker.world.scenery import NUM_WAVES, TEXTURE_NUMBERS
 from onlooker.world.script import SIGN_SLOT, SLOTS, Shot, Sprite
 
@@ -17,9 +17,7 @@ _RGB = np.array([(0, 0, 0), *COLOURS.values()], dtype=np.float32)
 _RADII = np.array(RADII, dtype=np.float32)
 
 
-def render_tables(
-    episodes: Sequence[Episode], times_s: Sequence[Sequence[float]] | np.ndarray
-) -> dict[str, np.ndarray]:
+def render_tables(episodes: Sequence[Scene], times_s: Sequence[Sequence[float]] | np.ndarray) -> dict[str, np.ndarray]:
     """The state of every episode at its frame times `times_s` `[episodes, frames]`, in seconds since its start.
 
     Per sprite slot, `[episodes, frames, slots]` (8 slots, a later one is in front; slot 7 is the sign):
@@ -65,7 +63,7 @@ def _blank(num_episodes: int, num_frames: int) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def _scene(episode: Episode, times: np.ndarray, row: dict[str, np.ndarray]) -> None:
+def _scene(episode: Scene, times: np.ndarray, row: dict[str, np.ndarray]) -> None:
     """Fill the per-frame columns of one episode, shot by shot."""
     row["time_s"][:] = times
     which = np.searchsorted(np.array(episode._cuts), times, side="right") - 1
@@ -105,7 +103,7 @@ def _texture(shot: Shot, t: np.ndarray, pan_x, pan_y, zoom) -> np.ndarray:
     return np.concatenate((fixed, np.stack((cos, sin, off_x, off_y), axis=-1)), axis=-1)
 
 
-def _sprite(episode: Episode, sprite: Sprite, times: np.ndarray, row: dict[str, np.ndarray]) -> None:
+def _sprite(episode: Scene, sprite: Sprite, times: np.ndarray, row: dict[str, np.ndarray]) -> None:
     """Write one sprite into its slot for the frames in which it is switched on."""
     on = (times >= sprite.start_s) & (times < sprite.end_s)
     for begin, end in sprite.hidden:

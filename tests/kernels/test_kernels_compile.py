@@ -128,9 +128,9 @@ def disassembled(binary: bytes) -> str:
 def vision_models(dtype: torch.dtype) -> Iterator[tuple[Any, torch.Tensor]]:
     """Towers of two layers at the widths of real models, and a small frame of two streams; Qwen2.5-VL's second layer
     sees the whole frame, its first one has windows, of which one is whole."""
-    from onlooker.models import SHAPES
+    from onlooker.models import SHAPES, random_model
     from onlooker.models._qwen_random import random_vision
-    from onlooker.models._shapes import QwenShape, random_model
+    from onlooker.models._shapes import QwenShape
 
     few = {"text_layers": 1, "text_dim": 128, "text_mlp": 128, "query_heads": 1, "kv_heads": 1, "vocabulary": 32}
     small = {**few, "vision_layers": 2, "vision_mlp": 128}
