@@ -1,23 +1,23 @@
 """Fewer visual tokens before the language model."""
 
+import importlib
 from typing import Any
+
+_SHARED = {
+    **dict.fromkeys(("best", "check_keep", "num_kept"), "_keep"),
+    **dict.fromkeys(("Batched", "alike", "among_best", "chosen", "in_steps", "stacked"), "_batching"),
+    **dict.fromkeys(("ClipMethod", "ClipState"), "_clip"),
+    "Scorer": "_scorer",
+    "Chain": "_chain",
+}
+"""What authors of methods share, and where it is."""
 
 
 def __getattr__(name: str) -> Any:
     # Methods by class name (`onlooker.compress.STCPruner`) and what their authors share, found on first use: there is
     # no list of methods to edit, and naming the room does not import torch.
-    if name in ("best", "check_keep", "num_kept"):
-        from onlooker.compress import _keep
-
-        return getattr(_keep, name)
-    if name == "Scorer":
-        from onlooker.compress._scorer import Scorer
-
-        return Scorer
-    if name == "Chain":
-        from onlooker.compress._chain import Chain
-
-        return Chain
+    if name in _SHARED:
+        return getattr(importlib.import_module(f"onlooker.compress.{_SHARED[name]}"), name)
     from onlooker.core import registry
 
     if name[0].isupper() and (found := registry.class_named("compressor", name)):
