@@ -73,6 +73,7 @@ def _run(arguments: list[str]) -> int:
         from onlooker.cli import (  # noqa: F401
             ask,
             bench,
+            bench_flow,
             bench_load,
             config,
             doctor,

@@ -3,9 +3,9 @@
 Kim et al., "Map the Flow: Revealing Hidden Pathways of Information in VideoLLMs", ICLR 2026 (arXiv 2510.13251): video
 reaches the question in layers 6 to 20 of 32; the edges from the video in the other layers may go. Here a question sees,
 outside the layers that look, the prompt and the notes and nothing else: the keys of the video are not even gathered
-there. Changed: edges inside the video are left alone, since frames were read before there was a question. Which layers
-of a model look is measured by `onlooker bench flow`. What waits to be remembered is read with the question, in all
-layers.
+there, and the prompt lies right before the question. Changed: edges inside the video are left alone, since frames were
+read before there was a question. Which layers of a model look is measured by `onlooker bench flow`. What waits to be
+remembered is read with the question, in all layers.
 """
 
 from collections.abc import Sequence
