@@ -21,7 +21,7 @@ _HOMES = {
     "Session": "onlooker.engine",
     "open_video": "onlooker.video",
 }
-_ROOMS = ("compress", "encode", "gate", "memory", "models", "refine", "respond", "video", "world")
+_ROOMS = ("compress", "encode", "gate", "memory", "models", "refine", "respond", "schedule", "video", "world")
 
 __all__ = ["Answer", "Engine", "Frame", "OnlookerError", "Session", "open_video"]
 

@@ -17,7 +17,7 @@ from onlooker.cli.output import emit, note, show_table, size_text, sound
 from onlooker.cli.progress import Step, Working
 from onlooker.cli.timing import machine_card, numbers_of
 from onlooker.core.errors import InputError
-from onlooker.core.kinds import telling
+from onlooker.core.kinds import defaults, telling
 
 if TYPE_CHECKING:
     from onlooker.cli.crowd import Demand, Trial
@@ -29,7 +29,7 @@ BAR = 40
 
 
 @bench.command()
-@options.takes_methods(memory="sliding_window:window_tokens=5000")
+@options.takes_methods(scheduled=True, memory="sliding_window:window_tokens=5000")
 def streams(
     model: BenchModel = "pocket-aware",
     methods: Any = None,
@@ -95,7 +95,9 @@ def _search(
     from onlooker.cli.crowd import Crowd, find_most
     from onlooker.engine import Engine
 
-    engine = Engine(model, **settings)  # pyright: ignore[reportArgumentType]
+    schedule = settings["schedule"]
+    methods: Any = {kind: settings[kind] for kind in defaults()}
+    engine = Engine(model, **methods)
     began = time.perf_counter()
     pictures = _pictures(24)
     if model.spec.device.type == "cuda":
@@ -110,7 +112,7 @@ def _search(
             on_step=lambda name: step.to(step.done, name),
         )
     prepared_s = time.perf_counter() - began
-    crowd = Crowd(engine, demand, pictures, MOST_FILLING)
+    crowd = Crowd(engine, demand, pictures, MOST_FILLING, schedule)
     room = _streams_that_fit(engine, crowd.stream_bytes)
     step.to(step.done, "trials")
 

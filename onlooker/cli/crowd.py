@@ -84,8 +84,16 @@ class Trial:
 class Crowd:
     """Streams that have watched for as long as their memory is, all with a past of their own."""
 
-    def __init__(self, engine: "Engine", demand: Demand, frames: Sequence[np.ndarray], most_filling: int) -> None:
+    def __init__(
+        self,
+        engine: "Engine",
+        demand: Demand,
+        frames: Sequence[np.ndarray],
+        most_filling: int,
+        schedule: str = "oldest_first",
+    ) -> None:
         """`frames` are pictures that repeat; `most_filling` bounds the frames that fill a memory."""
+        self._schedule = schedule
         self.engine, self.demand, self._frames = engine, demand, frames
         self._sessions: list[Session] = []
         self._next: list[int] = []
@@ -146,7 +154,7 @@ class Crowd:
             return _not_begun(streams, len(self._sessions))
         # From here on the clock runs: everything is set up.
         self.engine.profile, clock = by_stage, SkippingClock()
-        scheduler = Scheduler(self.engine, slo, levels=[DegradeLevel("everything")], now=clock)
+        scheduler = Scheduler(self.engine, slo, levels=[DegradeLevel("everything")], schedule=self._schedule, now=clock)
         queues = [scheduler.adopt(session, demand.fps) for session in self._sessions[:streams]]
         end_s = SETTLE_S + demand.trial_s
         num_frames = math.ceil(end_s * streams * demand.fps)

@@ -10,7 +10,7 @@ import typer
 
 from onlooker.cli.progress import How
 from onlooker.core.errors import InputError
-from onlooker.core.kinds import Kind, defaults, of_engine
+from onlooker.core.kinds import KINDS, Kind, defaults
 from onlooker.core.sizes import num_bytes
 
 METHODS, MODELS, LIMITS = "Methods", "Model", "Memory budget"
@@ -30,14 +30,16 @@ def check_words(question: str) -> None:
         raise InputError("the question is not valid UTF-8", given=ascii(question), do="write it in UTF-8")
 
 
-def takes_methods(*only: str, served: bool = False, **own: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command one option for every kind of method that an engine has (or for `only` these kinds); it gets them
-    as `methods`, by kind.
+def takes_methods(
+    *only: str, served: bool = False, scheduled: bool = False, **own: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command one option for every kind of method that an engine has, and with `scheduled` that its scheduler
+    has (or for `only` these kinds); it gets them as `methods`, by kind.
 
     Defaults are the engine's, or a server's, but for those of this command's `own`.
     """
-    given = {**defaults(served), **own}
-    kinds = {name: kind for name, kind in of_engine().items() if name in (only or given)}
+    given = {**defaults(served, scheduled), **own}
+    kinds = {name: KINDS[name] for name in (only or given)}
 
     def option(kind: Kind) -> inspect.Parameter:
         told = Annotated[str, typer.Option(help=kind.help, rich_help_panel=METHODS)]

@@ -12,11 +12,11 @@ from onlooker.cli import alerts, options
 from onlooker.cli.app import app
 from onlooker.cli.output import note
 from onlooker.core.errors import InputError
-from onlooker.core.kinds import of_engine
+from onlooker.core.kinds import defaults
 
 SERVER, SAFETY = "Server", "Safety"
 KEYS = {
-    **{name: f"model.{name}" for name in ("device", "dtype", "pairs", *of_engine())},
+    **{name: f"model.{name}" for name in ("device", "dtype", "pairs", *defaults(scheduled=True))},
     **{name: f"model.{name}" for name in ("device_budget", "host_budget", "kv")},
     **{name: f"server.{name}" for name in ("fps", "host", "port", "log", "snapshots", "state", "api_key_file")},
     **{name: f"server.{name}" for name in ("allow_host", "proxy", "whip", "devices")},
@@ -30,7 +30,7 @@ KEYS = {
 
 
 @app.command()
-@options.takes_methods(served=True)
+@options.takes_methods(served=True, scheduled=True)
 def serve(
     context: typer.Context,
     model: Annotated[

@@ -4,6 +4,8 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from onlooker.core.checks import number, whole
 from onlooker.core.codec import CodecRecord
@@ -39,6 +41,18 @@ class Frame:
         if self.wall_time_s is not None:
             do = "pass seconds since the epoch, or None"
             object.__setattr__(self, "wall_time_s", number("wall_time_s of a frame", self.wall_time_s, do=do))
+
+    def cells(self, most: int, most_pixels: int) -> Tensor:
+        """Mean colour of the cells of a lattice over the picture, float32 `[rows, cols, 3]`, at most `most` along each
+        side. Of a picture whose shorter side has more than `most_pixels` only every second, third, ... pixel counts."""
+        step = max(1, -(-min(self.image.shape[:2]) // most_pixels))
+        sums = self.image[::step, ::step].astype(np.float32)
+        for axis in (0, 1):
+            length = sums.shape[axis]
+            edges = np.arange(min(most, length) + 1) * length // min(most, length)
+            counts = np.diff(edges).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+            sums = np.add.reduceat(sums, edges[:-1], axis) / counts
+        return torch.from_numpy(sums)
 
     def jpeg(self, longest_side: int = 1280, quality: int = 85) -> bytes:
         """The picture as a JPEG file, made smaller when a side has more than `longest_side` pixels.

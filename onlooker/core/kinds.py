@@ -26,6 +26,8 @@ class Kind:
     """How a method of this kind is chosen, where not by an option of the kind's name."""
     default: str | None = None
     """Method that an engine takes unless told; None: this kind is no part of an engine."""
+    scheduled: str | None = None
+    """Method that a scheduler of many streams takes unless told; None: this kind is no part of one."""
     served: str | None = None
     """Method that a server takes unless told, where that is another."""
     neutral: bool = False
@@ -95,6 +97,7 @@ KINDS: dict[str, Kind] = {
             "onlooker.core.contracts:Refiner",
             "Refiner: what a question sees of what was recalled, such as [bold]fastv:ratio=0.5[/].",
             default="none",
+            neutral=True,
         ),
         Kind(
             "think",
@@ -109,6 +112,13 @@ KINDS: dict[str, Kind] = {
             "onlooker.respond",
             "onlooker.core.contracts:ResponsePolicy",
             "Response policy of a rule: when to speak.",
+        ),
+        Kind(
+            "schedule",
+            "onlooker.schedule",
+            "onlooker.core.contracts:SchedulePolicy",
+            "Whose frame is next, of many streams: [bold]change_first:fps=20[/], round_robin.",
+            scheduled="oldest_first",
         ),
         Kind(
             "codec",
@@ -127,9 +137,15 @@ def of_engine() -> dict[str, Kind]:
     return {name: kind for name, kind in KINDS.items() if kind.default is not None}
 
 
-def defaults(served: bool = False) -> dict[str, str]:
-    """The method of every kind that an engine, or a server, takes unless told."""
-    return {name: str((served and kind.served) or kind.default) for name, kind in of_engine().items()}
+def of_scheduler() -> dict[str, Kind]:
+    """The kinds that a scheduler of many streams has one method of."""
+    return {name: kind for name, kind in KINDS.items() if kind.scheduled is not None}
+
+
+def defaults(served: bool = False, scheduled: bool = False) -> dict[str, str]:
+    """The method of every kind that an engine, or a server, takes unless told; `scheduled`: its scheduler too."""
+    found = {name: str((served and kind.served) or kind.default) for name, kind in of_engine().items()}
+    return found | ({name: str(kind.scheduled) for name, kind in of_scheduler().items()} if scheduled else {})
 
 
 def telling(methods: Mapping[str, str]) -> dict[str, str]:

@@ -26,7 +26,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from onlooker.core import registry
 from onlooker.core.checks import number
+from onlooker.core.contracts import SchedulePolicy
 from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import Failed, FrameTaken
 from onlooker.engine.background import Background
@@ -49,6 +51,7 @@ from onlooker.engine.stream_queue import (
     forget,
 )
 from onlooker.engine.thinking import go_on_thinking
+from onlooker.engine.turns import Turns
 
 LOG = logging.getLogger("onlooker.engine")
 LEARNING_STEPS = 8
@@ -64,9 +67,11 @@ class Scheduler:
         slo: SLO | None = None,
         *,
         levels: Sequence[DegradeLevel] | None = None,
+        schedule: str | SchedulePolicy = "oldest_first",
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`levels` go from everything to least (default: `default_levels`); `now` is the clock, in seconds."""
+        """`levels` go from everything to least (default: `default_levels`); `schedule` says whose frame is next;
+        `now` is the clock, in seconds."""
         self.engine, self.slo, self.now = engine, slo or SLO(), now
         self.levels = tuple(levels) if levels is not None else default_levels(engine)
         if not self.levels:
@@ -82,6 +87,7 @@ class Scheduler:
         self._requests: list[tuple[Request, float]] = []
         self._probes: list[Aside] = []
         self._background = Background(self.slo.most_background, self.slo.background_s, now)
+        self.turns = Turns(registry.make("schedule", schedule))
         self._gone = QueueCounts()
         self._refused = 0
         self._lags, self._first_tokens, self._questions = Recent(), Recent(), Share()
@@ -121,6 +127,7 @@ class Scheduler:
         if queue not in self._queues:
             return
         self._queues.remove(queue)
+        self.turns.left(queue)
         for request, _ in self._requests:
             if request.session is queue.session:
                 request.cancel()
@@ -184,9 +191,8 @@ class Scheduler:
         """Take in the oldest waiting frames and move all questions on, in one pass; ends when the device is done."""
         self._settle()
         self._prune()
-        chosen = self._choose()
-        waits = any(queue.waiting_since() is not None for queue in self._queues)
-        background = self._background.ready(gives_way=waits)
+        chosen = self.turns.choose(self._queues, self._frames_in_a_step(), self.now())
+        background = self._background.ready(gives_way=self._frames_wait())
         requests, probes = list(self._requests), [*self._probes, *background]
         if not chosen and not requests and not probes:
             return Report()
@@ -285,6 +291,8 @@ class Scheduler:
 
     def wait(self, timeout_s: float, or_until: Callable[[], object] = lambda: False) -> bool:
         """Wait until there is something to do, at most so long; whether there is. `or_until` is looked at on `wake`."""
+        if 0 < (rest_s := self.turns.rest_s(self.now())) < timeout_s:
+            timeout_s = rest_s  # frames wait, and will be chosen then
         with self._changed:
             return bool(self._changed.wait_for(lambda: self._has_work() or or_until(), timeout_s))
 
@@ -336,9 +344,11 @@ class Scheduler:
             raise SessionClosed("the scheduler was closed", do="make a new one")
 
     def _has_work(self) -> bool:
-        return bool(self._requests or self._probes or len(self._background)) or any(
-            queue.waiting_since() is not None for queue in self._queues
-        )
+        return bool(self._requests or self._probes or len(self._background)) or self._frames_wait()
+
+    def _frames_wait(self) -> bool:
+        """Whether there are frames that may be taken now."""
+        return not self.turns.rest_s(self.now()) and any(queue.first_ready() for queue in self._queues)
 
     def _frames_in_a_step(self) -> int:
         """So many that the step lasts no longer than it may."""
@@ -347,20 +357,12 @@ class Scheduler:
             return slo.most_frames
         return self.cost.frames_within(slo.step_s or slo.first_token_s / 2, in_flight, slo.most_frames)
 
-    def _choose(self) -> list[tuple[StreamQueue, QueuedFrame]]:
-        """Frames of the streams that have waited longest; all promise the same lag, so they are due in this order."""
-        since = [(arrived, n) for n, queue in enumerate(self._queues) if (arrived := queue.waiting_since()) is not None]
-        chosen = []
-        for _, place in sorted(since)[: self._frames_in_a_step()]:
-            queue = self._queues[place]
-            if (queued := queue.take()) is not None:
-                chosen.append((queue, queued))
-        return chosen
-
     def _load(self) -> float:
         """Share of the engine's time that streams and questions ask for now."""
         now = self.now()
-        return self._share_of(sum(queue.submitted_fps(now) for queue in self._queues)) + self._questions.at(now)
+        return self._share_of(
+            self.turns.bounded(sum(queue.submitted_fps(now) for queue in self._queues))
+        ) + self._questions.at(now)
 
     def _share_of(self, fps: float) -> float:
         """Share of the engine's time that so many frames a second take at this degrade_level, when steps are full."""
@@ -374,7 +376,9 @@ class Scheduler:
         if self.level:
             return f"the streams that are there have to do with less ({self.degrade_level.name})"
         now = self.now()
-        load = self._share_of(fps + sum(queue.promised_fps(now) for queue in self._queues)) + self._questions.at(now)
+        load = self._share_of(
+            self.turns.bounded(fps + sum(queue.promised_fps(now) for queue in self._queues))
+        ) + self._questions.at(now)
         if load > slo.most_load and self.cost.steps >= LEARNING_STEPS:
             return f"{load:.0%} of the time would be promised, {slo.most_load:.0%} may be"
         if slo.device_budget_bytes is not None:

@@ -220,13 +220,14 @@ class StreamQueue:
         held = self.session.stats().memory_bytes
         return sum(size for name, size in held.items() if not name.startswith("host"))
 
-    def waiting_since(self) -> float | None:
-        """Since when there has been a frame that could be taken now; None when there is none.
+    def first_ready(self) -> list[tuple[float, QueuedFrame]]:
+        """The frame that could be taken now and since when its turn has been waited for; none, or one.
 
         A newer frame in the place of one that waited does not lose its turn.
         """
         with self._room:
-            return self._since_s if self._ready() is not None else None
+            ready = self._ready()
+            return [] if ready is None else [(self._since_s, ready)]
 
     def take(self) -> QueuedFrame | None:
         """The frame whose turn it is."""

@@ -10,8 +10,6 @@ noise of a sensor.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from onlooker.core.contracts import Gate, MemoryView
@@ -63,7 +61,7 @@ class StillSkip(Gate):
     def look(self, frame: Frame, memory: MemoryView, state: StreamState) -> float:
         """Compare with the frame that was let through last."""
         assert isinstance(state, Seen)
-        size, cells = frame.image.shape[:2], _cells(frame.image)
+        size, cells = frame.image.shape[:2], frame.cells(CELLS, MOST_PIXELS)
         is_still = (
             state.cells is not None
             and state.size == size
@@ -74,15 +72,3 @@ class StillSkip(Gate):
             return 0.0
         state.cells, state.size, state.time_s = cells, (int(size[0]), int(size[1])), frame.time_s
         return 1.0
-
-
-def _cells(image: np.ndarray) -> Tensor:
-    """Mean colour of the cells of a picture, float32 `[rows, cols, 3]`."""
-    step = max(1, -(-min(image.shape[:2]) // MOST_PIXELS))
-    sums = image[::step, ::step].astype(np.float32)
-    for axis in (0, 1):
-        length = sums.shape[axis]
-        edges = np.arange(min(CELLS, length) + 1) * length // min(CELLS, length)
-        counts = np.diff(edges).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        sums = np.add.reduceat(sums, edges[:-1], axis) / counts
-    return torch.from_numpy(sums)

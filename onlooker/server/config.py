@@ -48,7 +48,7 @@ class Section(BaseModel):
 
 
 # One key for every kind of method that an engine has.
-_keys: Any = {kind: (str, text) for kind, text in defaults(served=True).items()}
+_keys: Any = {kind: (str, text) for kind, text in defaults(served=True, scheduled=True).items()}
 _Methods: Any = create_model("_Methods", __base__=Section, **_keys)
 
 
@@ -241,6 +241,7 @@ class Config(BaseSettings):
             webhook=self._webhook(),
             whip=self.server.whip,
             worker=worker,
+            schedule=registry.make("schedule", self.model.schedule),
             slo=replace(SERVED, **self.slo.model_dump()),
             limits=Limits(
                 sessions=limits.max_sessions,

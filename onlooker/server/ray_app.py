@@ -108,12 +108,13 @@ def build(given: dict[str, str]) -> Application:
 
     `model`, `workers` (their number), `num_gpus` (of each, 0 for CPU), `key_file` (needed beyond one machine),
     `sources` (`NAME=URL,...`), and what engines are made with: a method of every kind (see `core/kinds.py`), `device`,
-    `dtype`, `pairs` (true or false). Raises `InputError` for others.
+    `dtype`, `pairs` (true or false); `schedule` is that of each worker. Raises `InputError` for others.
     """
     rest = dict(given)
     model = rest.pop("model", "pocket-aware")
     workers, num_gpus = int(rest.pop("workers", 1)), float(rest.pop("num_gpus", 0))
     file, named = rest.pop("key_file", None), rest.pop("sources", "")
+    schedule = rest.pop("schedule", "oldest_first")
     names = (*of_engine(), "device", "dtype")
     engine: dict[str, Any] = defaults(served=True) | {name: rest.pop(name) for name in names if name in rest}
     if (pairs := rest.pop("pairs", None)) is not None:
@@ -125,7 +126,11 @@ def build(given: dict[str, str]) -> Application:
     keys = tuple(line.strip() for line in Path(file).read_text().splitlines() if line.strip()) if file else ()
     sources = tuple(Source(name, url) for name, _, url in (one.partition("=") for one in named.split(",") if one))
     settings = ServerSettings(
-        model=Path(model).name, host="0.0.0.0" if keys else "127.0.0.1", keys=keys, sources=sources
+        model=Path(model).name,
+        host="0.0.0.0" if keys else "127.0.0.1",
+        keys=keys,
+        sources=sources,
+        schedule=schedule,
     )
 
     def make_app() -> FastAPI:

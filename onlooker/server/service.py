@@ -50,7 +50,7 @@ class Service:
         self.settings, self.limits, self.config = settings, settings.limits, config
         self.metrics = Metrics(settings.model)
         self.webhook = Webhook(*settings.webhook) if settings.webhook else None
-        self.worker = Worker(make_engine, self.metrics, settings.slo, self._send_alert)
+        self.worker = Worker(make_engine, self.metrics, settings.slo, self._send_alert, settings.schedule)
         self.metrics.watch(self)
         self.keys = Keys(settings.all_keys)
         self.allowed = Allowed(settings.allowed_hosts)

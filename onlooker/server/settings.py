@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from onlooker.core.contracts import SchedulePolicy
 from onlooker.core.errors import InputError
 from onlooker.engine import SLO
 from onlooker.respond import Rule
@@ -162,6 +163,8 @@ class ServerSettings:
     """Name of this worker, the first part of its session ids."""
     limits: Limits = field(default_factory=Limits)
     slo: SLO = field(default_factory=lambda: SERVED)
+    schedule: str | SchedulePolicy = "oldest_first"
+    """Whose frame is next, among all sessions."""
     """What the engine keeps for every stream, and when it refuses or does with less."""
 
     @property

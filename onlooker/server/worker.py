@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from onlooker.core.contracts import SchedulePolicy
 from onlooker.core.errors import OnlookerError
 from onlooker.core.events import Alert, Answer, Failed
 from onlooker.core.frame import Frame
@@ -68,8 +69,9 @@ class Worker:
         observer: Observer | None = None,
         slo: SLO | None = None,
         on_alert: Callable[[Alert, str], None] | None = None,
+        schedule: str | SchedulePolicy = "oldest_first",
     ) -> None:
-        self._make_engine = make_engine
+        self._make_engine, self._schedule = make_engine, schedule
         self._observer, self._slo = observer or Observer(), slo or SLO()
         self._on_alert = on_alert
         self._scheduler: Scheduler | None = None
@@ -197,7 +199,7 @@ class Worker:
             scheduler.close()
 
     def _make_scheduler(self) -> Scheduler:
-        scheduler = Scheduler(self._make_engine(), self._slo)
+        scheduler = Scheduler(self._make_engine(), self._slo, schedule=self._schedule)
         self.stats = scheduler.stats()
         return scheduler
 

@@ -1,12 +1,15 @@
 """Many streams on one engine: freshest frames, deadlines, refusals, and the degrade levels down and up."""
 
+import dataclasses
 import threading
 
 import pytest
 from moving_pictures import make_frames
 
+from onlooker.core.contracts import SchedulePolicy
 from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.frame import Frame
+from onlooker.core.state import StreamState
 from onlooker.engine import Decoding, Engine
 from onlooker.engine.load import Recent, Share, StepCost
 from onlooker.engine.scheduler import SLO, Busy, DegradeLevel, Scheduler, default_levels
@@ -329,7 +332,7 @@ def test_a_stream_faster_than_the_resizing_is_seen(engine):
     queue = scheduler.open(fps=None)
     for frame in make_frames(5, size=112):
         queue.submit(frame)
-    assert queue.num_waiting == 2 and queue.waiting_since() is None and queue.counts.dropped == 3
+    assert queue.num_waiting == 2 and not queue.first_ready() and queue.counts.dropped == 3
     hold.set()
     assert scheduler.wait(10.0)
     scheduler.step()
@@ -349,3 +352,37 @@ def test_a_picture_that_cannot_be_resized_fails_alone(engine):
     queue.submit(make_frames(1)[0])
     scheduler.close()
     assert [type(one) for one in told] == [ValueError] and queue.counts.failed == 1 and not queue.is_waiting
+
+
+def test_a_schedule_with_a_budget_is_kept_and_waits_without_turning(engine):
+    clock = Clock()
+    scheduler = Scheduler(engine, SLO(workers=0), schedule="round_robin:fps=2", now=clock)
+    queues = [scheduler.adopt(engine.open(), None) for _ in range(3)]
+    looked, clip = [], [frame.image for frame in make_frames(1)]
+    for step in range(40):
+        for queue in queues:
+            queue.submit(Frame(clip[0], step / 4))
+        looked += [queues.index(queue) for queue, _ in scheduler.step().events]
+        if step == 1:
+            assert scheduler.turns.rest_s(clock()) > 0 and not scheduler._has_work(), "nothing to do until then"
+        clock.time += 0.25
+    # The first comes at once; then two a second, in turn.
+    assert len(looked) == 20 and looked[:6] == [0, 1, 2, 0, 1, 2]
+    assert scheduler.stats().frames.dropped > 90
+    scheduler.remove(queues[0])
+    scheduler.close()
+
+
+def test_a_faulty_schedule_is_named(engine):
+    @dataclasses.dataclass(frozen=True)
+    class Greedy(SchedulePolicy):
+        def new_state(self):
+            return StreamState()
+
+        def choose(self, waiting, room, now_s, state):
+            return [0, 0]
+
+    scheduler = Scheduler(engine, SLO(workers=0), schedule=Greedy())
+    scheduler.adopt(engine.open(), None).submit(Frame(make_frames(1)[0].image, 0.0))
+    with pytest.raises(InputError, match="Greedy chose frames that may not be taken"):
+        scheduler.step()

@@ -13,6 +13,7 @@ One page for each reader, all names importable from here:
 | `codec.py` | codecs: how keys and values lie in a tier |
 | `gate.py`, `compress.py`, `memory.py` | gates, compressors, memories |
 | `refine.py`, `respond.py`, `think.py` | refiners, response policies, thinkers |
+| `schedule.py` | schedules of many streams |
 | `model.py`, `vision.py` | everyone who adapts a model |
 | `packed.py` | kernels and prepared encoders; not importable from here |
 """
@@ -26,6 +27,7 @@ from onlooker.core.contracts.method import Method
 from onlooker.core.contracts.model import Attention, ClipAnswer, ClipModel, ModelSpec, TokenChoice, VideoModel
 from onlooker.core.contracts.refine import Look, Refiner
 from onlooker.core.contracts.respond import SILENT, SPEAK, Decision, Moment, Outcome, ResponsePolicy
+from onlooker.core.contracts.schedule import SchedulePolicy, Waiting
 from onlooker.core.contracts.think import Thinker, Thought
 from onlooker.core.contracts.vision import Encoded, VisionLayer, VisionTower
 
@@ -52,10 +54,12 @@ __all__ = [
     "Prepared",
     "Refiner",
     "ResponsePolicy",
+    "SchedulePolicy",
     "Thinker",
     "Thought",
     "TokenChoice",
     "VideoModel",
     "VisionLayer",
     "VisionTower",
+    "Waiting",
 ]
