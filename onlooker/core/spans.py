@@ -15,6 +15,13 @@ Layout = Literal["keep", "pack"]
 """How positions are given out. `keep`: every slot of the full grid takes a position, pruned or not; `pack`: only the
 tokens that were kept do."""
 
+SaidPlace = Literal["behind", "own", "gap", "overlap"]
+"""Where what is said counts its positions. `behind`: behind the question, like everything else; `own`: from zero, by a
+counter of its own (GPE, Think-While-Watching); `gap`: from `SAID_GAP` behind the question; `overlap`: from where the
+input stands, which the question's words count from, too (both Speak-While-Watching). Only the first is what a model
+expects that was not trained for another."""
+SAID_GAP = 10_000
+
 Scoring = Literal["mean", "shares", "queries"]
 """How the store scores blocks against a question. `mean`: the mean query of the bare question against every block's
 mean key, all heads together; `shares`: every token of the whole prompt shares its attention among the mean keys, head

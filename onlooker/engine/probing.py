@@ -15,7 +15,7 @@ from torch import Tensor
 from onlooker.core.contracts import MemoryPolicy, Refiner, VideoModel
 from onlooker.core.errors import InputError, ModelError
 from onlooker.core.events import Answer
-from onlooker.core.spans import Layout
+from onlooker.core.spans import Layout, SaidPlace
 from onlooker.core.state import StreamState
 from onlooker.engine.packing import Work
 from onlooker.engine.reading import Reading
@@ -173,11 +173,18 @@ class Reply(Aside):
     since a stream time. `said` are its token ids."""
 
     def __init__(
-        self, session: "Session", prompt: str, longest: int, *, since_s: float = 0.0, priority: int = 0
+        self,
+        session: "Session",
+        prompt: str,
+        longest: int,
+        *,
+        since_s: float = 0.0,
+        priority: int = 0,
+        place: SaidPlace = "behind",
     ) -> None:
         asked = Quiet.of(session)
         now = session.now_s
-        request = Request(asked, prompt, now, (since_s, now), Decoding(max_new_tokens=longest))
+        request = Request(asked, prompt, now, (since_s, now), Decoding(longest, place=place))
         super().__init__(session, request, priority)
 
     @property

@@ -249,19 +249,21 @@ class Request:
             if len(self._ids) >= self.decoding.max_new_tokens:
                 self.finish = "length"
                 return
-            scores = yield Work(model.embed_text([token]), view.segment(*model.place_text(1)), wants_logits=True)
+            said = view.segment(*model.place_text(1), said=decoding.place)
+            scores = yield Work(model.embed_text([token]), said, wants_logits=True)
 
     def _retell(
         self, prompt: Tensor, view: QuestionView, refiner: Refiner, layer: int | None
     ) -> Generator[Work, Tensor | None, None]:
         """Read the prompt and the given words; where the prompt decides what later words see, by itself first."""
         model, given, parts = self._model, self._model.embed_text(self._given[:-1]), []
-        if layer is not None:
+        place = self.decoding.place
+        if layer is not None or place != "behind":
             parts = [(yield Work(prompt, words_of(view, refiner, layer, *model.place_text(len(prompt))), scored=1))]
             prompt = prompt[:0]
         rest, words = len(self._given) - len(parts), torch.cat([prompt, given])
         if rest:
-            parts.append((yield Work(words, view.segment(*model.place_text(len(words))), scored=rest)))
+            parts.append((yield Work(words, view.segment(*model.place_text(len(words)), said=place), scored=rest)))
         self.told = torch.cat([part for part in parts if part is not None])
 
     def _end(self) -> None:

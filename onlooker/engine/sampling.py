@@ -1,6 +1,7 @@
 """From scores over the vocabulary to the next token: as the checkpoint's generation settings and the asker say."""
 
 import dataclasses
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from onlooker.core.checks import number, whole
 from onlooker.core.contracts import TokenChoice
+from onlooker.core.errors import InputError
+from onlooker.core.spans import SaidPlace
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Decoding:
     """Sample among so many most likely tokens; 0 is all."""
     repetition_penalty: float | None = None
     """Above 1, what was read or said before becomes less likely; 1 is none."""
+    place: SaidPlace = "behind"
+    """Where the answer counts its positions; only models that were trained for it expect another than `behind`."""
 
     def __post_init__(self) -> None:
         whole("max_new_tokens", self.max_new_tokens, least=1)
@@ -39,12 +44,17 @@ class Decoding:
             whole("top_k", self.top_k, least=0, most=2**31)
         if self.repetition_penalty is not None:
             number("repetition_penalty", self.repetition_penalty, above=0.0, most=100.0, do="1.0 is none")
+        if self.place not in typing.get_args(SaidPlace):
+            do = f"one of: {', '.join(typing.get_args(SaidPlace))}"
+            raise InputError("an answer has no such place", given=repr(self.place)[:80], do=do)
         if self.seed is not None:
             whole("seed", self.seed, least=-(2**63), most=2**64 - 1)
 
     def wishes(self) -> dict[str, float]:
         """What is not left to the checkpoint (see `VideoModel.token_choice`)."""
-        names = [field.name for field in dataclasses.fields(self) if field.name not in ("max_new_tokens", "seed")]
+        names = [
+            field.name for field in dataclasses.fields(self) if field.name not in ("max_new_tokens", "seed", "place")
+        ]
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 

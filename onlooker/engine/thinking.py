@@ -42,7 +42,9 @@ def begin_thought(session: "Session", taken: FrameTaken) -> Reply | None:
         session.totals.thoughts_dropped += 1
         return None
     try:
-        reply = Reply(session, thought.prompt, thought.longest, since_s=thought.since_s, priority=1)
+        reply = Reply(
+            session, thought.prompt, thought.longest, since_s=thought.since_s, priority=1, place=thought.place
+        )
     except (CapacityError, InputError) as error:
         session.totals.thoughts_dropped += 1
         session.tell(Failed(taken.time_s, error))

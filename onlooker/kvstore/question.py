@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from onlooker.core.errors import CapacityError, InputError
-from onlooker.core.spans import Recall, Scoring, Span, SpanKind
+from onlooker.core.spans import SAID_GAP, Recall, SaidPlace, Scoring, Span, SpanKind
 from onlooker.kvstore.arena import Reader, allocate
 from onlooker.kvstore.blocks import Block, Entry
 from onlooker.kvstore.catalog import Catalog, Spans
@@ -108,7 +108,7 @@ class QuestionView:
         self._refining: RefiningSegment | None = None
         self._num_cited = 0
         self._closed = False
-        self._num_tail, self._tail_reach, self._num_held = 0, 0, 0
+        self._num_tail, self._tail_reach, self._said_reach, self._num_held = 0, 0, 0, 0
         self._held_tokens = sum(span.num_tokens for span in self.held_spans)
         self._tail = self._new_tail(0)
         self._reader: Reader | None = Reader(window.head, window.tail)
@@ -147,15 +147,22 @@ class QuestionView:
             raise InputError("this question has its context already", do="open a new one")
         return Retrieval(self, positions.to(self.spec.device))
 
-    def segment(self, positions: Tensor, extent: int, *, cited: bool = True) -> TailSegment:
+    def segment(self, positions: Tensor, extent: int, *, cited: bool = True, said: SaidPlace = "behind") -> TailSegment:
         """The next tokens of the question or its answer, positions int64 `[axes, tokens]` from the segment's start.
 
-        Attend in every layer before the next segment is made. `cited`: count where its last token looks.
+        Attend in every layer before the next segment is made. `cited`: count where its last token looks. `said`: where
+        an answer's tokens count their positions.
         """
         if self._num_held < len(self.held_spans):
             raise InputError("what is held comes before the question's words", do="read `held_segment` first")
-        segment = self._next_segment(positions.to(self.spec.device), range(0), cited)
-        self._tail_reach += extent
+        positions = positions.to(self.spec.device)
+        if said == "behind":
+            segment = self._next_segment(positions, range(0), cited)
+            self._tail_reach += extent
+            return segment
+        start = self._tail_reach + SAID_GAP if said == "gap" else 0
+        segment = self._next_segment(positions, range(0), cited, start + self._said_reach, own=said == "own")
+        self._said_reach += extent
         return segment
 
     def refining_segment(
@@ -173,7 +180,9 @@ class QuestionView:
         positions = torch.cat([self._sources.held[n].positions for n in held], dim=1)
         return self._next_segment(positions, held, cited=False)
 
-    def _next_segment(self, positions: Tensor, held: range, cited: bool) -> TailSegment:
+    def _next_segment(
+        self, positions: Tensor, held: range, cited: bool, reach: int | None = None, own: bool = False
+    ) -> TailSegment:
         self._check_open()
         self._settle()
         if len(self._contexts) < self.spec.num_layers:
@@ -183,7 +192,8 @@ class QuestionView:
             larger = self._new_tail(max(LEAST_TAIL_ROWS, 2 * self._num_tail, self._num_tail + num_tokens))
             larger[:, :, :, : self._num_tail] = self._tail[:, :, :, : self._num_tail]
             self._tail = larger
-        segment = TailSegment(self, positions, held, self._tail_reach, self._num_tail, cited)
+        reach = self._tail_reach if reach is None else reach
+        segment = TailSegment(self, positions, held, reach, self._num_tail, cited, own)
         self._num_tail += num_tokens
         self._num_cited += cited
         return segment

@@ -50,9 +50,17 @@ class TailSegment:
     causal = True
 
     def __init__(
-        self, view: "QuestionView", positions: Tensor, held: range, reach: int, start: int, cited: bool
+        self,
+        view: "QuestionView",
+        positions: Tensor,
+        held: range,
+        reach: int,
+        start: int,
+        cited: bool,
+        own: bool = False,
     ) -> None:
-        self._view, self._cited = view, cited
+        self._view, self._cited, self._own = view, cited, own
+        """`own`: its positions are counted from zero, not from the end of what is before it."""
         self._positions, self._held, self._reach = positions, held, reach
         """`held`: which of the blocks that were held these are; none of a question's own words."""
         self._start, self._end = start, start + positions.shape[1]
@@ -60,6 +68,8 @@ class TailSegment:
 
     def _offsets(self, context: Context) -> tuple[Offset, ...]:
         """Where its blocks start behind a context; none when held blocks start elsewhere in each layer."""
+        if self._own:
+            return ((self._reach,) * len(context.reach),)
         if not self._held:
             return (tuple(place + self._reach for place in context.reach),)
         return context.held[self._held.start : self._held.stop]

@@ -16,6 +16,7 @@ from typing import ClassVar
 from onlooker.core.checks import whole
 from onlooker.core.contracts import Thought
 from onlooker.core.events import Noted
+from onlooker.core.spans import SaidPlace
 from onlooker.think._segments import Segment, Segments
 
 
@@ -38,6 +39,8 @@ class SegmentNotes(Segments):
     """Seconds of a segment."""
     most: int = 64
     """Notes that are kept; the oldest go."""
+    place: SaidPlace = "behind"
+    """Where a note counts its positions; a model that was trained so wants own, gap or overlap."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +51,8 @@ class SegmentNotes(Segments):
 
     def thought(self, since_s: float, until_s: float, notes: Sequence[Noted]) -> Thought:
         """About all that is remembered; the notes before it are read like everything that questions read."""
-        return Thought(f"{self.prompt} ({since_s:.0f}-{until_s:.0f} s)", 0.0, until_s, self.longest)
+        prompt = f"{self.prompt} ({since_s:.0f}-{until_s:.0f} s)"
+        return Thought(prompt, 0.0, until_s, self.longest, self.place)
 
     def write(self, thought: Thought, said: str) -> str:
         """The note, with the segment that it is about."""

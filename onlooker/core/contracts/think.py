@@ -8,6 +8,7 @@ from typing import ClassVar
 from onlooker.core.contracts.method import Method
 from onlooker.core.contracts.respond import Moment
 from onlooker.core.events import Noted
+from onlooker.core.spans import SaidPlace
 from onlooker.core.state import StreamState
 
 
@@ -22,6 +23,8 @@ class Thought:
     """Stream time up to which it is about."""
     longest: int = 48
     """Most tokens."""
+    place: SaidPlace = "behind"
+    """Where its tokens count their positions."""
 
 
 class Thinker(Method):
