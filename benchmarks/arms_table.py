@@ -23,11 +23,11 @@ def marks_of(text: str) -> list[tuple[str, int]]:
     return [(str(clip), int(mark)) for clip, marks in enumerate(text.split(" ")) for mark in marks]
 
 
-def compare(rows: Sequence[dict]) -> list[dict]:
-    """One line for each arm, level and setting: share with its interval, and the gap to dense with its verdict."""
+def compare(rows: Sequence[dict], against: str = DENSE) -> list[dict]:
+    """One line for each arm, level and setting: share with its interval, and the gap to `against` with its verdict."""
     out, gaps = [], []
     for row in rows:
-        base = marks_of(row["marks"][DENSE])
+        base = marks_of(row["marks"][against])
         for setting, text in row["marks"].items():
             marks = marks_of(text)
             assert [clip for clip, _ in marks] == [clip for clip, _ in base], "the same questions in the same order"
@@ -35,8 +35,8 @@ def compare(rows: Sequence[dict]) -> list[dict]:
             share = estimate([float(mark) for _, mark in marks], clips)
             line = {"model": NAMES[row["arm"]], "level": row["level"], "setting": setting, "questions": len(marks),
                     "clips": len(set(clips)), "right": share.value, "low": share.low, "high": share.high}  # fmt: skip
-            if setting != DENSE:
-                pairs = [float(mark - dense) for (_, mark), (_, dense) in zip(marks, base, strict=True)]
+            if setting != against:
+                pairs = [float(mark - other) for (_, mark), (_, other) in zip(marks, base, strict=True)]
                 found = paired_gap(pairs, clips)
                 gaps.append((line, found))
                 line |= {"gap": found.gap, "gap_low": found.low, "gap_high": found.high, "p": found.p}
@@ -68,17 +68,19 @@ def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, required=True, help="file with the sealed looks")
+    parser.add_argument("--against", default=DENSE, help="the setting that all others are compared with")
     parser.add_argument("--json", action="store_true", help="lines for programs instead of a table")
     given = parser.parse_args(argv)
     rows = [row for line in given.rows.read_text().splitlines() if "sealed" in (row := json.loads(line))]
-    lines = compare(rows)
+    lines = compare(rows, given.against)
     if given.json:
         print("\n".join(json.dumps(line) for line in lines))
         return
     print(markdown(lines))
     tests = sum("p_holm" in line for line in lines)
     fewest, most = (pick(line["questions"] for line in lines) for pick in (min, max))
-    print(f"\n* differs from the same model's dense run, p below .05 after Holm over {tests} tests; "
+    what = "dense run" if given.against == DENSE else f"run with {given.against}"
+    print(f"\n* differs from the same model's {what}, p below .05 after Holm over {tests} tests; "
           f"{fewest} to {most} questions on {lines[0]['clips']} clips a level")  # fmt: skip
 
 
