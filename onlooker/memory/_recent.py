@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from onlooker.core.errors import InputError
 from onlooker.core.spans import Span
 from onlooker.core.state import StreamState
@@ -61,6 +64,21 @@ def oldest_beyond(
         state.num_blocks -= 1
         state.num_tokens -= span.num_tokens
     return tuple(leaving)
+
+
+def levelled(scores: Tensor, spans: Sequence[Span]) -> Tensor:
+    """Scores float32 `[spans]` without their trend over time, as if all blocks were as new as the last one.
+
+    The likeness of frames to a question rises along a stream (MemStream, arXiv 2602.18434), so that recall favours late
+    ones. The trend is the straight line of least squares over the blocks' times: what stands out stays.
+    """
+    if len(spans) < 3:
+        return scores
+    times = torch.tensor([span.start_s for span in spans], dtype=torch.float64)
+    gaps, values = times - times.mean(), scores.double().cpu()
+    spread = float(gaps @ gaps)
+    slope = float(gaps @ (values - values.mean())) / spread if spread else 0.0
+    return (values + slope * (times[-1] - times)).to(scores)
 
 
 def prefix_length(spans: Sequence[Span]) -> int:

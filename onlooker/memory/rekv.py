@@ -12,10 +12,11 @@ Changed:
 - blocks are parked when they leave the window instead of being held twice; the parked ones may be bounded;
 - no averaging over neighbouring blocks, and no block cache on the device.
 
-Two settings go beyond the paper; both are off unless asked for. `first` keeps the oldest blocks in every answer: a
+Settings beyond the paper are off unless asked for. `first` keeps the oldest blocks in every answer: a
 model learns to rest its attention on the start of a stream, and may call things seen that never were when the start is
 gone (the sinks of StreamingLLM, arXiv 2309.17453, as blocks). `score=shares` asks with the whole prompt, token by token
 and head by head, of the same mean keys: what looks for the evidence may be one head of one token behind the question.
+A third, `level`, takes the trend over time out of the scores before they are ranked.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from onlooker.core.contracts import MemoryPolicy
 from onlooker.core.errors import InputError
 from onlooker.core.spans import Plan, Recall, Scoring, Span
 from onlooker.core.state import StreamState
-from onlooker.memory._recent import WindowState, count_new, oldest_beyond, prefix_length
+from onlooker.memory._recent import WindowState, count_new, levelled, oldest_beyond, prefix_length
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class ReKV(MemoryPolicy):
     """Oldest blocks that every layer sees besides."""
     score: Literal["mean", "shares"] = "mean"
     """What ranks a block: its mean key against the question's mean query, or its largest share of attention."""
+    level: bool = False
+    """Take the trend over time out of the scores: likeness to a question rises along a stream."""
     window_tokens: int = 15000
     """Most tokens seen behind the prefix while watching; older blocks are parked."""
     max_parked: int | None = None
@@ -95,8 +98,9 @@ class ReKV(MemoryPolicy):
         assert scores is not None, "ReKV chooses by score"
         start = min(len(spans), prefix_length(spans) + self.first)
         end = max(start, len(spans) - self.recent)
+        past = levelled(scores[start:end], spans[start:end]) if self.level else scores[start:end]
         # A stable sort: of equal scores the older block is recalled, on every device.
-        ranked = scores[start:end].argsort(descending=True, stable=True)
+        ranked = past.argsort(descending=True, stable=True)
         best = ranked[: self.topk].sort().values.tolist()
         places = [*range(start), *(start + place for place in best), *range(end, len(spans))]
         return Recall(tuple(spans[place].id for place in places))

@@ -18,7 +18,7 @@ from onlooker.core.contracts import MemoryPolicy
 from onlooker.core.errors import InputError
 from onlooker.core.spans import Plan, Recall, Scoring, Span
 from onlooker.core.state import StreamState
-from onlooker.memory._recent import WindowState, count_new, oldest_beyond, prefix_length
+from onlooker.memory._recent import WindowState, count_new, levelled, oldest_beyond, prefix_length
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class SelectRecent(MemoryPolicy):
     """Oldest blocks that every layer sees besides."""
     bar: float = 1.0
     """How much of the attention that a newest block gets, on average, an older one has to get; 0: none."""
+    level: bool = False
+    """Take the trend over time out of the past's scores: likeness to a question rises along a stream."""
     max_parked: int | None = None
     """Most blocks parked before the oldest (but the first ones) are forgotten; None for no bound."""
 
@@ -72,6 +74,7 @@ class SelectRecent(MemoryPolicy):
         start = min(len(spans), prefix_length(spans) + self.first)
         end = max(start, len(spans) - self.recent)
         past, now = scores[start:end], scores[end:]
+        past = levelled(past, spans[start:end]) if self.level else past
         bar = self.bar * float(now.mean()) if len(now) and self.bar else float("-inf")
         # A stable sort: of equal scores the older block is recalled, on every device.
         ranked = past.argsort(descending=True, stable=True)[: self.budget]

@@ -19,6 +19,7 @@ from onlooker.core.contracts import MemoryPolicy
 from onlooker.core.errors import InputError
 from onlooker.core.spans import NOTES, Plan, Recall, Scoring, Span
 from onlooker.core.state import StreamState
+from onlooker.memory._recent import levelled
 
 
 @dataclass
@@ -45,6 +46,8 @@ class VideoRAG(MemoryPolicy):
     """Texts of which a layer sees those that score best."""
     recent_notes: int = 2
     """Newest texts that every layer sees besides."""
+    level: bool = False
+    """Take the trend over time out of the scores: likeness to a question rises along a stream."""
     max_notes: int = 2048
     """Texts kept; older ones are forgotten."""
 
@@ -89,6 +92,7 @@ class VideoRAG(MemoryPolicy):
         texts = [place for place, span in enumerate(spans) if span.kind in NOTES]
         old, newest = texts[: len(texts) - self.recent_notes], texts[max(0, len(texts) - self.recent_notes) :]
         # A stable sort: of equal scores the older text is read, on every device.
-        ranked = scores[old].argsort(descending=True, stable=True)[: self.notes].tolist()
+        told = levelled(scores[old], [spans[place] for place in old]) if self.level else scores[old]
+        ranked = told.argsort(descending=True, stable=True)[: self.notes].tolist()
         seen = {*newest, *(old[n] for n in ranked)}
         return Recall(tuple(span.id for place, span in enumerate(spans) if span.kind not in NOTES or place in seen))

@@ -9,9 +9,11 @@ import torch
 from onlooker.core import registry
 from onlooker.core.errors import InputError
 from onlooker.core.spans import Plan, Recall, Span, Tier
+from onlooker.memory._recent import WindowState, levelled
 from onlooker.memory.full import Full
 from onlooker.memory.last_frames import LastFrames
 from onlooker.memory.rekv import ReKV
+from onlooker.memory.select_recent import SelectRecent
 from onlooker.memory.sliding_window import SlidingWindow
 
 NAMES = [name for name in registry.names("memory") if not registry.make("memory", name).holds_tokens]
@@ -157,3 +159,34 @@ def test_every_setting_has_help(name):
     cls = registry.method_class("memory", name)
     assert all(setting.help for setting in registry.settings(cls))
     assert registry.make("memory", registry.describe(cls())) == cls()
+
+
+def drifting(planted: dict[int, float], slope: float = 0.01) -> tuple[list[Span], torch.Tensor]:
+    """Two hundred blocks whose scores rise with time, and some that stand out of that by so much."""
+    spans = [Span(0, "prefix", 3, 0.0, 0.0), *(Span(i, "vision", 4, 2.0 * i, 2.0 * i) for i in range(1, 201))]
+    rng = torch.Generator().manual_seed(0)
+    scores = slope * torch.arange(201.0) + 0.01 * torch.randn(201, generator=rng)
+    for block, more in planted.items():
+        scores[block] += more
+    return spans, scores
+
+
+def test_a_drift_of_scores_with_time_is_taken_out_when_asked():
+    spans, scores = drifting({10: 0.5, 60: 0.4, 150: 0.3})
+    late = ReKV(topk=3, recent=0).recall(spans, scores, WindowState()).blocks
+    assert min(late[1:]) > 190, "what is late is found, whatever it shows"
+    assert ReKV(topk=3, recent=0, level=True).recall(spans, scores, WindowState()).blocks == (0, 10, 60, 150)
+    wanted = (0, 1, 10, 60, 199, 200)
+    assert SelectRecent(recent=2, budget=2, level=True).recall(spans, scores, WindowState()).blocks == wanted
+    assert SelectRecent(recent=2, budget=2).recall(spans, scores, WindowState()).blocks == (0, 1, 199, 200)
+
+
+def test_without_a_drift_taking_it_out_changes_nothing():
+    spans, scores = drifting({10: 0.5, 60: 0.4, 150: 0.3}, slope=0.0)
+    for policy in (ReKV(topk=3, recent=2), SelectRecent(recent=2, budget=3, bar=0)):
+        plain, level = (policy, dataclasses.replace(policy, level=True))
+        assert plain.recall(spans, scores, WindowState()) == level.recall(spans, scores, WindowState())
+    flat = torch.full((201,), 0.5)
+    assert torch.equal(levelled(flat[:2], spans[:2]), flat[:2]) and torch.allclose(levelled(flat, spans), flat)
+    same = [Span(i, "vision", 4, 1.0, 1.0) for i in range(5)]
+    assert torch.equal(levelled(flat[:5], same), flat[:5]), "blocks of one moment have no trend"
