@@ -2,10 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from onlooker.compress._keep import check_keep
 from onlooker.core.contracts import Compressor
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -24,6 +27,21 @@ class Batched(Compressor):
     @abstractmethod
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """One frame of each stream."""
+
+
+@dataclass(frozen=True)
+class LongRun(Batched):
+    """A compressor that keeps a share of the stream's tokens, more of some frames and less of others."""
+
+    keep_ratio: float = 0.3
+    """Share of the stream's tokens to keep in the long run, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        check_keep(None, self.keep_ratio)
+
+    def less(self) -> Self:
+        """Half the share."""
+        return replace(self, keep_ratio=self.keep_ratio / 2)
 
 
 def alike(batch: Sequence[VisualTokens]) -> list[list[int]]:

@@ -12,15 +12,14 @@ Changed:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import Batched, alike, chosen, earlier, stacked
-from onlooker.compress._keep import check_keep
+from onlooker.compress._batching import LongRun, alike, chosen, earlier, stacked
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -42,24 +41,18 @@ class EvsState(StreamState):
 
 
 @dataclass(frozen=True)
-class EVS(Batched):
+class EVS(LongRun):
     """Efficient video sampling, causal."""
 
     whole_frames: ClassVar[bool] = True
 
-    keep_ratio: float = 0.3
-    """Share of the stream's tokens to keep in the long run, in (0, 1]."""
     horizon: int = 256
     """Frames that the share is taken over: older ones count less and less."""
 
     def __post_init__(self) -> None:
-        check_keep(None, self.keep_ratio)
+        super().__post_init__()
         if self.horizon < 1:
             raise InputError("a horizon is a number of frames", given=f"horizon={self.horizon}", do="give 1 or more")
-
-    def less(self) -> Self:
-        """Half the share."""
-        return replace(self, keep_ratio=self.keep_ratio / 2)
 
     def new_state(self) -> EvsState:
         """No frame before, nothing counted."""

@@ -12,16 +12,16 @@ are least like its mean and longest: `1 - cos(x, mean)` plus the length, brought
   forth, and curvature would be largest where nothing happens (1.5 for pure noise, 1 for a cut).
 """
 
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from onlooker.compress._batching import among_best, chosen, in_steps
-from onlooker.compress._keep import check_keep
-from onlooker.core.contracts import Compressor
+from onlooker.compress._batching import LongRun, alike, among_best, chosen, earlier, in_steps, stacked
+from onlooker.compress._clip import own
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -38,24 +38,17 @@ class VcastState(StreamState):
     here: Tensor | None = None
     """Its mean token at unit length, float32 `[dim]`."""
     before: Tensor | None = None
-    """That of the frame before it."""
-    weights: Tensor | None = None
-    """Sum of the weights of all frames that were given out, and their number, float32 `[2]`."""
-    over: Tensor | None = None
-    """Tokens that rounding has left over, float32 `[1]`."""
+    sums: Tensor | None = None
+    """Weights of all frames that were given out, their number, and the tokens that rounding has left over, float32
+    `[3]`."""
 
 
 @dataclass(frozen=True)
-class VCast(Compressor):
+class VCast(LongRun):
     """Budgets by curvature, tokens by how they stand out."""
 
-    keep_ratio: float = 0.3
-    """Share of the stream's tokens to keep in the long run, in (0, 1]."""
     still: float = 0.02
     """Length of a step of the unit mean token below which it has no direction; 0: the published form."""
-
-    def __post_init__(self) -> None:
-        check_keep(None, self.keep_ratio)
 
     @property
     def lookahead(self) -> int:
@@ -66,53 +59,60 @@ class VCast(Compressor):
         """The newest frame."""
         return int(isinstance(state, VcastState) and state.waiting is not None)
 
-    def less(self) -> Self:
-        """Half the share."""
-        return replace(self, keep_ratio=self.keep_ratio / 2)
-
     def new_state(self) -> VcastState:
         """Nothing waits."""
         return VcastState()
 
-    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
-        """What is kept of the frame before."""
-        assert isinstance(state, VcastState)
-        mean = normalize(tokens.features.detach().float().mean(0), dim=0)
-        out = None if state.waiting is None else self._given(state, mean)
-        state.before, state.here = state.here, mean
-        copied = {name: value.clone() for name, value in tokens.whole.items()}
-        state.waiting = replace(tokens.select(torch.arange(len(tokens), device=tokens.features.device)), whole=copied)
-        return tokens.select(torch.arange(0, device=tokens.features.device)) if out is None else out
+    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+        """What is kept of the frame before, of each stream; waits for the device once for all of one shape."""
+        nothing, mine = torch.arange(0), [state for state in states if isinstance(state, VcastState)]
+        outs = [tokens.select(nothing.to(tokens.features.device)) for tokens in batch]
+        for members in alike(batch):
+            means = dict(zip(members, normalize(stacked(batch, members).mean(1), dim=1), strict=True))
+            held = {i: waiting for i in members if (waiting := mine[i].waiting) is not None}
+            for same in alike(list(held.values())):  # a picture of another size may wait
+                some = [list(held)[n] for n in same]
+                given = self._given([mine[i] for i in some], torch.stack([means[i] for i in some]))
+                for i, out in zip(some, given, strict=True):
+                    outs[i] = out
+            for i, mean in means.items():
+                mine[i].before, mine[i].here, mine[i].waiting = mine[i].here, mean.clone(), own(batch[i])
+        return outs
 
     def flush(self, state: StreamState) -> VisualTokens | None:
         """What is kept of the newest frame, as the last one of a clip."""
         assert isinstance(state, VcastState)
-        out = None if state.waiting is None else self._given(state, None)
+        out = None if state.waiting is None else self._given([state], None)[0]
         state.waiting = None
         return out
 
-    def _given(self, state: VcastState, after: Tensor | None) -> VisualTokens:
-        """The tokens that are kept of the frame that waits, now that the next one is known."""
-        tokens, here = state.waiting, state.here
-        assert tokens is not None and here is not None
-        weight = torch.exp(self._curvature(state.before, here, after) / TEMPERATURE).view(1)
-        sums = torch.cat([weight, torch.ones_like(weight)])
-        state.weights = sums if state.weights is None else state.weights + sums
-        mean = state.weights[0] / state.weights[1]
-        wanted = (len(tokens) * self.keep_ratio * weight / mean).clamp(1, len(tokens))
-        wanted = wanted if state.over is None else wanted + state.over
-        count = wanted.round().clamp(1, len(tokens))
-        state.over = (wanted - count).clamp(-1, 1)
-        features = tokens.features.detach().float()
-        length = features.norm(dim=1)
-        length = (length - length.min()) / (length.max() - length.min()).clamp_min(1e-12)
-        score = in_steps(1 - cosine_similarity(features, here[None], dim=1) + length)
-        return tokens.select(chosen(among_best(score[None], count))[0])
+    def _given(self, states: Sequence[VcastState], after: Tensor | None) -> list[VisualTokens]:
+        """The tokens that are kept of the frames that wait, of one shape, now that the next ones' means are known."""
+        held = [tokens for state in states if (tokens := state.waiting) is not None]
+        here = torch.stack([mean for state in states if (mean := state.here) is not None])
+        features = stacked(held, range(len(held)))
+        most = features.shape[1]
+        weight = torch.exp(self._curvature([state.before for state in states], here, after) / TEMPERATURE)
+        blank = here.new_zeros(3)
+        sums = torch.stack([blank if state.sums is None else state.sums for state in states])
+        total, number = sums[:, 0] + weight, sums[:, 1] + 1
+        wanted = (most * self.keep_ratio * weight * number / total).clamp(1, most) + sums[:, 2]
+        count = wanted.round().clamp(1, most)
+        new = torch.stack([total, number, (wanted - count).clamp(-1, 1)], dim=1)
+        length = features.norm(dim=2)
+        length = length - length.amin(1, keepdim=True)
+        stands_out = 1 - cosine_similarity(features, here[:, None], dim=2)
+        score = in_steps(stands_out + length / length.amax(1, keepdim=True).clamp_min(1e-12))
+        for state, row in zip(states, new, strict=True):
+            state.sums = row.clone()
+        return [tokens.select(index) for tokens, index in zip(held, chosen(among_best(score, count)), strict=True)]
 
-    def _curvature(self, before: Tensor | None, here: Tensor, after: Tensor | None) -> Tensor:
-        """0 to 2; 1 at the ends of a stream."""
-        if before is None or after is None or before.shape != here.shape:
-            return here.new_ones(())
-        to, away = here - before, after - here
-        turn = 1 - cosine_similarity(to[None], away[None], dim=1)[0]
-        return torch.where((to.norm() > self.still) & (away.norm() > self.still), turn, torch.zeros_like(turn))
+    def _curvature(self, before: Sequence[Tensor | None], here: Tensor, after: Tensor | None) -> Tensor:
+        """0 to 2, `[streams]`; 1 at the ends of a stream."""
+        if after is None:
+            return here.new_ones(len(here))
+        past, known = earlier(before, here)
+        to, away = here - past, after - here
+        moves = (to.norm(dim=1) > self.still) & (away.norm(dim=1) > self.still)
+        turn = (1 - cosine_similarity(to, away, dim=1)) * moves
+        return torch.where(known, turn, torch.ones_like(turn))
