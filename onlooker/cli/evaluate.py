@@ -27,7 +27,9 @@ RUN, FILES = "Run", "Published benchmarks"
 @app.command(name="eval")
 @options.takes_methods()
 def evaluate(
-    suite: Annotated[str, typer.Argument(help="pocketworld, pocketworld-long, pocketworld-temporal, or a benchmark.")],
+    suite: Annotated[
+        str, typer.Argument(help="pocketworld (or -long, -temporal, -needles, -chains, -stream), or a benchmark.")
+    ],
     limit: Annotated[int, typer.Option(help="Number of questions.", min=1, max=1_000_000)] = 200,
     seed: Annotated[int, typer.Option(help="First seed of the held-out clips.", min=0, max=10**9)] = 0,
     seeds: Annotated[

@@ -180,4 +180,7 @@ def test_without_ray_the_message_says_so(tmp_path):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="no run folder"):
         open_run(tmp_path)
-    assert suites.names() == ["pocketworld", "pocketworld_long", "pocketworld_temporal"]
+    assert suites.names() == [
+        "pocketworld", "pocketworld_chains", "pocketworld_long", "pocketworld_needles", "pocketworld_stream",
+        "pocketworld_temporal",
+    ]  # fmt: skip
