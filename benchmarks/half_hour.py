@@ -6,7 +6,7 @@ In the first five minutes of every stream things appear that never come back (ne
 of each whether it ever appeared, as often about something that never did (so that a constant answer is right in half of
 the cases), and when it came and left. A stream is watched once, through a window, with everything older parked; at its
 end forks of that one session answer under every memory, so that all of them saw the same. To a sliding window, what is
-parked is forgotten.
+parked is forgotten. Memories that hold tokens (`--also flash_vstream`) watch it apart from the others.
 
 Beside them: `last_frames`, which watches the last two minutes only, since it reads no more; a search that is told where
 the evidence lies; and full memory over the 48 frames around each needle, asked at once: what the model can do at all.
@@ -19,6 +19,7 @@ import json
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -125,14 +126,21 @@ def answer(session: Session, query: QueryRecord) -> Outcome:
     return Outcome(query, (ReplyRecord(query.id, query.ask_time, said.text, "answer", meta=meta),))
 
 
-def ask_at_end(stream: Stream, watching: Engine, late: Engine, memories: Sequence[str]) -> dict[str, list[Outcome]]:
-    """Watch a stream and put its questions under every memory."""
+def ask_at_end(
+    stream: Stream, watching: Engine, late: Engine, memories: Sequence[str], apart: Mapping[str, Engine]
+) -> dict[str, list[Outcome]]:
+    """Watch a stream and put its questions under every memory; those that hold tokens watch it apart."""
     episode, outcomes = stream.episode, {}
-    with watching.open() as session, late.open() as newest:
+    with ExitStack() as stack:
+        session, newest = stack.enter_context(watching.open()), stack.enter_context(late.open())
+        alone = {name: stack.enter_context(engine.open()) for name, engine in apart.items()}
         for frame in stream.frames():
-            session.push(frame)
+            for one in (session, *alone.values()):
+                one.push(frame)
             if frame.time_s >= episode.duration_s - LATE_S:
                 newest.push(frame)
+        for name, one in alone.items():
+            outcomes[name] = [answer(one, query) for query in stream.queries]
         for memory in memories:
             with session.fork() as fork:
                 fork.memory = registry.make("memory", memory)
@@ -203,12 +211,16 @@ def main() -> None:
     memories = (*MEMORIES, *given.also)
     model, eyes = models.load(given.model), {"encoder": given.encoder, "compressor": given.compressor}
     watching, late, full = (Engine(model, **eyes, memory=memory) for memory in (MEMORIES[0], LAST, "full"))
+    hold = [name for name in given.also if registry.make("memory", name).holds_tokens]
+    apart = {name: Engine(model, **eyes, memory=name) for name in hold}
+    recalling = [name for name in memories if name not in apart]
     outcomes: dict[str, list[Outcome]] = {}
     rows: list[dict] = []
     began = time.perf_counter()
     for seed in range(given.first_seed, given.first_seed + given.clips):
         stream = Stream.of_seed(seed, given.split, given.minutes, given.early_minutes)
-        for name, some in (ask_at_end(stream, watching, late, memories) | {AT_ONCE: ask_at_once(stream, full)}).items():
+        found = ask_at_end(stream, watching, late, recalling, apart) | {AT_ONCE: ask_at_once(stream, full)}
+        for name, some in found.items():
             outcomes.setdefault(name, []).extend(some)
         print(f"streams up to {seed}: {time.perf_counter() - began:.0f} s", flush=True)
         rows = [describe(name, some) for name, some in outcomes.items()]

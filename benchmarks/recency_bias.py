@@ -1,0 +1,122 @@
+"""How old is what a memory recalls? Shares of recalled blocks by age, for memories that rank the past by a score.
+
+    python -m benchmarks.recency_bias --streams 3 --minutes 10
+
+A stream of Pocket World is watched once, everything older than the newest blocks parked; questions of all kinds are put
+to forks of that session under every memory. Of each layer's recalled blocks it is noted in which tenth of the stream
+they lie. A memory without a bias would recall from each tenth as often as the evidence lies there; likeness to the
+question rises along a stream (MemStream, arXiv 2602.18434), and favours the late ones. With `level=true` that trend is
+taken out.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from onlooker import models
+from onlooker.core import registry
+from onlooker.core.contracts import MemoryPolicy
+from onlooker.core.records import QueryRecord
+from onlooker.core.spans import Plan, Recall, Scoring, Span
+from onlooker.core.state import StreamState
+from onlooker.engine import Engine
+from onlooker.world import make_episode
+
+PARTS = 10
+WATCHING = "rekv:topk=0,recent=1,window_tokens=1000"
+MEMORIES = (
+    "rekv:topk=16,recent=1",
+    "rekv:topk=16,recent=1,level=true",
+    "rekv:topk=16,recent=1,score=shares",
+    "rekv:topk=16,recent=1,score=shares,level=true",
+    "select_recent:recent=1,budget=16,bar=0.0",
+    "select_recent:recent=1,budget=16,bar=0.0,level=true",
+)
+
+
+@dataclass(frozen=True)
+class Noted(MemoryPolicy):
+    """Recalls as another memory does, and notes the times of what was recalled by its score."""
+
+    inner: MemoryPolicy
+    times: list[float]
+
+    @property
+    def scores_layers(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As the other does."""
+        return self.inner.scores_layers
+
+    def new_state(self) -> StreamState:
+        """That of the other."""
+        return self.inner.new_state()
+
+    def plan(self, spans: Sequence[Span], state: StreamState) -> Plan:
+        """That of the other."""
+        return self.inner.plan(spans, state)
+
+    def scoring(self) -> Scoring:
+        """As the other does."""
+        return self.inner.scoring()
+
+    def recall(self, spans: Sequence[Span], scores: Tensor | None, state: StreamState) -> Recall:
+        """As the other does."""
+        seen = self.inner.recall(spans, scores, state)
+        newest = spans[-1].id
+        chosen = {block for block in seen.blocks if block != newest}
+        self.times.extend(span.start_s for span in spans[1:] if span.id in chosen)
+        return seen
+
+
+def tenths(times: Sequence[float], duration_s: float) -> list[float]:
+    """Shares of some times by tenth of the stream."""
+    counts = [0] * PARTS
+    for time_s in times:
+        counts[min(PARTS - 1, int(time_s / duration_s * PARTS))] += 1
+    return [round(count / max(1, len(times)), 4) for count in counts]
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="pocket")
+    parser.add_argument("--streams", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=10.0, help="length of a stream")
+    parser.add_argument("--questions", type=int, default=12, help="on each stream, at its end")
+    parser.add_argument("--encoder", default="full")
+    parser.add_argument("--compressor", default="stc_pruner")
+    parser.add_argument("--also", action="append", default=[], metavar="MEMORY", help="look at this one too")
+    given = parser.parse_args()
+    engine = Engine(
+        models.load(given.model), encoder=given.encoder, compressor=given.compressor, memory=WATCHING
+    )  # fmt: skip
+    memories, duration_s = (*MEMORIES, *given.also), given.minutes * 60
+    times: dict[str, list[float]] = {name: [] for name in memories}
+    evidence: list[float] = []
+    for seed in range(given.streams):
+        episode = make_episode(seed, "test", duration_s=duration_s, kind="long")
+        between_s = (duration_s - 1.5, duration_s - 0.5)
+        queries: Sequence[QueryRecord] = episode.questions(given.questions, rng_seed=seed, between_s=between_s)
+        evidence += [(start + end) / 2 for query in queries for start, end in query.evidence]
+        with engine.open() as session:
+            for frame in episode.frames(fps=1.0, size=(128, 128)):
+                session.push(frame)
+            for name in memories:
+                with session.fork() as fork:
+                    fork.memory = Noted(registry.make("memory", name), times[name])
+                    for query in queries:
+                        fork.ask(query.question, max_new_tokens=1)
+        print(f"{seed + 1} of {given.streams} streams", flush=True)
+    rows = [{"memory": name, "tenths": tenths(some, duration_s), "recalled": len(some)} for name, some in times.items()]
+    rows.append({"memory": "evidence", "tenths": tenths(evidence, duration_s), "recalled": len(evidence)})
+    for row in rows:
+        late = sum(row["tenths"][PARTS // 2 :])
+        shares = " ".join(f"{share:.2f}" for share in row["tenths"])
+        print(f"{row['memory']:48} {shares}  late half {late:.2f}")
+    print(json.dumps({"bench": "recency_bias", "rows": rows} | vars(given)))
+
+
+if __name__ == "__main__":
+    main()
