@@ -59,6 +59,9 @@ class Plan:
     """Move to the host tier: not seen while watching, still there to be recalled."""
     forget: tuple[int, ...] = ()
     """Drop for good."""
+    melt: tuple[int, ...] = ()
+    """Neighbours on the device of which only the rows stay that `MemoryPolicy.pick` picks. A plan that melts does
+    nothing else."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -296,7 +296,7 @@ class Session:
             for span in spans:
                 self.memory.index(span.id, self.store.raw_keys(span.id), state)
         plan = self.memory.plan(self.store.spans, state)
-        self.store.apply(plan)
+        self.store.apply(plan, lambda keys, values, sizes: self.memory.pick(keys, values, sizes, state))
         self.totals.tokens_read += sum(span.num_tokens for span in spans)
         return plan
 

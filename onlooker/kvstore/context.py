@@ -1,8 +1,9 @@
 """What a question sees of the past: chosen blocks, gathered from both tiers and rotated once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from onlooker.core.contracts import Codec, ModelSpec
@@ -10,6 +11,7 @@ from onlooker.kvstore.arena import Arena, allocate
 from onlooker.kvstore.blocks import Block, Entry, Offset
 from onlooker.kvstore.catalog import Catalog
 from onlooker.kvstore.coded import Coded
+from onlooker.kvstore.melting import Melted
 from onlooker.kvstore.placing import Placing, lay_out
 from onlooker.kvstore.rotation import Rotary, rotate, spread
 
@@ -36,8 +38,9 @@ class Context:
     counts: Tensor | None = None
     """How many rows each layer and head sees, the first ones, int32 `[layers, kv_heads]`; None: all."""
     owners: Tensor | None = None
-    """Where single rows were picked: the place of each row's block among `blocks`, int64 `[layers, kv_heads, rows]`, or
-    `[layers, 1, rows]` where all heads see the same. None: whole blocks, one after the other."""
+    """Where single rows were picked, or are left of what melted: the place of each row's block among `blocks`, int64
+    `[layers, kv_heads, rows]`, or `[layers, 1, rows]` where all heads see the same. None: whole blocks, one after the
+    other."""
 
     def layers(self) -> list["Context"]:
         """One context for each layer."""
@@ -70,6 +73,8 @@ class Sources:
     moved: int
     written: Mapping[int, Tensor]
     """Keys of the anchors as they were written (see `Window`): their rows in the arena are rotated elsewhere."""
+    melted: Mapping[int, Melted]
+    """Runs of blocks of which only some rows are left (see `Window`)."""
     host: Catalog[Coded]
     """The parked blocks, as `codec` wrote them."""
     codec: Codec
@@ -82,14 +87,35 @@ class Sources:
 
     def num_tokens(self, chosen: tuple[int, ...]) -> int:
         """Rows that these blocks have together."""
-        return sum(self.entries[block].span.num_tokens for block in chosen)
+        return sum(block.num_tokens for block in self._units(chosen))
+
+    def _units(self, chosen: Iterable[int]) -> list[Block]:
+        """What lies in the store for these blocks: themselves, or once the run that they were melted into."""
+        return list({unit.id: unit for unit in (self.entries[block].block for block in chosen)}.values())
+
+    def owners(self, chosen: tuple[int, ...], num_layers: int) -> Tensor | None:
+        """The place of each row's block among those chosen, -1 for those of others, int64 `[layers, kv_heads, rows]`;
+        None where nothing is melted."""
+        units = self._units(chosen)
+        if not any(unit.id in self.melted for unit in units):
+            return None
+        places, parts = {block: n for n, block in enumerate(chosen)}, []
+        for unit in units:
+            if (known := self.melted.get(unit.id)) is None:
+                shape = num_layers, self.spec.num_kv_heads, unit.num_tokens
+                parts.append(torch.full(shape, places[unit.id], dtype=torch.int64, device=self.spec.device))
+            else:
+                names = torch.tensor([places.get(block, -1) for block in known.blocks], dtype=torch.int64)
+                parts.append(names.to(self.spec.device)[known.owners])
+        return torch.cat(parts, dim=2)
 
     def resident(self, chosen: tuple[int, ...], rows: slice) -> Context:
         """A context without any copy: the blocks are what arena `rows` hold, which is all that was on the device."""
         placing = self.placing.copy()
         held = tuple(placing.place(block) for block in self.held)
         keys, values = self.arena.keys[:, :, rows], self.arena.values[:, :, rows]
-        return Context(keys, values, chosen, held, placing.reach, 0)
+        owners = self.owners(chosen, self.spec.num_layers) if self.melted else None
+        return Context(keys, values, chosen, held, placing.reach, 0, owners=owners)
 
     def gather(self, chosen: tuple[int, ...], layers: range, fetched: tuple[int, ...] | None = None) -> Context:
         """A context of some neighbouring layers: packed positions (a block starts where the one before it ends), to
@@ -97,32 +123,36 @@ class Sources:
 
         Layers that see other blocks would end at other positions. Only distances matter, so their contexts are moved to
         end where the watching view does: a packed pass has one place for a question's tokens. Only the blocks that are
-        `fetched` (by default all) are in it, at the places that they have among all that were chosen.
+        `fetched` (by default all) are in it, at the places that they have among all that were chosen. Of what was
+        melted together all rows are in it: see `rows.gathered`.
         """
         spec, picked = self.spec, slice(layers.start, layers.stop)
         places, chosen = chosen, chosen if fetched is None else fetched
         shape = (len(layers), spec.num_kv_heads, self.num_tokens(chosen), spec.head_dim)
         keys, values = (allocate(shape, spec.dtype, spec.device) for _ in range(2))
         self._fetch(chosen, picked, keys, values)
-        blocks = [*(self.entries[block].block for block in places), *self.held]
+        units, fetched_units = self._units(places), self._units(chosen)
+        blocks = [*units, *self.held]
         offsets, reach = lay_out(blocks, spec.position_axes)
         if len(layers) < spec.num_layers or any(block.clock is not None for block in blocks):
             end = self.placing.reach
             steps = [place - own for place, own in zip(end, reach, strict=True)]
             offsets = [tuple(map(sum, zip(offset, steps, strict=True))) for offset in offsets]
             reach = end
-        offsets, held = offsets[: len(places)], tuple(offsets[len(places) :])
-        if fetched is not None:
-            starts = dict(zip(places, offsets, strict=True))
-            offsets = [starts[block] for block in chosen]
+        held = tuple(offsets[len(units) :])
         if chosen:
-            counts = [self.entries[block].span.num_tokens for block in chosen]
-            written = [self.entries[block].block.written for block in chosen]
-            steps = [tuple(b - a for a, b in zip(*two, strict=True)) for two in zip(written, offsets, strict=True)]
+            starts = dict(zip((unit.id for unit in units), offsets, strict=False))
+            counts = [unit.num_tokens for unit in fetched_units]
+            steps = [
+                tuple(there - here for here, there in zip(unit.written, starts[unit.id], strict=True))
+                for unit in fetched_units
+            ]
             cos, sin = self.turn(spread(steps, counts, spec.device))
             for layer in range(len(layers)):
                 keys[layer] = rotate(keys[layer], cos, sin)
-        return Context(keys, values, chosen, held, reach, keys.nbytes + values.nbytes)
+        owners = self.owners(chosen, spec.num_layers) if self.melted else None
+        owners = None if owners is None else owners[picked]
+        return Context(keys, values, chosen, held, reach, keys.nbytes + values.nbytes, owners=owners)
 
     def _fetch(self, chosen: tuple[int, ...], picked: slice, keys: Tensor, values: Tensor) -> None:
         """Copy some layers of these blocks one behind the other into keys and values `[layers, kv_heads, rows,
@@ -130,8 +160,8 @@ class Sources:
         coded: dict[int, list[tuple[Coded, slice]]] = {}
         runs: list[tuple[int, int, int]] = []
         anchors, at = [], 0
-        for block in chosen:
-            count = self.entries[block].span.num_tokens
+        for unit in self._units(chosen):
+            block, count = unit.id, unit.num_tokens
             to = slice(at, at + count)
             if (slab := self.host.get(block)) is not None:
                 coded.setdefault(count, []).append((slab, to))

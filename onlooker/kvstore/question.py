@@ -16,7 +16,7 @@ from onlooker.kvstore.blocks import Block, Entry
 from onlooker.kvstore.catalog import Catalog, Spans
 from onlooker.kvstore.context import Context, Sources
 from onlooker.kvstore.refining import Pick, RefiningSegment
-from onlooker.kvstore.rows import block_shares, new_ledger, pick_rows, rows_seen, side_by_side, wanted_rows
+from onlooker.kvstore.rows import block_shares, gathered, new_ledger, pick_rows, rows_seen, side_by_side, wanted_rows
 from onlooker.kvstore.segments import Retrieval, TailSegment
 from onlooker.kvstore.signals import tell_scores
 
@@ -90,6 +90,7 @@ class QuestionView:
             window.rows.copy(),
             window.moved,
             window.written,
+            window.melted,
             store._host.copy(),
             store.host_codec,
             window.placing.copy(),
@@ -132,7 +133,7 @@ class QuestionView:
             self._reader = None
             layers = range(self.spec.num_layers)
             self._check_room(chosen, len(layers))
-            self._freeze(self._sources.gather(chosen, layers))
+            self._freeze(gathered(self._sources, chosen, layers))
 
     # ----------------------------------------------------------------------------------------------------- reading
 
@@ -169,6 +170,9 @@ class QuestionView:
         self, positions: Tensor, extent: int, *, layer: int, pick: Pick, trims_all: bool
     ) -> RefiningSegment:
         """As `segment`, for the words of a question that refine what is before them (see `RefiningSegment`)."""
+        if self._sources.melted:
+            do = "use another memory, or no refiner"
+            raise InputError("a question cannot be refined over melted blocks", given="both were chosen", do=do)
         words = self.segment(positions, extent)
         self._refining = RefiningSegment(self, words, layer, pick, trims_all)
         return self._refining
@@ -267,7 +271,7 @@ class QuestionView:
         rows = wanted_rows(recall, chosen, self._sources.entries)
         fetched = chosen if rows is None else rows.blocks
         self._check_room(fetched, 1)
-        context = self._sources.gather(chosen, range(layer, layer + 1), fetched)
+        context = gathered(self._sources, chosen, range(layer, layer + 1), fetched)
         self._freeze(context if rows is None else pick_rows(context, rows.picked[None], rows.counts))
         context = self._contexts[-1]
         if len(self._contexts) == self.spec.num_layers:
@@ -284,7 +288,7 @@ class QuestionView:
         for blocks, same in itertools.groupby(chosen):
             layers = range(start, start := start + len(list(same)))
             self._check_room(blocks, len(layers))
-            self._freeze(self._sources.gather(blocks, layers))
+            self._freeze(gathered(self._sources, blocks, layers))
         self._forget_sources()
         self._join()
 

@@ -12,7 +12,7 @@ from onlooker.core.spans import Recall
 from onlooker.kvstore.arena import allocate
 from onlooker.kvstore.blocks import Entry
 from onlooker.kvstore.catalog import Catalog
-from onlooker.kvstore.context import Context
+from onlooker.kvstore.context import Context, Sources
 
 
 def owners_of(counts: Sequence[int], device: torch.device) -> Tensor:
@@ -37,6 +37,8 @@ def wanted_rows(recall: Recall, chosen: tuple[int, ...], entries: Catalog[Entry]
     which is seen whole. Raises `InputError` when they do not fit."""
     if recall.rows is None:
         return None
+    if melted := [block for block in chosen if entries[block].block.id != block]:
+        raise InputError("rows of melted blocks cannot be picked", given=str(melted)[:200], do="recall whole blocks")
     sizes = [entries[block].span.num_tokens for block in chosen]
     lead = sum(sizes[: len(chosen) - len(recall.blocks)])
     if recall.rows.ndim != 2 or recall.rows.shape[1] + lead != sum(sizes):
@@ -47,6 +49,19 @@ def wanted_rows(recall: Recall, chosen: tuple[int, ...], entries: Catalog[Entry]
     found = [(b, n, part) for b, n, part, is_wanted in zip(chosen, sizes, parts, wanted, strict=True) if is_wanted]
     picked = torch.cat([part for _, _, part in found], dim=1) if found else recall.rows[:, :0]
     return WantedRows(tuple(block for block, _, _ in found), [size for _, size, _ in found], picked)
+
+
+def gathered(
+    sources: Sources, chosen: tuple[int, ...], layers: range, fetched: tuple[int, ...] | None = None
+) -> Context:
+    """What `Sources.gather` gives, without rows of blocks that were melted together with the chosen ones. Waits for the
+    device where anything is melted."""
+    context = sources.gather(chosen, layers, fetched)
+    if context.owners is None:
+        return context
+    picked = context.owners >= 0
+    context = dataclasses.replace(context, owners=context.owners.clamp_min(0))
+    return context if bool(picked.all()) else pick_rows(context, picked, ())
 
 
 def pick_rows(context: Context, picked: Tensor, counts: Sequence[int]) -> Context:

@@ -15,12 +15,13 @@ from onlooker.core.spans import Span, SpanKind, Tier
 from onlooker.kvstore.arena import Arena
 from onlooker.kvstore.blocks import Block, Entry
 from onlooker.kvstore.coded import encoded_bytes, hold, parts_of
+from onlooker.kvstore.melting import Melted
 from onlooker.kvstore.placing import Placing
 
 if TYPE_CHECKING:
     from onlooker.kvstore.store import KVStore
 
-FORMAT = 4
+FORMAT = 5
 
 
 def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -37,6 +38,7 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors["positions"] = torch.cat([none, *(entry.block.positions.cpu() for entry in entries)], dim=1)
     parked = [entry.span.id for entry in entries if entry.span.tier is Tier.HOST]
     tensors |= {f"host.{block}.{name}": part for block in parked for name, part in store._host[block].parts.items()}
+    tensors |= {f"owners.{run}": one.owners.cpu() for run, one in window.melted.items()}
     tensors |= {f"written.{block}": keys.to("cpu", copy=True) for block, keys in window.written.items()}
     facts = {
         "format": FORMAT,
@@ -48,13 +50,14 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
                 "id": entry.span.id,
                 "kind": entry.span.kind,
                 "num_tokens": entry.span.num_tokens,
+                "run": entry.block.id if entry.block.id in window.melted else None,
                 "start_s": entry.span.start_s,
                 "end_s": entry.span.end_s,
                 "extent": entry.block.extent,
                 "clock": entry.block.clock,
                 "written": list(entry.block.written),
-                "is_anchor": entry.span.id in window.written,
-                "offset": list(window.offsets[entry.span.id]) if entry.span.id in window.offsets else None,
+                "is_anchor": entry.block.id in window.written,
+                "offset": list(window.offsets[entry.block.id]) if entry.block.id in window.offsets else None,
             }
             for entry in entries
         ],
@@ -82,23 +85,26 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
     window.arena = Arena(store.spec, live[0].shape[2])
     for target, source in zip(window.arena.tensors, live, strict=True):
         target.copy_(source)
-    start = 0
+    start, runs = 0, _runs(facts["blocks"])
     for fact in facts["blocks"]:
-        end = start + fact["num_tokens"]
-        positions = tensors["positions"][:, start:end].to(device)
-        written = tuple(fact["written"])
-        block = Block(fact["id"], fact["num_tokens"], fact["extent"], positions, fact["clock"], written)
-        start = end
-        resident = fact["offset"] is not None
+        resident, run = fact["offset"] is not None, fact["run"]
         tier = Tier.DEVICE if resident else Tier.HOST
-        span = Span(block.id, fact["kind"], block.num_tokens, fact["start_s"], fact["end_s"], tier)
-        store._entries[block.id] = Entry(span, block)
-        store._position_bytes += block.positions.nbytes
-        if resident:
-            window.append(block, tuple(fact["offset"]), is_prefix=fact["kind"] == "prefix")
-        else:
-            _park(store, block, codec, tensors)
-    anchors = [fact["id"] for fact in facts["blocks"] if fact["is_anchor"]]
+        span = Span(fact["id"], fact["kind"], fact["num_tokens"], fact["start_s"], fact["end_s"], tier)
+        end = start + (fact["num_tokens"] if run is None else 0)
+        positions = tensors["positions"][:, start:end].to(device)
+        start = end
+        block = window.blocks.get(-1 if run is None else run)
+        if block is None:
+            name, size = (span.id, span.num_tokens) if run is None else (run, tensors[f"owners.{run}"].shape[2])
+            block = Block(name, size, fact["extent"], positions, fact["clock"], tuple(fact["written"]))
+            if resident:
+                window.append(block, tuple(fact["offset"]), is_prefix=fact["kind"] == "prefix")
+            else:
+                _park(store, block, codec, tensors)
+            store._position_bytes += block.positions.nbytes
+        store._entries[span.id] = Entry(span, block)
+    window.melted = {run: Melted(names, tensors[f"owners.{run}"].to(device, copy=True)) for run, names in runs.items()}
+    anchors = {store._entries[fact["id"]].block.id for fact in facts["blocks"] if fact["is_anchor"]}
     window.written = {block: tensors[f"written.{block}"].to(device, copy=True) for block in anchors}
     store._next_id = facts["next_id"]
     window.placing = Placing.behind(reversed(window.blocks.values()), window.offsets, store.spec.position_axes)
@@ -124,7 +130,16 @@ def _codec(store: "KVStore", told: Any) -> Codec:
     return registry.make("codec", told)
 
 
-_BLOCK = {"id", "kind", "num_tokens", "start_s", "end_s", "extent", "clock", "written", "is_anchor", "offset"}
+def _runs(blocks: list[Mapping[str, Any]]) -> dict[int, tuple[int, ...]]:
+    """The blocks that were melted together, by run."""
+    runs: dict[int, tuple[int, ...]] = {}
+    for fact in blocks:
+        if fact["run"] is not None:
+            runs[fact["run"]] = (*runs.get(fact["run"], ()), fact["id"])
+    return runs
+
+
+_BLOCK = {"id", "kind", "num_tokens", "run", "start_s", "end_s", "extent", "clock", "written", "is_anchor", "offset"}
 
 
 def _check_blocks(store: "KVStore", facts: Mapping[str, Any]) -> None:
@@ -136,8 +151,16 @@ def _check_blocks(store: "KVStore", facts: Mapping[str, Any]) -> None:
         name = f"block {order} of the snapshot"
         if not isinstance(fact, Mapping) or set(fact) != _BLOCK or fact["kind"] not in typing.get_args(SpanKind):
             raise InputError(f"{name} is damaged", given=str(fact)[:200], do="take a new snapshot")
+        last = next_id
         next_id = whole(f"id of {name}", fact["id"], least=next_id, most=2**53) + 1
-        whole(f"num_tokens of {name}", fact["num_tokens"], least=1)
+        whole(f"num_tokens of {name}", fact["num_tokens"], least=1 if fact["run"] is None else 0)
+        if fact["run"] is not None:
+            before = facts["blocks"][order - 1] if order else {"run": None}
+            shared = ("extent", "clock", "written", "is_anchor", "offset")
+            goes_on = fact["run"] == before["run"] and all(fact[key] == before[key] for key in shared)
+            whole(f"run of {name}", fact["run"], least=0 if goes_on else last, most=fact["id"])
+            if fact["offset"] is None:
+                raise InputError(f"{name} cannot be melted", given=str(fact)[:200], do="take a new snapshot")
         whole(f"extent of {name}", fact["extent"], least=0, most=2**31)
         if fact["clock"] is not None:
             whole(f"clock of {name}", fact["clock"], least=-(2**53), most=2**53)
@@ -168,14 +191,20 @@ def _check_tensors(
     spec = store.spec
     row = (spec.num_layers, spec.num_kv_heads)
     resident = sum(fact["num_tokens"] for fact in blocks if fact["offset"] is not None)
+    single = [fact["num_tokens"] for fact in blocks if fact["run"] is None]
     wanted: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         f"device.{name}": ((*row, resident, spec.head_dim), spec.dtype) for name in ("keys", "values")
     }
     wanted["signals"] = (spec.num_layers, len(blocks), spec.num_kv_heads * spec.head_dim), torch.float32
-    wanted["positions"] = (spec.position_axes, sum(fact["num_tokens"] for fact in blocks)), torch.int64
+    wanted["positions"] = (spec.position_axes, sum(single)), torch.int64
+    sizes = {fact["id"]: fact["num_tokens"] for fact in blocks}
+    rows = {run: sum(sizes[name] for name in names) for run, names in _runs(blocks).items()}
+    wanted |= {f"owners.{run}": ((*row, count), torch.int32) for run, count in rows.items()}
     for fact in blocks:
         if fact["is_anchor"]:
-            wanted[f"written.{fact['id']}"] = (*row, fact["num_tokens"], spec.head_dim), spec.dtype
+            run = fact["run"]
+            name, size = (fact["id"], fact["num_tokens"]) if run is None else (run, rows[run])
+            wanted[f"written.{name}"] = (*row, size, spec.head_dim), spec.dtype
         if fact["offset"] is None:
             parts = parts_of(spec, codec, fact["num_tokens"])
             wanted |= {f"host.{fact['id']}.{name}": part for name, part in parts.items()}
@@ -184,6 +213,11 @@ def _check_tensors(
         wrong = sorted(name for name in {**found, **wanted} if found.get(name) != wanted.get(name))[0]
         given = f"{wrong} is {found.get(wrong, 'missing')} and should be {wanted.get(wrong, 'absent')}"
         raise InputError("the stored keys and values are damaged", given=given, do="take a new snapshot")
+    for run, names in _runs(blocks).items():
+        least, most = tensors[f"owners.{run}"].aminmax()
+        if least < 0 or most >= len(names):
+            given = f"rows of blocks {int(least)} to {int(most)} of {len(names)}"
+            raise InputError("the stored owners of melted rows are damaged", given=given, do="take a new snapshot")
 
 
 def _check_budgets(store: "KVStore", tensors: Mapping[str, Tensor], blocks: list[Mapping[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from onlooker.kvstore.blocks import Block, Entry
 from onlooker.kvstore.catalog import Catalog, Spans
 from onlooker.kvstore.chunk import Chunk
 from onlooker.kvstore.coded import Coded, encoded_bytes, park
+from onlooker.kvstore.melting import Melted, Pick, check_pick, whole_counts
 from onlooker.kvstore.question import Choose, Held, QuestionView
 from onlooker.kvstore.rotation import Rotary, by_steps, moved, rotate
 from onlooker.kvstore.signals import Signals
@@ -174,14 +175,18 @@ class KVStore:
 
     # --------------------------------------------------------------------------------------------------- decisions
 
-    def apply(self, plan: Plan) -> None:
-        """Carry out a plan. Raises `InputError` or `CapacityError` (host budget) before anything is done."""
+    def apply(self, plan: Plan, pick: Pick | None = None) -> None:
+        """Carry out a plan; `pick` says which rows of melting blocks stay. Raises `InputError` or `CapacityError` (host
+        budget, or no memory) before anything is done."""
+        if plan.melt:
+            self._melt(plan, pick)
+            return
         if not plan.park and not plan.forget:
             return
         self._check(plan)
         slabs = {block: self._slab(block) for block in plan.park}
         leaving = set(plan.park).union(block for block in plan.forget if block not in self._host)
-        self._window.remove(leaving)
+        self._window.remove({self._entries[block].block.id for block in leaving})
         for block, slab in slabs.items():
             self._host[block] = slab
             self._host_bytes += slab.nbytes
@@ -194,6 +199,50 @@ class KVStore:
             self._position_bytes -= entry.block.positions.nbytes
             self._signals.forget(block)
 
+    def _melt(self, plan: Plan, pick: Pick | None) -> None:
+        if plan.park or plan.forget or pick is None:
+            given = f"park {list(plan.park)}, forget {list(plan.forget)}"
+            raise InputError("a plan that melts does nothing else", given=given, do="leave that for the next frame")
+        self._check(plan)
+        window, layers, heads = self._window, self.spec.num_layers, self.spec.num_kv_heads
+        run = list({self._entries[block].block.id: self._entries[block].block for block in plan.melt}.values())
+        if window.members(block.id for block in run) != list(plan.melt) or not window.are_neighbours(run):
+            do = "name all blocks of a run on the device, in order"
+            raise InputError("only neighbours can be melted together", given=str(list(plan.melt))[:200], do=do)
+        start, sizes = window.row_of(run[0].id), [block.num_tokens for block in run]
+        keys, values = (part[:, :, start : start + sum(sizes)] for part in window.arena.tensors)
+        index = pick(keys, values, sizes)
+        check_pick(index, layers, heads, sum(sizes))
+        melted, spans = self._owned(plan.melt, run, index)
+        block = window.melt(run, index, melted)
+        for span in spans:
+            self._position_bytes -= self._entries[span.id].block.positions.nbytes
+            self._entries[span.id] = Entry(span, block)
+        for name in set(plan.melt).difference(melted.blocks):
+            self._position_bytes -= self._entries.remove(name).block.positions.nbytes
+            self._signals.forget(name)
+
+    def _owned(self, named: Sequence[int], run: list[Block], index: Tensor) -> tuple[Melted, list[Span]]:
+        """Whose the rows are that stay, and the spans of those that still have some."""
+        device, place, parts = self.spec.device, 0, []
+        for block in run:
+            known = self._window.melted.get(block.id)
+            own = torch.zeros(*index.shape[:2], block.num_tokens, dtype=torch.int32, device=device)
+            parts.append((own if known is None else known.owners) + place)
+            place += 1 if known is None else len(known.blocks)
+        all_owned = Melted(tuple(named), torch.cat(parts, dim=2).gather(2, index))
+        shares = all_owned.shares()
+        left = [n for n, share in enumerate(shares) if share > 0]
+        places = torch.zeros(len(named), dtype=torch.int32)
+        places[left] = torch.arange(len(left), dtype=torch.int32)
+        owners = places.to(device)[all_owned.owners]
+        counts = whole_counts([shares[n] for n in left])
+        spans = [
+            dataclasses.replace(self._entries[named[n]].span, num_tokens=count)
+            for n, count in zip(left, counts, strict=True)
+        ]
+        return Melted(tuple(span.id for span in spans), owners), spans
+
     def take_back(self, span: Span) -> None:
         """The newest block, sealed just now, was never there. Needs no memory."""
         assert span.id == self._next_id - 1 and self._open is None, "only the newest block can be taken back"
@@ -203,16 +252,28 @@ class KVStore:
     def _check(self, plan: Plan) -> None:
         if self._open is not None:
             raise InputError("a plan cannot be carried out while a chunk is open", do="seal or abort it first")
-        named = plan.park + plan.forget
+        named = plan.park + plan.forget + plan.melt
         if len(set(named)) != len(named):
-            raise InputError("a plan names a block twice", given=str(sorted(named)), do="park or forget, once")
+            raise InputError("a plan names a block twice", given=str(sorted(named)), do="park, forget or melt, once")
         if unknown := [block for block in named if block not in self._entries]:
             raise InputError("a plan names blocks that are not stored", given=str(unknown), do="use ids of `spans`")
         prefix = self._window.prefix
         if prefix is not None and prefix.id in named:
-            raise InputError("the prefix can be neither parked nor forgotten", given=str(prefix.id), do="leave it out")
-        if parked := [block for block in plan.park if block in self._host]:
-            raise InputError("a plan parks blocks that are parked already", given=str(parked), do="leave them out")
+            raise InputError(
+                "the prefix can be neither parked nor forgotten nor melted", given=str(prefix.id), do="leave it out"
+            )
+        if parked := [block for block in plan.park + plan.melt if block in self._host]:
+            raise InputError(
+                "a plan parks or melts blocks that are parked already", given=str(parked), do="leave them out"
+            )
+        runs = {self._entries[block].block.id for block in plan.park + plan.forget}.intersection(self._window.melted)
+        if plan.park and runs.intersection(self._entries[block].block.id for block in plan.park):
+            raise InputError(
+                "melted blocks cannot be parked", given=str(list(plan.park))[:200], do="forget or keep them"
+            )
+        if partly := [block for run in runs for block in self._window.melted[run].blocks if block not in plan.forget]:
+            do = "forget all of them"
+            raise InputError("blocks that were melted together leave together", given=f"{partly} would stay", do=do)
         sizes = [self._entries[block].span.num_tokens for block in plan.park]
         more = sum(encoded_bytes(self.spec, self.host_codec, size) for size in sizes)
         less = sum(self._host[block].nbytes for block in plan.forget if block in self._host)
@@ -263,6 +324,7 @@ class KVStore:
             "device_anchors": self._window.anchor_bytes(),
             "device_signals": self._signals.num_bytes(),
             "device_positions": self._position_bytes,
+            "device_owners": sum(one.owners.nbytes for one in self._window.melted.values()),
             "device_views": sum(view.num_bytes() for view in self._views),
             "host_rows": self._host_bytes,
         }

@@ -1,14 +1,16 @@
 """What the stream sees while it is being watched: the prefix and the resident blocks as one slice of an arena."""
 
 import itertools
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
-from onlooker.kvstore.arena import Arena
+from onlooker.kvstore.arena import Arena, allocate
 from onlooker.kvstore.blocks import Block, Offset
 from onlooker.kvstore.catalog import Catalog
+from onlooker.kvstore.melting import Melted, joined
 from onlooker.kvstore.placing import Placing
 from onlooker.kvstore.rotation import Rotary, rotate, spread
 
@@ -50,6 +52,8 @@ class Window:
         self.written: dict[int, Tensor] = {}
         """Keys of the anchors that have moved, as they were written, `[layers, kv_heads, tokens, head_dim]`. The
         dictionary is replaced and never changed, so that open questions may keep it."""
+        self.melted: dict[int, Melted] = {}
+        """Runs of which only some rows are left, by the block that stands for each. Replaced, never changed."""
         self.placing = Placing(spec.position_axes)
         """Where the next block starts."""
 
@@ -119,7 +123,60 @@ class Window:
 
     def read(self, blocks: list[int]) -> slice | None:
         """The arena rows of these blocks if they are exactly what is resident, else None."""
-        return slice(self.head, self.tail) if blocks == list(self.blocks) else None
+        return slice(self.head, self.tail) if blocks == self.members(self.blocks) else None
+
+    def members(self, blocks: Iterable[int]) -> list[int]:
+        """The blocks whose rows resident blocks hold: themselves, or those of a melted run."""
+        if not self.melted:
+            return list(blocks)
+        return [name for block in blocks for name in (self.melted[block].blocks if block in self.melted else (block,))]
+
+    def are_neighbours(self, run: list[Block]) -> bool:
+        """Whether the rows of these blocks lie side by side, in this order."""
+        rows = [self.row_of(block.id) for block in run]
+        return all(row + block.num_tokens == after for row, block, after in zip(rows, run, rows[1:], strict=False))
+
+    def melt(self, run: list[Block], index: Tensor, melted: Melted) -> Block:
+        """Of neighbouring blocks only the rows `index`, int64 `[layers, kv_heads, kept]`, stay. The block that stands
+        for them. Raises `CapacityError` when the device has no memory left for one layer of them (or for all rows,
+        while an open question reads them)."""
+        kept, start = index.shape[2], self.row_of(run[0].id)
+        end = start + sum(block.num_tokens for block in run)
+        gap = end - start - kept
+        room = allocate((2, *index.shape[1:], self.spec.head_dim), self.spec.dtype, self.spec.device)
+        arena, shift = self.arena, 0
+        if arena.is_read(self.head, self.tail):
+            # Copy on write: an open question reads these rows.
+            arena, shift = Arena(self.spec, arena.capacity), self.head
+            arena.copy_rows(self.arena, self.head, self.tail, 0)
+        start, end, tail = start - shift, end - shift, self.tail - shift
+        for layer in range(self.spec.num_layers):
+            picked = index[layer][..., None].expand(-1, -1, self.spec.head_dim)
+            for part, tensor in zip(room, arena.tensors, strict=True):
+                torch.gather(tensor[layer, :, start:end], 1, picked, out=part)
+                tensor[layer, :, start : start + kept] = part
+        if gap:  # what lies behind the run moves up to it
+            arena.move_rows(end, tail, end - gap)
+        if arena is not self.arena:
+            self._settle(arena, shift)
+        self.tail -= gap
+        block = joined(run, [self.offsets[one.id] for one in run], kept)
+        self._replace(run, block, melted, gap)
+        return block
+
+    def _replace(self, run: list[Block], block: Block, melted: Melted, gap: int) -> None:
+        """One block stands for a run; the rows of all behind it have moved to the front by `gap`."""
+        names, behind, offset = {one.id for one in run}, False, self.offsets[run[0].id]
+        for name in list(self.blocks):
+            if behind and name not in names:
+                self.rows[name] = self.rows[name] - gap
+            behind = behind or name in names
+        gone = names - {block.id}
+        self._drop(gone)
+        self.blocks[block.id], self.offsets[block.id] = block, offset
+        self.written = {name: keys for name, keys in self.written.items() if name != block.id}
+        self.melted = {name: one for name, one in self.melted.items() if name not in names} | {block.id: melted}
+        self.placing = Placing.behind(reversed(self.blocks.values()), self.offsets, self.spec.position_axes)
 
     def twin(self) -> "Window":
         """An independent copy."""
@@ -128,6 +185,7 @@ class Window:
         twin.arena.copy_rows(self.arena, self.head, self.tail, 0)
         twin.tail, twin.placing, twin.prefix = self.num_rows, self.placing.copy(), self.prefix
         twin.blocks, twin.offsets, twin.written = dict(self.blocks), dict(self.offsets), self.written
+        twin.melted = self.melted
         twin.rows, twin.moved = self.rows.copy(), self.moved + self.head
         return twin
 
@@ -135,6 +193,8 @@ class Window:
         for block in leaving:
             del self.blocks[block], self.offsets[block]
             self.rows.remove(block)
+        if not leaving.isdisjoint(self.melted):
+            self.melted = {block: melted for block, melted in self.melted.items() if block not in leaving}
         if not leaving.isdisjoint(self.written):
             self.written = {block: keys for block, keys in self.written.items() if block not in leaving}
 

@@ -41,6 +41,7 @@ from onlooker.core.spans import Plan, Span, Tier
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens, join
 from onlooker.core.unread import Unread
+from onlooker.kvstore.melting import whole_counts
 from onlooker.respond import Rule
 
 # ------------------------------------------------------------------------------------------------------- comparing
@@ -166,6 +167,7 @@ class MemoryStream(Stream):
         super().__init__(method, seed)
         self.num_long = 300 if method.holds_tokens else self.num_long
         self.spans = [Span(0, "prefix", 12, 0.0, 0.0)]
+        self.melted: torch.Tensor | None = None
         self.next_id = 1
 
     def input(self, number: int) -> Any:
@@ -199,7 +201,37 @@ class MemoryStream(Stream):
         self.check_plan(plan)
         left = [span for span in self.spans if span.id not in plan.forget]
         self.spans = [dataclasses.replace(s, tier=Tier.HOST) if s.id in plan.park else s for s in left]
+        if plan.melt:
+            self.melt(plan.melt)
         return plan, self.recall()
+
+    def melt(self, named: tuple[int, ...]) -> None:
+        """Two layers of two heads, each with rows of its own; spans share what is left."""
+        run = [span for span in self.spans if span.id in named]
+        assert tuple(span.id for span in run) == named, "neighbours melt, in their order"
+        before = 0 if self.melted is None else self.melted.shape[2]
+        newest = -1 if self.melted is None else int(self.melted.max())
+        singles = [span for span in run if span.id > newest]
+        new = torch.cat([torch.full((span.num_tokens,), span.id) for span in singles]).expand(2, 2, -1)
+        owners = new if self.melted is None else torch.cat([self.melted, new], dim=2)
+        sizes = [before] * (before > 0) + [span.num_tokens for span in singles]
+        generator = torch.Generator().manual_seed(1000 * self.seed + owners.shape[2] + run[-1].id)
+        keys, values = torch.randn(2, 2, 2, sum(sizes), 8, generator=generator)
+        given = keys.clone(), values.clone()
+        index = self.method.pick(keys, values, sizes, self.state)
+        assert torch.equal(given[0], keys) and torch.equal(given[1], values), "keys or values were written into"
+        assert index.dtype == torch.int64 and index.shape[:2] == (2, 2), f"rows are picked as {list(index.shape)}"
+        assert 0 < index.shape[2] <= sum(sizes) and (index.diff(dim=-1) > 0).all(), "rows ascend, each once"
+        assert index.min() >= 0 and index.max() < sum(sizes), "rows that are not there"
+        self.melted = owners.gather(2, index)
+        shares = [(self.melted == span.id).sum().item() / 4 for span in run]
+        counts = dict(zip(named, whole_counts(shares), strict=True))
+        gone = {span.id for span, share in zip(run, shares, strict=True) if not share}
+        self.spans = [
+            dataclasses.replace(span, num_tokens=counts.get(span.id, span.num_tokens))
+            for span in self.spans
+            if span.id not in gone
+        ]
 
     def recall(self) -> Any:
         """What a question sees: in all layers, or in each of six."""
@@ -213,10 +245,11 @@ class MemoryStream(Stream):
 
     def check_plan(self, plan: Plan) -> None:
         tiers = {span.id: span.tier for span in self.spans}
-        named = [*plan.park, *plan.forget]
+        named = [*plan.park, *plan.forget, *plan.melt]
+        assert not plan.melt or len(named) == len(plan.melt), "a plan that melts does nothing else"
         assert len(named) == len(set(named)), f"a block is named twice: {named}"
         assert set(named) <= tiers.keys(), f"there are no blocks {set(named) - tiers.keys()}"
-        assert all(tiers[i] is Tier.DEVICE for i in plan.park), f"parked already: {plan.park}"
+        assert all(tiers[i] is Tier.DEVICE for i in plan.park + plan.melt), f"parked already: {plan}"
 
     def fork(self) -> "MemoryStream":
         twin = typing.cast(MemoryStream, super().fork())
@@ -807,10 +840,10 @@ def bounded_memory(method: Any, opened: Opener) -> None:
 
 
 def memory_engagement(method: Any, opened: Opener) -> None:
-    """On a long stream something is parked or forgotten."""
+    """On a long stream something is parked, melted or forgotten."""
     stream = opened(method)
     plans = [stream.push(number)[0] for number in range(stream.num_long)]
-    assert any(plan.park or plan.forget for plan in plans)
+    assert any(plan.park or plan.forget or plan.melt for plan in plans)
 
 
 def _check_reread(stream: MemoryStream, now_s: float) -> int:

@@ -56,6 +56,14 @@ def park(store: KVStore) -> None:
     store.apply(Plan(park=tuple(frames(store)[:2]), forget=(frames(store)[2],)))
 
 
+def melt(store: KVStore) -> None:
+    def pick(keys: torch.Tensor, values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+        rows = torch.arange(1, keys.shape[2], 2)
+        return torch.stack([rows, rows - 1]).expand(keys.shape[0], -1, -1).contiguous()
+
+    store.apply(Plan(melt=tuple(frames(store))), pick)
+
+
 def begin(store: KVStore) -> None:
     store.begin("vision", 50.0, 50.0, *place(ROWS_A_FRAME)).abort()
 
@@ -80,6 +88,7 @@ ACTS: dict[str, tuple[Callable[[Stack, KVStore], None] | None, Callable[[KVStore
     "forget the newest": (None, newest),
     "forget all": (None, all_frames),
     "park and forget": (None, park),
+    "melt": (None, melt),
     "grow": (fill, begin),
     "move to the front": (slide, begin),
 }

@@ -34,6 +34,15 @@ class MemoryPolicy(Method):
         """
         return Plan()
 
+    def pick(self, keys: Tensor, values: Tensor, sizes: Sequence[int], state: StreamState) -> Tensor:
+        """Of the blocks that a plan melts, the rows that stay: int64 `[layers, kv_heads, kept]`, ascending along rows.
+
+        `keys` (rotated to where each was written) and `values` are `[layers, kv_heads, rows, head_dim]`, where they
+        lie: they are not written into and not kept. `sizes` are the rows of each block; neighbours that were melted
+        before are one entry. `state` is updated.
+        """
+        raise NotImplementedError(f"{type(self).__name__} melts blocks and does not say which rows stay")
+
     def index(self, block: int, keys: Tensor, state: StreamState) -> None:
         """Take note of a block that was stored just now, if `indexes`: its raw keys `[layers, kv_heads, tokens,
         head_dim]`, on the device, which are not written into and not kept. Called before `plan`. `state` is updated."""
