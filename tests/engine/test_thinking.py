@@ -149,7 +149,7 @@ def test_notes_are_decoded_while_frames_come_and_are_the_same(tiny_model, passes
     clips = [clip(10, seed=seed) for seed in range(2)]
     wanted = [watched(engine, frames).notes() for frames in clips]
     clock = Clock()
-    scheduler = Scheduler(engine, SLO(workers=0), now=clock)
+    scheduler = Scheduler(engine, SLO(workers=0, step_s=60.0, first_token_s=120.0), now=clock)
     queues = [scheduler.open(fps=None) for _ in clips]
     together = 0
     for number in range(10):
@@ -181,7 +181,9 @@ def test_notes_are_decoded_while_frames_come_and_are_the_same(tiny_model, passes
 
 def test_thoughts_give_way_to_frames_that_wait_and_are_dropped_when_too_old_or_too_many(tiny_model):
     engine, clock = engine_of(tiny_model, "vst:every_s=1,longest=30"), Clock()
-    scheduler = Scheduler(engine, SLO(workers=0, most_frames=1, most_background=1, background_s=5.0), now=clock)
+    scheduler = Scheduler(
+        engine, SLO(workers=0, most_frames=1, most_background=1, background_s=5.0, first_token_s=120.0), now=clock
+    )
     queues = [scheduler.open(fps=None) for _ in range(3)]
     frames = clip(4)
     for number in range(2):
