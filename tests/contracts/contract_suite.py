@@ -9,8 +9,10 @@ import dataclasses
 import itertools
 import json
 import math
+import traceback
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -1186,6 +1188,24 @@ def exceptions(kind: str, method: Any) -> dict[str, str]:
     assert declared.keys() <= points(kind).keys(), f"no such points: {declared.keys() - points(kind).keys()}"
     assert all(reason.strip() for reason in declared.values()), "an exception needs a reason"
     return declared
+
+
+def check(kind: str, name: str, method: Any) -> None:
+    """Run one point; when it fails, say which promise was broken, where it stands, and what happened."""
+    point = points(kind)[name]
+    try:
+        point(method, STREAMS[kind])
+    except Exception as error:
+        promise = " ".join((point.__doc__ or "").split())
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        happened = str(error).strip() or f"this does not hold: {place.line}"
+        raise AssertionError(
+            f"{registry.describe(method)} ({kind}) breaks the promise `{name}`: {promise}\n"
+            f"  what happened: {happened} ({type(error).__name__}, {Path(place.filename).name}:{place.lineno})\n"
+            f"  the promise stands in {Path(__file__).name}:{point.__code__.co_firstlineno}; all of them: "
+            "docs/adding_a_method.md\n"
+            "  a method to which it does not apply says why in `contract_exceptions`"
+        ) from error
 
 
 def failing_points(kind: str, method: Any) -> set[str]:

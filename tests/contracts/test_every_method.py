@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from contract_suite import STREAMS, exceptions, points, variants
+from contract_suite import check, exceptions, points, variants
 
 from onlooker.core import registry
 from onlooker.core.kinds import KINDS
@@ -34,7 +34,7 @@ def test_every_method_keeps_its_promises(kind: str, method: Any, point: str) -> 
     reason = exceptions(kind, method).get(point)
     if reason is not None:
         pytest.skip(f"{registry.describe(method)} declares that {point} does not apply: {reason}")
-    points(kind)[point](method, STREAMS[kind])
+    check(kind, point, method)
 
 
 def test_methods_are_found() -> None:

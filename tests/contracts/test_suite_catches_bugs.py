@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from contract_suite import failing_points
+from contract_suite import check, failing_points
 
 from onlooker.compress import STCPruner, best
 from onlooker.core.contracts import (
@@ -298,3 +298,19 @@ def test_an_exception_needs_a_known_point_and_a_reason() -> None:
     for declared in ({"budgett": "a slip"}, {"budget": " "}):
         with pytest.raises(AssertionError):
             failing_points("compressor", type("Excused", (Broken,), {"contract_exceptions": declared})())
+
+
+@dataclass(frozen=True)
+class GivesTooMany(Broken):
+    def compress(self, tokens, state):
+        return tokens
+
+
+def test_who_breaks_a_promise_is_told_which_and_where() -> None:
+    with pytest.raises(AssertionError) as told:
+        check("compressor", "budget", GivesTooMany())
+    lines = str(told.value).splitlines()
+    assert "breaks the promise `budget`: As many tokens as `keep` or `keep_ratio` says" in lines[0]
+    assert lines[1].startswith("  what happened: ") and "contract_suite.py:" in lines[1]
+    assert "the promise stands in contract_suite.py:" in lines[2] and "docs/adding_a_method.md" in lines[2]
+    assert "contract_exceptions" in lines[3]
