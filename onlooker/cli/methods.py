@@ -17,16 +17,20 @@ from onlooker.core.kinds import KINDS
 
 @app.command()
 def methods(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Show this method with its settings.")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(metavar="[NAME]", help="Show this method, or that of a file my_method.py, with its settings."),
+    ] = "",
     as_json: options.Json = False,
 ) -> None:
     """List the methods of every kind; name one to see its settings.
 
     Example: onlooker methods stc_cacher
     """
-    found = [(kind, known) for kind in KINDS for known in registry.names(kind) if name in ("", known)]
-    if not found and name.endswith(".py"):
-        raise InputError("only built-in methods are listed", given=name, do=f"onlooker ask ... --compressor {name}")
+    if name.endswith(".py"):
+        found = [(kind, name) for kind in registry.kinds_in(name)]
+    else:
+        found = [(kind, known) for kind in KINDS for known in registry.names(kind) if name in ("", known)]
     if not found:
         _refuse(name)
     if as_json:

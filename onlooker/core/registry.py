@@ -84,6 +84,20 @@ def method_class(kind: str, name: str) -> type:
     return cls
 
 
+def kinds_in(path: str) -> list[str]:
+    """The kinds of methods that a Python file defines. Raises `InputError` when it cannot be run, or defines none."""
+    classes = [c for c in vars(_module_from_file(path)).values() if inspect.isclass(c)]
+    own = [c for c in classes if _is_from_file(c.__module__) and c.__name__[0] != "_"]
+    found = [kind.name for kind in KINDS.values() if any(issubclass(c, kind.load_base()) for c in own)]
+    if not found:
+        bases = ", ".join(kind.load_base().__name__ for kind in KINDS.values())
+        given = f"{path} defines {', '.join(sorted(c.__name__ for c in own)) or 'no class'}"
+        raise InputError(
+            "there is no method in the file", given=given, do=f"write a class that extends one of: {bases}"
+        )
+    return found
+
+
 def class_named(kind: str, class_name: str) -> type | None:
     """The built-in method whose class has this name (`STCPruner` is `stc_pruner`), or None. Imports no other."""
     for name in names(kind):

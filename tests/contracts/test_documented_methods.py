@@ -14,6 +14,7 @@ torch.set_num_threads(1)
 PAGE = Path(__file__).parents[2] / "docs" / "adding_a_method.md"
 EXAMPLES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
 KINDS = {
+    "half.py": "codec",
     "fewest_looks.py": "schedule",
     "busy_packets.py": "gate",
     "changed_most.py": "compressor",
