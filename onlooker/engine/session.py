@@ -11,7 +11,7 @@ from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import Answer, Closed, Event, Failed, FrameTaken, Noted, SessionStats
 from onlooker.core.frame import Frame
 from onlooker.core.kinds import KINDS
-from onlooker.core.spans import Layout, Plan, Span, SpanKind
+from onlooker.core.spans import Layout, Plan, SaidPlace, Span, SpanKind
 from onlooker.core.state import StreamState
 from onlooker.core.unread import Unread
 from onlooker.engine.answer_stream import AnswerStream
@@ -108,6 +108,7 @@ class Session:
         seed: int | None = None,
         top_k: int | None = None,
         repetition_penalty: float | None = None,
+        place: SaidPlace = "behind",
     ) -> Answer:
         """Answer a question from what the stream has shown so far.
 
@@ -118,7 +119,7 @@ class Session:
         Raises `InputError` for an empty question, one that is too long for the model, one asked before the first frame,
         times outside the stream, and times of which nothing is remembered.
         """
-        decoding = Decoding(max_new_tokens, temperature, top_p, seed, top_k, repetition_penalty)
+        decoding = Decoding(max_new_tokens, temperature, top_p, seed, top_k, repetition_penalty, place)
         request = self.submit(question, at=at, since=since, decoding=decoding)
         while not request.done:
             self._engine.step([], [request])
