@@ -3,14 +3,17 @@
 import gc
 import math
 import random
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onlooker.core.errors import CapacityError, InputError
+from onlooker.core.events import Failed
 
 if TYPE_CHECKING:
     from onlooker.core.frame import Frame
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 QUESTION = "What is happening now, and what has changed since a moment ago?"
 SETTLE_S = 1.5
 """Seconds of each trial before anything counts."""
+COST_REPEATS, WARM_UPS = 8, 3
+OUT_OF_MEMORY = "device memory"
 
 
 class SkippingClock:
@@ -73,12 +78,26 @@ class Trial:
     frames_a_step: float
     busy: float
     """Share of the time in which a step ran."""
-    stage_ms: dict[str, float] = field(default_factory=dict)
-    """Milliseconds of each stage per frame, where stages were timed one by one; `rest` is what steps took beyond the
-    stages of frames: passes of questions alone, their words, and the choice of what a step does."""
     failed: int = 0
-    """Frames that could not be taken, or streams that could not join, for want of memory as a rule. With any of them a
-    trial does not hold."""
+    """Frames that could not be taken, or streams that could not join. With any of them a trial does not hold."""
+    failures: dict[str, int] = field(default_factory=dict)
+    """What they failed of, by the error's name."""
+    broke: tuple[str, ...] = ()
+    """What was promised and not kept, the most telling first; nothing of a trial that holds."""
+    step_ms_a_frame: float = 0.0
+    """Milliseconds of all steps, those of questions included, per frame that they took in."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step of so many frames takes when nothing else is asked."""
+
+    frames: int
+    step_ms: float
+    frame_ms: float
+    """Of the step, per frame."""
+    stage_ms: dict[str, float] = field(default_factory=dict)
+    """Milliseconds of each stage per frame, in steps that wait for every stage."""
 
 
 class Crowd:
@@ -93,7 +112,7 @@ class Crowd:
         schedule: str = "oldest_first",
     ) -> None:
         """`frames` are pictures that repeat; `most_filling` bounds the frames that fill a memory."""
-        self._schedule = schedule
+        self.schedule = schedule
         self.engine, self.demand, self._frames = engine, demand, frames
         self._sessions: list[Session] = []
         self._next: list[int] = []
@@ -120,6 +139,12 @@ class Crowd:
         """Tokens in memory when a trial begins."""
         return sum(span.num_tokens for span in self._sessions[0].store.spans)
 
+    @property
+    def history_s(self) -> float:
+        """Seconds of stream in memory when a trial begins."""
+        seen = [span for span in self._sessions[0].store.spans if span.kind == "vision"]
+        return seen[-1].end_s - seen[0].start_s + 1 / self.demand.fps if seen else 0.0
+
     def close(self) -> None:
         """Let go of all streams."""
         for session in self._sessions:
@@ -128,21 +153,53 @@ class Crowd:
         self._next.clear()
         gc.collect()
 
-    def trial(self, streams: int, *, by_stage: bool = False) -> Trial:
+    def trial(self, streams: int) -> Trial:
         """Let so many streams come in evenly, and questions among them at random, for `SETTLE_S` and `trial_s`."""
-        import torch
+        if not self._gather(streams):
+            return _not_begun(streams, len(self._sessions))
+        run = _Run(self, streams)
+        run.go()
+        return run.judged()
 
-        from onlooker.engine import Decoding
-        from onlooker.engine.scheduler import SLO, DegradeLevel, Scheduler
+    def cost(self, frames: int, repeats: int = COST_REPEATS) -> Cost | None:
+        """What a step of so many frames of so many streams takes, nothing else being asked; None: there is no room.
 
-        demand, chosen = self.demand, random.Random(streams)
-        slo = SLO(
-            frame_lag_s=demand.frame_lag_s,
-            first_token_s=demand.first_token_s,
-            most_frames=demand.most_frames,
-            most_questions=48,
-        )
-        no_room = (CapacityError, torch.OutOfMemoryError)
+        Stages are timed in steps of their own, as waiting for each of them takes time.
+        """
+        if not self._gather(max(frames, len(self._sessions))):
+            return None
+        whole, before = [], {}
+        for number in range(WARM_UPS + 2 * repeats):
+            self.engine.profile = number >= WARM_UPS + repeats
+            if number == WARM_UPS + repeats:
+                before = self._stages(frames)
+            self.engine.wait()
+            began = time.perf_counter()
+            self.engine.step([(session, self._next_frame(n)) for n, session in enumerate(self._sessions[:frames])])
+            self.engine.wait()
+            if WARM_UPS <= number < WARM_UPS + repeats:
+                whole.append(time.perf_counter() - began)
+        self.engine.profile = False
+        step_s, taken = statistics.median(whole), frames * repeats
+        stages = {name: 1000 * (spent - before.get(name, 0.0)) / taken for name, spent in self._stages(frames).items()}
+        return Cost(frames, 1000 * step_s, 1000 * step_s / frames, stages)
+
+    def question_alone(self) -> dict[str, float]:
+        """Milliseconds to the first token of a question that nothing delays, and of each further token."""
+        answers = [
+            self._sessions[0].ask(QUESTION, max_new_tokens=self.demand.answer_tokens, temperature=0.0)
+            for _ in range(COST_REPEATS)
+        ][1:]
+        first = statistics.median(answer.timing.first_token_s for answer in answers)
+        more = [
+            (answer.timing.total_s - answer.timing.first_token_s) / (answer.usage.new_tokens - 1)
+            for answer in answers
+            if answer.usage.new_tokens > 1
+        ]
+        return {"first_token_ms": 1000 * first} | ({"decode_ms": 1000 * statistics.median(more)} if more else {})
+
+    def _gather(self, streams: int) -> bool:
+        """Have just so many streams; False when there is no memory for them."""
         # Those that a larger trial left would only take memory away.
         for session in self._sessions[streams:]:
             session.close()
@@ -150,86 +207,14 @@ class Crowd:
         try:
             while len(self._sessions) < streams:
                 self._join(self._sessions[-1], self._next[-1])
-        except no_room:
-            return _not_begun(streams, len(self._sessions))
-        # From here on the clock runs: everything is set up.
-        self.engine.profile, clock = by_stage, SkippingClock()
-        scheduler = Scheduler(self.engine, slo, levels=[DegradeLevel("everything")], schedule=self._schedule, now=clock)
-        queues = [scheduler.adopt(session, demand.fps) for session in self._sessions[:streams]]
-        end_s = SETTLE_S + demand.trial_s
-        num_frames = math.ceil(end_s * streams * demand.fps)
-        arrivals = [(n / (streams * demand.fps), n % streams) for n in range(num_frames)]
-        rate = streams * demand.questions_per_minute / 60
-        questions = sorted((chosen.uniform(0, end_s), chosen.randrange(streams)) for _ in range(round(end_s * rate)))
-        arrivals.reverse()
-        questions.reverse()
-        lags, first_tokens, put, worked, steps, stepped, spent = [], [], {}, 0.0, 0, 0, 0.0
-        before = self._stages(streams)
-        while (now := clock()) < end_s:
-            while arrivals and arrivals[-1][0] <= now:
-                at, number = arrivals.pop()
-                queues[number].submit(self._frame(self._next[number], number), arrived_s=at)
-                self._next[number] += 1
-            while questions and questions[-1][0] <= now:
-                at, number = questions.pop()
-                try:
-                    decoding = Decoding(demand.answer_tokens, temperature=0.0)
-                    put[scheduler.ask(queues[number], QUESTION, put_s=at, decoding=decoding)] = at
-                except no_room:  # refused, by the scheduler or by the memory
-                    first_tokens.append(math.inf)
-            report = scheduler.step()
-            now = clock()
-            if report.idle:
-                if any(queue.is_waiting for queue in queues):
-                    scheduler.wait(0.05)  # its picture is still being resized
-                else:
-                    clock.skip_to(min([end_s, *(queue[-1][0] for queue in (arrivals, questions) if queue)]))
-                continue
-            spent += report.seconds
-            if now > SETTLE_S:
-                lags.extend(report.lags_s)
-                worked, steps, stepped = worked + report.seconds, steps + 1, stepped + len(report.events)
-            for request in [request for request in put if request.has_spoken]:
-                first_tokens.append(now - put.pop(request))
-            first_tokens += [math.inf for request, _ in report.broken if put.pop(request, None) is not None]
-        self.engine.profile = False
-        waiting = sum(queue.is_waiting for queue in queues)
-        dropped = sum(queue.counts.dropped for queue in queues)
-        failed = sum(queue.counts.failed for queue in queues)
-        # What nobody saw in time counts as never.
-        lags += [math.inf] * (dropped + failed)
-        first_tokens += [math.inf for at in put.values() if end_s - at > demand.first_token_s]
-        for request, _ in list(scheduler.in_flight):
-            request.cancel()
-        if scheduler.resizer is not None:
-            scheduler.resizer.shutdown(wait=True)
-        lag, first = _percentiles(lags), _percentiles(first_tokens)
-        holds = (
-            bool(lags)
-            and not failed
-            and lag[1] <= demand.frame_lag_s
-            and (not first_tokens or first[1] <= demand.first_token_s)
-            and waiting <= max(2, 0.3 * streams * demand.fps)
-        )
-        stages = {name: after - before.get(name, 0.0) for name, after in self._stages(streams).items()}
-        stages["rest"] = max(0.0, spent - sum(stages.values()))
-        taken = max(1, sum(queue.counts.taken for queue in queues))
-        return Trial(
-            streams=streams,
-            holds=holds,
-            frame_lag_p50_s=lag[0],
-            frame_lag_p95_s=lag[1],
-            first_token_p50_s=first[0] if first_tokens else None,
-            first_token_p95_s=first[1] if first_tokens else None,
-            dropped=dropped,
-            left_waiting=waiting,
-            questions=len(first_tokens),
-            steps=steps,
-            frames_a_step=stepped / max(1, steps),
-            busy=worked / demand.trial_s,
-            stage_ms={name: 1000 * seconds / taken for name, seconds in stages.items()},
-            failed=failed,
-        )
+        except _no_room():
+            return False
+        return True
+
+    def _next_frame(self, number: int) -> "Frame":
+        """The next frame of a stream."""
+        self._next[number] += 1
+        return self._frame(self._next[number] - 1, number)
 
     def _join(self, other: "Session", number: int) -> None:
         """One more stream: it has seen what the other has, and one frame more. So every stream's memory has found the
@@ -257,13 +242,131 @@ class Crowd:
         return Frame(image, number / self.demand.fps)
 
 
+class _Run:
+    """One trial as it goes: what came, what was asked, and how long each had to wait."""
+
+    def __init__(self, crowd: Crowd, streams: int) -> None:
+        from onlooker.engine.scheduler import SLO, DegradeLevel, Scheduler
+
+        demand, chosen = crowd.demand, random.Random(streams)
+        slo = SLO(demand.frame_lag_s, demand.first_token_s, most_frames=demand.most_frames, most_questions=48)
+        self._crowd, self._streams, self._demand, self._clock = crowd, streams, demand, SkippingClock()
+        self.scheduler = Scheduler(
+            crowd.engine, slo, levels=[DegradeLevel("everything")], schedule=crowd.schedule, now=self._clock
+        )
+        self._queues = [self.scheduler.adopt(session, demand.fps) for session in crowd._sessions[:streams]]
+        self._end_s = SETTLE_S + demand.trial_s
+        count = math.ceil(self._end_s * streams * demand.fps)
+        self._arrivals = [(n / (streams * demand.fps), n % streams) for n in reversed(range(count))]
+        asked = round(self._end_s * streams * demand.questions_per_minute / 60)
+        self._questions = sorted(
+            ((chosen.uniform(0, self._end_s), chosen.randrange(streams)) for _ in range(asked)), reverse=True
+        )
+        self._put: dict[Any, float] = {}
+        self._lags: list[float] = []
+        self._first_tokens: list[float] = []
+        self._failures: Counter[str] = Counter()
+        self._worked, self._steps, self._taken = 0.0, 0, 0
+
+    def go(self) -> None:
+        """Until the time is over."""
+        scheduler, clock = self.scheduler, self._clock
+        while (now := clock()) < self._end_s:
+            self._submit(now)
+            report = scheduler.step()
+            now = clock()
+            if report.idle:
+                if any(queue.is_waiting for queue in self._queues):
+                    scheduler.wait(0.05)  # its picture is still being resized
+                else:
+                    due = [queue[-1][0] for queue in (self._arrivals, self._questions) if queue]
+                    clock.skip_to(min([self._end_s, *due]))
+                continue
+            if now > SETTLE_S:
+                self._lags.extend(report.lags_s)
+                self._worked += report.seconds
+                self._steps, self._taken = self._steps + 1, self._taken + len(report.events)
+            failed = [event for _, event in report.events if isinstance(event, Failed)]
+            self._failures.update(type(event.error).__name__ for event in failed)
+            for request in [request for request in self._put if request.has_spoken]:
+                self._first_tokens.append(now - self._put.pop(request))
+            self._first_tokens += [math.inf for one, _ in report.broken if self._put.pop(one, None) is not None]
+
+    def _submit(self, now: float) -> None:
+        """Hand over what has come by now."""
+        from onlooker.engine import Decoding
+
+        while self._arrivals and self._arrivals[-1][0] <= now:
+            at, number = self._arrivals.pop()
+            self._queues[number].submit(self._crowd._next_frame(number), arrived_s=at)
+        while self._questions and self._questions[-1][0] <= now:
+            at, number = self._questions.pop()
+            decoding = Decoding(self._demand.answer_tokens, temperature=0.0)
+            try:
+                self._put[self.scheduler.ask(self._queues[number], QUESTION, put_s=at, decoding=decoding)] = at
+            except _no_room():  # refused, by the scheduler or by the memory
+                self._first_tokens.append(math.inf)
+
+    def judged(self) -> Trial:
+        """What became of the promises. Ends what is still in flight."""
+        demand, counts = self._demand, [queue.counts for queue in self._queues]
+        waiting = sum(queue.is_waiting for queue in self._queues)
+        dropped, failed = sum(one.dropped for one in counts), sum(one.failed for one in counts)
+        # What nobody saw in time counts as never.
+        lags = self._lags + [math.inf] * (dropped + failed)
+        late = [math.inf for at in self._put.values() if self._end_s - at > demand.first_token_s]
+        firsts = self._first_tokens + late
+        for request, _ in list(self.scheduler.in_flight):
+            request.cancel()
+        if self.scheduler.resizer is not None:
+            self.scheduler.resizer.shutdown(wait=True)
+        lag, first = _percentiles(lags), _percentiles(firsts)
+        broken = {
+            _named(self._failures) if failed else "": bool(failed),
+            "frame lag": not lags or lag[1] > demand.frame_lag_s,
+            "first token": bool(firsts) and first[1] > demand.first_token_s,
+            "frames left waiting": waiting > max(2, 0.3 * self._streams * demand.fps),
+        }
+        broke = tuple(name for name, is_broken in broken.items() if is_broken)
+        return Trial(
+            streams=self._streams,
+            holds=not broke,
+            frame_lag_p50_s=lag[0],
+            frame_lag_p95_s=lag[1],
+            first_token_p50_s=first[0] if firsts else None,
+            first_token_p95_s=first[1] if firsts else None,
+            dropped=dropped,
+            left_waiting=waiting,
+            questions=len(firsts),
+            steps=self._steps,
+            frames_a_step=self._taken / max(1, self._steps),
+            busy=self._worked / demand.trial_s,
+            failed=failed,
+            failures=dict(self._failures),
+            broke=broke,
+            step_ms_a_frame=1000 * self._worked / max(1, self._taken),
+        )
+
+
+def _no_room() -> tuple[type[Exception], ...]:
+    import torch
+
+    return (CapacityError, torch.OutOfMemoryError)
+
+
+def _named(failures: Mapping[str, int]) -> str:
+    """Memory, where frames failed for want of it; else what they failed of."""
+    others = sorted(set(failures) - {kind.__name__ for kind in _no_room()})
+    return f"failed frames ({', '.join(others)})" if others else OUT_OF_MEMORY
+
+
 def find_most(
-    crowd: Crowd, first: int, most: int, seconds: float, on_trial: Callable[[Trial], None]
+    crowd: Any, first: int, most: int, seconds: float, on_trial: Callable[[Trial], None]
 ) -> tuple[Trial | None, list[Trial]]:
     """The largest number of streams that hold: doubling from `first` while they do, then halving the gap.
 
-    Stops when the gap is five percent or the seconds are used up. Returns the best trial (None: not even one stream
-    holds) and all trials.
+    Stops when the gap is five percent or the seconds are used up (see `Verdict`, which tells). Returns the best trial
+    (None: not even one stream holds) and all trials.
     """
     began, trials = time.perf_counter(), []
     held, broken, streams = 0, most + 1, min(first, most)
@@ -277,16 +380,23 @@ def find_most(
         else:
             broken = streams
         out_of_time = time.perf_counter() - began > seconds
-        if broken - held <= max(1, 0.05 * held) or (out_of_time and held):
+        if is_close(held, broken) or (out_of_time and held):
             break
         streams = min(2 * held, most) if broken > most else (held + broken) // 2
     return best, trials
 
 
+def is_close(held: int, broken: int) -> bool:
+    """Whether a number that holds and one that does not are near enough for the limit to be found."""
+    return broken - held <= max(1, 0.05 * held)
+
+
 def _not_begun(streams: int, joined: int) -> Trial:
     """A trial for which there was no memory."""
     never = math.inf
-    return Trial(streams, False, never, never, None, None, 0, 0, 0, 0, 0.0, 0.0, failed=streams - joined)
+    return Trial(
+        streams, False, never, never, None, None, 0, 0, 0, 0, 0.0, 0.0, failed=streams - joined, broke=(OUT_OF_MEMORY,)
+    )
 
 
 def _percentiles(values: Sequence[float]) -> tuple[float, float]:

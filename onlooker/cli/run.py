@@ -75,6 +75,7 @@ def _run(arguments: list[str]) -> int:
             bench,
             bench_flow,
             bench_load,
+            bench_streams,
             config,
             doctor,
             evaluate,

@@ -57,11 +57,53 @@ def test_streams_are_found(run, tiny_folder) -> None:
     assert found["bench"] == "streams" and found["frame_tokens"] == 4
     for pipeline in ("saving", "dense"):
         best = found["pipelines"][pipeline]
-        assert best["streams"] >= 1 and best["limit"] in ("asked for no more", "time")
-        assert best["at_the_limit"]["frame_lag_p95_s"] < 30
-        assert {"encode", "prefill", "memory"} <= set(best["stage_ms_a_frame"])
-    table = run(*arguments)
-    assert table.code == 0 and "streams hold" in table.out and "#" in table.out
+        assert best["streams"] >= 1 and not best["verdict"]["reached"] and "--" in best["verdict"]["why"]
+        assert best["at_the_limit"]["frame_lag_p95_s"] < 30 and best["history_s"] > 0
+        assert {"encode", "prefill", "memory"} <= set(best["costs"][-1]["stage_ms"])
+    dense, equal = (found["pipelines"][name] for name in ("dense", "dense, equal seconds"))
+    assert equal["history_s"] == pytest.approx(found["pipelines"]["saving"]["history_s"], rel=0.35)
+    assert equal["context_tokens"] > dense["context_tokens"]
+
+
+def test_a_table_and_a_picture_of_the_curve(run, tiny_folder, tmp_path) -> None:
+    arguments = [
+        "bench",
+        "streams",
+        "--model",
+        tiny_folder,
+        "--memory",
+        "sliding_window:window_tokens=40",
+        "--no-dense",
+    ]
+    arguments += ["--first", 1, "--most", 2, "--trial", 1, "--seconds", 3, "--frame-lag", 30, "--first-token", 30]
+    table = run(*arguments, "--picture", tmp_path / "curve.png", "--answer-tokens", 2)
+    assert table.code == 0, table.err
+    assert "at least 2 streams hold; no limit was reached" in table.out and "#" in table.out
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_devices_search_at_once_and_are_added_up(run, tiny_folder, tmp_path) -> None:
+    arguments = [
+        "bench",
+        "streams",
+        "--model",
+        tiny_folder,
+        "--memory",
+        "sliding_window:window_tokens=40",
+        "--no-dense",
+    ]
+    arguments += ["--first", 1, "--most", 2, "--trial", 1, "--seconds", 1, "--frame-lag", 30, "--first-token", 30]
+    ran = run(*arguments, "--devices", "cpu,cpu", "--answer-tokens", 2, "--json", "--out", tmp_path / "sum.json")
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    one = found["pipelines"]["saving"]
+    assert found["devices"] == ["0: cpu", "1: cpu"] and one["streams"] == sum(one["each"]) >= 2 and not one["reached"]
+    assert json.loads((tmp_path / "sum.json").read_text()) == found
+
+
+def test_a_device_that_fails_is_told_and_the_others_end(run, tiny_folder) -> None:
+    ran = run("bench", "streams", "--model", tiny_folder, "--devices", "cpu,nowhere", "--seconds", 1, "--most", 1)
+    assert ran.code != 0 and "1: nowhere" in ran.err and "Traceback" not in ran.err
 
 
 def test_a_soak_reports_time_and_bytes(run) -> None:
@@ -76,6 +118,7 @@ def test_a_soak_reports_time_and_bytes(run) -> None:
     ("arguments", "word"),
     [
         (["streams", "--fps", "0"], "fps"),
+        (["streams", "--devices", "0,,1"], "0,,1"),
         (["streams", "--model", "no-such-model"], "no-such-model"),
         (["streams", "--memory", "no_such_memory"], "no_such_memory"),
         (["soak", "--frames", "100", "--early", "99"], "longer than its beginning"),

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from onlooker.cli.bench_load import _limit
-from onlooker.cli.crowd import Crowd, Demand, Trial, find_most
+from onlooker.cli.crowd import Cost, Crowd, Demand, Trial, find_most
+from onlooker.cli.verdict import by_cost, judge
 from onlooker.engine import Engine
 
 EASY = {"frame_lag_s": 60.0, "first_token_s": 60.0, "trial_s": 2.5, "answer_tokens": 4}
@@ -55,7 +55,7 @@ def test_streams_join_one_frame_apart_with_a_full_memory(engine):
 def test_a_trial_counts_what_it_did(engine):
     crowd = Crowd(engine, Demand(fps=2.0, questions_per_minute=120, **EASY), PICTURES, 100)
     trial = crowd.trial(3)
-    assert trial.holds and trial.failed == 0 and not trial.stage_ms.keys() - {"rest", *_stages()}
+    assert trial.holds and trial.failed == 0 and not trial.broke and trial.step_ms_a_frame > 0
     assert trial.questions > 3 and trial.first_token_p95_s is not None and trial.first_token_p95_s < 60
     assert 1 <= trial.frames_a_step * trial.steps <= 2 * 3 * 4 + 3
     assert math.isfinite(trial.frame_lag_p95_s) and trial.busy > 0
@@ -66,7 +66,7 @@ def test_failed_frames_are_counted_and_nothing_holds_with_one(tiny_model):
     engine = make_engine(tiny_model, "full", device_budget_bytes=60_000)
     crowd = Crowd(engine, Demand(fps=4.0, questions_per_minute=0, **EASY), PICTURES, 4)
     trial = crowd.trial(1)
-    assert trial.failed > 0 and not trial.holds
+    assert trial.failed > 0 and not trial.holds and trial.broke[0] == "device memory"
     roomy = Crowd(make_engine(tiny_model, "full"), Demand(fps=4.0, questions_per_minute=0, **EASY), PICTURES, 4)
     assert roomy.trial(1).holds
 
@@ -85,12 +85,13 @@ def test_one_failed_frame_among_hundreds_is_one_too_many(engine, monkeypatch):
     monkeypatch.setattr(type(engine.memory), "plan", fail_once)
     trial = crowd.trial(1)
     assert trial.failed == 1 and len(calls) > 60
+    assert trial.failures == {"ZeroDivisionError": 1} and trial.broke[0] == "failed frames (ZeroDivisionError)"
     assert trial.frame_lag_p95_s < 60 and not trial.holds
 
 
 def test_streams_that_do_not_fit_end_the_search_with_memory_as_the_limit(tiny_model):
     # Every stream has seen a frame more than the one before it: so many join until one's memory is full.
-    engine = make_engine(tiny_model, "full", device_budget_bytes=400_000)
+    engine = make_engine(tiny_model, "full", device_budget_bytes=250_000)
     demand = Demand(questions_per_minute=0, **EASY)
     crowd = Crowd(engine, demand, PICTURES, 2)
     told = []
@@ -99,32 +100,53 @@ def test_streams_that_do_not_fit_end_the_search_with_memory_as_the_limit(tiny_mo
     broken = [trial for trial in trials if not trial.holds]
     assert broken and broken[0].failed > 0 and not math.isfinite(broken[0].frame_lag_p95_s)
     assert len(engine.sessions) == len(crowd._sessions), "whoever could not join is gone"
-    assert _limit(best, trials, 64, 1000) == "memory"
+    verdict = judge(best, trials, 64)
+    assert verdict.why == "device memory" and verdict.fewer_than is not None and verdict.streams == best.streams
     crowd.close()
 
 
-def test_the_limit_has_a_name():
-    def trial(streams: int, holds: bool, failed: int = 0) -> Trial:
-        return Trial(streams, holds, 0.1, 0.2, None, None, 0, 0, 0, 1, 1.0, 0.5, failed=failed)
+def test_only_a_limit_that_was_reached_is_called_one():
+    def trial(streams: int, *broke: str) -> Trial:
+        return Trial(streams, not broke, 0.1, 0.2, None, None, 0, 0, 0, 1, 1.0, 0.5, broke=broke)
 
-    held = trial(4, True)
-    assert _limit(held, [held, trial(8, False)], 64, 1000) == "time"
-    assert _limit(held, [held], 4, 1000) == "asked for no more"
-    assert _limit(held, [held], 64, 4) == "memory"
-    assert _limit(held, [held, trial(8, False), trial(6, False, 2)], 64, 1000) == "memory"
-    assert _limit(None, [trial(1, False)], 64, 1000) == "time"
+    held = trial(40)
+    found = judge(held, [held, trial(42, "frame lag", "first token")], 64)
+    assert (found.streams, found.fewer_than, found.why, found.reached) == (40, 42, "frame lag", True)
+    assert "the limit is frame lag" in found.told
+    early = judge(held, [held, trial(80, "first token")], 100)
+    assert not early.reached and "at least 40" in early.told and "first token" in early.told
+    asked = judge(held, [held], 40)
+    assert not asked.reached and asked.fewer_than is None and "--most" in asked.why and "at least 40" in asked.told
+    late = judge(held, [held], 512)
+    assert not late.reached and "--seconds" in late.why and "no limit was reached" in late.told
+    none = judge(None, [trial(4, "frame lag"), trial(1, "device memory")], 64)
+    assert none.streams == 0 and none.fewer_than == 1 and none.reached and none.why == "device memory"
+    everything = judge(held, [held, trial(44, "device memory"), trial(42, "frame lag")], 64)
+    assert everything.why == "frame lag", "the fewest that did not hold say why"
 
 
-def test_the_rest_is_what_no_frame_was_the_reason_of(engine):
-    rests = []
-    for questions in (0, 600):
-        crowd = Crowd(engine, Demand(fps=2.0, questions_per_minute=questions, **EASY), PICTURES, 100)
-        trial = crowd.trial(2, by_stage=True)
-        crowd.close()
-        assert {"rest", "encode", "prefill", "memory"} <= set(trial.stage_ms) <= {"rest", *_stages()}
-        assert all(ms >= 0 for ms in trial.stage_ms.values())
-        rests.append(trial.stage_ms["rest"])
-    assert rests[1] > 2 * rests[0] and not engine.profile
+def test_cost_is_told_at_the_batch_that_it_has():
+    costs = [Cost(1, 12.0, 12.0), Cost(16, 48.0, 3.0)]
+    assert by_cost(costs, Demand(fps=2.0), 0.25) == {"frames_a_step": 16, "streams": pytest.approx(125.0)}
+    assert by_cost([], Demand(), 0.0) == {}
+
+
+def test_steps_are_costed_frame_by_frame_and_stage_by_stage(engine):
+    crowd = Crowd(engine, Demand(**EASY), PICTURES, 100)
+    for frames in (1, 4):
+        cost = crowd.cost(frames, repeats=3)
+        assert cost is not None and cost.frames == frames and cost.frame_ms == pytest.approx(cost.step_ms / frames)
+        assert {"encode", "prefill", "memory"} <= set(cost.stage_ms) <= _stages() and not engine.profile
+        assert all(ms >= 0 for ms in cost.stage_ms.values())
+    alone = crowd.question_alone()
+    assert alone["first_token_ms"] > 0
+    assert crowd.history_s >= 1.0
+
+
+def test_costs_that_do_not_fit_are_left_out(tiny_model):
+    engine = make_engine(tiny_model, "full", device_budget_bytes=60_000)
+    crowd = Crowd(engine, Demand(**EASY), PICTURES, 4)
+    assert crowd.cost(64) is None
 
 
 def _stages() -> set[str]:

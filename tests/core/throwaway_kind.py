@@ -71,11 +71,11 @@ def ran(*words: str) -> dict[str, object]:
 def main() -> None:
     """Use it from everywhere."""
     declare()
-    from onlooker.cli import ask, bench_load, evaluate, serve, watch
+    from onlooker.cli import ask, bench_load, bench_streams, evaluate, serve, watch
     from onlooker.evals.settings import RunSettings, from_dict
     from onlooker.server.config import read_config
 
-    commands = [ask.ask, watch.watch, evaluate.evaluate, serve.serve, bench_load.streams, bench_load.soak]
+    commands = [ask.ask, watch.watch, evaluate.evaluate, serve.serve, bench_streams.streams, bench_load.soak]
     model = ["--model", MODEL]
     clip = ["synthetic:3:4", "what is there?"]
     small = [*model, "--encoder", "full", "--compressor", "identity", "--memory", "full"]
