@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 import torch
 
-from benchmarks.cacher_table import Counted, Tally
+from benchmarks.cacher_count import Counted, Tally
 from onlooker import models
 from onlooker.core import registry
 from onlooker.encode.full import Full

@@ -61,11 +61,11 @@ class Shape:
     def reference_bytes(self) -> int:
         """Bytes that `stc_cacher` keeps of a stream: what `STCCacher.state_bytes` says, for those who load no torch.
 
-        A layer: four rows of 8 bits and their scales, four sketches and an age for each token; two shifts and their
+        A layer: four rows of 8 bits and their scales, four sketches and an age for each token; three shifts and their
         sketches, two counters.
         """
         token = 4 * self.vision_dim + 4 * 4 + 4 * 32 * 4 + 1
-        return self.vision_layers * (self.patches * token + 2 * 4 * (self.vision_dim + 32) + 2 * 4) + 4 + 3 * 4
+        return self.vision_layers * (self.patches * token + 3 * 4 * (self.vision_dim + 32) + 2 * 4) + 4 + 3 * 4
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ def test_methods_shows_the_settings_of_one_from_its_dataclass(run) -> None:
     cls = registry.method_class("encoder", "stc_cacher")
     assert [s["name"] for s in row["settings"]] == [s.name for s in registry.settings(cls)]
     assert all(s["name"] in ran.out and s["help"] for s in row["settings"])
-    assert "--encoder stc_cacher:tau=0.4,recompute_ratio=0.5" in ran.out
+    assert "--encoder stc_cacher:tau=0.4,recompute_ratio=0.25" in ran.out
 
 
 def test_what_methods_proposes_can_be_used(run, film: Path, model: list[str]) -> None:

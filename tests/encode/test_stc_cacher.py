@@ -224,7 +224,8 @@ def test_another_size_is_a_new_reference():
 @torch.no_grad()
 def test_a_budget_moves_the_threshold_until_it_is_met():
     tower, frames = seen("siglip", 60, change=0.1)
-    free, held = STCCacher(tau=0.2, refresh_share=None), STCCacher(tau=0.2, refresh_share=None, budget=0.3)
+    free = STCCacher(tau=0.2, recompute_ratio=0.5, look_every=2, refresh_share=None)
+    held = dataclasses.replace(free, budget=0.3)
 
     def mean_of_last(method):
         state = method.new_state()
@@ -266,7 +267,7 @@ def test_state_does_not_grow(method):
 def test_a_stream_of_a_large_tower_keeps_less_than_100_mib():
     """SigLIP-so400m at 384 pixels in 16 bits, 26 layers: counted on the very tensors, without running it."""
     state = CacherState()
-    state.begin(torch.empty(729, 1152, dtype=torch.bfloat16, device="meta"), 26, 2, True, 0.5)
+    state.begin(torch.empty(729, 1152, dtype=torch.bfloat16, device="meta"), 26, 3, True, 0.5)
     assert 83 * 2**20 < state.num_bytes() < 100 * 2**20
     assert STCCacher().state_bytes(26, 729, 1152) == state.num_bytes() == shape_of("llava-onevision-7b").reference_bytes
     assert STCPublished().state_bytes(26, 729, 1152) == 79 * 729 * 1152 * 2

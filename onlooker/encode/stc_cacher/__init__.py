@@ -56,9 +56,9 @@ class STCCacher(EncoderAccelerator):
 
     tau: float = 0.4
     """A token is computed anew when it changed by more than this share of the frame's mean token norm."""
-    recompute_ratio: float = 0.5
+    recompute_ratio: float = 0.25
     """Most of a frame's tokens that a layer computes anew; with tau=0 it always takes so many, if so many changed."""
-    look_every: int = 2
+    look_every: int = 3
     """While anything is new, an unchanged token looks once in so many frames; 1: always."""
     budget: float | None = None
     """Mean arithmetic of a frame as a share of dense that tau is moved to meet; none: tau stays."""
