@@ -18,19 +18,31 @@ from onlooker.core.events import Answer, SessionStats
 ANSWER = "Answer"
 
 
+At = Annotated[float | None, typer.Option(help="Ask when the stream is this old, in seconds (default: at its end).")]
+Since = Annotated[float | None, typer.Option(help="Look at nothing earlier than this, in seconds.")]
+Overlay = Annotated[
+    Path | None, typer.Option(help="Draw what was recomputed and kept: a .png of the last frames, or an .mp4.")
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        help="0 is greedy; above 0 the answer is sampled (default: the model's own settings).", rich_help_panel=ANSWER
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option(help="Makes a sampled answer repeatable.", min=0, max=2**63 - 1, rich_help_panel=ANSWER)
+]
+
+
 @app.command()
 @options.takes_methods()
 def ask(
     source: options.Source,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What you want to know.", show_default=False)],
-    at: Annotated[
-        float | None, typer.Option(help="Ask when the stream is this old, in seconds (default: at its end).")
-    ] = None,
-    since: Annotated[float | None, typer.Option(help="Look at nothing earlier than this, in seconds.")] = None,
+    at: At = None,
+    since: Since = None,
     fps: options.Fps = 1.0,
-    overlay: Annotated[
-        Path | None, typer.Option(help="Draw what was recomputed and kept: a .png of the last frames, or an .mp4.")
-    ] = None,
+    overlay: Overlay = None,
     strict: options.Strict = False,
     stream: options.Stream = None,
     rate: options.Rate = None,
@@ -46,17 +58,8 @@ def ask(
     host_budget: options.HostBudget = None,
     kv: options.KV = "",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", rich_help_panel=ANSWER)] = 64,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            help="0 is greedy; above 0 the answer is sampled (default: the model's own settings).",
-            rich_help_panel=ANSWER,
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Makes a sampled answer repeatable.", min=0, max=2**63 - 1, rich_help_panel=ANSWER),
-    ] = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
 ) -> None:
     """Watch SOURCE and answer QUESTION about it.
 
@@ -73,7 +76,8 @@ def ask(
     working = Working(progress, as_json)
     with working.loading(model):
         from onlooker.engine import Decoding, Engine
-    decoding = Decoding(max_new_tokens, temperature, seed=seed)
+    decoding: Any = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    Decoding(**decoding)  # what is out of range costs no loading
     with (
         open_source(source, fps, at, strict, Reading(stream, rate, live)) as opened,
         _overlay(overlay, source, fps) as writer,
@@ -102,17 +106,22 @@ def ask(
                 watched.to(int(frame.time_s))
             if session.time_s is None:
                 raise SourceError("the source showed no frame to ask about", given=source, do="check --fps and --at")
-            answer = session.ask(question, since=since, **dataclasses.asdict(decoding))
+            answer = session.ask(question, since=since, **decoding)
             stats = session.stats()
     remarks = [*_remarks(opened.duration_s, stats, answer, at, fps), *opened.remarks()]
     if as_json:
         more = {"source": opened.name, "overlay": str(overlay) if overlay else None}
         emit(as_dict(answer, stats) | more | {"notes": strange + remarks, "warnings": opened.warnings()})
         return
+    _tell(answer, [*explain(answer, stats), *remarks, *([f"wrote {overlay}"] if overlay else [])], opened.warnings())
+
+
+def _tell(answer: Answer, notes: list[str], warnings: list[str]) -> None:
+    """The answer, and what there is to say of it, for people."""
     print(plain(answer.text), flush=True)
-    for line in [*explain(answer, stats), *remarks, *([f"wrote {overlay}"] if overlay else [])]:
+    for line in notes:
         note(line)
-    for line in opened.warnings():
+    for line in warnings:
         warn(line)
 
 

@@ -28,87 +28,104 @@ KEYS = {
 }
 """Every option of `serve` and its key in a configuration file."""
 
+ServedModel = Annotated[
+    str, typer.Argument(metavar="MODEL", help="pocket, pocket-aware, a folder, or a Hugging Face id.")
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="TOML file with everything below and more (docs/serving.md); options given here come first.",
+        rich_help_panel=SERVER,
+    ),
+]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source",
+        metavar="NAME=URL",
+        help="Watch this for everyone; may be given again. NAME=env:VARIABLE and NAME=@FILE keep a password out of "
+        "sight.",
+        rich_help_panel=SERVER,
+    ),
+]
+Fps = Annotated[float, typer.Option(help="Frames looked at per second of each source.", rich_help_panel=SERVER)]
+Host = Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=SERVER)]
+Port = Annotated[int, typer.Option(min=0, max=65535, rich_help_panel=SERVER)]
+LogForm = Annotated[str, typer.Option(help="json, plain, or auto: plain at a terminal.", rich_help_panel=SERVER)]
+SnapshotFolder = Annotated[
+    Path | None, typer.Option(help="Folder for snapshots of sessions (default: none).", rich_help_panel=SERVER)
+]
+StateFolder = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the database of answers and alerts (default: none).", rich_help_panel=SERVER),
+]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(help="Keys of clients, one a line. Or one in ONLOOKER_API_KEY.", rich_help_panel=SAFETY),
+]
+MaxSessions = Annotated[int, typer.Option(help="Most sessions at once.", min=1, rich_help_panel=SAFETY)]
+MaxSessionsPerKey = Annotated[
+    int | None,
+    typer.Option(
+        help="Most sessions of one key (default: all, half of them with several keys).",
+        rich_help_panel=SAFETY,
+        min=1,
+    ),
+]
+Proxy = Annotated[
+    list[str] | None,
+    typer.Option(help="Address of a proxy whose X-Forwarded-For is believed.", rich_help_panel=SAFETY),
+]
+MaxMemory = Annotated[
+    str,
+    typer.Option("--max-memory", help="Most bytes all sessions may hold.", metavar="SIZE", rich_help_panel=SAFETY),
+]
+Thumbnails = Annotated[
+    str, typer.Option(help="Bytes of small pictures a session keeps.", metavar="SIZE", rich_help_panel=SAFETY)
+]
+Idle = Annotated[
+    float, typer.Option(help="Seconds after which an unused session is closed.", min=1.0, rich_help_panel=SAFETY)
+]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(help="Host or network clients may name though it is not public.", rich_help_panel=SAFETY),
+]
+Whip = Annotated[
+    bool, typer.Option("--whip", help="Let clients publish over WebRTC (opens UDP ports).", rich_help_panel=SERVER)
+]
+Devices = Annotated[
+    str | None,
+    typer.Option(help="One worker process per device, such as cuda:0,cuda:1.", rich_help_panel=SERVER),
+]
+Worker = Annotated[str, typer.Option(help="First part of session ids.", rich_help_panel=SERVER, hidden=True)]
+
 
 @app.command()
 @options.takes_methods(served=True, scheduled=True)
 def serve(
     context: typer.Context,
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="pocket, pocket-aware, a folder, or a Hugging Face id.")
-    ] = "pocket-aware",
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE",
-            help="TOML file with everything below and more (docs/serving.md); options given here come first.",
-            rich_help_panel=SERVER,
-        ),
-    ] = None,
-    source: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--source",
-            metavar="NAME=URL",
-            help="Watch this for everyone; may be given again. NAME=env:VARIABLE and NAME=@FILE keep a password out of "
-            "sight.",
-            rich_help_panel=SERVER,
-        ),
-    ] = None,
-    fps: Annotated[
-        float, typer.Option(help="Frames looked at per second of each source.", rich_help_panel=SERVER)
-    ] = 1.0,
-    host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=SERVER)] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, rich_help_panel=SERVER)] = 8000,
-    log: Annotated[
-        str, typer.Option(help="json, plain, or auto: plain at a terminal.", rich_help_panel=SERVER)
-    ] = "auto",
-    snapshots: Annotated[
-        Path | None, typer.Option(help="Folder for snapshots of sessions (default: none).", rich_help_panel=SERVER)
-    ] = None,
-    state: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the database of answers and alerts (default: none).", rich_help_panel=SERVER),
-    ] = None,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(help="Keys of clients, one a line. Or one in ONLOOKER_API_KEY.", rich_help_panel=SAFETY),
-    ] = None,
-    max_sessions: Annotated[int, typer.Option(help="Most sessions at once.", min=1, rich_help_panel=SAFETY)] = 64,
-    max_sessions_per_key: Annotated[
-        int | None,
-        typer.Option(
-            help="Most sessions of one key (default: all, half of them with several keys).",
-            rich_help_panel=SAFETY,
-            min=1,
-        ),
-    ] = None,
-    proxy: Annotated[
-        list[str] | None,
-        typer.Option(help="Address of a proxy whose X-Forwarded-For is believed.", rich_help_panel=SAFETY),
-    ] = None,
-    max_memory: Annotated[
-        str,
-        typer.Option("--max-memory", help="Most bytes all sessions may hold.", metavar="SIZE", rich_help_panel=SAFETY),
-    ] = "8GiB",
-    thumbnails: Annotated[
-        str, typer.Option(help="Bytes of small pictures a session keeps.", metavar="SIZE", rich_help_panel=SAFETY)
-    ] = "4MiB",
-    idle: Annotated[
-        float, typer.Option(help="Seconds after which an unused session is closed.", min=1.0, rich_help_panel=SAFETY)
-    ] = 600.0,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(help="Host or network clients may name though it is not public.", rich_help_panel=SAFETY),
-    ] = None,
-    whip: Annotated[
-        bool, typer.Option("--whip", help="Let clients publish over WebRTC (opens UDP ports).", rich_help_panel=SERVER)
-    ] = False,
-    devices: Annotated[
-        str | None,
-        typer.Option(help="One worker process per device, such as cuda:0,cuda:1.", rich_help_panel=SERVER),
-    ] = None,
-    worker: Annotated[str, typer.Option(help="First part of session ids.", rich_help_panel=SERVER, hidden=True)] = "w0",
+    model: ServedModel = "pocket-aware",
+    config: Config = None,
+    source: Sources = None,
+    fps: Fps = 1.0,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    log: LogForm = "auto",
+    snapshots: SnapshotFolder = None,
+    state: StateFolder = None,
+    api_key_file: ApiKeyFile = None,
+    max_sessions: MaxSessions = 64,
+    max_sessions_per_key: MaxSessionsPerKey = None,
+    proxy: Proxy = None,
+    max_memory: MaxMemory = "8GiB",
+    thumbnails: Thumbnails = "4MiB",
+    idle: Idle = 600.0,
+    allow_host: AllowHost = None,
+    whip: Whip = False,
+    devices: Devices = None,
+    worker: Worker = "w0",
     webhook: alerts.WebhookUrl = None,
     webhook_secret_file: alerts.SecretFile = None,
     device: options.Device = "auto",

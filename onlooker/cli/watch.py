@@ -28,6 +28,16 @@ LOOK_S = 0.05
 """How often the typed questions are looked at while no frame comes."""
 
 
+Notes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--note",
+        metavar="'@12 TEXT'",
+        help="Write a text into the memory at that second of the stream. May be given many times.",
+    ),
+]
+
+
 @app.command()
 @options.takes_methods()
 def watch(
@@ -47,14 +57,7 @@ def watch(
     evidence: alerts.EvidenceFolder = None,
     response: alerts.Response = None,
     scores: alerts.Scores = False,
-    notes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--note",
-            metavar="'@12 TEXT'",
-            help="Write a text into the memory at that second of the stream. May be given many times.",
-        ),
-    ] = None,
+    notes: Notes = None,
     as_json: options.Json = False,
     progress: options.Progress = "auto",
     model: options.Model = "pocket-aware",
@@ -82,12 +85,9 @@ def watch(
     With --pace max all lines are read first; those without a time are answered at the end of the video:
     echo "@12 what is there now?" | onlooker watch clip.mp4 --pace max
 
-    With --json every answer, alert and note is one line (with --scores every look of a rule, too), and so is the
-    summary at the end.
+    With --json every answer, alert and note (with --scores every look of a rule) is one line, the summary too.
     """
-    if source in ("-", "/dev/stdin"):
-        do = "a named pipe (mkfifo), <(command), or onlooker ask"
-        raise InputError("questions are read from the standard input, the video cannot be too", given=source, do=do)
+    _check_source(source)
     settings = options.engine_settings(methods, device_budget, host_budget, kv)
     standing = alerts.AlertOptions.of(rule, rules, webhook, webhook_secret_file, evidence, response, scores)
     timed = TimedNotes(notes or (), as_json)
@@ -96,19 +96,12 @@ def watch(
         from onlooker.engine import Engine
     with open_source(source, fps, strict=strict, reading=Reading(stream, rate, live)) as opened:
         strange = stranger(model, source)
-        if not as_json:
-            for line in strange:
-                note(line)
+        for line in () if as_json else strange:
+            note(line)
         with working.loading(model):
             engine = Engine.from_pretrained(model, dtype=dtype, device=device, pairs=pairs, **settings)
         with engine.open() as session, standing.on(session, opened.name, as_json) as watching:
-            typed = TypedQuestions(sys.stdin)
-            if pace == "max":
-                typed.read_all()
-            else:
-                typed.start()
-                if sys.stdin is not None and sys.stdin.isatty():
-                    note("watching; type a question and press Enter, Ctrl-D when you have no more")
+            typed = _typed(pace)
             talk = _Talk(session, typed, fps, as_json, opened.live)
             began, behind_s = time.monotonic(), 0.0
             with contextlib.closing(talk.frames_of(opened)) as frames:
@@ -123,13 +116,34 @@ def watch(
             if session.time_s is None:
                 raise SourceError("the source showed no frame", given=source, do="check it, and --fps")
             if pace == "real":
-                if sys.stdin is not None and sys.stdin.isatty():
-                    note("the video has ended; ask on, or press Ctrl-D to leave")
+                _tell_at_terminal("the video has ended; ask on, or press Ctrl-D to leave")
                 typed.wait_for_end(talk.answer_now)
             timed.write_before(session, (session.time_s or 0.0) + 1 / fps)
             timed.tell_rest()
             talk.answer_rest()
             _sum_up(session, opened, watching, behind_s, strange if as_json else None)
+
+
+def _check_source(source: str) -> None:
+    if source in ("-", "/dev/stdin"):
+        do = "a named pipe (mkfifo), <(command), or onlooker ask"
+        raise InputError("questions are read from the standard input, the video cannot be too", given=source, do=do)
+
+
+def _typed(pace: str) -> TypedQuestions:
+    """The lines of the standard input: all of them now, or as they are typed."""
+    typed = TypedQuestions(sys.stdin)
+    if pace == "max":
+        typed.read_all()
+    else:
+        typed.start()
+        _tell_at_terminal("watching; type a question and press Enter, Ctrl-D when you have no more")
+    return typed
+
+
+def _tell_at_terminal(text: str) -> None:
+    if sys.stdin is not None and sys.stdin.isatty():
+        note(text)
 
 
 class _Talk:

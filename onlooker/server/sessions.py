@@ -41,6 +41,13 @@ Asker = Annotated[Caller, Depends(caller_of)]
 def session_routes(service: Service) -> APIRouter:
     """Routes under /v1/streaming."""
     routes = APIRouter(prefix="/v1/streaming", tags=["sessions"])
+    for part in (_about, _lifetime, _talk, _pictures, _snapshots, _notes, _rules):
+        part(routes, service)
+    return routes
+
+
+def _about(routes: APIRouter, service: Service) -> None:
+    """What the server is and has."""
 
     @routes.get("/config")
     async def config(caller: Asker) -> dict[str, Any]:
@@ -63,6 +70,10 @@ def session_routes(service: Service) -> APIRouter:
     async def sessions(caller: Asker) -> dict[str, Any]:
         """Your sessions and the shared ones."""
         return {"sessions": [stream.describe() for stream in service.visible(caller)]}
+
+
+def _lifetime(routes: APIRouter, service: Service) -> None:
+    """Open, look after, close."""
 
     @routes.post("/sessions", status_code=201)
     async def open_session(body: SessionBody, caller: Asker) -> dict[str, Any]:
@@ -98,6 +109,10 @@ def session_routes(service: Service) -> APIRouter:
         stream = service.find(caller, session_id)
         stream.stats = await _on_worker(service, stream, lambda: figures_of(stream))
         return stream.figures()
+
+
+def _talk(routes: APIRouter, service: Service) -> None:
+    """Frames and questions in, answers and events out."""
 
     @routes.post("/sessions/{session_id}/frame", openapi_extra=_PICTURES)
     async def push(session_id: str, request: Request, caller: Asker, query: Annotated[FrameQuery, Query()]) -> Response:
@@ -138,6 +153,10 @@ def session_routes(service: Service) -> APIRouter:
         after = _resumed(stream, request.headers.get("last-event-id", ""))
         wanted = None if types is None else {word.strip() for word in types.split(",")}
         return EventStream(_told(stream, after, wanted, service.limits.events_s), service.limits.send_s)
+
+
+def _pictures(routes: APIRouter, service: Service) -> None:
+    """What was seen, to look at."""
 
     @routes.get("/sessions/{session_id}/preview.jpg")
     async def preview(session_id: str, caller: Asker) -> Response:
@@ -182,6 +201,10 @@ def session_routes(service: Service) -> APIRouter:
             "tokens": {"rows": token_rows, "cols": token_cols, "kept": made.kept.astype(int).ravel().tolist()},
         }
 
+
+def _snapshots(routes: APIRouter, service: Service) -> None:
+    """What a session remembers, saved."""
+
     @routes.post("/sessions/{session_id}/snapshot", status_code=201)
     async def snapshot(session_id: str, caller: Asker) -> dict[str, Any]:
         """Save what the session remembers, on the server."""
@@ -198,6 +221,10 @@ def session_routes(service: Service) -> APIRouter:
         await asyncio.to_thread(snapshots.delete, service.snapshot_folder(), caller, name)
         return {"snapshot": name, "deleted": True}
 
+
+def _notes(routes: APIRouter, service: Service) -> None:
+    """Texts in the memory."""
+
     @routes.post("/sessions/{session_id}/notes", status_code=201)
     async def add_note(session_id: str, body: NoteBody, caller: Asker) -> dict[str, Any]:
         """Write a text into the memory, behind the newest frame."""
@@ -209,6 +236,10 @@ def session_routes(service: Service) -> APIRouter:
         """What was written into the memory."""
         stream = service.find(caller, session_id)
         return {"notes": await _on_worker(service, stream, lambda: list_notes(stream, query.words, query.since))}
+
+
+def _rules(routes: APIRouter, service: Service) -> None:
+    """Rules over a session."""
 
     @routes.get("/sessions/{session_id}/rules")
     async def rules(session_id: str, caller: Asker) -> dict[str, Any]:
@@ -232,8 +263,6 @@ def session_routes(service: Service) -> APIRouter:
         await _on_worker(service, stream, lambda: remove_rule(stream, name))
         await service.note_rules(stream)
         return {"name": name, "deleted": True}
-
-    return routes
 
 
 _PICTURES = {
