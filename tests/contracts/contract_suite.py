@@ -211,11 +211,12 @@ class MemoryStream(Stream):
         """Two layers of two heads, each with rows of its own; spans share what is left."""
         run = [span for span in self.spans if span.id in named]
         assert tuple(span.id for span in run) == named, "neighbours melt, in their order"
-        before = 0 if self.melted is None else self.melted.shape[2]
-        newest = -1 if self.melted is None else int(self.melted.max())
+        known = None if self.melted is None or int(self.melted.max()) not in named else self.melted
+        before = 0 if known is None else known.shape[2]
+        newest = -1 if known is None else int(known.max())
         singles = [span for span in run if span.id > newest]
         new = torch.cat([torch.full((span.num_tokens,), span.id) for span in singles]).expand(2, 2, -1)
-        owners = new if self.melted is None else torch.cat([self.melted, new], dim=2)
+        owners = new if known is None else torch.cat([known, new], dim=2)
         sizes = [before] * (before > 0) + [span.num_tokens for span in singles]
         generator = torch.Generator().manual_seed(1000 * self.seed + owners.shape[2] + run[-1].id)
         keys, values = torch.randn(2, 2, 2, sum(sizes), 8, generator=generator)

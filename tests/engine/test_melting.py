@@ -11,7 +11,7 @@ from onlooker.core.frame import Frame
 from onlooker.engine import Engine
 from onlooker.models import load
 
-MEMORIES = ("infinipot_v:window_tokens=24,keep_tokens=14",)
+MEMORIES = ("infinipot_v:window_tokens=24,keep_tokens=14", "quickprefill:group=4,keep_ratio=0.5")
 FRAMES = 24
 
 
@@ -39,7 +39,8 @@ def test_the_window_is_bounded_and_answers_cite_what_is_left(model, memory):
     clip = make_frames(FRAMES, seed=3)
     for second, frame in enumerate(clip):
         session.push(Frame(frame.image, float(second)))
-        assert session.store._window.num_rows - session.store._window.prefix.num_tokens <= 24
+        rows = session.store._window.num_rows - session.store._window.prefix.num_tokens
+        assert rows <= 24 if "infinipot" in memory else rows <= session.stats().tokens_read
     assert session.store._window.melted, "it melted"
     assert session.stats().memory_bytes["device_owners"] > 0
     answer = session.ask("what is happening in the video ?", max_new_tokens=3)
@@ -115,3 +116,28 @@ def test_settings_that_do_not_fit_are_refused(tiny_model):
     for text in ("window_tokens=10,keep_tokens=10", "keep_tokens=0", "recent=2", "tar_share=-1"):
         with pytest.raises(InputError):
             Engine(tiny_model, memory=f"infinipot_v:{text}")
+
+
+@pytest.mark.proves("quickvideo", 2)
+def test_quickprefill_that_keeps_all_equals_full(model):
+    clip, found = make_frames(FRAMES, seed=4), []
+    for memory in ("full", "quickprefill:keep_ratio=1,group=4"):
+        session = make_engine(model, memory).open()
+        watch(session, clip)
+        found.append((session.store._window.tensors(), session.ask("which shape left first ?", max_new_tokens=4).text))
+    (whole, said), (kept, heard) = found
+    assert said == heard and all(torch.equal(a, b) for a, b in zip(whole, kept, strict=True))
+
+
+def test_quickprefill_keeps_the_smallest_keys_of_each_group(tiny_model):
+    """Against the rule written down, over the keys of a memory that keeps everything up to the first melting."""
+    full, thin = (make_engine(tiny_model, memory).open() for memory in ("full", "quickprefill:group=4"))
+    clip = make_frames(4, seed=4)
+    for session in (full, thin):
+        watch(session, clip)
+    lead = full.store._window.prefix.num_tokens
+    keys, got = (session.store._window.tensors()[0][:, :, lead:] for session in (full, thin))
+    for layer in range(len(keys)):
+        norms = [sum(float((row[n] ** 2).sum()) for row in keys[layer]) for n in range(keys.shape[2])]
+        kept = sorted(sorted(range(len(norms)), key=norms.__getitem__)[: round(len(norms) * 0.5)])
+        torch.testing.assert_close(got[layer], keys[layer, :, kept], rtol=0, atol=0)
