@@ -98,11 +98,11 @@ def _profiled(engine: Engine, step: Any) -> dict[str, Any]:
 
 def _stages(engine: Engine, sessions: Any, step: Any) -> dict[str, float]:
     """Milliseconds a frame by stage, when each is waited for."""
-    engine.profile = True
+    engine.stages.profile = True
     before = [dict(session.totals.stage_s) for session in sessions]
     for _ in range(5):
         step()
-    engine.profile = False
+    engine.stages.profile = False
     spent: dict[str, float] = {}
     for session, old in zip(sessions, before, strict=True):
         for name, seconds in session.totals.stage_s.items():

@@ -170,7 +170,7 @@ class Crowd:
             return None
         whole, before = [], {}
         for number in range(WARM_UPS + 2 * repeats):
-            self.engine.profile = number >= WARM_UPS + repeats
+            self.engine.stages.profile = number >= WARM_UPS + repeats
             if number == WARM_UPS + repeats:
                 before = self._stages(frames)
             self.engine.wait()
@@ -179,7 +179,7 @@ class Crowd:
             self.engine.wait()
             if WARM_UPS <= number < WARM_UPS + repeats:
                 whole.append(time.perf_counter() - began)
-        self.engine.profile = False
+        self.engine.stages.profile = False
         step_s, taken = statistics.median(whole), frames * repeats
         stages = {name: 1000 * (spent - before.get(name, 0.0)) / taken for name, spent in self._stages(frames).items()}
         return Cost(frames, 1000 * step_s, 1000 * step_s / frames, stages)

@@ -1,42 +1,29 @@
 """Many streams on one model: each step encodes, compresses and reads for all of them at once."""
 
-import difflib
-import time
 import typing
 import weakref
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
-from onlooker.core import kinds, registry
 from onlooker.core.checks import whole
 from onlooker.core.contracts import (
     Codec,
-    Compressor,
-    EncoderAccelerator,
-    Gate,
     MemoryPolicy,
     Method,
-    Prepared,
-    Refiner,
-    Thinker,
     VideoModel,
-    VisionTower,
 )
 from onlooker.core.errors import InputError
 from onlooker.core.events import Failed, FrameTaken
 from onlooker.core.frame import Frame
 from onlooker.core.spans import Layout, Plan, Span, SpanKind
-from onlooker.core.state import StreamState
-from onlooker.core.tokens import VisualTokens
-from onlooker.engine.emission import Emission, Pending, Writer, emitted, match, most_read, read_all
+from onlooker.engine.emission import Emission, Writer, match, read_all
+from onlooker.engine.eye import Eye
 from onlooker.engine.hearing import listen
+from onlooker.engine.methods import Methods
 from onlooker.engine.noting import Note, take_notes
 from onlooker.engine.packing import Work
 from onlooker.engine.passes import Passes, make_passes, pass_sizes
@@ -44,8 +31,9 @@ from onlooker.engine.reading import Reading
 from onlooker.engine.request import InFlight, Request, accept_all, all_said, release
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved, load
-from onlooker.engine.seeing import Arrival, Patch, Seen, arrive, batches
+from onlooker.engine.seeing import Arrival, Patch, Seen
 from onlooker.engine.session import Session
+from onlooker.engine.stages import Stages
 from onlooker.engine.thinking import begin_thought, write_thoughts
 from onlooker.kvstore import KVStore, tier_codecs
 
@@ -89,71 +77,21 @@ class Engine:
             do = f"one of: {', '.join(typing.get_args(Layout))}"
             raise InputError("there is no such layout of positions", given=str(layout), do=do)
         self._model = model
-        self._configure(methods)
-        for method in self.methods.values():
-            method.check(model)
-        needed = frozenset[str]().union(*(method.needs for method in self.methods.values()))
-        self._wanted = needed & model.described
-        self.refiner.check_memory(self.memory)
+        self.serving = Methods(methods)
+        wanted = self.serving.check(model) & model.described
         codecs = tier_codecs(kv)
         for codec in codecs.values():
             codec.check(model)
         budgets = {"device_budget_bytes": device_budget_bytes, "host_budget_bytes": host_budget_bytes}
         self._budgets: dict[str, Any] = budgets | codecs
         self.passes: Passes = make_passes(model, passes)
-        self._prepare(profile, layout or model.spec.layout)
+        self._begin(profile, layout or model.spec.layout)
+        self.eye = Eye(model, self.serving, wanted, self.stages)
 
-    def _configure(self, given: Mapping[str, str | Method], defaults: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Make one method of each kind: what is given, else the default."""
-        known = kinds.of_engine()
-        if unknown := sorted(set(given) - set(known)):
-            near = difflib.get_close_matches(unknown[0], known, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise InputError(
-                "an engine has no such argument", given=unknown[0], do=f"{hint}methods are {', '.join(known)}"
-            )
-        made = {
-            name: registry.make(name, given.get(name, defaults.get(name, kind.default))) for name, kind in known.items()
-        }
-        self._methods: Mapping[str, Method] = MappingProxyType(made)
-        self._serving: dict[str, Any] = dict(made)
-
-    @property
-    def gate(self) -> Gate:
-        """The gate in place."""
-        return self._serving["gate"]
-
-    @property
-    def encoder(self) -> EncoderAccelerator:
-        """The encoder in place."""
-        return self._serving["encoder"]
-
-    @property
-    def compressor(self) -> Compressor:
-        """The compressor in place."""
-        return self._serving["compressor"]
-
-    @property
-    def memory(self) -> MemoryPolicy:
-        """The memory in place."""
-        return self._serving["memory"]
-
-    @property
-    def thinker(self) -> Thinker:
-        """The thinker in place."""
-        return self._serving["think"]
-
-    @property
-    def refiner(self) -> Refiner:
-        """The refiner in place."""
-        return self._serving["refiner"]
-
-    def _prepare(self, profile: bool, layout: Layout = "pack") -> None:
-        self.profile = profile
+    def _begin(self, profile: bool, layout: Layout = "pack") -> None:
+        self.stages = Stages(profile)
         self.layout: Layout = layout
         self._blank: KVStore | None = None
-        self._prepared: dict[tuple[int, ...], Prepared] = {}
-        self._most_frames = 0
         self.sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
     @property
@@ -165,6 +103,16 @@ class Engine:
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.spec.device
+
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """The methods as they were configured, by kind; `use` may have put others in their place."""
+        return self.serving.configured
+
+    @property
+    def memory(self) -> MemoryPolicy:
+        """The memory in place."""
+        return self.serving.memory
 
     def wait(self) -> None:
         """Until the device has done what was asked of it."""
@@ -191,11 +139,6 @@ class Engine:
         fitting = next(one for one in (cls, *cls.__subclasses__()) if isinstance(model, one.serves))
         return fitting(model, **settings)
 
-    @property
-    def methods(self) -> Mapping[str, Method]:
-        """The methods as they were configured, by kind; `use` may have put others in their place."""
-        return self._methods
-
     @torch.no_grad()
     def prepare(
         self,
@@ -214,31 +157,20 @@ class Engine:
         whole("most_frames", most_frames, least=1)
         whole("most_tokens", most_tokens, least=1)
         rows, cols = (whole("a side of the picture", side, least=1, most=2**16) for side in picture)
-        blank = np.zeros((rows, cols, 3), dtype=np.uint8)
-        pixels = torch.cat(self.model.preprocess([blank] * self.model.patch_frames))
-        shape = tuple(pixels.shape)
-        like = self.model.embed_patches(pixels[None])[0]
-        prepared = self.encoder.prepare(self._tower(shape), like, most_frames, on_step)
-        encoded = prepared.encode(like[None], [self.encoder.new_state()])
-        extras = {name: rows[0] for name, rows in self.model.project(encoded, shape)[2].items()}
+        extras = self.eye.prepare((rows, cols), most_frames, on_step)
         self.passes.prepare(pass_sizes(most_tokens), on_step, extras)
-        self._prepared, self._most_frames = {shape: prepared}, most_frames
 
     def use(self, **methods: Method) -> None:
         """Serve with other settings of the same methods, by kind, from the next frame on; prepared steps and states
         stay. A session keeps the memory that it was opened with."""
-        self._serving.update(methods)
-        self._prepared = {shape: self.encoder.take_over(prepared) for shape, prepared in self._prepared.items()}
+        self.serving.use(methods)
+        self.eye.take_over()
 
     def about_model(self) -> dict[str, Any]:
         """What a saved session must find again in the model, as JSON holds it."""
         spec = self.model.spec
         dtype = str(spec.dtype).removeprefix("torch.")
         return {"model": spec.name, "dtype": dtype, "patch_frames": self.model.patch_frames}
-
-    def new_states(self) -> dict[str, StreamState]:
-        """What the methods remember of a stream before its first frame, by kind."""
-        return {kind: method.new_state() for kind, method in self._serving.items()}
 
     def open(self, *, trace: bool = False) -> Session:
         """A new stream. With `trace`, `Session.trace` tells of the newest frame which patches were recomputed and which
@@ -310,13 +242,13 @@ class Engine:
         self.check_arrivals(arrivals)
         self.check_requests(requests)
         sessions = [session for session, _ in arrivals]
-        batch = self._see(arrivals) if arrivals else []
+        batch = self.eye.see(arrivals) if arrivals else []
 
         writers = [Writer(session, self._to_read(arrival)) for session, arrival in zip(sessions, batch, strict=True)]
-        with self._stage("prefill", sessions):
+        with self.stages("prefill", sessions, self.device):
             scores = read_all(self.passes.run, writers, [request.pending() for request in requests])
         events = []
-        with self._stage("memory", sessions):
+        with self.stages("memory", sessions, self.device):
             for arrival, writer in zip(batch, writers, strict=True):
                 events.append(self._remember(arrival, writer))
         ends = [(w.session, w.end) for w, event in zip(writers, events, strict=True) if isinstance(event, FrameTaken)]
@@ -324,7 +256,7 @@ class Engine:
         return events, accept_all(requests, scores)
 
     def _to_read(self, arrival: Arrival) -> list[Reading]:
-        if arrival.seen is None or self.memory.holds_tokens:
+        if arrival.seen is None or self.serving.memory.holds_tokens:
             return []
         return arrival.seen.emission.readings(self.model, self.layout)
 
@@ -374,88 +306,12 @@ class Engine:
         """All that was seen and is not remembered, as if the stream ended here: what the compressor holds, and frames
         that wait for their patch, which is then seen. `aside`: the stream's own states do not change."""
         if session.waiting:
-            (seen,) = self.look([(session, Patch(session.waiting))], aside=aside, ends=True)
+            (seen,) = self.eye.look([(session, Patch(session.waiting))], aside=aside, ends=True)
             return seen.emission, seen
         states = session.forks() if aside else session.begin(0)
-        return match(self.compressor, self.compressor.flush(states["compressor"]), session.pending, 0), None
-
-    def _see(self, arrivals: Sequence[tuple[Session, Frame]]) -> list[Arrival]:
-        """Pixels to kept tokens, for the newest frame of several streams, as far as it completes a patch.
-
-        What a step that failed afterwards has seen of a frame is used again, so that a stream does not do its work
-        twice because of what another one's part of the step has failed of.
-        """
-        with self._stage("preprocess", [session for session, _ in arrivals]):
-            for session, frame in arrivals:
-                if session.arrival is None or session.arrival.frame is not frame:
-                    session.arrival = arrive(self.gate, self.model, session, frame)
-        batch = [(session, session.arrival) for session, _ in arrivals]
-        unseen = [(session, arrival) for session, arrival in batch if arrival.patch and arrival.seen is None]
-        if unseen:
-            seen = self.look([(session, arrival.patch) for session, arrival in unseen])
-            for (session, arrival), one in zip(unseen, seen, strict=True):
-                arrival.seen, session.arrival = one, arrival
-        return [arrival for _, arrival in batch]
-
-    def look(self, patches: Sequence[tuple[Session, Patch]], *, aside: bool = False, ends: bool = False) -> list[Seen]:
-        """See one patch of each of several streams. Patches of one shape share a batch.
-
-        The methods work on states that take effect when the patch is remembered, not before; `aside`: never. `ends`:
-        the compressor gives out all that it holds.
-        """
-        sessions, count = [session for session, _ in patches], self.model.patch_frames
-        with self._stage("preprocess", sessions):
-            images = [frame.image for _, patch in patches for frame in patch.pictures(count)]
-            pictures = self.model.preprocess(images)
-            pixels = [torch.cat(pictures[first : first + count]) for first in range(0, len(pictures), count)]
-        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for number, one in enumerate(pixels):
-            groups[tuple(one.shape)].append(number)
-        found: dict[int, Seen] = {}
-        for shape, members in batches(groups, dict.fromkeys(self._prepared, self._most_frames)):
-            some = [sessions[n] for n in members]
-            tower = self._tower(shape)
-            working = [session.forks() if aside else session.begin(most_read(session, tower)) for session in some]
-            states, pruned = ([one[kind] for one in working] for kind in ("encoder", "compressor"))
-            with self._stage("encode", some):
-                images = torch.stack([pixels[n] for n in members])
-                hidden = self.model.embed_patches(images)
-                if (prepared := self._prepared.get(shape)) is not None:
-                    encoded = prepared.encode(hidden, states)
-                else:
-                    encoded = self.encoder.encode(tower, hidden, states)
-            with self._stage("project", some):
-                features, grid, extras = self.model.project(encoded, shape)
-                more, about = self.model.describe(self._wanted, encoded, images, features) if self._wanted else ({}, {})
-                extras = extras | more
-            with self._stage("compress", some):
-                whole = [
-                    VisualTokens.of_frame(
-                        features[row],
-                        grid,
-                        session.next_number,
-                        (patches[n][1].start_s + patches[n][1].end_s) / 2,
-                        {name: value[row] for name, value in extras.items()},
-                        {name: value[row : row + 1] for name, value in about.items()},
-                    )
-                    for row, (n, session) in enumerate(zip(members, some, strict=True))
-                ]
-                kept = self.compressor.compress_streams(whole, pruned)
-                for row, n in enumerate(members):
-                    session, patch = patches[n]
-                    newest = Pending(
-                        session.next_number, patch.start_s, patch.end_s, len(patch.frames),
-                        len(whole[row]),
-                    )  # fmt: skip
-                    emission = emitted(self.compressor, kept[row], (*session.pending, newest), pruned[row], ends)
-                    found[n] = Seen(patch, whole[row].grid, emission, tower, encoded, row)
-        return [found[n] for n in range(len(patches))]
-
-    def _tower(self, shape: tuple[int, ...]) -> VisionTower:
-        """The model's tower, with the taps of what the methods want to know of a frame."""
-        tower = self.model.tower(shape)
-        taps = self.model.taps_for(self._wanted, tower) if self._wanted else frozenset[int]()
-        return tower if taps <= tower.tap_layers else replace(tower, tap_layers=tower.tap_layers | taps)
+        return match(
+            self.serving.compressor, self.serving.compressor.flush(states["compressor"]), session.pending, 0
+        ), None
 
     # ------------------------------------------------------------------------------------------------- remembering
 
@@ -486,21 +342,4 @@ class Engine:
     def keep(self, session: Session, given: Emission, writer: Writer) -> Plan:
         """Keep what was given out: the blocks that a writer has stored, or the tokens themselves for a memory that
         reads at the question; of the others what the memory plans. An error leaves everything as it was before."""
-        return session.absorb_all(given) if self.memory.holds_tokens else session.keep_blocks(writer.spans)
-
-    # ------------------------------------------------------------------------------------------------------ timing
-
-    @contextmanager
-    def _stage(self, name: str, sessions: Sequence[Session]) -> Iterator[None]:
-        """Share the time of a stage among the sessions that took part. Device work is asynchronous: times are true on a
-        CPU, and on other devices only with `profile`, which waits at the end of every stage."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            if self.profile and self.model.spec.device.type == "cuda":
-                torch.cuda.synchronize(self.model.spec.device)
-            spent = (time.perf_counter() - began) / max(1, len(sessions))
-            for session in sessions:
-                stages = session.totals.stage_s
-                stages[name] = stages.get(name, 0.0) + spent
+        return session.absorb_all(given) if self.serving.memory.holds_tokens else session.keep_blocks(writer.spans)

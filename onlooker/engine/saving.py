@@ -109,7 +109,7 @@ def load(engine: "Engine", saved: Saved, *, trace: bool = False) -> "Session":
             Frame(tensors[f"waiting/{n}"].numpy().copy(), **times) for n, times in enumerate(facts["waiting"])
         )
         session.pending = tuple(_pending(patch) for patch in facts["pending"])
-        if engine.compressor.num_held(session.states["compressor"]) != len(session.pending):
+        if engine.serving.compressor.num_held(session.states["compressor"]) != len(session.pending):
             raise InputError("the snapshot is damaged", given="patches that the compressor does not hold")
         session.totals = SessionStats(**facts["totals"])
     except OnlookerError:
@@ -170,7 +170,7 @@ def _check(engine: "Engine", saved: Saved) -> None:
         number("time_s of a snapshot", facts["time_s"], least=0.0)
     if not isinstance(facts["waiting"], list) or len(facts["waiting"]) >= engine.model.patch_frames:
         raise InputError("the snapshot is damaged", given="frames that wait", do="take a new one")
-    if not isinstance(facts["pending"], list) or len(facts["pending"]) > engine.compressor.lookahead:
+    if not isinstance(facts["pending"], list) or len(facts["pending"]) > engine.serving.compressor.lookahead:
         raise InputError("the snapshot is damaged", given="patches that are held", do="take a new one")
     if not isinstance(facts["on_host"], list) or not isinstance(facts["parts"], Mapping):
         raise InputError("the snapshot is damaged", given="on_host or parts", do="take a new one")

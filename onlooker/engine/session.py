@@ -46,10 +46,10 @@ class Session:
 
     def __init__(self, engine: "Engine", trace: bool = False) -> None:
         self._engine = engine
-        self.model, self.memory, self.refiner = engine.model, engine.memory, engine.refiner
-        self.thinker = engine.thinker
+        self.model, self.memory, self.refiner = engine.model, engine.memory, engine.serving.refiner
+        self.thinker = engine.serving.thinker
         self.layout: Layout = engine.layout
-        self.states = engine.new_states()
+        self.states = engine.serving.new_states()
         """What each method remembers of this stream, by kind."""
         self.store = engine.new_store()
         self.arrival: Any = None
@@ -218,7 +218,7 @@ class Session:
         self.arrival, self._working = None, None
         self.waiting, self.pending, self.looked_ahead = (), (), None
         self.heard, self.usual = Heard(), Usual()
-        self.states = self._engine.new_states()
+        self.states = self._engine.serving.new_states()
         # A store with nothing but the prefix takes the old one's place, so that its memory is free at once.
         self.store = self._engine.new_store()
         self._engine.sessions.discard(self)
@@ -283,7 +283,7 @@ class Session:
         written in place is dropped: what it says may be half of each."""
         for kind, written in (self._working or {}).items():
             if self.states[kind] is written:
-                self.states[kind] = self._engine.new_states()[kind]
+                self.states[kind] = self._engine.serving.new_states()[kind]
         self._working, self.arrival = None, None
 
     def keep_blocks(self, spans: Sequence[Span]) -> Plan:

@@ -21,6 +21,7 @@ from onlooker.core.unread import Unread
 from onlooker.encode.full import Full
 from onlooker.engine.engine import Engine
 from onlooker.engine.gating import gated
+from onlooker.engine.methods import Methods
 from onlooker.engine.request import InFlight, accept_all, release, reread_between
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.session import Session
@@ -44,12 +45,12 @@ class WindowEngine(Engine):
     ) -> None:
         settings = ("layout", "device_budget_bytes", "host_budget_bytes", "kv", "passes")
         unused = {name: given.pop(name) for name in settings if name in given}
-        self._configure(given, {"encoder": "full", "compressor": "identity", "memory": "last_frames"})
+        self.serving = Methods(given, {"encoder": "full", "compressor": "identity", "memory": "last_frames"})
         fits = {
-            "encoder": isinstance(self.encoder, Full),
-            "compressor": isinstance(self.compressor, Identity),
-            "memory": self.memory.takes_pictures,
-            "refiner": not self.refiner.takes,
+            "encoder": isinstance(self.serving.encoder, Full),
+            "compressor": isinstance(self.serving.compressor, Identity),
+            "memory": self.serving.memory.takes_pictures,
+            "refiner": not self.serving.refiner.takes,
             "gate": True,
         }
         for kind, method in self.methods.items():
@@ -63,7 +64,7 @@ class WindowEngine(Engine):
         if left := sorted(name for name, value in unused.items() if value is not None):
             raise InputError("a model that remembers nothing has no use for a setting", given=", ".join(left))
         self._clip_model = model
-        self._prepare(profile)
+        self._begin(profile)
 
     @property
     def model(self) -> Any:
@@ -107,7 +108,7 @@ class WindowEngine(Engine):
         session.begin(1)
         plan, taken = Plan(), FrameTaken(frame.time_s, session.frames, 0, 0, refreshed=False, recomputed_ratio=None)
         try:
-            met = gated(self.gate, self._clip_model, session, frame)
+            met = gated(self.serving.gate, self._clip_model, session, frame)
             if met.frame is not None:
                 plan = session.absorb(Unread(torch.from_numpy(met.frame.image), frame.time_s, frame.time_s))
         except Exception as error:  # a faulty policy is this stream's affair

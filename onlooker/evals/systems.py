@@ -108,7 +108,7 @@ class EngineSystem(System):
         if picture not in self._flop:
             (pixels,) = self.engine.model.preprocess([np.zeros(picture, np.uint8)])
             tower = self.engine.model.tower(tuple(pixels.shape))
-            self._flop[picture] = self.engine.encoder.cost(tower) * tower_flop(tower)
+            self._flop[picture] = self.engine.serving.encoder.cost(tower) * tower_flop(tower)
         return self._flop[picture]
 
     def answer_all(self, asked: Sequence[tuple[Watcher, Question]]) -> list[Said | Exception]:

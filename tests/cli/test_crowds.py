@@ -136,7 +136,7 @@ def test_steps_are_costed_frame_by_frame_and_stage_by_stage(engine):
     for frames in (1, 4):
         cost = crowd.cost(frames, repeats=3)
         assert cost is not None and cost.frames == frames and cost.frame_ms == pytest.approx(cost.step_ms / frames)
-        assert {"encode", "prefill", "memory"} <= set(cost.stage_ms) <= _stages() and not engine.profile
+        assert {"encode", "prefill", "memory"} <= set(cost.stage_ms) <= _stages() and not engine.stages.profile
         assert all(ms >= 0 for ms in cost.stage_ms.values())
     alone = crowd.question_alone()
     assert alone["first_token_ms"] > 0

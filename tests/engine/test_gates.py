@@ -81,7 +81,7 @@ def test_the_default_changes_nothing_to_the_bit(model):
     clip = frames(5)
     plain, _ = watched(Engine(model, **PLAIN), clip)
     gated, _ = watched(Engine(model, **PLAIN, gate=Scripted()), clip)
-    assert isinstance(Engine(model, **PLAIN).gate, All)
+    assert isinstance(Engine(model, **PLAIN).serving.gate, All)
     assert held_by(plain) == held_by(gated)
     assert plain.ask(QUESTION, max_new_tokens=4).text == gated.ask(QUESTION, max_new_tokens=4).text
 
@@ -89,8 +89,8 @@ def test_the_default_changes_nothing_to_the_bit(model):
 def test_a_skipped_frame_costs_nothing_and_is_counted(model):
     engine = Engine(model, **PLAIN, gate="still_skip")
     looked: list[int] = []
-    look = engine.look
-    engine.look = lambda patches, **more: looked.append(len(patches)) or look(patches, **more)
+    look = engine.eye.look
+    engine.eye.look = lambda patches, **more: looked.append(len(patches)) or look(patches, **more)
     still_session, events = watched(engine, still(6))
     assert [event.skipped for event in events] == [False] + [True] * 5
     assert sum(looked) == (1 if model.patch_frames == 1 else 0)

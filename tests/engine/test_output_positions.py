@@ -107,7 +107,7 @@ def test_notes_of_gpe_are_answers_that_count_from_zero(folder):
         session.push(frame)
         alone.push(frame)
         if len(session.notes()) == 1 and alone.totals.answers == 0:
-            prompt = f"{engine.thinker.prompt} ({session.notes()[0].text.split(' s:')[0]} s)"
+            prompt = f"{engine.serving.thinker.prompt} ({session.notes()[0].text.split(' s:')[0]} s)"
             said = alone.submit(prompt, decoding=Decoding(5, place="own"))
             while not said.done:
                 alone._engine.step_requests([said])

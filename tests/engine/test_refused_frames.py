@@ -77,7 +77,7 @@ FAULTS = {
     "host": no_room_on_the_host,
     "embedding": breaking(lambda engine: engine.model, "embed_patches"),
     "projection": breaking(lambda engine: engine.model, "project"),
-    "compression": breaking(lambda engine: engine.compressor, "compress_streams"),
+    "compression": breaking(lambda engine: engine.serving.compressor, "compress_streams"),
     "placing": breaking(lambda engine: engine.model, "place_tokens"),
     "reading": breaking(lambda engine: engine.passes, "run"),
     "planning": breaking(lambda engine: engine.memory, "plan"),

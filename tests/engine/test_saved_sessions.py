@@ -82,7 +82,7 @@ def test_the_ladder_of_overload_does_not_matter(tiny_model):
     high = written(session.export())
     for degrade_level in scheduler.levels:
         engine.use(**degrade_level.methods)
-    assert engine.compressor != STCPruner(keep=3), "with less"
+    assert engine.serving.compressor != STCPruner(keep=3), "with less"
     low = written(session.export())
     assert low.facts["made_by"] == high.facts["made_by"]
     assert engine.load(high).stats().frames == 5

@@ -194,13 +194,13 @@ def test_the_ladder_is_descended_and_climbed(engine):
     slow_down(scheduler, frame_s=3.0)
     watch(20)
     assert scheduler.stats().level == 3
-    assert engine.compressor.keep == 1 and engine.encoder.interval == 6
+    assert engine.serving.compressor.keep == 1 and engine.serving.encoder.interval == 6
     ((_, event),) = scheduler.step().events
     assert event.tokens_kept == 1
     slow_down(scheduler, frame_s=3.0)
     watch(200, fps=0)
     assert scheduler.stats().degrade_level == "everything", "who submits nothing asks for nothing"
-    assert engine.compressor.keep == 2 and engine.encoder.interval == 3
+    assert engine.serving.compressor.keep == 2 and engine.serving.encoder.interval == 3
     scheduler.close()
 
 

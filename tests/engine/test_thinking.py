@@ -54,7 +54,7 @@ def test_a_thought_is_what_the_model_says_of_its_clip(model):
     """Against a stream whose notes are written by hand, from questions about the clip alone."""
     engine, by_hand = engine_of(model, "vst:every_s=4,longest=6,earlier=0"), engine_of(model, "none")
     one, other, since = engine.open(), by_hand.open(), None
-    prompt = engine.thinker.prompt
+    prompt = engine.serving.thinker.prompt
     for frame in clip(13):
         one.push(frame)
         taken = other.push(frame)
@@ -96,7 +96,7 @@ def test_hidden_notes_are_bounded_saved_and_forked(model):
     engine = engine_of(model, "segment_notes:every_s=2,longest=3,most=2")
     session = watched(engine, clip(15))
     for again in (session, engine.load(session.export()), session.fork()):
-        kept = list(engine.thinker.kept(again.states["think"]))
+        kept = list(engine.serving.thinker.kept(again.states["think"]))
         assert kept == session.notes()[-2:]
         torch.testing.assert_close(scores_after(again), scores_after(session), rtol=0, atol=0)
 

@@ -193,5 +193,5 @@ def test_a_full_encoder_has_the_taps_that_are_asked_for(model):
     shape = tuple(pixels.shape)
     before = model.tower(shape).tap_layers
     engine = Engine(model, encoder=Full(), compressor=Looks(), memory="full")
-    assert engine._tower(shape).tap_layers >= before | model.taps_for(BOTH, model.tower(shape))
+    assert engine.eye.tower(shape).tap_layers >= before | model.taps_for(BOTH, model.tower(shape))
     assert model.tower(shape).tap_layers == before

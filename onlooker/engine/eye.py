@@ -1,0 +1,128 @@
+"""From pictures to what the compressor gives out: the tower with the methods in place, for many streams at once."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from onlooker.core.contracts import Prepared, VideoModel, VisionTower
+from onlooker.core.frame import Frame
+from onlooker.core.tokens import VisualTokens
+from onlooker.engine.emission import Pending, emitted, most_read
+from onlooker.engine.methods import Methods
+from onlooker.engine.seeing import Arrival, Patch, Seen, arrive, batches
+from onlooker.engine.session import Session
+from onlooker.engine.stages import Stages
+
+
+class Eye:
+    """How an engine sees. `wanted` is what its methods want to be told of a frame (`VideoModel.describe`)."""
+
+    def __init__(self, model: VideoModel, methods: Methods, wanted: frozenset[str], stages: Stages) -> None:
+        self._model, self._methods, self._wanted, self._stages = model, methods, wanted, stages
+        self._device = model.spec.device
+        self._prepared: dict[tuple[int, ...], Prepared] = {}
+        self._most_frames = 0
+
+    def prepare(
+        self, picture: tuple[int, int], most_frames: int, on_step: Callable[[str], None]
+    ) -> dict[str, torch.Tensor]:
+        """Make the encoder's steps of fixed shape; the token extras of such a frame (see `Engine.prepare`)."""
+        blank = np.zeros((*picture, 3), dtype=np.uint8)
+        pixels = torch.cat(self._model.preprocess([blank] * self._model.patch_frames))
+        shape = tuple(pixels.shape)
+        like = self._model.embed_patches(pixels[None])[0]
+        encoder = self._methods.encoder
+        prepared = encoder.prepare(self.tower(shape), like, most_frames, on_step)
+        encoded = prepared.encode(like[None], [encoder.new_state()])
+        self._prepared, self._most_frames = {shape: prepared}, most_frames
+        return {name: rows[0] for name, rows in self._model.project(encoded, shape)[2].items()}
+
+    def take_over(self) -> None:
+        """Go on with the prepared steps under the encoder's new settings."""
+        self._prepared = {s: self._methods.encoder.take_over(prepared) for s, prepared in self._prepared.items()}
+
+    def see(self, arrivals: Sequence[tuple[Session, Frame]]) -> list[Arrival]:
+        """Pixels to kept tokens, for the newest frame of several streams, as far as it completes a patch.
+
+        What a step that failed afterwards has seen of a frame is used again, so that a stream does not do its work
+        twice because of what another one's part of the step has failed of.
+        """
+        with self._stages("preprocess", [session for session, _ in arrivals], self._device):
+            for session, frame in arrivals:
+                if session.arrival is None or session.arrival.frame is not frame:
+                    session.arrival = arrive(self._methods.gate, self._model, session, frame)
+        batch = [(session, session.arrival) for session, _ in arrivals]
+        unseen = [(session, arrival) for session, arrival in batch if arrival.patch and arrival.seen is None]
+        if unseen:
+            seen = self.look([(session, arrival.patch) for session, arrival in unseen])
+            for (session, arrival), one in zip(unseen, seen, strict=True):
+                arrival.seen, session.arrival = one, arrival
+        return [arrival for _, arrival in batch]
+
+    def look(self, patches: Sequence[tuple[Session, Patch]], *, aside: bool = False, ends: bool = False) -> list[Seen]:
+        """See one patch of each of several streams. Patches of one shape share a batch.
+
+        The methods work on states that take effect when the patch is remembered, not before; `aside`: never. `ends`:
+        the compressor gives out all that it holds.
+        """
+        sessions, count = [session for session, _ in patches], self._model.patch_frames
+        with self._stages("preprocess", sessions, self._device):
+            images = [frame.image for _, patch in patches for frame in patch.pictures(count)]
+            pictures = self._model.preprocess(images)
+            pixels = [torch.cat(pictures[first : first + count]) for first in range(0, len(pictures), count)]
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for number, one in enumerate(pixels):
+            groups[tuple(one.shape)].append(number)
+        found: dict[int, Seen] = {}
+        for shape, members in batches(groups, dict.fromkeys(self._prepared, self._most_frames)):
+            some = [sessions[n] for n in members]
+            tower = self.tower(shape)
+            working = [session.forks() if aside else session.begin(most_read(session, tower)) for session in some]
+            states, pruned = ([one[kind] for one in working] for kind in ("encoder", "compressor"))
+            with self._stages("encode", some, self._device):
+                images = torch.stack([pixels[n] for n in members])
+                hidden = self._model.embed_patches(images)
+                if (prepared := self._prepared.get(shape)) is not None:
+                    encoded = prepared.encode(hidden, states)
+                else:
+                    encoded = self._methods.encoder.encode(tower, hidden, states)
+            with self._stages("project", some, self._device):
+                features, grid, extras = self._model.project(encoded, shape)
+                more, about = (
+                    self._model.describe(self._wanted, encoded, images, features) if self._wanted else ({}, {})
+                )
+                extras = extras | more
+            with self._stages("compress", some, self._device):
+                whole = [
+                    VisualTokens.of_frame(
+                        features[row],
+                        grid,
+                        session.next_number,
+                        (patches[n][1].start_s + patches[n][1].end_s) / 2,
+                        {name: value[row] for name, value in extras.items()},
+                        {name: value[row : row + 1] for name, value in about.items()},
+                    )
+                    for row, (n, session) in enumerate(zip(members, some, strict=True))
+                ]
+                compressor = self._methods.compressor
+                kept = compressor.compress_streams(whole, pruned)
+                for row, n in enumerate(members):
+                    session, patch = patches[n]
+                    newest = Pending(
+                        session.next_number, patch.start_s, patch.end_s, len(patch.frames),
+                        len(whole[row]),
+                    )  # fmt: skip
+                    emission = emitted(
+                        self._methods.compressor, kept[row], (*session.pending, newest), pruned[row], ends
+                    )
+                    found[n] = Seen(patch, whole[row].grid, emission, tower, encoded, row)
+        return [found[n] for n in range(len(patches))]
+
+    def tower(self, shape: tuple[int, ...]) -> VisionTower:
+        """The model's tower, with the taps of what the methods want to know of a frame."""
+        tower = self._model.tower(shape)
+        taps = self._model.taps_for(self._wanted, tower) if self._wanted else frozenset[int]()
+        return tower if taps <= tower.tap_layers else replace(tower, tap_layers=tower.tap_layers | taps)
