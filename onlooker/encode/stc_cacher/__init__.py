@@ -19,8 +19,10 @@ A layer of a frame, given references of every token: its key, value, attention b
 A frame of which more than `refresh_share` changed (a cut, a moving camera) is computed whole. With a `budget` the
 threshold moves so that the mean arithmetic of the frames, refreshes counted, meets it; a still frame costs nothing.
 
-References are kept in 8 bits with a scale a row, changes are measured on random projections to 32 channels: 93 MiB a
-stream at SigLIP-so400m, of which the published form keeps 127. No gradient flows through references.
+Changes are measured on sketches, random projections to 32 channels. A sketch of a sum is the sum of the sketches: the
+stream's is carried along from branch to branch, and nobody projects whole frames to choose. References are kept in 8 bits
+with a scale a row where a model computes in 16: 93 MiB a stream at SigLIP-so400m, of which the published form keeps 127.
+No gradient flows through references.
 
 `_change`: who changed. `_state`: what is kept. `_layer`: a layer. Here: settings, costs, when a frame is whole.
 """
@@ -55,7 +57,7 @@ class STCCacher(EncoderAccelerator):
     """Recomputes what changed, lets the rest look again in turn, and keeps everything else."""
 
     tau: float = 0.4
-    """A token is computed anew when it changed by more than this share of the frame's mean token norm."""
+    """A token is computed anew when it changed by more than this share of the mean norm of its references."""
     recompute_ratio: float = 0.25
     """Most of a frame's tokens that a layer computes anew; with tau=0 it always takes so many, if so many changed."""
     look_every: int = 3
