@@ -20,9 +20,9 @@ A frame of which more than `refresh_share` changed (a cut, a moving camera) is c
 threshold moves so that the mean arithmetic of the frames, refreshes counted, meets it; a still frame costs nothing.
 
 Changes are measured on sketches, random projections to 32 channels. A sketch of a sum is the sum of the sketches: the
-stream's is carried along from branch to branch, and nobody projects whole frames to choose. References are kept in 8 bits
-with a scale a row where a model computes in 16: 93 MiB a stream at SigLIP-so400m, of which the published form keeps 127.
-No gradient flows through references.
+stream's is carried along from branch to branch, and nobody projects whole frames to choose. References are kept in 8
+bits with a scale a row where a model computes in 16: 93 MiB a stream at SigLIP-so400m, of which the published form
+keeps 127. No gradient flows through references.
 
 `_change`: who changed. `_state`: what is kept. `_layer`: a layer. Here: settings, costs, when a frame is whole.
 """
