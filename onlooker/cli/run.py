@@ -80,6 +80,7 @@ def _run(arguments: list[str]) -> int:
             doctor,
             evaluate,
             methods,
+            narrate,
             plan,
             report,
             search,

@@ -31,6 +31,7 @@ from onlooker.respond import Rule
 
 if TYPE_CHECKING:
     from onlooker.engine.engine import Engine
+    from onlooker.engine.narrating import Narration
 
 EVENTS_KEPT = 1024
 LARGE_STATE_BYTES = 2**20
@@ -167,6 +168,13 @@ class Session:
         """Rules over this stream, which look at every frame that is fed to them (see `Watch`)."""
         self.check_open()
         return Watch(self._engine, self, rules)
+
+    def narrate(self, *args: Any, **settings: Any) -> "Narration":
+        """A commentary on this stream, which looks at every frame that is fed to it (see `Narration`)."""
+        from onlooker.engine.narrating import Narration
+
+        self.check_open()
+        return Narration(self._engine, self, *args, **settings)
 
     def events(self) -> Iterator[Event]:
         """What happened since the last call, oldest first. At most 1,024 events wait; older ones are dropped, counted

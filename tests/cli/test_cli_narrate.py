@@ -1,0 +1,45 @@
+"""onlooker narrate: texts with times, as lines, as JSON, as subtitles that a player reads."""
+
+import itertools
+import json
+
+import av
+import pytest
+
+CLIP = ("narrate", "synthetic:2:12", "--device", "cpu", "--prompt", "what is there now?")
+
+
+def cues_of(path) -> list[tuple[float, str]]:
+    """The subtitles as FFmpeg reads them."""
+    with av.open(str(path)) as opened:
+        stream = opened.streams[0]
+        return [
+            (float(packet.pts * stream.time_base), bytes(packet).decode())
+            for packet in opened.demux(stream)
+            if packet.size
+        ]
+
+
+@pytest.mark.parametrize("kind", ["vtt", "srt"])
+def test_texts_are_lines_and_subtitles(run, tmp_path, kind) -> None:
+    ran = run(*CLIP, "--subtitles", tmp_path / f"told.{kind}")
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    texts = [line.partition("] ")[2] for line in lines]
+    assert len(lines) >= 3 and all(one != other for one, other in itertools.pairwise(texts)), "no text twice"
+    cues = cues_of(tmp_path / f"told.{kind}")
+    assert [text for _, text in cues] == texts
+    assert [f"[0:{time_s:02.0f}]" for time_s, _ in cues] == [line.partition(" ")[0] for line in lines]
+
+
+def test_texts_in_json_and_another_policy(run) -> None:
+    ran = run(*CLIP, "--response", "clock:period_s=4,first_s=1", "--json")
+    assert ran.code == 0
+    *texts, end = (json.loads(line) for line in ran.out.splitlines())
+    assert {line["event"] for line in texts} == {"text"} and {line["time_s"] for line in texts} <= {1.0, 5.0, 9.0}
+    assert end["texts"] == len(texts) == end["stream"]["notes"] and end["stream"]["answers"] == 0
+
+
+def test_what_cannot_be_is_said_before_a_model_is_loaded(run, tmp_path) -> None:
+    for wrong in (("--subtitles", tmp_path / "told.txt"), ("--response", "shout"), ("--longest", "0")):
+        assert run(*CLIP, *wrong, "--model", "/no/such/model").code == 2
