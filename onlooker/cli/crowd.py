@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onlooker.cli.timing import SkippingClock
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.events import Failed
 
@@ -24,20 +25,6 @@ SETTLE_S = 1.5
 """Seconds of each trial before anything counts."""
 COST_REPEATS, WARM_UPS = 8, 3
 OUT_OF_MEMORY = "device memory"
-
-
-class SkippingClock:
-    """Real time, but for the moments when nobody has anything to do: those are skipped."""
-
-    def __init__(self) -> None:
-        self._skipped = -time.perf_counter()
-
-    def __call__(self) -> float:
-        return time.perf_counter() + self._skipped
-
-    def skip_to(self, moment: float) -> None:
-        """Go on at this moment, if it is still to come."""
-        self._skipped += max(0.0, moment - self())
 
 
 @dataclass(frozen=True)

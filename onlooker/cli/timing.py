@@ -18,6 +18,20 @@ if TYPE_CHECKING:
 WARM_UPS = 3
 
 
+class SkippingClock:
+    """Real time, but for the moments when nobody has anything to do: those are skipped."""
+
+    def __init__(self) -> None:
+        self._skipped = -time.perf_counter()
+
+    def __call__(self) -> float:
+        return time.perf_counter() + self._skipped
+
+    def skip_to(self, moment: float) -> None:
+        """Go on at this moment, if it is still to come."""
+        self._skipped += max(0.0, moment - self())
+
+
 @dataclass(frozen=True)
 class Action:
     """Something to time: `prepare(turn)` is not timed, `run(turn, what prepare gave)` is."""

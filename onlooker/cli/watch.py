@@ -82,9 +82,7 @@ def watch(
 
     A line "note: TEXT" is written into the memory, as --note does at a given second; questions see and cite it.
 
-    With --pace max all lines are read first; those without a time are answered at the end of the video:
-    echo "@12 what is there now?" | onlooker watch clip.mp4 --pace max
-
+    With --pace max all lines are read first; those without a time are answered at the end of the video.
     With --json every answer, alert and note (with --scores every look of a rule) is one line, the summary too.
     """
     _check_source(source)

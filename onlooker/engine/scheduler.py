@@ -75,9 +75,7 @@ class Scheduler:
         self.engine, self.slo, self.now = engine, slo or SLO(), now
         self.levels = tuple(levels) if levels is not None else default_levels(engine)
         if not self.levels:
-            raise InputError(
-                "a list of degrade levels has at least one degrade_level", given="none", do="DegradeLevel('everything')"
-            )
+            raise InputError("a scheduler needs a degrade level", given="none", do="DegradeLevel('everything')")
         workers = self.slo.workers
         self.resizer = ThreadPoolExecutor(workers, "onlooker-resize") if workers else None
         self.cost = StepCost()
@@ -291,8 +289,7 @@ class Scheduler:
 
     def wait(self, timeout_s: float, or_until: Callable[[], object] = lambda: False) -> bool:
         """Wait until there is something to do, at most so long; whether there is. `or_until` is looked at on `wake`."""
-        if 0 < (rest_s := self.turns.rest_s(self.now())) < timeout_s:
-            timeout_s = rest_s  # frames wait, and will be chosen then
+        timeout_s = self.turns.within(timeout_s, self.now())
         with self._changed:
             return bool(self._changed.wait_for(lambda: self._has_work() or or_until(), timeout_s))
 
@@ -360,12 +357,11 @@ class Scheduler:
     def _load(self) -> float:
         """Share of the engine's time that streams and questions ask for now."""
         now = self.now()
-        return self._share_of(
-            self.turns.bounded(sum(queue.submitted_fps(now) for queue in self._queues))
-        ) + self._questions.at(now)
+        return self._share_of(sum(queue.submitted_fps(now) for queue in self._queues)) + self._questions.at(now)
 
     def _share_of(self, fps: float) -> float:
         """Share of the engine's time that so many frames a second take at this degrade_level, when steps are full."""
+        fps = self.turns.bounded(fps)
         return fps * self.degrade_level.fps_share * (self.cost.base_s / self._frames_in_a_step() + self.cost.frame_s)
 
     def _no_room(self, fps: float) -> str | None:
@@ -376,9 +372,7 @@ class Scheduler:
         if self.level:
             return f"the streams that are there have to do with less ({self.degrade_level.name})"
         now = self.now()
-        load = self._share_of(
-            self.turns.bounded(fps + sum(queue.promised_fps(now) for queue in self._queues))
-        ) + self._questions.at(now)
+        load = self._share_of(fps + sum(queue.promised_fps(now) for queue in self._queues)) + self._questions.at(now)
         if load > slo.most_load and self.cost.steps >= LEARNING_STEPS:
             return f"{load:.0%} of the time would be promised, {slo.most_load:.0%} may be"
         if slo.device_budget_bytes is not None:

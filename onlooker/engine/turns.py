@@ -44,6 +44,11 @@ class Turns:
         """Seconds in which nothing will be chosen, whoever waits."""
         return max(0.0, self._rests_until_s - now_s)
 
+    def within(self, timeout_s: float, now_s: float) -> float:
+        """How long to wait at most: when a rest is over, there is something to do again."""
+        rest_s = self.rest_s(now_s)
+        return min(timeout_s, rest_s) if rest_s else timeout_s
+
     def left(self, queue: "StreamQueue") -> None:
         """A stream has ended."""
         if (number := self._numbers.pop(queue, None)) is not None:
