@@ -2,14 +2,16 @@
 
 import io
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from onlooker.core.checks import number, whole
 from onlooker.core.codec import CodecRecord
 from onlooker.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Frame:
             do = "pass seconds since the epoch, or None"
             object.__setattr__(self, "wall_time_s", number("wall_time_s of a frame", self.wall_time_s, do=do))
 
-    def cells(self, most: int, most_pixels: int) -> Tensor:
+    def cells(self, most: int, most_pixels: int) -> "Tensor":
         """Mean colour of the cells of a lattice over the picture, float32 `[rows, cols, 3]`, at most `most` along each
         side. Of a picture whose shorter side has more than `most_pixels` only every second, third, ... pixel counts."""
         step = max(1, -(-min(self.image.shape[:2]) // most_pixels))
@@ -52,6 +54,8 @@ class Frame:
             edges = np.arange(min(most, length) + 1) * length // min(most, length)
             counts = np.diff(edges).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
             sums = np.add.reduceat(sums, edges[:-1], axis) / counts
+        import torch  # commands that compute nothing start without it
+
         return torch.from_numpy(sums)
 
     def jpeg(self, longest_side: int = 1280, quality: int = 85) -> bytes:
