@@ -274,6 +274,26 @@ def test_a_stream_of_a_large_tower_keeps_less_than_100_mib():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("dtype", "setting", "kept"),
+    [
+        (torch.float32, "auto", torch.float32),
+        (torch.bfloat16, "auto", torch.int8),
+        (torch.float32, "int8", torch.int8),
+        (torch.bfloat16, "model", torch.bfloat16),
+    ],
+)
+def test_references_are_in_eight_bits_where_the_model_computes_in_sixteen(dtype, setting, kept):
+    module, tower = make_tower(image_size=16, dim=16, num_layers=2)
+    module.to(dtype)
+    method, state = STCCacher(reference_dtype=setting), CacherState()
+    hidden = torch.randn(1, tower.num_tokens, tower.dim, generator=torch.Generator().manual_seed(0)).to(dtype)
+    method.encode(tower, hidden, [state])
+    assert of(state, "keys").dtype == kept and of(state, "entered").dtype == torch.float32
+    assert state.num_bytes() == method.state_bytes(2, tower.num_tokens, tower.dim, hidden.element_size())
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("method", [*VARIANTS, STCPublished(), STCPublished(selection="patch", reference="rolling")])
 def test_bytes_are_told_before_a_stream_begins(method):
     tower, frames = seen("siglip", 2)
