@@ -207,7 +207,7 @@ def test_the_ladder_is_descended_and_climbed(engine):
 def test_a_ladder_has_what_the_methods_have(tiny_model):
     plain = Engine(tiny_model, encoder="full", compressor="identity", memory="full")
     assert [degrade_level.name for degrade_level in default_levels(plain)] == ["everything", "half the frames"]
-    with pytest.raises(InputError, match="at least one degrade_level"):
+    with pytest.raises(InputError, match="a scheduler needs a degrade level"):
         Scheduler(plain, SLO(workers=0), levels=())
     assert Scheduler(plain, SLO(workers=0), levels=[DegradeLevel("all")]).degrade_level.name == "all"
 
