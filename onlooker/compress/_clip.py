@@ -26,7 +26,7 @@ class ClipState(StreamState):
 
 
 @dataclass(frozen=True)
-class ClipMethod(Compressor):
+class WindowMethod(Compressor):
     """Gives out `frames` frames together when the last of them has come: the first is late by one less.
 
     What authors wrote for whole clips runs on a window here, so that a live stream waits for no more than that. A
@@ -37,12 +37,9 @@ class ClipMethod(Compressor):
 
     frames: int = 8
     """Frames that are looked at together."""
-    keep_ratio: float = 0.3
-    """Share of the window's tokens to keep, in (0, 1]."""
 
     def __post_init__(self) -> None:
         whole("frames", self.frames, least=1, most=256, do="frames that are looked at together, such as 8")
-        check_keep(None, self.keep_ratio)
 
     @property
     def lookahead(self) -> int:
@@ -52,10 +49,6 @@ class ClipMethod(Compressor):
     def num_held(self, state: StreamState) -> int:
         """Frames of the window so far."""
         return len(_waiting(state))
-
-    def less(self) -> Self:
-        """Half the share."""
-        return replace(self, keep_ratio=self.keep_ratio / 2)
 
     def new_state(self) -> StreamState:
         """An empty window."""
@@ -81,6 +74,22 @@ class ClipMethod(Compressor):
     @abstractmethod
     def clip(self, tokens: VisualTokens, frames: int, state: ClipState) -> VisualTokens:
         """What is kept of so many frames with equally many tokens each, in order."""
+
+
+@dataclass(frozen=True)
+class ClipMethod(WindowMethod):
+    """Keeps a share of every window."""
+
+    keep_ratio: float = 0.3
+    """Share of the window's tokens to keep, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_keep(None, self.keep_ratio)
+
+    def less(self) -> Self:
+        """Half the share."""
+        return replace(self, keep_ratio=self.keep_ratio / 2)
 
 
 def _waiting(state: StreamState) -> list[VisualTokens]:

@@ -1,7 +1,7 @@
 """A window of so many frames for a clip-level method: `windowed(flashvid):frames=16`.
 
-Methods that were written for whole clips (`flashvid`, `fastvid`, `holitom`, `longvlm`, `prunevid`, `vidcom2`, or a
-`ClipMethod` of your own) run on windows of a stream and have a setting for it; this is the same by another way, for
+Methods written for whole clips (`flashvid`, `fastvid`, `holitom`, `longvlm`, `prunevid`, `sttm`, `vidcom2`, or
+a `WindowMethod` of your own) run on windows of a stream and have a setting for it; this is the same by another way, for
 those who compare windows and not methods. The look-ahead is that of the window: a frame is given out at most `frames`
 less one later, and a question reads the window as it is.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
-from onlooker.compress._clip import ClipMethod
+from onlooker.compress._clip import WindowMethod
 from onlooker.compress.flashvid import FlashVID
 from onlooker.core.contracts import Compressor, VideoModel
 from onlooker.core.errors import InputError
@@ -30,17 +30,17 @@ class Windowed(Compressor):
     """Frames that it looks at together."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.inner, ClipMethod):
+        if not isinstance(self.inner, WindowMethod):
             raise InputError(
                 "only a method that looks at several frames together can have a window",
                 given=type(self.inner).__name__,
-                do="use it as it is, or give flashvid, fastvid, holitom, longvlm, prunevid, vidcom2",
+                do="use it as it is, or give flashvid, fastvid, holitom, longvlm, prunevid, sttm, vidcom2",
             )
         replace(self.inner, frames=self.frames)
 
     @property
-    def _method(self) -> ClipMethod:
-        assert isinstance(self.inner, ClipMethod)
+    def _method(self) -> WindowMethod:
+        assert isinstance(self.inner, WindowMethod)
         return replace(self.inner, frames=self.frames)
 
     @property

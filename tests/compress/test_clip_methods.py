@@ -9,7 +9,7 @@ import torch
 from test_causal_compressors import cosine, density_centres
 from test_merging_and_periodic import merged_plainly
 
-from onlooker.compress import FastVID, FlashVID, HoliTom, LongVLM, PruneVid, VidCom2
+from onlooker.compress import STTM, FastVID, FlashVID, HoliTom, LongVLM, PruneVid, VidCom2
 from onlooker.core.contracts import Compressor
 from onlooker.core.tokens import VisualTokens
 
@@ -337,3 +337,76 @@ def test_holitom_equals_a_search_over_all_divisions(seed: int, share: float) -> 
     for place, row, weight in zip(places(out), rows(out), out.weight.tolist(), strict=True):
         assert np.allclose(row, found[0][place][0], atol=1e-5) and weight == found[0][place][1]
     assert (out.weight > 1).any()
+
+
+# -------------------------------------------------------------------------------------------------------------- sttm
+
+
+def halves(places: list[list[int]], roots: int = 4) -> list[list[list[int]]]:
+    """Parts of a side, level by level, the finest first."""
+    levels = [places]
+    while len(levels[-1]) > roots:
+        parts, odd = levels[-1], len(levels[-1]) % 2
+        aside = [parts[0]] if odd else []
+        levels.append(aside + [parts[n] + parts[n + 1] for n in range(odd, len(parts), 2)])
+    return levels
+
+
+def squares(x: np.ndarray, rows: int, cols: int, space: float) -> list[tuple[list[int], np.ndarray]]:
+    """A frame's quadtree by recursion: tokens of each square that is one, and its mean."""
+    sides = halves([[n] for n in range(rows)]), halves([[n] for n in range(cols)])
+    depth = max(map(len, sides)) - 1
+
+    def parts(level: int, row: list[int], col: list[int]) -> list[tuple[list[int], list[int]]]:
+        finer = [side[min(level - 1, len(side) - 1)] for side in sides]
+        inside = ([one for one in finer[k] if set(one) <= set((row, col)[k])] for k in (0, 1))
+        some_rows, some_cols = inside
+        return [(r, c) for r in some_rows for c in some_cols]
+
+    def mean(level: int, row: list[int], col: list[int]) -> np.ndarray:
+        if level == 0:
+            return x[row[0] * cols + col[0]]
+        return np.mean([mean(level - 1, r, c) for r, c in parts(level, row, col)], axis=0)
+
+    def cut(level: int, row: list[int], col: list[int]) -> list[tuple[list[int], np.ndarray]]:
+        whole = mean(level, row, col)
+        if level == 0:
+            return [([row[0] * cols + col[0]], whole)]
+        inner = parts(level, row, col)
+        if all(cosine(mean(level - 1, r, c), whole) >= space for r, c in inner):
+            return [([r * cols + c for r in row for c in col], whole)]
+        return [one for r, c in inner for one in cut(level - 1, r, c)]
+
+    top = [side[-1] for side in sides]
+    return [one for row in top[0] for col in top[1] for one in cut(depth, row, col)]
+
+
+@pytest.mark.parametrize(("grid", "space", "time"), [((7, 9), 0.8, 0.6), ((8, 8), 0.9, 0.9), ((5, 3), 0.7, 0.5)])
+def test_sttm_equals_a_derivation_by_recursion(grid: tuple[int, int], space: float, time: float) -> None:
+    make = torch.Generator().manual_seed(sum(grid))
+    base = torch.randn(1, DIM, generator=make) + 0.7 * torch.randn(grid[0] * grid[1], DIM, generator=make)
+    frames = []
+    for number in range(5):
+        base = base + 0.2 * torch.randn(base.shape, generator=make)
+        frames.append(VisualTokens.of_frame(base, grid, number, float(number)))
+    out = given_out(STTM(frames=5, space=space, time=time), frames)
+    x = np.stack([rows(tokens) for tokens in frames])
+    found = [squares(one, *grid, space) for one in x]
+    owner = [{n: k for k, (tokens, _) in enumerate(one) for n in tokens} for one in found]
+    members: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    root: dict[tuple[int, int], tuple[int, int]] = {}
+    for f, one in enumerate(found):
+        for k, (tokens, value) in enumerate(one):
+            root[f, k] = (f, k)
+            if f:
+                near = {n: cosine(value, found[f - 1][owner[f - 1][n]][1]) for n in sorted(tokens)}
+                best = max(near, key=lambda n, near=near: (round(near[n] * 2**15), -n))
+                if near[best] >= time:
+                    root[f, k] = root[f - 1, owner[f - 1][best]]
+            members.setdefault(root[f, k], []).extend((f, n) for n in tokens)
+    wanted = {(f, min(found[f][k][0])): tokens for (f, k), tokens in members.items()}
+    assert places(out) == sorted(wanted) and out.weight.sum() == 5 * len(base)
+    assert any(len(tokens) > 1 for one in found for tokens, _ in one), "no square was one"
+    for place, row, weight in zip(places(out), rows(out), out.weight.tolist(), strict=True):
+        assert weight == len(wanted[place])
+        assert np.allclose(row, np.mean([x[token] for token in wanted[place]], axis=0), atol=1e-5)
