@@ -12,12 +12,13 @@ from stock_models import FAMILIES
 from tiny import make_family_folder
 
 from onlooker.core.contracts import ResponsePolicy
+from onlooker.core.contracts.respond import SILENT, SPEAK
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.frame import Frame
 from onlooker.core.state import StreamState
 from onlooker.engine import Decoding, Engine
 from onlooker.engine.saving import Saved
-from onlooker.kvstore.arena import Arena
+from onlooker.kvstore import KVStore
 from onlooker.models import load
 from onlooker.respond import Rule
 
@@ -194,12 +195,6 @@ def test_a_note_comes_behind_what_was_seen(model, passes):
     close(scores_after(held, sessions[0]), scores_after(at_once, sessions[1]))
 
 
-def bytes_for(store, more):
-    """Device bytes with which so many more tokens fit, and not twice as many."""
-    rows = sum(span.num_tokens for span in store.spans) + more
-    return store._signals.bytes_after_reserve() + store._position_bytes + rows * Arena.row_bytes(store.spec) + 8 * more
-
-
 @pytest.mark.parametrize("passes", PASSES)
 def test_several_frames_are_remembered_together_or_none(model, passes):
     """With no room for the last of three, none is there and the frame is refused; with room it goes on."""
@@ -211,12 +206,18 @@ def test_several_frames_are_remembered_together_or_none(model, passes):
     for frame in frames[start : start + last]:
         session.push(frame)
     before, held = spans(session), scores_after(engine, session)
-    store, one = session.store, session.store.spans[-1].num_tokens
-    little = mock.patch.object(store, "device_budget_bytes", bytes_for(store, one + one // 2))
+    store, first = session.store, [True]
+
+    def begin(*args, **more):
+        if first and first.pop():
+            return KVStore.begin(store, *args, **more)
+        raise CapacityError("no room for the second")
+
+    little = mock.patch.object(store, "begin", side_effect=begin)
     spied = mock.patch.object(store, "take_back", wraps=store.take_back)
     with little, spied as taken_back, pytest.raises(CapacityError):
         session.push(frames[start + last])
-    assert taken_back.call_count == 1, "there was room for the first"
+    assert taken_back.call_count == 1, "the first was stored"
     assert spans(session) == before and len(session.pending) == 2
     torch.testing.assert_close(scores_after(engine, session), held, rtol=0, atol=0)
     for frame in frames[start + last :]:
@@ -249,8 +250,8 @@ class Sees(ResponsePolicy):
     def new_state(self):
         return StreamState()
 
-    def should_speak(self, moment, state):
-        return moment.kept_ratio == 1.0
+    def decide(self, moment, state):
+        return SPEAK if moment.kept_ratio == 1.0 else SILENT
 
 
 @pytest.mark.parametrize(("late", "looks"), [(HoldsSome(), [2, 5]), (OneLate(), [1, 2, 3, 4, 5])])
