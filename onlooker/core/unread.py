@@ -14,8 +14,8 @@ class Unread:
     others. Nobody ever writes into its tensors."""
 
     content: VisualTokens | Tensor
-    """Visual tokens; of a note its token ids, int64 `[tokens]`; for models that take no tokens the picture, uint8
-    `[rows, cols, 3]`."""
+    """Visual tokens; of a note its token ids, int64 `[tokens]`, or of a soft prefix its rows, `[tokens, hidden_dim]`;
+    for models that take no tokens the picture, uint8 `[rows, cols, 3]`."""
     start_s: float
     """Stream time of the first frame in it, seconds."""
     end_s: float

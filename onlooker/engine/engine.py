@@ -11,6 +11,7 @@ import torch
 
 from onlooker.core.checks import whole
 from onlooker.core.contracts import (
+    Adapter,
     Codec,
     MemoryPolicy,
     Method,
@@ -20,6 +21,7 @@ from onlooker.core.errors import InputError
 from onlooker.core.events import Failed, FrameTaken
 from onlooker.core.frame import Frame
 from onlooker.core.spans import Layout, Plan, Span, SpanKind
+from onlooker.core.state import StreamState
 from onlooker.engine.emission import Emission, Writer, match, read_all
 from onlooker.engine.eye import Eye
 from onlooker.engine.hearing import listen
@@ -100,6 +102,11 @@ class Engine:
         return self._model
 
     @property
+    def adapters(self) -> Sequence[Adapter]:
+        """Trained parts of the model."""
+        return self.model.adapters
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.spec.device
@@ -170,7 +177,13 @@ class Engine:
         """What a saved session must find again in the model, as JSON holds it."""
         spec = self.model.spec
         dtype = str(spec.dtype).removeprefix("torch.")
-        return {"model": spec.name, "dtype": dtype, "patch_frames": self.model.patch_frames}
+        trained = {adapter.name: adapter.version for adapter in self.adapters}
+        facts = {"model": spec.name, "dtype": dtype, "patch_frames": self.model.patch_frames}
+        return facts | ({"adapters": trained} if trained else {})
+
+    def new_states(self) -> dict[str, StreamState]:
+        """What is remembered of a stream before its first frame, by kind of method, and by name of trained part."""
+        return self.serving.new_states() | {adapter.name: adapter.new_state() for adapter in self.adapters}
 
     def open(self, *, trace: bool = False) -> Session:
         """A new stream. With `trace`, `Session.trace` tells of the newest frame which patches were recomputed and which
@@ -274,9 +287,12 @@ class Engine:
         if not all(request.session.belongs_to(self) for request in requests):
             raise InputError("a step takes questions of its own engine", given="one of another", do="use its engine")
 
-    def note(self, session: Session, text: str, time_s: float | None, kind: SpanKind) -> Span:
-        """Write text into a session's memory (see `Session.note`); `take_notes` does it for several in one pass."""
-        (done,) = take_notes(self, [Note(session, text, time_s, kind)])
+    def note(
+        self, session: Session, text: str, time_s: float | None, kind: SpanKind, embeddings: torch.Tensor | None = None
+    ) -> Span:
+        """Write text, or rows of that name, into a session's memory (see `Session.note` and `Session.prefix`);
+        `take_notes` does it for several in one pass."""
+        (done,) = take_notes(self, [Note(session, text, time_s, kind, embeddings)])
         if isinstance(done, Exception):
             raise done
         return done

@@ -107,6 +107,8 @@ class Eye:
                     )
                     for row, (n, session) in enumerate(zip(members, some, strict=True))
                 ]
+                for adapter in self._model.adapters:
+                    whole = adapter.adapt_streams(whole, [one[adapter.name] for one in working])
                 compressor = self._methods.compressor
                 kept = compressor.compress_streams(whole, pruned)
                 for row, n in enumerate(members):

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from onlooker.core.checks import number, words
+from onlooker.core.contracts import VideoModel
 from onlooker.core.errors import InputError
 from onlooker.core.events import Noted
 from onlooker.core.spans import NOTES, Span, SpanKind
@@ -28,6 +30,14 @@ class Note:
     text: str
     time_s: float | None = None
     kind: SpanKind = "text"
+    embeddings: Tensor | None = None
+    """Rows that are read in place of the words, `[tokens, hidden_dim]` (see `Session.prefix`)."""
+
+    def content(self, model: VideoModel) -> Tensor:
+        """What is read: token ids, or rows."""
+        if self.embeddings is None:
+            return torch.tensor(model.note_ids(self.text))
+        return self.embeddings.detach().to(model.spec.device, model.spec.dtype, copy=True)
 
 
 @torch.no_grad()
@@ -38,7 +48,7 @@ def take_notes(engine: "Engine", notes: Sequence[Note]) -> list[Span | Exception
     if len({id(note.session) for note in notes}) < len(notes):
         raise InputError("a step takes one note per session", given="a session twice", do="use two steps")
     model, done, writers = engine.model, {}, {}
-    ids = [model.note_ids(note.text) for note in notes]
+    ids = [note.content(model) for note in notes]
     for n, (note, time_s) in enumerate(zip(notes, times, strict=True)):
         try:
             if note.session.waiting or note.session.pending:
@@ -57,7 +67,7 @@ def take_notes(engine: "Engine", notes: Sequence[Note]) -> list[Span | Exception
                 raise writer.error
             if engine.memory.holds_tokens:
                 done[n] = Span(session.totals.frames + session.totals.notes, kind, len(ids[n]), time_s, time_s)
-                plan = session.absorb(Unread(torch.tensor(ids[n]), time_s, time_s, kind))
+                plan = session.absorb(Unread(ids[n], time_s, time_s, kind))
             else:
                 (done[n],) = writer.spans
                 plan = session.keep_blocks(writer.spans)
@@ -84,6 +94,10 @@ def _check(engine: "Engine", note: Note) -> float:
     if not session.belongs_to(engine):
         raise InputError("a step takes notes of its own engine", given="one of another", do="use its engine")
     words("a note", note.text, do="write something")
+    width, rows = engine.model.spec.hidden_dim, note.embeddings
+    if rows is not None and (rows.ndim != 2 or not len(rows) or rows.shape[1] != width or not rows.is_floating_point()):
+        given, do = f"{list(rows.shape)} of {rows.dtype}", f"rows [tokens, {width}] of the model's width"
+        raise InputError("a soft prefix has rows of the language model's width", given=given, do=do)
     if note.kind not in NOTES:
         raise InputError("there is no such kind of note", given=repr(note.kind)[:80], do=f"one of: {', '.join(NOTES)}")
     newest = session.now_s

@@ -65,17 +65,21 @@ def reading_of(
     return Reading(embeddings, held, extras or None)
 
 
-def note_reading(model: VideoModel, ids: Sequence[int], time_s: float, kind: SpanKind) -> Reading:
-    """What the model reads of a note, given as token ids."""
-    place, reach = model.place_text(len(ids))
-    return Reading(model.embed_text(ids), Held(time_s, time_s, place, reach, kind=kind))
+def note_reading(model: VideoModel, content: Sequence[int] | Tensor, time_s: float, kind: SpanKind) -> Reading:
+    """What the model reads of a note, given as token ids, or of a soft prefix, given as rows `[tokens, hidden_dim]`."""
+    place, reach = model.place_text(len(content))
+    if isinstance(content, Tensor):
+        rows = content if content.is_floating_point() else model.embed_text(content.tolist())
+    else:
+        rows = model.embed_text(content)
+    return Reading(rows, Held(time_s, time_s, place, reach, kind=kind))
 
 
 def unread_reading(model: VideoModel, unread: Unread, layout: Layout) -> Reading:
     """What the model reads of a block that a memory held."""
     if isinstance(unread.content, VisualTokens):
         return reading_of(model, unread.content, unread.start_s, unread.end_s, layout, unread.place_s)
-    return note_reading(model, unread.content.tolist(), unread.end_s, unread.kind)
+    return note_reading(model, unread.content, unread.end_s, unread.kind)
 
 
 def held_works(view: QuestionView, readings: Sequence[Reading]) -> Iterator[Work]:

@@ -11,7 +11,7 @@ from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import Answer, Closed, Event, Failed, FrameTaken, Noted, SessionStats
 from onlooker.core.frame import Frame
 from onlooker.core.kinds import KINDS
-from onlooker.core.spans import Layout, Plan, SaidPlace, Span, SpanKind
+from onlooker.core.spans import Plan, SaidPlace, Span, SpanKind
 from onlooker.core.state import StreamState
 from onlooker.core.unread import Unread
 from onlooker.engine.answer_stream import AnswerStream
@@ -30,6 +30,8 @@ from onlooker.engine.watching import Watch
 from onlooker.respond import Rule
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from onlooker.engine.engine import Engine
     from onlooker.engine.narrating import Narration
 
@@ -47,10 +49,9 @@ class Session:
 
     def __init__(self, engine: "Engine", trace: bool = False) -> None:
         self._engine = engine
-        self.model, self.memory, self.refiner = engine.model, engine.memory, engine.serving.refiner
-        self.thinker = engine.serving.thinker
-        self.layout: Layout = engine.layout
-        self.states = engine.serving.new_states()
+        self.model, self.memory, self.layout = engine.model, engine.memory, engine.layout
+        self.refiner, self.thinker = engine.serving.refiner, engine.serving.thinker
+        self.states = engine.new_states()
         """What each method remembers of this stream, by kind."""
         self.store = engine.new_store()
         self.arrival: Any = None
@@ -155,6 +156,10 @@ class Session:
         """
         return self._engine.note(self, text, time_s, kind)
 
+    def prefix(self, embeddings: "Tensor", name: str, time_s: float | None = None, kind: SpanKind = "text") -> Span:
+        """Write a soft prefix, rows `[tokens, hidden_dim]` of this session's own, as a note of that `name` (`note`)."""
+        return self._engine.note(self, name, time_s, kind, embeddings)
+
     def notes(self, words: str = "", since_s: float = 0.0) -> list[Noted]:
         """The newest 4,096 notes, oldest first: those in which all `words` are, from a stream time on."""
         return self.notebook.find(words, since_s)
@@ -226,7 +231,7 @@ class Session:
         self.arrival, self._working = None, None
         self.waiting, self.pending, self.looked_ahead = (), (), None
         self.heard, self.usual = Heard(), Usual()
-        self.states = self._engine.serving.new_states()
+        self.states = self._engine.new_states()
         # A store with nothing but the prefix takes the old one's place, so that its memory is free at once.
         self.store = self._engine.new_store()
         self._engine.sessions.discard(self)
@@ -276,7 +281,7 @@ class Session:
         is_sure = self.store.is_sure_of_room(most_tokens)
 
         def working(kind: str, state: StreamState) -> StreamState:
-            may_stay = is_sure and KINDS[kind].renewable and not state.replaces
+            may_stay = is_sure and kind in KINDS and KINDS[kind].renewable and not state.replaces
             return state if may_stay and state.num_bytes() > LARGE_STATE_BYTES else state.fork()
 
         self._working = {kind: working(kind, state) for kind, state in self.states.items()}
@@ -291,7 +296,7 @@ class Session:
         written in place is dropped: what it says may be half of each."""
         for kind, written in (self._working or {}).items():
             if self.states[kind] is written:
-                self.states[kind] = self._engine.serving.new_states()[kind]
+                self.states[kind] = self._engine.new_states()[kind]
         self._working, self.arrival = None, None
 
     def keep_blocks(self, spans: Sequence[Span]) -> Plan:
@@ -301,9 +306,8 @@ class Session:
         if not spans:
             return Plan()
         state = self._working["memory"]
-        if self.memory.indexes:
-            for span in spans:
-                self.memory.index(span.id, self.store.raw_keys(span.id), state)
+        for span in spans if self.memory.indexes else ():
+            self.memory.index(span.id, self.store.raw_keys(span.id), state)
         plan = self.memory.plan(self.store.spans, state)
         self.store.apply(plan, lambda keys, values, sizes: self.memory.pick(keys, values, sizes, state))
         self.totals.tokens_read += sum(span.num_tokens for span in spans)

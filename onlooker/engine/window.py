@@ -74,6 +74,11 @@ class WindowEngine(Engine):
     def device(self) -> torch.device:
         return self._clip_model.device
 
+    @property
+    def adapters(self) -> Sequence[Any]:
+        """None: nothing of such a model is known."""
+        return ()
+
     def resize(self, image: np.ndarray) -> np.ndarray:
         """The picture as it is: such a model has a processor of its own."""
         return image
@@ -85,7 +90,9 @@ class WindowEngine(Engine):
         """Nothing: this engine stores no keys and values."""
         return _Nothing()
 
-    def note(self, session: Session, text: str, time_s: float | None, kind: SpanKind) -> Span:
+    def note(
+        self, session: Session, text: str, time_s: float | None, kind: SpanKind, embeddings: torch.Tensor | None = None
+    ) -> Span:
         """Raises `InputError`: there is no memory to write into."""
         raise InputError(
             "a model without an adapter remembers no text", given=self._clip_model.name, do="put it in the question"

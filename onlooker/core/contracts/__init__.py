@@ -15,9 +15,11 @@ One page for each reader, all names importable from here:
 | `refine.py`, `respond.py`, `think.py` | refiners, response policies, thinkers |
 | `schedule.py` | schedules of many streams |
 | `model.py`, `vision.py` | everyone who adapts a model |
+| `adapt.py` | trained parts that are attached to a model |
 | `packed.py` | kernels and prepared encoders; not importable from here |
 """
 
+from onlooker.core.contracts.adapt import Adapter
 from onlooker.core.contracts.codec import Codec
 from onlooker.core.contracts.compress import Compressor
 from onlooker.core.contracts.encode import EncoderAccelerator, Prepared
@@ -35,6 +37,7 @@ __all__ = [
     "PICTURE_SIZES",
     "SILENT",
     "SPEAK",
+    "Adapter",
     "Attention",
     "ClipAnswer",
     "ClipModel",

@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onlooker.core.contracts.adapt import Adapter
 from onlooker.core.contracts.vision import Encoded, VisionTower
+from onlooker.core.errors import InputError
+from onlooker.core.kinds import KINDS
 from onlooker.core.spans import Layout
 from onlooker.core.tokens import VisualTokens
 
@@ -68,6 +71,8 @@ class VideoModel(ABC):
 
     spec: ModelSpec
     offers: frozenset[str] = frozenset()
+    adapters: tuple[Adapter, ...] = ()
+    """Trained parts that tokens go through before they are compressed, in this order (see `attach`)."""
     language_extras: frozenset[str] = frozenset()
     """Names of token extras that enter the language layers (DeepStack rows)."""
     described: frozenset[str] = frozenset()
@@ -78,6 +83,16 @@ class VideoModel(ABC):
     held back until there are so many of one size."""
     patch_s: float = float("inf")
     """Frames further apart, in seconds, are no patch: each is one by itself, shown `patch_frames` times."""
+
+    def attach(self, adapter: Adapter) -> None:
+        """Add a trained part, before any engine is built around the model. Raises `InputError` for a name that is taken
+        already, or that nobody could need."""
+        taken = {*KINDS, *(one.name for one in self.adapters), *self.offers}
+        if adapter.name in taken or not adapter.name.isidentifier():
+            given = f"{adapter.name!r}, beside {', '.join(sorted(taken))}"
+            raise InputError("an adapter needs a name of its own", given=given, do="a word in lower case")
+        self.adapters = (*self.adapters, adapter)
+        self.offers = self.offers | adapter.offers | {adapter.name}
 
     # seeing
     @abstractmethod
