@@ -11,7 +11,7 @@ from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import Answer, Closed, Event, Failed, FrameTaken, Noted, SessionStats
 from onlooker.core.frame import Frame
 from onlooker.core.kinds import KINDS
-from onlooker.core.spans import Plan, SaidPlace, Span, SpanKind
+from onlooker.core.spans import Layout, Plan, SaidPlace, Span, SpanKind
 from onlooker.core.state import StreamState
 from onlooker.core.unread import Unread
 from onlooker.engine.answer_stream import AnswerStream
@@ -49,7 +49,8 @@ class Session:
 
     def __init__(self, engine: "Engine", trace: bool = False) -> None:
         self._engine = engine
-        self.model, self.memory, self.layout = engine.model, engine.memory, engine.layout
+        self.model, self.memory = engine.model, engine.memory
+        self.layout: Layout = engine.layout
         self.refiner, self.thinker = engine.serving.refiner, engine.serving.thinker
         self.states = engine.new_states()
         """What each method remembers of this stream, by kind."""
@@ -274,9 +275,7 @@ class Session:
     def begin(self, most_tokens: int) -> dict[str, StreamState]:
         """What the methods may write into for the next frame, of at most so many tokens, by kind: forks of their
         states; of a renewable kind the state itself, where a fork would cost much and there is room for the frame.
-
-        An earlier frame that never came to be remembered is given up.
-        """
+        An earlier frame that never came to be remembered is given up."""
         self.give_up()
         is_sure = self.store.is_sure_of_room(most_tokens)
 
@@ -292,8 +291,7 @@ class Session:
         return {kind: state.fork() for kind, state in self.states.items()}
 
     def give_up(self) -> None:
-        """The frame that is being worked on is not remembered: the states are what they were before. One that was
-        written in place is dropped: what it says may be half of each."""
+        """The frame that is being worked on is not remembered. A state that was written in place is dropped."""
         for kind, written in (self._working or {}).items():
             if self.states[kind] is written:
                 self.states[kind] = self._engine.new_states()[kind]
