@@ -120,7 +120,7 @@ def test_a_pocket_model_adapts_on_its_own_world(tmp_path):
     given, out = Path(models.__file__).parent / "pocket_naive", tmp_path / "adapted"
     settings = replace(SETTINGS, steps=2, fps=1.0)
     found = cache_aware.run(given, ("L0", "L2"), out, settings)
-    assert found["cacher_before"] > 0.05
+    assert found["cacher_before"] > 0.01
     assert (out / "model.safetensors").exists() and not (out / "model.int8.safetensors").exists()
     windows = cache_aware.world(("L3",), settings, random.Random(0), torch.device("cpu"))
     one = next(windows)

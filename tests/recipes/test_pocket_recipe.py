@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -222,6 +223,20 @@ def test_questions_know_when_their_evidence_began():
                 assert clip.arrays["targets"][number][1] == clip.arrays["clock"][frames[0]][1]
                 found.add("told")
     assert found == {"never", "compared", "told"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pipes of a chosen size are Linux's")
+def test_a_whole_part_fits_into_the_pipe_of_the_workers():
+    import fcntl
+
+    feed = Feed(DATA, 1)
+    try:
+        room = fcntl.fcntl(feed._out._writer.fileno(), fcntl.F_GETPIPE_SZ)
+        part = make_part(0, DataSettings(questions=4, part_clips=2), Encoder())[2]
+        assert part is not None and 8 * sum(array.nbytes for array in part.values()) < room
+        next(iter(feed))
+    finally:
+        feed.close()
 
 
 def test_training_begins_with_easier_batches():
