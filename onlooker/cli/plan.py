@@ -1,6 +1,8 @@
 """onlooker plan: how much memory a stream takes, and how many fit."""
 
+import json
 import math
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +27,9 @@ def plan(
     window_tokens: Annotated[int, typer.Option(help="Tokens a stream keeps on the device (its window).")] = 5000,
     hours: Annotated[float, typer.Option(help="How long a stream lasts.")] = 1.0,
     device_gb: Annotated[float, typer.Option(help="Memory of the device, in GB (10^9 bytes).")] = 80.0,
+    measured: Annotated[
+        Path | None, typer.Option(help="What bench streams --out wrote: its measured streams beside the counted ones.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Work out bytes per token, frame and stream, and how many streams fit on a device. Nothing is loaded.
@@ -42,6 +47,7 @@ def plan(
             raise InputError(f"{name} is out of range", given=str(value), do=f"a number above 0, at most {most:g}")
     from onlooker.models import shape_of
 
+    found = None if measured is None else read_measured(measured)
     shape = shape_of(model)
     kept = max(1, int(shape.frame_tokens * keep_ratio))
     frames = max(1, int(hours * 3600 * fps))
@@ -64,6 +70,16 @@ def plan(
         "host_bytes_per_stream_at_end": parked,
         "streams_that_fit": max(0, int(room // on_device)),
     }
+    if found is not None:
+        row["measured"] = {
+            name: {
+                "stream_bytes": one["stream_bytes"],
+                "streams_that_fit": max(0, int(room // one["stream_bytes"])),
+                "streams_held": one["streams"],
+                "told": one["verdict"]["told"],
+            }
+            for name, one in found.items()
+        }
     if as_json:
         emit(row)
         return
@@ -72,9 +88,32 @@ def plan(
         f"16-bit weights, keys and values; {hours:g} h at {fps:g} fps on a device of {device_gb:g} GB, a tenth of it "
         "left for activations.\nMemory only: whether so many streams are fast enough is what onlooker bench tells."
     )
+    for name, one in row.get("measured", {}).items():
+        print(
+            f"measured, {name}: {size_text(one['stream_bytes'])} a stream, of which {one['streams_that_fit']:,} fit; "
+            f"{one['told']}"
+        )
     if room < on_device:
         what = "the weights alone do not fit" if room <= 0 else "not one stream fits"
         warn(f"{what} on a device of {device_gb:g} GB")
+
+
+def read_measured(path: Path) -> dict[str, Any]:
+    """The pipelines of one device's `bench streams`, by name. Raises `InputError` for another file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        pipelines = found["pipelines"]
+        for one in pipelines.values():
+            _ = float(one["stream_bytes"]) / max(1, int(one["streams"])), str(one["verdict"]["told"])
+            if one["stream_bytes"] <= 0:
+                raise ValueError("a stream of no bytes")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            "this is nothing that bench streams measured on one device",
+            given=f"{path} ({type(error).__name__}: {str(error)[:80]})",
+            do="onlooker bench streams --out FILE",
+        ) from error
+    return pipelines
 
 
 def _lines(row: dict[str, Any], hours: float) -> list[tuple[str, str]]:

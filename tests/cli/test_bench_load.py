@@ -127,3 +127,18 @@ def test_a_soak_reports_time_and_bytes(run) -> None:
 def test_what_cannot_be_done_is_one_line(run, arguments, word) -> None:
     ran = run("bench", *arguments)
     assert ran.code in (2, 5) and word in ran.err and "Traceback" not in ran.err
+
+
+def test_plan_tells_what_was_measured_beside_what_is_counted(run, tmp_path) -> None:
+    path = tmp_path / "measured.json"
+    one = {"streams": 40, "stream_bytes": 10**8, "verdict": {"told": "40 streams hold; the limit is frame lag"}}
+    path.write_text(json.dumps({"bench": "streams", "pipelines": {"saving": one}}), encoding="utf-8")
+    ran = run("plan", "--model", "pocket", "--device-gb", "10", "--measured", path, "--json")
+    assert ran.code == 0, ran.err
+    measured = json.loads(ran.out)["measured"]["saving"]
+    assert measured["streams_held"] == 40 and 80 <= measured["streams_that_fit"] <= 90
+    assert "the limit is frame lag" in run("plan", "--model", "pocket", "--measured", path).out
+    for text in ("{}", "no json", '{"pipelines": {"saving": {"streams": 1}}}'):
+        path.write_text(text, encoding="utf-8")
+        ran = run("plan", "--measured", path)
+        assert ran.code == 2 and "bench streams" in ran.err and "Traceback" not in ran.err
