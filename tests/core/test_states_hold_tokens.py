@@ -45,7 +45,7 @@ def test_tokens_come_back_as_they_were() -> None:
 @pytest.mark.parametrize("damage", ["missing", "length", "kind"])
 def test_damaged_tokens_are_refused(damage: str) -> None:
     tensors, skeleton = held().export()
-    tokens = skeleton["frames"]["list"][0]["tokens"]
+    tokens = skeleton["frames"]["list"][0]["of"]
     if damage == "missing":
         del tokens["row"]
     elif damage == "length":
