@@ -2,7 +2,7 @@
 
     python -m benchmarks.thinking_streams --model pocket --streams 4 --fps 2 --seconds 60
 
-Every stream pushes a frame at its rate into one scheduler; in the second arm a note of at most `--longest` tokens is due
+Every stream pushes a frame at its rate into one scheduler; in the second arm a note of up to `--longest` tokens is due
 every `--every` seconds, on all streams at once. Both arms run in turn, `--rounds` times, in one process; the lag of a
 frame is from being submitted to being in memory, as the scheduler reports it.
 """
