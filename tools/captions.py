@@ -27,11 +27,13 @@ def tree() -> str:
 
 
 def methods() -> str:
-    """Every method with its kind and caption."""
-    lines = ["| kind | method | what it does |", "|---|---|---|"]
-    for kind in KINDS:
-        for name in registry.names(kind):
-            lines.append(f"| {kind} | `{name}` | {registry.caption(registry.method_class(kind, name))} |")
+    """Every kind with the caption of its room and the names of its methods; what each does is in docs/methods.md."""
+    lines = ["| kind | what it is | methods |", "|---|---|---|"]
+    for name, kind in KINDS.items():
+        room = caption(ROOT / "onlooker" / kind.folder / "__init__.py") or ""
+        said = re.sub(r"\.? Contract: .*", ".", room)
+        listed = ", ".join(f"`{method}`" for method in registry.names(name))
+        lines.append(f"| {name} | {said} | {listed} |")
     return "\n".join(lines)
 
 
