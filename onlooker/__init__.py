@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from onlooker.engine import Engine, Session
     from onlooker.video import open_video
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Names are looked up when first used, so that `import onlooker` is quick and needs no torch.
 _HOMES = {
