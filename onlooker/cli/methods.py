@@ -65,7 +65,8 @@ def _described(kind: str, name: str) -> dict[str, Any]:
     settings = [
         {"name": s.name, "type": s.type, "default": _plain(s.default), "help": s.help} for s in registry.settings(cls)
     ]
-    return {"kind": kind, "name": name, "class": cls.__name__, "caption": registry.caption(cls), "settings": settings}
+    row = {"kind": kind, "name": name, "class": cls.__name__, "caption": registry.caption(cls), "settings": settings}
+    return row | {"usage": _usage(name, settings, registry.inner_setting(cls))}
 
 
 def _show_one(row: dict[str, Any]) -> None:
@@ -75,7 +76,7 @@ def _show_one(row: dict[str, Any]) -> None:
     else:
         lines = [[s["name"], _value(s["default"]), _type(s["type"]), s["help"]] for s in row["settings"]]
         show_table(["setting", "default", "type", "meaning"], lines)
-    print(f"\nuse it as: --{row['kind']} {_usage(row)}")
+    print(f"\nuse it as: --{row['kind']} {row['usage']}")
 
 
 def _plain(default: Any) -> Any:
@@ -97,6 +98,12 @@ def _type(text: str) -> str:
     return " | ".join(words.get(part, part) for part in text.split(" | "))
 
 
-def _usage(row: dict[str, Any]) -> str:
-    shown = [s for s in row["settings"] if s["default"] is not None][:2]
-    return row["name"] + (":" + ",".join(f"{s['name']}={_value(s['default'])}" for s in shown) if shown else "")
+def _usage(name: str, settings: list[dict[str, Any]], inner: str | None) -> str:
+    """How it is written with its first settings, a method within it in brackets."""
+    shown = [s for s in settings if s["default"] is not None and s["name"] != inner][:2]
+    within = next((s["default"] for s in settings if s["name"] == inner), None)
+    return (
+        name
+        + (f"({within})" if within else "")
+        + (":" + ",".join(f"{s['name']}={_value(s['default'])}" for s in shown) if shown else "")
+    )

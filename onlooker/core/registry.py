@@ -166,6 +166,11 @@ def _made(kind: str, text: MethodText) -> Any:
     return build(cls, text.name, text.settings, {name: inner})
 
 
+def inner_setting(cls: type) -> str | None:
+    """The setting of a method that is a method itself, which is written in brackets; None: there is none."""
+    return next(iter(_inner_kinds(cls)), None)
+
+
 def _inner_kinds(cls: type) -> dict[str, str]:
     """The settings of a method that are methods themselves, in their order, and the kind of each."""
     bases = {kind.load_base(): name for name, kind in KINDS.items()}
@@ -237,7 +242,7 @@ def describe(method: Any) -> str:
     module = sys.modules[type(method).__module__]
     name = str(module.__file__) if _is_from_file(module.__name__) else module.__name__.rsplit(".", 1)[-1]
     changed = [f.name for f in dataclasses.fields(method) if f.init and getattr(method, f.name) != _default(f)]
-    if inner := next(iter(_inner_kinds(type(method))), None) if changed else None:
+    if inner := inner_setting(type(method)) if changed else None:
         if inner in changed and getattr(method, inner) is not None:
             name = f"{name}({describe(getattr(method, inner))})"
         changed = [key for key in changed if key != inner]

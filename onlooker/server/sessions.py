@@ -11,7 +11,6 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from onlooker.core.events import Answer
-from onlooker.respond import Rule
 from onlooker.server import snapshots
 from onlooker.server.bodies import AskBody, FrameQuery, Name, NoteBody, NoteQuery, RuleBody, SessionBody
 from onlooker.server.feed import Missed
@@ -19,7 +18,7 @@ from onlooker.server.keys import Caller
 from onlooker.server.notes import list_notes, write_note
 from onlooker.server.pictures import FORMATS, check_type
 from onlooker.server.refusals import Refusal, gone
-from onlooker.server.rules import describe_rules, put_rule, remove_rule
+from onlooker.server.rules import describe_rules, put_rule, remove_rule, rule_of
 from onlooker.server.saving import restore, save
 from onlooker.server.service import Service, told
 from onlooker.server.stream import Event, Stream, StreamSettings
@@ -251,7 +250,7 @@ def _rules(routes: APIRouter, service: Service) -> None:
     async def add_rule(session_id: str, name: Name, body: RuleBody, caller: Asker) -> dict[str, Any]:
         """Add or replace an alert rule."""
         stream = service.find(caller, session_id, own=True, rules=True)
-        rule = Rule.from_dict({"name": name} | body.model_dump(exclude_none=True))
+        rule = rule_of(name, body)
         await _on_worker(service, stream, lambda: put_rule(stream, rule, service.limits.rules_per_session))
         await service.note_rules(stream)
         return rule.as_dict()

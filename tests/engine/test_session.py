@@ -258,9 +258,9 @@ def test_a_model_without_what_a_method_needs_is_refused(tiny_model):
 
     @dataclass(frozen=True)
     class Wishful(Identity):
-        needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
+        needs: ClassVar[frozenset[str]] = frozenset({"telepathy"})
 
-    with pytest.raises(ModelError, match="Wishful needs saliency"):
+    with pytest.raises(ModelError, match="Wishful needs telepathy"):
         Engine(tiny_model, compressor=Wishful())
 
 

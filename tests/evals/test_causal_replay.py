@@ -159,7 +159,7 @@ def violations_of(system):
 
 
 def test_a_full_session_is_a_failure_of_its_own_video(tiny_model):
-    engine = Engine(tiny_model, encoder="full", compressor="identity", memory="full", device_budget_bytes=60_000)
+    engine = Engine(tiny_model, encoder="full", compressor="identity", memory="full", device_budget_bytes=40_000)
     outcomes = replay(engine, [item("a", 10, asks=(0.5, 9.5))])
     assert outcomes[0].failure == "" and "frame at" in outcomes[1].failure
 
