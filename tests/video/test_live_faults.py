@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import http.server
+import itertools
 import logging
 import os
 import re
@@ -162,7 +163,9 @@ def test_a_half_open_stream_is_stale_then_lost_then_back():
         viewer.wait(5)
         source.close()
         viewer.join()
-    assert diary.states[:6] == ["connecting", "live", "stale", "lost", "connecting", "live"]
+    # A machine with much to do may need several attempts, at the start as well as after the loss.
+    attempts = [state for state, _ in itertools.groupby(s for s in diary.states if s != "connecting")]
+    assert attempts[:4] == ["live", "stale", "lost", "live"]
     assert diary.wait("stale").why == "no picture for 1.5 s"
     assert max(viewer.ages_s) < 3.0 and viewer.times_s == sorted(set(viewer.times_s))
     # The outage is in the session's time, as long as it was.
