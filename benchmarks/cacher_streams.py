@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
 from benchmarks.encode_tower import MOMENTS, moving_frames, random_tower
 from onlooker.cli.timing import Action, time_in_turns
-from onlooker.core import registry
+from onlooker.core import provenance, registry
 from onlooker.core.contracts import EncoderAccelerator, Prepared
 from onlooker.core.state import StreamState
 from onlooker.encode.full import Full
@@ -58,8 +57,8 @@ class Bench:
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": torch.cuda.get_device_name(self.device) if gpu else platform.machine(),
             "threads": torch.get_num_threads(),
-            "versions": f"python {platform.python_version()}, torch {torch.__version__}, "
-            f"transformers {transformers.__version__}",
+            "versions": provenance.versions(),
+            "commit": provenance.commit(),
         }
         self.rows: list[dict[str, Any]] = []
         self.profiles: dict[str, Any] = {}

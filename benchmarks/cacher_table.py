@@ -35,7 +35,7 @@ from benchmarks.cacher_clips import CLIP_S, files_of, film, images_of, make_fram
 from benchmarks.cacher_count import Counted, Tally
 from benchmarks.cacher_show import rows_of, show
 from onlooker import models
-from onlooker.core import registry
+from onlooker.core import provenance, registry
 from onlooker.core.contracts import VideoModel
 from onlooker.core.state import StreamState
 from onlooker.encode.full import Full
@@ -167,6 +167,7 @@ def one_task(given: argparse.Namespace, variant: str, part: Sequence[Any], folde
         {"part": given.part, "variant": variant, "over": _over(given, part)}
         | row
         | {"seconds": round(time.perf_counter() - began, 1), "device": _device_name(given)}
+        | {"versions": provenance.versions(), "commit": provenance.commit()}
         for row in rows
     ]
 

@@ -16,7 +16,7 @@ import time
 
 import torch
 
-from onlooker.core import registry
+from onlooker.core import provenance, registry
 from onlooker.core.contracts import Compressor
 from onlooker.core.errors import OnlookerError
 from onlooker.core.tokens import VisualTokens
@@ -57,7 +57,8 @@ def main() -> None:
     card |= {name: getattr(options, name) for name in ("streams", "tokens", "dim", "frames", "repeats")}
     card |= {
         "threads": torch.get_num_threads(),
-        "versions": f"python {platform.python_version()}, torch {torch.__version__}",
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
     }
     print(json.dumps(card | {"rows": rows}))
 

@@ -20,12 +20,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
 from benchmarks.encode_kernels import kernel_cases
 from benchmarks.encode_tower import MOMENTS, Published, moving_frames, random_tower, twin
 from onlooker.cli.timing import Action, time_in_turns
+from onlooker.core import provenance
 from onlooker.core.contracts import VisionTower
 from onlooker.encode._packed import PackedTower, Plan, References, Ways, packed_layers
 from onlooker.encode._prepared import PreparedEncoder
@@ -106,8 +106,8 @@ class Bench:
             "interval_floor": round(self.interval_floor, 4),
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": torch.cuda.get_device_name(self.device) if gpu else platform.machine(),
-            "versions": f"python {platform.python_version()}, torch {torch.__version__}, "
-            f"transformers {transformers.__version__}",
+            "versions": provenance.versions(),
+            "commit": provenance.commit(),
             "seed": options.seed,
         }
 

@@ -12,7 +12,7 @@ import json
 
 import torch
 
-from onlooker.core import registry
+from onlooker.core import provenance, registry
 from onlooker.core.frame import Frame
 from onlooker.engine import Engine
 from onlooker.models import load
@@ -39,6 +39,7 @@ def main() -> None:
         errors = {key: round(sum(row[key] for row in rows) / len(rows), 5) for key in rows[0]}
         plain = 2 * layers * heads * tokens * dim * 2
         told = {"codec": name, "model": options.model, "clips": options.clips, "seconds": options.seconds}
+        told |= {"versions": provenance.versions(), "commit": provenance.commit()}
         print(json.dumps({**told, "share_of_16_bits_at_7b": round(size / plain, 4), **errors}), flush=True)
 
 

@@ -2,14 +2,13 @@
 
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onlooker.cli.output import emit, note, show_table
+from onlooker.core import provenance
 from onlooker.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,7 +80,6 @@ def time_in_turns(
 def machine_card(model: "VideoModel", weights: str) -> dict[str, Any]:
     """What a number means nothing without: model, hardware, versions, commit."""
     import torch
-    import transformers
 
     spec = model.spec
     place = torch.cuda.get_device_name(spec.device) if spec.device.type == "cuda" else platform.machine()
@@ -92,9 +90,8 @@ def machine_card(model: "VideoModel", weights: str) -> dict[str, Any]:
         "dtype": str(spec.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "kv_bytes_per_token": spec.kv_bytes_per_token,
-        "versions": f"python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}",
-        "commit": _commit(),
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
     }
 
 
@@ -136,15 +133,3 @@ def _words(key: str) -> str:
 
 def _number(value: float | int) -> str:
     return f"{value:.2f}" if isinstance(value, float) else f"{value:,}"
-
-
-def _commit() -> str:
-    """The commit of a development checkout; an installed package has none."""
-    folder = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"

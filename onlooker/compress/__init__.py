@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 _SHARED = {
-    **dict.fromkeys(("best", "check_keep", "num_kept"), "_keep"),
+    **dict.fromkeys(("Budgeted", "best", "check_keep", "num_kept"), "_keep"),
     **dict.fromkeys(("Batched", "alike", "among_best", "chosen", "in_steps", "stacked"), "_batching"),
     **dict.fromkeys(("ClipMethod", "ClipState", "WindowMethod"), "_clip"),
     "Scorer": "_scorer",

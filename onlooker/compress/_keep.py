@@ -1,13 +1,13 @@
 """How many tokens to keep, and which: the step that every pruner shares, yours too."""
 
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import Tensor
 
+from onlooker.core.contracts import Compressor
 from onlooker.core.errors import InputError
 
-Kept = TypeVar("Kept")
 DEFAULT_KEEP_RATIO = 0.3
 
 
@@ -24,15 +24,6 @@ def check_keep(keep: int | None, keep_ratio: float | None) -> None:
         is_count = isinstance(keep_ratio, int | float) and keep_ratio > 1 and keep_ratio == int(keep_ratio)
         do = f"did you mean keep={int(keep_ratio)}?" if is_count else "give a number in (0, 1]"
         raise InputError("keep_ratio is the share of tokens to keep", given=given, do=do)
-
-
-def keep_half(method: Kept) -> Kept:
-    """The same method with half of its `keep` or `keep_ratio`; `Method.less` of those that have both."""
-    keep: int | None = method.keep  # pyright: ignore[reportAttributeAccessIssue] - methods with a budget have it
-    if keep:
-        return replace(method, keep=max(1, keep // 2))  # pyright: ignore[reportArgumentType] - a dataclass
-    share: float = method.keep_ratio or DEFAULT_KEEP_RATIO  # pyright: ignore[reportAttributeAccessIssue]
-    return replace(method, keep_ratio=share / 2)  # pyright: ignore[reportArgumentType]
 
 
 def num_kept(num_tokens: int, keep: int | None, keep_ratio: float | None) -> int:
@@ -54,3 +45,27 @@ def best(scores: Tensor, keep: int) -> Tensor:
     # A stable sort and not topk, which may break ties differently from one device, or batch size, to the next.
     order = scores.sort(dim=-1, descending=True, stable=True).indices
     return order[..., :keep].sort(dim=-1).values
+
+
+@dataclass(frozen=True)
+class Budgeted(Compressor):
+    """A compressor that keeps so many tokens of each frame: the two settings that say how many, and half of them under
+    load. A method with settings of its own that it checks calls `super().__post_init__()` first."""
+
+    keep: int | None = None
+    """Tokens to keep of each frame (give this or keep_ratio)."""
+    keep_ratio: float | None = None
+    """Share of each frame's tokens to keep, in (0, 1]; 0.3 when neither is given."""
+
+    def __post_init__(self) -> None:
+        check_keep(self.keep, self.keep_ratio)
+
+    def less(self) -> Self:
+        """Half of the tokens."""
+        if self.keep:
+            return replace(self, keep=max(1, self.keep // 2))
+        return replace(self, keep_ratio=(self.keep_ratio or DEFAULT_KEEP_RATIO) / 2)
+
+    def num_kept(self, num_tokens: int) -> int:
+        """Tokens to keep of so many."""
+        return num_kept(num_tokens, self.keep, self.keep_ratio)

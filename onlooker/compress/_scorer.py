@@ -3,32 +3,18 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 
-from onlooker.compress._keep import best, check_keep, keep_half, num_kept
-from onlooker.core.contracts import Compressor
+from onlooker.compress._keep import Budgeted, best
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
 
 @dataclass(frozen=True)
-class Scorer(Compressor):
+class Scorer(Budgeted):
     """Keeps the tokens of each frame that score highest; of equal scores the earlier one."""
-
-    keep: int | None = None
-    """Tokens to keep of each frame (give this or keep_ratio)."""
-    keep_ratio: float | None = None
-    """Share of each frame's tokens to keep, in (0, 1]; 0.3 when neither is given."""
-
-    def __post_init__(self) -> None:
-        check_keep(self.keep, self.keep_ratio)
-
-    def less(self) -> Self:
-        """Half of the tokens."""
-        return keep_half(self)
 
     @abstractmethod
     def scores(
@@ -54,7 +40,7 @@ class Scorer(Compressor):
                 alike.setdefault((tokens.features.shape, tokens.features.dtype, tokens.grid), []).append(i)
         for members in alike.values():
             features = torch.stack([batch[i].features.detach() for i in members]).float()
-            keep = num_kept(features.shape[1], self.keep, self.keep_ratio)
+            keep = self.num_kept(features.shape[1])
             pruned = keep < features.shape[1]
             scores = self.scores(features, [batch[i] for i in members], [states[i] for i in members], pruned)
             if pruned:

@@ -14,7 +14,7 @@ constant prefill, and groups of one size. The authors keep 50 of 196. Changed:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from torch.nn.functional import cosine_similarity
 from onlooker.compress._batching import Batched, alike, among_best, earlier, in_steps, stacked
 from onlooker.compress._blending import blended
 from onlooker.compress._density import centres_of, density_scores, mean_of_members
-from onlooker.compress._keep import check_keep, keep_half, num_kept
+from onlooker.compress._keep import Budgeted
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -40,29 +40,21 @@ class CtrState(StreamState):
 
 
 @dataclass(frozen=True)
-class CTR(Batched):
+class CTR(Budgeted, Batched):
     """Causal temporal reduction."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
     whole_frames: ClassVar[bool] = True
 
-    keep: int | None = None
-    """Tokens to keep of each frame (give this or keep_ratio)."""
-    keep_ratio: float | None = None
-    """Share of each frame's tokens to keep, in (0, 1]; 0.3 when neither is given."""
     tau: float = 0.9
     """Cosine to the frame before above which a token is static."""
     beta: float = 0.6
     """Share of a merged token that is its centre's, 0 to 1."""
 
     def __post_init__(self) -> None:
-        check_keep(self.keep, self.keep_ratio)
+        super().__post_init__()
         if not 0 <= self.beta <= 1:
             raise InputError("beta is a share", given=f"beta={self.beta}", do="give a number from 0 to 1")
-
-    def less(self) -> Self:
-        """Half of the tokens."""
-        return keep_half(self)
 
     def new_state(self) -> CtrState:
         """No frame before: all is dynamic."""
@@ -77,7 +69,7 @@ class CTR(Batched):
             before, known = earlier([state.before for state in mine], now)
             for state, i in zip(mine, members, strict=True):
                 state.before = batch[i].features.detach().clone()
-            keep = num_kept(now.shape[1], self.keep, self.keep_ratio)
+            keep = self.num_kept(now.shape[1])
             if keep == now.shape[1]:
                 continue
             static = (in_steps(cosine_similarity(now, before, dim=-1)) > self.tau * in_steps(now.new_ones(1))) & known[

@@ -1,12 +1,10 @@
 """Keep tokens drawn at random, the same ones in every run."""
 
 from dataclasses import dataclass
-from typing import Self
 
 from torch import Tensor
 
-from onlooker.compress._keep import best, check_keep, keep_half, num_kept
-from onlooker.core.contracts import Compressor
+from onlooker.compress._keep import Budgeted, best
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -15,28 +13,20 @@ _LOW_32_BITS = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
-class Random(Compressor):
+class Random(Budgeted):
     """A fair draw without replacement, made from (seed, frame number, place in the grid) and nothing else.
 
     Every token's lot is a hash of the three, computed where the tokens lie. There is no generator to share, so the
     draw is the same on every device, in any batch and after any pause.
     """
 
-    keep: int | None = None
-    """Tokens to keep of each frame (give this or keep_ratio)."""
-    keep_ratio: float | None = None
-    """Share of each frame's tokens to keep, in (0, 1]; 0.3 when neither is given."""
     seed: int = 0
     """Number that the draw starts from, 0 to 2**32 - 1."""
 
     def __post_init__(self) -> None:
-        check_keep(self.keep, self.keep_ratio)
+        super().__post_init__()
         if not 0 <= self.seed <= _LOW_32_BITS:
             raise InputError("a seed is out of range", given=f"seed={self.seed}", do="give 0 to 2**32 - 1")
-
-    def less(self) -> Self:
-        """Half of the tokens."""
-        return keep_half(self)
 
     def new_state(self) -> StreamState:
         """Nothing to remember: the frame number is on the tokens."""
@@ -44,7 +34,7 @@ class Random(Compressor):
 
     def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
         """The tokens with the highest lots."""
-        keep = num_kept(len(tokens), self.keep, self.keep_ratio)
+        keep = self.num_kept(len(tokens))
         if keep == len(tokens):
             return tokens
         seeded = _mix(tokens.frame + _mix(tokens.frame * 0 + self.seed))

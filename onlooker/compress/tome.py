@@ -12,33 +12,19 @@ averaged by how many tokens each stands for. Changed:
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from onlooker.compress._keep import check_keep, keep_half, num_kept
-from onlooker.core.contracts import Compressor
+from onlooker.compress._keep import Budgeted
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
 
 @dataclass(frozen=True)
-class ToMe(Compressor):
+class ToMe(Budgeted):
     """Bipartite soft matching within one frame."""
-
-    keep: int | None = None
-    """Tokens to keep of each frame (give this or keep_ratio)."""
-    keep_ratio: float | None = None
-    """Share of each frame's tokens to keep, in (0, 1]; 0.3 when neither is given."""
-
-    def __post_init__(self) -> None:
-        check_keep(self.keep, self.keep_ratio)
-
-    def less(self) -> Self:
-        """Half of the tokens."""
-        return keep_half(self)
 
     def new_state(self) -> StreamState:
         """Nothing to remember."""
@@ -46,7 +32,7 @@ class ToMe(Compressor):
 
     def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
         """The frame after as many rounds as its budget asks for."""
-        keep = num_kept(len(tokens), self.keep, self.keep_ratio)
+        keep = self.num_kept(len(tokens))
         while len(tokens) > keep:
             tokens = tokens.merge(merge_round(tokens.features.detach().float(), len(tokens) - keep))
         return tokens

@@ -2,35 +2,21 @@
 
 import math
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 
-from onlooker.compress._keep import check_keep, keep_half, num_kept
-from onlooker.core.contracts import Compressor
+from onlooker.compress._keep import Budgeted
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
 
 @dataclass(frozen=True)
-class Uniform(Compressor):
+class Uniform(Budgeted):
     """A lattice over the token grid: evenly spaced lines, evenly spaced tokens on each.
 
     Taking every n-th token in raster order instead would pick whole columns whenever n divides the width, which makes
     the baseline look worse than it is. The choice depends on the grid and the count alone.
     """
-
-    keep: int | None = None
-    """Tokens to keep of each frame (give this or keep_ratio)."""
-    keep_ratio: float | None = None
-    """Share of each frame's tokens to keep, in (0, 1]; 0.3 when neither is given."""
-
-    def __post_init__(self) -> None:
-        check_keep(self.keep, self.keep_ratio)
-
-    def less(self) -> Self:
-        """Half of the tokens."""
-        return keep_half(self)
 
     def new_state(self) -> StreamState:
         """Nothing to remember."""
@@ -38,7 +24,7 @@ class Uniform(Compressor):
 
     def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
         """The tokens on the lattice; a frame that was thinned before is spaced evenly as a list."""
-        keep = num_kept(len(tokens), self.keep, self.keep_ratio)
+        keep = self.num_kept(len(tokens))
         if keep == len(tokens):
             return tokens
         rows, cols = tokens.grid if math.prod(tokens.grid) == len(tokens) else (1, len(tokens))

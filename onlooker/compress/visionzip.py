@@ -13,7 +13,7 @@ of those that joined. Changed:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 from onlooker.compress._batching import Batched, alike, among_best, in_steps, stacked
 from onlooker.compress._blending import blended
 from onlooker.compress._density import mean_of_members
-from onlooker.compress._keep import check_keep, keep_half, num_kept
+from onlooker.compress._keep import Budgeted
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -31,24 +31,13 @@ DOMINANT = 54 / 64
 
 
 @dataclass(frozen=True)
-class VisionZip(Batched):
+class VisionZip(Budgeted, Batched):
     """Dominant and contextual tokens of one frame."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
 
-    keep: int | None = None
-    """Tokens to keep of each frame (give this or keep_ratio)."""
-    keep_ratio: float | None = None
-    """Share of each frame's tokens to keep, in (0, 1]; 0.3 when neither is given."""
     average: bool = False
     """A contextual token is the mean of what it stands for; otherwise, as published, a sum."""
-
-    def __post_init__(self) -> None:
-        check_keep(self.keep, self.keep_ratio)
-
-    def less(self) -> Self:
-        """Half of the tokens."""
-        return keep_half(self)
 
     def new_state(self) -> StreamState:
         """Nothing to remember: every frame is by itself."""
@@ -59,7 +48,7 @@ class VisionZip(Batched):
         kept = list(batch)
         for members in alike(batch):
             features = stacked(batch, members)
-            keep = num_kept(features.shape[1], self.keep, self.keep_ratio)
+            keep = self.num_kept(features.shape[1])
             if keep == features.shape[1]:
                 continue
             saliency = torch.stack([batch[i].extras["saliency"].detach().float() for i in members])

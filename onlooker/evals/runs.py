@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -22,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from onlooker.core import provenance
 from onlooker.core.errors import InputError
 from onlooker.core.records import QueryRecord, ReplyRecord, VideoRecord, from_json, to_json
 from onlooker.evals.causality import violations
@@ -183,22 +183,11 @@ def environment(settings: RunSettings) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "python": platform.python_version(), "packages": packages, "commit": _commit(), "system": platform.system(),
-        "machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu,
+        "python": platform.python_version(), "packages": packages, "commit": provenance.commit(),
+        "system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(), "gpu": gpu,
         "seed": settings.seed,
     }  # fmt: skip
-
-
-def _commit() -> str | None:
-    """The commit of the source tree, with a plus sign when it was changed since."""
-    try:
-        here = Path(__file__).parent
-        git = ["git", "-C", str(here)]
-        found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=10)
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() + ("+" if changed.stdout.strip() else "") if found.returncode == 0 else None
 
 
 def _answer_line(outcome: Outcome) -> str:

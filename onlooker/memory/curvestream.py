@@ -6,8 +6,7 @@ deviation a frame is kept whole, above the mean small, else not at all; the firs
 first out; the newest is always read whole. Training-free, as there. Changed: F is the mean of the model's own tokens
 (there: DINOv2-small); small is a 2 x 2 mean of tokens (there: the frame at 224 pixels); the momentum, which is not
 published, is 0.9; a picture that stands still turns by nothing but noise, so that a step shorter than `noise` has no
-curvature (with `pocket`, noise of 10 in 255 is a step of 0.03, Pocket World one of 0.1 to 0.5). It decides behind the
-tower, and does not spare its work.
+curvature. It decides behind the tower, and does not spare its work.
 """
 
 from collections.abc import Sequence

@@ -311,6 +311,6 @@ def test_who_breaks_a_promise_is_told_which_and_where() -> None:
         check("compressor", "budget", GivesTooMany())
     lines = str(told.value).splitlines()
     assert "breaks the promise `budget`: As many tokens as `keep` or `keep_ratio` says" in lines[0]
-    assert lines[1].startswith("  what happened: ") and "contract_suite.py:" in lines[1]
-    assert "the promise stands in contract_suite.py:" in lines[2] and "docs/adding_a_method.md" in lines[2]
+    assert lines[1].startswith("  what happened: ") and "contract_compressors.py:" in lines[1]
+    assert "the promise stands in contract_compressors.py:" in lines[2] and "docs/adding_a_method.md" in lines[2]
     assert "contract_exceptions" in lines[3]
