@@ -4,11 +4,14 @@
 
 A model of the named sizes with random weights watches streams of moving Pocket World frames, one frame of each a step,
 through steps prepared as a server prepares them. First warm steps, then the wall clock of steps as they are, then one
-step under the profiler, in which the stages are waited for. Last one JSON line.
+step under the profiler, in which the stages are waited for. With `--python`, also which Python functions the host's
+time goes to (which the profiler makes longer). Last one JSON line.
 """
 
 import argparse
+import cProfile
 import json
+import pstats
 import statistics
 import time
 from typing import Any
@@ -33,7 +36,7 @@ def main() -> None:
         model, weights = load(options.shapes, dtype=options.dtype, device=options.device), options.shapes
     card = machine_card(model, weights)
     print("\n".join(f"{name}: {value}" for name, value in card.items()), flush=True)
-    engine = Engine(model, encoder=options.encoder, compressor=options.compressor, memory=options.memory)
+    engine = Engine(model, encoder=options.encoder, compressor=options.compressor, memory=options.memory, kv=options.kv)
     clips = [list(make_episode(seed, "test", 16).frames(fps=1.0)) for seed in range(4)]
     size = clips[0][0].image.shape
     if model.spec.device.type == "cuda":
@@ -68,8 +71,22 @@ def main() -> None:
         "host_ms": round(statistics.median(host), 3),
     }
     print(f"\na step of {options.frames} frames: {result['wall_ms']} ms, of which the host {result['host_ms']} ms")
+    if options.python:
+        _functions(step)
     result |= _profiled(engine, step) | {"stages_ms": _stages(engine, sessions, step)}
     print(json.dumps({"bench": "profile_step"} | card | result), flush=True)
+
+
+def _functions(step: Any, steps: int = 10) -> None:
+    """Ten steps: Python functions by their own time, and by that of all they call."""
+    profiler = cProfile.Profile()
+    profiler.enable()
+    for _ in range(steps):
+        step()
+    profiler.disable()
+    for order in ("tottime", "cumtime"):
+        print(f"\n{steps} steps by {order}", flush=True)
+        pstats.Stats(profiler).strip_dirs().sort_stats(order).print_stats(SHOWN + 30)
 
 
 def _profiled(engine: Engine, step: Any) -> dict[str, Any]:
@@ -90,6 +107,11 @@ def _profiled(engine: Engine, step: Any) -> dict[str, Any]:
     print(f"{'device' if gpu else 'host'} busy {total:.2f} ms in {count} {'kernels' if gpu else 'operators'}")
     for name, ms, times in listed[:SHOWN]:
         print(f"{ms:9.3f} ms {times:5d} x  {name[:100]}", flush=True)
+    if gpu:
+        asked = sorted(((e.key, e.self_cpu_time_total / 1000, e.count) for e in events), key=lambda e: -e[1])
+        print("host, by operator:")
+        for name, ms, times in asked[:SHOWN]:
+            print(f"{ms:9.3f} ms {times:5d} x  {name[:100]}", flush=True)
     copies = [(name, times) for name, _, times in listed if "emcpy" in name or "copy" in name.lower()]
     print("copies: " + "; ".join(f"{times} x {name[:60]}" for name, times in copies), flush=True)
     return {"busy_ms": round(total, 3), "kernels": count, "longest": [[n[:90], round(ms, 3), c] for n, ms, c in
@@ -121,6 +143,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--warm", type=int, default=90, help="steps before anything is timed: the window is full then")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--python", action="store_true", help="also the host's time by Python function")
+    parser.add_argument("--kv", default="", help="codecs by tier, such as device=int8")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     return parser.parse_args()
