@@ -12,9 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from onlooker.core.contracts import EncoderAccelerator
 from onlooker.core.records import QueryRecord
+from onlooker.encode.stc_cacher import STCCacher
 from onlooker.evals.settings import RunSettings
 from onlooker.models._loading import load_network
+from onlooker.models.llava_onevision import Vision
 from onlooker.world import LEVEL_NAMES, patch_labels, rasterise
 from onlooker.world.episode import Split
 from recipes.pocket import checkpoint
@@ -26,12 +29,13 @@ from recipes.pocket.tokenizer import MAX_VOCABULARY, Encoder
 LABEL_SIZES = {"shape": 11, "colour": 9, "glyph": 37}
 """What the label heads tell about each patch, and how many classes there are."""
 DEFAULT_SETTINGS = (
-    "dense", "cacher=4:0.25", "stc=19", "cacher=4:0.25,stc=19", "keep=19", "uniform=19", "oracle=19", "every=4",
-    "last=4", "last=1", "blind",
+    "dense", "cacher=4:0.25", "cacher=ours", "stc=19", "cacher=4:0.25,stc=19", "cacher=ours,stc=19", "keep=19",
+    "uniform=19", "oracle=19", "every=4", "last=4", "last=1", "blind",
 )  # fmt: skip
-"""dense; blind: the question alone; last=frames: the newest only; every=n: every n-th frame; cacher=interval:ratio;
-tokens kept of each frame, keep=count: at random, uniform=count, stc=count: by STC-Pruner's score, oracle=count: those
-that show things."""
+"""dense; blind: the question alone; last=frames: the newest only; every=n: every n-th frame; cacher=interval:ratio: the
+published Cacher, cacher=ours: ours with its default settings; tokens kept of each frame, keep=count: at random,
+uniform=count, stc=count: by STC-Pruner's score, oracle=count: those that show things."""
+OURS = "ours"
 _KEEPERS = ("keep", "uniform", "stc", "oracle")
 _CLOCK = re.compile(r"\[(\d\d):(\d\d)\]")
 
@@ -64,16 +68,28 @@ class Seen:
         self._features: dict[str, Tensor] = {}
 
     def features(self, cacher: str = "") -> Tensor:
-        """Decoder tokens `[clips, frames, tokens, dim]`, of the dense tower or under `cacher` ("interval:ratio")."""
+        """Decoder tokens `[clips, frames, tokens, dim]`, of the dense tower or under `cacher` ("interval:ratio", or
+        "ours")."""
         if cacher not in self._features:
             shape = self.pixels.shape[:2]
-            if cacher:
+            if cacher == OURS:
+                hidden = self.under(STCCacher()).flatten(0, 1)
+            elif cacher:
                 interval, ratio = cacher.split(":")
                 hidden = self.model.encode_cached(self.pixels, int(interval), float(ratio)).flatten(0, 1)
             else:
                 hidden = self.model.encode(self.pixels.flatten(0, 1))
             self._features[cacher] = self.model.project(hidden).unflatten(0, shape)
         return self._features[cacher]
+
+    def under(self, encoder: EncoderAccelerator) -> Tensor:
+        """The tower's output `[clips, frames, tokens, dim]` under an encoder of the library, frame after frame as in a
+        stream, computed in the weights' precision."""
+        vision, states = Vision(self.model.hf), [encoder.new_state() for _ in self.pixels]
+        frames = []
+        for frame in self.pixels.float().unbind(1):
+            frames.append(encoder.encode(vision.tower, vision.embed_patches(frame), states).hidden)
+        return torch.stack(frames, 1).to(self.pixels.dtype)
 
 
 @torch.no_grad()

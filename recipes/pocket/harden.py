@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from onlooker.world import LEVELS, Level
+from onlooker.world import LEVEL_NAMES, LEVELS, Level
 from recipes.pocket.data import make_set
 from recipes.pocket.evaluate import evaluate, load_checkpoint, sealed_look, sealed_seed
 from recipes.pocket.model import Pocket
@@ -63,14 +63,18 @@ def choose(path: Path, levels: Sequence[str], steps: int, clips: int, workers: i
         note(file, {"level": name, "chosen": step, "dense": dense[step], "is": chosen})
 
 
-def look(paths: Sequence[Path], file: Path, sealed: str, clips: int, gate_clips: int, workers: int, to: Path) -> None:
-    """Look at models on the levels that `choose` wrote."""
+def look(
+    paths: Sequence[Path], file: Path, only: Sequence[str], sealed: str, clips: int, gate_clips: int, workers: int,
+    to: Path,
+) -> None:  # fmt: skip
+    """Look at models on L0 and the levels that `choose` wrote, or on those of them that `only` names."""
     names = ["L0"]
     for line in map(json.loads, file.read_text().splitlines()):
         if "chosen" in line:
             fields = {name: tuple(v) if isinstance(v, list) else v for name, v in line["is"].items()}
             LEVELS[line["level"]] = Level(**fields)
             names.append(line["level"])
+    names = [name for name in names if name in only or not only]
     first = sealed_seed(sealed)
     gates = {name: make_set("validation", gate_clips, workers=workers, level=name) for name in names}
     shut = {name: make_set("test", clips, first, workers=workers, level=name) for name in names}
@@ -104,7 +108,10 @@ def main(argv: list[str] | None = None) -> None:
     work.add_argument("--model", type=Path, help="the model that levels are made hard for")
     work.add_argument("--look", type=Path, nargs="+", help="models to look at on the levels as they were chosen")
     parser.add_argument("--file", type=Path, required=True, help="file of what was tried and chosen")
-    parser.add_argument("--levels", nargs="+", choices=tuple(LEVELS), default=["L2", "L3"], help="levels to harden")
+    parser.add_argument(
+        "--levels", nargs="+", choices=LEVEL_NAMES, default=[],
+        help="levels to harden (L2 and L3), or to look at (L0 and all that were hardened)",
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, default=7, help="steps of hardness to try, from 0 on")
     parser.add_argument("--clips", type=int, help="clips of each step (64), or sealed ones of each level (192)")
     parser.add_argument("--gate-clips", type=int, default=128, help="validation clips of each level for --look")
@@ -112,12 +119,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, help="file that --look adds its lines to")
     parser.add_argument("--workers", type=int, default=14, help="processes that make clips")
     given = parser.parse_args(argv)
+    if given.model and "L0" in given.levels:
+        parser.error("L0 stays as it is: harden other levels")
     if given.model:
-        choose(given.model, given.levels, given.steps, given.clips or 64, given.workers, given.file)
+        choose(given.model, given.levels or ["L2", "L3"], given.steps, given.clips or 64, given.workers, given.file)
     elif not given.sealed or not given.to:
         parser.error("--look needs --sealed NAME and --to FILE")
     else:
-        look(given.look, given.file, given.sealed, given.clips or 192, given.gate_clips, given.workers, given.to)
+        look(
+            given.look, given.file, given.levels, given.sealed, given.clips or 192, given.gate_clips, given.workers,
+            given.to,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

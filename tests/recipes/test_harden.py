@@ -51,3 +51,7 @@ def test_the_step_nearest_the_middle_is_taken_and_looked_at(tmp_path, monkeypatc
     assert [row["arm"] for row in rows if "sealed" in row] == ["one", "two"]
     assert rows[-1]["is"]["L2"] == harden.harder(plain, 2).damage > plain.damage
     assert {row["level"] for row in rows if "validation" in row} == {"L0", "L2"}
+    only = tmp_path / "only.jsonl"
+    harden.main(["--look", "one", "--file", str(file), "--levels", "L2", "--sealed", "a-test", "--to", str(only),
+                 "--clips", "1", "--gate-clips", "1", "--workers", "0"])  # fmt: skip
+    assert {row["level"] for row in map(json.loads, only.read_text().splitlines()) if "level" in row} == {"L2"}

@@ -137,6 +137,25 @@ def test_cacher_in_the_loop_equals_the_streaming_one(interval, ratio):
             torch.testing.assert_close(model.project(hidden), vision.project(hidden), atol=2e-5, rtol=0)
 
 
+def test_a_look_under_an_encoder_of_the_library_is_the_tower_under_it():
+    from onlooker.encode.full import Full
+    from onlooker.encode.stc_cacher import STCCacher
+    from recipes.pocket.evaluate import DEFAULT_SETTINGS, Seen
+
+    model, _ = make_model()
+    seen = Seen.__new__(Seen)
+    seen.model, seen._features, seen.owner = model, {}, torch.empty(0)
+    seen.pixels = torch.randn(2, 1, 3, TINY.image, TINY.image) + 0.3 * torch.randn(2, 4, 3, TINY.image, TINY.image)
+    with torch.no_grad():
+        dense = model.encode(seen.pixels.flatten(0, 1)).unflatten(0, (2, 4))
+        torch.testing.assert_close(seen.under(Full()), dense, atol=2e-4, rtol=0)
+        ours, published = seen.features("ours"), seen.features("4:0.25")
+        torch.testing.assert_close(ours[:, 0], seen.features()[:, 0], atol=2e-4, rtol=0)
+        assert (ours - published).abs().max() > 1e-3 and (ours - seen.features()).abs().max() > 1e-3
+        torch.testing.assert_close(ours, model.project(seen.under(STCCacher()).flatten(0, 1)).unflatten(0, (2, 4)))
+    assert {"cacher=ours", "cacher=ours,stc=19"} <= set(DEFAULT_SETTINGS)
+
+
 def test_packed_tokens_know_which_visual_token_they_are():
     model, _ = make_model()
     clips, frames, tokens, dim = 2, 4, TINY.frame_tokens, TINY.dim
