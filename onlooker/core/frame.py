@@ -28,6 +28,8 @@ class Frame:
     wall_time_s: float | None = None
     codec: CodecRecord | None = None
     """What the encoder said of it, where that was asked for and the source has it; see `open_video`."""
+    share: float = 1.0
+    """With what share of the rows and columns that a model gives its pictures this one is encoded, as a gate said."""
 
     def __post_init__(self) -> None:
         image = self.image
@@ -43,6 +45,10 @@ class Frame:
         if self.wall_time_s is not None:
             do = "pass seconds since the epoch, or None"
             object.__setattr__(self, "wall_time_s", number("wall_time_s of a frame", self.wall_time_s, do=do))
+        if self.share != 1.0 and not 0 < number("share of a frame", self.share, most=1.0):
+            raise InputError(
+                "a frame is encoded with a share of its size", given=str(self.share), do="above 0, up to 1"
+            )
 
     def cells(self, most: int, most_pixels: int) -> "Tensor":
         """Mean colour of the cells of a lattice over the picture, float32 `[rows, cols, 3]`, at most `most` along each

@@ -22,6 +22,9 @@ input stands, which the question's words count from, too (both Speak-While-Watch
 expects that was not trained for another."""
 SAID_GAP = 10_000
 
+Hint = Literal["clear", "fuzzy", "dropped"]
+"""What a memory made of the newest frame that it took in, as it tells gates: kept whole, kept small, or not kept."""
+
 Scoring = Literal["mean", "shares", "queries"]
 """How the store scores blocks against a question. `mean`: the mean query of the bare question against every block's
 mean key, all heads together; `shares`: every token of the whole prompt shares its attention among the mean keys, head

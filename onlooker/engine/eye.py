@@ -70,8 +70,7 @@ class Eye:
         """
         sessions, count = [session for session, _ in patches], self._model.patch_frames
         with self._stages("preprocess", sessions, self._device):
-            images = [frame.image for _, patch in patches for frame in patch.pictures(count)]
-            pictures = self._model.preprocess(images)
+            pictures = self._pixels([frame for _, patch in patches for frame in patch.pictures(count)])
             pixels = [torch.cat(pictures[first : first + count]) for first in range(0, len(pictures), count)]
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, one in enumerate(pixels):
@@ -122,6 +121,11 @@ class Eye:
                     )
                     found[n] = Seen(patch, whole[row].grid, emission, tower, encoded, row)
         return [found[n] for n in range(len(patches))]
+
+    def _pixels(self, frames: Sequence[Frame]) -> list[torch.Tensor]:
+        """Pixels of frames, those that the gate shrank at their share of the size."""
+        whole = iter(self._model.preprocess([frame.image for frame in frames if frame.share == 1]))
+        return [next(whole) if one.share == 1 else self._model.shrunk(one.image, one.share) for one in frames]
 
     def tower(self, shape: tuple[int, ...]) -> VisionTower:
         """The model's tower, with the taps of what the methods want to know of a frame."""

@@ -4,8 +4,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch.nn.functional import interpolate
 
 from onlooker.core.contracts import PICTURE_SIZES, ClipModel, Gate, MemoryView, VideoModel
 from onlooker.core.errors import InputError
@@ -32,7 +30,8 @@ class Gated:
 def gated(gate: Gate, model: VideoModel | ClipModel, session: "Session", frame: Frame) -> Gated:
     """Show a frame to the gate. Raises what the gate raises, and `InputError` for a verdict that is none."""
     state = session.states["gate"].fork()
-    verdict = gate.look(frame, MemoryView(session.store.spans, session.seen_s), state)
+    hint = session.memory.hint(session.states["memory"])
+    verdict = gate.look(frame, MemoryView(session.store.spans, session.seen_s, hint), state)
     if session.seen_s != session.time_s and frame.codec is not None:
         # The record leads to a frame that was skipped: behind the gate it would be taken for the way to the last seen.
         frame = replace(frame, codec=None)
@@ -60,12 +59,4 @@ def gated(gate: Gate, model: VideoModel | ClipModel, session: "Session", frame: 
             given=f"share {verdict:g}",
             do="choose a gate that only skips; one that shrinks needs picture_sizes",
         )
-    return Gated(replace(frame, image=_shrunk(model.resize(frame.image), float(verdict))), "shrunk", state)
-
-
-def _shrunk(image: np.ndarray, share: float) -> np.ndarray:
-    """A picture with this share of its rows and columns."""
-    size = [max(1, round(length * share)) for length in image.shape[:2]]
-    batch = torch.from_numpy(image).permute(2, 0, 1)[None]
-    small = interpolate(batch, size=size, mode="bilinear", antialias=True)
-    return small[0].permute(1, 2, 0).contiguous().numpy()
+    return Gated(replace(frame, share=float(verdict)), "shrunk", state)

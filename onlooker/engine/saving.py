@@ -80,7 +80,10 @@ def save(session: "Session", engine: "Engine") -> Saved:
         "frames": session.frames,
         "seen_s": session.seen_s,
         "noted_s": session.noted_s,
-        "waiting": [{"time_s": frame.time_s, "wall_time_s": frame.wall_time_s} for frame in session.waiting],
+        "waiting": [
+            {"time_s": frame.time_s, "wall_time_s": frame.wall_time_s, "share": frame.share}
+            for frame in session.waiting
+        ],
         "pending": [dataclasses.asdict(patch) for patch in session.pending],
         "totals": dataclasses.asdict(session.totals),
         "parts": parts,

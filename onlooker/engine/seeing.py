@@ -119,7 +119,9 @@ def completed(model: VideoModel, waiting: Sequence[Frame], frame: Frame) -> Arri
     picture = model.resize(frame.image)
     # A copy: the caller may write the next frame into the same memory before the patch is complete.
     kept = replace(frame, image=picture.copy() if picture is frame.image else picture)
-    if waiting and (kept.image.shape != waiting[0].image.shape or frame.time_s - waiting[0].time_s > model.patch_s):
+    first = waiting[0] if waiting else kept
+    is_alike = (kept.image.shape, kept.share) == (first.image.shape, first.share)
+    if waiting and (not is_alike or frame.time_s - first.time_s > model.patch_s):
         return Arrival(frame, Patch(tuple(waiting)), (kept,))
     together = (*waiting, kept)
     if len(together) < model.patch_frames:

@@ -6,7 +6,8 @@ deviation a frame is kept whole, above the mean small, else not at all; the firs
 first out; the newest is always read whole. Training-free, as there. Changed: F is the mean of the model's own tokens
 (there: DINOv2-small); small is a 2 x 2 mean of tokens (there: the frame at 224 pixels); the momentum, which is not
 published, is 0.9; a picture that stands still turns by nothing but noise, so that a step shorter than `noise` has no
-curvature. It decides behind the tower, and does not spare its work.
+curvature. It decides behind the tower; the
+gate `hinted` spares the tower's work by what it says of the last frame.
 """
 
 from collections.abc import Sequence
@@ -19,11 +20,14 @@ from torch.nn.functional import normalize
 
 from onlooker.core.contracts import MemoryPolicy
 from onlooker.core.errors import InputError
+from onlooker.core.spans import Hint
 from onlooker.core.state import StreamState
 from onlooker.core.unread import Unread
 from onlooker.memory._held import HeldState, as_given, in_order, pooled, tokens_of
 
 MOMENTUM, FIRST = 0.9, 3
+SAME = 1e-5
+"""A score that is rounding: of a picture that stands still, whose mean and deviation are rounding as well."""
 
 
 @dataclass
@@ -35,6 +39,8 @@ class Curve(HeldState):
     variance: float = 0.0
     count: int = 0
     kept: list[Unread] = field(default_factory=list)
+    verdict: Hint | None = None
+    """What became of the newest frame."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class CurveStream(MemoryPolicy):
         look = normalize(tokens.features.float().mean(0), dim=0)[None]
         state.looks = look if state.looks is None else torch.cat([state.looks, look])[-3:]
         state.count += 1
+        state.verdict = "clear" if state.count <= FIRST else "dropped"
         if state.count <= FIRST:
             state.kept = [*state.kept, new][-self.frames :]
             return
@@ -81,12 +88,19 @@ class CurveStream(MemoryPolicy):
         state.mean += (1 - MOMENTUM) * (score - state.mean)
         state.variance += (1 - MOMENTUM) * ((score - state.mean) ** 2 - state.variance)
         deviation = state.variance**0.5
+        if score <= SAME:
+            return
         if score >= state.mean + self.clear * deviation:
-            state.kept = [*state.kept, new][-self.frames :]
+            state.kept, state.verdict = [*state.kept, new][-self.frames :], "clear"
         elif score >= state.mean + self.small * deviation:
             rows, cols = tokens.grid
             half = as_given(Unread(pooled(tokens, ((rows + 1) // 2, (cols + 1) // 2)), new.start_s, new.end_s), tokens)
-            state.kept = [*state.kept, half][-self.frames :]
+            state.kept, state.verdict = [*state.kept, half][-self.frames :], "fuzzy"
+
+    def hint(self, state: StreamState) -> Hint | None:
+        """Whether the newest frame is kept whole, small or not."""
+        assert isinstance(state, Curve)
+        return state.verdict
 
     def reread(self, question: Tensor, state: StreamState) -> Sequence[Unread]:
         """The frames that are kept, the notes, and the newest frame whole."""

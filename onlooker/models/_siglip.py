@@ -82,18 +82,20 @@ class PackedEncoderLayer:
         return self._down(inner)
 
 
-def take_apart(tower: Any, num_layers: int | None = None) -> VisionTower:
-    """The first `num_layers` layers (None: all) of a `SiglipVisionModel` or `CLIPVisionModel`.
+def take_apart(tower: Any, num_layers: int | None = None, side: int | None = None) -> VisionTower:
+    """The first `num_layers` layers (None: all) of a `SiglipVisionModel` or `CLIPVisionModel`, for pictures of `side` x
+    `side` patches (None: as many as it was trained with).
 
     CLIP's class token is the one leading token that describes the whole frame.
     """
     embeddings, config = tower.embeddings, tower.config
-    side = config.image_size // config.patch_size
+    side = config.image_size // config.patch_size if side is None else side
+    pinned = embeddings.num_positions - embeddings.num_patches
     return VisionTower(
         layers=[EncoderLayer(module) for module in tower.encoder.layers[:num_layers]],
-        num_tokens=embeddings.num_positions,
+        num_tokens=side**2 + pinned,
         dim=config.hidden_size,
-        pinned=embeddings.num_positions - embeddings.num_patches,
+        pinned=pinned,
         mlp_dim=config.intermediate_size,
         grid=(side, side),
         pack=lambda: [PackedEncoderLayer(module) for module in tower.encoder.layers[:num_layers]],
@@ -101,7 +103,11 @@ def take_apart(tower: Any, num_layers: int | None = None) -> VisionTower:
 
 
 def embed(tower: Any, pixels: Tensor) -> Tensor:
-    """Patch and position embedding `[streams, tokens, dim]` of pixels, and CLIP's norm before the first layer."""
-    hidden = tower.embeddings(pixels)
+    """Patch and position embedding `[streams, tokens, dim]` of pixels, and CLIP's norm before the first layer.
+
+    Pictures smaller than those it was trained with get its positions resampled (bicubic), as the library does.
+    """
+    whole = pixels.shape[-1] == tower.config.image_size
+    hidden = tower.embeddings(pixels) if whole else tower.embeddings(pixels, interpolate_pos_encoding=True)
     before = getattr(tower, "pre_layrnorm", None)  # Transformers spells it so
     return hidden if before is None else before(hidden)

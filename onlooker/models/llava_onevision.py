@@ -8,6 +8,8 @@ it is a product with fixed weights; and frames are embedded one by one, the clos
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import Encoded, VisionTower
+from onlooker.core.contracts import PICTURE_SIZES, Encoded, VisionTower
 from onlooker.core.errors import ModelError
 from onlooker.core.spans import Layout
 from onlooker.core.tokens import VisualTokens
@@ -49,19 +51,37 @@ class Vision:
                 raise ModelError(f"the checkpoint needs {what}", given=str(given), do="use another checkpoint")
         total = config.vision_config.num_hidden_layers
         self._module, self._projector = core.vision_tower, core.multi_modal_projector
-        self.tower: VisionTower = _siglip.take_apart(self._module, layer if layer >= 0 else total + 1 + layer)
-        """The layers up to the one whose output is projected."""
+        self._num_layers = layer if layer >= 0 else total + 1 + layer
+        self.tower: VisionTower = _siglip.take_apart(self._module, self._num_layers)
+        """The layers up to the one whose output is projected, for pictures of the size it was trained with."""
         self._dropped = 1 if strategy == "default" else 0
-        self._side = config.vision_config.image_size // config.vision_config.patch_size
-        if self.tower.num_tokens - self._dropped != self._side**2:
+        self.patch: int = config.vision_config.patch_size
+        """Side of a patch in pixels."""
+        self.side: int = config.vision_config.image_size // self.patch
+        """Patches along a side of the pictures that it was trained with."""
+        if self.tower.num_tokens - self._dropped != self.side**2:
             raise ModelError(
                 "the checkpoint's feature strategy does not fit its tower",
                 given=f"{strategy} on {kind}, {self.tower.num_tokens} tokens",
                 do="use full for SigLIP and default for CLIP",
             )
-        self.grid = (math.ceil(self._side / 2), math.ceil(self._side / 2))
+        self.grid = self.grid_of(self.side)
         """Rows and columns of a frame's tokens in the language model."""
-        self._pool = Pooling((self._side, self._side), self.grid)
+        # Geometry, not state: the same for every stream with pictures of that size.
+        self._poolings = lru_cache(lambda side: Pooling((side, side), self.grid_of(side)))
+        self._towers = lru_cache(lambda side: _siglip.take_apart(self._module, self._num_layers, side))
+
+    def grid_of(self, side: int) -> tuple[int, int]:
+        """Rows and columns of tokens in the language model, of a picture with so many patches along a side."""
+        return math.ceil(side / 2), math.ceil(side / 2)
+
+    def tower_of(self, side: int) -> VisionTower:
+        """The same layers for pictures of so many patches along a side, whose positions are resampled."""
+        return self.tower if side == self.side else self._towers(side)
+
+    def _pool(self, tokens: Tensor) -> Tensor:
+        """Patches `[streams, tokens, ...]` of pictures of any size pooled to a quarter."""
+        return self._poolings(math.isqrt(tokens.shape[1]))(tokens)
 
     def embed_patches(self, pixels: Tensor) -> Tensor:
         """`[streams, channels, rows, cols]` to `[streams, tokens, dim]`."""
@@ -113,7 +133,7 @@ class LlavaOnevision(CheckpointModel):
         """The clock the model was trained with starts again after so many minutes."""
         several = len(self.vision.tower.layers) > 1
         self.described = frozenset({GLOBAL, PIXELS, *([SALIENCY] if several else [])})
-        self.offers = self.described | ({"timestamps"} if self._timestamps else set())
+        self.offers = self.described | {PICTURE_SIZES} | ({"timestamps"} if self._timestamps else set())
 
     @classmethod
     def of_network(cls, network: Any, tokenizer: Any, folder: Path, name: str, pairs: bool) -> "LlavaOnevision":
@@ -129,18 +149,32 @@ class LlavaOnevision(CheckpointModel):
     def resize(self, image: np.ndarray) -> np.ndarray:
         return self._pixels.resize(image)
 
+    def shrunk(self, image: np.ndarray, share: float) -> Tensor:
+        """The size is fixed, so a smaller picture is one of fewer patches, whose positions are resampled: a form that
+        the model was not trained with."""
+        side = max(1, round(self.vision.side * share)) * self.vision.patch
+        return replace(self._pixels, size=(side, side)).prepare([image], self.spec.device)[0]
+
     def embed_patches(self, pixels: Tensor) -> Tensor:
         return self.vision.embed_patches(pixels)
 
     def tower(self, pixels_shape: tuple[int, ...]) -> VisionTower:
-        if pixels_shape[-2:] != self._pixels.size:
+        return self.vision.tower_of(self._side(pixels_shape))
+
+    def _side(self, pixels_shape: tuple[int, ...]) -> int:
+        """Patches along a side of pixels `[..., rows, cols]`. Raises `ModelError` for what `preprocess` and `shrunk` do
+        not make."""
+        rows, cols = pixels_shape[-2:]
+        if (rows, cols) == self._pixels.size:
+            return self.vision.side
+        if rows != cols or not 0 < rows < self._pixels.size[0] or rows % self.vision.patch:
             raise ModelError("pixels do not fit the tower", given=str(pixels_shape), do="use preprocess")
-        return self.vision.tower
+        return rows // self.vision.patch
 
     def project(
         self, encoded: Encoded, pixels_shape: tuple[int, ...]
     ) -> tuple[Tensor, tuple[int, int], dict[str, Tensor]]:
-        return self.vision.project(encoded.hidden), self.vision.grid, {}
+        return self.vision.project(encoded.hidden), self.vision.grid_of(self._side(pixels_shape)), {}
 
     def taps_for(self, wanted: frozenset[str], tower: VisionTower) -> frozenset[int]:
         taps = {last - 1} if SALIENCY in wanted and (last := last_attending(tower.layers)) else set()
@@ -155,7 +189,8 @@ class LlavaOnevision(CheckpointModel):
         if SALIENCY in wanted:
             extras[SALIENCY] = self.vision.saliency(encoded)
         if PIXELS in wanted:
-            extras[PIXELS] = pictures_under(pixels, (self._pixels.mean, self._pixels.std), self.vision.grid)
+            grid = self.vision.grid_of(self._side(tuple(pixels.shape)))
+            extras[PIXELS] = pictures_under(pixels, (self._pixels.mean, self._pixels.std), grid)
         if GLOBAL in wanted:
             pooled = self.vision.tower.pinned == 0
             whole[GLOBAL] = features.mean(1, keepdim=True) if pooled else self.vision.class_rows(encoded)

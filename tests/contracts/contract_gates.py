@@ -11,7 +11,9 @@ from contract_streams import (
 from onlooker.core.codec import CodecRecord
 from onlooker.core.contracts import MemoryView
 from onlooker.core.frame import Frame
-from onlooker.core.spans import Span
+from onlooker.core.spans import Hint, Span
+
+HINTS: tuple[Hint | None, ...] = (None, "clear", "fuzzy", "dropped")
 
 
 class GateStream(Stream):
@@ -27,7 +29,8 @@ class GateStream(Stream):
         return Frame(picture(self.seed, number), number * 0.5, codec=codec)
 
     def push_input(self, given: Frame) -> Any:
-        memory = MemoryView((Span(0, "prefix", 12, 0.0, 0.0),), self.seen_s)
+        hint = HINTS[int(given.time_s) // 3 % len(HINTS)]
+        memory = MemoryView((Span(0, "prefix", 12, 0.0, 0.0),), self.seen_s, hint)
         verdict = self.method.look(given, memory, self.state)
         if isinstance(verdict, np.ndarray) or verdict:
             self.seen_s = given.time_s

@@ -1,5 +1,6 @@
 """Frames that meet the gate: skipped, shrunk, replaced, in pairs, saved, and one stream's fault alone."""
 
+import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -146,10 +147,11 @@ def test_a_shrunk_frame_has_fewer_tokens_or_is_refused_by_name(model):
     clip = frames(4, size=112)
     whole = watched(Engine(model, **PLAIN), clip)[0].stats().tokens_seen
     engine = Engine(model, **PLAIN, gate=Scripted((0.5,)))
-    if PICTURE_SIZES in model.offers:
-        shrunk = watched(engine, clip)[0].stats()
-        assert 0 < shrunk.tokens_seen <= whole // 2 and shrunk.frames_shrunk == 4
-        return
+    shrunk = watched(engine, clip)[0].stats()
+    assert 0 < shrunk.tokens_seen <= whole // 2 and shrunk.frames_shrunk == 4
+    fixed = copy.copy(model)
+    fixed.offers = model.offers - {PICTURE_SIZES}
+    engine = Engine(fixed, **PLAIN, gate=Scripted((0.5,)))
     with pytest.raises(InputError, match="Scripted shrinks frames, and this model takes all pictures at one size"):
         watched(engine, clip)
 
@@ -158,7 +160,44 @@ def test_a_shrunk_frame_has_fewer_tokens_or_is_refused_by_name(model):
         needs: ClassVar[frozenset[str]] = frozenset({PICTURE_SIZES})
 
     with pytest.raises(ModelError, match="Shrinks needs picture_sizes"):
-        Engine(model, **PLAIN, gate=Shrinks())
+        Engine(fixed, **PLAIN, gate=Shrinks())
+
+
+@pytest.mark.parametrize("memory", ["full", "last_frames:frames=6"])
+@pytest.mark.parametrize("encoder", ["full", "stc_cacher"])
+def test_sizes_may_change_in_flight_whatever_the_passes_and_come_back_when_saved(model, encoder, memory):
+    clip, told = frames(9, size=112), []
+    for passes in ("plain", "packed"):
+        gate = Scripted((1.0, 1.0, 0.5, 0.5, 0.5))
+        engine = Engine(model, encoder=encoder, compressor="identity", memory=memory, gate=gate, passes=passes)
+        together = [engine.open(), engine.open()]
+        for frame in clip[:4]:
+            engine.step([(session, frame) for session in together])
+        saved = engine.load(together[1].export())
+        for frame in clip[4:]:
+            engine.step([(session, frame) for session in (*together, saved)])
+        told.append([session.ask(QUESTION, max_new_tokens=4).text for session in (*together, saved)])
+    assert len({text for texts in told for text in texts}) == 1
+
+
+def test_the_gate_is_told_what_the_memory_made_of_the_last_frame(model):
+    """CurveStream's verdict comes before the tower: like frames of a stream that stands still are encoded small."""
+    given = [*frames(4, size=112), *still(20, 4.0), *[Frame(one.image, 24.0 + one.time_s) for one in frames(2, 112, 5)]]
+    sessions = {}
+    for gate in ("all", "hinted"):
+        session = Engine(
+            model, encoder="full", compressor="identity", memory="curvestream", gate=gate, passes="packed"
+        ).open()
+        for frame in given:
+            session.push(frame)
+        assert session.memory.hint(session.states["memory"]) in ("clear", "fuzzy", "dropped")
+        sessions[gate] = session
+    stats = {gate: session.stats() for gate, session in sessions.items()}
+    assert stats["hinted"].frames_shrunk >= 3 and stats["all"].frames_shrunk == 0
+    assert stats["hinted"].tokens_seen < stats["all"].tokens_seen
+    assert sessions["hinted"].ask(QUESTION, max_new_tokens=3).text
+    with pytest.raises(InputError, match="share of its size"):
+        Frame(given[0].image, 0.0, share=0.0)
 
 
 def test_another_picture_is_encoded_in_the_frames_place(model):

@@ -204,9 +204,28 @@ def test_feature_choices_we_cannot_follow_are_refused(setting, value):
         Vision(network)
 
 
-def test_pixels_of_another_size_are_refused(tiny_model):
+@pytest.mark.parametrize("size", [(28, 42), (30, 30), (70, 70), (0, 0)])
+def test_pixels_of_another_size_are_refused(size, tiny_model):
     with pytest.raises(ModelError, match="preprocess"):
-        tiny_model.tower((3, 28, 28))
+        tiny_model.tower((3, *size))
+
+
+@pytest.mark.parametrize("kind", ["siglip", "clip"])
+def test_a_smaller_picture_is_what_the_stock_tower_makes_of_it_with_resampled_positions(kind, tmp_path):
+    model = load(make_folder(tmp_path, tower=kind), device="cpu")
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    for share, side in ((0.5, 2), (0.7, 3), (0.01, 1)):
+        pixels = model.shrunk(image, share)
+        tower = model.tower(tuple(pixels.shape))
+        assert pixels.shape == (3, 14 * side, 14 * side) and tower.num_tokens == side**2 + tower.pinned
+        hidden = model.embed_patches(pixels[None])
+        encoded = Full().encode(tower, hidden, [Full().new_state()])
+        stock = model._network.model.vision_tower(
+            pixel_values=pixels[None], interpolate_pos_encoding=True, output_hidden_states=True
+        )
+        torch.testing.assert_close(encoded.hidden, stock.hidden_states[-1], atol=1e-5, rtol=0)
+        features, grid, _ = model.project(encoded, tuple(pixels.shape))
+        assert grid == (-(-side // 2),) * 2 and features.shape[1] == grid[0] * grid[1]
 
 
 def test_half_precision_on_the_cpu(tiny_folder):

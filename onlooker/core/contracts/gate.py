@@ -8,11 +8,12 @@ import numpy as np
 
 from onlooker.core.contracts.method import Method
 from onlooker.core.frame import Frame
-from onlooker.core.spans import Span
+from onlooker.core.spans import Hint, Span
 from onlooker.core.state import StreamState
 
 PICTURE_SIZES = "picture_sizes"
-"""What a model offers that encodes a smaller picture with less work; gates that shrink frames need it."""
+"""What a model offers that encodes a smaller picture with less work (`VideoModel.shrunk`); gates that shrink frames
+need it."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class MemoryView:
     """All blocks in stream order: kind, tokens, times, tier."""
     seen_s: float | None = None
     """Stream time of the newest frame that was not skipped; None before the first."""
+    hint: Hint | None = None
+    """What the memory made of the newest frame that it took in (`MemoryPolicy.hint`); None: it does not say."""
 
 
 class Gate(Method):

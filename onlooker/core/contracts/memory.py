@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from onlooker.core.contracts.method import Method
-from onlooker.core.spans import Plan, Recall, Scoring, Span
+from onlooker.core.spans import Hint, Plan, Recall, Scoring, Span
 from onlooker.core.state import StreamState
 from onlooker.core.unread import Unread
 
@@ -57,6 +57,11 @@ class MemoryPolicy(Method):
         """What a question reads, if `holds_tokens`: a block each, in the order of their `at_s`. `question` is the bare
         question, `[tokens, hidden_dim]` (`[0, 0]` of models that take pictures). Must not change `state`."""
         raise NotImplementedError(f"{type(self).__name__} holds tokens and does not say what is read")
+
+    def hint(self, state: StreamState) -> Hint | None:
+        """What it made of the newest frame that it took in, for the gate that looks at the next; None: it does not
+        say. Must not change `state`, nor take time that grows with the stream."""
+        return None
 
     def scoring(self) -> Scoring:
         """How blocks are scored, if `scores_layers`."""

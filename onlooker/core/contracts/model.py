@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from onlooker.core.contracts.adapt import Adapter
 from onlooker.core.contracts.vision import Encoded, VisionTower
@@ -106,6 +107,16 @@ class VideoModel(ABC):
         any thread, ahead of the step that takes the frame.
         """
         return image
+
+    def shrunk(self, image: np.ndarray, share: float) -> Tensor:
+        """As `preprocess`, of one picture and with this share of the rows and columns it would have: `[channels, rows,
+        cols]`, which `embed_patches`, `tower` and `project` take. For models that offer `PICTURE_SIZES`; this is the
+        form of those that take pictures of any size."""
+        image = self.resize(image)
+        size = [max(1, round(length * share)) for length in image.shape[:2]]
+        batch = torch.from_numpy(image).permute(2, 0, 1)[None]
+        small = interpolate(batch, size=size, mode="bilinear", antialias=True)
+        return self.preprocess([small[0].permute(1, 2, 0).contiguous().numpy()])[0]
 
     @abstractmethod
     def embed_patches(self, pixels: Tensor) -> Tensor:
