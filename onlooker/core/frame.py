@@ -45,7 +45,7 @@ class Frame:
         if self.wall_time_s is not None:
             do = "pass seconds since the epoch, or None"
             object.__setattr__(self, "wall_time_s", number("wall_time_s of a frame", self.wall_time_s, do=do))
-        if self.share != 1.0 and not 0 < number("share of a frame", self.share, most=1.0):
+        if self.share != 1.0 and not number("share of a frame", self.share, most=1.0) > 0:
             raise InputError(
                 "a frame is encoded with a share of its size", given=str(self.share), do="above 0, up to 1"
             )
