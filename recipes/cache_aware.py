@@ -2,12 +2,16 @@
 
 The frozen tower is the teacher: its dense features of the same frames are the targets. The student is the same tower
 with low-rank adapters in every linear map. It runs under the published Cacher with changing intervals and ratios, and
-densely on the same frames, so that nothing is lost where nothing is saved. No labels, no language model, any video. The
-adapters are merged, and the result is a checkpoint like the one that was given. The finding behind it: a pocket model
-that saw the Cacher in training answers under it as without it, and loses nothing on dense frames (`docs/results.md`).
+densely on the same frames, so that nothing is lost where nothing is saved. No labels, any video. What counts as near is
+measured on what the language model gets, evenly or most where the teacher's tokens moved (`focus`), and, if asked for,
+behind some layers of the frozen language model (`decoder_layers`), which tells what it looks at. The adapters are
+merged, and the result is a checkpoint like the one that was given. The finding behind it: a pocket model that saw the
+Cacher in training answers under it as without it, and loses nothing on dense frames (`docs/results.md`).
 """
 
 import argparse
+import copy
+import itertools
 import json
 import math
 import random
@@ -22,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.data import DataLoader, Dataset
 
 from onlooker.core.errors import InputError, ModelError, SourceError
 from onlooker.encode.full import Full
@@ -29,7 +34,7 @@ from onlooker.encode.stc_published import STCPublished
 from onlooker.models._loading import load_network, read_config
 from onlooker.models._pixels import Pixels
 from onlooker.models.llava_onevision import Vision
-from onlooker.world import LEVEL_NAMES, LEVELS, make_episode, rasterise, render_tables, to_torch
+from onlooker.world import LEVEL_NAMES, LEVELS, make_episode, rasterise, render_tables
 
 VIDEO_ENDINGS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts")
 STATE = "cache_aware.pt"
@@ -61,6 +66,10 @@ class AdaptSettings:
     """Shares of tokens recomputed, drawn for each step."""
     dense_weight: float = 1.0
     """Weight of staying the same on dense frames."""
+    focus: float = 0.0
+    """0: all tokens count the same; 1: each as much as the teacher's moved since the frame that is reused."""
+    decoder_layers: int = 0
+    """Layers of the frozen language model behind which the two are compared as well."""
     seed: int = 0
     """Seed of everything drawn."""
 
@@ -87,6 +96,7 @@ class Student:
         for p in network.parameters():
             p.requires_grad_(False)
         self.vision, self.settings = Vision(network), settings
+        self.decoder = first_layers(network.model.language_model, settings.decoder_layers)
         self.linears = [m for m in network.model.vision_tower.encoder.modules() if isinstance(m, nn.Linear)]
         torch.manual_seed(settings.seed)
         for linear in self.linears:
@@ -106,18 +116,45 @@ class Student:
                 hidden = self.vision.embed_patches(pixels.flatten(0, 1))
                 out = self.vision.project(encoder.encode(self.vision.tower, hidden, states).hidden)
                 return out.unflatten(0, pixels.shape[:2])
-            states = [encoder.new_state() for _ in range(len(pixels))]
-            out = []
-            for frame in pixels.unbind(1):
-                hidden = encoder.encode(self.vision.tower, self.vision.embed_patches(frame), states).hidden
-                out.append(self.vision.project(hidden))
-            return torch.stack(out, dim=1)
+            hidden = self.vision.embed_patches(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+            return self.vision.project(self._reusing(hidden, encoder).flatten(0, 1)).unflatten(0, pixels.shape[:2])
+
+    def _reusing(self, hidden: Tensor, encoder: STCPublished) -> Tensor:
+        """The tower under the Cacher. Frames of an interval depend on its first alone: they are computed at once."""
+        windows, frames = hidden.shape[:2]
+        every = min(encoder.interval or frames, frames)
+        whole = frames - frames % every
+        parts = []
+        for part, length in ((hidden[:, :whole], every), (hidden[:, whole:], frames % every)):
+            if length:
+                pieces = part.unflatten(1, (-1, length)).flatten(0, 1)
+                states = [encoder.new_state() for _ in pieces]
+                done = [encoder.encode(self.vision.tower, pieces[:, 0], states).hidden[:, None]]
+                if length > 1:
+                    forks = [state.fork() for state in states for _ in range(length - 1)]
+                    rest = encoder.encode(self.vision.tower, pieces[:, 1:].flatten(0, 1), forks).hidden
+                    done.append(rest.unflatten(0, (-1, length - 1)))
+                parts.append(torch.cat(done, 1).flatten(0, 1).unflatten(0, (windows, -1)))
+        return torch.cat(parts, 1)
 
     def loss(self, pixels: Tensor, encoder: STCPublished) -> tuple[Tensor, Tensor]:
         """How far the student is from the dense teacher, as a share: (under the Cacher, on dense frames)."""
         with torch.no_grad():
             target = self.features(pixels, Full(), adapted=False)
-        return error(self.features(pixels, encoder, True), target), error(self.features(pixels, Full(), True), target)
+            weight = moved(target, encoder.interval) ** self.settings.focus
+            understood = self.understood(target)
+        cached, dense = self.features(pixels, encoder, True), self.features(pixels, Full(), True)
+        return (
+            error(cached, target, weight) + error(self.understood(cached), understood),
+            error(dense, target) + error(self.understood(dense), understood),
+        )
+
+    def understood(self, features: Tensor) -> Tensor:
+        """What the first layers of the language model make of a window, `[windows, 1, frames * tokens, dim]`; without
+        such layers nothing, of size 0."""
+        if self.decoder is None:
+            return features[:, :1, :0]
+        return self.decoder(inputs_embeds=features.flatten(1, 2), use_cache=False).last_hidden_state[:, None]
 
     def merge(self) -> None:
         """Make the adapters part of the weights."""
@@ -127,11 +164,35 @@ class Student:
             parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
 
 
-def error(features: Tensor, target: Tensor) -> Tensor:
-    """Squared distance to the target as a share of the target's variance over tokens."""
+def first_layers(decoder: Any, count: int) -> Any:
+    """The language model with only its first `count` layers, sharing their weights; None for 0."""
+    if not count:
+        return None
+    short = copy.copy(decoder)
+    short._modules = dict(decoder._modules) | {"layers": decoder.layers[:count]}
+    return short
+
+
+def moved(target: Tensor, interval: int | None) -> Tensor:
+    """By how much each of the teacher's tokens moved since its frame's reference, as a multiple of the mean, `[windows,
+    frames, tokens]`; 1 for the frames that are references."""
+    place = torch.arange(target.shape[1], device=target.device)
+    reference = place - place % interval if interval else torch.zeros_like(place)
+    away = (target - target[:, reference]).float().pow(2).mean(-1)
+    fresh = place != reference
+    mean = away[:, fresh].mean().clamp(min=1e-12)
+    return torch.where(fresh[:, None], away / mean, torch.ones_like(away))
+
+
+def error(features: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Squared distance to the target as a share of the target's variance over tokens; `weight` is that of each token.
+    0 where there are no tokens."""
     features, target = features.float(), target.float()
+    if not target.numel():
+        return target.new_zeros(())
     spread = (target - target.mean((0, 1, 2), keepdim=True)).pow(2).mean()
-    return (features - target).pow(2).mean() / spread.clamp(min=1e-12)
+    away = (features - target).pow(2).mean(-1)
+    return (away if weight is None else weight * away).mean() / spread.clamp(min=1e-12)
 
 
 # --------------------------------------------------------------------------------------------------------- videos
@@ -189,22 +250,43 @@ def mixed(source: Iterator[list[np.ndarray]], settings: AdaptSettings, rng: rand
             yield [store.pop(rng.randrange(len(store))) for _ in range(settings.windows)]
 
 
-def world(levels: Sequence[str], settings: AdaptSettings, rng: random.Random, device: torch.device) -> Iterator[Tensor]:
-    """Batches of windows of Pocket World's training clips, drawn on the device: `[windows, frames, 3, rows, cols]`.
+class WorldWindows(Dataset):
+    """Steps' windows of Pocket World's training clips, without end, each from its number alone."""
 
-    For models that know that world only, which are 128 pixels wide and take pixels in -1..1.
-    """
-    span = (settings.frames - 1) / settings.fps
-    while True:
+    def __init__(self, levels: Sequence[str], settings: AdaptSettings) -> None:
+        self.levels, self.settings = levels, settings
+
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+        """What the rasteriser draws the windows of a step from."""
+        rng = random.Random(f"windows/{self.settings.seed}/{number}")
+        span = (self.settings.frames - 1) / self.settings.fps
         episodes, times = [], []
-        for _ in range(settings.windows):
-            level = rng.choice(levels)
+        for _ in range(self.settings.windows):
+            level = rng.choice(self.levels)
             seconds = 24.0 if level == "L0" else LEVELS[level].duration_s
             episodes.append(make_episode(rng.randrange(1_000_000), "train", seconds, level=level))
             start = rng.uniform(0.0, seconds - 0.1 - span)
-            times.append([start + number / settings.fps for number in range(settings.frames)])
-        images = rasterise(to_torch(render_tables(episodes, np.array(times)), device)).images
-        yield images.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+            times.append([start + frame / self.settings.fps for frame in range(self.settings.frames)])
+        return render_tables(episodes, np.array(times))
+
+
+def world(levels: Sequence[str], settings: AdaptSettings, device: torch.device, workers: int = 0) -> Iterator[Tensor]:
+    """Batches of windows of Pocket World's training clips, drawn on the device: `[windows, frames, 3, rows, cols]`.
+
+    For models that know that world only, which are 128 pixels wide and take pixels in -1..1. `workers` processes make
+    the clips; they start at once, so call this before the device is touched.
+    """
+    loader = DataLoader(
+        WorldWindows(levels, settings), batch_size=None, sampler=itertools.count(), num_workers=workers,
+        multiprocessing_context="fork" if workers else None, persistent_workers=bool(workers),
+    )  # fmt: skip
+    made = iter(loader)
+    return (
+        rasterise({name: table.to(device) for name, table in tables.items()}).images.permute(0, 1, 4, 2, 3).float()
+        / 127.5
+        - 1
+        for tables in made
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- the run
@@ -302,25 +384,35 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--fps", type=float, default=standard.fps, help="frames a second taken from the videos")
     parser.add_argument("--rank", type=int, default=standard.rank, help="rank of the adapters")
     parser.add_argument("--rate", type=float, default=standard.rate, help="largest learning rate")
+    parser.add_argument("--intervals", type=int, nargs="+", default=standard.intervals, help="intervals to learn under")
+    parser.add_argument("--ratios", type=float, nargs="+", default=standard.ratios, help="recomputed shares, likewise")
+    parser.add_argument("--focus", type=float, default=standard.focus, help="1: tokens count by how much they moved")
+    parser.add_argument(
+        "--decoder-layers", type=int, default=0, help="layers of the language model behind which to compare as well"
+    )
+    parser.add_argument("--workers", type=int, default=0, help="processes that make clips of --world")
     parser.add_argument("--seed", type=int, default=standard.seed, help="seed of everything drawn")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="precision of the tower")
     given = parser.parse_args(argv)
     settings = AdaptSettings(
         steps=given.steps, minutes=given.minutes, frames=given.frames, fps=given.fps, windows=given.windows,
-        rank=given.rank, rate=given.rate, seed=given.seed,
+        rank=given.rank, rate=given.rate, seed=given.seed, intervals=tuple(given.intervals),
+        ratios=tuple(given.ratios), focus=given.focus, decoder_layers=given.decoder_layers,
     )  # fmt: skip
     try:
-        run(given.model, given.videos or given.world, given.out, settings, getattr(torch, given.dtype))
+        torch.set_float32_matmul_precision("high")
+        run(given.model, given.videos or given.world, given.out, settings, getattr(torch, given.dtype), given.workers)
     except (InputError, ModelError) as problem:
         raise SystemExit(f"error: {problem}") from problem
 
 
 def run(
-    model: Path, source: Path | Sequence[str], out: Path, settings: AdaptSettings, dtype: torch.dtype = torch.float32
-) -> dict:
+    model: Path, source: Path | Sequence[str], out: Path, settings: AdaptSettings, dtype: torch.dtype = torch.float32,
+    workers: int = 0,
+) -> dict:  # fmt: skip
     """Adapt the checkpoint in a folder, write `out`, and say what it brought.
 
-    `source` is a folder of videos, or names of Pocket World's levels.
+    `source` is a folder of videos, or names of Pocket World's levels, whose clips `workers` processes make.
     """
     from transformers import LlavaOnevisionForConditionalGeneration
 
@@ -332,7 +424,7 @@ def run(
     if isinstance(source, Path):
         batches, about = of_videos(model, source, settings, rng, device), f"videos of {source}"
     else:
-        batches, about = world(source, settings, rng, device), f"Pocket World, {', '.join(source)}"
+        batches, about = world(source, settings, device, workers), f"Pocket World, {', '.join(source)}"
     network = load_network(LlavaOnevisionForConditionalGeneration, model, dtype, device)
     student = Student(network, settings)
     out.mkdir(parents=True, exist_ok=True)

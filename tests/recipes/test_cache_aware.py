@@ -122,10 +122,47 @@ def test_a_pocket_model_adapts_on_its_own_world(tmp_path):
     found = cache_aware.run(given, ("L0", "L2"), out, settings)
     assert found["cacher_before"] > 0.01
     assert (out / "model.safetensors").exists() and not (out / "model.int8.safetensors").exists()
-    windows = cache_aware.world(("L3",), settings, random.Random(0), torch.device("cpu"))
+    windows = cache_aware.world(("L3",), settings, torch.device("cpu"))
     one = next(windows)
     assert one.shape == (2, 4, 3, 128, 128) and one.min() >= -1 and one.max() <= 1
-    assert torch.equal(one, next(cache_aware.world(("L3",), settings, random.Random(0), torch.device("cpu"))))
+    assert torch.equal(one, next(cache_aware.world(("L3",), settings, torch.device("cpu"), workers=1)))
+    assert not torch.equal(one, next(windows))
+
+
+@pytest.mark.parametrize(("interval", "frames"), [(4, 8), (2, 5), (8, 4), (None, 3), (3, 7)])
+def test_windows_at_once_are_the_stream_frame_after_frame(checkpoint, interval, frames):
+    student, cacher = Student(load(checkpoint), SETTINGS), STCPublished(interval=interval, recompute_ratio=0.25)
+    x = torch.randn(2, 1, 3, 56, 56) + 0.3 * torch.randn(2, frames, 3, 56, 56)
+    states = [cacher.new_state() for _ in range(2)]
+    with torch.no_grad():
+        found = student.features(x, cacher, adapted=False)
+        for place, frame in enumerate(x.unbind(1)):
+            hidden = cacher.encode(student.vision.tower, student.vision.embed_patches(frame), states).hidden
+            torch.testing.assert_close(found[:, place], student.vision.project(hidden), atol=2e-5, rtol=1e-4)
+
+
+def test_what_moved_counts_more_and_references_count_once():
+    target = torch.zeros(1, 4, 3, 2)
+    target[0, 1, 0], target[0, 3, 1] = 1.0, 2.0
+    weight = cache_aware.moved(target, 2)
+    assert weight[0, 0].tolist() == weight[0, 2].tolist() == [1, 1, 1]
+    assert weight[0, 1].tolist() == pytest.approx([1.2, 0, 0]) and weight[0, 3].tolist() == pytest.approx([0, 4.8, 0])
+    off = target.clone()
+    off[0, 1, 2] += 1.0
+    assert error(off, target, weight) == 0 < error(off, target)
+
+
+def test_the_language_model_says_what_matters_and_does_not_learn(checkpoint):
+    network = load(checkpoint)
+    student, x = Student(network, replace(SETTINGS, decoder_layers=1)), pixels()
+    whole = len(network.model.language_model.layers)
+    assert len(student.decoder.layers) == 1 and whole > 1
+    cached, dense = student.loss(x, STCPublished(interval=4, recompute_ratio=0.25))
+    assert cached > 0 and dense < 1e-6
+    cached.backward()
+    assert all(p.grad is None for p in network.model.language_model.parameters())
+    assert any(a.up.grad.abs().sum() > 0 for a in student.adapters)
+    assert len(network.model.language_model.layers) == whole
 
 
 def test_a_training_of_other_settings_is_not_gone_on_with(checkpoint, videos, tmp_path):
