@@ -1,231 +1,219 @@
-"""What happened half an hour ago: memories compared on streams of 35 minutes.
+"""What happened half an hour ago: memories compared on long streams, at equal tokens read by every answer.
 
-    python -m benchmarks.half_hour --clips 6
+    python -m benchmarks.half_hour --clips 6 --out rows.jsonl
 
-In the first five minutes of every stream things appear that never come back (needles); half an hour later it is asked
-of each whether it ever appeared, as often about something that never did (so that a constant answer is right in half of
-the cases), and when it came and left. A stream is watched once, through a window, with everything older parked; at its
-end forks of that one session answer under every memory, so that all of them saw the same. To a sliding window, what is
-parked is forgotten. Memories that hold tokens (`--also flash_vstream`) watch it apart from the others.
+In every stream things appear that never come back, in its first minutes or all along; at its end it is asked of each
+whether it ever appeared (as often about something that never did) and when, and what is to be seen now. Memories that
+only search what is parked answer from forks of one session which watched through a window and parked everything older;
+those that forget, thin out or hold tokens watch the stream beside it, frame by frame in the same steps. `LATE` reads
+the stream's last two minutes only, since it holds no more. Beside them `full` memory, and a search that is told where
+the evidence lies: what the model can do at all when the right frames are found.
 
-Beside them: `last_frames`, which watches the last two minutes only, since it reads no more; a search that is told where
-the evidence lies; and full memory over the 48 frames around each needle, asked at once: what the model can do at all.
+One line a stream and memory, written when the stream is done: every answer with its age, tokens read, bytes held.
+`python -m tools.memories` makes tables and pictures of them. Several processes share the streams (`--workers`), each on
+one of `--devices` in turn; none begins a stream that it would not end within `--seconds`.
 """
 
 import argparse
-import dataclasses
-import itertools
 import json
-import random
+import multiprocessing
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+import torch
 
+from benchmarks.long_streams import Stream, Told
 from onlooker import models
-from onlooker.core import registry
+from onlooker.core import provenance, registry
 from onlooker.core.contracts import MemoryPolicy
-from onlooker.core.frame import Frame
 from onlooker.core.records import QueryRecord, ReplyRecord
-from onlooker.core.spans import Plan, Recall, Span
-from onlooker.core.state import StreamState
 from onlooker.engine import Engine, Session
+from onlooker.engine.sampling import Decoding
 from onlooker.evals.replay import Outcome
-from onlooker.evals.score import by_task, difference, score
-from onlooker.world import Episode, WorldSettings, make_episode
-from onlooker.world.episode import Split
+from onlooker.evals.score import worth
 
 FRAMES = 48
 """Frames in view of every answer: the longest clips that the pocket models were trained on."""
 TOKENS = FRAMES * 21
 """The same in tokens, at the 21 a frame (two of them its time) that STC-Pruner leaves with its defaults."""
-MEMORIES = (
-    f"rekv:topk={FRAMES - 5},first=1,recent=4,score=shares,window_tokens={TOKENS}",
+WATCHING = f"rekv:topk={FRAMES - 5},first=1,recent=4,score=shares,window_tokens={TOKENS}"
+"""Watches through a window and parks everything."""
+SEARCHING = (
+    WATCHING,
+    WATCHING + ",level=true",
     f"rekv:topk={FRAMES - 4},recent=4,window_tokens={TOKENS}",
     f"sliding_window:window_tokens={TOKENS}",
+    f"select_recent:recent=8,budget={FRAMES - 9}",
+    f"select_recent:recent=8,budget={FRAMES - 9},bar=0",
+    f"select_recent:recent=24,budget={FRAMES - 25},bar=0",
 )
-LAST = f"last_frames:frames={FRAMES}"
+"""Answer from forks of the one that parks everything."""
+BESIDE = (
+    "full",
+    f"deep_sink:window_frames={FRAMES},sink_frames={FRAMES // 2}",
+    f"streaming_vlm:vision_s={FRAMES}",
+    f"infinipot_v:window_tokens={TOKENS},keep_tokens={TOKENS * 3 // 4}",
+    f"resv:share=0.5,window_tokens={TOKENS}",
+    "flash_vstream:form=star,clusters=48",
+    "flash_vstream:form=csm_dam,clusters=26,details=24",
+    f"curvestream:frames={FRAMES - 1}",
+    "streamforest:short_frames=24,event_frames=190",
+    "scene_tiling:scenes=40,frames=8",
+)
+"""Watch a stream themselves."""
+LATE = f"last_frames:frames={FRAMES}"
 LATE_S = 120
-TOLD, AT_ONCE = "told where to look", f"full, {FRAMES} frames, asked at once"
+TOLD = "told where to look"
 
 
-@dataclass(frozen=True)
-class Told(MemoryPolicy):
-    """Recalls what lies within `margin_s` of the evidence, or evenly spread blocks where all is evidence, besides the
-    first and the newest: a search that cannot fail, over what another memory keeps."""
-
-    keeps: MemoryPolicy
-    evidence: tuple[tuple[float, float], ...]
-    margin_s: float = 4.0
-
-    def new_state(self) -> StreamState:
-        """That of the memory that keeps the blocks."""
-        return self.keeps.new_state()
-
-    def plan(self, spans: Sequence[Span], state: StreamState) -> Plan:
-        """That of the memory that keeps the blocks."""
-        return self.keeps.plan(spans, state)
-
-    def recall(self, spans: Sequence[Span], scores: Tensor | None, state: StreamState) -> Recall:
-        """The prefix, the first block, the evidence, the four newest."""
-        near = [
-            span
-            for span in spans[2:-4]
-            if any(a - self.margin_s <= span.start_s <= b + self.margin_s for a, b in self.evidence)
-        ]
-        step = -(-len(near) // (FRAMES - 5))
-        return Recall(tuple(span.id for span in [*spans[:2], *near[:: max(1, step)], *spans[-4:]]))
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One long stream and what is asked at its end."""
-
-    episode: Episode
-    queries: tuple[QueryRecord, ...]
-
-    @classmethod
-    def of_seed(cls, seed: int, split: Split, minutes: float, early_minutes: float) -> "Stream":
-        """The stream of this seed, always the same."""
-        settings = WorldSettings(needle_until=early_minutes / minutes)
-        episode = make_episode(seed, split, duration_s=minutes * 60, kind="long", settings=settings)
-        rng, needles = random.Random(seed), set(episode.needles)
-        found: dict[tuple[str, ...], QueryRecord] = {}
-        for _ in range(200):
-            for task in ("ever", "when"):
-                query = episode.ask(task, episode.duration_s - 0.5, rng)
-                if query and set(query.meta["sprites"]) <= needles:
-                    words = [str(query.meta.get(name, "")) for name in ("thing", "a_thing", "word")]
-                    found.setdefault((query.meta["form"], query.answer, *words), query)
-        queries = [query for key, query in sorted(found.items()) if query.answer != "no"]
-        for form in ("ever_thing", "ever_word"):
-            absent = [query for key, query in sorted(found.items()) if key[:2] == (form, "no")]
-            queries += absent[: sum(query.meta["form"] == form for query in queries)]
-        named = [dataclasses.replace(query, id=f"{episode.id}-{n:03d}") for n, query in enumerate(queries)]
-        return cls(episode, tuple(named))
-
-    def frames(self) -> Iterator[Frame]:
-        """One a second."""
-        return self.episode.frames(fps=1.0, size=(128, 128))
-
-    def moments(self) -> dict[float, list[QueryRecord]]:
-        """When to ask full memory: a little after each needle has gone; about what never was, after the first."""
-        out: dict[float, list[QueryRecord]] = {}
-        for query in self.queries:
-            needle = (*query.meta["sprites"], self.episode.needles[0])[0]
-            out.setdefault(self.episode.sprites[needle].end_s + 3.0, []).append(query)
-        return out
-
-
-def answer(session: Session, query: QueryRecord) -> Outcome:
-    """What a session says to a question."""
-    said = session.ask(query.question, max_new_tokens=6)
-    meta = {"context_tokens": said.usage.context_tokens}
-    return Outcome(query, (ReplyRecord(query.id, query.ask_time, said.text, "answer", meta=meta),))
-
-
-def ask_at_end(
-    stream: Stream, watching: Engine, late: Engine, memories: Sequence[str], apart: Mapping[str, Engine]
-) -> dict[str, list[Outcome]]:
-    """Watch a stream and put its questions under every memory; those that hold tokens watch it apart."""
-    episode, outcomes = stream.episode, {}
+def answers(
+    engine: Engine, session: Session, queries: Sequence[QueryRecord], told: MemoryPolicy | None = None
+) -> list[Outcome]:
+    """What a session says to some questions, put all at once."""
     with ExitStack() as stack:
-        session, newest = stack.enter_context(watching.open()), stack.enter_context(late.open())
-        alone = {name: stack.enter_context(engine.open()) for name, engine in apart.items()}
+        asked = []
+        for query in queries:
+            one = session
+            if told is not None:
+                one = stack.enter_context(session.fork())
+                one.memory = Told(told, query.evidence, FRAMES)
+            asked.append(one.submit(query.question, decoding=Decoding(6)))
+        while pending := [request for request in asked if not request.done]:
+            engine.step([], pending[:16])
+        said = [request.answer() for request in asked]
+    return [
+        Outcome(query, (ReplyRecord(query.id, query.ask_time, one.text, "answer", meta={"usage": one.usage}),))
+        for query, one in zip(queries, said, strict=True)
+    ]
+
+
+def open_with(engine: Engine, memory: str) -> Session:
+    """A stream with a memory of its own."""
+    session = engine.open()
+    session.memory = registry.make("memory", memory)
+    session.states["memory"] = session.memory.new_state()
+    return session
+
+
+def watch(
+    stream: Stream, engines: Mapping[bool, Engine], beside: Sequence[str], searching: Sequence[str]
+) -> Iterator[tuple[str, Session, list[Outcome]]]:
+    """Watch a stream to its end and put its questions under every memory."""
+    episode = stream.episode
+    with ExitStack() as stack:
+        first = stack.enter_context(open_with(engines[False], WATCHING))
+        late = stack.enter_context(open_with(engines[True], LATE))
+        alone: dict[str, Session] = {}
+        for name in beside:
+            held = registry.make("memory", name).holds_tokens
+            alone[name] = stack.enter_context(open_with(engines[held], name))
+        groups = {held: [one for one in alone.values() if one.memory.holds_tokens == held] for held in engines}
+        groups[False].append(first)
         for frame in stream.frames():
-            for one in (session, *alone.values()):
-                one.push(frame)
-            if frame.time_s >= episode.duration_s - LATE_S:
-                newest.push(frame)
-        for name, one in alone.items():
-            outcomes[name] = [answer(one, query) for query in stream.queries]
-        for memory in memories:
-            with session.fork() as fork:
-                fork.memory = registry.make("memory", memory)
-                outcomes[memory] = [answer(fork, query) for query in stream.queries]
-        outcomes[LAST] = [answer(newest, query) for query in stream.queries]
-        with session.fork() as fork:
-            outcomes[TOLD] = []
-            for query in stream.queries:
-                fork.memory = Told(session.memory, query.evidence)
-                outcomes[TOLD].append(answer(fork, query))
-    return outcomes
+            is_late = frame.time_s >= episode.duration_s - LATE_S
+            for held, sessions in groups.items():
+                arrivals = [(one, frame) for one in [*sessions, *([late] if held and is_late else [])]]
+                if arrivals:
+                    engines[held].step(arrivals)
+        for name, one in (*alone.items(), (LATE, late)):
+            yield name, one, answers(engines[one.memory.holds_tokens], one, stream.queries)
+        for name in searching:
+            with first.fork() as fork:
+                fork.memory = registry.make("memory", name)
+                yield name, fork, answers(engines[False], fork, stream.queries)
+        yield TOLD, first, answers(engines[False], first, stream.queries, first.memory)
 
 
-def ask_at_once(stream: Stream, full: Engine) -> list[Outcome]:
-    """Full memory over the frames before each moment, asked there."""
-    outcomes, moments = [], stream.moments()
-    early = list(itertools.takewhile(lambda frame: frame.time_s <= max(moments), stream.frames()))
-    for moment_s, queries in moments.items():
-        with full.open() as session:
-            for frame in early:
-                if moment_s - FRAMES < frame.time_s <= moment_s:
-                    session.push(frame)
-            outcomes += [answer(session, query) for query in queries]
-    return outcomes
-
-
-def describe(name: str, outcomes: Sequence[Outcome]) -> dict:
-    """One row of the table."""
-    whole, tasks = score(outcomes), by_task(outcomes)
-    cells = "  ".join(f"{task} {part.accuracy:.3f} [{part.low:.3f}, {part.high:.3f}]" for task, part in tasks.items())
-    print(f"{name:72} {whole.accuracy:.3f} [{whole.low:.3f}, {whole.high:.3f}]  {cells}", flush=True)
-    replies = [outcome.reply for outcome in outcomes if outcome.reply]
-    tokens = round(sum(reply.meta["context_tokens"] for reply in replies) / max(1, len(replies)))
-    yes = [o.reply.text == "yes" for o in outcomes if o.reply and o.query.task == "ever"]
-    return {
-        "memory": name,
-        **dataclasses.asdict(whole),
-        "tasks": {task: dataclasses.asdict(part) for task, part in tasks.items()},
-        "said_yes": round(sum(yes) / max(1, len(yes)), 3),
-        "context_tokens": tokens,
+def line(name: str, session: Session, outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of one memory on one stream."""
+    said = [
+        {
+            "task": o.query.task,
+            "age_s": o.query.meta["age_s"],
+            "worth": worth(o),
+            "want": o.query.answer,
+            "said": o.replies[0].text,
+            "tokens": o.replies[0].meta["usage"].context_tokens,
+        }
+        for o in outcomes
+    ]
+    stats = session.stats()
+    return {"bench": "half_hour", "memory": name, "frames": stats.frames, "bytes": stats.memory_bytes, **facts} | {
+        "answers": said
     }
 
 
-def compare(outcomes: Mapping[str, Sequence[Outcome]], other: str) -> dict:
-    """Paired differences between the first memory and another one, over all questions and by task."""
-    out = {}
-    for task in ("all", "ever", "when"):
-        ours, theirs = ([o for o in outcomes[name] if task in ("all", o.query.task)] for name in (MEMORIES[0], other))
-        gap = difference(ours, theirs)
-        print(f"minus {other}, {task}: {gap.gap:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]: {gap.verdict}", flush=True)
-        out[task] = dataclasses.asdict(gap) | {"verdict": gap.verdict}
-    return out
+def work(number: int, given: argparse.Namespace, lock: Any, deadline: float) -> None:
+    """One process: every n-th stream, under every model in turn."""
+    torch.set_num_threads(1)
+    device = given.devices.split(",")[number % len(given.devices.split(","))]
+    names, longest = given.models.split(","), 0.0
+    model_of = {name: models.load(name, device=device, dtype=given.dtype) for name in names}
+    card = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
+    for n in range(number, given.clips, given.workers):
+        seed, name = given.first_seed + n, names[(n + n // given.workers) % len(names)]
+        began = time.monotonic()
+        if began + longest > deadline:
+            break
+        eyes = {"encoder": given.encoder, "compressor": given.compressor}
+        engines = {held: Engine(model_of[name], **eyes, memory=LATE if held else WATCHING) for held in (False, True)}
+        stream = Stream.of_seed(seed, given.split, given.minutes, given.early_minutes, given.per_hour, given.present)
+        facts = {
+            "model": name, "stream": seed, "split": given.split, "minutes": given.minutes, "encoder": given.encoder,
+            "compressor": given.compressor, "device": card,
+            "commit": provenance.commit(), "versions": provenance.versions(),
+        }  # fmt: skip
+        rows = []
+        for memory, session, outcomes in watch(stream, engines, given.beside, given.searching):
+            rows.append(line(memory, session, outcomes, facts))
+        longest = max(longest, 1.1 * (time.monotonic() - began))
+        with lock, Path(given.out).open("a", encoding="utf-8") as out:
+            out.writelines(json.dumps(row) + "\n" for row in rows)
+        print(f"stream {seed}, {name}, {device}: {time.monotonic() - began:.0f} s", flush=True)
+        for row in rows if given.show else ():
+            worths = [answer["worth"] for answer in row["answers"]]
+            tokens = sum(answer["tokens"] for answer in row["answers"]) / len(worths)
+            print(f"  {row['memory']:76} {sum(worths) / len(worths):.3f} {tokens:6.0f} tokens", flush=True)
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="pocket-aware")
-    parser.add_argument("--clips", type=int, default=6, help="streams, nearly twenty questions each")
+    parser.add_argument("--models", default="pocket-aware", help="names, with commas between; streams take turns")
+    parser.add_argument("--clips", type=int, default=6, help="streams")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first stream")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--minutes", type=float, default=35.0, help="length of a stream")
     parser.add_argument("--early-minutes", type=float, default=5.0, help="minutes that the needles lie in")
-    parser.add_argument("--encoder", default="stc_cacher", help="the same for all memories")
+    parser.add_argument("--per-hour", type=float, default=8.0, help="needles an hour of stream, 16 in all at most")
+    parser.add_argument("--present", type=int, default=8, help="questions about what is there at the end")
+    parser.add_argument("--encoder", default="full", help="the same for all memories")
     parser.add_argument("--compressor", default="stc_pruner", help="the same for all memories")
     parser.add_argument("--also", action="append", default=[], metavar="MEMORY", help="ask under this one too")
+    parser.add_argument("--only", action="store_true", help="only the memories of --also, and the controls")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--devices", default="auto", help="for example cuda:0,cuda:0,cpu: workers take them in turn")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=3600.0, help="begin no stream that would end later")
+    parser.add_argument("--show", action="store_true", help="print every stream's accuracies")
+    parser.add_argument("--out", default="half_hour.jsonl")
     given = parser.parse_args()
-    memories = (*MEMORIES, *given.also)
-    model, eyes = models.load(given.model), {"encoder": given.encoder, "compressor": given.compressor}
-    watching, late, full = (Engine(model, **eyes, memory=memory) for memory in (MEMORIES[0], LAST, "full"))
-    hold = [name for name in given.also if registry.make("memory", name).holds_tokens]
-    apart = {name: Engine(model, **eyes, memory=name) for name in hold}
-    recalling = [name for name in memories if name not in apart]
-    outcomes: dict[str, list[Outcome]] = {}
-    rows: list[dict] = []
-    began = time.perf_counter()
-    for seed in range(given.first_seed, given.first_seed + given.clips):
-        stream = Stream.of_seed(seed, given.split, given.minutes, given.early_minutes)
-        found = ask_at_end(stream, watching, late, recalling, apart) | {AT_ONCE: ask_at_once(stream, full)}
-        for name, some in found.items():
-            outcomes.setdefault(name, []).extend(some)
-        print(f"streams up to {seed}: {time.perf_counter() - began:.0f} s", flush=True)
-        rows = [describe(name, some) for name, some in outcomes.items()]
-    gaps = {other: compare(outcomes, other) for other in (*memories[1:], LAST)}
-    print(json.dumps({"bench": "half_hour", "rows": rows, "rekv_minus": gaps} | vars(given)))
+    kept = {name: registry.make("memory", name) for name in given.also}
+    given.beside = [*(() if given.only else BESIDE), *(name for name in kept if not name.startswith(("rekv", "sel")))]
+    given.searching = [WATCHING, *(() if given.only else SEARCHING[1:])]
+    given.searching += [name for name in kept if name.startswith(("rekv", "sel"))]
+    deadline, spawn = time.monotonic() + given.seconds, multiprocessing.get_context("spawn")
+    lock = spawn.Lock()
+    workers = [spawn.Process(target=work, args=(n, given, lock, deadline)) for n in range(given.workers)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise SystemExit("a worker failed: see above; what the others wrote stands")
 
 
 if __name__ == "__main__":

@@ -12,16 +12,11 @@ taken out.
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from torch import Tensor
-
+from benchmarks.long_streams import Noted
 from onlooker import models
 from onlooker.core import registry
-from onlooker.core.contracts import MemoryPolicy
 from onlooker.core.records import QueryRecord
-from onlooker.core.spans import Plan, Recall, Scoring, Span
-from onlooker.core.state import StreamState
 from onlooker.engine import Engine
 from onlooker.world import make_episode
 
@@ -35,39 +30,6 @@ MEMORIES = (
     "select_recent:recent=1,budget=16,bar=0.0",
     "select_recent:recent=1,budget=16,bar=0.0,level=true",
 )
-
-
-@dataclass(frozen=True)
-class Noted(MemoryPolicy):
-    """Recalls as another memory does, and notes the times of what was recalled by its score."""
-
-    inner: MemoryPolicy
-    times: list[float]
-
-    @property
-    def scores_layers(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the other does."""
-        return self.inner.scores_layers
-
-    def new_state(self) -> StreamState:
-        """That of the other."""
-        return self.inner.new_state()
-
-    def plan(self, spans: Sequence[Span], state: StreamState) -> Plan:
-        """That of the other."""
-        return self.inner.plan(spans, state)
-
-    def scoring(self) -> Scoring:
-        """As the other does."""
-        return self.inner.scoring()
-
-    def recall(self, spans: Sequence[Span], scores: Tensor | None, state: StreamState) -> Recall:
-        """As the other does."""
-        seen = self.inner.recall(spans, scores, state)
-        newest = spans[-1].id
-        chosen = {block for block in seen.blocks if block != newest}
-        self.times.extend(span.start_s for span in spans[1:] if span.id in chosen)
-        return seen
 
 
 def tenths(times: Sequence[float], duration_s: float) -> list[float]:
