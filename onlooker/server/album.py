@@ -38,6 +38,11 @@ class Album:
             best = min(near, key=lambda n: abs(self._times[n] - time_s))
             return self._times[best], self._pictures[best]
 
+    def all(self) -> tuple[list[float], list[bytes]]:
+        """The moments there are pictures of, and the pictures."""
+        with self._lock:
+            return list(self._times), list(self._pictures)
+
     def times(self) -> list[float]:
         """The moments there are pictures of."""
         with self._lock:

@@ -103,6 +103,8 @@ class RetentionSection(Section):
     days: Above0 = 30.0
     max_bytes: Size = "2GiB"
     sessions: bool = False
+    memory_every_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 30.0
+    memory_bytes: Size = "1GiB"
 
 
 class Secret(Section):
@@ -234,7 +236,12 @@ class Config(BaseSettings):
             proxies=tuple(self.server.proxy),
             snapshots=self.server.snapshots,
             state=self.server.state,
-            retention=Retention(self.retention.days, num_bytes(self.retention.max_bytes)),
+            retention=Retention(
+                self.retention.days,
+                num_bytes(self.retention.max_bytes),
+                self.retention.memory_every_s,
+                num_bytes(self.retention.memory_bytes),
+            ),
             keep_sessions=self.retention.sessions,
             sources=tuple(source.source() for source in self.sources),
             source_fps=self.server.fps,

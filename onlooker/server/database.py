@@ -70,9 +70,13 @@ class Retention:
     """Older events go."""
     num_bytes: int = 2 * 2**30
     """Beyond so many bytes on disk the oldest events go, with their pictures."""
+    memory_every_s: float = 30.0
+    """Seconds after which what a source remembers is written anew: what a killed server has forgotten at most."""
+    memory_bytes: int = 2**30
+    """A source that remembers more is not written."""
 
     def __post_init__(self) -> None:
-        if not (self.days > 0 and self.num_bytes > 0):
+        if not all(value > 0 for value in (self.days, self.num_bytes, self.memory_every_s, self.memory_bytes)):
             raise InputError("what is kept has an age and bytes above 0", given=str(self))
 
 

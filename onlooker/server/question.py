@@ -6,8 +6,21 @@ from dataclasses import dataclass, field, replace
 from onlooker.core.events import Answer
 from onlooker.engine import Decoding
 from onlooker.server.feed import Feed
+from onlooker.server.refusals import Refusal
 from onlooker.server.stops import Stops
 from onlooker.server.stream import Stream
+
+
+def check_words(text: str, most_chars: int) -> None:
+    """Raise `Refusal` unless this can be asked: words, valid Unicode, and not too many."""
+    if not text.strip():
+        raise Refusal(422, "empty_question", "a question needs words", param="question")
+    if len(text) > most_chars:
+        raise Refusal(413, "question_too_long", f"a question has at most {most_chars} characters; given: {len(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Refusal(422, "invalid_input", "the question is not valid Unicode", param="question") from None
 
 
 @dataclass

@@ -23,9 +23,10 @@ from onlooker.server.config_file import ConfigFile
 from onlooker.server.feed import Missed
 from onlooker.server.history import History
 from onlooker.server.keys import Caller, Keys
+from onlooker.server.memories import Memories
 from onlooker.server.metrics import Metrics
 from onlooker.server.pictures import read_picture
-from onlooker.server.question import Question
+from onlooker.server.question import Question, check_words
 from onlooker.server.reconfigure import reconfigure
 from onlooker.server.refusals import Refusal, draining, gone, of_error, overloaded, unknown_session
 from onlooker.server.settings import ServerSettings
@@ -59,6 +60,7 @@ class Service:
         self.history = (
             None if settings.state is None else History(settings.state, settings.retention, settings.keep_sessions)
         )
+        self.memories = None if settings.state is None else Memories(self, settings.state)
         self.is_draining = False
         self.pool = ThreadPoolExecutor(4, "onlooker-pictures")
         self._gone: OrderedDict[str, tuple[str | None, str]] = OrderedDict()
@@ -164,6 +166,8 @@ class Service:
         LOG.warning("session %s is ended: %s", largest.id, why)
         self.metrics.failed("memory")
         await self.close(largest, why)
+        if self.memories is not None:
+            self.memories.forget(largest.id)
 
     def find(self, caller: Caller, stream_id: str, *, own: bool = False, rules: bool = False) -> Stream:
         """A session this caller may use; with `own`, one that is not shared, unless an admin changes its `rules`.
@@ -267,15 +271,7 @@ class Service:
         """
         self.may_work()
         limits = self.limits
-        if not text.strip():
-            raise Refusal(422, "empty_question", "a question needs words", param="question")
-        if len(text) > limits.question_chars:
-            given = f"{len(text)}"
-            raise Refusal(
-                413, "question_too_long", f"a question has at most {limits.question_chars} characters; given: {given}"
-            )
-        if not _is_unicode(text):
-            raise Refusal(422, "invalid_input", "the question is not valid Unicode", param="question")
+        check_words(text, limits.question_chars)
         if stream.questions >= limits.questions_per_session:
             self.metrics.refused("questions_per_session")
             raise overloaded("too_many_questions", f"{stream.questions} questions to this session are in flight", 1)
@@ -339,6 +335,7 @@ class Service:
         until = time.monotonic() + self.limits.drain_s
         while any(stream.questions for stream in self.streams.values()) and time.monotonic() < until:
             await asyncio.sleep(0.05)
+        await self._save_memories()
         for stream in list(self.streams.values()):  # readers of events and sockets hang up by this
             stream.end("closed", "the server is shutting down")
 
@@ -355,9 +352,14 @@ class Service:
         if (webhook := self.webhook) is not None:
             webhook.send(alert_event(alert, stream_id))
 
+    async def _save_memories(self) -> None:
+        if self.memories is not None and self.worker.is_ready:
+            await self.memories.save_all(self.limits.drain_s)
+
     async def end(self) -> None:
         """Close every session and stop the worker."""
         self.is_draining = True
+        await self._save_memories()
         for stream in list(self.streams.values()):
             stream.end("closed", "the server is shutting down")
         self.streams.clear()
@@ -381,11 +383,3 @@ async def _when_gone(request: Request, question: Question, worker: Worker) -> No
         pass
     question.cancel()
     worker.wake()
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -50,6 +51,8 @@ class Feeder:
         self._stream, self._open, self._pace, self._most = stream, open_frames, pace, most_frames
         self._name = redact(name)
         self._newest: Arrived | None = None
+        self.is_endless = pace == "live"
+        """Whether it goes on for ever, as a camera does; a film does not."""
         self.was_cut = False
         """Did the source have more frames than were wanted?"""
         self.done: Future[None] = Future()
@@ -79,7 +82,7 @@ class Feeder:
                     yield iter(source)
                     return
                 opened.close()
-                feeder._pace = "live"
+                feeder._pace, feeder.is_endless = "live", True
                 yield opened.enter_context(feeder._followed(url, fps))
 
         feeder = cls(stream, url, read)
@@ -123,18 +126,22 @@ class Feeder:
         return "it failed; the server's log tells more"
 
     def _feed(self, frames: Iterator[Frame]) -> None:
-        began = time.monotonic()
+        began, offset_s = time.monotonic(), 0.0
         for number, frame in enumerate(frames):
             if number == self._most:
                 self.was_cut = True
                 return
-            if number == 0 and self._pace != "live":  # a live source tells its states itself
-                self.tell("live")
+            if number == 0:
+                offset_s = self._stream.offset_s
+                if self._pace != "live":  # a live source tells its states itself
+                    self.tell("live")
             if self._pace == "real":
                 self._sleep_until(began + frame.time_s)
             elif self._pace == "max":
                 while not self._stream.wait_for_room(1.0):
                     self._stream.check_live()
+            if offset_s:
+                frame = replace(frame, time_s=frame.time_s + offset_s)
             offered = self._stream.submit(frame, thumbnail_of(frame.image))
             self._newest = offered.arrived or self._newest
 
@@ -159,7 +166,9 @@ def feeder_of(stream: Stream, url: str, fps: float) -> Feeder:
     if is_web(url):
         return Feeder.of_web(stream, url, fps)
     if url == "synthetic" or url.startswith("synthetic:"):
-        return Feeder(stream, url, lambda: closing(_synthetic(int(url.partition(":")[2] or 0), fps)))
+        feeder = Feeder(stream, url, lambda: closing(_synthetic(int(url.partition(":")[2] or 0), fps)))
+        feeder.is_endless = True
+        return feeder
     return Feeder(stream, url, lambda: open_video(url, fps=fps))
 
 

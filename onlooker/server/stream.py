@@ -114,6 +114,8 @@ class Stream:
         """The newest frame that was taken in."""
         self._clock: tuple[float, float] | None = None
         """Stream time and time of day (seconds since the epoch) of one moment."""
+        self.restored: tuple[float, float] | None = None
+        """Stream time and time of day up to which it remembers an earlier run of the server."""
         self.late = 0
         """Frames that came into memory later than its source is promised."""
         self.stats: dict[str, Any] = {}
@@ -237,6 +239,15 @@ class Stream:
                 return
         act()
 
+    def go_on(self, time_s: float, wall: float) -> None:
+        """Its session was restored: it remembers up to this moment, given in stream time and time of day (seconds)."""
+        self._clock = self.restored = (time_s, wall)
+
+    @property
+    def offset_s(self) -> float:
+        """What is added to the times of a source that begins now: the time it remembers, and how long ago that was."""
+        return 0.0 if self.restored is None else self.restored[0] + max(0.001, time.time() - self.restored[1])
+
     # ------------------------------------------------------------------------------------------------------- telling
 
     def wall_of(self, time_s: float) -> float | None:
@@ -284,6 +295,7 @@ class Stream:
             "fps": self.settings.fps or self.settings.source_fps,
             "trace": self.settings.trace,
             "source": self.source,
+            "restored_s": None if self.restored is None else self.restored[0],
             "serving": None if self.queue is None else self.queue.degrade_level.name,
             "time_s": None if self.session is None else self.session.time_s,
             "frames": 0 if self.session is None else self.session.frames,

@@ -13,7 +13,7 @@ from onlooker.server.bodies import Sampling
 from onlooker.server.refusals import Refusal
 from onlooker.server.rules import put_rule, remove_rule
 from onlooker.server.settings import Source, StandingQuestion
-from onlooker.server.sources import feeder_of
+from onlooker.server.sources import Feeder, feeder_of
 from onlooker.server.stream import Stream, StreamSettings
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Watched:
     def __init__(self, service: "Service", sources: Iterable[Source]) -> None:
         self._service = service
         self._sources = {source.name: source for source in sources}
+        self._feeders: dict[str, Feeder] = {}
         self._asking: dict[str, list[asyncio.Task[None]]] = {}
         self._changing = asyncio.Lock()
 
@@ -38,6 +39,10 @@ class Watched:
     def sources(self) -> tuple[Source, ...]:
         """All of them, in the order they were named."""
         return tuple(self._sources.values())
+
+    def is_endless(self, name: str) -> bool:
+        """Whether what is watched under a name goes on for ever, as far as is known now."""
+        return name in self._feeders and self._feeders[name].is_endless
 
     def describe(self) -> list[dict[str, Any]]:
         """Every source, also those that are not up (`starting`)."""
@@ -78,6 +83,8 @@ class Watched:
             if before.url != source.url or (stream.settings.source_fps, stream.settings.lag_s) != (fps, source.lag_s):
                 self._stop_asking(source.name)
                 await self._service.close(stream, "its source was changed")
+                if before.url != source.url:
+                    self._forget(source.name)
                 return "reopened"
             await self._change_rules(stream, before, source)
             self._ask_for(stream, source)
@@ -92,21 +99,31 @@ class Watched:
             self._stop_asking(name)
             if (stream := self._service.streams.get(name)) is not None:
                 await self._service.close(stream, "it is no longer watched")
+            self._forget(name)
 
     def note_rules(self, name: str, rules: tuple[Any, ...]) -> None:
         """The rules of a source were changed on its stream: they count from now on, also when it is opened anew."""
         self._sources[name] = replace(self._sources[name], rules=rules)
 
+    def _forget(self, name: str) -> None:
+        self._feeders.pop(name, None)
+        if self._service.memories is not None:
+            self._service.memories.forget(name)
+
     async def _open(self, source: Source) -> None:
         service = self._service
         fps = source.fps or service.settings.source_fps
         settings = StreamSettings(trace=True, label=source.name, source_fps=fps, lag_s=source.lag_s)
-        stream = await service.open(None, settings, stream_id=source.name)
+        if service.memories is None:
+            stream = await service.open(None, settings, stream_id=source.name)
+        else:
+            stream = await service.memories.open(source, settings)
         try:
             await self._change_rules(stream, None, source)
         except OnlookerError as error:  # of this model: the source is watched nevertheless
             LOG.error("the rules of source %s cannot be kept: %s", source.name, error)
-        feeder_of(stream, source.url, fps).start()
+        self._feeders[source.name] = feeder_of(stream, source.url, fps)
+        self._feeders[source.name].start()
         self._ask_for(stream, source)
 
     async def _change_rules(self, stream: Stream, before: Source | None, source: Source) -> None:

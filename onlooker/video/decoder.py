@@ -1,12 +1,14 @@
 """One video stream, packet by packet: whatever can be decoded comes out, whatever cannot is counted."""
 
 import itertools
+import time
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from onlooker.core.errors import SourceError
+from onlooker.video.clip import PacketRing
 from onlooker.video.codec_trail import CodecTrail
 from onlooker.video.place import Place
 from onlooker.video.source import SourceReport
@@ -39,7 +41,8 @@ class Decoder(Pictures):
     are refused by the decoder. `threads` is the number of decoder threads, 0 for automatic. `timeout_s` is the longest
     wait for a remote place to open (None: for ever), `read_timeout_s` for its next packet (None: as long). `number` is
     the video stream to read (None: the best), `rate` the pictures a second of a stream that has no times (None: what
-    its headers say). With `codec` the encoder's motion vectors are followed, in `trail`.
+    its headers say). With `codec` the encoder's motion vectors are followed, in `trail`; with `keep_s` so many seconds
+    of the encoded stream are kept, in `ring`.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Decoder(Pictures):
         number: int | None = None,
         rate: float | None = None,
         codec: bool = False,
+        keep_s: float = 0.0,
     ) -> None:
         from av.error import FFmpegError
 
@@ -64,7 +68,7 @@ class Decoder(Pictures):
         self._has_ended = False
         self._threads = threads
         self._timeouts_s = (timeout_s, timeout_s if read_timeout_s is None else read_timeout_s)
-        self._number, self._rate, self._wants_codec = number, rate, codec
+        self._number, self._rate, self._wants_codec, self._keep_s = number, rate, codec, keep_s
         self._open()
 
     def _open(self) -> None:
@@ -83,6 +87,7 @@ class Decoder(Pictures):
             is_still = self._container.format.name == "image2" or len(self._ahead) in range(1, STILL_PACKETS)
             self.track: Track = describe(self._container, self._stream, self._report, self._rate, is_still)
             self.trail = CodecTrail(self._report, self.track.codec) if self._wants_codec else None
+            self.ring = PacketRing(self._stream, self._keep_s) if self._keep_s else None
             self._num_promised = len(self._stream.index_entries) if _INDEXED in self._container.format.name else 0
             self._packets: Iterator[Packet] = self._demux()
         except BaseException:
@@ -217,6 +222,8 @@ class Decoder(Pictures):
         self._num_unwanted += packet.is_discard
         if self.trail is not None:
             self.trail.packet(packet.pts, packet.size)
+        if self.ring is not None:
+            self.ring.add(packet, time.time())
         if packet.is_corrupt:
             self._report.num_corrupt_packets += 1
             self._report.note_damage("some packets are marked as damaged")

@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from onlooker.core.errors import SourceError
 from onlooker.core.frame import Frame
+from onlooker.video.clip import Clip
 from onlooker.video.live_keeper import Keeper
 from onlooker.video.live_place import LivePlace, locate_live
 from onlooker.video.live_state import LiveEvent, LiveSettings, LiveStatus, State
@@ -88,6 +90,13 @@ class LiveSource(Source):
     def next_within(self, timeout_s: float | None) -> Frame | None:
         """The next picture, or None when none came in so many seconds; raises `StopIteration` at the end."""
         return self._keeper.take(timeout_s)
+
+    def clip(self, since_wall: float) -> "Future[Clip | None]":
+        """The encoded stream since a time of day (seconds since the epoch), from the key frame before it on, as a file.
+
+        None when nothing is kept: without `LiveSettings.keep_s`, while the stream is lost, of single pictures.
+        """
+        return self._keeper.clip(since_wall)
 
     def close(self) -> None:
         self._keeper.close()

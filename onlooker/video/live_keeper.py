@@ -11,11 +11,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import fields, replace
 from typing import Any
 
 from onlooker.core.errors import SourceError
 from onlooker.core.frame import Frame
+from onlooker.video.clip import Clip
 from onlooker.video.live_link import Link, Message, ReaderGone
 from onlooker.video.live_place import LivePlace
 from onlooker.video.live_reader import Job
@@ -55,6 +57,8 @@ class Keeper:
         self._heard_s: float | None = None
         self._lag_s: float | None = None
         self._counted = dict.fromkeys(_COUNTS, 0)
+        self._clips: dict[int, Future[Clip | None]] = {}
+        self._num_clips = 0
         self._num_connections = self._num_failures = 0
         self._last_error: str | None = None
         self._since_s = time.monotonic()
@@ -121,6 +125,26 @@ class Keeper:
                 last_error=self._last_error,
             )
 
+    def clip(self, since_wall: float) -> "Future[Clip | None]":
+        """What came since a time of day, cut from the encoded stream; None when there is nothing to cut from."""
+        made: Future[Clip | None] = Future()
+        with self._changed:
+            link = self._link
+            if link is None or not self._settings.keep_s:
+                made.set_result(None)
+            else:
+                self._num_clips += 1
+                self._clips[self._num_clips] = made
+                link.ask_clip(self._num_clips, since_wall)
+        return made
+
+    def _clipped(self, message: Message) -> None:
+        with self._changed:
+            made = self._clips.pop(message.facts["number"], None)
+        if made is not None:
+            kind = message.facts["media_type"]
+            made.set_result(None if kind is None else Clip(message.data, kind))
+
     def stop(self) -> None:
         """Let everything end, without waiting for it."""
         self._stop.set()
@@ -184,6 +208,9 @@ class Keeper:
                 message = link.receive(min(next_s - silent_s, 3600.0))
                 if message is None:
                     continue
+                if message.kind == "clip":
+                    self._clipped(message)
+                    continue
                 heard_s = time.monotonic()
                 self._count(message)
                 if message.kind == "over":
@@ -194,8 +221,11 @@ class Keeper:
             return Message("over", {"why": "it was closed", "is_final": True})
         finally:
             with self._changed:
-                self._link = None
+                self._link, unmade = None, list(self._clips.values())
+                self._clips.clear()
             link.close()
+            for made in unmade:
+                made.set_result(None)
 
     def _limit_s(self, phase: str) -> float:
         """How long nothing need be heard."""
@@ -218,6 +248,7 @@ class Keeper:
             max_lag_s=settings.stale_after_s,
             began_s=self._began_s,
             last_s=self._last_s,
+            keep_s=settings.keep_s,
         )
 
     def _hear(self, message: Message) -> None:

@@ -14,10 +14,12 @@ from typing import IO, Any
 
 import numpy as np
 
+from onlooker.video.clip import MOST_BYTES
 from onlooker.video.live_reader import HEADER, Job
 
 _ROOT = str(Path(__file__).parents[2])
 MAX_TEXT_BYTES = 1 << 16
+MAX_CLIP_BYTES = 2 * MOST_BYTES
 _DEATH_S = 5.0
 
 
@@ -28,6 +30,7 @@ class Message:
     kind: str
     facts: dict[str, Any]
     image: np.ndarray | None = None
+    data: bytes = b""
 
 
 class ReaderGone(Exception):
@@ -75,11 +78,22 @@ class Link:
             raise ReaderGone("the reader wrote nonsense")
         facts = json.loads(bytes(self._take(length, deadline)))
         kind = facts.pop("kind")
+        if kind == "clip":
+            if facts["size"] > MAX_CLIP_BYTES:
+                raise ReaderGone("the reader wrote nonsense")
+            return Message(kind, facts, data=bytes(self._take(facts["size"], deadline)))
         if kind != "frame":
             return Message(kind, facts)
         shape = facts.pop("shape")
         data = self._take(shape[0] * shape[1] * shape[2], deadline)
         return Message(kind, facts, np.frombuffer(data, np.uint8).reshape(shape))
+
+    def ask_clip(self, number: int, since_wall: float) -> None:
+        """Have a clip cut, which comes as a message; any thread, one at a time. Does nothing if the reader is gone."""
+        with contextlib.suppress(OSError, ValueError):
+            stdin = _pipe(self._process.stdin)
+            stdin.write(f"clip {number} {since_wall}\n".encode())
+            stdin.flush()
 
     def kill(self) -> None:
         """End the reader at once; whoever receives from it gets `ReaderGone`."""

@@ -8,6 +8,8 @@ of a JSON text (4 bytes, little endian), the text, and for a picture its bytes. 
 - `opened`: what is known about the stream.
 - `alive`: pictures come, though none of them was wanted just now.
 - `late`: pictures come, but they are too old to be shown as now.
+- `clip`: what was asked for with a line `clip NUMBER TIME_OF_DAY` on the standard input, as a file (`size`,
+  `media_type`, null when there is none).
 - `frame`: a picture (`shape`, `time_s`, `wall_time_s`, `lag_s`).
 - `over`: the connection has ended, and why; `is_final` when nothing more will ever come.
 """
@@ -26,6 +28,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from onlooker.core.errors import OnlookerError
+from onlooker.video.clip import PacketRing
 from onlooker.video.decoder import Decoder
 from onlooker.video.live_clock import LiveClock, Moment
 from onlooker.video.live_place import LivePlace, locate_live, opened_web
@@ -55,6 +58,7 @@ class Job:
     began_s: float | None
     last_s: float | None
     """Session time of the last picture that was passed on, over all connections."""
+    keep_s: float = 0.0
 
 
 class Reader:
@@ -64,6 +68,8 @@ class Reader:
         self._job, self._out = job, out
         self._report = SourceReport()
         self._told_s = 0.0
+        self._turn = threading.Lock()
+        self._ring: PacketRing | None = None
 
     def run(self) -> None:
         """Read to the end; whatever happens becomes an `over` message."""
@@ -90,13 +96,19 @@ class Reader:
         limit_s = None if place.listens else job.connect_s
         # Pictures without times are timed by their arrival: no rate is assumed.
         decoder = Decoder(
-            place.place, self._report, threads=1, timeout_s=limit_s, read_timeout_s=job.silence_s, rate=1.0
+            place.place,
+            self._report,
+            threads=1,
+            timeout_s=limit_s,
+            read_timeout_s=job.silence_s,
+            rate=1.0,
+            keep_s=job.keep_s,
         )
         return decoder, place
 
     def _read(self, decoder: Pictures, place: LivePlace) -> bool:
         """Pass on the pictures; True when the stream had a declared end, and this was it."""
-        job = self._job
+        job, self._ring = self._job, decoder.ring
         clock = LiveClock(
             self._report,
             began_s=job.began_s,
@@ -153,33 +165,49 @@ class Reader:
         facts = {"time_s": moment.time_s, "wall_time_s": wall_time_s, "lag_s": moment.lag_s, "shape": image.shape}
         self._tell("frame", np.ascontiguousarray(image).data, **facts)
 
+    def clip(self, number: int, since_wall: float) -> None:
+        """Cut what came since a time of day, and tell it; on another thread than the one that reads."""
+        made = None
+        try:
+            made = None if self._ring is None else self._ring.cut(since_wall)
+        except Exception:  # a stream that no file can hold has no clips, and goes on
+            made = None
+        data = memoryview(b"" if made is None else made.data)
+        self._tell("clip", data, number=number, size=len(data), media_type=None if made is None else made.media_type)
+
     def _tell(self, kind: str, data: memoryview | None = None, **facts: Any) -> None:
-        self._told_s = time.monotonic()
-        text = json.dumps({"kind": kind, "counts": dataclasses.asdict(self._report), **facts}).encode()
-        self._out.write(HEADER.pack(len(text)))
-        self._out.write(text)
-        if data is not None:
-            self._out.write(data.cast("B"))
-        self._out.flush()
+        with self._turn:
+            if kind != "clip":  # which is no sign of a picture
+                self._told_s = time.monotonic()
+            text = json.dumps({"kind": kind, "counts": dataclasses.asdict(self._report), **facts}).encode()
+            self._out.write(HEADER.pack(len(text)))
+            self._out.write(text)
+            if data is not None:
+                self._out.write(data.cast("B"))
+            self._out.flush()
 
 
 def main() -> None:
     """Do the job that stands on the standard input."""
     facts = json.loads(sys.stdin.buffer.readline())
     facts["size"] = None if facts["size"] is None else tuple(facts["size"])
-    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     # Whatever prints must not get between the messages.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    reader = Reader(Job(**facts), out)
+    threading.Thread(target=_heed_the_parent, args=(reader,), daemon=True).start()
     with contextlib.suppress(BrokenPipeError):  # the parent has closed the source
-        Reader(Job(**facts), out).run()
+        reader.run()
     # Nothing here is worth tidying up, and FFmpeg may hang while it tries.
     os._exit(0)
 
 
-def _leave_with_the_parent() -> None:
-    while sys.stdin.buffer.read(1):
-        pass
+def _heed_the_parent(reader: Reader) -> None:
+    """Cut the clips that it asks for, and leave with it."""
+    while line := sys.stdin.buffer.readline():
+        _, number, since_wall = line.split()
+        with contextlib.suppress(BrokenPipeError):
+            reader.clip(int(number), float(since_wall))
     os._exit(0)
 
 

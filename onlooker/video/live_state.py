@@ -37,6 +37,8 @@ class LiveSettings:
     """The longest pause before connecting anew, in seconds. There is no last attempt."""
     codec: bool = False
     """Whether the encoder's motion is wanted: live sources have none yet, which is counted and noted."""
+    keep_s: float = 0.0
+    """Seconds of the encoded stream that are kept, to cut clips from; 0 for none."""
     end_s: float | None = None
     """Where reading ends, in seconds since the first picture read; None goes on for ever."""
 
@@ -51,6 +53,8 @@ class LiveSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise InputError(f"{name} must be a positive number of seconds", given=repr(value), do=f"{name}=10.0")
+        if not 0 <= self.keep_s <= 600:
+            raise InputError("keep_s must be 0 to 600 seconds", given=repr(self.keep_s), do="keep_s=20.0")
         if self.lost_after_s < self.stale_after_s:
             raise InputError(
                 "lost_after_s must not be below stale_after_s",

@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from onlooker.core.errors import InputError, SourceError
+from onlooker.video.clip import PacketRing
 from onlooker.video.codec_trail import CodecTrail
 from onlooker.video.place import Place
 from onlooker.video.source import SourceReport
@@ -52,6 +53,8 @@ class Pictures(ABC):
     track: Track
     trail: CodecTrail | None = None
     """What the encoder says of the pictures, where that was asked for and there is an encoder."""
+    ring: PacketRing | None = None
+    """The newest of the encoded stream, where that was asked for and there is one."""
 
     @abstractmethod
     def read(self) -> "VideoFrame | None":
