@@ -103,6 +103,7 @@ class RetentionSection(Section):
     days: Above0 = 30.0
     max_bytes: Size = "2GiB"
     sessions: bool = False
+    clip_s: Annotated[float, Field(ge=0, le=300, allow_inf_nan=False)] = 8.0
     memory_every_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 30.0
     memory_bytes: Size = "1GiB"
 
@@ -239,6 +240,7 @@ class Config(BaseSettings):
             retention=Retention(
                 self.retention.days,
                 num_bytes(self.retention.max_bytes),
+                self.retention.clip_s,
                 self.retention.memory_every_s,
                 num_bytes(self.retention.memory_bytes),
             ),

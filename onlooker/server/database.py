@@ -21,10 +21,11 @@ from sqlalchemy.event import listen
 from sqlalchemy.exc import SQLAlchemyError
 
 from onlooker.core.errors import InputError
+from onlooker.video.clip import Clip
 
 LOG = logging.getLogger("onlooker.server")
 FILE = "onlooker.sqlite"
-VERSION = 1
+VERSION = 2
 EVERY_S = 0.5
 """Seconds after which what waits is written."""
 WAITING = 4096
@@ -52,6 +53,13 @@ PICTURES = sql.Table(
     sql.Column("event", sql.Integer, sql.ForeignKey("events.id", ondelete="CASCADE"), primary_key=True),
     sql.Column("jpeg", sql.LargeBinary, nullable=False),
 )
+CLIPS = sql.Table(
+    "clips",
+    _TABLES,
+    sql.Column("event", sql.Integer, sql.ForeignKey("events.id", ondelete="CASCADE"), primary_key=True),
+    sql.Column("media_type", sql.Text, nullable=False),
+    sql.Column("data", sql.LargeBinary, nullable=False),
+)
 _WORDS = (
     "CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(text, content='events', content_rowid='id', "
     "tokenize='unicode61 remove_diacritics 2')",
@@ -70,12 +78,16 @@ class Retention:
     """Older events go."""
     num_bytes: int = 2 * 2**30
     """Beyond so many bytes on disk the oldest events go, with their pictures."""
+    clip_s: float = 8.0
+    """Seconds of video before what an alert saw that are kept with it, and a little after; 0 for none."""
     memory_every_s: float = 30.0
     """Seconds after which what a source remembers is written anew: what a killed server has forgotten at most."""
     memory_bytes: int = 2**30
     """A source that remembers more is not written."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.clip_s <= 300:
+            raise InputError("a clip begins 0 to 300 seconds before what an alert saw", given=str(self.clip_s))
         if not all(value > 0 for value in (self.days, self.num_bytes, self.memory_every_s, self.memory_bytes)):
             raise InputError("what is kept has an age and bytes above 0", given=str(self))
 
@@ -99,6 +111,16 @@ class Record:
     """Makes a JPEG of it, on the database's thread."""
     wall: float = field(default_factory=time.time)
     """When it happened, seconds since the epoch."""
+    on_written: Callable[[int], None] | None = None
+    """Told the number that it was given, on the database's thread."""
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A video that belongs to an event."""
+
+    event: int
+    clip: Clip
 
 
 @dataclass(frozen=True)
@@ -128,7 +150,7 @@ class Database:
         self.retention = retention or Retention()
         self.written = self.dropped = 0
         self._path = folder / FILE
-        self._waiting: queue.Queue[Record | None] = queue.Queue(WAITING)
+        self._waiting: queue.Queue[Record | Attached | None] = queue.Queue(WAITING)
         self._engine = self._open(folder, writes)
         self._thread = threading.Thread(target=self._run, name="onlooker-database", daemon=True)
         if writes:
@@ -147,7 +169,7 @@ class Database:
                 version = connection.execute(sql.text("PRAGMA user_version")).scalar_one()
                 if version > VERSION:
                     raise InputError("the database was written by a newer version", given=str(self._path))
-                if version == 0:
+                if version < VERSION:  # what an older version made stays as it is, and gets what is new
                     _TABLES.create_all(connection)
                     for statement in _WORDS:
                         connection.execute(sql.text(statement))
@@ -162,7 +184,7 @@ class Database:
 
     # --------------------------------------------------------------------------------------------------------- writing
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record | Attached) -> None:
         """Keep something; dropped and counted when the disk does not keep up."""
         try:
             self._waiting.put_nowait(record)
@@ -188,7 +210,7 @@ class Database:
             if ends:
                 return
 
-    def _batch(self) -> tuple[list[Record], bool]:
+    def _batch(self) -> tuple[list[Record | Attached], bool]:
         """What came within `EVERY_S`, and whether nothing follows."""
         until, batch = time.monotonic() + EVERY_S, []
         while (left := until - time.monotonic()) > 0 and len(batch) < 512:
@@ -201,21 +223,34 @@ class Database:
             batch.append(record)
         return batch, False
 
-    def _write(self, batch: list[Record]) -> None:
+    def _write(self, batch: list[Record | Attached]) -> None:
+        written: list[tuple[Callable[[int], None], int]] = []
+
         def write() -> None:
             with self._engine.begin() as connection:
                 for record in batch:
+                    if isinstance(record, Attached):
+                        clip = {"media_type": record.clip.media_type, "data": record.clip.data}
+                        whose = sql.select(EVENTS.c.id).where(EVENTS.c.id == record.event)
+                        if connection.execute(whose).first():  # it may be gone already
+                            connection.execute(CLIPS.insert().values(event=record.event, **clip))
+                        continue
                     row = {
                         name: getattr(record, name)
                         for name in ("wall", "seen_wall", "time_s", "stream", "owner", "kind", "text")
                     }
                     made = connection.execute(EVENTS.insert().values(row | {"facts": json.dumps(dict(record.facts))}))
-                    if record.picture is not None and made.inserted_primary_key is not None:
-                        number = made.inserted_primary_key[0]
+                    assert made.inserted_primary_key is not None, "an event gets a number"
+                    number = made.inserted_primary_key[0]
+                    if record.picture is not None:
                         connection.execute(PICTURES.insert().values(event=number, jpeg=record.picture()))
+                    if record.on_written is not None:
+                        written.append((record.on_written, number))
 
         if self._try(write):
             self.written += len(batch)
+            for told, number in written:
+                told(number)
         else:
             self.dropped += len(batch)
 
@@ -278,6 +313,14 @@ class Database:
         with self._engine.connect() as connection:
             return connection.execute(query).scalar()
 
+    def clip(self, number: int, owner: str | None) -> Clip | None:
+        """The video of an event that this caller may see; None if there is none."""
+        query = sql.select(CLIPS.c.data, CLIPS.c.media_type).join(EVENTS, EVENTS.c.id == CLIPS.c.event)
+        query = query.where(CLIPS.c.event == number, _seen_by(owner))
+        with self._engine.connect() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else Clip(row.data, row.media_type)
+
 
 def _prepare(connection: Any, _: Any) -> None:
     for pragma in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
@@ -290,7 +333,8 @@ def _seen_by(owner: str | None) -> sql.ColumnElement[bool]:
 
 def _query(wanted: Wanted) -> sql.Select[Any]:
     has_picture = sql.exists().where(PICTURES.c.event == EVENTS.c.id).label("has_picture")
-    query = sql.select(EVENTS, has_picture).where(_seen_by(wanted.owner))
+    has_clip = sql.exists().where(CLIPS.c.event == EVENTS.c.id).label("has_clip")
+    query = sql.select(EVENTS, has_picture, has_clip).where(_seen_by(wanted.owner))
     if words := wanted.words.split():
         # Each word as it stands, never as an operator of the search's own language; the last may be a beginning.
         phrase = " ".join('"' + word.replace('"', '""') + '"' for word in words) + "*"
@@ -310,4 +354,5 @@ def _query(wanted: Wanted) -> sql.Select[Any]:
 
 def _told(row: Any) -> dict[str, Any]:
     told_of = {name: getattr(row, name) for name in ("id", "wall", "seen_wall", "time_s", "stream", "kind", "text")}
-    return told_of | {"facts": json.loads(row.facts), "has_picture": bool(row.has_picture)}
+    has = {"has_picture": bool(row.has_picture), "has_clip": bool(row.has_clip)}
+    return told_of | {"facts": json.loads(row.facts)} | has

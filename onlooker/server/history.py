@@ -1,12 +1,14 @@
 """What goes into the database, and how it leaves as subtitles."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from onlooker.core.events import Alert
-from onlooker.server.database import Database, Record, Retention
+from onlooker.server.clips import AFTER_S, LONGEST_S, Clips, Cut
+from onlooker.server.database import Attached, Database, Record, Retention
 from onlooker.server.stream import Event, Stream
 
 CUE_S = 4.0
@@ -16,9 +18,22 @@ CUE_S = 4.0
 class History:
     """The database of a server, told what happens. Sessions of clients are kept only if the operator said so."""
 
-    def __init__(self, folder: Path, retention: Retention, sessions: bool) -> None:
+    def __init__(self, folder: Path, retention: Retention, sessions: bool, cut: Cut = lambda name, since: None) -> None:
+        """`cut` gives what a stream sent since a time of day."""
         self.database = Database(folder, retention)
         self.sessions = sessions
+        self.clips = Clips(cut, lambda event, clip: self.database.add(Attached(event, clip)))
+
+    @property
+    def keep_s(self) -> float:
+        """Seconds of a camera's stream that must be kept for clips to be cut from; 0 for none."""
+        clip_s = self.database.retention.clip_s
+        return clip_s and clip_s + LONGEST_S + 2 * AFTER_S
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        self.clips.close()
+        self.database.close()
 
     def note(self, stream: Stream, event: Event) -> None:
         """Something happened on a stream; any thread. What is not for keeping is left out."""
@@ -41,7 +56,16 @@ class History:
         elif nearest is not None:
             picture = lambda: nearest[1]  # noqa: E731
         words = " ".join(filter(None, (alert.rule, alert.prompt, alert.text)))
-        self._add(stream, "alert", words, facts, alert.time_s, picture)
+        self._add(stream, "alert", words, facts, alert.time_s, picture, self._clipped(stream, alert))
+
+    def _clipped(self, stream: Stream, alert: Alert) -> Callable[[int], None] | None:
+        """Has the clip of an alert cut when it is written and its last seconds have come."""
+        clip_s, now = self.database.retention.clip_s, time.time()
+        if not clip_s or stream.owner is not None:
+            return None
+        seen = stream.wall_of(alert.evidence_s)
+        since = max(now - LONGEST_S, now if seen is None else seen) - clip_s
+        return lambda number: self.clips.add(number, stream.id, since, now + AFTER_S)
 
     def rules(self, stream: Stream) -> None:
         """The rules of a stream were changed."""
@@ -57,12 +81,14 @@ class History:
         facts: dict[str, Any],
         time_s: float | None = None,
         picture: Callable[[], bytes] | None = None,
+        on_written: Callable[[int], None] | None = None,
     ) -> None:
         if stream.owner is not None and not self.sessions:
             return
         time_s = stream.last_time_s if time_s is None else time_s
         seen = None if time_s is None else stream.wall_of(time_s)
-        self.database.add(Record(kind, stream.id, stream.owner, text, facts, time_s, seen, picture))
+        record = Record(kind, stream.id, stream.owner, text, facts, time_s, seen, picture, on_written=on_written)
+        self.database.add(record)
 
 
 def as_vtt(events: Iterable[dict[str, Any]]) -> Iterator[str]:

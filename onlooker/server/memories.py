@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from onlooker.server.service import Service
 
 LOG = logging.getLogger("onlooker.server")
-SHARE = 0.1
+SHARE = 0.25
 """Most of the time that is spent on writing one source's memory."""
 THUMBNAILS = "thumbnails"
 """Name of the tensor that holds the thumbnails' bytes, beside those of the session."""
@@ -71,12 +71,12 @@ class Memories:
         return [(n, stream) for n, stream in streams if stream and stream.state == "live" and watched.is_endless(n)]
 
     async def _save(self, name: str, stream: Stream) -> None:
-        began, service = time.monotonic(), self._service
+        service = self._service
         retention = service.settings.retention
         session = stream.session
         if session is None or not session.frames or self._kept.get(name) == session.frames:
             return
-        self._due[name] = began + retention.memory_every_s
+        self._due[name] = time.monotonic() + retention.memory_every_s
         try:
             if stream.memory_bytes > retention.memory_bytes:
                 most = f"{retention.memory_bytes} bytes of a source may be kept"
@@ -84,7 +84,9 @@ class Memories:
             saved, times, pictures, about = await asyncio.wrap_future(
                 service.worker.call(lambda engine: _taken(stream, self._source(name)))
             )
+            began = time.monotonic()
             await asyncio.to_thread(self._write, name, saved, times, pictures, about)
+            self._due[name] = max(self._due[name], began + (time.monotonic() - began) / SHARE)
         except Refusal:
             return  # it ended meanwhile
         except (OSError, SafetensorError, OnlookerError) as error:
@@ -92,8 +94,6 @@ class Memories:
             LOG.error("what source %s remembers cannot be kept: %s", name, error)
         else:
             self._kept[name], self.saved_s[name] = saved.facts["frames"], about["wall"]
-        took = time.monotonic() - began
-        self._due[name] = max(self._due[name], began + took / SHARE)
 
     def _write(self, name: str, saved: Saved, times: list[float], pictures: list[bytes], about: dict[str, Any]) -> None:
         tensors = dict(saved.tensors) | {THUMBNAILS: _bytes(b"".join(pictures))}

@@ -67,6 +67,14 @@ def history_routes(history_of: Callable[[], History | None]) -> APIRouter:
             raise Refusal(404, "no_picture", "there is no picture of that event")
         return Response(found, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
+    @routes.get("/search/{number}/clip")
+    async def clip(number: int, caller: Asker) -> Response:
+        """The seconds of video around an alert."""
+        found = await asyncio.to_thread(history().database.clip, min(number, 2**62), caller.name)
+        if found is None:
+            raise Refusal(404, "no_clip", "there is no video of that event")
+        return Response(found.data, media_type=found.media_type, headers={"Cache-Control": "private, max-age=86400"})
+
     @routes.get("/export")
     async def export(caller: Asker, query: Annotated[Export, Query()]) -> Response:
         """Everything that is wanted, oldest first: JSON Lines, or WebVTT of one stream."""
@@ -82,7 +90,8 @@ def history_routes(history_of: Callable[[], History | None]) -> APIRouter:
 
 def _told(event: dict[str, Any]) -> dict[str, Any]:
     picture = f"/v1/search/{event['id']}.jpg" if event.pop("has_picture") else None
-    return event | {"picture": picture}
+    clip = f"/v1/search/{event['id']}/clip" if event.pop("has_clip") else None
+    return event | {"picture": picture, "clip": clip}
 
 
 async def _threaded(lines: Iterator[str]) -> AsyncIterator[str]:

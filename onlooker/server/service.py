@@ -57,10 +57,10 @@ class Service:
         self.allowed = Allowed(settings.allowed_hosts)
         self.streams: dict[str, Stream] = {}
         self.watched = Watched(self, settings.sources)
-        self.history = (
-            None if settings.state is None else History(settings.state, settings.retention, settings.keep_sessions)
-        )
-        self.memories = None if settings.state is None else Memories(self, settings.state)
+        self.history, self.memories = None, None
+        if settings.state is not None:
+            self.history = History(settings.state, settings.retention, settings.keep_sessions, self.watched.clip)
+            self.memories = Memories(self, settings.state)
         self.is_draining = False
         self.pool = ThreadPoolExecutor(4, "onlooker-pictures")
         self._gone: OrderedDict[str, tuple[str | None, str]] = OrderedDict()
@@ -367,7 +367,7 @@ class Service:
         if self.webhook is not None:
             await asyncio.get_running_loop().run_in_executor(None, self.webhook.close)
         if self.history is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self.history.database.close)
+            await asyncio.get_running_loop().run_in_executor(None, self.history.close)
         self.pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -24,7 +24,8 @@ from onlooker.server.settings import Limits
 from onlooker.server.stream import Arrived, Event, Stream
 
 if TYPE_CHECKING:
-    from onlooker.video import LiveEvent
+    from onlooker.video import LiveEvent, LiveSource
+    from onlooker.video.clip import Clip
 
 LOG = logging.getLogger("onlooker.server")
 Pace = Literal["real", "max", "live"]
@@ -51,6 +52,7 @@ class Feeder:
         self._stream, self._open, self._pace, self._most = stream, open_frames, pace, most_frames
         self._name = redact(name)
         self._newest: Arrived | None = None
+        self._live: LiveSource | None = None
         self.is_endless = pace == "live"
         """Whether it goes on for ever, as a camera does; a film does not."""
         self.was_cut = False
@@ -62,13 +64,13 @@ class Feeder:
         self._thread = threading.Thread(target=self._run, name="onlooker-source", daemon=True)
 
     @classmethod
-    def of_live(cls, stream: Stream, url: str, fps: float) -> "Feeder":
+    def of_live(cls, stream: Stream, url: str, fps: float, keep_s: float = 0.0) -> "Feeder":
         """A feeder that follows a live address through losses and reconnections, until the stream ends."""
-        feeder = cls(stream, url, lambda: feeder._followed(url, fps), pace="live")
+        feeder = cls(stream, url, lambda: feeder._followed(url, fps, keep_s), pace="live")
         return feeder
 
     @classmethod
-    def of_web(cls, stream: Stream, url: str, fps: float) -> "Feeder":
+    def of_web(cls, stream: Stream, url: str, fps: float, keep_s: float = 0.0) -> "Feeder":
         """A feeder of what is behind an http address: a film, or a camera, which is also what is not up yet."""
         from onlooker.video import open_video
 
@@ -83,22 +85,27 @@ class Feeder:
                     return
                 opened.close()
                 feeder._pace, feeder.is_endless = "live", True
-                yield opened.enter_context(feeder._followed(url, fps))
+                yield opened.enter_context(feeder._followed(url, fps, keep_s))
 
         feeder = cls(stream, url, read)
         return feeder
 
     @contextmanager
-    def _followed(self, url: str, fps: float) -> Generator[Iterator[Frame]]:
+    def _followed(self, url: str, fps: float, keep_s: float) -> Generator[Iterator[Frame]]:
         from onlooker.video import LiveSettings, open_live
 
         def told(event: "LiveEvent") -> None:
             self.tell(event.state, event.why)
 
-        with open_live(url, LiveSettings(fps=fps), on_event=told) as source:
+        with open_live(url, LiveSettings(fps=fps, keep_s=keep_s), on_event=told) as source:
+            self._live = source
             # Reading waits for the next picture, however long: the end of the stream must end it.
             self._stream.at_end(lambda: threading.Thread(target=source.close, daemon=True).start())
             yield iter(source)
+
+    def clip(self, since_wall: float) -> "Future[Clip | None] | None":
+        """The encoded stream since a time of day, as a file; None where there is none to cut from. Any thread."""
+        return None if self._live is None else self._live.clip(since_wall)
 
     def start(self) -> None:
         """Begin to read."""
@@ -157,14 +164,17 @@ class Feeder:
         self._stream.events.add(Event("source", facts))
 
 
-def feeder_of(stream: Stream, url: str, fps: float) -> Feeder:
-    """The feeder of an address the operator named: live, a file, http(s), or `synthetic[:SEED]`, which never ends."""
+def feeder_of(stream: Stream, url: str, fps: float, keep_s: float = 0.0) -> Feeder:
+    """The feeder of an address the operator named: live, a file, http(s), or `synthetic[:SEED]`, which never ends.
+
+    Of cameras `keep_s` seconds of the encoded stream are kept, to cut clips from.
+    """
     from onlooker.video import is_live, is_web, open_video
 
     if is_live(url):
-        return Feeder.of_live(stream, url, fps)
+        return Feeder.of_live(stream, url, fps, keep_s)
     if is_web(url):
-        return Feeder.of_web(stream, url, fps)
+        return Feeder.of_web(stream, url, fps, keep_s)
     if url == "synthetic" or url.startswith("synthetic:"):
         feeder = Feeder(stream, url, lambda: closing(_synthetic(int(url.partition(":")[2] or 0), fps)))
         feeder.is_endless = True

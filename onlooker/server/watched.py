@@ -17,7 +17,10 @@ from onlooker.server.sources import Feeder, feeder_of
 from onlooker.server.stream import Stream, StreamSettings
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from onlooker.server.service import Service
+    from onlooker.video.clip import Clip
 
 LOG = logging.getLogger("onlooker.server")
 
@@ -39,6 +42,11 @@ class Watched:
     def sources(self) -> tuple[Source, ...]:
         """All of them, in the order they were named."""
         return tuple(self._sources.values())
+
+    def clip(self, name: str, since_wall: float) -> "Future[Clip | None] | None":
+        """What a source sent since a time of day, as a file; None where there is nothing to cut from. Any thread."""
+        feeder = self._feeders.get(name)
+        return None if feeder is None else feeder.clip(since_wall)
 
     def is_endless(self, name: str) -> bool:
         """Whether what is watched under a name goes on for ever, as far as is known now."""
@@ -122,7 +130,8 @@ class Watched:
             await self._change_rules(stream, None, source)
         except OnlookerError as error:  # of this model: the source is watched nevertheless
             LOG.error("the rules of source %s cannot be kept: %s", source.name, error)
-        self._feeders[source.name] = feeder_of(stream, source.url, fps)
+        keep_s = 0.0 if service.history is None else service.history.keep_s
+        self._feeders[source.name] = feeder_of(stream, source.url, fps, keep_s)
         self._feeders[source.name].start()
         self._ask_for(stream, source)
 
