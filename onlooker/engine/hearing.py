@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import VideoModel
+from onlooker.core.contracts import Decider, VideoModel
 from onlooker.core.state import StreamState
 from onlooker.engine.packing import Work
 
@@ -68,6 +68,21 @@ class Heard:
     """Probabilities `[heads]`, in the order of the model's `head_names`."""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A request as a decision net knows it."""
+
+    decider: Decider
+    words: Tensor
+    """The mean of its words' embeddings, `[hidden_dim]`."""
+
+
+def to_decide(model: VideoModel, prompt: str) -> Wanted:
+    """A request to the model's decision net."""
+    assert model.decider is not None, "a model that offers decision has one"
+    return Wanted(model.decider, model.embed_text(model.retrieval_ids(prompt)).detach().float().mean(0))
+
+
 def to_hear(session: "Session", work: Work) -> Work:
     """The work of reading a frame, with its last hidden state if somebody listens to the session."""
     return replace(work, wants_hidden=True) if SIGNALS & session.wanted.keys() else work
@@ -85,7 +100,7 @@ def listen(model: VideoModel, ends: Sequence[tuple["Session", Tensor | None]]) -
     wanted = set().union(*(session.wanted.keys() for session, _ in heard))
     silence = heads = None
     if model.silence_ids and "silence_probability" in wanted:
-        likely = model.logits(rows).float().softmax(-1)
+        likely = model.frame_end_logits(rows).float().softmax(-1)
         silent = torch.stack([likely[:, token] for token in sorted(model.silence_ids)])
         for token in model.silence_ids:
             likely[:, token] = 0.0

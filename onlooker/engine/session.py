@@ -71,12 +71,12 @@ class Session:
         self.time_s: float | None = None
         self.seen_s: float | None = None
         """Time of the newest frame that the gate did not skip."""
-        self.noted_s = 0.0
-        """Time of the newest note."""
+        self.noted_s = 0.0  # time of the newest note
         self.wanted: Counter[str] = Counter()
         """Signals of a frame that somebody listens to (`Watch`), and how many do."""
         self.heard = Heard()
         """What the newest frame told them."""
+        self.carriers: Tensor | None = None  # the newest patch's tokens as kept, if a decision is made of them
         self.usual = Usual()
         self.thinking: Thinking | None = None
         """The thought that is on its way."""
@@ -231,7 +231,7 @@ class Session:
         self.closed, self.trace = True, None
         self.arrival, self._working = None, None
         self.waiting, self.pending, self.looked_ahead = (), (), None
-        self.heard, self.usual = Heard(), Usual()
+        self.heard, self.usual, self.carriers = Heard(), Usual(), None
         self.states = self._engine.new_states()
         # A store with nothing but the prefix takes the old one's place, so that its memory is free at once.
         self.store = self._engine.new_store()
@@ -336,6 +336,7 @@ class Session:
         self.totals.held_s += given.waited_s(self.pending, now)
         self.totals.frames_empty += given.frames_empty
         self.pending = given.pending
+        self.carriers = given.parts[-1][1].features if "decision" in self.wanted and given.parts else None
 
     def hold(self, waiting: tuple[Frame, ...], now: float) -> None:
         """These frames wait for the next one; those that have waited until now are remembered."""

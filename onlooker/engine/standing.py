@@ -18,6 +18,7 @@ from onlooker.engine.probing import Probe, Reply, Retelling
 from onlooker.respond import Rule
 
 LOOKS_KEPT = 600
+_FACTS = {"rule", "said", "said_ids", "said_s", "state"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Standing:
     """When."""
     look: Looking | None = None
     speaking: Speaking | None = None
+    deciding: StreamState | None = None
+    """What the model's decision net remembers for this rule."""
     surest: tuple[Frame, float] | None = None
     looked_s: float | None = None
     looks: int = 0
@@ -82,7 +85,11 @@ class Standing:
         """What goes on after a save: not the counts."""
         tensors, state = self.state.export()
         facts = {"rule": repr(self.rule), "said": self.said, "said_ids": list(self.said_ids), "said_s": self.said_s}
-        return tensors, facts | {"state": state}
+        facts["state"] = state
+        if self.deciding is not None:
+            held, facts["deciding"] = self.deciding.export()
+            tensors = tensors | {f"deciding/{name}": tensor for name, tensor in held.items()}
+        return tensors, facts
 
 
 @dataclass(frozen=True)
@@ -98,14 +105,18 @@ class RuleBook:
         self._live: weakref.WeakSet[Standing] = weakref.WeakSet()
         self._kept: dict[str, _Kept] = {}
 
-    def open(self, rule: Rule) -> Standing:
-        """A rule begins; one that was saved, with the same prompt, policy and settings, goes on. Raises `InputError`
-        when what was saved is damaged."""
-        one, kept = Standing(rule, rule.policy.new_state()), self._kept.pop(rule.name, None)
+    def open(self, rule: Rule, deciding: StreamState | None = None) -> Standing:
+        """A rule begins; one that was saved, with the same prompt, policy and settings, goes on. `deciding` is what a
+        decision net remembers at its beginning. Raises `InputError` when what was saved is damaged."""
+        one = Standing(rule, rule.policy.new_state(), deciding=deciding)
+        kept = self._kept.pop(rule.name, None)
         if kept is not None and kept.facts["rule"] == repr(rule):
             one.state.load(dict(kept.tensors), kept.facts["state"])
             one.said, one.said_ids = kept.facts["said"], tuple(kept.facts["said_ids"])
             one.said_s = kept.facts["said_s"]
+            if deciding is not None and "deciding" in kept.facts:
+                held = {n.removeprefix("deciding/"): t for n, t in kept.tensors.items() if n.startswith("deciding/")}
+                deciding.load(held, kept.facts["deciding"])
         self._live.add(one)
         return one
 
@@ -131,7 +142,7 @@ class RuleBook:
     def load(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Keep what `export` gave until the rules come again. Raises `InputError` for anything else."""
         for name, fact in facts.items():
-            if not isinstance(fact, Mapping) or set(fact) != {"rule", "said", "said_ids", "said_s", "state"}:
+            if not isinstance(fact, Mapping) or set(fact) - {"deciding"} != _FACTS:
                 raise InputError("what a rule remembered is damaged", given=repr(fact)[:200], do="take a new snapshot")
             if fact["said_s"] is not None:
                 number("said_s of a rule", fact["said_s"], least=0.0)

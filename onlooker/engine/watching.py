@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from onlooker.core.contracts import ClipModel, Moment
 from onlooker.core.errors import CapacityError, InputError, ModelError
 from onlooker.core.events import Alert, Failed, FrameTaken, Then, Verdict
 from onlooker.core.frame import Frame
-from onlooker.engine.hearing import SIGNALS
+from onlooker.engine.hearing import SIGNALS, Wanted, to_decide
 from onlooker.engine.probing import Aside, Probe, Reply, Retelling, YesNo
 from onlooker.engine.standing import Looking, Speaking, Standing
 from onlooker.respond import Rule, check_names
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 PROBED = frozenset({"speak_probability", "said_perplexity"})
 """Signals that are asked for beside the stream."""
+OF_TOKENS = SIGNALS | {"decision"}
+"""Signals that a frame tells, if any of its tokens came."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Watch:
         self._engine, self.session = engine, session
         self._words: YesNo | None = None
         self._standing: dict[str, Standing] = {}
+        self._requests: dict[str, Wanted] = {}
         self._begun: list[Aside] = []
         for rule in rules:
             self.add(rule)
@@ -98,7 +103,13 @@ class Watch:
             )
         if "speak_probability" in needs and self._words is None:
             self._words = YesNo.of(model)
-        self._standing[rule.name] = self.session.rules.open(rule)
+        deciding = None
+        if "decision" in needs and not isinstance(model, ClipModel):
+            deciding = to_decide(model, rule.prompt)
+        one = self.session.rules.open(rule, None if deciding is None else deciding.decider.new_state())
+        self._standing[rule.name] = one
+        if deciding is not None:
+            self._requests[rule.name] = deciding
         self.session.wanted.update(needs)
 
     def remove(self, name: str) -> None:
@@ -107,6 +118,7 @@ class Watch:
             known = ", ".join(self._standing) or "there are no rules"
             raise InputError("there is no rule of that name", given=name, do=known)
         gone = self._standing.pop(name)
+        self._requests.pop(name, None)
         self.session.rules.end(gone)
         self.session.wanted -= Counter(gone.needs)
         for aside in [*(gone.look.asides if gone.look else ()), *([gone.speaking.reply] if gone.speaking else ())]:
@@ -131,11 +143,12 @@ class Watch:
         """
         moment = Moment(taken.time_s, taken.tokens_kept / max(1, taken.tokens_seen), taken.recomputed_ratio)
         heard = self._heard(moment)
+        decided = self._decided(taken.time_s) if taken.tokens_seen else {}
         asides: list[Aside] = []
-        for one in self._standing.values():
-            if not taken.tokens_seen and (not one.needs & PROBED or one.needs & SIGNALS):
+        for name, one in self._standing.items():
+            if not taken.tokens_seen and (not one.needs & PROBED or one.needs & OF_TOKENS):
                 continue
-            asides += self._start(one, frame, heard)
+            asides += self._start(one, frame, dataclasses.replace(heard, decision=decided.get(name)))
         return asides
 
     def take(self) -> list[Alert]:
@@ -178,6 +191,19 @@ class Watch:
         if heard.heads is not None:
             moment = dataclasses.replace(moment, heads=dict(zip(model.head_names, heard.heads.tolist(), strict=True)))
         return moment
+
+    def _decided(self, time_s: float) -> dict[str, float]:
+        """What the model's decision net says of this frame, by rule: of all rules in one go. Waits for the device."""
+        carriers = self.session.carriers
+        if not self._requests or carriers is None:
+            return {}
+        asked = {name: (self._standing[name], wanted) for name, wanted in self._requests.items()}
+        decider = next(iter(self._requests.values())).decider
+        said = [one.speaking.moment.time_s if one.speaking else one.said_s for one, _ in asked.values()]
+        since = [None if at is None else time_s - at for at in said]
+        states = [one.deciding for one, _ in asked.values() if one.deciding is not None]
+        likely = decider.decide(carriers, torch.stack([wanted.words for _, wanted in asked.values()]), since, states)
+        return dict(zip(asked, likely.tolist(), strict=True))
 
     def _start(self, one: Standing, frame: Frame, moment: Moment) -> list[Aside]:
         # Half a millisecond of grace: times of frames are rounded, and one in two looks would be missed.

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import Attention, ModelSpec, TokenChoice, VideoModel
+from onlooker.core.contracts import Attention, Decider, ModelSpec, TokenChoice, VideoModel
 from onlooker.core.errors import ModelError
 from onlooker.core.spans import Layout
 from onlooker.models._language import LanguageLayers, LeanLayers, token_mask
@@ -178,6 +178,13 @@ class CheckpointModel(VideoModel):
     @property
     def silence_ids(self) -> frozenset[int]:
         return self._signals.silence_ids
+
+    def frame_end_logits(self, hidden: Tensor) -> Tensor:
+        return self._signals.silenced(self.logits(hidden), hidden)
+
+    @property
+    def decider(self) -> Decider | None:
+        return self._signals.decider
 
     @property
     def head_names(self) -> tuple[str, ...]:

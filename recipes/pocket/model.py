@@ -496,6 +496,15 @@ class Pocket(nn.Module):
         answered = _rms_norm(y, self.hf.model.language_model.norm.weight).unflatten(1, (questions, size))
         return Reading(answered, watched, found.unflatten(1, (questions, size)))
 
+    def watch(self, stream: Stream) -> Tensor:
+        """Last hidden states of the stream itself, `[clips, length, dim]`: what heads on a frame's last token see."""
+        turn = self.rotary(torch.arange(stream.embeddings.shape[1], device=stream.embeddings.device)[None])
+        x = stream.embeddings
+        for w in self.text_weights():
+            q, k, v = _heads_of(x, w, self.sizes.heads, self.sizes.kv_heads, *turn)
+            x = _finish(x, F.scaled_dot_product_attention(q, k, v, is_causal=True), w)
+        return _rms_norm(x, self.hf.model.language_model.norm.weight)
+
     def stream_logits(self, watched: Tensor) -> tuple[Tensor, ...]:
         """Scores of the clock heads, then of the row and the column, of stream tokens `[..., dim]`."""
         normed = _rms_norm(watched, torch.ones(watched.shape[-1], device=watched.device))

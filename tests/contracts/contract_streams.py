@@ -63,6 +63,7 @@ def flat_moment(time_s: float, level: float) -> Moment:
         surprise=10.0 * level,
         said_perplexity=1.0 + level,
         heads={"informative": level / 2, "relevance": level / 2},
+        decision=level,
     )
 
 

@@ -15,13 +15,14 @@ One page for each reader, all names importable from here:
 | `refine.py`, `respond.py`, `think.py` | refiners, response policies, thinkers |
 | `schedule.py` | schedules of many streams |
 | `model.py`, `vision.py` | everyone who adapts a model |
-| `adapt.py` | trained parts that are attached to a model |
+| `adapt.py`, `decide.py` | trained parts that are attached to a model, or lie beside it |
 | `packed.py` | kernels and prepared encoders; not importable from here |
 """
 
 from onlooker.core.contracts.adapt import Adapter
 from onlooker.core.contracts.codec import Codec
 from onlooker.core.contracts.compress import Compressor
+from onlooker.core.contracts.decide import Decider
 from onlooker.core.contracts.encode import EncoderAccelerator, Prepared
 from onlooker.core.contracts.gate import PICTURE_SIZES, Gate, MemoryView
 from onlooker.core.contracts.memory import MemoryPolicy
@@ -43,6 +44,7 @@ __all__ = [
     "ClipModel",
     "Codec",
     "Compressor",
+    "Decider",
     "Decision",
     "Encoded",
     "EncoderAccelerator",

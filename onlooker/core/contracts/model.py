@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from onlooker.core.contracts.adapt import Adapter
+from onlooker.core.contracts.decide import Decider
 from onlooker.core.contracts.vision import Encoded, VisionTower
 from onlooker.core.errors import InputError
 from onlooker.core.kinds import KINDS
@@ -252,6 +253,15 @@ class VideoModel(ABC):
         """Token ids that say, where a frame ends, that nothing is to be said; with some, the model offers
         `silence_probability`."""
         return frozenset()
+
+    def frame_end_logits(self, hidden: Tensor) -> Tensor:
+        """Scores as `logits` gives them where a frame ends, with those of `silence_ids` as they were trained."""
+        return self.logits(hidden)
+
+    @property
+    def decider(self) -> Decider | None:
+        """A trained decision net; with one, the model offers `decision`."""
+        return None
 
     @property
     def head_names(self) -> tuple[str, ...]:

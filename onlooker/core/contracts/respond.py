@@ -14,7 +14,7 @@ Outcome = Literal["silent", "speak", "delegate"]
 
 ANY_MODEL = frozenset({"speak_probability", "surprise", "said_perplexity"})
 """Signals of a moment that the engine computes on any model that reads while watching. The others named in a policy's
-`needs` have to be offered by the model: `silence_probability`, `heads`."""
+`needs` have to be offered by the model: `silence_probability`, `heads`, `decision`."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,9 @@ class Moment:
     """Stream time at which the rule spoke last; None before. Known to every policy."""
     heads: Mapping[str, float] | None = None
     """Probabilities that trained heads give the frame's last hidden state, by name. Costs no pass."""
+    decision: float | None = None
+    """Probability that a trained decision net gives to reacting to the standing question now (`Decider`). Costs no
+    pass; None for a frame that kept no tokens."""
 
 
 @dataclass(frozen=True, slots=True)
