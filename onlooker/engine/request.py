@@ -223,7 +223,7 @@ class Request:
             choose, visible=visible, scored=scored, scoring=scoring, held=held, layered=memory.layered
         )
         if scored:
-            words = model.embed_text(model.retrieval_ids(self.question)) if scoring == "mean" else prompt
+            words = model.embed_text(model.retrieval_ids(self.question)) if scoring in ("mean", "cosine") else prompt
             yield Work(words, view.retrieval(*model.place_text(len(words))))
         yield from held_works(view, readings)
         if self._given:

@@ -101,6 +101,8 @@ def tell_scores(scoring: Scoring, means: Tensor, queries: Tensor, num_kv_heads: 
         return queries
     if scoring == "mean":
         return score_blocks(means, fold_queries(queries, num_kv_heads)).cpu()
+    if scoring == "cosine":
+        return torch.cosine_similarity(means, fold_queries(queries, num_kv_heads)[None], dim=1).cpu()
     return share_attention(means, queries, num_kv_heads, scale).cpu()
 
 
