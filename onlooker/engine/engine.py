@@ -15,6 +15,7 @@ from onlooker.core.contracts import (
     Codec,
     MemoryPolicy,
     Method,
+    SideTower,
     VideoModel,
 )
 from onlooker.core.errors import InputError
@@ -23,7 +24,7 @@ from onlooker.core.frame import Frame
 from onlooker.core.spans import Layout, Plan, Span, SpanKind
 from onlooker.core.state import StreamState
 from onlooker.engine.emission import Emission, Writer, match, read_all
-from onlooker.engine.eye import Eye
+from onlooker.engine.eye import Eye, encoder_in
 from onlooker.engine.hearing import listen
 from onlooker.engine.methods import Methods
 from onlooker.engine.noting import Note, take_notes
@@ -107,6 +108,11 @@ class Engine:
         return self.model.adapters
 
     @property
+    def side_towers(self) -> Sequence[SideTower]:
+        """Further vision towers of the model."""
+        return self.model.side_towers
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.spec.device
@@ -177,13 +183,16 @@ class Engine:
         """What a saved session must find again in the model, as JSON holds it."""
         spec = self.model.spec
         dtype = str(spec.dtype).removeprefix("torch.")
-        trained = {adapter.name: adapter.version for adapter in self.adapters}
+        trained = {part.name: part.version for part in (*self.adapters, *self.side_towers)}
         facts = {"model": spec.name, "dtype": dtype, "patch_frames": self.model.patch_frames}
         return facts | ({"adapters": trained} if trained else {})
 
     def new_states(self) -> dict[str, StreamState]:
         """What is remembered of a stream before its first frame, by kind of method, and by name of trained part."""
-        return self.serving.new_states() | {adapter.name: adapter.new_state() for adapter in self.adapters}
+        states = self.serving.new_states()
+        for part in (*self.adapters, *self.side_towers):
+            states[part.name] = part.new_state()
+        return states | {encoder_in(tower): self.serving.encoder.new_state() for tower in self.side_towers}
 
     def open(self, *, trace: bool = False) -> Session:
         """A new stream. With `trace`, `Session.trace` tells of the newest frame which patches were recomputed and which

@@ -3,18 +3,29 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
-from onlooker.core.contracts import Prepared, VideoModel, VisionTower
+from onlooker.core.contracts import Encoded, Prepared, SideTower, VideoModel, VisionTower
 from onlooker.core.frame import Frame
+from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 from onlooker.engine.emission import Pending, emitted, most_read
 from onlooker.engine.methods import Methods
 from onlooker.engine.seeing import Arrival, Patch, Seen, arrive, batches
 from onlooker.engine.session import Session
 from onlooker.engine.stages import Stages
+
+
+def encoder_in(tower: SideTower) -> str:
+    """What the encoder's state in a further tower is called among a session's states."""
+    return f"encoder.{tower.name}"
+
+
+Shapes = tuple[tuple[int, ...], ...]
+"""Of the pixels of a patch: for the model's own tower, and for each further one."""
 
 
 class Eye:
@@ -24,6 +35,7 @@ class Eye:
         self._model, self._methods, self._wanted, self._stages = model, methods, wanted, stages
         self._device = model.spec.device
         self._prepared: dict[tuple[int, ...], Prepared] = {}
+        self._prepared_beside: dict[tuple[str, tuple[int, ...]], Prepared] = {}
         self._most_frames = 0
 
     def prepare(
@@ -37,12 +49,23 @@ class Eye:
         encoder = self._methods.encoder
         prepared = encoder.prepare(self.tower(shape), like, most_frames, on_step)
         encoded = prepared.encode(like[None], [encoder.new_state()])
+        self._prepared_beside = {}
+        for side in self._model.side_towers:
+            own = side.preprocess([blank] * self._model.patch_frames)
+            if (seen := side.tower(tuple(own.shape))).pack is None and own.is_cuda:
+                continue  # without a packed form it runs as it does without preparing
+            first = side.embed_patches(own[None], [side.new_state()])[0]
+            beside = encoder.prepare(seen, first, most_frames, lambda step, name=side.name: on_step(f"{name} {step}"))
+            self._prepared_beside[side.name, tuple(own.shape)] = beside
+            encoded = side.fuse(encoded, beside.encode(first[None], [encoder.new_state()]), self.tower(shape))
         self._prepared, self._most_frames = {shape: prepared}, most_frames
         return {name: rows[0] for name, rows in self._model.project(encoded, shape)[2].items()}
 
     def take_over(self) -> None:
         """Go on with the prepared steps under the encoder's new settings."""
-        self._prepared = {s: self._methods.encoder.take_over(prepared) for s, prepared in self._prepared.items()}
+        over = self._methods.encoder.take_over
+        self._prepared = {shape: over(prepared) for shape, prepared in self._prepared.items()}
+        self._prepared_beside = {place: over(prepared) for place, prepared in self._prepared_beside.items()}
 
     def see(self, arrivals: Sequence[tuple[Session, Frame]]) -> list[Arrival]:
         """Pixels to kept tokens, for the newest frame of several streams, as far as it completes a patch.
@@ -70,24 +93,22 @@ class Eye:
         """
         sessions, count = [session for session, _ in patches], self._model.patch_frames
         with self._stages("preprocess", sessions, self._device):
-            pictures = self._pixels([frame for _, patch in patches for frame in patch.pictures(count)])
+            shown = [patch.pictures(count) for _, patch in patches]
+            pictures = self._pixels([frame for frames in shown for frame in frames])
             pixels = [torch.cat(pictures[first : first + count]) for first in range(0, len(pictures), count)]
-        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+            beside = [self._pixels_beside(frames) for frames in shown]
+        groups: dict[Shapes, list[int]] = defaultdict(list)
         for number, one in enumerate(pixels):
-            groups[tuple(one.shape)].append(number)
+            groups[tuple(one.shape), *(tuple(other.shape) for other in beside[number])].append(number)
+        most = {shapes: self._most_frames for shapes in groups if shapes[0] in self._prepared}
         found: dict[int, Seen] = {}
-        for shape, members in batches(groups, dict.fromkeys(self._prepared, self._most_frames)):
+        for (shape, *_), members in batches(groups, most):
             some = [sessions[n] for n in members]
             tower = self.tower(shape)
             working = [session.forks() if aside else session.begin(most_read(session, tower)) for session in some]
-            states, pruned = ([one[kind] for one in working] for kind in ("encoder", "compressor"))
             with self._stages("encode", some, self._device):
                 images = torch.stack([pixels[n] for n in members])
-                hidden = self._model.embed_patches(images)
-                if (prepared := self._prepared.get(shape)) is not None:
-                    encoded = prepared.encode(hidden, states)
-                else:
-                    encoded = self._methods.encoder.encode(tower, hidden, states)
+                encoded = self._encode(tower, images, [beside[n] for n in members], working)
             with self._stages("project", some, self._device):
                 features, grid, extras = self._model.project(encoded, shape)
                 more, about = (
@@ -108,7 +129,7 @@ class Eye:
                 ]
                 for adapter in self._model.adapters:
                     whole = adapter.adapt_streams(whole, [one[adapter.name] for one in working])
-                compressor = self._methods.compressor
+                compressor, pruned = self._methods.compressor, [one["compressor"] for one in working]
                 kept = compressor.compress_streams(whole, pruned)
                 for row, n in enumerate(members):
                     session, patch = patches[n]
@@ -116,11 +137,34 @@ class Eye:
                         session.next_number, patch.start_s, patch.end_s, len(patch.frames),
                         len(whole[row]),
                     )  # fmt: skip
-                    emission = emitted(
-                        self._methods.compressor, kept[row], (*session.pending, newest), pruned[row], ends
-                    )
+                    emission = emitted(compressor, kept[row], (*session.pending, newest), pruned[row], ends)
                     found[n] = Seen(patch, whole[row].grid, emission, tower, encoded, row)
         return [found[n] for n in range(len(patches))]
+
+    def _encode(
+        self,
+        tower: VisionTower,
+        images: torch.Tensor,
+        beside: Sequence[Sequence[torch.Tensor]],
+        working: Sequence[dict[str, StreamState]],
+    ) -> Encoded:
+        """Pixels of one patch of each of several streams through the model's own tower and, of `beside`, through its
+        further ones, whose results are fused with it one after the other."""
+        encoder, shape = self._methods.encoder, tuple(images.shape[1:])
+        prepared = self._prepared.get(shape)
+        run = partial(encoder.encode, tower) if prepared is None else prepared.encode
+        encoded = run(self._model.embed_patches(images), [one["encoder"] for one in working])
+        for place, side in enumerate(self._model.side_towers):
+            own = torch.stack([pixels[place] for pixels in beside])
+            hidden = side.embed_patches(own, [one[side.name] for one in working])
+            prepared = self._prepared_beside.get((side.name, tuple(own.shape[1:])))
+            run = partial(encoder.encode, side.tower(tuple(own.shape[1:]))) if prepared is None else prepared.encode
+            encoded = side.fuse(encoded, run(hidden, [one[encoder_in(side)] for one in working]), tower)
+        return encoded
+
+    def _pixels_beside(self, frames: Sequence[Frame]) -> list[torch.Tensor]:
+        """Pixels of one patch for each of the further towers."""
+        return [side.preprocess([frame.image for frame in frames]) for side in self._model.side_towers]
 
     def _pixels(self, frames: Sequence[Frame]) -> list[torch.Tensor]:
         """Pixels of frames, those that the gate shrank at their share of the size."""

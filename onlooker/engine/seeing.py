@@ -130,10 +130,10 @@ def completed(model: VideoModel, waiting: Sequence[Frame], frame: Frame) -> Arri
 
 
 def batches(
-    groups: Mapping[tuple[int, ...], list[int]], most: Mapping[tuple[int, ...], int]
-) -> Iterator[tuple[tuple[int, ...], list[int]]]:
-    """Members of groups by shape, as many at once as the encoder was prepared for (`most`, by shape)."""
-    for shape, members in groups.items():
-        count = most.get(shape, len(members))
+    groups: Mapping[tuple[tuple[int, ...], ...], list[int]], most: Mapping[tuple[tuple[int, ...], ...], int]
+) -> Iterator[tuple[tuple[tuple[int, ...], ...], list[int]]]:
+    """Members of groups by shapes, as many at once as the encoder was prepared for (`most`, by shapes)."""
+    for shapes, members in groups.items():
+        count = most.get(shapes, len(members))
         for first in range(0, len(members), count):
-            yield shape, members[first : first + count]
+            yield shapes, members[first : first + count]

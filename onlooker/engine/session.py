@@ -280,7 +280,8 @@ class Session:
         is_sure = self.store.is_sure_of_room(most_tokens)
 
         def working(kind: str, state: StreamState) -> StreamState:
-            may_stay = is_sure and kind in KINDS and KINDS[kind].renewable and not state.replaces
+            known = KINDS.get(kind.partition(".")[0])  # an encoder has a state in every tower
+            may_stay = is_sure and known is not None and known.renewable and not state.replaces
             return state if may_stay and state.num_bytes() > LARGE_STATE_BYTES else state.fork()
 
         self._working = {kind: working(kind, state) for kind, state in self.states.items()}

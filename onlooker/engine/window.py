@@ -79,6 +79,11 @@ class WindowEngine(Engine):
         """None: nothing of such a model is known."""
         return ()
 
+    @property
+    def side_towers(self) -> Sequence[Any]:
+        """None, either."""
+        return ()
+
     def resize(self, image: np.ndarray) -> np.ndarray:
         """The picture as it is: such a model has a processor of its own."""
         return image

@@ -15,7 +15,7 @@ One page for each reader, all names importable from here:
 | `refine.py`, `respond.py`, `think.py` | refiners, response policies, thinkers |
 | `schedule.py` | schedules of many streams |
 | `model.py`, `vision.py` | everyone who adapts a model |
-| `adapt.py`, `decide.py` | trained parts that are attached to a model, or lie beside it |
+| `adapt.py`, `towers.py`, `decide.py` | trained parts attached to a model (adapters, further towers) or beside it |
 | `packed.py` | kernels and prepared encoders; not importable from here |
 """
 
@@ -32,6 +32,7 @@ from onlooker.core.contracts.refine import Look, Refiner
 from onlooker.core.contracts.respond import SILENT, SPEAK, Decision, Moment, Outcome, ResponsePolicy
 from onlooker.core.contracts.schedule import SchedulePolicy, Waiting
 from onlooker.core.contracts.think import Thinker, Thought
+from onlooker.core.contracts.towers import SideTower
 from onlooker.core.contracts.vision import Encoded, VisionLayer, VisionTower
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "Refiner",
     "ResponsePolicy",
     "SchedulePolicy",
+    "SideTower",
     "Thinker",
     "Thought",
     "TokenChoice",

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 
 from onlooker.core.contracts.adapt import Adapter
 from onlooker.core.contracts.decide import Decider
+from onlooker.core.contracts.towers import SideTower
 from onlooker.core.contracts.vision import Encoded, VisionTower
 from onlooker.core.errors import InputError
 from onlooker.core.kinds import KINDS
@@ -75,6 +76,9 @@ class VideoModel(ABC):
     offers: frozenset[str] = frozenset()
     adapters: tuple[Adapter, ...] = ()
     """Trained parts that tokens go through before they are compressed, in this order (see `attach`)."""
+    side_towers: tuple[SideTower, ...] = ()
+    """Further vision towers, whose features are fused with those of its own before the projection, in this order (see
+    `attach_tower`)."""
     language_extras: frozenset[str] = frozenset()
     """Names of token extras that enter the language layers (DeepStack rows)."""
     described: frozenset[str] = frozenset()
@@ -89,12 +93,20 @@ class VideoModel(ABC):
     def attach(self, adapter: Adapter) -> None:
         """Add a trained part, before any engine is built around the model. Raises `InputError` for a name that is taken
         already, or that nobody could need."""
-        taken = {*KINDS, *(one.name for one in self.adapters), *self.offers}
-        if adapter.name in taken or not adapter.name.isidentifier():
-            given = f"{adapter.name!r}, beside {', '.join(sorted(taken))}"
-            raise InputError("an adapter needs a name of its own", given=given, do="a word in lower case")
+        self._offer("an adapter", adapter)
         self.adapters = (*self.adapters, adapter)
-        self.offers = self.offers | adapter.offers | {adapter.name}
+
+    def attach_tower(self, tower: SideTower) -> None:
+        """Add a further vision tower, before any engine is built around the model. Raises `InputError` as `attach`."""
+        self._offer("a tower", tower)
+        self.side_towers = (*self.side_towers, tower)
+
+    def _offer(self, what: str, part: Adapter | SideTower) -> None:
+        taken = {*KINDS, *(one.name for one in (*self.adapters, *self.side_towers)), *self.offers}
+        if part.name in taken or not part.name.isidentifier():
+            given = f"{part.name!r}, beside {', '.join(sorted(taken))}"
+            raise InputError(f"{what} needs a name of its own", given=given, do="a word in lower case")
+        self.offers = self.offers | part.offers | {part.name}
 
     # seeing
     @abstractmethod
@@ -130,6 +142,12 @@ class VideoModel(ABC):
     @abstractmethod
     def tower(self, pixels_shape: tuple[int, ...]) -> VisionTower:
         """The tower for pixels of shape `[channels, rows, cols]`. Frames of equal shape run in one batch."""
+
+    def towers(self, patch: Sequence[np.ndarray]) -> dict[str, VisionTower]:
+        """All towers by name, the model's own as "", for a patch of such pictures: what a frame costs is theirs
+        together."""
+        own = {"": self.tower(tuple(torch.cat(self.preprocess(patch)).shape))}
+        return own | {side.name: side.tower(tuple(side.preprocess(patch).shape)) for side in self.side_towers}
 
     @abstractmethod
     def project(

@@ -1,0 +1,52 @@
+"""What a further vision tower fills in: a second pair of eyes whose features join those of the model's own tower."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from onlooker.core.contracts.vision import Encoded, VisionTower
+from onlooker.core.state import StreamState
+
+
+class SideTower(ABC):
+    """A further vision tower: an encoder of motion, or of whatever the model's own tower is blind to.
+
+    It sees the same patches of frames, at a size of its own. The engine's encoder accelerator runs it like the model's
+    own tower, with a state of its own for each stream; what comes out is fused before the projection. It holds weights
+    and no stream state: what it remembers of a stream (the frames before, for a clip encoder) is a `StreamState` that
+    the session owns, forks, counts, saves and loads. `VideoModel.attach_tower` adds it to a model, which then offers
+    its `name` and what it `offers`.
+    """
+
+    name: ClassVar[str]
+    """What methods need it by, in lower case."""
+    offers: ClassVar[frozenset[str]] = frozenset()
+    """What else methods may need of it."""
+    version: str = "0"
+    """Of its weights: a session that was saved with others is refused."""
+
+    def new_state(self) -> StreamState:
+        """What it remembers of a stream before its first patch; nothing by default."""
+        return StreamState()
+
+    @abstractmethod
+    def preprocess(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Pixels of one patch of frames (uint8 `[rows, cols, 3]` each, as many as a patch has) on the device:
+        `[channels, rows, cols]`."""
+
+    @abstractmethod
+    def embed_patches(self, pixels: Tensor, states: Sequence[StreamState]) -> Tensor:
+        """`[streams, channels, rows, cols]` to `[streams, tokens, dim]`; row b belongs to `states[b]`, which is
+        updated. The result of a stream must not depend on the others."""
+
+    @abstractmethod
+    def tower(self, pixels_shape: tuple[int, ...]) -> VisionTower:
+        """The tower for pixels of shape `[channels, rows, cols]`."""
+
+    @abstractmethod
+    def fuse(self, encoded: Encoded, own: Encoded, tower: VisionTower) -> Encoded:
+        """What the model's own `tower` gave, `encoded`, joined with what this one gave: of the shapes of `encoded`, as
+        the model projects it. Row by row; must not write into either."""
