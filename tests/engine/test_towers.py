@@ -163,7 +163,7 @@ def test_a_frame_that_was_refused_leaves_no_trace_in_it(model, monkeypatch):
 
     with monkeypatch.context() as broken:
         broken.setattr(type(session.memory), "plan", fails)
-        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - of a pair the first frame only waits
+        with pytest.raises(ZeroDivisionError):
             for frame in frames[4 : 4 + model.patch_frames]:
                 session.push(frame)
     assert all(map(torch.equal, session.states["motion"].before, before))
