@@ -26,7 +26,7 @@ def search(
         Path, typer.Option(metavar="FOLDER", help="What serve --state was given.", show_default=False)
     ] = Path(),
     source: Annotated[str | None, typer.Option(help="Of this source only.")] = None,
-    kind: Annotated[str | None, typer.Option(help="answer, alert, source or rules.")] = None,
+    kind: Annotated[str | None, typer.Option(help="answer, alert, source, rules, note or quality.")] = None,
     since: Annotated[str | None, typer.Option(help="Not older than that, such as 90s, 30m, 24h or 7d.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most events shown.")] = 20,
     export: Annotated[

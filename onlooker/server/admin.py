@@ -13,7 +13,7 @@ from onlooker.server.logs import redact
 from onlooker.server.refusals import Refusal, of_error
 from onlooker.server.service import Service
 from onlooker.server.sessions import Asker
-from onlooker.server.settings import Source
+from onlooker.server.settings import BadPictures, Source
 
 SourceName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
 
@@ -24,6 +24,7 @@ class SourcePut(Body):
     url: str | None = Field(default=None, min_length=1, max_length=2000)
     fps: Fps | None = None
     lag_s: Above0 | None = None
+    bad_pictures: BadPictures | None = None
     rules: list[dict[str, Any]] | None = Field(default=None, max_length=64)
     questions: list[QuestionSection] | None = Field(default=None, max_length=64)
 
@@ -68,6 +69,7 @@ def describe(source: Source) -> dict[str, Any]:
         for one in source.questions
     ]
     told_of = {"name": source.name, "url": redact(source.url), "fps": source.fps, "lag_s": source.lag_s}
+    told_of |= {"bad_pictures": source.bad_pictures}
     return told_of | {"rules": [rule.as_dict() for rule in source.rules], "questions": questions}
 
 
@@ -89,12 +91,13 @@ def changed(name: str, before: Source | None, body: SourcePut) -> Source:
     except OnlookerError as error:
         raise of_error(error) from error
     if before is None:
-        return replace(wanted, fps=body.fps, lag_s=body.lag_s)
+        return replace(wanted, fps=body.fps, lag_s=body.lag_s, bad_pictures=body.bad_pictures or "tell")
     return replace(
         before,
         url=before.url if body.url is None else wanted.url,
         fps=body.fps if "fps" in body.model_fields_set else before.fps,
         lag_s=body.lag_s if "lag_s" in body.model_fields_set else before.lag_s,
+        bad_pictures=body.bad_pictures or before.bad_pictures,
         rules=before.rules if body.rules is None else wanted.rules,
         questions=before.questions if body.questions is None else wanted.questions,
     )

@@ -23,7 +23,7 @@ from onlooker.kvstore.tiers import tier_codecs
 from onlooker.respond import Rule
 from onlooker.server.bodies import Name
 from onlooker.server.database import Retention
-from onlooker.server.settings import Key, Limits, Role, ServerSettings, Source, StandingQuestion
+from onlooker.server.settings import BadPictures, Key, Limits, Role, ServerSettings, Source, StandingQuestion
 from onlooker.server.webhooks import check_url, read_secret, signing_key
 
 
@@ -164,6 +164,7 @@ class SourceSection(Secret):
     url_file: Path | None = None
     fps: Fps | None = None
     lag_s: Above0 | None = None
+    bad_pictures: BadPictures = "tell"
     rules: list[dict[str, Any]] = []
     questions: list[QuestionSection] = []
 
@@ -177,7 +178,7 @@ class SourceSection(Secret):
             if len(set(names)) < len(names):
                 raise InputError(f"two {kind} have one name")
         questions = tuple(StandingQuestion(**one.model_dump()) for one in self.questions)
-        return Source(self.name, self.read("url"), self.fps, rules, questions, self.lag_s)
+        return Source(self.name, self.read("url"), self.fps, rules, questions, self.lag_s, self.bad_pictures)
 
 
 class KeySection(Secret):

@@ -92,6 +92,7 @@ def _fill(table: Table, source: Source, address: Mapping[str, str] | None) -> No
     wanted: dict[str, Any] = {"name": source.name, "fps": source.fps, "lag_s": source.lag_s}
     if address is not None:
         wanted |= dict.fromkeys(("url", "url_env", "url_file")) | dict(address)
+    wanted["bad_pictures"] = source.bad_pictures if "bad_pictures" in table or source.bad_pictures != "tell" else None
     for key, value in wanted.items():
         if value is None:
             table.pop(key, None)

@@ -30,7 +30,7 @@ EVERY_S = 0.5
 """Seconds after which what waits is written."""
 WAITING = 4096
 """Most events that wait for the disk; further ones are dropped and counted."""
-KINDS = ("answer", "alert", "source", "rules", "note")
+KINDS = ("answer", "alert", "source", "rules", "note", "quality")
 
 _TABLES = sql.MetaData()
 EVENTS = sql.Table(

@@ -42,6 +42,10 @@ class History:
             self._add(stream, "answer", f"{facts['question']}\n{facts['text']}", facts, facts["time_s"])
         elif event.kind == "note":
             self._add(stream, "note", facts["text"], facts, facts["time_s"])
+        elif event.kind == "quality":
+            self._add(
+                stream, "quality", "; ".join(facts["texts"]) or "the picture is good again", facts, facts["time_s"]
+            )
         elif event.kind == "source":
             self._add(stream, "source", " ".join(filter(None, (facts["state"], facts["why"]))), facts)
         elif event.kind == "closed":

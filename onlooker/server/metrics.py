@@ -1,6 +1,5 @@
 """Prometheus metrics, in a registry of their own; labels are few and bounded."""
 
-import time
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -10,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from onlooker.core.events import Alert, Answer
 from onlooker.engine.stream_queue import Taken
+from onlooker.server.quality import TEXTS
 from onlooker.server.question import Question
 from onlooker.server.stream import Stream
 from onlooker.server.worker import Observer
@@ -157,12 +157,25 @@ def _of_sources(service: "Service"):
     up = GaugeMetricFamily("onlooker_source_up", "Do pictures of this source come in?", labels=["source"])
     age = GaugeMetricFamily("onlooker_source_frame_age_seconds", "Age of its newest frame.", labels=["source"])
     late = CounterMetricFamily("onlooker_source_frames_late", "Frames later than promised to it.", labels=["source"])
+    stale = GaugeMetricFamily("onlooker_source_stale", "Is its newest frame from before?", labels=["source"])
+    lag = GaugeMetricFamily("onlooker_source_lag_seconds", "95% of its newest frames' lag is below.", labels=["source"])
+    more = "Times it came up again since the server, or its engine, was started."
+    again = CounterMetricFamily("onlooker_source_reconnects", more, labels=["source"])
+    lost = CounterMetricFamily("onlooker_source_frames_lost", "Frames that did not reach the model.", labels=["source"])
+    bad = GaugeMetricFamily("onlooker_source_bad_picture", "Is this wrong with it?", labels=["source", "problem"])
     for told_of in service.watched.describe():
         name, stream = told_of["name"], service.streams.get(told_of["name"])
         up.add_metric([name], told_of["state"] == "live")
         if stream is None:
             continue
         late.add_metric([name], stream.late)
-        if stream.newest is not None and (seen := stream.wall_of(stream.newest.time_s)) is not None:
-            age.add_metric([name], max(0.0, time.time() - seen))
-    yield from (up, age, late)
+        again.add_metric([name], max(0, stream.connections - 1))
+        lost.add_metric([name], sum(stream.lost.values()))
+        stale.add_metric([name], stream.is_stale)
+        for problem in TEXTS:
+            bad.add_metric([name, problem], problem in stream.quality.since)
+        if (lag_s := stream.lag(0.95)) is not None:
+            lag.add_metric([name], lag_s)
+        if (age_s := stream.age_s) is not None:
+            age.add_metric([name], age_s)
+    yield from (up, age, late, again, lost, stale, bad, lag)

@@ -24,7 +24,7 @@ class Search(Body):
 
     q: str = Field(default="", max_length=300)
     stream: str | None = Field(default=None, max_length=200)
-    kind: Literal["answer", "alert", "source", "rules", "note"] | None = None
+    kind: Literal["answer", "alert", "source", "rules", "note", "quality"] | None = None
     since: Wall | None = None
     until: Wall | None = None
     before: Annotated[int, Field(ge=0, lt=2**62)] | None = None

@@ -26,6 +26,7 @@ from onlooker.server.keys import Caller, Keys
 from onlooker.server.memories import Memories
 from onlooker.server.metrics import Metrics
 from onlooker.server.pictures import read_picture
+from onlooker.server.quality import picture_alert
 from onlooker.server.question import Question, check_words
 from onlooker.server.reconfigure import reconfigure
 from onlooker.server.refusals import Refusal, draining, gone, of_error, overloaded, unknown_session
@@ -272,6 +273,9 @@ class Service:
         self.may_work()
         limits = self.limits
         check_words(text, limits.question_chars)
+        if at is None and self._on_bad_pictures(stream) == "refuse" and (why := stream.describe()["warnings"]):
+            self.metrics.refused("bad_picture")
+            raise Refusal(409, "bad_picture", f"no answer about now: {'; '.join(why)}", retry_after_s=5)
         if stream.questions >= limits.questions_per_session:
             self.metrics.refused("questions_per_session")
             raise overloaded("too_many_questions", f"{stream.questions} questions to this session are in flight", 1)
@@ -340,9 +344,18 @@ class Service:
             stream.end("closed", "the server is shutting down")
 
     def _note(self, stream: Stream, event: Event) -> None:
-        """Have an event kept; any thread."""
+        """Have an event kept, and bad pictures alerted where that is wanted; any thread."""
         if self.history is not None:
             self.history.note(stream, event)
+        if event.kind == "quality" and event.facts["new"] and self._on_bad_pictures(stream) != "tell":
+            alert = picture_alert(stream, event)
+            self.metrics.alerted(alert)
+            self._send_alert(alert, stream.id)
+            stream.events.add(Event("alert", alert_facts(stream, alert)))
+
+    def _on_bad_pictures(self, stream: Stream) -> str:
+        source = self.watched.source(stream.id) if stream.owner is None else None
+        return "tell" if source is None else source.bad_pictures
 
     def _send_alert(self, alert: Alert, stream_id: str) -> None:
         """Have an alert kept, and queue it for the webhook; called on the worker's thread."""

@@ -160,11 +160,12 @@ def _pictures(routes: APIRouter, service: Service) -> None:
     @routes.get("/sessions/{session_id}/preview.jpg")
     async def preview(session_id: str, caller: Asker) -> Response:
         """The newest frame that was taken in."""
-        frame = service.find(caller, session_id).newest
-        if frame is None:
-            raise Refusal(404, "no_frame", "no frame was taken in yet")
-        jpeg = await asyncio.get_running_loop().run_in_executor(service.pool, frame.jpeg, 960)
-        return _jpeg(jpeg, frame.time_s)
+        return await newest_jpeg(service, service.find(caller, session_id))
+
+    @routes.get("/sources/{name}/latest.jpg")
+    async def latest(name: str, caller: Asker, height: Annotated[int, Query(ge=16, le=2160)] = 720) -> Response:
+        """The newest frame of a named source, at most so many pixels high."""
+        return await newest_jpeg(service, service.find(caller, name), height)
 
     @routes.get("/sessions/{session_id}/frames")
     async def thumbnails(session_id: str, caller: Asker) -> dict[str, Any]:
@@ -326,6 +327,21 @@ async def _told(stream: Stream, after: int | None, wanted: set[str] | None, last
             event = Event("missed", {"count": item.count}) if isinstance(item, Missed) else item
             if wanted is None or event.kind in wanted or event.kind == "missed":
                 yield sse(event.facts, event.kind, f"{stream.run}-{number}")
+
+
+async def newest_jpeg(service: Service, stream: Stream, height: int | None = None) -> Response:
+    """The newest frame of a session. Its headers tell its age, and whether it is held from before (`X-Stale`)."""
+    # Looked up before the picture: one that is called fresh was so when it was taken.
+    stale, frame, age_s = stream.is_stale, stream.newest, stream.age_s
+    if frame is None:
+        raise Refusal(404, "no_frame", "no frame was taken in yet")
+    rows, cols = frame.image.shape[:2]
+    longest = 960 if height is None else max(height, height * cols // rows)
+    jpeg = await asyncio.get_running_loop().run_in_executor(service.pool, frame.jpeg, longest)
+    reply = _jpeg(jpeg, frame.time_s)
+    reply.headers["X-Stale"] = "true" if stale else "false"
+    reply.headers["X-Age-S"] = f"{age_s or 0.0:.3f}"
+    return reply
 
 
 def _jpeg(data: bytes, time_s: float) -> Response:

@@ -96,6 +96,9 @@ class StandingQuestion:
     max_tokens: int | None = None
 
 
+BadPictures = Literal["tell", "alert", "refuse"]
+
+
 @dataclass(frozen=True)
 class Source:
     """Something that the server watches by itself, for everyone with a key."""
@@ -109,6 +112,9 @@ class Source:
     questions: tuple[StandingQuestion, ...] = ()
     lag_s: float | None = None
     """Seconds within which a frame is promised to be in memory; later ones are counted. None for the server's."""
+    bad_pictures: BadPictures = "tell"
+    """What comes of a picture that is frozen, black, covered or blurred: it is told (event, metric, database, a warning
+    with answers); it is an alert of the rule `picture` as well; or questions about now are refused besides."""
 
 
 Role = Literal["reader", "asker", "admin"]

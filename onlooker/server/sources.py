@@ -160,6 +160,8 @@ class Feeder:
     def tell(self, state: str, why: str | None = None) -> None:
         """Tell in what state the source is; from any thread."""
         facts: dict[str, Any] = {"name": self._name, "state": state, "why": why}
+        before = self._stream.source
+        self._stream.connections += state == "live" and (before is None or before["state"] not in ("live", "stale"))
         self._stream.source = facts
         self._stream.events.add(Event("source", facts))
 

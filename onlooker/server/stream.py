@@ -17,6 +17,7 @@ from onlooker.engine.stream_queue import QueueCounts, QueuedFrame, Taken
 from onlooker.server.album import Album
 from onlooker.server.feed import Feed
 from onlooker.server.pace import Bucket
+from onlooker.server.quality import Quality
 from onlooker.server.refusals import Refusal, gone, overloaded
 from onlooker.server.settings import Limits
 from onlooker.server.wire import frame_facts
@@ -25,6 +26,8 @@ Policy = Literal["freshest", "every"]
 State = Literal["live", "failed", "closed"]
 
 EVENTS_KEPT = 512
+STALE_S = 10.0
+"""Seconds (and two pauses between frames) after which the newest picture of a source is called stale in any state."""
 WAITING_EVERY = 16
 """Frames that may wait under the policy `every`; under `freshest` it is one."""
 
@@ -116,6 +119,9 @@ class Stream:
         """Stream time and time of day (seconds since the epoch) of one moment."""
         self.restored: tuple[float, float] | None = None
         """Stream time and time of day up to which it remembers an earlier run of the server."""
+        self.quality = Quality()
+        self.connections = 0
+        """Times that its source came up."""
         self.late = 0
         """Frames that came into memory later than its source is promised."""
         self.stats: dict[str, Any] = {}
@@ -151,6 +157,12 @@ class Stream:
         """
         arrived = Arrived(frame, thumbnail)
         self.touch()
+        before = set(self.quality.problems)
+        if self.quality.see(frame, time.time()):
+            problems, texts = self.quality.problems, self.quality.texts
+            new = [name for name in problems if name not in before]
+            facts = {"time_s": frame.time_s, "problems": problems, "texts": texts, "new": new}
+            self.events.add(Event("quality", facts | {"wall": self.wall_of(frame.time_s)}))
         with self._lock:
             queue = self._live_queue()
             self.counts.received += 1
@@ -255,6 +267,28 @@ class Stream:
         return None if self._clock is None else round(self._clock[1] + time_s - self._clock[0], 3)
 
     @property
+    def age_s(self) -> float | None:
+        """Seconds since the newest frame was taken, by the time of day; None before the first."""
+        newest = self.newest
+        seen = None if newest is None else self.wall_of(newest.time_s)
+        return None if seen is None else max(0.0, time.time() - seen)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether its newest picture is held from before, and not what there is to see now."""
+        age_s, fps = self.age_s, self.settings.source_fps
+        if self.source is None or age_s is None:
+            return False  # who pushes knows best
+        return self.source["state"] != "live" or age_s > STALE_S + (2.0 / fps if fps else 0.0)
+
+    def warnings(self, time_s: float) -> list[str]:
+        """Why what is said about a moment may not be trusted; nothing for moments that have passed."""
+        if self.newest is None or time_s < self.newest.time_s:
+            return []
+        held = [f"the newest picture is {self.age_s or 0.0:.0f} s old"] if self.is_stale else []
+        return held + self.quality.texts
+
+    @property
     def memory_bytes(self) -> int:
         """Bytes it holds: the engine's, as of the last second, and its pictures."""
         newest = self.newest
@@ -299,6 +333,10 @@ class Stream:
             "serving": None if self.queue is None else self.queue.degrade_level.name,
             "time_s": None if self.session is None else self.session.time_s,
             "frames": 0 if self.session is None else self.session.frames,
+            "stale": self.is_stale,
+            "age_s": None if (age_s := self.age_s) is None else round(age_s, 3),
+            "problems": self.quality.problems,
+            "warnings": [] if self.newest is None else self.warnings(self.newest.time_s),
         }
 
     def figures(self) -> dict[str, Any]:

@@ -35,6 +35,10 @@ class Clocked(Protocol):
         """The time of day of a moment of the stream, in seconds since the epoch; None when it is not known."""
         ...
 
+    def warnings(self, time_s: float) -> list[str]:
+        """Why what is said about this moment of the stream may not be trusted; nothing for moments that have passed."""
+        ...
+
 
 def answer_facts(stream: Clocked, answer: Answer) -> dict[str, Any]:
     """An answer, with where to find a picture of each moment it cites; `wall` is the time of day it is about."""
@@ -63,6 +67,7 @@ def answer_facts(stream: Clocked, answer: Answer) -> dict[str, Any]:
             "total_s": round(answer.timing.total_s, 4),
         },
         "finish": answer.finish,
+        "warnings": stream.warnings(answer.time_s),
     }
 
 

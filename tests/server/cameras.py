@@ -3,13 +3,15 @@
 import io
 import socket
 import threading
+from collections.abc import Callable
 
 import av
+import numpy as np
 
 from onlooker.world import make_episode
 
 
-def transport_stream(seconds: float = 4.0) -> bytes:
+def transport_stream(seconds: float = 4.0, spoil: Callable[[np.ndarray], np.ndarray] = lambda image: image) -> bytes:
     """Pocket World as H.264 in an MPEG transport stream, ten pictures a second, every fifth a key frame."""
     file = io.BytesIO()
     with av.open(file, "w", format="mpegts") as out:
@@ -18,7 +20,7 @@ def transport_stream(seconds: float = 4.0) -> bytes:
         video.pix_fmt = "yuv420p"
         video.options = {"tune": "zerolatency", "g": "5"}
         for frame in make_episode(4, "test", duration_s=seconds).frames(fps=10):
-            out.mux(video.encode(av.VideoFrame.from_ndarray(frame.image, format="rgb24")))
+            out.mux(video.encode(av.VideoFrame.from_ndarray(spoil(frame.image), format="rgb24")))
         out.mux(video.encode())
     return file.getvalue()
 
