@@ -9,10 +9,11 @@ dense run, question by question, by flipping the signs of whole clips; p-values 
 
 import argparse
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from onlooker.evals.statistics import estimate, holm, paired_gap
+from onlooker.evals.statistics import detectable, estimate, holm, paired_gap
 from recipes.pocket.export import NAMES
 
 DENSE = "dense"
@@ -39,7 +40,8 @@ def compare(rows: Sequence[dict], against: str = DENSE) -> list[dict]:
                 pairs = [float(mark - other) for (_, mark), (_, other) in zip(marks, base, strict=True)]
                 found = paired_gap(pairs, clips)
                 gaps.append((line, found))
-                line |= {"gap": found.gap, "gap_low": found.low, "gap_high": found.high, "p": found.p}
+                line |= {"gap": found.gap, "gap_low": found.low, "gap_high": found.high, "p": found.p,
+                         "spread": found.spread}  # fmt: skip
             out.append(line)
     corrected = holm([found.p for _, found in gaps])
     for (line, found), p in zip(gaps, corrected, strict=True):
@@ -82,6 +84,9 @@ def main(argv: list[str] | None = None) -> None:
     what = "dense run" if given.against == DENSE else f"run with {given.against}"
     print(f"\n* differs from the same model's {what}, p below .05 after Holm over {tests} tests; "
           f"{fewest} to {most} questions on {lines[0]['clips']} clips a level")  # fmt: skip
+    gap = detectable(statistics.median(line["spread"] for line in lines if "spread" in line), tests)
+    print(f"A true gap of {100 * gap:.1f} points is seen in four tables of five like this one; a smaller one may pass for "
+          "a tie.")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -73,20 +73,20 @@ LEVELS: dict[str, Level] = {
         Level(
             name="L2", duration_s=32.0, sizes=(4, 5, 6), arrival_s=(1.3, 2.4), life_s=(2.3, 9.0), most=6,
             palette=(6, 5), alike_share=0.35, crossing_share=0.15, moving_share=0.65, speed=(0.02, 0.09),
-            contrast=(25, 60), colourful=(0.2, 0.9), pan=(0.0, 0.15), sway=0.03, zoom=0.05, roll=0.0,
-            cut_share=0.3, noise_sigma=(0.0, 8.0), damage_share=0.15, damage=0.35, sign_share=0.6,
+            contrast=(55, 100), colourful=(0.2, 0.9), pan=(0.0, 0.15), sway=0.03, zoom=0.05, roll=0.0,
+            cut_share=0.3, noise_sigma=(20.0, 38.0), damage_share=0.5, damage=0.7, sign_share=0.6,
         ),
         Level(
             name="L3", duration_s=48.0, sizes=(5, 6, 7), arrival_s=(1.3, 2.4), life_s=(2.3, 8.5), most=6,
             palette=(6, 5), alike_share=0.35, crossing_share=0.25, moving_share=0.7, speed=(0.03, 0.11),
-            contrast=(35, 70), colourful=(0.3, 1.0), pan=(0.06, 0.3), sway=0.05, zoom=0.08, roll=0.1,
-            cut_share=0.4, noise_sigma=(2.0, 10.0), damage_share=0.3, damage=0.5, sign_share=0.6,
+            contrast=(59, 102), colourful=(0.3, 1.0), pan=(0.06, 0.3), sway=0.05, zoom=0.08, roll=0.1,
+            cut_share=0.4, noise_sigma=(18.0, 34.0), damage_share=0.58, damage=0.78, sign_share=0.6,
         ),
         Level(
             name="L4", duration_s=120.0, sizes=(6, 7, 8), arrival_s=(1.3, 2.4), life_s=(2.2, 8.0), most=6,
             palette=(6, 5), alike_share=0.4, crossing_share=0.3, moving_share=0.75, speed=(0.03, 0.12),
-            contrast=(40, 80), colourful=(0.4, 1.0), pan=(0.1, 0.4), sway=0.06, zoom=0.1, roll=0.15, cut_share=0.5,
-            noise_sigma=(4.0, 14.0), damage_share=0.45, damage=0.7, sign_share=0.6,
+            contrast=(60, 104), colourful=(0.4, 1.0), pan=(0.1, 0.4), sway=0.06, zoom=0.1, roll=0.15, cut_share=0.5,
+            noise_sigma=(18.0, 36.0), damage_share=0.6, damage=0.8, sign_share=0.6,
         ),
     )
 }  # fmt: skip
