@@ -4,8 +4,8 @@
     python -m recipes.pocket.harden --look onlooker/models/pocket_naive onlooker/models/pocket_stc \
         --file out/hardness.jsonl --sealed NAME --to out/looks.jsonl
 
-A step of hardness adds noise, contrast of the ground, and damage; things, motions and questions are as before, so that
-answers stay as balanced as they are. Of each level the step is taken whose dense accuracy on validation clips is
+A step of hardness adds noise, contrast of the ground, and damage; things, motions and questions are drawn as before, so
+that answers stay as balanced as they are. Of each level the step is taken whose dense accuracy on validation clips is
 nearest to the middle of the gate (`benchmarks.world_gates`). `--look` then looks at models on validation clips of L0
 and of the levels as they were chosen, and on sealed ones; a line for each, as `evaluate` writes them.
 """

@@ -45,7 +45,7 @@ def test_a_wording_that_tells_is_caught(asked):
     told = []
     for query in asked:
         if query.task == "ever":
-            answer = "yes" if query.question.startswith("did") else rng.choice(("yes", "no"))
+            answer = "yes" if query.question.startswith("have") else rng.choice(("yes", "no"))
             query = dataclasses.replace(query, answer=answer)
         told.append(query)
     marks = [mark for mark in guesses(told) if mark.form == "ever_thing"]
