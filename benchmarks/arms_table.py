@@ -85,8 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"\n* differs from the same model's {what}, p below .05 after Holm over {tests} tests; "
           f"{fewest} to {most} questions on {lines[0]['clips']} clips a level")  # fmt: skip
     gap = detectable(statistics.median(line["spread"] for line in lines if "spread" in line), tests)
-    print(f"A true gap of {100 * gap:.1f} points is seen in four tables of five like this one; a smaller one may pass for "
-          "a tie.")  # fmt: skip
+    print(f"A true gap of {100 * gap:.1f} points is seen in four tables of five; a smaller one may pass for a tie.")
 
 
 if __name__ == "__main__":
