@@ -50,6 +50,21 @@ class Frame:
                 "a frame is encoded with a share of its size", given=str(self.share), do="above 0, up to 1"
             )
 
+    def check_follows(self, time_s: float | None, noted_s: float) -> None:
+        """Raise `InputError` unless it comes after the frame at `time_s` (if any) and not before `noted_s`."""
+        if time_s is not None and self.time_s <= time_s:
+            raise InputError(
+                "frames must come in the order of their times",
+                given=f"{self.time_s:.3f} s after {time_s:.3f} s",
+                do="push each moment once, oldest first; open a new session for a new stream",
+            )
+        if self.time_s < noted_s:
+            raise InputError(
+                "frames must not come before what was noted",
+                given=f"{self.time_s:.3f} s, after a note at {noted_s:.3f} s",
+                do="note at the time of the newest frame",
+            )
+
     def cells(self, most: int, most_pixels: int) -> "Tensor":
         """Mean colour of the cells of a lattice over the picture, float32 `[rows, cols, 3]`, at most `most` along each
         side. Of a picture whose shorter side has more than `most_pixels` only every second, third, ... pixel counts."""

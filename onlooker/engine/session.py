@@ -255,22 +255,11 @@ class Session:
             raise SessionClosed("the session was closed", do="open a new one with engine.open()")
 
     def check_next(self, frame: Frame) -> None:
-        """Raise unless `frame` may follow what was pushed before."""
+        """Raise unless `frame` may follow what was pushed and noted before."""
         self.check_open()
         if not isinstance(frame, Frame):
             raise InputError("a session takes frames", given=type(frame).__name__, do="push Frame(image, time_s)")
-        if self.time_s is not None and frame.time_s <= self.time_s:
-            raise InputError(
-                "frames must come in the order of their times",
-                given=f"{frame.time_s:.3f} s after {self.time_s:.3f} s",
-                do="push each moment once, oldest first; open a new session for a new stream",
-            )
-        if frame.time_s < self.noted_s:
-            raise InputError(
-                "frames must not come before what was noted",
-                given=f"{frame.time_s:.3f} s, after a note at {self.noted_s:.3f} s",
-                do="note at the time of the newest frame",
-            )
+        frame.check_follows(self.time_s, self.noted_s)
 
     def begin(self, most_tokens: int) -> dict[str, StreamState]:
         """What the methods may write into for the next frame, of at most so many tokens, by kind: forks of their
