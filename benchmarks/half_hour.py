@@ -9,9 +9,10 @@ those that forget, thin out or hold tokens watch the stream beside it, frame by 
 the stream's last two minutes only, since it holds no more. Beside them `full` memory, and a search that is told where
 the evidence lies: what the model can do at all when the right frames are found.
 
-One line a stream and memory, written when the stream is done: every answer with its age, tokens read, bytes held.
-`python -m tools.memories` makes tables and pictures of them. Several processes share the streams (`--workers`), each on
-one of `--devices` in turn; none begins a stream that it would not end within `--seconds`.
+One line a stream and memory, written when it has answered: every answer with its age, tokens read, bytes held.
+`tools/memories.py` makes tables and pictures of them. Several processes share the streams (`--workers`), each on one of
+`--devices` in turn and `--together` streams at a time in the same steps; none begins what it would not end within
+`--seconds`.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from benchmarks.long_streams import Stream, Told
 from onlooker import models
 from onlooker.core import provenance, registry
 from onlooker.core.contracts import MemoryPolicy
+from onlooker.core.events import Failed
 from onlooker.core.records import QueryRecord, ReplyRecord
 from onlooker.engine import Engine, Session
 from onlooker.engine.sampling import Decoding
@@ -66,28 +69,40 @@ BESIDE = (
 """Watch a stream themselves."""
 LATE = f"last_frames:frames={FRAMES}"
 LATE_S = 120
+AT_ONCE = 64
+"""Questions in one step."""
 TOLD = "told where to look"
 
 
-def answers(
-    engine: Engine, session: Session, queries: Sequence[QueryRecord], told: MemoryPolicy | None = None
-) -> list[Outcome]:
-    """What a session says to some questions, put all at once."""
-    with ExitStack() as stack:
-        asked = []
-        for query in queries:
-            one = session
-            if told is not None:
-                one = stack.enter_context(session.fork())
-                one.memory = Told(told, query.evidence, FRAMES)
-            asked.append(one.submit(query.question, decoding=Decoding(6)))
-        while pending := [request for request in asked if not request.done]:
-            engine.step([], pending[:16])
-        said = [request.answer() for request in asked]
-    return [
-        Outcome(query, (ReplyRecord(query.id, query.ask_time, one.text, "answer", meta={"usage": one.usage}),))
-        for query, one in zip(queries, said, strict=True)
-    ]
+@dataclass(frozen=True)
+class Asked:
+    """A question to a session; `told` is the memory that keeps what a search finds which is told where."""
+
+    session: Session
+    query: QueryRecord
+    told: MemoryPolicy | None = None
+
+
+def answers(engine: Engine, asked: Sequence[Asked]) -> list[Outcome]:
+    """What sessions say, many questions in one step."""
+    outcomes: list[Outcome] = []
+    for first in range(0, len(asked), AT_ONCE):
+        some = asked[first : first + AT_ONCE]
+        with ExitStack() as stack:
+            flying = []
+            for one in some:
+                session = one.session
+                if one.told is not None:
+                    session = stack.enter_context(session.fork())
+                    session.memory = Told(one.told, one.query.evidence, FRAMES)
+                flying.append(session.submit(one.query.question, decoding=Decoding(6)))
+            while pending := [request for request in flying if not request.done]:
+                engine.step([], pending)
+            for one, request in zip(some, flying, strict=True):
+                said, query = request.answer(), one.query
+                reply = ReplyRecord(query.id, query.ask_time, said.text, "answer", meta={"usage": said.usage})
+                outcomes.append(Outcome(query, (reply,)))
+    return outcomes
 
 
 def open_with(engine: Engine, memory: str) -> Session:
@@ -98,33 +113,51 @@ def open_with(engine: Engine, memory: str) -> Session:
     return session
 
 
-def watch(
-    stream: Stream, engines: Mapping[bool, Engine], beside: Sequence[str], searching: Sequence[str]
-) -> Iterator[tuple[str, Session, list[Outcome]]]:
-    """Watch a stream to its end and put its questions under every memory."""
-    episode = stream.episode
-    with ExitStack() as stack:
-        first = stack.enter_context(open_with(engines[False], WATCHING))
-        late = stack.enter_context(open_with(engines[True], LATE))
-        alone: dict[str, Session] = {}
-        for name in beside:
-            held = registry.make("memory", name).holds_tokens
-            alone[name] = stack.enter_context(open_with(engines[held], name))
-        groups = {held: [one for one in alone.values() if one.memory.holds_tokens == held] for held in engines}
-        groups[False].append(first)
-        for frame in stream.frames():
-            is_late = frame.time_s >= episode.duration_s - LATE_S
-            for held, sessions in groups.items():
-                arrivals = [(one, frame) for one in [*sessions, *([late] if held and is_late else [])]]
-                if arrivals:
-                    engines[held].step(arrivals)
-        for name, one in (*alone.items(), (LATE, late)):
-            yield name, one, answers(engines[one.memory.holds_tokens], one, stream.queries)
-        for name in searching:
-            with first.fork() as fork:
-                fork.memory = registry.make("memory", name)
-                yield name, fork, answers(engines[False], fork, stream.queries)
-        yield TOLD, first, answers(engines[False], first, stream.queries, first.memory)
+def watch(streams: Sequence[Stream], engines: Mapping[bool, Engine], beside: Sequence[str]) -> dict[str, list[Session]]:
+    """Watch streams to their ends, all of them under all memories in the same steps; a session a stream, by memory."""
+    sessions: dict[str, list[Session]] = {}
+    for name in (WATCHING, *beside, LATE):
+        held = registry.make("memory", name).holds_tokens
+        sessions[name] = [open_with(engines[held], name) for _ in streams]
+    late_s = streams[0].episode.duration_s - LATE_S
+    for frames in zip(*(stream.frames() for stream in streams), strict=True):
+        for held, engine in engines.items():
+            arrivals = [
+                (session, frame)
+                for name, some in sessions.items()
+                if some[0].memory.holds_tokens == held and (name != LATE or frames[0].time_s >= late_s)
+                for session, frame in zip(some, frames, strict=True)
+            ]
+            if arrivals:
+                failed = [event for event in engine.step(arrivals) if isinstance(event, Failed)]
+                if failed:
+                    raise failed[0].error
+    return sessions
+
+
+def ask_all(
+    streams: Sequence[Stream],
+    sessions: Mapping[str, list[Session]],
+    engines: Mapping[bool, Engine],
+    searching: Sequence[str],
+) -> Iterator[tuple[str, list[Session], list[Outcome]]]:
+    """Put every stream's questions under every memory."""
+
+    def questions(some: Sequence[Session], told: MemoryPolicy | None = None) -> list[Asked]:
+        return [Asked(one, query, told) for one, s in zip(some, streams, strict=True) for query in s.queries]
+
+    first = sessions[WATCHING]
+    for name, some in sessions.items():
+        if name != WATCHING:
+            yield name, some, answers(engines[some[0].memory.holds_tokens], questions(some))
+    for name in searching:
+        forks = [session.fork() for session in first]
+        for fork in forks:
+            fork.memory = registry.make("memory", name)
+        yield name, forks, answers(engines[False], questions(forks))
+        for fork in forks:
+            fork.close()
+    yield TOLD, first, answers(engines[False], questions(first, first[0].memory))
 
 
 def line(name: str, session: Session, outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,36 +180,46 @@ def line(name: str, session: Session, outcomes: Sequence[Outcome], facts: Mappin
 
 
 def work(number: int, given: argparse.Namespace, lock: Any, deadline: float) -> None:
-    """One process: every n-th stream, under every model in turn."""
+    """One process: every n-th group of streams, under every model in turn."""
     torch.set_num_threads(1)
     device = given.devices.split(",")[number % len(given.devices.split(","))]
     names, longest = given.models.split(","), 0.0
     model_of = {name: models.load(name, device=device, dtype=given.dtype) for name in names}
     card = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
-    for n in range(number, given.clips, given.workers):
-        seed, name = given.first_seed + n, names[(n + n // given.workers) % len(names)]
+    for n in range(number, -(-given.clips // given.together), given.workers):
+        seeds = range(n * given.together, min(given.clips, (n + 1) * given.together))
+        name = names[(n + n // given.workers) % len(names)]
         began = time.monotonic()
         if began + longest > deadline:
             break
         eyes = {"encoder": given.encoder, "compressor": given.compressor}
         engines = {held: Engine(model_of[name], **eyes, memory=LATE if held else WATCHING) for held in (False, True)}
-        stream = Stream.of_seed(seed, given.split, given.minutes, given.early_minutes, given.per_hour, given.present)
+        lengths = given.split, given.minutes, given.early_minutes, given.per_hour, given.present
+        streams = [Stream.of_seed(given.first_seed + seed, *lengths) for seed in seeds]
+        sessions = watch(streams, engines, given.beside)
         facts = {
-            "model": name, "stream": seed, "split": given.split, "minutes": given.minutes, "encoder": given.encoder,
+            "model": name, "split": given.split, "minutes": given.minutes, "encoder": given.encoder,
             "compressor": given.compressor, "device": card,
             "commit": provenance.commit(), "versions": provenance.versions(),
         }  # fmt: skip
-        rows = []
-        for memory, session, outcomes in watch(stream, engines, given.beside, given.searching):
-            rows.append(line(memory, session, outcomes, facts))
+        for memory, some, outcomes in ask_all(streams, sessions, engines, given.searching):
+            rows, start = [], 0
+            for stream, session in zip(streams, some, strict=True):
+                end = start + len(stream.queries)
+                own = facts | {"stream": stream.episode.seed}
+                rows.append(line(memory, session, outcomes[start:end], own))
+                start = end
+            with lock, Path(given.out).open("a", encoding="utf-8") as out:
+                out.writelines(json.dumps(row) + "\n" for row in rows)
+            if given.show:
+                worths = [answer["worth"] for row in rows for answer in row["answers"]]
+                tokens = sum(answer["tokens"] for row in rows for answer in row["answers"]) / len(worths)
+                print(f"  {memory:76} {sum(worths) / len(worths):.3f} {tokens:6.0f} tokens", flush=True)
+        for some in sessions.values():
+            for session in some:
+                session.close()
         longest = max(longest, 1.1 * (time.monotonic() - began))
-        with lock, Path(given.out).open("a", encoding="utf-8") as out:
-            out.writelines(json.dumps(row) + "\n" for row in rows)
-        print(f"stream {seed}, {name}, {device}: {time.monotonic() - began:.0f} s", flush=True)
-        for row in rows if given.show else ():
-            worths = [answer["worth"] for answer in row["answers"]]
-            tokens = sum(answer["tokens"] for answer in row["answers"]) / len(worths)
-            print(f"  {row['memory']:76} {sum(worths) / len(worths):.3f} {tokens:6.0f} tokens", flush=True)
+        print(f"{len(streams)} streams, {name}, {device}: {time.monotonic() - began:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -197,6 +240,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--devices", default="auto", help="for example cuda:0,cuda:0,cpu: workers take them in turn")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--together", type=int, default=1, help="streams that a process watches in the same steps")
     parser.add_argument("--seconds", type=float, default=3600.0, help="begin no stream that would end later")
     parser.add_argument("--show", action="store_true", help="print every stream's accuracies")
     parser.add_argument("--out", default="half_hour.jsonl")

@@ -5,6 +5,7 @@ Query heads that share a key-value head ride as extra query rows `[H, G * n, D]`
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -47,6 +48,10 @@ class Segment(Protocol):
         """Positions of its tokens, int64 `[axes, tokens]`; None when a layer's are only known while it attends."""
         ...
 
+    def shared(self, layer: int) -> "SharedPast | None":
+        """What it attends to before its own rows, where others may see the very same; None: it attends by itself."""
+        ...
+
     def rows(self) -> Rows | None:
         """Where its keys and values lie, for whoever attends to many segments at once, instead of `attend`.
 
@@ -55,10 +60,40 @@ class Segment(Protocol):
         ...
 
 
+class SharedPast(Protocol):
+    """A segment in front of a past that others see, too (see `attend_together`)."""
+
+    keys: Tensor
+    """Rotated, `[kv_heads, rows, head_dim]`, where they lie for everyone."""
+    values: Tensor
+
+    def begin(self, queries: Tensor, keys: Tensor, values: Tensor, turned: Turned) -> "OnPast":
+        """Its rotated queries and its own rows, the new ones among them."""
+        ...
+
+    def end(self, weights: Tensor) -> None:
+        """Told where its last query looked: weights on the past and on the first `num_held` own rows."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class OnPast:
+    """What one segment brings before a shared past."""
+
+    queries: Tensor
+    """Rotated, `[Hq, n, D]`."""
+    tail: tuple[Tensor, Tensor]
+    """Rotated keys and values of its own rows, each `[H, t, D]`; the last n are those of the queries."""
+    num_held: int = 0
+    """Own rows of which it is told how they were looked at."""
+
+
 class PackedAttention:
     """Attention of one model pass over the packed tokens of many segments (`core.contracts.Attention`).
 
-    Every segment attends to its own stream only. This is the reference: one call per segment and layer.
+    Every segment attends to its own stream only. This is the reference: one call per segment and layer, but for
+    questions about the same moment of one stream, which go through what all of them see together (BatchLLM,
+    arXiv 2412.03594): its keys and values are read once for all.
     """
 
     def __init__(self, segments: Sequence[tuple[Segment, int]], rotary: Rotary | None = None) -> None:
@@ -86,13 +121,40 @@ class PackedAttention:
         if self._angles is not None:
             parts += [rotate(queries, *self._angles), rotate(keys, *self._angles)]
         counts = [count for _, count in self._segments]
-        outputs = [
-            segment.attend(layer, *own[:3], scale, turned=(own[3], own[4]) if is_known else None)
-            for (segment, _), is_known, *own in zip(
-                self._segments, self._known, *(part.split(counts, dim=1) for part in parts), strict=True
-            )
+        split = [part.split(counts, dim=1) for part in parts]
+        each = list(zip(split[0], split[1], split[2], strict=True))
+        turned: list[Turned] = [
+            (split[3][n], split[4][n]) if is_known else None for n, is_known in enumerate(self._known)
         ]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        outputs: list[Tensor | None] = [None] * len(each)
+        for group in self._groups(layer) if len(each) > 1 else ():
+            begun = [past.begin(*each[n], turned[n]) for n, past in group]
+            for (n, past), (out, weights) in zip(
+                group, attend_together(begun, group[0][1].keys, group[0][1].values, scale), strict=True
+            ):
+                outputs[n] = out
+                past.end(weights)
+        told = [
+            segment.attend(layer, *each[n], scale, turned=turned[n]) if (out := outputs[n]) is None else out
+            for n, (segment, _) in enumerate(self._segments)
+        ]
+        return told[0] if len(told) == 1 else torch.cat(told)
+
+    def _groups(self, layer: int) -> list[list[tuple[int, SharedPast]]]:
+        """Segments that see the same past, a few queries at a time, and which these are."""
+        seen: dict[tuple[int, ...], list[list[tuple[int, SharedPast]]]] = {}
+        room: dict[tuple[int, ...], int] = {}
+        for n, (segment, count) in enumerate(self._segments):
+            past = segment.shared(layer) if count <= QUERY_BLOCK else None
+            if past is None:
+                continue
+            name = (past.keys.data_ptr(), past.values.data_ptr(), *past.keys.shape)
+            if count > room.get(name, 0):
+                seen.setdefault(name, []).append([])
+                room[name] = QUERY_BLOCK
+            seen[name][-1].append((n, past))
+            room[name] -= count
+        return [group for groups in seen.values() for group in groups if len(group) > 1]
 
 
 def causal_mask(spec: ModelSpec, num_queries: int, num_keys: int) -> Tensor | None:
@@ -158,6 +220,32 @@ def attend_context_and_tail(
         last = torch.cat((on_context, on_tail[..., :num_held]), dim=-1) if num_held else on_context
         weights = last.reshape(query_heads, count, num_context + num_held)
     return torch.cat(outputs, dim=1).transpose(0, 1), weights[:, -1]
+
+
+def attend_together(parts: Sequence[OnPast], keys: Tensor, values: Tensor, scale: float) -> list[tuple[Tensor, Tensor]]:
+    """As `attend_context_and_tail` of each, of segments before one past, `[H, m, D]` each, which is read once."""
+    heads, num_past = keys.shape[:2]
+    folded = [part.queries.reshape(heads, -1, keys.shape[-1]) for part in parts]
+    sizes = [rows.shape[1] for rows in folded]
+    before = (_product(torch.cat(folded, dim=1), keys.transpose(1, 2)) * scale).split(sizes, dim=1)
+    weights = []
+    for part, own, logits in zip(parts, folded, before, strict=True):
+        (query_heads, count, _), num_tail = part.queries.shape, part.tail[0].shape[1]
+        within = _product(own, part.tail[0].transpose(1, 2)) * scale
+        if count > 1:
+            seen = torch.ones(count, num_tail, dtype=torch.bool, device=own.device).tril(num_tail - count)
+            within = within.view(heads, -1, count, num_tail).masked_fill(~seen, float("-inf")).view_as(within)
+        weights.append(torch.cat((logits, within), dim=-1).softmax(dim=-1))
+    on_past = torch.cat([each[..., :num_past] for each in weights], dim=1)
+    outs = _product(on_past.to(values.dtype), values).split(sizes, dim=1)
+    told = []
+    for part, each, out in zip(parts, weights, outs, strict=True):
+        query_heads, count, dim = part.queries.shape
+        out = out + _product(each[..., num_past:].to(values.dtype), part.tail[1])
+        out = out.to(part.queries.dtype).reshape(query_heads, count, dim).transpose(0, 1)
+        noted = each[..., : num_past + part.num_held].reshape(query_heads, count, -1)
+        told.append((out, noted[:, -1]))
+    return told
 
 
 def note_looks(ledger: Tensor, weights: Tensor) -> None:

@@ -80,6 +80,9 @@ class Chunk:
         )
         return self._shared
 
+    def shared(self, layer: int) -> None:
+        """None: it is read by itself."""
+
     def rows(self) -> Rows:
         """All resident rows as the past, and the rows behind them (see `Segment.rows`)."""
         self._check_open()

@@ -44,6 +44,9 @@ class RefiningSegment:
         """As of the words (see `Segment.places`)."""
         return self._words.places()
 
+    def shared(self, layer: int) -> None:
+        """None: it is read by itself."""
+
     def rows(self) -> None:
         """None: what later layers see is chosen in the middle of the pass."""
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from onlooker.kernels.packed_attention import Rows
-from onlooker.kvstore.attention import Turned, attend_context_and_tail, note_looks
+from onlooker.kvstore.attention import OnPast, Turned, attend_context_and_tail, note_looks
 from onlooker.kvstore.blocks import Offset
 from onlooker.kvstore.context import Context
 from onlooker.kvstore.rotation import moved, rotate
@@ -39,6 +39,9 @@ class Retrieval:
         own, past = (rotate(keys, cos, sin), values), (context.keys[0], context.values[0])
         counts = None if context.counts is None else context.counts[0]
         return attend_context_and_tail(rotate(queries, cos, sin), past, own, scale, counts=counts)[0]
+
+    def shared(self, layer: int) -> None:
+        """None: what it sees is its own."""
 
     def rows(self) -> None:
         """None: what a layer sees is chosen from its own queries, in the middle of the pass."""
@@ -92,17 +95,31 @@ class TailSegment:
         self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, turned: Turned = None
     ) -> Tensor:
         """Join the view's tail and attend to the context and the tail so far (see `Segment.attend`)."""
-        view = self._view
-        view._check_open()
-        context = view._contexts[layer]
-        queries, keys = self.turn(layer, queries, keys, turned)
-        past, tail = (context.keys[0], context.values[0]), self.write(layer, keys, values)
-        noted = view._held_tokens if self._cited else 0
+        self._view._check_open()
+        context, past = self._view._contexts[layer], _Past(self, layer)
+        own = past.begin(queries, keys, values, turned)
         counts = None if context.counts is None else context.counts[0]
-        output, weights = attend_context_and_tail(queries, past, tail, scale, noted, counts)
-        if self._cited:
-            note_looks(view._ledgers[0][layer] if view._whole else view._ledgers[layer][0], weights)
+        seen = past.keys, past.values
+        output, weights = attend_context_and_tail(own.queries, seen, own.tail, scale, own.num_held, counts)
+        past.end(weights)
         return output
+
+    def shared(self, layer: int) -> "_Past | None":
+        """The context, where it lies in the stream's own rows and is seen whole (see `Segment.shared`)."""
+        self._view._check_open()
+        context = self._view._contexts[layer]
+        return None if context.owned_bytes or context.counts is not None else _Past(self, layer)
+
+    def look(self, layer: int, weights: Tensor) -> None:
+        """Note where the last token looked, if somebody wants to know."""
+        if self._cited:
+            view = self._view
+            note_looks(view._ledgers[0][layer] if view._whole else view._ledgers[layer][0], weights)
+
+    @property
+    def num_noted(self) -> int:
+        """Own rows of which is noted how they are looked at."""
+        return self._view._held_tokens if self._cited else 0
 
     def turn(self, layer: int, queries: Tensor, keys: Tensor, turned: Turned) -> tuple[Tensor, Tensor]:
         """Queries and keys, rotated to where they are, unless somebody has."""
@@ -146,3 +163,21 @@ class TailSegment:
         if offsets not in self._angles:
             self._angles[offsets] = self._view._sources.rotary(self._placed(offsets))
         return self._angles[offsets]
+
+
+class _Past:
+    """A segment of a question before its context in one layer (a `SharedPast`)."""
+
+    def __init__(self, segment: TailSegment, layer: int) -> None:
+        context = segment._view._contexts[layer]
+        self._segment, self._layer = segment, layer
+        self.keys, self.values = context.keys[0], context.values[0]
+
+    def begin(self, queries: Tensor, keys: Tensor, values: Tensor, turned: Turned) -> OnPast:
+        """Join the view's tail (see `SharedPast.begin`)."""
+        queries, keys = self._segment.turn(self._layer, queries, keys, turned)
+        return OnPast(queries, self._segment.write(self._layer, keys, values), self._segment.num_noted)
+
+    def end(self, weights: Tensor) -> None:
+        """Note where the last token looked (see `SharedPast.end`)."""
+        self._segment.look(self._layer, weights)
