@@ -1,5 +1,6 @@
 """Tiny random checkpoints of every family, made offline in a fraction of a second."""
 
+
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,8 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
     SiglipVisionConfig,
 )
+
+from onlooker.models._decider import DecisionNet
 
 TowerKind = Literal["siglip", "clip"]
 
@@ -271,15 +274,19 @@ def make_family_folder(family: str, folder: Path) -> Path:
 
 
 def add_signals(folder: Path, seed: int = 3) -> Path:
-    """Give a checkpoint folder what models trained to tell when have: the silence token `,`, and two random heads, one
-    of each published form."""
+    """Give a checkpoint folder what models trained to tell when have: the silence token `,`, two random heads, one of
+    each published form, and a random decision net."""
     place = folder / "config.json"
     config = json.loads(place.read_text(encoding="utf-8"))
     heads = ["informative", "relevance"]
-    config["onlooker"] = config.get("onlooker", {}) | {"silence": [","], "heads": heads}
+    config["onlooker"] = config.get("onlooker", {}) | {"silence": [","], "heads": heads, "decider": {"heads": 4}}
     place.write_text(json.dumps(config), encoding="utf-8")
     chance = torch.Generator().manual_seed(seed)
     two, one = torch.randn(2, 32, generator=chance), torch.randn(1, 32, generator=chance)
     weights = {"informative.weight": two, "relevance.weight": one, "relevance.bias": torch.tensor([0.3])}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = DecisionNet(32, width=16, heads=4, inner=8)
+    weights |= {f"decider.{name}": weight.detach().clone() for name, weight in net.state_dict().items()}
     save_file(weights, folder / "heads.safetensors")
     return folder
