@@ -1,6 +1,5 @@
 """Tiny random checkpoints of every family, made offline in a fraction of a second."""
 
-
 import json
 from pathlib import Path
 from typing import Any, Literal

@@ -12,25 +12,53 @@ import typer
 
 from onlooker.cli import options
 from onlooker.cli.app import app
+from onlooker.cli.evaluate_live import STREAMS, SUITES, LiveOptions, evaluate_live
 from onlooker.cli.output import emit, note, show_table, warn
 from onlooker.cli.progress import Working
 from onlooker.core.errors import InputError
+from onlooker.core.kinds import KINDS
 
 if TYPE_CHECKING:
     from onlooker.evals.runs import Run
     from onlooker.evals.score import Score
     from onlooker.evals.settings import RunSettings
 
-RUN, FILES = "Run", "Published benchmarks"
+RUN, FILES, LIVE = "Run", "Published benchmarks", "What is said unasked"
+Suite = Annotated[
+    str,
+    typer.Argument(
+        metavar="SUITE",
+        help="pocketworld (or -long, -temporal, -needles, -chains, -stream), proactive, narration, hours, or a "
+        "benchmark.",
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        help="Number of questions [dim](default: 200)[/]; of proactive and narration, of streams [dim](24)[/].",
+        min=1,
+        max=1_000_000,
+        show_default=False,
+    ),
+]
+Narrators = Annotated[
+    list[str] | None,
+    typer.Option("--response", help="narration: narrators to compare; hours: the policy.", rich_help_panel=LIVE),
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option(
+        "--seconds", help="Length of a stream (180; hours: 7200).", min=60, rich_help_panel=LIVE, show_default=False
+    ),
+]
 
 
 @app.command(name="eval")
 @options.takes_methods()
 def evaluate(
-    suite: Annotated[
-        str, typer.Argument(help="pocketworld (or -long, -temporal, -needles, -chains, -stream), or a benchmark.")
-    ],
-    limit: Annotated[int, typer.Option(help="Number of questions.", min=1, max=1_000_000)] = 200,
+    suite: Suite,
+    limit: Limit = None,
     seed: Annotated[int, typer.Option(help="First seed of the held-out clips.", min=0, max=10**9)] = 0,
     seeds: Annotated[
         str, typer.Option(metavar="sealed:NAME", help="Derive the clips from a name instead, to open them once.")
@@ -58,6 +86,8 @@ def evaluate(
     ray: Annotated[bool, typer.Option("--ray", help="Spread a grid with Ray.", rich_help_panel=RUN)] = False,
     annotations: Annotated[Path | None, typer.Option(help="Its annotation file.", rich_help_panel=FILES)] = None,
     videos: Annotated[Path | None, typer.Option(help="The folder of its videos.", rich_help_panel=FILES)] = None,
+    response: Narrators = None,
+    seconds: Seconds = None,
     as_json: options.Json = False,
     progress: options.Progress = "auto",
     model: options.Model = "pocket-aware",
@@ -71,6 +101,14 @@ def evaluate(
 
     Example: onlooker eval pocketworld --limit 200 --memory last_frames
     """
+    if suite in SUITES:
+        _live(suite, response, seconds, methods, limit, as_json, Working(progress, as_json), {
+            "model": model, "device": device, "seed": seed, "level": level, "fps": fps, "workers": workers, "out": out,
+        })  # fmt: skip
+        return
+    if response or seconds:
+        raise InputError("this suite has no policies or lengths", given=suite, do=f"one of: {', '.join(SUITES)}")
+    limit = limit or 200
     from onlooker.evals.grid import expand
     from onlooker.evals.settings import check, from_dict
 
@@ -88,6 +126,31 @@ def evaluate(
     settings = from_dict(values)
     check(settings)
     _one(settings, out, as_json, Working(progress, as_json))
+
+
+def _live(
+    suite: str,
+    response: list[str] | None,
+    seconds: float | None,
+    methods: dict[str, str],
+    limit: int | None,
+    as_json: bool,
+    working: Working,
+    given: dict[str, Any],
+) -> None:
+    """A suite about what is said unasked, which has an engine of its own."""
+    from onlooker.evals.live.hours import STREAMING
+
+    own = {name: said for name, said in methods.items() if said != KINDS[name].default}
+    memory = own.pop("memory", STREAMING) if suite == "hours" else STREAMING
+    if own:
+        named = ", ".join(f"{name}={said}" for name, said in own.items())
+        raise InputError("this suite has methods of its own", given=named, do="leave them out (hours takes --memory)")
+    length = seconds or (7200.0 if suite == "hours" else 180.0)
+    chosen = LiveOptions(
+        streams=limit or STREAMS, seconds=length, responses=tuple(response or ()), memory=memory, **given
+    )
+    evaluate_live(suite, chosen, as_json, working)
 
 
 def _one(settings: "RunSettings", out: Path | None, as_json: bool, working: Working) -> None:

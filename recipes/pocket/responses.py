@@ -22,6 +22,7 @@ import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -368,7 +369,7 @@ def teach(path: Path, out: Path | None, banks: tuple[Bank, Bank], rows: Tensor, 
         began = time.perf_counter()
         weights, told = teach_rows(bank, check, settings, seed, shuffled=False)
         net = teach_net(bank, rows, settings, seed)
-        row = {"model": path.name, "seed": seed, "heads": told}
+        row: dict[str, Any] = {"model": path.name, "seed": seed, "heads": told}
         row["net"] = [live(net, check, rows, theta) for theta in (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)]
         write(row | {"seconds": round(time.perf_counter() - began, 1)})
         if seed == 0 and out is not None:
@@ -398,8 +399,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=14)
     given = parser.parse_args(argv)
     settings = Settings(clips=given.clips, steps=given.steps, seeds=given.seeds)
-    jobs: list[tuple[int, Split]] = [(n, "train") for n in range(settings.clips // PART)]
-    jobs += [(n, "validation") for n in range(max(1, settings.clips // PART // 8))]
+    train = settings.clips // PART
+    splits: list[Split] = ["train"] * train + ["validation"] * max(1, train // 8)
+    jobs = [(n if split == "train" else n - train, split) for n, split in enumerate(splits)]
     with multiprocessing.get_context("fork").Pool(given.workers) as pool:  # before the device is touched
         parts = pool.map(_make, jobs, chunksize=1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -417,7 +419,6 @@ def main(argv: list[str] | None = None) -> None:
         given.out.mkdir(parents=True, exist_ok=True)
     for path in given.model:
         model, encoder = load_checkpoint(path, device)
-        train = settings.clips // PART
         with model.eager(), torch.no_grad():
             banks = tuple(
                 read(model, encoder, ARMS.get(path.name, "naive"), some, device, dtype, seed)

@@ -1,0 +1,1 @@
+"""Suites about what a system says unasked: when it speaks, and what it tells while it watches."""

@@ -1,0 +1,125 @@
+"""Watch a stream once, and write down what every policy could have seen; then let policies decide, as often as wanted.
+
+What a policy sees of a frame does not hang on what was said before, but for a decision net's history, which is
+computed again here: so one run of the model serves every policy at every threshold.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onlooker.core.contracts import SILENT, Decider, Decision, Moment, ResponsePolicy, VideoModel
+from onlooker.core.state import StreamState
+from onlooker.engine import Engine
+from onlooker.engine.hearing import to_decide
+from onlooker.evals.live.scenes import Asked, Scene
+from onlooker.respond import Rule
+
+OFFERED = ("silence_probability", "heads", "decision")
+MEMORY = "sliding_window:window_tokens=3168"
+"""48 frames of 66 tokens: the longest clips that pocket models were trained on."""
+
+
+class Recorder(ResponsePolicy):
+    """Writes down what it sees, and never speaks."""
+
+    def __init__(self, needs: frozenset[str]) -> None:
+        self.needs, self.moments = needs, []
+
+    def new_state(self) -> StreamState:
+        return StreamState()
+
+    def decide(self, moment: Moment, state: StreamState) -> Decision:
+        """Silent."""
+        self.moments.append(moment)
+        return SILENT
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A stream as policies see it."""
+
+    scene: Scene
+    moments: Mapping[str, Sequence[Moment]]
+    """By request, a frame after the other."""
+    carriers: Sequence[Tensor | None]
+    """Visual tokens of every frame, for a decision net."""
+    words: Mapping[str, Tensor]
+    """What the net knows of each request."""
+    decider: Decider | None
+
+
+def record(model: VideoModel, scene: Scene, *, memory: str = MEMORY) -> Recorded:
+    """Watch a stream with all its requests, all tokens read. The share of tokens that could be dropped comes from a
+    second look through TimeChat-Online's compressor, which nothing is read from."""
+    needs = frozenset({"speak_probability", "surprise", *(name for name in OFFERED if name in model.offers)})
+    engine = Engine(model, encoder="full", compressor="identity", memory=memory)
+    dropping = Engine(model, encoder="full", compressor="dtd", memory="last_frames:frames=1")
+    recorders = {asked.name: Recorder(needs) for asked in scene.asked}
+    rules = [Rule(asked.name, asked.prompt, recorders[asked.name], 0.0) for asked in scene.asked]
+    kept, carriers = [], []
+    with engine.open() as session, dropping.open() as other:
+        watch = session.watch(rules)
+        for frame in scene.frames():
+            watch.look(frame, session.push(frame))
+            carriers.append(session.carriers)
+            seen = other.push(frame)
+            kept.append(seen.tokens_kept / max(1, seen.tokens_seen))
+    moments = {
+        name: [dataclasses.replace(moment, kept_ratio=share) for moment, share in zip(one.moments, kept, strict=True)]
+        for name, one in recorders.items()
+    }
+    words = {a.name: to_decide(model, a.prompt).words for a in scene.asked} if model.decider else {}
+    return Recorded(scene, moments, carriers, words, model.decider)
+
+
+@dataclass
+class _Playing:
+    policy: ResponsePolicy
+    asked: Asked
+    state: StreamState
+    deciding: StreamState | None
+    forgetful: bool
+    said: list[float]
+
+
+@torch.no_grad()
+def play(
+    recorded: Recorded, policies: Mapping[str, ResponsePolicy], forgetful: frozenset[str] = frozenset()
+) -> dict[tuple[str, str], list[float]]:
+    """When each policy speaks of each request, by policy and request. Those in `forgetful` are not told what they have
+    answered."""
+    runs = []
+    for name, policy in policies.items():
+        for asked in recorded.scene.asked:
+            decider = recorded.decider if "decision" in policy.needs else None
+            state = None if decider is None else decider.new_state()
+            one = _Playing(policy, asked, policy.new_state(), state, name in forgetful, [])
+            runs.append(((name, asked.name), one))
+    deciding = [one for _, one in runs if one.deciding is not None]
+    for number, carriers in enumerate(recorded.carriers):
+        decided = _decide(recorded, deciding, number, carriers)
+        for place, (_, one) in enumerate(runs):
+            moment = recorded.moments[one.asked.name][number]
+            said_s = one.said[-1] if one.said else None
+            moment = dataclasses.replace(moment, said_s=said_s, decision=decided.get(id(one)))
+            if one.policy.decide(moment, one.state).outcome != "silent":
+                runs[place][1].said.append(moment.time_s)
+    return {key: one.said for key, one in runs}
+
+
+def _decide(recorded: Recorded, runs: list[_Playing], number: int, carriers: Tensor | None) -> dict[int, float]:
+    if not runs or carriers is None:
+        return {}
+    assert recorded.decider is not None
+    since: list[float | None] = []
+    for one in runs:
+        now = recorded.moments[one.asked.name][number].time_s
+        since.append(now - one.said[-1] if one.said and not one.forgetful else None)
+    words = torch.stack([recorded.words[one.asked.name] for one in runs])
+    states = [one.deciding for one in runs if one.deciding is not None]
+    likely = recorded.decider.decide(carriers, words, since, states)
+    return {id(one): value for one, value in zip(runs, likely.tolist(), strict=True)}

@@ -1,0 +1,43 @@
+"""Streams over processes: each loads its model once, and a row is told as soon as it is there."""
+
+import functools
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any, TypeVar
+
+from onlooker.core.contracts import VideoModel
+from onlooker.core.errors import ModelError
+
+Job = TypeVar("Job")
+
+
+def run_all(do: Callable[[Job], dict[str, Any]], jobs: Sequence[Job], workers: int = 1) -> Iterator[dict[str, Any]]:
+    """The rows of all jobs, as they end."""
+    if workers <= 1:
+        yield from map(do, jobs)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    # A fresh interpreter each: a forked one would share torch's threads, and CUDA forbids it.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_set_threads, initargs=(threads,)) as pool:
+        for future in as_completed([pool.submit(do, job) for job in jobs]):
+            yield future.result()
+
+
+@functools.cache
+def load(name: str, device: str) -> VideoModel:
+    """A process loads its model once. Raises `ModelError` for one without an adapter."""
+    from onlooker import models
+
+    model = models.load(name, device=device)
+    if not isinstance(model, VideoModel):
+        raise ModelError("this suite needs a model with an adapter", given=name, do="see: onlooker methods")
+    return model
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
