@@ -53,6 +53,7 @@ def ask(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     pairs: options.Pairs = None,
+    prefix: options.Prefix = None,
     methods: Any = None,
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
@@ -99,6 +100,7 @@ def ask(
             engine.open(trace=writer is not None) as session,
             working.counting("watching", "s of video", total) as watched,
         ):
+            options.write_prefixes(session, prefix)
             for frame in opened.frames:
                 session.push(frame)
                 if writer and session.trace:

@@ -94,6 +94,7 @@ def evaluate(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     pairs: options.Pairs = None,
+    prefix: options.Prefix = None,
     kv: options.KV = "",
     methods: Any = None,
 ) -> None:
@@ -116,7 +117,7 @@ def evaluate(
         "suite": suite, "limit": limit, "seed": seed, "seeds": seeds, "level": level, "fps": fps,
         "parallel": parallel, "pace": pace,
         "control": control, "annotations": str(annotations or ""), "videos": str(videos or ""), "model": model,
-        "device": device, "dtype": dtype, "pairs": pairs, "kv": kv, **methods,
+        "device": device, "dtype": dtype, "pairs": pairs, "kv": kv, "prefix": "+".join(prefix or ()), **methods,
     }  # fmt: skip
     if grid is not None:
         if out is None:

@@ -39,6 +39,7 @@ def narrate(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     pairs: options.Pairs = None,
+    prefix: options.Prefix = None,
     methods: Any = None,
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
@@ -70,6 +71,7 @@ def narrate(
             engine = Engine.from_pretrained(model, dtype=dtype, device=device, pairs=pairs, **settings)
         cues: list[Cue] = []
         with engine.open() as session:
+            options.write_prefixes(session, prefix)
             narration, told = session.narrate(prompt or PROMPT, policy, longest=longest), None
             for frame in opened.frames:
                 cues += narration.look(frame, session.push(frame))

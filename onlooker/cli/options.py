@@ -3,8 +3,8 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from onlooker.cli.progress import How
 from onlooker.core.errors import InputError
 from onlooker.core.kinds import KINDS, Kind, defaults
 from onlooker.core.sizes import num_bytes
+
+if TYPE_CHECKING:
+    from onlooker.engine import Session
 
 METHODS, MODELS, LIMITS = "Methods", "Model", "Memory budget"
 
@@ -82,6 +85,12 @@ def engine_settings(
     }
 
 
+def write_prefixes(session: "Session", names: Sequence[str] | None) -> None:
+    """Write soft prefixes that the model knows into a session's memory. Raises `InputError` for others."""
+    for name in names or ():
+        session.prefix(name)
+
+
 # Options with a metavar name themselves: typer 0.27 would take the metavar for the name.
 Source = Annotated[
     str,
@@ -95,7 +104,20 @@ Source = Annotated[
 ]
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", help="pocket, pocket-aware, a folder, or a Hugging Face id.", rich_help_panel=MODELS),
+    typer.Option(
+        "--model",
+        "-m",
+        help="pocket, pocket-aware, a folder, or a Hugging Face id; with files of trained parts: pocket+my_tower.py.",
+        rich_help_panel=MODELS,
+    ),
+]
+Prefix = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Soft prefix that the model knows (--model MODEL+people.safetensors), written first; may be given again.",
+        metavar="NAME",
+        rich_help_panel=MODELS,
+    ),
 ]
 Fps = Annotated[float, typer.Option(help="Frames looked at per second of video.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=MODELS)]

@@ -20,7 +20,12 @@ MOST = 1e12
 @app.command()
 def plan(
     model: Annotated[
-        str, typer.Option("--model", "-m", help="llava-onevision-7b, llava-onevision-0.5b, pocket, or a folder.")
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="llava-onevision-7b, llava-onevision-0.5b, pocket, a folder; with towers: pocket+my_tower.py.",
+        ),
     ] = "llava-onevision-7b",
     fps: options.Fps = 1.0,
     keep_ratio: Annotated[float, typer.Option(help="Share of the visual tokens that the compressor keeps.")] = 0.3,
@@ -51,9 +56,11 @@ def plan(
     shape = shape_of(model)
     kept = max(1, int(shape.frame_tokens * keep_ratio))
     frames = max(1, int(hours * 3600 * fps))
-    weights = shape.parameters * 2
+    towers = _towers(model, shape.image_size)
+    weights = shape.parameters * 2 + sum(one["weights_bytes"] for one in towers)
     window = min(window_tokens, frames * kept)
-    on_device = window * shape.kv_bytes_per_token + shape.reference_bytes
+    beside = sum(one["state_bytes"] for one in towers)
+    on_device = window * shape.kv_bytes_per_token + shape.reference_bytes + beside
     parked = max(0, frames * kept - window) * shape.kv_bytes_per_token
     room = device_gb * 1e9 * (1 - SPARE) - weights
     row: dict[str, Any] = {
@@ -65,6 +72,7 @@ def plan(
         "tokens_kept_per_frame": kept,
         "kv_bytes_per_frame": kept * shape.kv_bytes_per_token,
         "cacher_bytes_per_stream": shape.reference_bytes,
+        "further_towers": towers,
         "device_bytes_per_stream": on_device,
         "seconds_in_window": window / (kept * fps),
         "host_bytes_per_stream_at_end": parked,
@@ -98,6 +106,25 @@ def plan(
         warn(f"{what} on a device of {device_gb:g} GB")
 
 
+def _towers(model: str, side: int) -> list[dict[str, Any]]:
+    """What each further tower behind the model's name takes: of its weights, and of each stream."""
+    from onlooker.models import planned_towers
+
+    if not (towers := planned_towers(model)):
+        return []
+    import numpy as np
+
+    from onlooker.encode import STCCacher
+
+    rows = []
+    for one in towers:
+        seen = one.tower(tuple(one.preprocess([np.zeros((side, side, 3), np.uint8)]).shape))
+        state = STCCacher().state_bytes(len(seen.layers), seen.num_tokens, seen.dim)
+        about = {"tower": one.name, "weights_bytes": one.weights_bytes}
+        rows.append(about | {"tokens": seen.num_tokens, "state_bytes": state})
+    return rows
+
+
 def read_measured(path: Path) -> dict[str, Any]:
     """The pipelines of one device's `bench streams`, by name. Raises `InputError` for another file."""
     try:
@@ -126,6 +153,7 @@ def _lines(row: dict[str, Any], hours: float) -> list[tuple[str, str]]:
         ("tokens of a frame, kept", f"{row['tokens_kept_per_frame']:,}"),
         ("keys and values of a frame", size_text(row["kv_bytes_per_frame"])),
         ("a stream's encoder reference (stc_cacher)", size_text(row["cacher_bytes_per_stream"])),
+        *[(f"the same in the tower {one['tower']}", size_text(one["state_bytes"])) for one in row["further_towers"]],
         ("a stream on the device, in all", size_text(row["device_bytes_per_stream"])),
         ("time its window spans", f"{row['seconds_in_window']:,.0f} s"),
         (f"a stream parked on the host after {hours:g} h", size_text(row["host_bytes_per_stream_at_end"])),

@@ -64,6 +64,7 @@ def watch(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     pairs: options.Pairs = None,
+    prefix: options.Prefix = None,
     methods: Any = None,
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
@@ -99,6 +100,7 @@ def watch(
         with working.loading(model):
             engine = Engine.from_pretrained(model, dtype=dtype, device=device, pairs=pairs, **settings)
         with engine.open() as session, standing.on(session, opened.name, as_json) as watching:
+            options.write_prefixes(session, prefix)
             typed = _typed(pace)
             talk = _Talk(session, typed, fps, as_json, opened.live)
             began, behind_s = time.monotonic(), 0.0

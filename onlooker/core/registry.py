@@ -86,8 +86,7 @@ def method_class(kind: str, name: str) -> type:
 
 def kinds_in(path: str) -> list[str]:
     """The kinds of methods that a Python file defines. Raises `InputError` when it cannot be run, or defines none."""
-    classes = [c for c in vars(_module_from_file(path)).values() if inspect.isclass(c)]
-    own = [c for c in classes if _is_from_file(c.__module__) and c.__name__[0] != "_"]
+    own = own_classes(path)
     found = [kind.name for kind in KINDS.values() if any(issubclass(c, kind.load_base()) for c in own)]
     if not found:
         bases = ", ".join(kind.load_base().__name__ for kind in KINDS.values())
@@ -96,6 +95,13 @@ def kinds_in(path: str) -> list[str]:
             "there is no method in the file", given=given, do=f"write a class that extends one of: {bases}"
         )
     return found
+
+
+def own_classes(path: str) -> list[type]:
+    """The classes of a Python file whose names do not begin with an underscore. Raises `InputError` when it cannot be
+    run."""
+    classes = [c for c in vars(_module_from_file(path)).values() if inspect.isclass(c)]
+    return [c for c in classes if _is_from_file(c.__module__) and c.__name__[0] != "_"]
 
 
 def class_named(kind: str, class_name: str) -> type | None:

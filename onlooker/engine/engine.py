@@ -23,6 +23,7 @@ from onlooker.core.events import Failed, FrameTaken
 from onlooker.core.frame import Frame
 from onlooker.core.spans import Layout, Plan, Span, SpanKind
 from onlooker.core.state import StreamState
+from onlooker.core.unread import Unread
 from onlooker.engine.emission import Emission, Writer, match, read_all
 from onlooker.engine.eye import Eye, encoder_in
 from onlooker.engine.hearing import listen
@@ -306,6 +307,20 @@ class Engine:
             raise done
         return done
 
+    def prefix_rows(self, name: str, given: torch.Tensor | None = None) -> torch.Tensor:
+        """The rows of a soft prefix: those given, or those that the model knows by the name. Raises `InputError`."""
+        if given is not None:
+            return given
+        if (rows := self.model.prefixes.get(name)) is None:
+            known = sorted(self.model.prefixes)
+            do = (
+                f"one of: {', '.join(known)}"
+                if known
+                else "name a file of them behind the model: MODEL+people.safetensors"
+            )
+            raise InputError("the model knows no soft prefix of that name", given=name, do=do)
+        return rows
+
     def submit(
         self, session: Session, question: str, time_s: float, visible: tuple[float, float], decoding: Decoding
     ) -> Request:
@@ -367,4 +382,8 @@ class Engine:
     def keep(self, session: Session, given: Emission, writer: Writer) -> Plan:
         """Keep what was given out: the blocks that a writer has stored, or the tokens themselves for a memory that
         reads at the question; of the others what the memory plans. An error leaves everything as it was before."""
-        return session.absorb_all(given) if self.serving.memory.holds_tokens else session.keep_blocks(writer.spans)
+        if not self.serving.memory.holds_tokens:
+            return session.keep_blocks(writer.spans)
+        for patch, tokens in given.parts:
+            session.absorb(Unread(tokens, patch.start_s, patch.end_s))
+        return Plan()

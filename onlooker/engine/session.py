@@ -157,9 +157,12 @@ class Session:
         """
         return self._engine.note(self, text, time_s, kind)
 
-    def prefix(self, embeddings: "Tensor", name: str, time_s: float | None = None, kind: SpanKind = "text") -> Span:
-        """Write a soft prefix, rows `[tokens, hidden_dim]` of this session's own, as a note of that `name` (`note`)."""
-        return self._engine.note(self, name, time_s, kind, embeddings)
+    def prefix(
+        self, name: str, embeddings: "Tensor | None" = None, time_s: float | None = None, kind: SpanKind = "text"
+    ) -> Span:
+        """Write a soft prefix as a note of that `name` (`note`): rows `[tokens, hidden_dim]` of this session's own, or
+        those that the model knows by the name. Raises `InputError` for a name that it does not know."""
+        return self._engine.note(self, name, time_s, kind, self._engine.prefix_rows(name, embeddings))
 
     def notes(self, words: str = "", since_s: float = 0.0) -> list[Noted]:
         """The newest 4,096 notes, oldest first: those in which all `words` are, from a stream time on."""
@@ -313,12 +316,6 @@ class Session:
         self.memory.absorb(new.owned(), state)
         if self.store.device_budget_bytes is not None:
             self.store.check_beside(state.num_bytes())
-        return Plan()
-
-    def absorb_all(self, given: Emission) -> Plan:
-        """Hand the tokens of every patch that was given out to a memory that holds them, as `absorb` does."""
-        for patch, tokens in given.parts:
-            self.absorb(Unread(tokens, patch.start_s, patch.end_s))
         return Plan()
 
     def given_out(self, given: Emission, now: float) -> None:

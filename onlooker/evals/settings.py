@@ -45,6 +45,8 @@ class RunSettings(_Methods):
     annotations: str = ""
     videos: str = ""
     model: str = "pocket-aware"
+    prefix: str = ""
+    """Soft prefixes that the model knows, by name and with plus signs between, written before each video."""
     control: str = ""
     fps: float = 1.0
     pace: str = "max"
@@ -96,8 +98,9 @@ class RunSettings(_Methods):
         kinds = self.methods.keys()
         rest = {k: v for k, v in self.as_dict().items() if k not in ("name", "parallel", "device", *kinds)}
         rest |= telling(self.methods)
-        if not self.kv:
-            del rest["kv"]
+        for name in ("kv", "prefix"):
+            if not rest[name]:  # as the keys were before there was a choice
+                del rest[name]
         if self.pairs is None:  # as the keys were before there was a choice
             del rest["pairs"]
         return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
@@ -109,6 +112,7 @@ class RunSettings(_Methods):
             return self.name or self.control
         rate = f" at {self.fps:g} fps" if self.fps != 1.0 else ""
         stored = f" + kv {self.kv}" if self.kv else ""
+        stored += f" + prefix {self.prefix}" if self.prefix else ""
         return " + ".join(telling(self.methods).values()) + stored + rate
 
     @property
@@ -200,7 +204,10 @@ def _engine_system(settings: RunSettings) -> EngineSystem:
             host_budget_bytes=settings.host_budget_bytes,
             kv=settings.kv,
         )
-    return EngineSystem(engine, settings.max_new_tokens)
+    prefixes = tuple(name for name in settings.prefix.split("+") if name)
+    for name in prefixes:
+        engine.prefix_rows(name)  # one that the model does not know fails the run, not each of its videos
+    return EngineSystem(engine, settings.max_new_tokens, prefixes)
 
 
 @lru_cache(maxsize=1)

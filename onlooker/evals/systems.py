@@ -80,12 +80,16 @@ class System(ABC):
 class EngineSystem(System):
     """An engine and its sessions: all streams share each step, all questions share each pass."""
 
-    def __init__(self, engine: Engine, max_new_tokens: int = 12) -> None:
+    def __init__(self, engine: Engine, max_new_tokens: int = 12, prefixes: Sequence[str] = ()) -> None:
+        """`prefixes`: names of soft prefixes that each stream begins with."""
         self.engine, self.decoding = engine, Decoding(max_new_tokens, temperature=0.0)
+        self._prefixes = prefixes
         self._flop: dict[tuple[int, ...], float] = {}
 
     def open(self, item: Item) -> Watcher:
         session = self.engine.open()
+        for name in self._prefixes:
+            session.prefix(name)
         feed(session.states["compressor"], item)
         return EngineWatcher(self, session)
 

@@ -6,14 +6,28 @@ import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onlooker.models import _parts
 from onlooker.models._built_in import BUILT_IN
+from onlooker.models._parts import short_name
 from onlooker.models._random import random_model
 from onlooker.models._shapes import SHAPES, Shape, shape_of
 
 if TYPE_CHECKING:
-    from onlooker.core.contracts import ClipModel, VideoModel
+    from onlooker.core.contracts import ClipModel, SideTower, VideoModel
 
-__all__ = ["BUILT_IN", "SHAPES", "Shape", "check_name", "families", "load", "load_any", "random_model", "shape_of"]
+__all__ = [
+    "BUILT_IN",
+    "SHAPES",
+    "Shape",
+    "check_name",
+    "families",
+    "load",
+    "load_any",
+    "planned_towers",
+    "random_model",
+    "shape_of",
+    "short_name",
+]
 
 
 def families() -> list[str]:
@@ -22,14 +36,18 @@ def families() -> list[str]:
 
 
 def load(source: str | Path, dtype: str = "auto", device: str = "auto", pairs: bool | None = None) -> "VideoModel":
-    """A model by built-in name (`pocket`, `pocket-aware`), local folder or hub id (`owner/name`).
+    """A model by built-in name (`pocket`, `pocket-aware`), local folder or hub id (`owner/name`), perhaps with files of
+    trained parts behind it (`pocket-aware+my_tower.py+people.safetensors`, see `_parts.py`).
 
     The family is found by the `model_type` in `config.json`. `dtype` is `auto` (bfloat16 on CUDA, else float32),
     `float32`, `float16` or `bfloat16`; `device` is `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. `pairs` reads frames two at
     a time, as the Qwen families were trained, or not; None is what suits the family. Raises `ModelError` when there is
     no such model, its family has no adapter or no pairs, or its files are missing or damaged.
     """
-    return _load_family(*_find(str(source)), str(source), dtype, device, pairs)
+    name, parts = _parts.split(str(source))
+    model = _load_family(*_find(name), str(source), dtype, device, pairs)
+    _parts.attach_all(model, parts)
+    return model
 
 
 def load_any(
@@ -39,22 +57,53 @@ def load_any(
 
     It gives a `ClipModel`, which looks at the last frames anew at every question.
     """
-    folder, kind = _find(str(source))
+    name, parts = _parts.split(str(source))
+    folder, kind = _find(name)
     if kind not in families():
         from onlooker.core.errors import ModelError
         from onlooker.models._window import WindowModel, can_load
 
         if can_load(kind):
-            if pairs:
-                raise ModelError("a model without an adapter sees single pictures", given="pairs", do="leave it out")
+            if pairs or parts:
+                given = "pairs" if pairs else ", ".join(parts)
+                raise ModelError("a model without an adapter sees single pictures only", given=given, do="leave it out")
             return WindowModel.from_pretrained(folder, dtype, device, name=str(source))
-    return _load_family(folder, kind, str(source), dtype, device, pairs)
+    return load(source, dtype, device, pairs)
+
+
+def planned_towers(source: str) -> "list[SideTower]":
+    """The further towers that are named behind a model, made for its sizes without loading it: for planning. Raises
+    `InputError` and `ModelError` as `load` does."""
+    _, files = _parts.split(source)
+    _parts.check(files)
+    if not any(file.endswith(".py") for file in files):
+        return []
+    import torch
+
+    from onlooker.core.contracts import ModelSpec, SideTower
+
+    shape, place = shape_of(source), torch.device("cpu")
+    spec = ModelSpec(
+        name=shape.name,
+        num_layers=shape.text_layers,
+        num_query_heads=shape.query_heads,
+        num_kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        hidden_dim=shape.text_dim,
+        dtype=torch.bfloat16,
+        device=place,
+        max_positions=32768,
+    )
+    made = [_parts.made_for(file, spec, shape.vision_dim) for file in files if file.endswith(".py")]
+    return [part for part in made if isinstance(part, SideTower)]
 
 
 def check_name(name: str) -> None:
     """Raise `ModelError` for a model that cannot be there. What only the hub can tell, loading will tell."""
     from onlooker.models._loading import is_hub_id
 
+    name, parts = _parts.split(name)
+    _parts.check(parts)
     if Path(name).expanduser().is_dir() or not is_hub_id(name):
         _find(name)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from onlooker.core.errors import ModelError
 from onlooker.models._built_in import BUILT_IN
+from onlooker.models._parts import split
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def shape_of(source: str) -> Shape:
 
     Raises `ModelError` when there is none; no weights are read and no network is touched.
     """
+    source, _ = split(source)
     if source in SHAPES:
         return SHAPES[source]
     from onlooker.models._loading import read_config  # imports torch, so only where a folder is read

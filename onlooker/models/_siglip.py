@@ -89,7 +89,7 @@ def take_apart(tower: Any, num_layers: int | None = None, side: int | None = Non
     CLIP's class token is the one leading token that describes the whole frame.
     """
     embeddings, config = tower.embeddings, tower.config
-    side = config.image_size // config.patch_size if side is None else side
+    side = int(config.image_size // config.patch_size) if side is None else side
     pinned = embeddings.num_positions - embeddings.num_patches
     return VisionTower(
         layers=[EncoderLayer(module) for module in tower.encoder.layers[:num_layers]],

@@ -85,9 +85,10 @@ class RuleBody(Body):
 
 
 class NoteBody(Body):
-    """A text for the memory of a session."""
+    """A text for the memory of a session, or the name of a soft prefix that the model knows."""
 
-    text: Annotated[str, Field(min_length=1, max_length=8000)]
+    text: Annotated[str, Field(min_length=1, max_length=8000)] | None = None
+    prefix: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     kind: Literal["text", "speech", "caption", "thought"] = "text"
     time_s: Seconds | None = None
 

@@ -20,6 +20,7 @@ from onlooker.core.errors import InputError, OnlookerError
 from onlooker.core.kinds import defaults
 from onlooker.core.sizes import num_bytes
 from onlooker.kvstore.tiers import tier_codecs
+from onlooker.models import short_name
 from onlooker.respond import Rule
 from onlooker.server.bodies import Name
 from onlooker.server.database import Retention
@@ -229,7 +230,7 @@ class Config(BaseSettings):
 
         limits = self.limits
         return ServerSettings(
-            model=Path(self.model.name).name or self.model.name,
+            model=short_name(self.model.name),
             host=self.server.host,
             port=self.server.port,
             keys=keys,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from onlooker.core.errors import InputError
 from onlooker.core.events import Event as Told
 from onlooker.core.events import Noted
 from onlooker.server.bodies import NoteBody
@@ -10,12 +11,22 @@ from onlooker.server.stream import Event, Stream
 
 
 def write_note(stream: Stream, body: NoteBody) -> dict[str, Any]:
-    """Write a note into the memory. Raises what `Session.note` raises."""
+    """Write a note, or a soft prefix, into the memory. Raises what `Session.note` and `Session.prefix` raise, and
+    `InputError` unless it is one of the two."""
     assert stream.session is not None, "a stream is open before anyone writes to it"
-    span = stream.session.note(body.text, body.time_s, body.kind)
-    return {"text": body.text, "kind": span.kind, "time_s": span.end_s, "tokens": span.num_tokens} | _wall(
-        stream, span.end_s
-    )
+    if (body.text is None) == (body.prefix is None):
+        given = "neither" if body.text is None else "both"
+        raise InputError("a note is a text, or a soft prefix by name", given=given, do="give text or prefix")
+    if body.text is not None:
+        span = stream.session.note(body.text, body.time_s, body.kind)
+    else:
+        span = stream.session.prefix(str(body.prefix), time_s=body.time_s, kind=body.kind)
+    return {
+        "text": body.text or body.prefix,
+        "kind": span.kind,
+        "time_s": span.end_s,
+        "tokens": span.num_tokens,
+    } | _wall(stream, span.end_s)
 
 
 def list_notes(stream: Stream, words: str, since_s: float) -> list[dict[str, Any]]:

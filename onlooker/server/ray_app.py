@@ -26,6 +26,7 @@ from ray.serve import Application  # pyright: ignore[reportMissingImports]
 from onlooker.core.errors import InputError
 from onlooker.core.kinds import defaults, of_engine
 from onlooker.engine import Engine
+from onlooker.models import short_name
 from onlooker.server.app import create_app
 from onlooker.server.logs import start_logging
 from onlooker.server.router import create_router
@@ -126,7 +127,7 @@ def build(given: dict[str, str]) -> Application:
     keys = tuple(line.strip() for line in Path(file).read_text().splitlines() if line.strip()) if file else ()
     sources = tuple(Source(name, url) for name, _, url in (one.partition("=") for one in named.split(",") if one))
     settings = ServerSettings(
-        model=Path(model).name,
+        model=short_name(model),
         host="0.0.0.0" if keys else "127.0.0.1",
         keys=keys,
         sources=sources,

@@ -173,7 +173,7 @@ def test_a_soft_prefix_of_words_is_a_note_of_them(name, memory, tmp_path):
     for passes in ("plain", "packed"):
         for soft in (True, False):
             session = opened(model, memory, passes)
-            span = session.prefix(rows, "Anna") if soft else session.note("this is Anna")
+            span = session.prefix("Anna", rows) if soft else session.note("this is Anna")
             assert span.num_tokens == len(rows) and span.kind == "text"
             for frame in frames:
                 session.push(frame)
@@ -188,13 +188,13 @@ def test_a_soft_prefix_is_the_sessions_own(tmp_path):
     engine = Engine(model, encoder="full", compressor="uniform:keep=4", memory="full")
     rows = 3 * torch.randn(5, model.spec.hidden_dim, generator=torch.Generator().manual_seed(0))
     with_prefix, without, before = engine.open(), engine.open(), rows.clone()
-    with_prefix.prefix(rows, "Anna")
+    with_prefix.prefix("Anna", rows)
     rows.zero_()  # the caller's memory may be used again
     for frame in frames:
         engine.step([(with_prefix, frame), (without, frame)])
     loaded = engine.load(with_prefix.export())
     again = engine.open()
-    again.prefix(before, "Anna")
+    again.prefix("Anna", before)
     for frame in frames:
         again.push(frame)
     answers = [one.ask(QUESTION, max_new_tokens=4) for one in (with_prefix, loaded, again)]
@@ -206,4 +206,4 @@ def test_a_soft_prefix_is_the_sessions_own(tmp_path):
 def test_rows_of_another_width_are_refused(rows, tmp_path):
     session = opened(family("llava_onevision", tmp_path, adapted=False))
     with pytest.raises(InputError, match="soft prefix"):
-        session.prefix(rows, "Anna")
+        session.prefix("Anna", rows)

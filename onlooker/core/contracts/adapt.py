@@ -2,10 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
+
+if TYPE_CHECKING:
+    from onlooker.core.contracts.model import ModelSpec
 
 
 class Adapter(ABC):
@@ -22,6 +25,12 @@ class Adapter(ABC):
     """What else methods may need of it, such as token extras that it adds."""
     version: str = "0"
     """Of its weights: a session that was saved with others is refused."""
+
+    @classmethod
+    def for_model(cls, spec: "ModelSpec", tower_dim: int) -> Self:
+        """The part for a model of these sizes, whose own tower has so wide tokens: asked for where a file of it is
+        named behind a model (`pocket-aware+my_part.py`)."""
+        return cls()
 
     @abstractmethod
     def new_state(self) -> StreamState:

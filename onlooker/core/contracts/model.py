@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -79,6 +80,8 @@ class VideoModel(ABC):
     side_towers: tuple[SideTower, ...] = ()
     """Further vision towers, whose features are fused with those of its own before the projection, in this order (see
     `attach_tower`)."""
+    prefixes: Mapping[str, Tensor] = MappingProxyType({})
+    """Soft prefixes that it knows by name, rows `[tokens, hidden_dim]` on the device (see `Session.prefix`)."""
     language_extras: frozenset[str] = frozenset()
     """Names of token extras that enter the language layers (DeepStack rows)."""
     described: frozenset[str] = frozenset()
@@ -142,6 +145,12 @@ class VideoModel(ABC):
     @abstractmethod
     def tower(self, pixels_shape: tuple[int, ...]) -> VisionTower:
         """The tower for pixels of shape `[channels, rows, cols]`. Frames of equal shape run in one batch."""
+
+    @property
+    def tower_dim(self) -> int:
+        """Width of the tokens in its own tower."""
+        blank = np.zeros((56, 56, 3), dtype=np.uint8)
+        return self.tower(tuple(torch.cat(self.preprocess([blank] * self.patch_frames)).shape)).dim
 
     def towers(self, patch: Sequence[np.ndarray]) -> dict[str, VisionTower]:
         """All towers by name, the model's own as "", for a patch of such pictures: what a frame costs is theirs
@@ -316,6 +325,8 @@ class ClipModel(ABC):
     device: torch.device
     patch_frames: int = 1
     """As of a `VideoModel`: nothing is held back."""
+    prefixes: Mapping[str, Tensor] = MappingProxyType({})
+    """None: there is no memory to write them into."""
 
     @abstractmethod
     def answer(

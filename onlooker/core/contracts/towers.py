@@ -2,13 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 from torch import Tensor
 
 from onlooker.core.contracts.vision import Encoded, VisionTower
 from onlooker.core.state import StreamState
+
+if TYPE_CHECKING:
+    from onlooker.core.contracts.model import ModelSpec
 
 
 class SideTower(ABC):
@@ -27,6 +30,15 @@ class SideTower(ABC):
     """What else methods may need of it."""
     version: str = "0"
     """Of its weights: a session that was saved with others is refused."""
+
+    weights_bytes: int = 0
+    """Of its weights, for planning."""
+
+    @classmethod
+    def for_model(cls, spec: "ModelSpec", tower_dim: int) -> Self:
+        """The tower for a model of these sizes, whose own tower has so wide tokens: asked for where a file of it is
+        named behind a model (`pocket-aware+my_tower.py`)."""
+        return cls()
 
     def new_state(self) -> StreamState:
         """What it remembers of a stream before its first patch; nothing by default."""
