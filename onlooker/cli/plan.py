@@ -79,15 +79,7 @@ def plan(
         "streams_that_fit": max(0, int(room // on_device)),
     }
     if found is not None:
-        row["measured"] = {
-            name: {
-                "stream_bytes": one["stream_bytes"],
-                "streams_that_fit": max(0, int(room // one["stream_bytes"])),
-                "streams_held": one["streams"],
-                "told": one["verdict"]["told"],
-            }
-            for name, one in found.items()
-        }
+        row["measured"] = {name: _beside(one, room) for name, one in found.items()}
     if as_json:
         emit(row)
         return
@@ -104,6 +96,16 @@ def plan(
     if room < on_device:
         what = "the weights alone do not fit" if room <= 0 else "not one stream fits"
         warn(f"{what} on a device of {device_gb:g} GB")
+
+
+def _beside(one: dict[str, Any], room: float) -> dict[str, Any]:
+    """A measured pipeline, as it stands beside what was counted, with so many bytes for streams."""
+    return {
+        "stream_bytes": one["stream_bytes"],
+        "streams_that_fit": max(0, int(room // one["stream_bytes"])),
+        "streams_held": one["streams"],
+        "told": one["verdict"]["told"],
+    }
 
 
 def _towers(model: str, side: int) -> list[dict[str, Any]]:

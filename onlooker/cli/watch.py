@@ -94,9 +94,7 @@ def watch(
     with working.loading(model):
         from onlooker.engine import Engine
     with open_source(source, fps, strict=strict, reading=Reading(stream, rate, live)) as opened:
-        strange = stranger(model, source)
-        for line in () if as_json else strange:
-            note(line)
+        strange = _told_stranger(model, source, as_json)
         with working.loading(model):
             engine = Engine.from_pretrained(model, dtype=dtype, device=device, pairs=pairs, **settings)
         with engine.open() as session, standing.on(session, opened.name, as_json) as watching:
@@ -122,6 +120,14 @@ def watch(
             timed.tell_rest()
             talk.answer_rest()
             _sum_up(session, opened, watching, behind_s, strange if as_json else None)
+
+
+def _told_stranger(model: str, source: str, as_json: bool) -> list[str]:
+    """What the model has never seen the like of, told to people."""
+    strange = stranger(model, source)
+    for line in () if as_json else strange:
+        note(line)
+    return strange
 
 
 def _check_source(source: str) -> None:
