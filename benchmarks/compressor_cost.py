@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="the median counts")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", default="", help="a file that the last line is added to")
     parser.add_argument("--only", default="", help="names, separated by commas; default: all")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -60,7 +61,10 @@ def main() -> None:
         "versions": provenance.versions(),
         "commit": provenance.commit(),
     }
-    print(json.dumps(card | {"rows": rows}))
+    print(line := json.dumps(card | {"rows": rows}))
+    if options.out:
+        with open(options.out, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
 
 def clips(

@@ -52,6 +52,8 @@ Seconds = Annotated[
         "--seconds", help="Length of a stream (180; hours: 7200).", min=60, rich_help_panel=LIVE, show_default=False
     ),
 ]
+COMPRESSORS = "compressors"
+"""The grid that is made by `evals/compressors.py`."""
 
 
 @app.command(name="eval")
@@ -77,9 +79,13 @@ def evaluate(
         str | None,
         typer.Option(
             "--grid",
-            help="Many runs: a .toml file, controls, stc, or key=a|b; key=c|d. Needs --out.",
+            help="Many runs: a .toml file, controls, stc, compressors, or key=a|b; key=c|d. Needs --out.",
             metavar="GRID",
         ),
+    ] = None,
+    lines: Annotated[
+        Path | None,
+        typer.Option(help="A new .jsonl file: a line for each run of a grid as it ends.", rich_help_panel=RUN),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes for a grid.", min=1, max=256, rich_help_panel=RUN)] = 1,
     gpus: Annotated[int, typer.Option(help="GPUs for a grid: cuda:0 and so on.", min=0, rich_help_panel=RUN)] = 0,
@@ -110,7 +116,6 @@ def evaluate(
     if response or seconds:
         raise InputError("this suite has no policies or lengths", given=suite, do=f"one of: {', '.join(SUITES)}")
     limit = limit or 200
-    from onlooker.evals.grid import expand
     from onlooker.evals.settings import check, from_dict
 
     values: dict[str, Any] = {
@@ -122,8 +127,10 @@ def evaluate(
     if grid is not None:
         if out is None:
             raise InputError("a grid needs a place for its runs", given="--grid without --out", do="--out runs/")
-        _grid(expand(grid, values), out, workers, gpus, ray, as_json, Working(progress, as_json))
+        _grid(grid, values, out, lines, (workers, gpus, ray), as_json, Working(progress, as_json))
         return
+    if lines is not None:
+        raise InputError("lines are those of a grid", given="--lines without --grid", do="--out FILE.jsonl")
     settings = from_dict(values)
     check(settings)
     _one(settings, out, as_json, Working(progress, as_json))
@@ -170,15 +177,30 @@ def _one(settings: "RunSettings", out: Path | None, as_json: bool, working: Work
 
 
 def _grid(
-    grid: list["RunSettings"], out: Path, workers: int, gpus: int, ray: bool, as_json: bool, working: Working
-) -> None:
+    spec: str, values: dict[str, Any], out: Path, lines: Path | None, spread: tuple[int, int, bool], as_json: bool,
+    working: Working,
+) -> None:  # fmt: skip
     from onlooker.evals.compare import compare
+    from onlooker.evals.lines import add, start
     from onlooker.evals.report.table import markdown, row_dict
-    from onlooker.evals.workers import results, run_grid
+    from onlooker.evals.runs import open_run
+    from onlooker.evals.workers import Finished, results, run_grid
+
+    workers, gpus, ray = spread
+    grid = _runs(spec, values, out, workers, working)
+    if lines is not None:
+        start(lines)
+
+    def on_finished(one: Finished) -> None:
+        if lines is not None and not one.failure:
+            add(lines, open_run(one.folder))
 
     total = sum(settings.limit for settings in grid)
     with working.counting(f"{len(grid)} runs", "questions", total) as step:
-        finished = run_grid(grid, out, workers=workers, gpus=gpus, ray=ray, on_progress=step.to)
+        finished = run_grid(
+            grid, out, workers=workers, gpus=gpus, ray=ray, shared=spec == COMPRESSORS,
+            on_progress=step.to, on_finished=on_finished,
+        )  # fmt: skip
     for one in finished:
         if one.failure:
             warn(f"{one.settings.label}: {one.failure}")
@@ -191,6 +213,20 @@ def _grid(
     else:
         print(markdown(rows, out))
         note(f"{len(runs)} of {len(grid)} runs in {out}; next: onlooker report {out}/*")
+
+
+def _runs(spec: str, values: dict[str, Any], out: Path, workers: int, working: Working) -> list["RunSettings"]:
+    from onlooker.evals import compressors
+    from onlooker.evals.grid import expand
+
+    if spec != COMPRESSORS:
+        return expand(spec, values)
+    with working.counting("finding what keeps each budget", "settings", None) as step:
+        grid = compressors.runs(values, out, workers, lambda done, of: step.to(done, f"budgets, of {of}"))
+    for one in compressors.misfits(out):
+        why = one.failure or f"keeps {one.measured:.1%} at the nearest"
+        warn(f"{one.name} is left out at {one.share:.0%}: {why}")
+    return grid
 
 
 def _write_records(file: TextIO, run: "Run") -> None:

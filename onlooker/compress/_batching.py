@@ -11,7 +11,7 @@ from torch import Tensor
 from onlooker.compress._keep import check_keep
 from onlooker.core.contracts import Compressor
 from onlooker.core.state import StreamState
-from onlooker.core.tokens import VisualTokens
+from onlooker.core.tokens import VisualTokens, join
 
 STEPS = 1 << 15
 """Steps of a score from 0 to 1 (see `in_steps`)."""
@@ -54,8 +54,58 @@ def alike(batch: Sequence[VisualTokens]) -> list[list[int]]:
 
 
 def stacked(batch: Sequence[VisualTokens], members: Sequence[int]) -> Tensor:
-    """Features of some frames, float32 `[streams, tokens, dim]`, without gradients."""
+    """Features of some frames, float32 `[streams, tokens, dim]`, without gradients, in memory of its own."""
     return torch.stack([batch[number].features.detach() for number in members]).float()
+
+
+def together(batch: Sequence[VisualTokens], members: Sequence[int]) -> VisualTokens:
+    """The frames of some streams as one flat list, stream after stream, in memory of its own: what takes an operation
+    for each array takes it once for all streams."""
+    return join(batch[number] for number in members)
+
+
+def apart(flat: VisualTokens, counts: Sequence[int]) -> list[VisualTokens]:
+    """The parts of a flat list of several streams, so many tokens of each; they share its memory."""
+    columns = {
+        name: getattr(flat, name).split(counts) for name in ("features", "frame", "time_s", "row", "col", "weight")
+    }
+    extras = {name: value.split(counts) for name, value in flat.extras.items()}
+    each = {name: value.tensor_split(len(counts)) for name, value in flat.whole.items()}
+    return [
+        VisualTokens(
+            **{name: parts[n] for name, parts in columns.items()},
+            grid=flat.grid,
+            extras={name: parts[n] for name, parts in extras.items()},
+            whole={name: parts[n] for name, parts in each.items()},
+        )
+        for n in range(len(counts))
+    ]
+
+
+def nothing(tokens: VisualTokens) -> VisualTokens:
+    """None of a frame's tokens."""
+    columns = {name: getattr(tokens, name)[:0] for name in ("features", "frame", "time_s", "row", "col", "weight")}
+    return replace(tokens, **columns, extras={name: value[:0] for name, value in tokens.extras.items()})
+
+
+def owned(batch: Sequence[VisualTokens], members: Sequence[int]) -> list[VisualTokens]:
+    """Copies of the frames of some streams of one shape: the caller may write the next frame into the same memory."""
+    return apart(together(batch, members), [len(batch[number]) for number in members])
+
+
+def selected(
+    batch: Sequence[VisualTokens], members: Sequence[int], index: Tensor | Sequence[Tensor]
+) -> list[VisualTokens]:
+    """The tokens at the `index` (int64 `[kept]`, ascending) of each of some streams of one shape; as one tensor
+    `[streams, kept]` where all keep as many."""
+    if len(members) == 1:
+        return [batch[members[0]].select(index[0])]
+    size, counts = len(batch[members[0]]), [len(one) for one in index]
+    if isinstance(index, Tensor):
+        place = (index + torch.arange(0, len(members) * size, size, device=index.device)[:, None]).flatten()
+    else:
+        place = torch.cat([one + n * size for n, one in enumerate(index)])
+    return apart(together(batch, members).select(place), counts)
 
 
 def in_steps(scores: Tensor) -> Tensor:
@@ -86,4 +136,7 @@ def earlier(rows: Sequence[Tensor | None], now: Tensor) -> tuple[Tensor, Tensor]
     fits = [row is not None and row.shape == frame.shape for row, frame in zip(rows, now, strict=True)]
     past = [row if fit else frame for row, frame, fit in zip(rows, now, fits, strict=True)]
     known = torch.tensor(fits).to(now.device, non_blocking=True)
-    return torch.stack([one.float() for one in past if one is not None]), known
+    there = [one for one in past if one is not None]
+    if len({one.dtype for one in there}) > 1:
+        there = [one.float() for one in there]
+    return torch.stack(there).float(), known

@@ -1,9 +1,11 @@
 """Kept tokens that take over something of those that are left out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
+from onlooker.compress._batching import apart, together
 from onlooker.core.tokens import VisualTokens
 
 
@@ -33,3 +35,21 @@ def blended(tokens: VisualTokens, index: Tensor, weight: Tensor, blend: Callable
         extras,
         kept.whole,
     )
+
+
+def blended_streams(
+    batch: Sequence[VisualTokens],
+    members: Sequence[int],
+    index: Tensor,
+    weight: Tensor,
+    blend: Callable[[Tensor], Tensor],
+) -> list[VisualTokens]:
+    """As `blended` for the frames of some streams of one shape: `index` is `[streams, kept]`, `weight`
+    `[streams, tokens]`, and `blend` gets and gives `[streams, tokens, ...]`."""
+    streams, size = weight.shape
+    place = (index + torch.arange(0, streams * size, size, device=index.device)[:, None]).flatten()
+
+    def flat(value: Tensor) -> Tensor:
+        return blend(value.unflatten(0, (streams, size))).flatten(0, 1)
+
+    return apart(blended(together(batch, members), place, weight.flatten(), flat), [index.shape[1]] * streams)

@@ -2,6 +2,7 @@
 
 import itertools
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from onlooker.compress._batching import alike, nothing, owned
 from onlooker.compress._keep import check_keep
 from onlooker.core.checks import whole
 from onlooker.core.contracts import Compressor
@@ -56,14 +58,23 @@ class WindowMethod(Compressor):
 
     def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
         """The window, if this frame completes it."""
+        return self.compress_streams([tokens], [state])[0]
+
+    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+        """The windows of those streams whose frame completes one."""
+        outs = [nothing(tokens) for tokens in batch]
+        for members in alike(batch):
+            for i, tokens in zip(members, owned(batch, members), strict=True):
+                outs[i] = self._taken(tokens, states[i]) or outs[i]
+        return outs
+
+    def _taken(self, tokens: VisualTokens, state: StreamState) -> VisualTokens | None:
         assert isinstance(state, ClipState)
         out, waiting = None, state.waiting
         if waiting and (waiting[0].grid, len(waiting[0])) != (tokens.grid, len(tokens)):
             out, waiting = self.flush(state), []
-        state.waiting = [*waiting, own(tokens)]
-        if len(state.waiting) == self.frames:
-            out = self.flush(state)
-        return tokens.select(torch.arange(0, device=tokens.features.device)) if out is None else out
+        state.waiting = [*waiting, tokens]
+        return self.flush(state) if len(state.waiting) == self.frames else out
 
     def flush(self, state: StreamState) -> VisualTokens | None:
         """The window as it is."""
@@ -95,12 +106,6 @@ class ClipMethod(WindowMethod):
 def _waiting(state: StreamState) -> list[VisualTokens]:
     assert isinstance(state, ClipState)
     return state.waiting
-
-
-def own(tokens: VisualTokens) -> VisualTokens:
-    """A copy: the caller may write the next frame into the same memory."""
-    about = {name: value.clone() for name, value in tokens.whole.items()}
-    return replace(tokens.select(torch.arange(len(tokens), device=tokens.features.device)), whole=about)
 
 
 def merged_into(tokens: VisualTokens, owner: Tensor, kept: Tensor | None = None) -> VisualTokens:

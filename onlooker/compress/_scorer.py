@@ -4,9 +4,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from onlooker.compress._batching import alike, selected, stacked
 from onlooker.compress._keep import Budgeted, best
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -34,17 +34,13 @@ class Scorer(Budgeted):
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """One frame of each stream, scored together with all others of its shape."""
         kept = list(batch)
-        alike: dict[tuple[object, ...], list[int]] = {}
-        for i, tokens in enumerate(batch):
-            if len(tokens):
-                alike.setdefault((tokens.features.shape, tokens.features.dtype, tokens.grid), []).append(i)
-        for members in alike.values():
-            features = torch.stack([batch[i].features.detach() for i in members]).float()
+        for members in alike(batch):
+            features = stacked(batch, members)
             keep = self.num_kept(features.shape[1])
             pruned = keep < features.shape[1]
             scores = self.scores(features, [batch[i] for i in members], [states[i] for i in members], pruned)
             if pruned:
                 assert scores is not None, f"{type(self).__name__} gave no scores"
-                for i, chosen in zip(members, best(scores, keep), strict=True):
-                    kept[i] = batch[i].select(chosen)
+                for i, chosen in zip(members, selected(batch, members, best(scores, keep)), strict=True):
+                    kept[i] = chosen
         return kept

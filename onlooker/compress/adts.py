@@ -13,6 +13,8 @@ neighbour; then, again and again, the one farthest from all that are chosen. Cha
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 from typing import ClassVar
 
 import torch
@@ -22,8 +24,10 @@ from torch.nn.functional import cosine_similarity, normalize
 from onlooker.compress._batching import in_steps
 from onlooker.compress._keep import num_kept
 from onlooker.compress._scorer import Scorer
+from onlooker.core.errors import ModelError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
+from onlooker.kernels.picks import farthest_first, picks_kernels
 
 
 @dataclass
@@ -76,13 +80,12 @@ def picked(features: Tensor, weight: Tensor, count: int) -> Tensor:
     weight = weight / weight.amax(1, keepdim=True).clamp_min(1e-12)
     # [frames, chosen, candidate]: a candidate's own weight counts.
     distance = in_steps((1 - torch.bmm(unit, unit.transpose(1, 2))) * weight[:, None, :])
-    order = torch.zeros_like(weight)
-    itself = torch.eye(features.shape[1], dtype=torch.bool, device=features.device)
-    away = distance.masked_fill(itself, torch.inf).amin(1)
-    for points in range(count, 0, -1):
-        pick = away.argmax(1, keepdim=True)
-        order.scatter_(1, pick, points)
-        nearer = distance.gather(1, pick[..., None].expand(-1, -1, distance.shape[2]))[:, 0]
-        away = nearer if points == count else torch.minimum(away, nearer)
-        away = away.masked_fill(order > 0, -1)
-    return order
+    return farthest_first(distance, count, _kernels() if distance.is_cuda else None)
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    try:
+        return picks_kernels()
+    except ModelError:  # CUDA without Triton: the plain form
+        return None

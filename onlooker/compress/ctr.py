@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from onlooker.compress._batching import Batched, alike, among_best, earlier, in_steps, stacked
-from onlooker.compress._blending import blended
+from onlooker.compress._blending import blended_streams
 from onlooker.compress._density import centres_of, density_scores, mean_of_members
 from onlooker.compress._keep import Budgeted
 from onlooker.core.errors import InputError
@@ -80,18 +80,14 @@ class CTR(Budgeted, Batched):
             joined = static & ~centre
             _, number = mean_of_members(saliency, owner, joined)
             order = (dynamic | centre).logical_not().byte().sort(dim=1, stable=True).indices[:, :keep]
-            for n, i in enumerate(members):
-                kept[i] = self._blend(batch[i], order[n], owner[n], joined[n], number[n])
+
+            def blend(value: Tensor, owner: Tensor = owner, joined: Tensor = joined) -> Tensor:
+                mean, _ = mean_of_members(value, owner, joined)
+                return self.beta * value + (1 - self.beta) * mean
+
+            for i, out in zip(members, blended_streams(batch, members, order, 1 + number, blend), strict=True):
+                kept[i] = out
         return kept
-
-    def _blend(
-        self, tokens: VisualTokens, index: Tensor, owner: Tensor, joined: Tensor, number: Tensor
-    ) -> VisualTokens:
-        def blend(value: Tensor) -> Tensor:
-            mean, _ = mean_of_members(value[None], owner[None], joined[None])
-            return self.beta * value + (1 - self.beta) * mean[0]
-
-        return blended(tokens, index, 1 + number, blend)
 
 
 def _dealt(now: Tensor, saliency: Tensor, static: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,14 +10,16 @@ says, and every frame is compared with earlier ones only, so it streams as it is
 - stage 2, which picks from the cache again at every decoded token, is left out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from onlooker.compress._batching import Batched, alike, selected, stacked
 from onlooker.compress._keep import best, check_keep, num_kept
-from onlooker.core.contracts import Compressor
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -38,7 +40,7 @@ class GroupState(StreamState):
 
 
 @dataclass(frozen=True)
-class DyCoke(Compressor):
+class DyCoke(Batched):
     """Periodic whole frames bound how far the stream can drift unseen."""
 
     whole_frames: ClassVar[bool] = True
@@ -53,18 +55,30 @@ class DyCoke(Compressor):
         """At the start of a group."""
         return GroupState()
 
-    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
-        """The whole frame, or what differs most from an earlier frame of its group."""
+    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+        """The whole frame, or what differs most from an earlier frame of its group, of each stream."""
+        kept, before = list(batch), [self._before(*one) for one in zip(batch, states, strict=True)]
+        for members in alike(batch):
+            thinned = [i for i in members if before[i] is not None]
+            if not thinned:
+                continue
+            past = torch.stack([one for i in thinned if (one := before[i]) is not None]).float()
+            likeness = cosine_similarity(stacked(batch, thinned), past, dim=-1)
+            index = best(-likeness, num_kept(past.shape[1], None, self.between_ratio))
+            for i, out in zip(thinned, selected(batch, thinned, index), strict=True):
+                kept[i] = out
+        return kept
+
+    def _before(self, tokens: VisualTokens, state: StreamState) -> Tensor | None:
+        """What a frame is compared with; None for one that is kept whole."""
         assert isinstance(state, GroupState)
         features = tokens.features.detach()
         if state.first is None or state.first.shape != features.shape or state.place == GROUP:
             # The caller may write the next frame into the same memory.
             state.first, state.third, state.place = features.clone(), features.clone(), 1
-            return tokens
+            return None
         state.place += 1
         earlier = state.first if state.place < GROUP else state.third
-        assert earlier is not None, "the fourth frame comes after the third"
         if state.place == GROUP - 1:
             state.third = features.clone()
-        likeness = cosine_similarity(features.float(), earlier.float(), dim=-1)
-        return tokens.select(best(-likeness, num_kept(len(tokens), None, self.between_ratio)))
+        return earlier

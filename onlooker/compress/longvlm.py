@@ -19,7 +19,7 @@ from torch import Tensor
 
 from onlooker.compress._clip import ClipMethod, ClipState
 from onlooker.compress._keep import num_kept
-from onlooker.compress.tome import merge_round
+from onlooker.compress.tome import merged_in_rounds
 from onlooker.core.tokens import VisualTokens
 
 
@@ -58,8 +58,7 @@ class LongVLM(ClipMethod):
         """A segment after as many rounds as its budget asks for."""
         keep = num_kept(len(tokens), None, self.keep_ratio)
         first, about = tokens, tokens.whole
-        while len(tokens) > keep:
-            tokens = tokens.merge(merge_round(tokens.features.detach().float(), len(tokens) - keep))
+        tokens = merged_in_rounds(tokens, 1, keep)
         if not self.global_rows:
             return tokens
         assert isinstance(state, SegmentState)

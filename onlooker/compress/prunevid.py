@@ -1,11 +1,11 @@
 """What stands still within a scene once, what moves in every frame, both merged around dense centres (PruneVid).
 
-Huang et al., "PruneVid: Visual Token Pruning for Efficient Video Large Language Models" (arXiv 2412.16117), the stage
-before the language model. Frames are clustered by their mean tokens, a quarter as many clusters as frames; frames of
-one cluster in a row are a scene. A place is static if its tokens in all frames of a scene are alike, two by two, above
-`static` on average: they become one, their mean, in the scene's first frame. Of the static tokens of a scene, and of
-the moving ones of each frame, `keep_ratio` dense centres are left, each the mean of the tokens nearest to it; up to 14
-tokens stay as they are. Changed:
+Huang et al., "PruneVid: Visual Token Pruning for Efficient Video Large Language Models", Findings of ACL 2025 (arXiv
+2412.16117), the stage before the language model. Frames are clustered by their mean tokens, a quarter as many clusters
+as frames; frames of one cluster in a row are a scene. A place is static if its tokens in all frames of a scene are
+alike, two by two, above `static` on average: they become one, their mean, in the scene's first frame. Of the static
+tokens of a scene, and of the moving ones of each frame, `keep_ratio` dense centres are left, each the mean of the
+tokens nearest to it; up to 14 tokens stay as they are. Changed:
 
 - the clip is a window of the stream;
 - a scene of one frame has no static places (there, the mean over no pairs is undefined);

@@ -11,12 +11,14 @@ averaged by how many tokens each stands for. Changed:
 - attention is not raised by the logarithm of the weight: the language model is the stock one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from onlooker.compress._batching import alike, apart, in_steps, together
 from onlooker.compress._keep import Budgeted
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -32,22 +34,45 @@ class ToMe(Budgeted):
 
     def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
         """The frame after as many rounds as its budget asks for."""
-        keep = self.num_kept(len(tokens))
-        while len(tokens) > keep:
-            tokens = tokens.merge(merge_round(tokens.features.detach().float(), len(tokens) - keep))
-        return tokens
+        return self.compress_streams([tokens], [state])[0]
+
+    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+        """One frame of each stream, the rounds of those of one shape together."""
+        kept = list(batch)
+        for members in alike(batch):
+            size = len(batch[members[0]])
+            keep = self.num_kept(size)
+            if keep == size:
+                continue
+            merged = merged_in_rounds(together(batch, members), len(members), keep)
+            for i, out in zip(members, apart(merged, [keep] * len(members)), strict=True):
+                kept[i] = out
+        return kept
+
+
+def merged_in_rounds(tokens: VisualTokens, streams: int, keep: int) -> VisualTokens:
+    """Tokens of several streams, as many of each, one after the other, merged until `keep` of each are left. Nothing
+    waits for the device."""
+    while len(tokens) > streams * keep:
+        count = len(tokens) // streams
+        group = merge_round(tokens.features.detach().float().unflatten(0, (streams, count)), count - keep)
+        left = count - min(count - keep, count // 2)
+        first = torch.arange(0, streams * left, left, device=group.device)[:, None]
+        tokens = tokens.merge((group + first).flatten(), streams * left)
+    return tokens
 
 
 def merge_round(features: Tensor, surplus: int) -> Tensor:
-    """The group of each token after one round that merges up to `surplus` pairs, int64 `[tokens]`."""
-    count = len(features)
+    """The group of each token of each stream (`[streams, tokens, dim]`) after one round that merges up to `surplus`
+    pairs, int64 `[streams, tokens]`."""
+    count = features.shape[1]
     unit = normalize(features, dim=-1)
-    likeness, partner = (unit[0::2] @ unit[1::2].T).max(-1)
+    likeness, partner = in_steps(torch.bmm(unit[:, 0::2], unit[:, 1::2].transpose(1, 2))).max(-1)
     # A stable sort: of equally alike pairs the earlier one is merged, on every device.
-    chosen = likeness.sort(descending=True, stable=True).indices[: min(surplus, count // 2)]
-    root = torch.arange(count, device=features.device)
-    root[2 * chosen] = 2 * partner[chosen] + 1
-    place = torch.arange(count, device=features.device)
-    first = place.scatter_reduce(0, root, place, "amin")  # the first member of the group with this root
-    leads = (first[root] == place).long()
-    return (leads.cumsum(0) - 1)[first[root]]
+    chosen = likeness.sort(dim=1, descending=True, stable=True).indices[:, : min(surplus, count // 2)]
+    place = torch.arange(count, device=features.device).expand(len(features), -1)
+    root = place.scatter(1, 2 * chosen, 2 * partner.gather(1, chosen) + 1)
+    first = place.scatter_reduce(1, root, place, "amin")  # the first member of the group with this root
+    owner = first.gather(1, root)
+    leads = (owner == place).long()
+    return (leads.cumsum(1) - 1).gather(1, owner)

@@ -1,9 +1,10 @@
 """More tokens where the stream turns, fewer where it goes on as it did (V-CAST).
 
-"V-CAST: Video Curvature-Aware Spatio-Temporal Pruning for Efficient Video Large Language Models" and its code. A frame
-is one unit vector, its mean token. Curvature is one less the cosine of the step to it and the step from it; the budget
-is dealt by the softmax of curvatures (temperature 0.7), at least one token a frame. Of a frame those tokens stay that
-are least like its mean and longest: `1 - cos(x, mean)` plus the length, brought to 0 to 1. Changed:
+Lin et al., "V-CAST: Video Curvature-Aware Spatio-Temporal Pruning for Efficient Video Large Language Models" (arXiv
+2603.27650) and its code. A frame is one unit vector, its mean token. Curvature is one less the cosine of the step to it
+and the step from it; the budget is dealt by the softmax of curvatures (temperature 0.7), at least one token a frame. Of
+a frame those tokens stay that are least like its mean and longest: `1 - cos(x, mean)` plus the length, brought to 0 to
+1. Changed:
 
 - a frame is given out when the next one has come, since its curvature needs that: a look-ahead of one frame;
 - a softmax over the clip needs its end: a frame gets `keep_ratio` times its weight over the mean weight so far, and
@@ -20,8 +21,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from onlooker.compress._batching import LongRun, alike, among_best, chosen, earlier, in_steps, stacked
-from onlooker.compress._clip import own
+from onlooker.compress._batching import (
+    LongRun,
+    alike,
+    among_best,
+    chosen,
+    earlier,
+    in_steps,
+    nothing,
+    owned,
+    selected,
+    stacked,
+)
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -65,8 +76,8 @@ class VCast(LongRun):
 
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """What is kept of the frame before, of each stream; waits for the device once for all of one shape."""
-        nothing, mine = torch.arange(0), [state for state in states if isinstance(state, VcastState)]
-        outs = [tokens.select(nothing.to(tokens.features.device)) for tokens in batch]
+        mine = [state for state in states if isinstance(state, VcastState)]
+        outs = [nothing(tokens) for tokens in batch]
         for members in alike(batch):
             means = dict(zip(members, normalize(stacked(batch, members).mean(1), dim=1), strict=True))
             held = {i: waiting for i in members if (waiting := mine[i].waiting) is not None}
@@ -75,8 +86,8 @@ class VCast(LongRun):
                 given = self._given([mine[i] for i in some], torch.stack([means[i] for i in some]))
                 for i, out in zip(some, given, strict=True):
                     outs[i] = out
-            for i, mean in means.items():
-                mine[i].before, mine[i].here, mine[i].waiting = mine[i].here, mean.clone(), own(batch[i])
+            for (i, mean), waiting in zip(means.items(), owned(batch, members), strict=True):
+                mine[i].before, mine[i].here, mine[i].waiting = mine[i].here, mean.clone(), waiting
         return outs
 
     def flush(self, state: StreamState) -> VisualTokens | None:
@@ -105,7 +116,7 @@ class VCast(LongRun):
         score = in_steps(stands_out + length / length.amax(1, keepdim=True).clamp_min(1e-12))
         for state, row in zip(states, new, strict=True):
             state.sums = row.clone()
-        return [tokens.select(index) for tokens, index in zip(held, chosen(among_best(score, count)), strict=True)]
+        return selected(held, range(len(held)), chosen(among_best(score, count)))
 
     def _curvature(self, before: Sequence[Tensor | None], here: Tensor, after: Tensor | None) -> Tensor:
         """0 to 2, `[streams]`; 1 at the ends of a stream."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from onlooker.compress._batching import Batched, alike, among_best, in_steps, stacked
-from onlooker.compress._blending import blended
+from onlooker.compress._blending import blended_streams
 from onlooker.compress._density import mean_of_members
 from onlooker.compress._keep import Budgeted
 from onlooker.core.state import StreamState
@@ -55,19 +55,15 @@ class VisionZip(Budgeted, Batched):
             taken, owner, joined = _dealt(normalize(features, dim=-1), saliency, keep)
             _, number = mean_of_members(saliency, owner, joined)
             order = (~taken).byte().sort(dim=1, stable=True).indices[:, :keep]
-            for n, i in enumerate(members):
-                kept[i] = self._blend(batch[i], order[n], owner[n], joined[n], number[n])
+
+            def blend(value: Tensor, owner: Tensor = owner, joined: Tensor = joined, number: Tensor = number) -> Tensor:
+                mean, _ = mean_of_members(value, owner, joined)
+                count = number.view(*number.shape, *[1] * (value.ndim - 2))
+                return (value + mean * count) / (1 + count) if self.average else value + mean
+
+            for i, out in zip(members, blended_streams(batch, members, order, 1 + number, blend), strict=True):
+                kept[i] = out
         return kept
-
-    def _blend(
-        self, tokens: VisualTokens, index: Tensor, owner: Tensor, joined: Tensor, number: Tensor
-    ) -> VisualTokens:
-        def blend(value: Tensor) -> Tensor:
-            mean, _ = mean_of_members(value[None], owner[None], joined[None])
-            count = number.view(-1, *[1] * (value.ndim - 1))
-            return (value + mean[0] * count) / (1 + count) if self.average else value + mean[0]
-
-        return blended(tokens, index, 1 + number, blend)
 
 
 def _dealt(unit: Tensor, saliency: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -100,14 +100,16 @@ class VisualTokens:
             whole=self.whole,
         )
 
-    def merge(self, group: Tensor) -> "VisualTokens":
+    def merge(self, group: Tensor, num_groups: int | None = None) -> "VisualTokens":
         """Average the tokens of each group, weighted by `weight`.
 
         `group` is int64 `[tokens]`, numbers 0..groups-1, each used. A merged token takes the coordinates of its
         group's first member, so that groups must be numbered in the order of their first members. Extras that are not
-        floating point (flags, numbers of things) have no average and are taken from the first member too.
+        floating point (flags, numbers of things) have no average and are taken from the first member too. Waits for the
+        device unless `num_groups` is given.
         """
-        num_groups = int(group.max()) + 1 if len(group) else 0
+        if num_groups is None:
+            num_groups = int(group.max()) + 1 if len(group) else 0
         if not num_groups:
             return self
         # Sorted segments and not index_add, whose order of summation changes from run to run on a GPU.

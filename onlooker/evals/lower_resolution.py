@@ -12,18 +12,21 @@ from onlooker.core.tokens import VisualTokens
 
 @dataclass(frozen=True)
 class LowerResolution(Compressor):
-    """Averages neighbouring tokens until the grid has `side` rows and columns.
+    """Averages neighbouring tokens until the grid has `side` rows, and as many columns or `across`.
 
     Models of a fixed input size have as many tokens for a small picture as for a large one, so the resolution is
     lowered where it costs: in the grid that the language model reads.
     """
 
     side: int = 4
-    """Rows and columns that are left, so `side * side` tokens of each frame."""
+    """Rows that are left, and columns unless `across` says otherwise."""
+    across: int | None = None
+    """Columns that are left."""
 
     def __post_init__(self) -> None:
-        if self.side < 1:
-            raise InputError("a picture keeps one row at least", given=f"side={self.side}", do="use 1 or more")
+        if min(self.side, self.across or self.side) < 1 or self.across == 0:
+            given = f"side={self.side}, across={self.across}"
+            raise InputError("a picture keeps one row and column at least", given=given, do="use 1 or more")
 
     def new_state(self) -> StreamState:
         """Nothing to remember."""
@@ -32,7 +35,7 @@ class LowerResolution(Compressor):
     def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
         """One token for each cell of the coarse grid."""
         rows, cols = tokens.grid
-        down, across = min(self.side, rows), min(self.side, cols)
+        down, across = min(self.side, rows), min(self.across or self.side, cols)
         cell = (tokens.row * down // rows) * across + tokens.col * across // cols
         _, group = torch.unique(cell, return_inverse=True)
         return tokens.merge(group)

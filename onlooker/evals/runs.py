@@ -27,6 +27,7 @@ from onlooker.core.records import QueryRecord, ReplyRecord, VideoRecord, from_js
 from onlooker.evals.causality import violations
 from onlooker.evals.replay import Outcome, VideoOutcome, replay
 from onlooker.evals.settings import RunSettings, load_items, make_system, rejected_row, settings_file
+from onlooker.evals.sharing import SharedTower, shared_items
 
 
 @dataclass(frozen=True)
@@ -90,16 +91,22 @@ def execute(
     *,
     on_outcome: Callable[[Outcome], None] = lambda _: None,
     check_videos: int = 1,
+    shared: Path | None = None,
 ) -> Run:
     """Do a run, or go on with one that was interrupted; videos that are done are not watched again.
 
-    The first `check_videos` videos are replayed with another future to see that the answers do not change. Raises
+    The first `check_videos` videos are replayed with another future to see that the answers do not change. `shared`:
+    what runs of one grid have in common is made once in this process (`evals/sharing.py`). Raises
     `InputError` when the folder holds a finished run, or one of other settings.
     """
     _check_folder(settings, folder)
     # What cannot be built leaves no folder behind.
-    reading = load_items(settings)
-    system = make_system(settings, reading)
+    if shared is None:
+        reading, encoder = load_items(settings), None
+    else:
+        reading, rows = shared_items(settings, shared)
+        encoder = SharedTower(rows)
+    system = make_system(settings, reading, encoder)
     _create(settings, folder)
     rejections = "".join(json.dumps(rejected_row(row)) + "\n" for row in reading.rejected)
     (folder / "rejected.jsonl").write_text(rejections, encoding="utf-8")

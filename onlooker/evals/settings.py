@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onlooker.core import registry
+from onlooker.core.contracts import EncoderAccelerator
 from onlooker.core.errors import InputError
 from onlooker.core.kinds import defaults, telling
 from onlooker.core.records import QueryRecord
@@ -157,8 +158,9 @@ def _first(items: tuple[Item, ...], limit: int) -> Iterator[Item]:
         yield dataclasses.replace(item, queries=queries)
 
 
-def make_system(settings: RunSettings, reading: Reading) -> System:
-    """The engine of these settings, or the control that stands in its place.
+def make_system(settings: RunSettings, reading: Reading, encoder: EncoderAccelerator | None = None) -> System:
+    """The engine of these settings, or the control that stands in its place. `encoder` stands for a
+    dense tower (`evals/sharing.py`).
 
     Raises `InputError` or `ModelError` for what cannot be built.
     """
@@ -175,7 +177,7 @@ def make_system(settings: RunSettings, reading: Reading) -> System:
         return controls.BlindClock(float(value or 6.0))
     if kind == "guess":
         return controls.Guessing(int(value or 0))
-    system = _engine_system(settings)
+    system = _engine_system(settings, encoder)
     if kind == "text_only":
         return controls.TextOnly(system)
     if kind == "peek":
@@ -183,14 +185,16 @@ def make_system(settings: RunSettings, reading: Reading) -> System:
     return controls.Crashing(system, int(value or 10)) if kind == "crash" else system
 
 
-def _engine_system(settings: RunSettings) -> EngineSystem:
+def _engine_system(settings: RunSettings, encoder: EncoderAccelerator | None) -> EngineSystem:
     from onlooker.engine import Engine
     from onlooker.engine.window import WindowEngine
 
     methods = _made(settings)
-    model = _model(settings.model, settings.dtype, settings.device, settings.pairs)
+    model = model_of(settings)
     from onlooker.core.contracts import ClipModel
 
+    if encoder is not None and settings.encoder == "full":
+        methods["encoder"] = encoder
     if isinstance(model, ClipModel):
         engine = WindowEngine(model, **methods, profile=True)
     else:
@@ -208,6 +212,11 @@ def _engine_system(settings: RunSettings) -> EngineSystem:
     for name in prefixes:
         engine.prefix_rows(name)  # one that the model does not know fails the run, not each of its videos
     return EngineSystem(engine, settings.max_new_tokens, prefixes)
+
+
+def model_of(settings: RunSettings) -> Any:
+    """The model of a run, loaded once in a process."""
+    return _model(settings.model, settings.dtype, settings.device, settings.pairs)
 
 
 @lru_cache(maxsize=1)

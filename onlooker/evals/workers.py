@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from onlooker.core.errors import InputError
 from onlooker.evals.runs import Run, execute, folder_of, open_run
-from onlooker.evals.settings import RunSettings
+from onlooker.evals.settings import RunSettings, load_items
+from onlooker.evals.sharing import prepare
 
 POLL_S = 0.5
 
@@ -32,38 +34,75 @@ def run_grid(
     workers: int = 1,
     gpus: int = 0,
     ray: bool = False,
+    shared: bool = False,
     on_progress: Callable[[int], None] = lambda _: None,
+    on_finished: Callable[[Finished], None] = lambda _: None,
 ) -> list[Finished]:
     """Do every run of a grid that is not finished yet, below `root`. Runs that fail as a whole do not stop the others.
 
-    `on_progress` is told how many questions of all runs are answered. With `gpus`, run number i uses `cuda:{i % gpus}`.
+    `on_progress` is told how many questions of all runs are answered, `on_finished` of every run as it ends. `shared`:
+    what all runs have in common is done once (`evals/sharing.py`): they ask the same questions of one model. With
+    `gpus`, run number i uses `cuda:{i % gpus}`.
     """
+    if shared:
+        with tempfile.TemporaryDirectory(prefix="onlooker-grid-") as folder:
+            return _run_grid(grid, root, workers, gpus, ray, Path(folder), on_progress, on_finished)
+    return _run_grid(grid, root, workers, gpus, ray, None, on_progress, on_finished)
+
+
+def _run_grid(
+    grid: Sequence[RunSettings],
+    root: Path,
+    workers: int,
+    gpus: int,
+    ray: bool,
+    shared: Path | None,
+    on_progress: Callable[[int], None],
+    on_finished: Callable[[Finished], None],
+) -> list[Finished]:
     jobs = [
         (replace(one, device=f"cuda:{place % gpus}") if gpus else one, folder_of(one, root))
         for place, one in enumerate(grid)
     ]
     if ray:
-        return _on_ray(jobs)
+        finished = _on_ray(jobs)
+        for one in finished:
+            on_finished(one)
+        return finished
+    clips = range(len(load_items(grid[0]).items)) if shared else ()
     if workers <= 1:
-        return [_counted(job, jobs, on_progress) for job in jobs]
+        for number in clips:
+            prepare(grid[0], shared or root, number)
+        finished = []
+        for job in jobs:
+            finished.append(_counted(job, jobs, shared, on_progress))
+            on_finished(finished[-1])
+        return finished
     # A fresh interpreter each: a forked one would share torch's threads, and CUDA forbids it.
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_set_threads, initargs=(threads,)) as pool:
-        futures: list[Future[Finished]] = [pool.submit(do_run, *job) for job in jobs]
-        while not all(future.done() for future in futures):
+        for ready in [pool.submit(prepare, grid[0], shared or root, number) for number in clips]:
+            ready.result()
+        futures: list[Future[Finished]] = [pool.submit(do_run, *job, shared) for job in jobs]
+        told: set[Future[Finished]] = set()
+        while len(told) < len(futures):
+            for future in futures:
+                if future.done() and future not in told:
+                    told.add(future)
+                    on_finished(future.result())
             on_progress(_answered(jobs))
-            time.sleep(POLL_S)
-        on_progress(_answered(jobs))
+            if len(told) < len(futures):
+                time.sleep(POLL_S)
         return [future.result() for future in futures]
 
 
-def do_run(settings: RunSettings, folder: Path) -> Finished:
+def do_run(settings: RunSettings, folder: Path, shared: Path | None = None) -> Finished:
     """One run; one that is finished is left as it is."""
     if (folder / "done.json").is_file():
         return Finished(settings, folder)
     try:
-        execute(settings, folder)
+        execute(settings, folder, shared=shared)
     except Exception as error:
         return Finished(settings, folder, f"{type(error).__name__}: {error}")
     return Finished(settings, folder)
@@ -74,13 +113,18 @@ def results(finished: Sequence[Finished]) -> list[Run]:
     return [open_run(one.folder) for one in finished if not one.failure]
 
 
-def _counted(job: tuple[RunSettings, Path], jobs: Sequence[tuple[RunSettings, Path]], on_progress) -> Finished:
+def _counted(
+    job: tuple[RunSettings, Path],
+    jobs: Sequence[tuple[RunSettings, Path]],
+    shared: Path | None,
+    on_progress: Callable[[int], None],
+) -> Finished:
     settings, folder = job
     if (folder / "done.json").is_file():
         on_progress(_answered(jobs))
         return Finished(settings, folder)
     try:
-        execute(settings, folder, on_outcome=lambda _: on_progress(_answered(jobs)))
+        execute(settings, folder, on_outcome=lambda _: on_progress(_answered(jobs)), shared=shared)
     except Exception as error:
         return Finished(settings, folder, f"{type(error).__name__}: {error}")
     on_progress(_answered(jobs))

@@ -207,6 +207,13 @@ def run_language() -> None:
     silu_product(wide, wide, language_kernels())
 
 
+def run_picks() -> None:
+    """Frames of LLaVA-OneVision."""
+    from onlooker.kernels.picks import farthest_first, picks_kernels
+
+    farthest_first(torch.rand(2, 196, 196), 40, picks_kernels())
+
+
 @torch.no_grad()
 def main() -> None:
     """Compile, and print a line of JSON for each machine code; nothing where Triton cannot."""
@@ -224,6 +231,7 @@ def main() -> None:
     run_vision(torch.bfloat16)
     run_coded(torch.bfloat16)
     run_language()
+    run_picks()
     for each in compiler.compiled:
         print(json.dumps(each))
 

@@ -1,0 +1,153 @@
+"""The grid `compressors`: every compressor at the same measured shares of the tokens, beside what costs no thought.
+
+Beside the compressors stand, at each share: tokens at random (three seeds), evenly spread ones, a coarser picture,
+fewer whole frames, and the tokens that cover what the world truly shows (no method, but a bound). Without a share: all
+tokens, one mean token a frame, and the last four frames uncompressed.
+"""
+
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, replace
+from functools import lru_cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from onlooker.core.errors import InputError
+from onlooker.evals.budgets import CLIPS, Knob, Setting, knobs, setting, tokens_of
+from onlooker.evals.settings import RunSettings, check, from_dict, load_items, model_of
+
+SHARES = (0.25, 0.1, 0.5, 0.05, 0.15)
+"""Of the tokens of a stream, in the order in which they are run: what is cut off is missing everywhere."""
+SEALED = "sealed:compressor-budgets"
+"""The clips on which settings are looked for: none that is asked about."""
+FILE = "budgets.json"
+SIDE_BY_SIDE = 25
+"""Videos in each step at least: nothing but time hangs on it."""
+
+
+def runs(
+    values: dict[str, Any], out: Path, workers: int, on_progress: Callable[[int, int], None] = lambda done, of: None
+) -> list[RunSettings]:
+    """The runs of the grid under the settings of the command line; what was found for the budgets is kept in `out`
+    and used again. `on_progress` is told how many settings of how many are found."""
+    base = from_dict(values)
+    found = _found(base, out, workers, on_progress)
+    rows = [*_without_share(), *(row for share in SHARES for row in _at(share, base, found))]
+    shared = {"encoder": "full", "memory": "full", "parallel": max(base.parallel, SIDE_BY_SIDE)}
+    made = [from_dict(values | shared | row) for row in rows]
+    for one in made:
+        check(one)
+    return made
+
+
+def misfits(out: Path) -> list[Setting]:
+    """What could not be brought to a share, and is left out there."""
+    return [one for one in _read(out / FILE) if not one.fits]
+
+
+def label(name: str, share: float | None) -> str:
+    """What tables call a run; `named` takes it apart again."""
+    return name if share is None else f"{name} @ {share:g}"
+
+
+def named(text: str) -> tuple[str, float | None]:
+    """The name and the share of a run of this grid."""
+    name, at, share = text.rpartition(" @ ")
+    return (name, float(share)) if at else (text, None)
+
+
+def _without_share() -> list[dict[str, Any]]:
+    return [
+        {"compressor": "identity", "name": "all tokens"},
+        {"compressor": "mean_pool", "name": "mean_pool"},
+        {"compressor": "identity", "memory": "last_frames:frames=4", "name": "last 4 frames"},
+    ]
+
+
+def _at(share: float, base: RunSettings, found: Sequence[Setting]) -> list[dict[str, Any]]:
+    rows, cols = _grid_of(base)
+    count = max(1, round(share * rows * cols))
+    down, across = coarse(rows, cols, count)
+    plain = [
+        ("uniform", f"uniform:keep={count}"),
+        *((f"random, seed {seed}", f"random:keep={count},seed={seed}") for seed in range(3)),
+        ("lower resolution", f"lower_resolution:side={down},across={across}"),
+        ("oracle", f"oracle:keep={count}"),
+    ]
+    made: list[dict[str, Any]] = [{"compressor": text, "name": label(name, share)} for name, text in plain]
+    made.append({"compressor": "identity", "fps": round(base.fps * share, 5), "name": label("fewer frames", share)})
+    methods = [one for one in found if one.share == share and one.fits]
+    return made + [{"compressor": one.text, "name": label(one.name, share)} for one in methods]
+
+
+def coarse(rows: int, cols: int, count: int) -> tuple[int, int]:
+    """Rows and columns of the coarser grid with about so many tokens: the nearest number, then the squarest cells."""
+    pairs = [(down, across) for down in range(1, rows + 1) for across in range(1, cols + 1)]
+    return min(pairs, key=lambda pair: (abs(pair[0] * pair[1] - count), abs(pair[0] * cols - pair[1] * rows), pair))
+
+
+# ---------------------------------------------------------------------------------------------------------- budgets
+
+
+def _found(base: RunSettings, out: Path, workers: int, on_progress: Callable[[int, int], None]) -> list[Setting]:
+    path, asked = out / FILE, [(knob, share) for share in SHARES for knob in knobs()]
+    have = _read(path)
+    if {(one.name, one.share) for one in have} >= {(knob.name, share) for knob, share in asked}:
+        return have
+    look, settings = partial(_look, _clips_of(base)), []
+    if workers <= 1:
+        for knob, share in asked:
+            settings.append(look(knob, share))
+            on_progress(len(settings), len(asked))
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+            futures = [pool.submit(look, knob, share) for knob, share in asked]
+            for done, _ in enumerate(as_completed(futures), start=1):
+                on_progress(done, len(asked))
+            settings = [future.result() for future in futures]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(asdict(one)) + "\n" for one in settings), encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            "the budgets cannot be written", given=f"{path} ({error.strerror})", do="another --out"
+        ) from error
+    return settings
+
+
+def _look(base: RunSettings, knob: Knob, share: float) -> Setting:
+    return setting(knob, share, model_of(base), _clips(base))
+
+
+def _grid_of(base: RunSettings) -> tuple[int, int]:
+    one = replace(_clips_of(base), limit=1)
+    item = load_items(one).items[0]
+    (clip,) = tokens_of(model_of(one), [replace(item, open=lambda fps: islice(item.open(fps), 1))], one.fps)
+    return clip[0].grid
+
+
+def _clips_of(base: RunSettings) -> RunSettings:
+    """Clips of the same kind that are not asked about; of a benchmark of files, its first videos."""
+    return replace(base, limit=CLIPS * 8, seeds=SEALED, name="", control="")
+
+
+@lru_cache(maxsize=1)
+def _clips(base: RunSettings) -> Any:
+    items = load_items(base).items[:CLIPS]
+    return tokens_of(model_of(base), items, base.fps)
+
+
+def _read(path: Path) -> list[Setting]:
+    if not path.is_file():
+        return []
+    return [Setting(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)

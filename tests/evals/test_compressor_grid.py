@@ -1,0 +1,112 @@
+"""The grid of compressors: settings that keep what is asked for, work that is shared, lines that can be compared."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from onlooker import models
+from onlooker.cli import main
+from onlooker.compress.dtd import DTD
+from onlooker.compress.vidcom2 import VidCom2
+from onlooker.core.tokens import VisualTokens
+from onlooker.evals import budgets, compressors, lines, sharing
+from onlooker.evals.runs import execute
+from onlooker.evals.settings import from_dict, load_items
+
+
+def clips(count=2, frames=12, dim=24):
+    """Clips of 16 tokens a frame, of which a quarter is new in each."""
+    made = torch.Generator().manual_seed(3)
+    found = []
+    for _ in range(count):
+        ground, clip = torch.randn(16, dim, generator=made), []
+        for number in range(frames):
+            new = torch.rand(16, 1, generator=made) < 0.25
+            ground = torch.where(new, torch.randn(16, dim, generator=made), ground)
+            features = ground + 0.3 * torch.randn(16, dim, generator=made)
+            extras = {"saliency": torch.rand(16, generator=made)}
+            clip.append(VisualTokens.of_frame(features, (4, 4), number, float(number), extras))
+        found.append(clip)
+    return found
+
+
+def test_what_is_kept_is_counted_to_the_last_frame():
+    """The last window is not full: it counts when the clip ends."""
+    assert budgets.kept(DTD(threshold=-1.0), clips()) == pytest.approx(1 / 12)
+    assert budgets.kept(VidCom2(keep_ratio=1.0, frames=5), clips()) > 10 / 12
+
+
+@pytest.mark.parametrize("name", ["dtd", "evs", "fastvid", "sttm", "rate of dtd", "vcast"])
+def test_the_setting_that_is_found_keeps_what_was_asked_for(name):
+    """Thresholds and ratios alike, measured on the clips it was looked for on."""
+    (knob,) = [one for one in budgets.knobs() if one.name == name]
+    found = budgets.setting(knob, 0.4, models.load("pocket-naive"), clips())
+    assert found.fits and abs(found.measured - 0.4) < 0.06, found
+
+
+def test_what_cannot_be_had_is_said():
+    """DyCoke keeps one frame in four whole, whatever its ratio."""
+    (knob,) = [one for one in budgets.knobs() if one.name == "dycoke"]
+    found = budgets.setting(knob, 0.05, models.load("pocket-naive"), clips())
+    assert not found.fits and found.measured > 0.25
+
+
+def test_every_compressor_has_a_knob_or_a_reason():
+    """A new method is in the grid without being named."""
+    names = {one.name for one in budgets.knobs()}
+    assert {"stc_pruner", "tome", "visionzip", "flashvid", "dtd, anchored", "dtd, pixels"} <= names
+
+
+@pytest.mark.parametrize(("count", "grid"), [(1, (1, 1)), (3, (1, 3)), (6, (2, 3)), (16, (4, 4)), (32, (4, 8))])
+def test_a_coarser_picture_has_as_many_tokens(count, grid):
+    down, across = compressors.coarse(8, 8, count)
+    assert down * across == count and sorted((down, across)) == sorted(grid)
+
+
+def test_names_can_be_taken_apart():
+    assert compressors.named(compressors.label("dtd, pixels", 0.05)) == ("dtd, pixels", 0.05)
+    assert compressors.named("all tokens") == ("all tokens", None)
+
+
+def settings(**more):
+    values = {"suite": "pocketworld", "limit": 8, "model": "pocket-naive", "encoder": "full", "memory": "full"}
+    return from_dict(values | {"compressor": "adts:keep=16", "device": "cpu"} | more)
+
+
+def test_shared_work_changes_no_answer(tmp_path):
+    """Frames from the file, their tower outputs and what they show: the same answers as without, to the letter."""
+    one = settings()
+    (tmp_path / "shared").mkdir()
+    for number in range(len(load_items(one).items)):
+        sharing.prepare(one, tmp_path / "shared", number)
+    for name, run in (("adts", one), ("oracle", replace(one, compressor="oracle:keep=6"))):
+        plain = execute(run, tmp_path / f"plain-{name}", check_videos=0)
+        shared = execute(run, tmp_path / f"shared-{name}", check_videos=0, shared=tmp_path / "shared")
+        said = [[[r.text for r in o.replies] for o in done.outcomes] for done in (plain, shared)]
+        assert said[0] == said[1]
+        assert [v["stats"]["tokens_kept"] for v in plain.videos] == [v["stats"]["tokens_kept"] for v in shared.videos]
+
+
+@pytest.mark.slow
+def test_the_grid_from_the_command_line(tmp_path, monkeypatch, capsys):
+    """One share, two methods: budgets, runs, a line for each; what does not fit is said."""
+    found = [one for one in budgets.knobs() if one.name in ("stc_pruner", "dycoke")]
+    monkeypatch.setattr(compressors, "SHARES", (0.1,))
+    monkeypatch.setattr(compressors, "CLIPS", 1)
+    monkeypatch.setattr(compressors, "knobs", lambda: found)
+    where = ["--out", str(tmp_path / "runs"), "--lines", str(tmp_path / "rows.jsonl"), "--device", "cpu"]
+    asked = ["eval", "pocketworld", "--limit", "6", "--model", "pocket-naive", "--grid", "compressors", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main([*asked, *where])
+    said = capsys.readouterr()
+    assert ended.value.code == 0 and "dycoke is left out at 10%" in said.err
+    about, runs = lines.read(tmp_path / "rows.jsonl")
+    assert len(about["ids"]) == 6 and len(json.loads(said.out)) == len(runs) == 11
+    for row in runs:
+        name, share = compressors.named(row["name"])
+        assert len(row["worth"]) == 6 and row["lane"] == "causal" and row["commit"]
+        if share is not None:
+            kept = row["kept_a_second"] / runs[0]["seen_a_second"]
+            assert abs(kept - share) <= 0.3 * share, (name, kept)
