@@ -13,6 +13,7 @@ import platform
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -63,7 +64,7 @@ def main() -> None:
     }
     print(line := json.dumps(card | {"rows": rows}))
     if options.out:
-        with open(options.out, "a", encoding="utf-8") as file:
+        with Path(options.out).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 

@@ -51,11 +51,14 @@ def centres_of(scores: Tensor, distance: Tensor, count: Tensor) -> tuple[Tensor,
 def mean_of_members(values: Tensor, owner: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
     """The mean over the `member` tokens (bool `[streams, tokens]`) of each `owner` (int64 `[streams, tokens]`), by
     owner, float32 `[streams, tokens, ...]`, 0 where there are none; and how many there are, float32."""
-    share = torch.zeros(*owner.shape, owner.shape[1], device=values.device)
-    share.scatter_(1, owner[:, None, :], member[:, None, :].float())
-    number = share.sum(2)
-    total = (
-        torch.bmm(share, values.float().flatten(2)) if values.ndim > 2 else (share @ values.float()[..., None])[..., 0]
-    )
-    shape = (*number.shape, *[1] * (values.ndim - 2))
-    return total.view(values.shape) / number.clamp_min(1).view(shape), number
+    # Sorted segments and not a product of matrices, whose sums round differently from one batch size to the next.
+    streams, count = owner.shape
+    groups = streams * count
+    first = torch.arange(0, groups, count, device=owner.device)[:, None]
+    into = torch.where(member, owner + first, groups).flatten()
+    lengths = torch.zeros(groups + 1, dtype=torch.int64, device=owner.device).index_add_(0, into, torch.ones_like(into))
+    order = into.argsort(stable=True)
+    total = torch.segment_reduce(values.flatten(0, 1).float()[order], "sum", lengths=lengths, unsafe=True)[:groups]
+    number = lengths[:groups].float()
+    mean = total / number.clamp_min(1).view(-1, *[1] * (total.ndim - 1))
+    return mean.view(values.shape), number.view(owner.shape)
