@@ -44,7 +44,7 @@ def make_episode(
         raise InputError("an episode lasts 4 seconds to 100 hours", given=f"{duration_s} s", do="use 24")
     if level != "L0":
         return _of_level(seed, split, duration_s, start_s, level)
-    rng = _generator(f"{split}/{kind}/{seed}")
+    rng = seeded(f"{split}/{kind}/{seed}")
     cuts, blocks = _timeline(rng, kind, duration_s, settings)
     shots = make_shots(rng, kind, cuts, duration_s, settings)
     cast = Cast(rng, settings, _STYLES.get(kind, Style()))
@@ -62,12 +62,13 @@ def make_episode(
     )  # fmt: skip
 
 
-def _generator(name: str) -> random.Random:
+def seeded(name: str) -> random.Random:
+    """A generator that this name alone determines, on every machine."""
     return random.Random(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "big"))
 
 
 def _of_level(seed: int, split: Split, duration_s: float, start_s: float, level: str) -> Episode:
-    chosen, rng = level_named(level), _generator(f"{split}/{level}/{seed}")
+    chosen, rng = level_named(level), seeded(f"{split}/{level}/{seed}")
     shots = make_ground(rng, chosen, duration_s)
     sprites = Crowd(rng, chosen, duration_s).play()
     noise = rng.getrandbits(30)

@@ -9,6 +9,8 @@ LAMP_ID = len(SHAPES) + 1
 """Shape id of a lamp: a dark box with a lit disc."""
 SIGN_ID = len(SHAPES) + 2
 """Shape id of a sign: a plate with a word or a number on it."""
+FACE_ID = len(SHAPES) + 3
+"""Shape id of a face; which face it is stands where other shapes have their pattern (`faces.py`)."""
 PLURALS = {name: name + ("es" if name == "cross" else "s") for name in SHAPES}
 COLOURS = {
     "red": (222, 32, 36),

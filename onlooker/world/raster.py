@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onlooker.world.faces import FACE_OUTLINE, FACE_TONES, face_tones
 from onlooker.world.font import (
     CELL,
     GLYPH_COLS,
@@ -21,7 +22,7 @@ from onlooker.world.font import (
     shape_fields,
 )  # fmt: skip
 from onlooker.world.ground import damaged, lattice, textured
-from onlooker.world.lexicon import LAMP_ID, RADII
+from onlooker.world.lexicon import FACE_ID, LAMP_ID, RADII
 from onlooker.world.script import SIGN_SLOT
 
 DARK = 0.2
@@ -92,7 +93,8 @@ _USED = (
 def _fields(device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(shape distance, shape tone, glyph distance), flat, and the lattice of textures, on a device."""
     distance, tone = shape_fields()
-    flat = (distance.reshape(-1), tone.reshape(-1), glyph_field().reshape(-1))
+    tones = np.concatenate((tone.reshape(-1, SHAPE_FINE, SHAPE_FINE), face_tones(SHAPE_FINE, SHAPE_REACH)))
+    flat = (distance.reshape(-1), tones.reshape(-1), glyph_field().reshape(-1))
     tensors = (torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in flat)
     return (*tensors, lattice(device))  # type: ignore[return-value]
 
@@ -181,15 +183,18 @@ def _shape(
     middle = SHAPE_FINE / 2
     u = (dx * cos + dy * sin + middle).to(torch.int32)
     v = (dy * cos - dx * sin + middle).to(torch.int32)
-    kind = tables["shape"][:, slot].clamp(max=LAMP_ID) * 4 + tables["pattern"][:, slot]
+    shape, pattern = tables["shape"][:, slot], tables["pattern"][:, slot]
+    is_face = shape == FACE_ID
+    kind = torch.where(is_face, FACE_OUTLINE * 4, shape.clamp(max=LAMP_ID) * 4 + pattern)
+    tone = torch.where(is_face, FACE_TONES + pattern, kind)
     inside = (u >= 0) & (u < SHAPE_FINE) & (v >= 0) & (v < SHAPE_FINE)
     inside = inside & (dx.abs() < size * 1.6) & tables["visible"][:, slot, None, None]
-    index = kind[:, None, None] * SHAPE_FINE**2 + v.clamp(0, SHAPE_FINE - 1) * SHAPE_FINE + u.clamp(0, SHAPE_FINE - 1)
-    distance = fields[0][index]
+    place = v.clamp(0, SHAPE_FINE - 1) * SHAPE_FINE + u.clamp(0, SHAPE_FINE - 1)
+    distance = fields[0][kind[:, None, None] * SHAPE_FINE**2 + place]
     cover = (distance * (size * short) + 0.5).clamp(0.0, 1.0) * inside
     lamp = (kind[:, None, None] >= LAMP_ID * 4).float()
     dark = DARK * (1 - lamp) + 0.12 * lamp
-    return cover, dark + (1 - dark) * fields[1][index]
+    return cover, dark + (1 - dark) * fields[1][tone[:, None, None] * SHAPE_FINE**2 + place]
 
 
 def _sign(

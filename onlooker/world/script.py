@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from onlooker.world.lexicon import COLOUR_NAMES, LAMP_ID, SHAPES, SIGN_ID
+from onlooker.world.lexicon import COLOUR_NAMES, FACE_ID, LAMP_ID, SHAPES, SIGN_ID
 
 SLOTS = 8
 """Sprites that can be drawn at once; a higher slot is nearer to the viewer."""
@@ -40,7 +40,7 @@ class Motion(NamedTuple):
 
 
 class Sprite(NamedTuple):
-    """One thing on screen from `start_s` to `end_s`. `shape` is 1..8, or `LAMP_ID`, or `SIGN_ID`."""
+    """One thing on screen from `start_s` to `end_s`. `shape` is 1..8, or `LAMP_ID`, `SIGN_ID` or `FACE_ID`."""
 
     id: int
     slot: int
@@ -65,7 +65,7 @@ class Sprite(NamedTuple):
     @property
     def name(self) -> str:
         """The noun for it: a shape's name, "lamp" or "sign"."""
-        return "lamp" if self.shape == LAMP_ID else "sign" if self.shape == SIGN_ID else SHAPES[self.shape - 1]
+        return {LAMP_ID: "lamp", SIGN_ID: "sign", FACE_ID: "face"}.get(self.shape) or SHAPES[self.shape - 1]
 
     def is_shown(self, time_s: float) -> bool:
         """Whether it is switched on at `time_s` (it may still be outside the frame)."""

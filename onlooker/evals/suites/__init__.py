@@ -8,6 +8,9 @@ from onlooker.core.errors import InputError
 from onlooker.evals.item import Item
 from onlooker.world.levels import LEVEL_NAMES
 
+LEVELLED = ("pocketworld", "pocketworld_stories")
+"""Suites that are asked at a level."""
+
 
 def names() -> list[str]:
     """The suites that exist, sorted."""
@@ -17,8 +20,8 @@ def names() -> list[str]:
 def items(name: str, limit: int, seed: int = 0, level: str = "L0") -> Iterator[Item]:
     """The first `limit` questions of a suite ("pocketworld-long" and "pocketworld_long" are the same).
 
-    `level` L1 to L4 is a harder world, for `pocketworld` only. Raises `InputError` for a name that is none, a limit
-    below 1, and a level that there is not.
+    `level` L1 to L4 is a harder world, for the suites in `LEVELLED`. Raises `InputError` for a name that is none, a
+    limit below 1, and a level that there is not.
     """
     found = name.replace("-", "_")
     if found not in names():
@@ -30,6 +33,7 @@ def items(name: str, limit: int, seed: int = 0, level: str = "L0") -> Iterator[I
     suite = import_module(f"onlooker.evals.suites.{found}")
     if level == "L0":
         return suite.items(limit, seed)
-    if found != "pocketworld":
-        raise InputError("this suite has no levels", given=f"{name} at {level}", do="pocketworld, or level L0")
+    if found not in LEVELLED:
+        do = f"{', '.join(LEVELLED)}, or leave the level out"
+        raise InputError("this suite has no levels", given=f"{name} at {level}", do=do)
     return suite.items(limit, seed, level=level)

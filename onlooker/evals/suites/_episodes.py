@@ -8,6 +8,7 @@ import numpy as np
 from onlooker.core.records import QueryRecord
 from onlooker.evals.item import Item
 from onlooker.world import Episode, rasterise, render_tables, video_record
+from onlooker.world.stories import STORIES, make_story
 
 SIDE = 128
 POLL_EVERY_S = 1.0
@@ -23,6 +24,14 @@ def as_item(episode: Episode, queries: Sequence[QueryRecord], suite: str) -> Ite
         lambda fps: episode.frames(fps=fps, size=(SIDE, SIDE)),
         lambda time_s, grid: cover(episode, time_s, grid),
     )
+
+
+def story_item(family: str, number: int, suite: str, level: str, most: int) -> Item:
+    """The clip of a family of stories with this number, and up to `most` of its questions."""
+    episode, queries, told = make_story(family, number, "test", level)
+    item = as_item(episode, sorted(queries, key=lambda query: query.ask_time)[:most], suite)
+    video = dataclasses.replace(item.video, fps=STORIES[family].fps, side=told.side)
+    return dataclasses.replace(item, video=video)
 
 
 def standing(query: QueryRecord, duration_s: float) -> QueryRecord:
