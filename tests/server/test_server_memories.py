@@ -169,7 +169,9 @@ def test_killed_at_any_moment_it_forgets_the_stated_seconds_at_most(tmp_path):
     with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_S) as client:
         for number in range(times + 1):
             with process(tmp_path, port) as server:
-                eventually(lambda: answers(client) and all(facts(client, name)["frames"] for name in names), 120.0)
+                up = lambda: answers(client) and all(facts(client, name)["frames"] for name in names)  # noqa: E731
+                eventually(lambda: server.poll() is not None or up(), 300.0)  # noqa: B023 - called here only
+                assert server.poll() is None, (tmp_path / "log").read_text()[-2000:]
                 for name, least in frames.items():
                     now = facts(client, name)
                     if number:
