@@ -1,9 +1,12 @@
 """What only an admin may do: read the configuration again; add, change and remove sources."""
 
+import asyncio
+import re
 from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
+from fastapi.responses import Response
 from pydantic import Field
 
 from onlooker.core.errors import OnlookerError
@@ -15,6 +18,9 @@ from onlooker.server.service import Service
 from onlooker.server.sessions import Asker
 from onlooker.server.settings import BadPictures, Source
 
+SYNTHETIC = re.compile(r"synthetic(:\d{1,9})?")
+PREVIEW_S = 10.0
+"""Seconds that an address may take to show its first picture."""
 SourceName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
 
 
@@ -27,6 +33,12 @@ class SourcePut(Body):
     bad_pictures: BadPictures | None = None
     rules: list[dict[str, Any]] | None = Field(default=None, max_length=64)
     questions: list[QuestionSection] | None = Field(default=None, max_length=64)
+
+
+class Preview(Body):
+    """An address to look at once."""
+
+    url: str = Field(min_length=1, max_length=2000)
 
 
 def admin_routes(service: Service) -> APIRouter:
@@ -53,6 +65,13 @@ def admin_routes(service: Service) -> APIRouter:
         address = None if body.url is None else {"url": body.url}
         return describe(source) | {"done": done, "written": await service.write_back(name, address)}
 
+    @routes.post("/preview")
+    async def preview(body: Preview, caller: Asker) -> Response:
+        """One picture of an address, before it is watched; why there is none, where there is none."""
+        source = changed("preview", None, SourcePut(url=body.url))
+        picture = await asyncio.to_thread(first_picture, source.url)
+        return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
     @routes.delete("/sources/{name}")
     async def delete_source(name: SourceName, caller: Asker) -> dict[str, Any]:
         """Watch a source no longer; its memory is gone."""
@@ -60,6 +79,25 @@ def admin_routes(service: Service) -> APIRouter:
         return {"name": name, "deleted": True, "written": await service.write_back(name)}
 
     return routes
+
+
+def first_picture(url: str) -> bytes:
+    """The first picture of an address as a JPEG. Raises `Refusal` (422) when none comes in time, in words."""
+    if url.startswith("synthetic"):
+        from onlooker.world import make_episode
+
+        return next(iter(make_episode(int(url.partition(":")[2] or 0), "test").frames(fps=1.0))).jpeg(640)
+    from onlooker.video import LiveSettings, is_live, open_live, open_video
+
+    settings = LiveSettings(fps=None, connect_s=PREVIEW_S, lost_after_s=PREVIEW_S)
+    try:
+        with open_live(url, settings, wait=True) if is_live(url) else open_video(url) as source:
+            frame = next(iter(source), None)
+    except OnlookerError as error:
+        raise Refusal(422, "source_unreadable", redact(str(error)), param="url") from error
+    if frame is None:
+        raise Refusal(422, "source_unreadable", "it shows no picture", param="url")
+    return frame.jpeg(640)
 
 
 def describe(source: Source) -> dict[str, Any]:
@@ -77,7 +115,7 @@ def changed(name: str, before: Source | None, body: SourcePut) -> Source:
     """The source that a request describes. Raises `Refusal` (422)."""
     if body.url is None and before is None:
         raise Refusal(422, "invalid_request", "a new source needs an address", param="url")
-    if body.url is not None and "://" not in body.url and body.url.partition(":")[0] != "synthetic":
+    if body.url is not None and "://" not in body.url and not SYNTHETIC.fullmatch(body.url):
         # What is in the file may name anything of this machine; what comes over the network may not.
         raise Refusal(422, "invalid_address", "an address is rtsp://..., http(s)://... or synthetic", param="url")
     if body.url is not None and body.url.lower().startswith("file:"):

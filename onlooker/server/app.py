@@ -22,6 +22,7 @@ from onlooker.server.page import page_routes
 from onlooker.server.realtime import realtime_routes
 from onlooker.server.reference import reference_routes
 from onlooker.server.refusals import Refusal, of_error
+from onlooker.server.responses import responses_routes
 from onlooker.server.searching import history_routes
 from onlooker.server.service import Service
 from onlooker.server.sessions import session_routes
@@ -60,6 +61,7 @@ def create_app(
     app.state.service = service
     app.include_router(session_routes(service))
     app.include_router(chat_routes(service))
+    app.include_router(responses_routes(service))
     app.include_router(admin_routes(service))
     app.include_router(history_routes(lambda: service.history))
     app.include_router(socket_routes(service))

@@ -40,7 +40,7 @@ def chat_routes(service: Service) -> APIRouter:
     async def one_model(name: str, caller: Asker) -> dict[str, Any]:
         """That model, or that model looking at a source or a session of yours."""
         model, at, session_id = name.partition("@")
-        _check_model(service, model)
+        check_model(service, model)
         if at and session_id not in service.watched:
             service.find(caller, session_id)
         return model_facts(name, began)
@@ -49,10 +49,10 @@ def chat_routes(service: Service) -> APIRouter:
     async def complete(body: ChatBody, request: Request, caller: Asker) -> Response:
         """Answer the last message about a session, a video or pictures."""
         name, _, suffix = body.model.partition("@")
-        _check_model(service, name)
+        check_model(service, name)
         asked = read_messages(body.messages, body.onlooker.history)
-        session_id = _session_id(request, body, suffix)
-        stream, is_ours = await _look(service, caller, asked, session_id, body)
+        session_id = session_of(request, body.session_id, suffix)
+        stream, is_ours = await look(service, caller, asked, session_id, body.onlooker.fps)
         try:
             times = (body.onlooker.at, body.onlooker.since)
             question = service.ask(stream, asked.text, _sampling(body), *times, caller=caller)
@@ -116,14 +116,19 @@ class _Reply:
         return sse(self._head | {"object": "chat.completion.chunk", "choices": [choice]} | ours)
 
     def _more(self, answer: Answer) -> dict[str, Any]:
-        facts = answer_facts(self._stream, answer)
-        session = {} if self._closes else {"session_id": self._stream.id}
-        names = ("time_s", "citations", "timing")
-        if self._closes:  # the session is gone when this is read, and its pictures with it
-            facts["citations"] = [
-                {name: value for name, value in cited.items() if name != "thumbnail"} for cited in facts["citations"]
-            ]
-        return session | {name: facts[name] for name in names} | {"notes": list(self._asked.notes)}
+        return more_facts(self._stream, self._asked, answer, self._closes)
+
+
+def more_facts(stream: Stream, asked: Asked, answer: Answer, closes: bool) -> dict[str, Any]:
+    """What we tell beside OpenAI's own fields; `closes` is whether the session ends with its answer."""
+    facts = answer_facts(stream, answer)
+    session = {} if closes else {"session_id": stream.id}
+    names = ("time_s", "citations", "timing", "warnings")
+    if closes:  # the session is gone when this is read, and its pictures with it
+        facts["citations"] = [
+            {name: value for name, value in cited.items() if name != "thumbnail"} for cited in facts["citations"]
+        ]
+    return session | {name: facts[name] for name in names} | {"notes": list(asked.notes)}
 
 
 def read_messages(messages: list[Message], history: bool) -> Asked:
@@ -158,10 +163,13 @@ def read_messages(messages: list[Message], history: bool) -> Asked:
     )
 
 
-async def _look(
-    service: Service, caller: Caller, asked: Asked, session_id: str | None, body: ChatBody
+async def look(
+    service: Service, caller: Caller, asked: Asked, session_id: str | None, fps: float | None
 ) -> tuple[Stream, bool]:
-    """The session to ask, and whether it was made for this question alone."""
+    """The session to ask, and whether it was made for this question alone; a video is looked at `fps` times a second.
+
+    Raises `Refusal`.
+    """
     if session_id and not asked.is_new:  # what earlier messages showed is not what this one asks about
         return service.find(caller, session_id), False
     ways = [bool(session_id), bool(asked.videos), bool(asked.pictures)]
@@ -173,21 +181,23 @@ async def _look(
             "one video_url part, or image_url parts",
         )
     if asked.videos:
-        return await watch_video(service, caller, asked.videos[0], body.onlooker.fps or 1.0), True
+        return await watch_video(service, caller, asked.videos[0], fps or 1.0), True
     if len(asked.pictures) > MOST_PICTURES:
         raise Refusal(413, "too_many_pictures", f"at most {MOST_PICTURES} pictures are looked at")
     return await watch_pictures(service, caller, list(asked.pictures)), True
 
 
-def _session_id(request: Request, body: ChatBody, suffix: str) -> str | None:
+def session_of(request: Request, named: str | None, suffix: str) -> str | None:
+    """The session that a request names, in its body, its headers or behind the model. Raises `Refusal` for two."""
     headers = [request.headers.get(name) for name in SESSION_HEADERS]
-    given = {name for name in (body.session_id, suffix, *headers) if name}
+    given = {name for name in (named, suffix, *headers) if name}
     if len(given) > 1:
         raise Refusal(422, "two_sessions", "the request names two sessions", param="session_id")
     return given.pop() if given else None
 
 
-def _check_model(service: Service, name: str) -> None:
+def check_model(service: Service, name: str) -> None:
+    """Raise `Refusal` (404) for another model than the one that runs here."""
     if name != service.settings.model:
         given = f"this server runs {service.settings.model!r}; given: {name[:80]!r}"
         raise Refusal(404, "model_not_found", given, param="model")

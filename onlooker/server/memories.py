@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,22 +95,25 @@ class Memories:
             LOG.error("what source %s remembers cannot be kept: %s", name, error)
         else:
             self._kept[name], self.saved_s[name] = saved.facts["frames"], about["wall"]
+            stream.kept_s = saved.facts["time_s"]
 
     def _write(self, name: str, saved: Saved, times: list[float], pictures: list[bytes], about: dict[str, Any]) -> None:
         tensors = dict(saved.tensors) | {THUMBNAILS: _bytes(b"".join(pictures))}
         facts = saved.facts | {"about": about | {"times": times, "lengths": [len(one) for one in pictures]}}
         sealed = Saved(tensors, json.loads(json.dumps(facts))).sealed()
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fresh = self._folder / f".{name}.{os.getpid()}"
+        # In a folder of the source's own: what a killed server was writing is found there, and removed.
+        part = self._folder / f".{name}"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True, mode=0o700)
         try:
+            fresh = part / "fresh"
             save_file(sealed.tensors, fresh, metadata={"facts": json.dumps(sealed.facts)})
-            fresh.chmod(0o600)
             with fresh.open("rb") as file:
                 os.fsync(file.fileno())
+            fresh.chmod(0o600)
             fresh.replace(self._file(name))
-        except BaseException:
-            fresh.unlink(missing_ok=True)
-            raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
     # ------------------------------------------------------------------------------------------------------ restoring
 
@@ -175,6 +179,7 @@ class Memories:
             known.pop(name, None)
         with contextlib.suppress(OSError):
             self._file(name).unlink(missing_ok=True)
+            (self._folder / f"{name}.damaged").unlink(missing_ok=True)
 
     def _set_aside(self, name: str) -> None:
         """Out of the way, but not lost: whoever wants to know what was wrong finds the last such file."""

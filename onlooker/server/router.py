@@ -25,15 +25,17 @@ from onlooker.server.keys import Keys, check_origin
 from onlooker.server.page import page_routes
 from onlooker.server.refusals import Refusal, gone, unknown_session
 from onlooker.server.settings import ServerSettings
-from onlooker.server.wire import model_list, sse
+from onlooker.server.wire import model_list, sse, until_gone
 from onlooker.server.workers import Place, Workers
 
 SESSIONS = "/v1/streaming/sessions"
 CHAT = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
+READ = (CHAT, RESPONSES, SESSIONS)  # their bodies name the session that they are about, or none
 SESSION_HEADERS = ("x-session-id", "x-streaming-session")
 _HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer", "host", "content-length", "origin"}
 _HOP |= {"x-forwarded-for", "x-forwarded-proto", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"}
-"""Headers that belong to one connection, and those that were checked here."""
+"""Headers of one connection, and those that were checked here."""
 
 
 class Router:
@@ -62,12 +64,14 @@ class Router:
         """What an admin may do, over all workers: changes go through the configuration file."""
         if self._keys.caller(request.headers).role != "admin":
             raise Refusal(403, "admins_only", "this needs the key of an admin")
-        call = (request.method, path.partition("/")[0])
+        dealing, (kind, _, name) = self._dealing, path.partition("/")
+        call = (request.method, kind)
         if call == ("POST", "reload"):
             return JSONResponse(await self.reload())
+        if call == ("POST", "preview"):
+            return _Passed(await self._send(self.least_loaded()[0], request, request.stream()))
         if call == ("GET", "sources"):
             return JSONResponse({"sources": [describe(source) for source in self.settings.sources]})
-        dealing, name = self._dealing, path.partition("/")[2]
         if call not in (("PUT", "sources"), ("DELETE", "sources")) or not name:
             raise Refusal(404, "not_found", "there is no such call")
         if dealing is None or dealing.file is None:
@@ -118,11 +122,14 @@ class Router:
             return path.partition("@")[2] or None
         names = [connection.headers.get(name) for name in SESSION_HEADERS]
         names += [connection.query_params.get("session_id"), connection.query_params.get("model", "").partition("@")[2]]
-        if path == CHAT:
+        if path.startswith(f"{RESPONSES}/"):
+            return path[len(RESPONSES) + 1 :].partition("/")[0].removeprefix("resp_")
+        if path in (CHAT, RESPONSES):
             with contextlib.suppress(ValueError, RecursionError):
                 asked = json.loads(body)
                 if isinstance(asked, dict):
-                    names += [asked.get("session_id"), str(asked.get("model", "")).partition("@")[2]]
+                    before = str(asked.get("previous_response_id") or "").removeprefix("resp_")
+                    names += [asked.get("session_id"), str(asked.get("model", "")).partition("@")[2], before]
         return next((name for name in names if isinstance(name, str) and name), None)
 
     # -------------------------------------------------------------------------------------------------- passing on
@@ -131,9 +138,9 @@ class Router:
         """Pass a request on."""
         check_origin(request.headers, any_host=self._keys.needed)
         path = request.url.path
-        body = await self._whole(request) if path in (CHAT, SESSIONS) else b""
+        body = await self._whole(request) if path in READ else b""
         session_id = self.named(request, body)
-        content = body if path in (CHAT, SESSIONS) else request.stream()
+        content = body if path in READ else request.stream()
         if session_id is not None:
             place = self.place_of(session_id)
             reply = await self._send(place, request, content)
@@ -141,7 +148,7 @@ class Router:
                 await self._note_rules(place, session_id, request)
             return _Passed(reply)
         places = self.least_loaded()
-        if path in (CHAT, SESSIONS) and request.method == "POST":
+        if path in READ and request.method == "POST":
             for place in places[:-1]:
                 reply = await self._send(place, request, content)
                 if reply.status_code != 429:  # a full worker: the next one may have room
@@ -249,8 +256,7 @@ class Router:
         """The metrics of all workers, each line with its worker's number."""
         self._keys.caller(request.headers)
         headers = {name: value for name, value in request.headers.items() if name == "authorization"}
-        heads: dict[str, str] = {}
-        lines: dict[str, list[str]] = {}
+        heads, lines = dict[str, str](), dict[str, list[str]]()
         for place in self.workers.ready():
             try:
                 text = (await self._client.get(f"{place.url}/metrics", headers=headers)).text
@@ -281,9 +287,8 @@ def create_router(settings: ServerSettings, workers: Workers, dealing: Dealing |
             await workers.end(5.0)
             await router.close()
 
-    app = FastAPI(title="Onlooker router", lifespan=life, openapi_url=None)
+    app, began = FastAPI(title="Onlooker router", lifespan=life, openapi_url=None), time.time()
     app.state.service = router
-    began = time.time()
 
     @app.exception_handler(Refusal)
     async def refused(request: Request, error: Any) -> Response:
@@ -344,7 +349,7 @@ class _Passed(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         passing = asyncio.create_task(self._pass(send))
-        gone = asyncio.create_task(_until_gone(receive))
+        gone = asyncio.create_task(until_gone(receive))
         try:
             await asyncio.wait([passing, gone], return_when=asyncio.FIRST_COMPLETED)
             if passing.done():
@@ -366,11 +371,6 @@ class _Passed(Response):
                 await send({"type": "http.response.body", "body": told, "more_body": True})
             return  # without a last chunk: the server under us breaks the connection off
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _both_ways(socket: WebSocket, worker: ClientConnection) -> None:

@@ -35,7 +35,7 @@ from onlooker.server.sources import client_source
 from onlooker.server.stream import Event, Offered, Stream, StreamSettings
 from onlooker.server.watched import Watched
 from onlooker.server.webhooks import Webhook, alert_event
-from onlooker.server.wire import alert_facts
+from onlooker.server.wire import alert_facts, until_gone
 from onlooker.server.worker import Worker
 
 LOG = logging.getLogger("onlooker.server")
@@ -347,6 +347,8 @@ class Service:
         """Have an event kept, and bad pictures alerted where that is wanted; any thread."""
         if self.history is not None:
             self.history.note(stream, event)
+        if event.kind == "alert":
+            stream.newest_alert = event.facts
         if event.kind == "quality" and event.facts["new"] and self._on_bad_pictures(stream) != "tell":
             alert = picture_alert(stream, event)
             self.metrics.alerted(alert)
@@ -392,7 +394,6 @@ def told(error: Exception) -> Refusal:
 
 
 async def _when_gone(request: Request, question: Question, worker: Worker) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    await until_gone(request.receive)
     question.cancel()
     worker.wake()

@@ -57,6 +57,8 @@ def _about(routes: APIRouter, service: Service) -> None:
             "pictures": sorted(set(FORMATS) - {"image/jpg"}),
             "policies": ["freshest", "every"],
             "snapshots": service.settings.snapshots is not None,
+            "history": service.history is not None,
+            "role": caller.role,
             "limits": {name: getattr(limits, name) for name in limits.__dataclass_fields__},
         }
 

@@ -120,6 +120,10 @@ class Stream:
         self.restored: tuple[float, float] | None = None
         """Stream time and time of day up to which it remembers an earlier run of the server."""
         self.quality = Quality()
+        self.kept_s: float | None = None
+        """Stream time up to which its memory is on disk."""
+        self.newest_alert: dict[str, Any] | None = None
+        """The facts of the last alert."""
         self.connections = 0
         """Times that its source came up."""
         self.late = 0
@@ -254,6 +258,7 @@ class Stream:
     def go_on(self, time_s: float, wall: float) -> None:
         """Its session was restored: it remembers up to this moment, given in stream time and time of day (seconds)."""
         self._clock = self.restored = (time_s, wall)
+        self.kept_s = time_s
 
     @property
     def offset_s(self) -> float:
@@ -330,6 +335,7 @@ class Stream:
             "trace": self.settings.trace,
             "source": self.source,
             "restored_s": None if self.restored is None else self.restored[0],
+            "kept_s": self.kept_s,
             "serving": None if self.queue is None else self.queue.degrade_level.name,
             "time_s": None if self.session is None else self.session.time_s,
             "frames": 0 if self.session is None else self.session.frames,

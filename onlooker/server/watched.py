@@ -57,13 +57,13 @@ class Watched:
         return self._sources.get(name)
 
     def describe(self) -> list[dict[str, Any]]:
-        """Every source, also those that are not up (`starting`)."""
+        """Every source, also those that are not up (`starting`), with what a wall of them shows."""
         told_of = []
         for name in self._sources:
             stream = self._service.streams.get(name)
             source = stream.source if stream is not None and stream.state == "live" else None
             state = "starting" if source is None else source["state"]
-            told_of.append({"name": name, "session_id": name, "state": state})
+            told_of.append({"name": name, "session_id": name, "state": state} | _tile(stream))
         return told_of
 
     async def keep(self) -> None:
@@ -177,3 +177,17 @@ class Watched:
             except Refusal as refusal:
                 service.metrics.refused("standing_question")
                 LOG.warning("question %s to %s was not answered: %s", standing.name, stream.id, refusal.message)
+
+
+def _tile(stream: Stream | None) -> dict[str, Any]:
+    """What is worth knowing of a source at a glance."""
+    if stream is None or stream.newest is None:
+        return {"lag_s": None, "age_s": None, "stale": False, "warnings": [], "alert": None}
+    age_s, lag_s = stream.age_s, stream.lag(0.95)
+    return {
+        "lag_s": None if lag_s is None else round(lag_s, 3),
+        "age_s": None if age_s is None else round(age_s, 3),
+        "stale": stream.is_stale,
+        "warnings": stream.warnings(stream.newest.time_s),
+        "alert": stream.newest_alert,
+    }

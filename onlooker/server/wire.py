@@ -132,5 +132,11 @@ class EventStream(StreamingResponse):
             await self.body_iterator.aclose()  # pyright: ignore[reportAttributeAccessIssue] - always a generator here
 
 
+async def until_gone(receive: Receive) -> None:
+    """Wait until the client of a request has hung up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 class SlowReader(Exception):
     """A client did not read what it was sent."""

@@ -87,7 +87,7 @@ def server_at(port: int, log: Path, key: str | None = None) -> Iterator[str]:
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_ready(address, process, log)
+        wait_until_ready(address, process, log)
         yield address
     finally:
         process.terminate()
@@ -98,7 +98,8 @@ def server_at(port: int, log: Path, key: str | None = None) -> Iterator[str]:
             process.wait()
 
 
-def _wait_until_ready(address: str, process: subprocess.Popen, log: Path) -> None:
+def wait_until_ready(address: str, process: subprocess.Popen, log: Path) -> None:
+    """Wait until a server takes work."""
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline and process.poll() is None:
         try:

@@ -1,5 +1,5 @@
-"""What sources remember outlives the server: saved as a whole, gone on from, refused when damaged, and kill -9 costs
-the stated seconds at most."""
+"""What sources remember outlives the server: saved as a whole, gone on from, refused when damaged, and there after a
+kill -9 up to where the server had said that it is kept."""
 
 import contextlib
 import os
@@ -161,7 +161,7 @@ url = "synthetic:2"
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_killed_at_any_moment_it_forgets_the_stated_seconds_at_most(tmp_path):
+def test_killed_at_any_moment_it_has_what_it_said_was_kept(tmp_path):
     times = int(os.environ.get("ONLOOKER_KILLS", "3"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -183,13 +183,17 @@ def test_killed_at_any_moment_it_forgets_the_stated_seconds_at_most(tmp_path):
                 assert client.post(
                     "/v1/streaming/sessions/door/ask", json={"question": f"what is there now? {word}"}
                 ).is_success
-                frames = {name: facts(client, name)["frames"] for name in names}
-                # The stated seconds, as much again twice for a machine with much to do, and a random while.
-                time.sleep(3 * EACH_S + chance.uniform(0.0, 2.0))
+                seen = {name: facts(client, name) for name in names}
+                frames = {name: seen[name]["frames"] for name in names}
+                # The server says how far its memory is on disk: that it must have, whenever it is killed from then on.
+                for name in names:
+                    eventually(lambda name=name: facts(client, name)["kept_s"] >= seen[name]["time_s"])  # noqa: B023
+                time.sleep(chance.uniform(0.0, 3.0))
                 server.send_signal(signal.SIGKILL)
                 server.wait()
                 heard.append(word)
-    assert not list((tmp_path / "memory").glob("*.damaged"))
+    left = {path.name for path in (tmp_path / "memory").iterdir()}
+    assert left <= {"door.safetensors", "yard.safetensors", ".door", ".yard"}, left
 
 
 def answers(client: httpx2.Client) -> bool:
