@@ -10,9 +10,9 @@ the stream's last two minutes only, since it holds no more. Beside them `full` m
 the evidence lies: what the model can do at all when the right frames are found.
 
 One line a stream and memory, written when it has answered: every answer with its age, tokens read, bytes held.
-`tools/memories.py` makes tables and pictures of them. Several processes share the streams (`--workers`), each on one of
-`--devices` in turn and `--together` streams at a time in the same steps; none begins what it would not end within
-`--seconds`.
+`tools/memories.py` makes tables and pictures of them. Several processes (`--workers`) share the work, each on one of
+`--devices` in turn: groups of memories, and `--together` streams at a time, all in the same steps. None begins what it
+would not end within `--seconds`.
 """
 
 import argparse
@@ -52,23 +52,23 @@ SEARCHING = (
     f"select_recent:recent=8,budget={FRAMES - 9}",
     f"select_recent:recent=8,budget={FRAMES - 9},bar=0",
     f"select_recent:recent=24,budget={FRAMES - 25},bar=0",
+    f"streamingtom:recall_tokens={TOKENS},recent=4,window_tokens={TOKENS}",
 )
 """Answer from forks of the one that parks everything."""
-BESIDE = (
-    "full",
-    f"deep_sink:window_frames={FRAMES},sink_frames={FRAMES // 2}",
-    f"streaming_vlm:vision_s={FRAMES}",
-    f"infinipot_v:window_tokens={TOKENS},keep_tokens={TOKENS * 3 // 4}",
-    f"resv:share=0.5,window_tokens={TOKENS}",
-    "flash_vstream:form=star,clusters=48",
-    "flash_vstream:form=csm_dam,clusters=26,details=24",
-    f"curvestream:frames={FRAMES - 1}",
-    "streamforest:short_frames=24,event_frames=190",
-    "scene_tiling:scenes=40,frames=8",
-)
-"""Watch a stream themselves."""
 LATE = f"last_frames:frames={FRAMES}"
 LATE_S = 120
+BESIDE = (
+    (f"resv:share=0.5,window_tokens={TOKENS}",),
+    ("flash_vstream:form=star,clusters=48",),
+    ("flash_vstream:form=csm_dam,clusters=26,details=24",),
+    (f"curvestream:frames={FRAMES - 1}", "streamforest:short_frames=24,event_frames=190"),
+    ("scene_tiling:scenes=40,frames=8", LATE),
+    (f"deep_sink:window_frames={FRAMES},sink_frames={FRAMES // 2}", f"streaming_vlm:vision_s={FRAMES}"),
+    (f"infinipot_v:window_tokens={TOKENS},keep_tokens={TOKENS * 3 // 4}", "video_streaming:topk=9"),
+    ("carriers:bank=231,tokens=4", "carriers"),
+    ("full",),
+)
+"""Watch streams themselves, a process for each group."""
 AT_ONCE = 64
 """Questions in one step."""
 TOLD = "told where to look"
@@ -113,13 +113,15 @@ def open_with(engine: Engine, memory: str) -> Session:
     return session
 
 
-def watch(streams: Sequence[Stream], engines: Mapping[bool, Engine], beside: Sequence[str]) -> dict[str, list[Session]]:
+def watch(
+    streams: Sequence[Stream], engines: Mapping[bool, Engine], memories: Sequence[str]
+) -> dict[str, list[Session]]:
     """Watch streams to their ends, all of them under all memories in the same steps; a session a stream, by memory."""
     sessions: dict[str, list[Session]] = {}
-    for name in (WATCHING, *beside, LATE):
+    for name in memories:
         held = registry.make("memory", name).holds_tokens
         sessions[name] = [open_with(engines[held], name) for _ in streams]
-    late_s = streams[0].episode.duration_s - LATE_S
+    late_s, told = streams[0].episode.duration_s - LATE_S, time.monotonic()
     for frames in zip(*(stream.frames() for stream in streams), strict=True):
         for held, engine in engines.items():
             arrivals = [
@@ -128,10 +130,12 @@ def watch(streams: Sequence[Stream], engines: Mapping[bool, Engine], beside: Seq
                 if some[0].memory.holds_tokens == held and (name != LATE or frames[0].time_s >= late_s)
                 for session, frame in zip(some, frames, strict=True)
             ]
-            if arrivals:
-                failed = [event for event in engine.step(arrivals) if isinstance(event, Failed)]
-                if failed:
-                    raise failed[0].error
+            failed = [event for event in engine.step(arrivals) if isinstance(event, Failed)] if arrivals else []
+            if failed:
+                raise failed[0].error
+        if time.monotonic() - told > 15:
+            told = time.monotonic()
+            print(f"{frames[0].time_s:.0f} s of {len(streams)} streams, {memories[0]}", flush=True)
     return sessions
 
 
@@ -146,18 +150,19 @@ def ask_all(
     def questions(some: Sequence[Session], told: MemoryPolicy | None = None) -> list[Asked]:
         return [Asked(one, query, told) for one, s in zip(some, streams, strict=True) for query in s.queries]
 
-    first = sessions[WATCHING]
     for name, some in sessions.items():
         if name != WATCHING:
             yield name, some, answers(engines[some[0].memory.holds_tokens], questions(some))
-    for name in searching:
+    first = sessions.get(WATCHING, ())
+    for name in searching if first else ():
         forks = [session.fork() for session in first]
         for fork in forks:
             fork.memory = registry.make("memory", name)
         yield name, forks, answers(engines[False], questions(forks))
         for fork in forks:
             fork.close()
-    yield TOLD, first, answers(engines[False], questions(first, first[0].memory))
+    if first:
+        yield TOLD, list(first), answers(engines[False], questions(first, first[0].memory))
 
 
 def line(name: str, session: Session, outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,46 +185,42 @@ def line(name: str, session: Session, outcomes: Sequence[Outcome], facts: Mappin
 
 
 def work(number: int, given: argparse.Namespace, lock: Any, deadline: float) -> None:
-    """One process: every n-th group of streams, under every model in turn."""
+    """One process: every n-th job, which is a group of streams under a group of memories."""
     torch.set_num_threads(1)
     device = given.devices.split(",")[number % len(given.devices.split(","))]
     names, longest = given.models.split(","), 0.0
-    model_of = {name: models.load(name, device=device, dtype=given.dtype) for name in names}
+    starts = range(given.first_seed, given.first_seed + given.clips, given.together)
+    jobs = [(start, name, group) for start in starts for name in names for group in given.groups]
     card = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
-    for n in range(number, -(-given.clips // given.together), given.workers):
-        seeds = range(n * given.together, min(given.clips, (n + 1) * given.together))
-        name = names[(n + n // given.workers) % len(names)]
+    for start, name, group in jobs[number :: given.workers]:
         began = time.monotonic()
         if began + longest > deadline:
             break
+        model = models.load(name, device=device, dtype=given.dtype)
         eyes = {"encoder": given.encoder, "compressor": given.compressor}
-        engines = {held: Engine(model_of[name], **eyes, memory=LATE if held else WATCHING) for held in (False, True)}
+        engines = {held: Engine(model, **eyes, memory=LATE if held else WATCHING) for held in (False, True)}
         lengths = given.split, given.minutes, given.early_minutes, given.per_hour, given.present
-        streams = [Stream.of_seed(given.first_seed + seed, *lengths) for seed in seeds]
-        sessions = watch(streams, engines, given.beside)
+        seeds = range(start, min(start + given.together, starts.stop))
+        streams = [Stream.of_seed(seed, *lengths) for seed in seeds]
+        sessions = watch(streams, engines, group)
         facts = {
             "model": name, "split": given.split, "minutes": given.minutes, "encoder": given.encoder,
             "compressor": given.compressor, "device": card,
             "commit": provenance.commit(), "versions": provenance.versions(),
         }  # fmt: skip
         for memory, some, outcomes in ask_all(streams, sessions, engines, given.searching):
-            rows, start = [], 0
+            rows, at = [], 0
             for stream, session in zip(streams, some, strict=True):
-                end = start + len(stream.queries)
-                own = facts | {"stream": stream.episode.seed}
-                rows.append(line(memory, session, outcomes[start:end], own))
-                start = end
+                own = outcomes[at : at + len(stream.queries)]
+                at += len(own)
+                rows.append(line(memory, session, own, facts | {"stream": stream.episode.seed}))
             with lock, Path(given.out).open("a", encoding="utf-8") as out:
                 out.writelines(json.dumps(row) + "\n" for row in rows)
-            if given.show:
-                worths = [answer["worth"] for row in rows for answer in row["answers"]]
-                tokens = sum(answer["tokens"] for row in rows for answer in row["answers"]) / len(worths)
-                print(f"  {memory:76} {sum(worths) / len(worths):.3f} {tokens:6.0f} tokens", flush=True)
-        for some in sessions.values():
-            for session in some:
-                session.close()
+            worths = [answer["worth"] for row in rows for answer in row["answers"]]
+            tokens = sum(answer["tokens"] for row in rows for answer in row["answers"]) / len(worths)
+            print(f"  {memory:76} {sum(worths) / len(worths):.3f} {tokens:6.0f} tokens, {name}", flush=True)
         longest = max(longest, 1.1 * (time.monotonic() - began))
-        print(f"{len(streams)} streams, {name}, {device}: {time.monotonic() - began:.0f} s", flush=True)
+        print(f"{len(streams)} streams, {name}, {device}, {group[0]}: {time.monotonic() - began:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -242,13 +243,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--together", type=int, default=1, help="streams that a process watches in the same steps")
     parser.add_argument("--seconds", type=float, default=3600.0, help="begin no stream that would end later")
-    parser.add_argument("--show", action="store_true", help="print every stream's accuracies")
     parser.add_argument("--out", default="half_hour.jsonl")
     given = parser.parse_args()
     kept = {name: registry.make("memory", name) for name in given.also}
-    given.beside = [*(() if given.only else BESIDE), *(name for name in kept if not name.startswith(("rekv", "sel")))]
-    given.searching = [WATCHING, *(() if given.only else SEARCHING[1:])]
-    given.searching += [name for name in kept if name.startswith(("rekv", "sel"))]
+    searched = [name for name in kept if name.startswith(("rekv", "select_recent", "streamingtom"))]
+    beside = [(name,) for name in kept if name not in searched]
+    given.searching = [WATCHING, *(() if given.only else SEARCHING[1:]), *searched]
+    given.groups = [(WATCHING,), *([(LATE,)] if given.only else BESIDE), *beside]
     deadline, spawn = time.monotonic() + given.seconds, multiprocessing.get_context("spawn")
     lock = spawn.Lock()
     workers = [spawn.Process(target=work, args=(n, given, lock, deadline)) for n in range(given.workers)]

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from onlooker.core.events import Answer
     from onlooker.core.frame import Frame
     from onlooker.engine import Engine, Session
+    from onlooker.engine.files import load
     from onlooker.video import open_video
 
 __version__ = "0.2.0"
@@ -19,11 +20,12 @@ _HOMES = {
     "Frame": "onlooker.core.frame",
     "OnlookerError": "onlooker.core.errors",
     "Session": "onlooker.engine",
+    "load": "onlooker.engine.files",
     "open_video": "onlooker.video",
 }
 _ROOMS = ("compress", "encode", "gate", "memory", "models", "refine", "respond", "schedule", "video", "world")
 
-__all__ = ["Answer", "Engine", "Frame", "OnlookerError", "Session", "open_video"]
+__all__ = ["Answer", "Engine", "Frame", "OnlookerError", "Session", "load", "open_video"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
-"""Streams from frame to answer, with no input or output of its own."""
+"""Streams from frame to answer, with no input or output of its own but saved sessions."""
 
 from onlooker.engine.answer_stream import AnswerStream
 from onlooker.engine.engine import Engine
+from onlooker.engine.files import read
 from onlooker.engine.noting import Note, take_notes
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved
@@ -27,5 +28,6 @@ __all__ = [
     "Trace",
     "Watch",
     "WindowEngine",
+    "read",
     "take_notes",
 ]

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onlooker.core.checks import number
@@ -15,7 +16,9 @@ from onlooker.core.spans import Layout, Plan, SaidPlace, Span, SpanKind
 from onlooker.core.state import StreamState
 from onlooker.core.unread import Unread
 from onlooker.engine.answer_stream import AnswerStream
+from onlooker.engine.asking import ask_many
 from onlooker.engine.emission import Emission, Pending
+from onlooker.engine.files import write
 from onlooker.engine.gating import Gated
 from onlooker.engine.hearing import Heard, Usual
 from onlooker.engine.notebook import NoteBook
@@ -133,6 +136,10 @@ class Session:
         times = {name: options.pop(name, None) for name in ("at", "since")}
         return AnswerStream(self._engine, self.submit(question, **times, decoding=Decoding(**options)))
 
+    def ask_many(self, questions: Sequence[str], **options: Any) -> list[Answer]:
+        """As `ask` of each, about one moment, in the same passes: see `asking.ask_many` for the options."""
+        return list(ask_many(self, self._engine, questions, **options))
+
     def submit(
         self, question: str, *, at: float | None = None, since: float | None = None, decoding: Decoding | None = None
     ) -> Request:
@@ -152,8 +159,8 @@ class Session:
         It is remembered, parked, found by recall, cited and forgotten like a frame. `time_s` is the stream time it
         belongs to, from the newest frame's on (default: that), and later frames must come later; `kind` is text,
         speech, caption or thought. A frame that waits for its pair is read alone then, as the note comes behind it.
-        Returns the block. Raises `InputError` for a note without words or a time in the past, `CapacityError` when the
-        memory budget is used up, `SessionClosed` after `close`.
+        Returns the block. Raises `InputError` for a note without words or a time in the past, `CapacityError` when
+        the memory budget is used up, `SessionClosed` after `close`.
         """
         return self._engine.note(self, text, time_s, kind)
 
@@ -180,7 +187,7 @@ class Session:
 
     def narrate(self, *args: Any, **settings: Any) -> "Narration":
         """A commentary on this stream, which looks at every frame that is fed to it (see `Narration`)."""
-        from onlooker.engine.narrating import Narration
+        from onlooker.engine.narrating import Narration  # which needs this module
 
         self.check_open()
         return Narration(self._engine, self, *args, **settings)
@@ -198,6 +205,10 @@ class Session:
         held["frame_signals"] = self.usual.num_bytes()
         held["held_frames"] = sum(frame.image.nbytes for frame in self.waiting)
         return dataclasses.replace(self.totals, stage_s=dict(self.totals.stage_s), memory_bytes=held)
+
+    def save(self, folder: str | Path) -> Path:
+        """Put what this session remembers into a folder (`files.write`), from which `onlooker.load` goes on."""
+        return write(self.export_unsealed(), folder)
 
     def export(self) -> Saved:
         """What this session remembers: tensors and facts of which `Engine.load` makes one that goes on the same."""

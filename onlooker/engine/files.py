@@ -1,0 +1,91 @@
+"""What a session remembers as one file: tensors as safetensors, its facts as JSON in the head, no code."""
+
+import contextlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from onlooker.core.errors import InputError, OnlookerError
+from onlooker.engine.saving import Saved
+
+if TYPE_CHECKING:
+    from onlooker.engine.session import Session
+
+NAME = "session.safetensors"
+"""The file in the folder of a saved session."""
+
+
+def write(saved: Saved, folder: str | Path) -> Path:
+    """Put a session's memory into a folder; the file's path.
+
+    The file takes the place of an older one as a whole or not at all: whenever the process ends, one of the two is
+    there and complete. Raises `InputError` when it cannot be written; the older one is there then.
+    """
+    sealed, place = saved.sealed(), Path(folder).expanduser()
+    fresh = place / f".{NAME}.{secrets.token_hex(4)}"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for left in place.glob(f".{NAME}.*"):  # of processes that ended while they wrote
+            left.unlink(missing_ok=True)
+        save_file(sealed.tensors, fresh, metadata={"facts": json.dumps(sealed.facts)})
+        with fresh.open("rb") as file:
+            os.fsync(file.fileno())
+        fresh.replace(place / NAME)
+        _sync(place)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error)[:120]
+        raise InputError("a session cannot be saved there", given=f"{folder}: {reason}", do="another folder") from error
+    return place / NAME
+
+
+def read(folder: str | Path) -> Saved:
+    """What `write` put into a folder, whole. Raises `InputError` when there is none, or when it is damaged."""
+    path = Path(folder).expanduser() / NAME
+    if not path.is_file():
+        raise InputError("there is no saved session", given=str(path), do="save one with Session.save(folder)")
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {})["facts"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        return Saved(tensors, facts).verify()
+    except OnlookerError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        given = f"{path}: {type(error).__name__}"
+        raise InputError("a saved session is damaged", given=given, do="begin a new one, or use a copy") from error
+
+
+def load(folder: str | Path, **settings: Any) -> "Session":
+    """A session that goes on where `Session.save` left it, on an engine of its own: the same model and methods.
+
+    `settings` are those of `Engine.from_pretrained` beyond the methods: `device`, budgets, `kv`, `passes`. To go on on
+    an engine that is there already: `engine.load(read(folder))`. Raises `InputError` for a folder without a session or
+    with a damaged one, `ModelError` when its model cannot be loaded.
+    """
+    from onlooker.engine.engine import Engine
+
+    saved = read(folder)
+    about = saved.facts.get("made_by")
+    if not isinstance(about, dict) or not isinstance(about.get("methods"), dict):
+        raise InputError("a saved session does not say what made it", given=str(about)[:120], do="begin a new one")
+    engine = Engine.from_pretrained(
+        str(about.get("model")), **{"dtype": about.get("dtype")} | about["methods"] | settings
+    )
+    return engine.load(saved)
+
+
+def _sync(folder: Path) -> None:
+    """The new name on the disk, too, where folders can be synced."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
