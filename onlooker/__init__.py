@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from onlooker.core.events import Answer
     from onlooker.core.frame import Frame
     from onlooker.engine import Engine, Session
-    from onlooker.engine.files import load
+    from onlooker.engine.going_on import load
     from onlooker.video import open_video
 
 __version__ = "0.2.0"
@@ -20,7 +20,7 @@ _HOMES = {
     "Frame": "onlooker.core.frame",
     "OnlookerError": "onlooker.core.errors",
     "Session": "onlooker.engine",
-    "load": "onlooker.engine.files",
+    "load": "onlooker.engine.going_on",
     "open_video": "onlooker.video",
 }
 _ROOMS = ("compress", "encode", "gate", "memory", "models", "refine", "respond", "schedule", "video", "world")

@@ -5,16 +5,12 @@ import json
 import os
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from onlooker.core.errors import InputError, OnlookerError
 from onlooker.engine.saving import Saved
-
-if TYPE_CHECKING:
-    from onlooker.engine.session import Session
 
 NAME = "session.safetensors"
 """The file in the folder of a saved session."""
@@ -60,25 +56,6 @@ def read(folder: str | Path) -> Saved:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         given = f"{path}: {type(error).__name__}"
         raise InputError("a saved session is damaged", given=given, do="begin a new one, or use a copy") from error
-
-
-def load(folder: str | Path, **settings: Any) -> "Session":
-    """A session that goes on where `Session.save` left it, on an engine of its own: the same model and methods.
-
-    `settings` are those of `Engine.from_pretrained` beyond the methods: `device`, budgets, `kv`, `passes`. To go on on
-    an engine that is there already: `engine.load(read(folder))`. Raises `InputError` for a folder without a session or
-    with a damaged one, `ModelError` when its model cannot be loaded.
-    """
-    from onlooker.engine.engine import Engine
-
-    saved = read(folder)
-    about = saved.facts.get("made_by")
-    if not isinstance(about, dict) or not isinstance(about.get("methods"), dict):
-        raise InputError("a saved session does not say what made it", given=str(about)[:120], do="begin a new one")
-    engine = Engine.from_pretrained(
-        str(about.get("model")), **{"dtype": about.get("dtype")} | about["methods"] | settings
-    )
-    return engine.load(saved)
 
 
 def _sync(folder: Path) -> None:
