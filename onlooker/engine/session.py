@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 EVENTS_KEPT = 1024
 LARGE_STATE_BYTES = 2**20
+CARRIED = frozenset({"decision", "pooled"})  # what is made of the newest tokens
 """Up to so many bytes a state is forked at every frame without a thought."""
 
 
@@ -75,7 +76,7 @@ class Session:
         self.seen_s: float | None = None
         """Time of the newest frame that the gate did not skip."""
         self.noted_s = 0.0  # time of the newest note
-        self.wanted: Counter[str] = Counter()
+        self.wanted: Counter[str] = Counter(self.thinker.needs)
         """Signals of a frame that somebody listens to (`Watch`), and how many do."""
         self.heard = Heard()
         """What the newest frame told them."""
@@ -230,7 +231,7 @@ class Session:
         twin.arrival = twin._working = None
         twin.states = {kind: state.fork() for kind, state in self.states.items()}
         twin.store = self.store.fork()
-        twin.usual, twin.rules, twin.wanted = self.usual.fork(), self.rules.fork(), Counter()
+        twin.usual, twin.rules, twin.wanted = self.usual.fork(), self.rules.fork(), Counter(self.thinker.needs)
         twin.notebook, twin.thinking = self.notebook.fork(), None
         twin.totals = dataclasses.replace(self.totals, stage_s=dict(self.totals.stage_s))
         twin._events = deque(maxlen=EVENTS_KEPT)
@@ -334,7 +335,7 @@ class Session:
         self.totals.held_s += given.waited_s(self.pending, now)
         self.totals.frames_empty += given.frames_empty
         self.pending = given.pending
-        self.carriers = given.parts[-1][1].features if "decision" in self.wanted and given.parts else None
+        self.carriers = given.parts[-1][1].features if CARRIED & self.wanted.keys() and given.parts else None
 
     def hold(self, waiting: tuple[Frame, ...], now: float) -> None:
         """These frames wait for the next one; those that have waited until now are remembered."""

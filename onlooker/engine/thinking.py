@@ -1,7 +1,7 @@
 """Thoughts of streams on their way into the memory: begun after a frame, decoded beside the stream, written down."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onlooker.core.contracts import Moment, Thought
@@ -35,6 +35,8 @@ def begin_thought(session: "Session", taken: FrameTaken) -> Reply | None:
     if not taken.tokens_seen:
         return None
     moment = Moment(taken.time_s, taken.tokens_kept / max(1, taken.tokens_seen), taken.recomputed_ratio)
+    if "pooled" in session.thinker.needs and session.carriers is not None:
+        moment = replace(moment, pooled=session.carriers.mean(0))
     thought = session.thinker.think(moment, session.notebook.newest(NOTES_SHOWN), session.states["think"])
     if thought is None:
         return None

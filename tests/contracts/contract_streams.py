@@ -64,6 +64,7 @@ def flat_moment(time_s: float, level: float) -> Moment:
         said_perplexity=1.0 + level,
         heads={"informative": level / 2, "relevance": level / 2},
         decision=level,
+        pooled=torch.tensor([1.0, 2.0 * level, 1.0 - level]),
     )
 
 

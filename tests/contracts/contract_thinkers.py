@@ -23,7 +23,7 @@ class ThinkStream(Stream):
         self.notes: list[Noted] = []
 
     def input(self, number: int) -> Moment:
-        return dataclasses.replace(only_needed(moment(self.seed, number), frozenset()), time_s=number * 5.0)
+        return dataclasses.replace(only_needed(moment(self.seed, number), self.method.needs), time_s=number * 5.0)
 
     def push_input(self, given: Moment) -> Thought | None:
         thought = self.method.think(given, self.notes[-64:], self.state)

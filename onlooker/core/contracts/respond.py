@@ -2,8 +2,10 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from torch import Tensor
 
 from onlooker.core.contracts.method import Method
 from onlooker.core.contracts.model import VideoModel
@@ -49,6 +51,8 @@ class Moment:
     decision: float | None = None
     """Probability that a trained decision net gives to reacting to the standing question now (`Decider`). Costs no
     pass; None for a frame that kept no tokens."""
+    pooled: Tensor | None = field(default=None, compare=False)
+    """Mean of the frame's visual tokens as they were kept, `[hidden_dim]`; of thinkers only."""
 
 
 @dataclass(frozen=True, slots=True)

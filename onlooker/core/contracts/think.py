@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from onlooker.core.contracts.method import Method
+from onlooker.core.contracts.model import VideoModel
 from onlooker.core.contracts.respond import Moment
 from onlooker.core.events import Noted
 from onlooker.core.spans import SaidPlace
@@ -37,6 +38,10 @@ class Thinker(Method):
     hidden: ClassVar[bool] = False
     """False: a note is written into the memory, where later frames see it. True: frames never see it, and are to the
     bit what they are without it; questions read the newest notes behind all that is remembered."""
+
+    def check(self, model: VideoModel) -> None:
+        """As `Method.check`, less what the engine takes of any frame: `pooled`."""
+        self._check_offers(self.needs - {"pooled"}, model)
 
     @abstractmethod
     def think(self, moment: Moment, notes: Sequence[Noted], state: StreamState) -> Thought | None:
