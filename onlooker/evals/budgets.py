@@ -66,10 +66,10 @@ class Setting:
 _OWN: dict[str, tuple[Knob, ...]] = {
     "dtd": (
         Knob("dtd", "dtd:threshold={x:.5f}", -1.0, 1.0),
-        Knob("dtd, anchored", "dtd:anchored=true,refresh=64,threshold={x:.5f}", -1.0, 1.0),
-        Knob("dtd, pixels", "dtd:compared=pixels,pixel_threshold={minus:.5f}", -0.5, 0.0),
+        Knob("dtd anchored", "dtd:anchored=true,refresh=64,threshold={x:.5f}", -1.0, 1.0),
+        Knob("dtd pixels", "dtd:compared=pixels,pixel_threshold={minus:.5f}", -0.5, 0.0),
     ),
-    "rate": (Knob("rate of dtd", "rate(dtd):tokens_per_s={x:.4f}", 0.01, 64.0),),
+    "rate": (Knob("dtd at a rate", "rate(dtd):tokens_per_s={x:.4f}", 0.01, 64.0),),
     "dycoke": (Knob("dycoke", "dycoke:between_ratio={x:.4f}", 0.001, 1.0),),
     "sttm": (Knob("sttm", "sttm:space={x:.5f},time={x:.5f}", 0.0, 1.0),),
     # Chains, a second name of flashvid, and what keeps one number of tokens whatever one asks for.

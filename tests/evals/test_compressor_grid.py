@@ -38,7 +38,7 @@ def test_what_is_kept_is_counted_to_the_last_frame():
     assert budgets.kept(VidCom2(keep_ratio=1.0, frames=5), clips()) > 10 / 12
 
 
-@pytest.mark.parametrize("name", ["dtd", "evs", "fastvid", "sttm", "rate of dtd", "vcast"])
+@pytest.mark.parametrize("name", ["dtd", "evs", "fastvid", "sttm", "dtd at a rate", "vcast"])
 def test_the_setting_that_is_found_keeps_what_was_asked_for(name):
     """Thresholds and ratios alike, measured on the clips it was looked for on."""
     (knob,) = [one for one in budgets.knobs() if one.name == name]
@@ -56,7 +56,7 @@ def test_what_cannot_be_had_is_said():
 def test_every_compressor_has_a_knob_or_a_reason():
     """A new method is in the grid without being named."""
     names = {one.name for one in budgets.knobs()}
-    assert {"stc_pruner", "tome", "visionzip", "flashvid", "dtd, anchored", "dtd, pixels"} <= names
+    assert {"stc_pruner", "tome", "visionzip", "flashvid", "dtd anchored", "dtd pixels"} <= names
 
 
 @pytest.mark.parametrize(("count", "grid"), [(1, (1, 1)), (3, (1, 3)), (6, (2, 3)), (16, (4, 4)), (32, (4, 8))])
@@ -66,7 +66,7 @@ def test_a_coarser_picture_has_as_many_tokens(count, grid):
 
 
 def test_names_can_be_taken_apart():
-    assert compressors.named(compressors.label("dtd, pixels", 0.05)) == ("dtd, pixels", 0.05)
+    assert compressors.named(compressors.label("dtd pixels", 0.05)) == ("dtd, pixels", 0.05)
     assert compressors.named("all tokens") == ("all tokens", None)
 
 
