@@ -53,6 +53,8 @@ class Grid:
         self.cells: dict[tuple[str, float | None], Cell] = {}
         for row in rows:
             name, share = named(row["name"])
+            if row["failed"]:
+                raise SystemExit(f"{path.name}: {row['name']} failed on {row['failed']} questions: no score")
             cell = Cell(np.array(row["worth"], float), row, row["kept_a_second"] / everything["seen_a_second"])
             self.cells[name, share] = cell
         self.shares = sorted({share for _, share in self.cells if share is not None})
@@ -101,18 +103,17 @@ class Grid:
         for name in ["oracle", *self.ranked(), "random", *PLAIN]:
             body.append([_name(name), *(self._cell(name, share) for share in self.shares)])
         questions, clips = len(self.about["ids"]), len(set(self.about["videos"]))
+        found = {name: self.cells[name, None] for name in BESIDE if (name, None) in self.cells}
         beside = [
-            f"{name} {self.cells[name, None].accuracy:.1%} ({self.cells[name, None].row['tokens_a_second']:.0f} tokens a second)"
-            for name in BESIDE
-            if (name, None) in self.cells
+            f"{name} {one.accuracy:.1%} ({one.row['tokens_a_second']:.0f} a second)" for name, one in found.items()
         ]
         spread = [gap.spread for gap, _ in self.against_random.values()]
         power = detectable(float(np.median(spread)), len(spread))
         row = next(iter(self.cells.values())).row
         note = (
             f"{questions} questions on {clips} clips ({self.about['clips']}), {row['settings']['model']}; "
-            f"beside them: {', '.join(beside)}. A true gap of {100 * power:.0f} points is seen in four tables of five like "
-            f"this one. Commit {row['commit']}, {row['versions']}, {row['card']}."
+            f"beside them, by tokens read: {', '.join(beside)}. A true gap of {100 * power:.0f} points from random is "
+            f"seen in four tables of five like this one. Commit {row['commit']}, {row['versions']}, {row['card']}."
         )
         return f"{_table(head, body)}\n\n{note}\n"
 
@@ -128,7 +129,7 @@ class Grid:
             return "-"
         text = f"{cell.accuracy:.1%}"
         if name in self.methods:
-            text += {"better": " +", "worse": " −", "tie": ""}[self.verdict(name, share)]
+            text += {"better": " +", "worse": " -", "tie": ""}[self.verdict(name, share)]
             text = f"**{text}**" if self.beats_all(name, share) else text
         return text
 
@@ -291,6 +292,7 @@ def _overlaid(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
+    """See above."""
     if "--draw" in sys.argv:
         draw()
         return
