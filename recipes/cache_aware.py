@@ -28,7 +28,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader, Dataset
 
+from onlooker.core.contracts import VisionTower
 from onlooker.core.errors import InputError, ModelError, SourceError
+from onlooker.encode._layer import run_layer
 from onlooker.encode.full import Full
 from onlooker.encode.stc_published import STCPublished
 from onlooker.models._loading import load_network, read_config
@@ -68,8 +70,10 @@ class AdaptSettings:
     """Weight of staying the same on dense frames."""
     focus: float = 0.0
     """0: all tokens count the same; 1: each as much as the teacher's moved since the frame that is reused."""
+    feature_weight: float = 1.0
+    """Weight of the features themselves, beside what the language model makes of them."""
     decoder_layers: int = 0
-    """Layers of the frozen language model behind which the two are compared as well."""
+    """Layers of the frozen language model behind each of which the two are compared as well."""
     seed: int = 0
     """Seed of everything drawn."""
 
@@ -128,13 +132,7 @@ class Student:
         for part, length in ((hidden[:, :whole], every), (hidden[:, whole:], frames % every)):
             if length:
                 pieces = part.unflatten(1, (-1, length)).flatten(0, 1)
-                states = [encoder.new_state() for _ in pieces]
-                done = [encoder.encode(self.vision.tower, pieces[:, 0], states).hidden[:, None]]
-                if length > 1:
-                    forks = [state.fork() for state in states for _ in range(length - 1)]
-                    rest = encoder.encode(self.vision.tower, pieces[:, 1:].flatten(0, 1), forks).hidden
-                    done.append(rest.unflatten(0, (-1, length - 1)))
-                parts.append(torch.cat(done, 1).flatten(0, 1).unflatten(0, (windows, -1)))
+                parts.append(reusing(self.vision.tower, pieces, encoder).flatten(0, 1).unflatten(0, (windows, -1)))
         return torch.cat(parts, 1)
 
     def loss(self, pixels: Tensor, encoder: STCPublished) -> tuple[Tensor, Tensor]:
@@ -144,17 +142,24 @@ class Student:
             weight = moved(target, encoder.interval) ** self.settings.focus
             understood = self.understood(target)
         cached, dense = self.features(pixels, encoder, True), self.features(pixels, Full(), True)
+        share = self.settings.feature_weight
         return (
-            error(cached, target, weight) + error(self.understood(cached), understood),
-            error(dense, target) + error(self.understood(dense), understood),
+            share * error(cached, target, weight) + self._misread(cached, understood),
+            share * error(dense, target) + self._misread(dense, understood),
         )
 
-    def understood(self, features: Tensor) -> Tensor:
-        """What the first layers of the language model make of a window, `[windows, 1, frames * tokens, dim]`; without
-        such layers nothing, of size 0."""
+    def _misread(self, features: Tensor, understood: Sequence[Tensor]) -> Tensor:
+        """Mean error behind the layers of the language model; 0 without any."""
+        errors = [error(one, other) for one, other in zip(self.understood(features), understood, strict=True)]
+        return torch.stack(errors).mean() if errors else features.new_zeros(())
+
+    def understood(self, features: Tensor) -> list[Tensor]:
+        """What the first layers of the language model make of a window, `[windows, 1, frames * tokens, dim]` behind
+        each."""
         if self.decoder is None:
-            return features[:, :1, :0]
-        return self.decoder(inputs_embeds=features.flatten(1, 2), use_cache=False).last_hidden_state[:, None]
+            return []
+        out = self.decoder(inputs_embeds=features.flatten(1, 2), use_cache=False, output_hidden_states=True)
+        return [states[:, None] for states in out.hidden_states[1:]]
 
     def merge(self) -> None:
         """Make the adapters part of the weights."""
@@ -162,6 +167,32 @@ class Student:
             adapter.is_on = True
         for linear in self.linears:
             parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
+
+
+def reusing(tower: VisionTower, frames: Tensor, encoder: STCPublished) -> Tensor:
+    """Patches of intervals of frames, `[intervals, frames, tokens, dim]`, through the tower under the published Cacher
+    in its plain form: the first of each is computed whole and is the reference of the others. To the rounding what a
+    stream computes frame after frame, without a copy of the reference for each."""
+    first, rest, others = frames[:, 0], frames[:, 1:].flatten(0, 1), frames.shape[1] - 1
+    count = encoder.recomputed_tokens(tower)
+
+    def wide(reference: Tensor) -> Tensor:
+        return reference[:, None].expand(-1, others, -1, -1).flatten(0, 1)
+
+    for layer in tower.layers:
+        done = run_layer(layer, first)
+        if others:
+            normed = layer.norm(rest)
+            keys = layer.keys(normed)
+            alike = torch.cosine_similarity(keys.detach().float(), wide(done.keys).detach().float(), dim=-1)
+            index = alike.topk(count, dim=1, largest=False).indices
+            rows = index[..., None].expand(-1, -1, rest.shape[-1])
+            fresh = normed.gather(1, rows)
+            values = wide(done.values).scatter(1, rows, layer.values(fresh))
+            middle = rest.gather(1, rows) + layer.out(layer.attend(layer.queries(fresh), keys, values, index))
+            rest = (rest + wide(done.output - first)).scatter(1, rows, middle + layer.mlp(middle))
+        first = done.output
+    return torch.cat([first[:, None], rest.unflatten(0, (-1, others))], 1) if others else first[:, None]
 
 
 def first_layers(decoder: Any, count: int) -> Any:
@@ -387,6 +418,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--intervals", type=int, nargs="+", default=standard.intervals, help="intervals to learn under")
     parser.add_argument("--ratios", type=float, nargs="+", default=standard.ratios, help="recomputed shares, likewise")
     parser.add_argument("--focus", type=float, default=standard.focus, help="1: tokens count by how much they moved")
+    parser.add_argument("--feature-weight", type=float, default=standard.feature_weight, help="of the features")
     parser.add_argument(
         "--decoder-layers", type=int, default=0, help="layers of the language model behind which to compare as well"
     )
@@ -397,7 +429,8 @@ def main(argv: list[str] | None = None) -> None:
     settings = AdaptSettings(
         steps=given.steps, minutes=given.minutes, frames=given.frames, fps=given.fps, windows=given.windows,
         rank=given.rank, rate=given.rate, seed=given.seed, intervals=tuple(given.intervals),
-        ratios=tuple(given.ratios), focus=given.focus, decoder_layers=given.decoder_layers,
+        ratios=tuple(given.ratios), focus=given.focus,
+        feature_weight=given.feature_weight, decoder_layers=given.decoder_layers,
     )  # fmt: skip
     try:
         torch.set_float32_matmul_precision("high")
