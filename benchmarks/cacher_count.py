@@ -70,7 +70,9 @@ class Counted(EncoderAccelerator):
 
     def _share(self, tower: VisionTower, state: Any) -> float:
         """Of a frame that was not computed whole, at the sizes of SigLIP-so400m."""
-        work = getattr(state, "work", None)
+        work, spent = getattr(state, "work", None), getattr(self.method, "spent", None)
+        if spent is not None:
+            return float(spent(SO400M, state))
         if work is not None:
             return rows_flop(SO400M, *(share * SO400M.num_tokens for share in work.tolist())) / dense_flop(SO400M)
         count: Any = getattr(self.method, "recompute_ratio", 1.0)

@@ -39,6 +39,10 @@ class CacherTrials(EncoderAccelerator):
     """The same for MLPs, as a multiple of tau."""
     slope: float = 0.0
     """Thresholds grow by exp(slope) from the first layer to the last, about the same mean."""
+    mlp_slope: float = 0.0
+    """As slope, of the thresholds of MLPs, in addition."""
+    weights: str = ""
+    """Thresholds of MLPs, layer by layer, as multiples of tau, divided by "/": instead of mlp_slope."""
     recompute_ratio: float = 0.5
     """At most this share of the tokens."""
     see: Literal["nothing", "exact", "fresh", "cells", "turns"] = "exact"
@@ -51,8 +55,11 @@ class CacherTrials(EncoderAccelerator):
     """Patches at the side of a cell."""
     bits: int = 16
     """Of stored queries."""
-    by: Literal["turn", "found"] = "turn"
-    """Who looks: in turn, or those who would find most, which only a trial can know (an oracle)."""
+    by: Literal["turn", "found", "moved", "history"] = "turn"
+    """Who looks: in turn; those who would find most, which only a trial can know (an oracle); those who moved most
+    since they looked; those who found most when they looked, the longer ago the sooner."""
+    share: bool = False
+    """What those who look without having changed find is, on average, added to the others."""
 
     def new_state(self) -> Kept:
         """Empty."""
@@ -79,7 +86,10 @@ class CacherTrials(EncoderAccelerator):
             changed = self._chosen(x, ref["entered"], tau)
             attention, cost = self._seen(tower, layer, x, ref, changed, state.age)
             y = x + attention
-            working = self._chosen(y, ref["middle"], tau * self.mlp_tau)
+            weight = self.mlp_tau * math.exp(self.mlp_slope * place)
+            if self.weights:
+                weight = float(self.weights.split("/")[number])
+            working = self._chosen(y, ref["middle"], tau * weight)
             if len(working):
                 ref["mlp"][:, working] = layer.mlp(y[:, working])
                 ref["middle"][:, working] = y[:, working]
@@ -127,6 +137,9 @@ class CacherTrials(EncoderAccelerator):
         if self.look_every and self.by == "found":
             found = (layer.out(layer.attend(layer.queries(normed), keys, values)) - ref["a"]).norm(dim=-1)[0]
             looking[found.masked_fill(looking, -1).topk(tokens // self.look_every).indices] = True
+        elif self.look_every and self.by in ("moved", "history"):
+            due = self._due(layer, x, ref, changed)
+            looking[due.masked_fill(looking, -1).topk(tokens // self.look_every).indices] = True
         elif self.look_every:
             looking[age % self.look_every :: self.look_every] = True
         rows = looking.nonzero()[:, 0]
@@ -146,9 +159,26 @@ class CacherTrials(EncoderAccelerator):
             ref["cell_a"] = now
             cost += now.shape[1] / tokens * (P + A)
         fresh = layer.out(layer.attend(queries, keys, values, rows[None]))
+        found = (fresh - ref["a"][:, rows])[0]
+        mine = ~torch.isin(rows, changed)
+        if "looked" in ref:
+            ref["looked"][:, rows] = x[:, rows]
+            ref["waited"] += 1
+            ref["found"][rows] = found.norm(dim=-1) / ref["waited"][rows]
+            ref["waited"][rows] = 0
         ref["a"] = ref["a"].clone()
+        if self.share and int(mine.sum()):
+            ref["a"] += found[mine].mean(0)
         ref["a"][:, rows] = fresh
         return ref["a"], cost
+
+    def _due(self, layer: VisionLayer, x: Tensor, ref: dict[str, Tensor], changed: Tensor) -> Tensor:
+        if "looked" not in ref:
+            ref["looked"], ref["found"] = ref["entered"].clone(), x.new_ones(x.shape[1])
+            ref["waited"] = x.new_zeros(x.shape[1])
+        if self.by == "moved":
+            return (x - ref["looked"]).norm(dim=-1)[0]
+        return ref["found"] * (ref["waited"] + 1)
 
     def _cells(self, tower: VisionTower, device: torch.device) -> Tensor:
         rows, cols = tower.grid

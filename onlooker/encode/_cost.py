@@ -27,6 +27,17 @@ def rows_flop(tower: VisionTower, changed: float, looking: float, mlp: float) ->
     return 4 * changed * dim**2 + looking * (4 * dim**2 + 4 * attended * dim) + 4 * mlp * dim * inner
 
 
+def corrected_flop(
+    tower: VisionTower, changed: float, looking: float, mlp: float, pairs: float, outputs: float
+) -> float:
+    """One layer, of shares of a frame: `changed` tokens' keys and values, `looking` ones' queries and attention, `mlp`
+    ones' MLP, the attention of `pairs` of a query and a column corrected, and `outputs` projections of all tokens."""
+    tokens, attended = tower.num_tokens, tower.mean_attended or tower.num_tokens
+    rows = rows_flop(tower, changed * tokens, 0, mlp * tokens)
+    attention = (looking + 2 * pairs) * 4 * attended * tower.dim
+    return rows + tokens * (attention + 2 * (looking + outputs) * tower.dim**2)
+
+
 def affordable_count(tower: VisionTower, budget_flop: float, all_values: bool = False) -> int:
     """Most tokens one layer can recompute within `budget_flop`; negative or 0 when not even one."""
     none, one = selective_flop(tower, 0, all_values), selective_flop(tower, 1, all_values)

@@ -39,6 +39,11 @@ WAYS = ("torch", *BACKENDS, *TILES)
 """PyTorch's own choice (the plain form), one of its backends, or our kernel with one of its tiles."""
 
 
+def wide(part: Tensor) -> Tensor:
+    """In float32 at least: scores are summed up by their exponentials."""
+    return part.float() if part.element_size() < 4 else part
+
+
 def attend_heads(queries: Tensor, keys: Tensor, values: Tensor, num_heads: int, scale: float, way: str) -> Tensor:
     """Attention of all heads, heads side by side: contiguous `[streams, queries, dim]`.
 

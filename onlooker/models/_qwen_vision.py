@@ -20,6 +20,7 @@ from torch import Tensor
 
 from onlooker.core.contracts import VisionTower
 from onlooker.core.errors import ModelError
+from onlooker.kernels.head_attention import wide
 from onlooker.kernels.window_attention import WindowTable
 from onlooker.models._describing import attention_received
 from onlooker.models._qwen_packed import PackedVisionBlock
@@ -106,6 +107,17 @@ class VisionBlock:
             return self._attend_within(self._windows, q, k, v, index)
         q, k = self._turned(q, index), self._turned(k)
         return self._attended(q, k, v).flatten(2)
+
+    def scores(self, queries: Tensor, keys: Tensor, asking: Tensor | None, seen: Tensor | None) -> Tensor:
+        """Scaled products of all heads, rotated by row and column; -inf between windows."""
+        q, k = self._turned(self._heads(queries), asking), self._turned(self._heads(keys), seen)
+        q, k = (wide(part.transpose(1, 2)) for part in (q, k))
+        products = (q * self._scale) @ k.transpose(2, 3)
+        if self._windows is None:
+            return products
+        number = self._windows.number
+        mine, other = (number if at is None else number[at] for at in (asking, seen))
+        return products.masked_fill(mine[:, None] != other[None, :], -torch.inf)
 
     def mlp(self, hidden: Tensor) -> Tensor:
         return self._mlp(self._mlp_norm(hidden))

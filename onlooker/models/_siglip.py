@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onlooker.core.contracts import VisionTower
-from onlooker.kernels.head_attention import attend_heads
+from onlooker.kernels.head_attention import attend_heads, wide
 from onlooker.models._describing import attention_received
 
 
@@ -35,6 +35,11 @@ class EncoderLayer:
             scale=self._scale,
         )
         return attended.transpose(1, 2).flatten(2)
+
+    def scores(self, queries: Tensor, keys: Tensor, asking: Tensor | None, seen: Tensor | None) -> Tensor:
+        """Scaled products of all heads; whose they are makes no difference."""
+        q, k = (wide(part.unflatten(-1, (-1, self._head_dim)).transpose(1, 2)) for part in (queries, keys))
+        return (q * self._scale) @ k.transpose(2, 3)
 
     def mlp(self, hidden: Tensor) -> Tensor:
         return self._mlp(self._mlp_norm(hidden))

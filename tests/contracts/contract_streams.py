@@ -121,6 +121,11 @@ class ToyLayer:
         attended = torch.nn.functional.scaled_dot_product_attention(split(queries), split(keys), split(values))
         return attended.transpose(1, 2).flatten(2)
 
+    def scores(self, queries: Tensor, keys: Tensor, asking: Tensor | None, seen: Tensor | None) -> Tensor:
+        q, k = (part.unflatten(-1, (2, -1)).transpose(1, 2) for part in (queries, keys))
+        products = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
+        return products.float() if products.element_size() < 4 else products
+
     def out(self, attended: Tensor) -> Tensor:
         return attended @ self.weights["o"]
 

@@ -40,6 +40,15 @@ class VisionLayer(Protocol):
         """
         ...
 
+    def scores(self, queries: Tensor, keys: Tensor, asking: Tensor | None, seen: Tensor | None) -> Tensor:
+        """What `attend` takes the softmax of, `[streams, heads, queries, keys]`, float32 where the model computes in 16
+        bits; -inf where a query does not see a key.
+
+        `asking` and `seen` (int64 `[queries]`, `[keys]`) say which tokens queries and keys belong to, the same in each
+        stream; None means all, in order. Heads are equal parts of the width, in order.
+        """
+        ...
+
     def out(self, attended: Tensor) -> Tensor:
         """Output projection of the attention branch (with layer scale, if the family has one)."""
         ...

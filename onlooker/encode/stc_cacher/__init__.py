@@ -223,12 +223,16 @@ class STCCacher(EncoderAccelerator):
         share = sum(part * kind for part, kind in zip(parts, shares, strict=True))
         return Encoded(hidden, taps, share, (False,) * len(states))  # pyright: ignore[reportArgumentType] - a tensor
 
-    def follow_budget(self, tower: VisionTower, state: CacherState) -> None:
+    def spent(self, tower: VisionTower, state: StreamState) -> Tensor:
+        """Arithmetic of a stream's last frame in this tower, as a share of dense; float32, no axes."""
+        work, each = of(state, "work"), dense_flop(tower) / tower.num_tokens
+        parts = [rows_flop(tower, *one) / each for one in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
+        return (work * torch.tensor(parts, device=work.device)).sum()
+
+    def follow_budget(self, tower: VisionTower, state: StreamState) -> None:
         if self.budget is None:
             return
-        tau, each = of(state, "tau"), dense_flop(tower) / tower.num_tokens
-        parts = [rows_flop(tower, *one) / each for one in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
-        spent = (of(state, "work") * torch.tensor(parts, device=tau.device)).sum()
+        tau, spent = of(state, "tau"), self.spent(tower, state)
         low, high = (self.tau * reach for reach in REACH)
         tau.mul_(torch.exp(GAIN * (spent / self.budget - 1))).clamp_(low, high)
 

@@ -159,7 +159,7 @@ def coded(rows: Tensor) -> tuple[Tensor, Tensor]:
     return (rows / scale[:, None]).round_().to(torch.int8), scale
 
 
-def of(state: CacherState, name: str) -> Tensor:
+def of(state: StreamState, name: str) -> Tensor:
     """A tensor of a state that has seen a frame."""
     tensor = getattr(state, name)
     assert tensor is not None, "a state was used before its first refresh"

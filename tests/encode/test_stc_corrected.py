@@ -1,0 +1,191 @@
+"""The Cacher with exactly corrected attention: equal to what it stands for, in few bytes, one result in any batch."""
+
+import dataclasses
+
+import pytest
+import torch
+from test_stc_cacher import KINDS, dense, relative, seen
+from towers import regroup, run
+
+from onlooker.encode._cost import corrected_flop, dense_flop
+from onlooker.encode.stc_cacher._state import of
+from onlooker.encode.stc_corrected import CorrectedState, STCCorrected, _packed, _unpacked
+
+EXACT = STCCorrected(tau=0, recompute_ratio=1, look_every=1, reference_dtype="model")
+NEVER = 250
+VARIANTS = [
+    STCCorrected(reference_dtype="model"),
+    STCCorrected(reference_dtype="int8"),
+    STCCorrected(tau=0, recompute_ratio=0.25, reference_dtype="model"),
+    STCCorrected(look_every=2, interval=3, refresh_share=0.9),
+    STCCorrected(budget=0.4),
+]
+EACH = pytest.mark.parametrize("method", VARIANTS, ids=repr)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_everything_recomputed_equals_dense(kind):
+    tower, frames = seen(kind)
+    expected, state = dense(tower, frames), EXACT.new_state()
+    for number, frame in enumerate(frames):
+        encoded = EXACT.encode(tower, frame[None], [state])
+        assert encoded.refreshed == (number == 0,)
+        assert relative(encoded.hidden[0], expected.hidden[number]) <= 2e-6
+        for layer, tap in encoded.taps.items():
+            assert relative(tap[0], expected.taps[layer][number]) <= 2e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_the_corrected_attention_is_attention_over_the_mixed_keys_and_values(kind):
+    """After every frame, in every layer: what is stored as attended is what the stored queries attend to now."""
+    tower, frames = seen(kind)
+    method = STCCorrected(tau=0.2, recompute_ratio=0.4, look_every=NEVER, reference_dtype="model")
+    state, corrected = method.new_state(), 0.0
+    for number, frame in enumerate(frames):
+        method.encode(tower, frame[None], [state])
+        corrected += float(of(state, "work")[3])
+        for place, layer in enumerate(tower.layers):
+            parts = (of(state, name)[place][None] for name in ("queries", "keys", "values"))
+            assert relative(of(state, "attended")[place], layer.attend(*parts)[0]) < 2e-5, (number, place)
+    assert corrected > 0.1, "nobody was corrected"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_scores_are_what_attention_takes_the_softmax_of(kind):
+    tower, frames = seen(kind, 1)
+    layer = tower.layers[0]
+    normed = layer.norm(frames)
+    queries, keys, values = layer.queries(normed), layer.keys(normed), layer.values(normed)
+    weights = layer.scores(queries, keys, None, None).softmax(-1)
+    heads = values.unflatten(-1, (weights.shape[1], -1)).transpose(1, 2)
+    assert relative((weights @ heads).transpose(1, 2).flatten(2), layer.attend(queries, keys, values)) < 1e-5
+    asking, among = torch.tensor([5, 2]), torch.tensor([0, 7, 3])
+    part = layer.scores(queries[:, asking], keys[:, among], asking, among)
+    whole = layer.scores(queries, keys, None, None)[:, :, asking][..., among]
+    assert torch.allclose(part, whole, atol=1e-5)
+
+
+@EACH
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_repeated_frame_equals_dense_and_costs_no_more_than_output_projections(kind, method):
+    tower, frames = seen(kind, 1)
+    expected, state = dense(tower, frames).hidden, method.new_state()
+    for number in range(5):
+        encoded = method.encode(tower, frames, [state])
+        in_full = not method.in_eight_bits(frames)
+        assert relative(encoded.hidden, expected) <= (1e-6 if in_full else 0.02)
+        if number and not encoded.refreshed[0]:
+            assert of(state, "work").tolist() == [0, 0, 0, 0, 1]
+
+
+@EACH
+@pytest.mark.parametrize("kind", KINDS)
+def test_streams_in_different_phases_share_a_call(kind, method):
+    tower, _ = seen(kind, 1)
+    videos = [seen(kind, seed=s)[1] for s in range(3)]
+    alone = [run(method, tower, video) for video in videos]
+    states, together = [method.new_state() for _ in videos], [[] for _ in videos]
+    for tick in range(8):  # stream s starts at tick s
+        here = [s for s in range(3) if 0 <= tick - s < 6]
+        batch = torch.stack([videos[s][tick - s] for s in here])
+        encoded = method.encode(tower, batch, [states[s] for s in here])
+        for row, s in enumerate(here):
+            together[s].append(encoded.hidden[row])
+    for s in range(3):
+        # 8 bits turn a difference in the last place of a batched product into one of a step, here and there.
+        assert relative(torch.stack(together[s]), alone[s]) < (0.02 if method.reference_dtype == "int8" else 1e-5)
+
+
+@torch.no_grad()
+def test_tokens_of_whose_softmax_little_is_left_look_anew():
+    """One token gathers all attention and then goes away: what is left of the sums would say nothing."""
+    tower, frames = seen("siglip", 1)
+    method = STCCorrected(tau=0.2, look_every=NEVER, reference_dtype="model")
+    state = method.new_state()
+    method.encode(tower, frames, [state])
+    layer, place = tower.layers[0], 3
+    keys = of(state, "keys")[0]
+    keys[place] = 40 * keys[place]
+    parts = tuple(of(state, name)[0][None] for name in ("queries", "keys", "values"))
+    of(state, "attended")[0].copy_(layer.attend(*parts)[0])
+    of(state, "sums")[0].copy_(layer.scores(*parts[:2], None, None).logsumexp(-1)[0].T)
+    moved = frames.clone()
+    moved[0, place] += 3
+    method.encode(tower, moved, [state])
+    asked = of(state, "queries")[0][None]
+    expected = layer.attend(asked, of(state, "keys")[0][None], of(state, "values")[0][None])[0]
+    assert relative(of(state, "attended")[0], expected) < 1e-4
+
+
+@torch.no_grad()
+def test_two_hundred_corrections_on_rounded_references_do_not_add_up():
+    tower, frames = seen("siglip", 40)
+    expected = dense(tower, frames).hidden
+    method = STCCorrected(tau=0.1, reference_dtype="int8")
+    state, errors = method.new_state(), []
+    for _ in range(6):
+        made = run(method, tower, frames, state)
+        errors.append(float((made - expected).norm() / expected.norm()))
+    assert max(errors[2:]) < 1.1 * errors[1]  # the first time began with a whole frame
+
+
+@torch.no_grad()
+def test_in_bfloat16_it_is_as_near_as_rounding_allows():
+    from towers import make_frames, make_tower
+
+    from onlooker.models._siglip import take_apart
+
+    module, tower = make_tower()
+    frames = make_frames(module, 4).detach()
+    wide = run(STCCorrected(reference_dtype="model"), tower, frames)
+    state, method = CorrectedState(), STCCorrected()
+    half = make_tower()[0].bfloat16()
+    outputs = [method.encode(take_apart(half), frame[None].bfloat16(), [state]).hidden for frame in frames]
+    assert outputs[0].dtype == torch.bfloat16 and of(state, "keys").dtype == torch.int8
+    error = (torch.cat(outputs).float() - wide).norm() / wide.norm()
+    assert float(error) < 0.15
+
+
+def test_four_bits_keep_a_row_within_half_a_step():
+    rows = torch.randn(50, 33, generator=torch.Generator().manual_seed(0))
+    packed, scale = _packed(rows)
+    assert packed.shape == (50, 17) and packed.dtype == torch.uint8
+    assert bool(((_unpacked(packed, 33) * scale[:, None] - rows).abs() <= 0.5 * scale[:, None] + 1e-6).all())
+
+
+def test_a_stream_of_a_large_tower_keeps_at_most_100_mib():
+    """SigLIP-so400m at 384 pixels in 16 bits, 26 layers of 16 heads."""
+    state = CorrectedState()
+    state.begin(torch.empty(729, 1152, dtype=torch.bfloat16, device="meta"), 26, 16, True, 0.4)
+    assert 90 * 2**20 < state.num_bytes() <= 100 * 2**20
+    assert STCCorrected().state_bytes(26, 729, 1152) == pytest.approx(state.num_bytes(), rel=2e-3)
+
+
+@pytest.mark.parametrize("method", VARIANTS, ids=repr)
+@torch.no_grad()
+def test_a_fork_and_a_saved_state_go_on_alike_and_apart(method):
+    tower, frames = seen("siglip", 6)
+    state = method.new_state()
+    run(method, tower, frames[:3], state)
+    fork, loaded = state.fork(), method.new_state()
+    loaded.load(*state.export())
+    one, two, three = (run(method, tower, frames[3:], each) for each in (state, fork, loaded))
+    assert torch.equal(one, two) and torch.equal(one, three)
+
+
+@torch.no_grad()
+def test_costs_are_those_of_the_arithmetic():
+    tower, frames = seen("siglip", 2)
+    so400m = regroup(tower, num_tokens=729, dim=1152, mlp_dim=4304)
+    assert corrected_flop(so400m, 1, 1, 1, 0, 1) == pytest.approx(dense_flop(so400m))
+    # 182 of 729 changed, 3 projections of these, their attention and twice their columns for all others; all outputs
+    lean = (3 * 1.935 + 2.449 + 14.458) / 4 + 2 * 2.449 * 3 / 16 + 1.935
+    quarter = corrected_flop(so400m, 0.25, 0.25, 0.25, 3 / 16, 1) - 0.25 * 2 * 729 * 1152**2
+    assert quarter / 1e9 == pytest.approx(lean - 0.25 * 1.935, rel=2e-3)
+    method, state = STCCorrected(), CorrectedState()
+    method.encode(tower, frames[:1], [state])
+    share = float(method.encode(tower, frames[1:], [state]).recomputed.mean())
+    assert share == pytest.approx(float(method.spent(tower, state)), rel=1e-5) and 0 < share < 1
+    assert method.cost(so400m) > dataclasses.replace(method, recompute_ratio=0.25).cost(so400m)
