@@ -229,8 +229,8 @@ class _Step:
         tau = of(state, "tau")
         self.thresholds = {kind: thresholds(length, tau) for kind, length in self.lengths.items()}
         self.times = torch.zeros(4, like.shape[1], device=like.device)
-        """In how many layers each token got a new key and value, looked, got a new MLP; columns that it was corrected in,
-        as shares of all."""
+        """In how many layers each token got a new key and value, looked, got a new MLP; and the columns that it was
+        corrected in, as shares of all."""
         self.outputs = 0.0
 
     def layer(self, number: int, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
