@@ -24,6 +24,7 @@ from onlooker.models import short_name
 from onlooker.respond import Rule
 from onlooker.server.bodies import Name
 from onlooker.server.database import Retention
+from onlooker.server.hooks import Hook
 from onlooker.server.settings import BadPictures, Key, Limits, Role, ServerSettings, Source, StandingQuestion
 from onlooker.server.webhooks import check_url, read_secret, signing_key
 
@@ -147,6 +148,25 @@ class WebhookSection(Secret):
     secret_file: Path | None = None
 
 
+class HookSection(WebhookSection):
+    """A further receiver of alerts."""
+
+    name: Name
+    body: str = Field(default="standard", max_length=8000)
+    sources: list[str] = []
+    rules: list[str] = []
+
+    def hook(self) -> Hook:
+        """As the server knows it. Raises `InputError`."""
+        signs = any((self.secret, self.secret_env, self.secret_file))
+        secret = self.read("secret") if signs else None
+        if secret is not None:
+            signing_key(secret)
+        elif self.body == "standard":
+            raise InputError("a standard body is signed", do="give secret_env or secret_file, or another body")
+        return Hook(self.name, check_url(self.read("url")), secret, self.body, tuple(self.sources), tuple(self.rules))
+
+
 class QuestionSection(Section):
     """A question that is put to a source again and again."""
 
@@ -211,6 +231,7 @@ class Config(BaseSettings):
     slo: SLOSection = SLOSection()
     retention: RetentionSection = RetentionSection()
     webhook: WebhookSection | None = None
+    webhooks: list[HookSection] = []
     sources: list[SourceSection] = []
     keys: list[KeySection] = []
 
@@ -250,6 +271,7 @@ class Config(BaseSettings):
             sources=tuple(source.source() for source in self.sources),
             source_fps=self.server.fps,
             webhook=self._webhook(),
+            hooks=tuple(one.hook() for one in self.webhooks),
             whip=self.server.whip,
             worker=worker,
             schedule=registry.make("schedule", self.model.schedule),
@@ -276,6 +298,7 @@ class Config(BaseSettings):
         found = []
         checks: list[tuple[str, Any]] = [(f"sources.{one.name}", one.source) for one in self.sources]
         checks += [(f"keys.{one.name}", one.as_key) for one in self.keys]
+        checks += [(f"webhooks.{one.name}", one.hook) for one in self.webhooks]
         checks += [("webhook", self._webhook), ("model", self.engine_settings)]
         for place, check in checks:
             try:

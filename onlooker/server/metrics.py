@@ -130,6 +130,12 @@ class _Now(Collector):
             for result in ("delivered", "retried", "failed", "dropped"):
                 sent.add_metric([result], getattr(counts, result))
             yield sent
+        if hooks := service.hooks.counts():
+            sent = CounterMetricFamily("onlooker_hook_events", "Alerts for further hooks.", labels=["hook", "result"])
+            for name, counts in hooks.items():
+                for result in ("delivered", "retried", "failed", "dropped"):
+                    sent.add_metric([name, result], getattr(counts, result))
+            yield sent
         if service.history is not None:
             kept = CounterMetricFamily("onlooker_history_events", "Events for the database.", labels=["result"])
             kept.add_metric(["written"], service.history.database.written)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from onlooker.core.errors import OnlookerError
 from onlooker.server.addresses import Allowed
 from onlooker.server.config import Faulty
+from onlooker.server.hooks import Hooks
 from onlooker.server.keys import Keys
 from onlooker.server.refusals import Refusal
 from onlooker.server.settings import ServerSettings
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from onlooker.server.service import Service
 
 LOG = logging.getLogger("onlooker.server")
-LIVE = ("keys", "named_keys", "allowed_hosts", "limits", "source_fps", "webhook", "retention", "keep_sessions")
+LIVE = ("keys", "named_keys", "allowed_hosts", "limits", "source_fps", "webhook", "hooks", "retention", "keep_sessions")
 """Fields of `ServerSettings` that count at once; sources do as well."""
 
 
@@ -48,6 +49,9 @@ async def reconfigure(service: "Service") -> dict[str, Any]:
         before, service.webhook = service.webhook, webhook
         if before is not None:  # what waits is still sent
             asyncio.get_running_loop().run_in_executor(None, before.close)
+    if old.hooks != settings.hooks:
+        past, service.hooks = service.hooks, Hooks(settings.hooks)
+        asyncio.get_running_loop().run_in_executor(None, past.close)
     await _close_orphans(service)
     applied += [f"sources.{name} {what}" for name, what in (await _apply_sources(service, settings)).items()]
     return {"applied": applied, "needs_restart": needs_restart}

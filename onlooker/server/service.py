@@ -22,6 +22,7 @@ from onlooker.server.bodies import Sampling
 from onlooker.server.config_file import ConfigFile
 from onlooker.server.feed import Missed
 from onlooker.server.history import History
+from onlooker.server.hooks import Hooks
 from onlooker.server.keys import Caller, Keys
 from onlooker.server.memories import Memories
 from onlooker.server.metrics import Metrics
@@ -52,13 +53,14 @@ class Service:
         self.settings, self.limits, self.config = settings, settings.limits, config
         self.metrics = Metrics(settings.model)
         self.webhook = Webhook(*settings.webhook) if settings.webhook else None
+        self.hooks = Hooks(settings.hooks)
         self.worker = Worker(make_engine, self.metrics, settings.slo, self._send_alert, settings.schedule)
         self.metrics.watch(self)
         self.keys = Keys(settings.all_keys)
         self.allowed = Allowed(settings.allowed_hosts)
         self.streams: dict[str, Stream] = {}
         self.watched = Watched(self, settings.sources)
-        self.history, self.memories = None, None
+        self.history = self.memories = None
         if settings.state is not None:
             self.history = History(settings.state, settings.retention, settings.keep_sessions, self.watched.clip)
             self.memories = Memories(self, settings.state)
@@ -356,19 +358,19 @@ class Service:
             stream.events.add(Event("alert", alert_facts(stream, alert)))
 
     def _on_bad_pictures(self, stream: Stream) -> str:
-        source = self.watched.source(stream.id) if stream.owner is None else None
-        return "tell" if source is None else source.bad_pictures
+        return self.watched.on_bad_pictures(stream.id) if stream.owner is None else "tell"
 
     def _send_alert(self, alert: Alert, stream_id: str) -> None:
-        """Have an alert kept, and queue it for the webhook; called on the worker's thread."""
+        """Have an alert kept, and queue it for the webhooks; any thread."""
         stream = self.streams.get(stream_id)
         if self.history is not None and stream is not None:
             self.history.alerted(stream, alert, alert_facts(stream, alert))
-        if (webhook := self.webhook) is not None:
-            webhook.send(alert_event(alert, stream_id))
+        if self.webhook is not None:
+            self.webhook.send(alert_event(alert, stream_id))
+        self.hooks.send(alert, stream_id)
 
     async def _save_memories(self) -> None:
-        if self.memories is not None and self.worker.is_ready:
+        if self.memories and self.worker.is_ready:
             await self.memories.save_all(self.limits.drain_s)
 
     async def end(self) -> None:
@@ -379,10 +381,9 @@ class Service:
             stream.end("closed", "the server is shutting down")
         self.streams.clear()
         await asyncio.get_running_loop().run_in_executor(None, self.worker.stop)
-        if self.webhook is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self.webhook.close)
-        if self.history is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self.history.close)
+        for one in (self.webhook, self.hooks, self.history):
+            if one is not None:
+                await asyncio.get_running_loop().run_in_executor(None, one.close)
         self.pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -9,6 +9,7 @@ from onlooker.core.errors import InputError
 from onlooker.engine import SLO
 from onlooker.respond import Rule
 from onlooker.server.database import Retention
+from onlooker.server.hooks import Hook
 
 MB = 2**20
 SERVED = SLO(frame_lag_s=2.0, first_token_s=5.0, step_s=0.2, most_frames=32, most_questions=256)
@@ -163,6 +164,8 @@ class ServerSettings:
     """Addresses whose `X-Forwarded-For` is believed, so that what is counted by address is the client's own."""
     webhook: tuple[str, str] | None = None
     """(address, secret): where every alert is sent, and what signs it. Named by the operator, so it may be private."""
+    hooks: tuple[Hook, ...] = ()
+    """Further receivers of alerts, each for some sources and rules."""
     whip: bool = False
     """Whether clients may publish over WebRTC, which opens UDP ports (extra `webrtc`)."""
     worker: str = "w0"

@@ -52,9 +52,10 @@ class Watched:
         """Whether what is watched under a name goes on for ever, as far as is known now."""
         return name in self._feeders and self._feeders[name].is_endless
 
-    def source(self, name: str) -> Source | None:
-        """What is watched under a name."""
-        return self._sources.get(name)
+    def on_bad_pictures(self, name: str) -> str:
+        """What comes of bad pictures of a source: `tell`, `alert` or `refuse`."""
+        source = self._sources.get(name)
+        return "tell" if source is None else source.bad_pictures
 
     def describe(self) -> list[dict[str, Any]]:
         """Every source, also those that are not up (`starting`), with what a wall of them shows."""

@@ -67,10 +67,14 @@ class Counts:
     last_error: str | None = None
 
 
+Shape = Callable[[Mapping[str, Any]], tuple[bytes, Mapping[str, str]]]
+
+
 class Webhook:
     """One receiver, served by a thread of its own; use it with `with`, or `close` it.
 
-    `secret` is the shared secret, `whsec_` and base64 or any text of 16 characters or more. `check`, if given, is
+    `secret` is the shared secret, `whsec_` and base64 or any text of 16 characters or more; None signs nothing. `shape`
+    makes the body of an event, and the headers that go with it: JSON unless said otherwise. `check`, if given, is
     called with the URL before every attempt and raises an `InputError` to refuse it (addresses may change). Redirects
     are never followed: a signed event is for the address that was configured. Raises `InputError` for a URL that is
     not http(s) or a secret that is too short.
@@ -79,14 +83,16 @@ class Webhook:
     def __init__(
         self,
         url: str,
-        secret: str,
+        secret: str | None,
         delivery: Delivery | None = None,
         check: Callable[[str], None] | None = None,
+        shape: Shape | None = None,
     ) -> None:
-        self._url, self._key = check_url(url), signing_key(secret)
+        self._url, self._key = check_url(url), None if secret is None else signing_key(secret)
+        self._shape = shape or _as_json
         self._delivery, self._check = delivery or Delivery(), check
         self._counts, self._lock = Counts(), threading.Lock()
-        self._queue: queue.Queue[tuple[str, bytes] | None] = queue.Queue(self._delivery.waiting)
+        self._queue: queue.Queue[tuple[str, bytes, Mapping[str, str]] | None] = queue.Queue(self._delivery.waiting)
         self._ends = threading.Event()
         self._give_up_at = float("inf")
         self._opener = urllib.request.build_opener(_NoRedirects)
@@ -102,9 +108,9 @@ class Webhook:
         """Queue an event, a JSON-able mapping; never waits. False when it was dropped."""
         if self._ends.is_set():
             raise InputError("the webhook was closed", do="make a new one")
-        body = json.dumps(event, allow_nan=False).encode()
+        body, headers = self._shape(event)
         try:
-            self._queue.put_nowait((f"msg_{uuid.uuid4().hex}", body))
+            self._queue.put_nowait((f"msg_{uuid.uuid4().hex}", body, headers))
         except queue.Full:
             self._count("dropped", "the queue was full")
             return False
@@ -138,11 +144,11 @@ class Webhook:
             else:
                 self._deliver(*item)
 
-    def _deliver(self, number: str, body: bytes) -> None:
+    def _deliver(self, number: str, body: bytes, more: Mapping[str, str]) -> None:
         wait = self._delivery.first_wait_s
         for attempt in range(1, self._delivery.attempts + 1):
             try:
-                self._post(number, body)
+                self._post(number, body, more)
             except _Refused as refused:
                 self._count("failed", str(refused))
                 return
@@ -169,15 +175,17 @@ class Webhook:
         time.sleep(max(0.0, until - time.monotonic()))
         return True
 
-    def _post(self, number: str, body: bytes) -> None:
+    def _post(self, number: str, body: bytes, more: Mapping[str, str]) -> None:
         stamp = str(int(time.time()))
         headers = {
             "content-type": "application/json",
             "user-agent": "onlooker",
             "webhook-id": number,
             "webhook-timestamp": stamp,
-            "webhook-signature": sign(self._key, number, stamp, body),
+            **more,
         }
+        if self._key is not None:
+            headers["webhook-signature"] = sign(self._key, number, stamp, body)
         request = urllib.request.Request(self._url, data=body, headers=headers, method="POST")
         try:
             if self._check is not None:
@@ -200,6 +208,10 @@ class Webhook:
         with self._lock:
             more = {name: getattr(self._counts, name) + 1}
             self._counts = replace(self._counts, **more, last_error=error or self._counts.last_error)
+
+
+def _as_json(event: Mapping[str, Any]) -> tuple[bytes, Mapping[str, str]]:
+    return json.dumps(event, allow_nan=False).encode(), {}
 
 
 def alert_event(alert: Alert, stream: str, *, picture: bool = True) -> dict[str, Any]:

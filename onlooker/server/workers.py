@@ -126,7 +126,7 @@ class Workers:
         place.port = _free_port()
         command = [sys.executable, "-m", "onlooker", *self._command(place)]
         # A worker's file says everything: what the environment says of settings is in it already.
-        settings = ("ONLOOKER_MODEL", "ONLOOKER_SERVER", "ONLOOKER_LIMITS", "ONLOOKER_PROMISES", "ONLOOKER_WEBHOOK")
+        settings = ("ONLOOKER_MODEL", "ONLOOKER_SERVER", "ONLOOKER_LIMITS", "ONLOOKER_SLO", "ONLOOKER_WEBHOOK")
         settings += ("ONLOOKER_SOURCES", "ONLOOKER_KEYS", "ONLOOKER_RETENTION")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
         place.process = await asyncio.create_subprocess_exec(*command, env=environment)
