@@ -211,7 +211,8 @@ class Engine:
     def new_store(self) -> KVStore:
         """A store that holds the model's prefix, which is read once for all sessions."""
         if self._blank is None:
-            store = KVStore(self.model.spec, self.model.rotary, **self._budgets)
+            wanted = self.methods["memory"].num_queries  # pyright: ignore[reportAttributeAccessIssue] - a memory
+            store = KVStore(self.model.spec, self.model.rotary, num_queries=wanted, **self._budgets)
             ids = self.model.prefix_ids()
             chunk = store.begin("prefix", 0.0, 0.0, *self.model.place_text(len(ids)))
             self.passes.run([Work(self.model.embed_text(ids), chunk)])

@@ -311,6 +311,8 @@ class Session:
         state = self._working["memory"]
         for span in spans if self.memory.indexes else ():
             self.memory.index(span.id, self.store.raw_keys(span.id), state)
+        for span in spans if self.memory.num_queries else ():
+            self.memory.heed(span.id, self.store.queries(span.id), state)
         plan = self.memory.plan(self.store.spans, state)
         self.store.apply(plan, lambda keys, values, sizes: self.memory.pick(keys, values, sizes, state))
         self.totals.tokens_read += sum(span.num_tokens for span in spans)

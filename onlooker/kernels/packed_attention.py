@@ -21,10 +21,9 @@ from torch import Tensor
 from onlooker.core.contracts import ModelSpec
 from onlooker.core.errors import InputError, ModelError
 
-COLUMNS = 21
+COLUMNS = 25
 """Numbers per segment in the table: 0-4 past, 5-9 own rows, 10-12 counts, 13-15 ledger, 16 rows seen of the past, 17
-stride of the ledger's heads, 18-19 raw keys, 20 whether its
-tokens all see each other."""
+stride of the ledger's heads, 18-19 raw keys, 20 whether its tokens all see each other, 21-24 queries."""
 
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
@@ -64,6 +63,11 @@ class Rows:
     """Own rows that the ledger counts; they are there before the new tokens."""
     causal: bool = True
     """False: the new tokens all see each other. They have to be in one pass."""
+    own_queries: Tensor | None = None
+    """Where the rotated queries of the last own rows are written, `[layers, query_heads, last rows, head_dim]`, in a
+    room of their own; None where nobody asks."""
+    asked_from: int = 0
+    """The first own row whose queries are asked for."""
 
     @property
     def num_tokens(self) -> int:
@@ -235,10 +239,13 @@ class RowAttention:
         scale_2, groups = scale * math.log2(math.e), tables.groups
         precision = "ieee" if spec.dtype == torch.float32 else "tf32"
         kernels.store_rows[(tokens,)](
-            *(keys, values, cos, sin, tables.table, tables.tokens, layer),
+            *(queries, keys, values, cos, sin, tables.table, tables.tokens, layer),
+            *(queries.stride(0), queries.stride(1)),
             *(keys.stride(0), keys.stride(1), values.stride(0), values.stride(1)),
             H=kv_heads,
             H_CEIL=_power_of_two(kv_heads),
+            HQ=heads,
+            HQ_CEIL=_power_of_two(heads),
             D=dim,
         )
         kernels.attend_rows[(tables.num_blocks, kv_heads, tiles.splits)](
@@ -286,12 +293,15 @@ def attend_plainly(
     `queries` `[query_heads, tokens, head_dim]`, `keys` and `values` `[kv_heads, tokens, head_dim]`, un-rotated, and the
     segment's cosines and sines `[tokens, head_dim]`.
     """
-    turned_keys, turned = _turn(keys, angles), _turn(queries, angles).float()
-    count = rows.num_tokens
+    turned_keys, looks = _turn(keys, angles), _turn(queries, angles)
+    turned, count = looks.float(), rows.num_tokens
     new = slice(rows.own_before, rows.own_before + count)
     rows.own_keys[layer, :, new], rows.own_values[layer, :, new] = turned_keys, values
     if rows.own_raw is not None:
         rows.own_raw[layer, :, new] = keys
+    if rows.own_queries is not None and (skipped := max(0, rows.asked_from - rows.own_before)) < count:
+        first = rows.own_before + skipped - rows.asked_from
+        rows.own_queries[layer, :, first : first + count - skipped] = looks[:, skipped:]
     past, own = rows.past_keys.shape[2], slice(0, rows.own_before + count)
     seen_keys = torch.cat((rows.past_keys[layer], rows.own_keys[layer, :, own]), dim=1).float()
     seen_values = torch.cat((rows.past_values[layer], rows.own_values[layer, :, own]), dim=1).float()
@@ -320,10 +330,13 @@ def _turn(states: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
 
 def _facts(rows: Rows, start: int) -> list[int]:
     past, own, ledger, counts = rows.past_keys, rows.own_keys, rows.ledger, rows.past_counts
-    raw = rows.own_raw
+    raw, asked = rows.own_raw, rows.own_queries
     for pair in ((past, rows.past_values), (own, rows.own_values)):
         assert pair[0].stride() == pair[1].stride(), "keys and values lie alike"
     assert raw is None or raw.stride()[2:] == (raw.shape[3], 1), f"rows lie one after the other, not {raw.stride()}"
+    assert asked is None or asked.stride()[2:] == (asked.shape[3], 1), (
+        f"rows lie one after the other, not {asked.stride()}"
+    )
     assert own.stride()[2:] == (own.shape[3], 1), f"rows lie one after the other, not {own.stride()}"
     assert not past.shape[2] or past.stride()[2:] == (past.shape[3], 1), f"not {past.stride()}"
     assert counts is None or (counts.dtype == torch.int32 and counts.is_contiguous()), "counts are dense int32"
@@ -349,6 +362,10 @@ def _facts(rows: Rows, start: int) -> list[int]:
         0 if raw is None else raw.stride(0),
         0 if raw is None else raw.stride(1),
         int(not rows.causal),
+        0 if asked is None else asked.data_ptr(),
+        0 if asked is None else asked.stride(0),
+        0 if asked is None else asked.stride(1),
+        rows.asked_from,
     ]
 
 

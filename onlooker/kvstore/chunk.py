@@ -8,6 +8,7 @@ from torch import Tensor
 from onlooker.core.errors import InputError
 from onlooker.core.spans import Span, SpanKind
 from onlooker.kernels.packed_attention import Rows
+from onlooker.kvstore.arena import allocate
 from onlooker.kvstore.attention import Turned, attend_causally, causal_mask
 from onlooker.kvstore.blocks import Block
 from onlooker.kvstore.rotation import moved, rotate
@@ -47,6 +48,13 @@ class Chunk:
         self._head, self._tail, self._end = window.head, window.tail, window.tail + block.num_tokens
         self._shared: _Shared | None = None
         self._written = 0
+        spec, count = store.spec, min(store.num_queries, block.num_tokens)
+        self.queries: Tensor | None = None
+        """Rotated queries of its newest tokens, `[layers, query_heads, newest, head_dim]`, if somebody asks."""
+        if count:
+            self.queries = allocate(
+                (spec.num_layers, spec.num_query_heads, count, spec.head_dim), spec.dtype, spec.device
+            )
 
     def places(self) -> Tensor:
         """Behind all that is resident (see `Segment.places`)."""
@@ -65,6 +73,8 @@ class Chunk:
             turned = rotate(queries, *shared.angles), rotate(keys, *shared.angles)
         for own, given in zip(shared.own, (turned[1], values, keys), strict=True):
             own[layer].copy_(given)
+        if self.queries is not None:
+            self.queries[layer].copy_(turned[0][:, -self.queries.shape[2] :])
         self._written += 1
         return attend_causally(turned[0], shared.seen_keys[layer], shared.seen_values[layer], shared.mask, scale)
 
@@ -99,6 +109,8 @@ class Chunk:
             positions=self._block.positions,
             offset=self._block.written,
             causal=self.causal,
+            own_queries=self.queries,
+            asked_from=0 if self.queries is None else self._block.num_tokens - self.queries.shape[2],
         )
 
     def seal(self) -> Span:

@@ -48,9 +48,10 @@ class KVStore:
         device_budget_bytes: int | None = None,
         host_budget_bytes: int | None = None,
         host_codec: Codec = PLAIN,
+        num_queries: int = 0,
     ) -> None:
         """`rotary` takes positions int64 `[axes, tokens]` to (cos, sin) float32 `[tokens, head_dim]`; `host_codec` says
-        how parked blocks lie.
+        how parked blocks lie; `num_queries` of how many of a new block's last tokens the queries are wanted.
 
         The device budget covers the stream's rows (room to grow included), positions and signals. A question's context
         must fit beside them when it is gathered, but never stops the stream. While rows move to a larger arena, both
@@ -59,7 +60,7 @@ class KVStore:
         self.spec, self.rotary = spec, rotary
         self.turn = by_steps(rotary, spec.position_axes, spec.device)
         self.device_budget_bytes, self.host_budget_bytes = device_budget_bytes, host_budget_bytes
-        self.host_codec = host_codec
+        self.host_codec, self.num_queries = host_codec, num_queries
         self._reset()
 
     def _reset(self) -> None:
@@ -70,6 +71,7 @@ class KVStore:
         self._next_id = 0
         self._host_bytes = self._position_bytes = 0
         self._open: Chunk | None = None
+        self._queries: dict[int, Tensor] = {}
         self._views: weakref.WeakSet[QuestionView] = weakref.WeakSet()
 
     # ----------------------------------------------------------------------------------------------------- writing
@@ -123,12 +125,19 @@ class KVStore:
         self._position_bytes += block.positions.nbytes
         self._next_id += 1
         self._open = None
+        if chunk.queries is not None and kind != "prefix":
+            self._queries[block.id] = chunk.queries  # until the plan for it is carried out
         return span
 
     def raw_keys(self, block: int) -> Tensor:
         """Keys of a block on the device without their rotation, `[layers, kv_heads, tokens, head_dim]`: a copy."""
         known = self._entries[block].block
         return rotate(self._window.written_keys(known), *self.turn(-moved(known.positions, known.written)))
+
+    def queries(self, block: int) -> Tensor:
+        """Rotated queries of the last tokens of a block that was stored just now, `[layers, query_heads, newest,
+        head_dim]`, as many as `num_queries` says."""
+        return self._queries[block]
 
     def is_sure_of_room(self, num_tokens: int) -> bool:
         """Whether no budget can refuse a block of up to so many tokens, nor whatever is parked for it."""
@@ -154,6 +163,8 @@ class KVStore:
     def _beside(self, num_tokens: int) -> int:
         """Device bytes beside the rows once a block of this size is being written."""
         new = num_tokens * (self.spec.position_axes * 8 + self.spec.kv_bytes_per_token // 2)
+        groups = self.spec.num_query_heads // self.spec.num_kv_heads
+        new += min(num_tokens, self.num_queries) * groups * self.spec.kv_bytes_per_token // 2
         anchors = self._window.anchor_bytes()
         return self._signals.bytes_after_reserve() + self._position_bytes + anchors + new
 
@@ -178,6 +189,7 @@ class KVStore:
     def apply(self, plan: Plan, pick: Pick | None = None) -> None:
         """Carry out a plan; `pick` says which rows of melting blocks stay. Raises `InputError` or `CapacityError` (host
         budget, or no memory) before anything is done."""
+        self._queries.clear()
         if plan.melt:
             self._melt(plan, pick)
             return
@@ -337,6 +349,7 @@ class KVStore:
             device_budget_bytes=self.device_budget_bytes,
             host_budget_bytes=self.host_budget_bytes,
             host_codec=self.host_codec,
+            num_queries=self.num_queries,
         )
         twin._window = self._window.twin()
         twin._signals.load(list(self._signals.rows), self._signals.export())

@@ -60,6 +60,12 @@ class MemoryStream(Stream):
         self.next_id = given.id + 1
         if self.method.indexes:
             self.method.index(given.id, block_keys(self.seed, given.id, given.num_tokens // 20), self.state)
+        if count := min(self.method.num_queries, given.num_tokens):
+            queries = block_keys(self.seed + 1, given.id, count).repeat_interleave(2, 1)  # two queries share a key
+            before = queries.clone()
+            self.method.heed(given.id, queries, self.state)
+            assert torch.equal(queries, before), "queries were written into"
+            queries.fill_(float("nan"))  # only a copy may be kept
         plan = self.method.plan(tuple(self.spans), self.state)
         self.check_plan(plan)
         left = [span for span in self.spans if span.id not in plan.forget]

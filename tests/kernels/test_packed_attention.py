@@ -43,11 +43,19 @@ def angles_of(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def make_rows(
-    spec: ModelSpec, past: int, before: int, count: int, seed: int, cited: bool, raw: bool, chosen: str = ""
+    spec: ModelSpec,
+    past: int,
+    before: int,
+    count: int,
+    seed: int,
+    cited: bool,
+    raw: bool,
+    chosen: str = "",
+    asked: int = 0,
 ) -> Rows:
     """A segment whose rows lie in the middle of larger tensors, as they do in a store; unread rows are poisoned. With
     `chosen` every layer and head sees another number of past rows, and is noted apart ("heads") or not ("rows");
-    or its new tokens all see each other ("together")."""
+    or its new tokens all see each other ("together"). Of the last `asked` tokens the queries are kept."""
     generator = torch.Generator().manual_seed(seed)
 
     def slab(room: int, filled: int = 0) -> Tensor:
@@ -69,6 +77,12 @@ def make_rows(
         counts.to(spec.device) if chosen in ("heads", "rows") else None,
         torch.zeros(ledger, device=spec.device) if cited else None,
         causal=chosen != "together",
+        own_queries=torch.full((LAYERS, QUERY_HEADS, min(asked, count), spec.head_dim), float("nan")).to(
+            spec.device, spec.dtype
+        )
+        if asked
+        else None,
+        asked_from=before + max(0, count - asked),
     )
 
 
@@ -84,6 +98,7 @@ def twin(rows: Rows) -> Rows:
 
 MIXES = {
     "frames": [(37, 0, 5, False, True), (0, 0, 7, False, True), (70, 0, 5, False, True)],
+    "asked": [(37, 0, 5, False, True, "", 3), (0, 0, 2, False, True, "", 4), (9, 4, 6, True, False, "", 1)],
     "questions": [(40, 0, 9, True, False), (33, 11, 1, True, False), (0, 3, 1, True, False)],
     "mixed": [(20, 0, 6, False, True), (65, 4, 1, True, False), (16, 0, 12, True, False), (3, 0, 1, False, True)],
     "together": [(40, 0, 37, False, True, "together"), (0, 0, 7, False, True), (65, 4, 5, True, False, "together")],
@@ -117,7 +132,7 @@ def run_mix(spec: ModelSpec, mix: str, tiles: Tiles) -> list[tuple[Tensor, Tenso
             pairs.append((got[here].float().clone(), wanted.float()))
             start += count
     for rows, copy in zip(segments, copies, strict=True):
-        for name in ("own_keys", "own_values", "own_raw", "ledger", "past_keys", "past_values"):
+        for name in ("own_keys", "own_values", "own_raw", "own_queries", "ledger", "past_keys", "past_values"):
             if getattr(rows, name) is not None:
                 pairs.append((getattr(rows, name).float(), getattr(copy, name).float()))
     return pairs

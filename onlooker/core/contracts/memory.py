@@ -48,6 +48,18 @@ class MemoryPolicy(Method):
         head_dim]`, on the device, which are not written into and not kept. Called before `plan`. `state` is updated."""
         raise NotImplementedError(f"{type(self).__name__} indexes keys and does not say how")
 
+    @property
+    def num_queries(self) -> int:
+        """Of how many of a new block's last tokens `heed` wants the queries; 0: it is not asked."""
+        return 0
+
+    def heed(self, block: int, queries: Tensor, state: StreamState) -> None:
+        """Take note of how a block that was stored just now looked at what was before it, if `num_queries`: the queries
+        of its last tokens, rotated to where they were written, `[layers, query_heads, tokens, head_dim]`, on the
+        device, oldest first; fewer tokens if it has fewer. With the keys that `pick` is given they make the model's
+        logits. Not written into; not kept but in a copy. Called before `plan`. `state` is updated."""
+        raise NotImplementedError(f"{type(self).__name__} wants queries and does not say what for")
+
     def absorb(self, new: Unread, state: StreamState) -> None:
         """Take in the newest frame, or a note, if `holds_tokens`. `state` is updated, and must stay bounded; the
         tensors of `new` are nobody else's, and are never written into."""
