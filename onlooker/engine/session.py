@@ -168,8 +168,7 @@ class Session:
     def prefix(
         self, name: str, embeddings: "Tensor | None" = None, time_s: float | None = None, kind: SpanKind = "text"
     ) -> Span:
-        """Write a soft prefix as a note of that `name` (`note`): rows `[tokens, hidden_dim]` of this session's own, or
-        those that the model knows by the name. Raises `InputError` for a name that it does not know."""
+        """Write a soft prefix as a note of that `name`: rows `[tokens, hidden_dim]`, or those that the model knows."""
         return self._engine.note(self, name, time_s, kind, self._engine.prefix_rows(name, embeddings))
 
     def notes(self, words: str = "", since_s: float = 0.0) -> list[Noted]:
@@ -282,13 +281,7 @@ class Session:
         An earlier frame that never came to be remembered is given up."""
         self.give_up()
         is_sure = self.store.is_sure_of_room(most_tokens)
-
-        def working(kind: str, state: StreamState) -> StreamState:
-            known = KINDS.get(kind.partition(".")[0])  # an encoder has a state in every tower
-            may_stay = is_sure and known is not None and known.renewable and not state.replaces
-            return state if may_stay and state.num_bytes() > LARGE_STATE_BYTES else state.fork()
-
-        self._working = {kind: working(kind, state) for kind, state in self.states.items()}
+        self._working = {kind: _working(kind, state, is_sure) for kind, state in self.states.items()}
         return self._working
 
     def forks(self) -> dict[str, StreamState]:
@@ -399,3 +392,10 @@ class Session:
         """Count an answer and note it for `events()`; what the stream remembers does not change."""
         self.totals.answers += 1
         self.tell(answer)
+
+
+def _working(kind: str, state: StreamState, is_sure: bool) -> StreamState:
+    """What a method may write into for the next frame; `is_sure` of the room for it."""
+    known = KINDS.get(kind.partition(".")[0])  # an encoder has a state in every tower
+    may_stay = is_sure and known is not None and known.renewable and not state.replaces
+    return state if may_stay and state.num_bytes() > LARGE_STATE_BYTES else state.fork()
