@@ -18,6 +18,9 @@ from onlooker.core.contracts import (
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 
+LARGE_STATE_BYTES = 2**20
+"""Up to so many bytes a state is forked at every frame without a thought."""
+
 
 class Methods:
     """One method of each kind that an engine has (`core/kinds.py`): what is given, else the default.
@@ -84,3 +87,10 @@ class Methods:
     def new_states(self) -> dict[str, StreamState]:
         """What the methods remember of a stream before its first frame, by kind."""
         return {kind: method.new_state() for kind, method in self._serving.items()}
+
+
+def working_state(kind: str, state: StreamState, is_sure: bool) -> StreamState:
+    """What a method may write into for the next frame; `is_sure` of the room for it."""
+    known = kinds.KINDS.get(kind.partition(".")[0])  # an encoder has a state in every tower
+    may_stay = is_sure and known is not None and known.renewable and not state.replaces
+    return state if may_stay and state.num_bytes() > LARGE_STATE_BYTES else state.fork()

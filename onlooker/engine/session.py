@@ -11,7 +11,6 @@ from onlooker.core.checks import number
 from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import Answer, Closed, Event, Failed, FrameTaken, Noted, SessionStats
 from onlooker.core.frame import Frame
-from onlooker.core.kinds import KINDS
 from onlooker.core.spans import Layout, Plan, SaidPlace, Span, SpanKind
 from onlooker.core.state import StreamState
 from onlooker.core.unread import Unread
@@ -21,6 +20,7 @@ from onlooker.engine.emission import Emission, Pending
 from onlooker.engine.files import write
 from onlooker.engine.gating import Gated
 from onlooker.engine.hearing import Heard, Usual
+from onlooker.engine.methods import working_state
 from onlooker.engine.notebook import NoteBook
 from onlooker.engine.reading import Reading
 from onlooker.engine.request import Request
@@ -39,9 +39,8 @@ if TYPE_CHECKING:
     from onlooker.engine.narrating import Narration
 
 EVENTS_KEPT = 1024
-LARGE_STATE_BYTES = 2**20
-CARRIED = frozenset({"decision", "pooled"})  # what is made of the newest tokens
-"""Up to so many bytes a state is forked at every frame without a thought."""
+CARRIED = frozenset({"decision", "pooled"})
+"""Signals that are made of the newest tokens."""
 
 
 class Session:
@@ -281,7 +280,7 @@ class Session:
         An earlier frame that never came to be remembered is given up."""
         self.give_up()
         is_sure = self.store.is_sure_of_room(most_tokens)
-        self._working = {kind: _working(kind, state, is_sure) for kind, state in self.states.items()}
+        self._working = {kind: working_state(kind, state, is_sure) for kind, state in self.states.items()}
         return self._working
 
     def forks(self) -> dict[str, StreamState]:
@@ -392,10 +391,3 @@ class Session:
         """Count an answer and note it for `events()`; what the stream remembers does not change."""
         self.totals.answers += 1
         self.tell(answer)
-
-
-def _working(kind: str, state: StreamState, is_sure: bool) -> StreamState:
-    """What a method may write into for the next frame; `is_sure` of the room for it."""
-    known = KINDS.get(kind.partition(".")[0])  # an encoder has a state in every tower
-    may_stay = is_sure and known is not None and known.renewable and not state.replaces
-    return state if may_stay and state.num_bytes() > LARGE_STATE_BYTES else state.fork()

@@ -15,7 +15,7 @@ from onlooker.core.errors import CapacityError
 from onlooker.core.frame import Frame
 from onlooker.core.state import StreamState
 from onlooker.engine import Engine
-from onlooker.engine import session as sessions
+from onlooker.engine import methods
 from onlooker.models import load
 
 QUESTION = "what is happening in the video ?"
@@ -155,7 +155,7 @@ def test_work_is_not_done_twice_when_another_part_of_the_step_failed(tiny_model,
 
 
 def test_a_large_state_is_copied_only_where_the_frame_may_be_refused(tiny_model, monkeypatch):
-    monkeypatch.setattr(sessions, "LARGE_STATE_BYTES", -1)
+    monkeypatch.setattr(methods, "LARGE_STATE_BYTES", -1)
     engine = Engine(
         tiny_model, encoder="stc_cacher", compressor="identity", memory="rekv:topk=2,recent=1,window_tokens=4"
     )
