@@ -14,8 +14,7 @@ from onlooker.core.contracts import Compressor
 from onlooker.core.errors import CapacityError
 from onlooker.core.frame import Frame
 from onlooker.core.state import StreamState
-from onlooker.engine import Engine
-from onlooker.engine import methods
+from onlooker.engine import Engine, methods
 from onlooker.models import load
 
 QUESTION = "what is happening in the video ?"
