@@ -47,6 +47,7 @@ check: $(READY)  ## style, types, room contracts, generated texts
 	$(BIN)/python tools/captions.py --check
 	$(BIN)/python tools/systems.py
 	$(BIN)/python tools/methods.py
+	$(BIN)/python tools/compressors.py
 
 format: $(READY)
 	$(BIN)/ruff format .
@@ -54,6 +55,7 @@ format: $(READY)
 	$(BIN)/python tools/captions.py --write
 	$(BIN)/python tools/systems.py --write
 	$(BIN)/python tools/methods.py --write
+	$(BIN)/python tools/compressors.py --write
 
 readme: $(READY)  ## run the README's example and draw its picture, so that both are true
 	$(BIN)/python tools/readme.py

@@ -28,6 +28,7 @@ PLAIN = ("uniform", "lower resolution", "fewer frames")
 BESIDE = ("all tokens", "last 4 frames", "mean_pool", "carrier")
 MARK = re.compile(r"(<!-- rows: (\w+) -->\n).*?(<!-- end of rows -->)", re.DOTALL)
 SHOWN = 0.25
+RATE = "tokens_a_second"
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,7 @@ class Grid:
             body.append([_name(name), *(self._cell(name, share) for share in self.shares)])
         questions, clips = len(self.about["ids"]), len(set(self.about["videos"]))
         found = {name: self.cells[name, None] for name in BESIDE if (name, None) in self.cells}
-        beside = [
-            f"{name} {one.accuracy:.1%} ({one.row['tokens_a_second']:.0f} a second)" for name, one in found.items()
-        ]
+        beside = [f"{name} {one.accuracy:.1%} ({one.row[RATE]:.0f} a second)" for name, one in found.items()]
         spread = [gap.spread for gap, _ in self.against_random.values()]
         power = detectable(float(np.median(spread)), len(spread))
         row = next(iter(self.cells.values())).row
@@ -236,7 +235,7 @@ def written(page: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ picture
 
-SIDE, LABEL, FRAMES, EVERY = 112, 150, 6, 1
+SIDE, LABEL, FRAMES = 84, 110, 6
 DARK, TINT = 0.16, (70, 130, 255)
 
 
@@ -263,7 +262,7 @@ def draw() -> None:
         for n in range(FRAMES):
             picture = _overlaid(frames[first + n].image, weights[first + n])
             sheet.paste(Image.fromarray(picture).resize((SIDE, SIDE), 1), (LABEL + n * (SIDE + 4), top))
-    sheet.quantize(160).save(PICTURE, optimize=True)
+    sheet.quantize(48).save(PICTURE, optimize=True)
 
 
 def _weights(text: str, clip: Sequence[Any]) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from onlooker.cli import options
 from onlooker.cli.app import app
 from onlooker.cli.output import clock, emit, note, plain, size_text, warn
 from onlooker.cli.progress import Working
-from onlooker.cli.sources import Reading, open_source, stranger
+from onlooker.cli.sources import Reading, hears_codec, open_source, stranger
 from onlooker.core.errors import InputError, SourceError
 from onlooker.core.events import Answer, SessionStats
 
@@ -80,7 +80,7 @@ def ask(
     decoding: Any = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     Decoding(**decoding)  # what is out of range costs no loading
     with (
-        open_source(source, fps, at, strict, Reading(stream, rate, live)) as opened,
+        open_source(source, fps, at, strict, Reading(stream, rate, live, hears_codec(methods))) as opened,
         _overlay(overlay, source, fps) as writer,
     ):
         if at is None and opened.is_live:

@@ -10,7 +10,7 @@ from onlooker.cli import options
 from onlooker.cli.app import app
 from onlooker.cli.output import clock, emit, note, plain, warn
 from onlooker.cli.progress import Working
-from onlooker.cli.sources import Reading, open_source, stranger
+from onlooker.cli.sources import Reading, hears_codec, open_source, stranger
 from onlooker.core.errors import InputError, SourceError
 
 FORMATS = (".vtt", ".srt")
@@ -62,7 +62,7 @@ def narrate(
     with working.loading(model):
         from onlooker.engine import Engine
         from onlooker.engine.narrating import PROMPT
-    with open_source(source, fps, strict=strict, reading=Reading(stream, rate, live)) as opened:
+    with open_source(source, fps, strict=strict, reading=Reading(stream, rate, live, hears_codec(methods))) as opened:
         strange = stranger(model, source)
         if not as_json:
             for line in strange:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,14 @@ class Reading:
     stream: int | None = None
     rate: float | None = None
     live: bool | None = None
+    codec: bool = False
+
+
+def hears_codec(methods: Mapping[str, Any]) -> bool:
+    """Whether one of these methods, by kind, looks at what the video's encoder said."""
+    from onlooker.core import registry
+
+    return any(registry.make(kind, text).hears_codec for kind, text in methods.items())
 
 
 AS_IT_SAYS = Reading()

@@ -16,7 +16,7 @@ from onlooker.cli.notes import TYPED, TimedNotes, tell_noted, write_note
 from onlooker.cli.output import clock, emit, note, plain, size_text, warn
 from onlooker.cli.progress import Working
 from onlooker.cli.questions import AT_THE_END, NOW, Question, TypedQuestions
-from onlooker.cli.sources import Opened, Reading, open_source, stranger
+from onlooker.cli.sources import Opened, Reading, hears_codec, open_source, stranger
 from onlooker.core.errors import InputError, SourceError
 from onlooker.core.frame import Frame
 
@@ -93,7 +93,7 @@ def watch(
     working = Working(progress, as_json)
     with working.loading(model):
         from onlooker.engine import Engine
-    with open_source(source, fps, strict=strict, reading=Reading(stream, rate, live)) as opened:
+    with open_source(source, fps, strict=strict, reading=Reading(stream, rate, live, hears_codec(methods))) as opened:
         strange = _told_stranger(model, source, as_json)
         with working.loading(model):
             engine = Engine.from_pretrained(model, dtype=dtype, device=device, pairs=pairs, **settings)

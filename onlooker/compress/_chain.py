@@ -61,6 +61,11 @@ class Chain(Compressor):
         """What any of the links needs."""
         return frozenset[str]().union(*(link.needs for link in self.links))
 
+    @property
+    def hears_codec(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - that of its links
+        """Whether any of the links does."""
+        return any(link.hears_codec for link in self.links)
+
     def new_state(self) -> ChainState:
         """A state of each link."""
         return ChainState([link.new_state() for link in self.links], [[] for _ in self.links])

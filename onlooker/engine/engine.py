@@ -124,6 +124,11 @@ class Engine:
         return self.serving.configured
 
     @property
+    def hears_codec(self) -> bool:
+        """Whether a method looks at `Frame.codec`: open the video with `codec=True` then."""
+        return self.serving.hears_codec
+
+    @property
     def memory(self) -> MemoryPolicy:
         """The memory in place."""
         return self.serving.memory

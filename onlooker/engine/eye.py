@@ -13,6 +13,7 @@ from onlooker.core.frame import Frame
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 from onlooker.engine.emission import Pending, emitted, most_read
+from onlooker.engine.hints import told
 from onlooker.engine.methods import Methods
 from onlooker.engine.seeing import Arrival, Patch, Seen, arrive, batches
 from onlooker.engine.session import Session
@@ -122,7 +123,8 @@ class Eye:
                         grid,
                         session.next_number,
                         (patches[n][1].start_s + patches[n][1].end_s) / 2,
-                        {name: value[row] for name, value in extras.items()},
+                        {name: value[row] for name, value in extras.items()}
+                        | (told(patches[n][1], grid, features.device) if self._methods.compressor.hears_codec else {}),
                         {name: value[row : row + 1] for name, value in about.items()},
                     )
                     for row, (n, session) in enumerate(zip(members, some, strict=True))

@@ -73,6 +73,11 @@ class Methods:
         """The refiner in place."""
         return self._serving["refiner"]
 
+    @property
+    def hears_codec(self) -> bool:
+        """Whether any of them looks at what the video's encoder said."""
+        return any(method.hears_codec for method in self.configured.values())
+
     def use(self, methods: Mapping[str, Method]) -> None:
         """Serve with other settings of the same methods."""
         self._serving.update(methods)

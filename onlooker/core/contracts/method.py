@@ -16,6 +16,10 @@ class Method(ABC):
     realises: ClassVar[tuple[str, ...]] = ()
     """Keys of the published systems (`onlooker/core/systems.toml`) that this method stands for."""
 
+    hears_codec: ClassVar[bool] = False
+    """Whether it looks at what the video's encoder said of a frame (`Frame.codec`): sources are asked for it then. A
+    gate finds it on the frame, a compressor in `tokens.extras["codec"]`. Many sources say nothing."""
+
     @abstractmethod
     def new_state(self) -> StreamState:
         """What this method remembers about one stream before its first frame."""
