@@ -8,10 +8,10 @@ import pytest
 
 from onlooker.core.errors import InputError
 from onlooker.core.records import ReplyRecord
-from onlooker.evals import readers
+from onlooker.evals import controls, readers
 from onlooker.evals.readers._rows import seconds
-from onlooker.evals.replay import Outcome
-from onlooker.evals.score import worth
+from onlooker.evals.replay import Outcome, replay
+from onlooker.evals.score import official, score, worth
 from onlooker.world import make_episode, write_video
 
 
@@ -72,6 +72,7 @@ def test_every_benchmark_of_the_list_has_a_reader():
     assert set(readers.names()) == wanted
 
 
+@pytest.mark.proves("streamingbench", 2)
 def test_streamingbench_questions_and_its_bad_rows(write, place):
     videos = place("sample_1_real.mp4")
     (videos / "empty.mp4").touch()
@@ -217,6 +218,7 @@ def test_ovobench_gives_every_question_its_own_chunk(write, place):
     assert len(whole.items) == 1 and whole.asked == len(queries(whole)) == 5
 
 
+@pytest.mark.proves("svbench", 1)
 def test_svbench_chains_and_links(write, place, tmp_path):
     chain = {
         "questions": ["a?", "b?"], "answers": ["x", "y"], "qac_timestamps_start": ["0:00", "0:02"],
@@ -241,6 +243,59 @@ def test_svbench_chains_and_links(write, place, tmp_path):
     assert [row.questions for row in found.rejected if "link" in row.reason] == [0]
 
 
+@pytest.mark.proves("svbench", 1)
+@pytest.mark.proves("svbench", 2)
+def test_svbench_links_find_their_chain_whatever_its_place_in_the_file(write, place, tmp_path):
+    """Chains stand in the file in another order than along the video, and links name them by their start."""
+    starts = (5.0, 1.0, 3.0)
+    chains = [
+        {"questions": [f"{at}a?", f"{at}b?"], "answers": [f"{at}x", f"{at}y"], "qac_timestamps_start": [at, at + 0.5],
+         "qac_timestamps_end": [at + 0.4, at + 0.9]} for at in starts
+    ]  # fmt: skip
+    write("sv/gt/v.json", chains)
+    links = [(3.0, 5.0, [1], [0]), (1.0, 3.0, [0], [1])]
+    write("sv/con/v.json", [
+        {"chain_1": {"qac_timestamps_start": a}, "chain_2": {"qac_timestamps_start": b},
+         "relationship": {"chainBefore": before, "chainAfter": after}} for a, b, before, after in links
+    ])  # fmt: skip
+    asked = queries(readers.read("svbench", tmp_path / "sv", place("v.mp4")))
+    by_id = {query.id: query for query in asked}
+    assert by_id["v-0-0"].links == ("v-2-1",) and by_id["v-2-1"].links == ("v-1-0",)
+    linked = sorted((query for query in asked if query.task == "streaming"), key=lambda query: query.order)
+    assert [query.question for query in linked] == ["1.0a?", "3.0b?", "5.0a?"]
+    times = [query.ask_time for query in linked]
+    assert times == sorted(times) and [query.order for query in linked] == [0, 1, 2]
+
+
+@pytest.mark.proves("svbench", 3)
+def test_svbench_gives_the_truth_everything_and_a_constant_its_overlap(write, place, tmp_path):
+    chain = {
+        "questions": ["a?", "b?"], "answers": ["a red dog", "two birds"], "qac_timestamps_start": [0.0, 2.0],
+        "qac_timestamps_end": [1.0, 5.0],
+    }  # fmt: skip
+    write("sv/gt/v.json", [chain])
+    reading = readers.read("svbench", tmp_path / "sv", place("v.mp4"))
+    assert score(replay(controls.Oracle(), reading.items)).accuracy == 1.0
+    # "a red dog" against itself is 1, against "two birds" nothing.
+    assert score(replay(controls.Constant("a red dog"), reading.items)).accuracy == 0.5
+    assert score(replay(controls.Constant("never"), reading.items)).accuracy == 0.0
+
+
+@pytest.mark.proves("streamgaze", 3)
+def test_streamgaze_gives_always_yes_its_prevalence(write, place, tmp_path):
+    truth = [0, 0, 1, 0, 0, 0, 1]
+    alert = {
+        "question": "Tell me.", "target_object": "cup",
+        "test_info": [{"realtime": 1 + number, "type": kind} for number, kind in enumerate(truth)],
+    }  # fmt: skip
+    write("gaze/OAA.json", [{"video_path": "g.mp4", "questions": [alert]}])
+    reading = readers.read("streamgaze", tmp_path / "gaze", place("g.mp4"))
+    yes, no = (official(replay(controls.Constant(word), reading.items)) for word in ("Yes", "No"))
+    assert yes["Average"] == pytest.approx(sum(truth) / len(truth)) and no["Average"] == pytest.approx(1 - yes["Average"])
+    assert official(replay(controls.Oracle(), reading.items))["Average"] == 1.0
+
+
+@pytest.mark.proves("streamgaze", 2)
 def test_streamgaze_windows_of_the_present_and_alerts(write, place, tmp_path):
     question = {"question": "Q?", "time_stamp": "00:05", "answer": "A", "options": ["A. x", "B. y", "C. z", "D. w"]}
     alert = {
