@@ -96,7 +96,7 @@ def evaluate(
     seconds: Seconds = None,
     as_json: options.Json = False,
     progress: options.Progress = "auto",
-    model: options.Model = "pocket-aware",
+    model: options.Model = "",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     pairs: options.Pairs = None,
@@ -107,7 +107,10 @@ def evaluate(
     """Watch a suite's videos, ask its questions on the way, print accuracy with 95 % intervals.
 
     Example: onlooker eval pocketworld --limit 200 --memory last_frames
+
+    Without --model: pocket-aware, and above L0 pocket-stc, which learnt all levels.
     """
+    model = model or ("pocket-aware" if level == "L0" else "pocket-stc")
     if suite in SUITES:
         _live(suite, response, seconds, methods, limit, as_json, Working(progress, as_json), {
             "model": model, "device": device, "seed": seed, "level": level, "fps": fps, "workers": workers, "out": out,

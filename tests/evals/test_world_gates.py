@@ -95,3 +95,19 @@ def test_the_gates_of_a_model_are_measured_through_the_engine():
     rows = list(world_gates.of_a_model("L2", 16, "pocket", 4))
     assert [row["gate"] for row in rows] == ["dense", "last frame", "dense minus oracle", "dense minus random"]
     assert all(-1 <= row["value"] <= 1 for row in rows)
+
+
+@pytest.mark.parametrize(("level", "given", "used"), [
+    ("L0", [], "pocket-aware"), ("L2", [], "pocket-stc"), ("L2", ["--model", "pocket-naive"], "pocket-naive"),
+])  # fmt: skip
+def test_a_level_is_put_to_a_model_that_learnt_it(level, given, used, monkeypatch):
+    from typer.testing import CliRunner
+
+    from onlooker.cli import evaluate
+    from onlooker.cli.app import app
+
+    seen = []
+    monkeypatch.setattr(evaluate, "_one", lambda settings, *_: seen.append(settings))
+    result = CliRunner().invoke(app, ["eval", "pocketworld", "--level", level, "--limit", "8", *given])
+    assert result.exit_code == 0, result.output
+    assert [(one.level, one.model) for one in seen] == [(level, used)]
