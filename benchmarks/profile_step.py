@@ -37,8 +37,9 @@ def main() -> None:
     card = machine_card(model, weights)
     print("\n".join(f"{name}: {value}" for name, value in card.items()), flush=True)
     engine = Engine(model, encoder=options.encoder, compressor=options.compressor, memory=options.memory, kv=options.kv)
-    clips = [list(make_episode(seed, "test", 16).frames(fps=1.0)) for seed in range(4)]
-    size = clips[0][0].image.shape
+    # Resized beforehand, as the scheduler does it, in worker threads.
+    clips = [[engine.resize(frame.image) for frame in make_episode(n, "test", 16).frames(fps=1.0)] for n in range(4)]
+    size = clips[0][0].shape
     if model.spec.device.type == "cuda":
         engine.prepare(most_frames=options.frames, most_tokens=options.frames * 212, picture=(size[0], size[1]))
     sessions = [engine.open() for _ in range(options.frames)]
@@ -47,9 +48,7 @@ def main() -> None:
 
     def step() -> tuple[float, float]:
         nonlocal turn
-        arrivals = [
-            (session, Frame(clips[n % 4][(turn + n) % 16].image, float(turn))) for n, session in enumerate(sessions)
-        ]
+        arrivals = [(session, Frame(clips[n % 4][(turn + n) % 16], float(turn))) for n, session in enumerate(sessions)]
         turn += 1
         engine.wait()
         start = time.perf_counter()
@@ -74,7 +73,7 @@ def main() -> None:
     if options.python:
         _functions(step)
     result |= _profiled(engine, step) | {"stages_ms": _stages(engine, sessions, step)}
-    print(json.dumps({"bench": "profile_step"} | card | result), flush=True)
+    print(json.dumps({"bench": "profile_step"} | card | {"kv": options.kv} | result), flush=True)
 
 
 def _functions(step: Any, steps: int = 10) -> None:

@@ -36,6 +36,7 @@ def streams(
     context: typer.Context,
     model: BenchModel = "pocket-aware",
     methods: Any = None,
+    kv: options.KV = "",
     fps: options.Fps = 1.0,
     frame_lag: Annotated[float, typer.Option(help="Seconds in which 95% of the frames are in memory.")] = 1.0,
     first_token: Annotated[float, typer.Option(help="Seconds to the first token of 95% of the answers.")] = 0.5,
@@ -67,7 +68,7 @@ def streams(
     from onlooker.cli.curve import check_can_draw
 
     demand = Demand(fps, frame_lag, first_token, questions, answer_tokens, most_frames, trial)
-    options.engine_settings(methods)  # a typing error costs no loading
+    options.engine_settings(methods, kv=kv)  # a typing error costs no loading
     if picture is not None:
         check_can_draw()
     if devices is not None:
@@ -76,7 +77,7 @@ def streams(
     working = Working(progress, as_json)
     with working.loading(model):
         loaded, weights = load_for_timing(model, dtype, device)
-    card = machine_card(loaded, weights) | floors(model, loaded) | {"demand": dataclasses.asdict(demand)}
+    card = machine_card(loaded, weights) | floors(model, loaded) | {"demand": dataclasses.asdict(demand), "kv": kv}
     if not as_json:
         show_card(card)
     results: dict[str, Any] = {}
@@ -84,7 +85,7 @@ def streams(
     for name, settings in _pipelines(loaded, methods, demand, dense):
         with working.counting("preparing", "trials", None) as step:
             tell = None if working.draws else _tell
-            results[name] = _search(loaded, settings, demand, first, most, seconds, step, tell) | settings
+            results[name] = _search(loaded, settings, kv, demand, first, most, seconds, step, tell) | settings
         if not as_json:
             print(f"\n{name}: {' '.join(f'{kind}={text}' for kind, text in telling(settings).items())}")
             show_search(results[name], demand)
@@ -141,7 +142,7 @@ def _tell(trial: "Trial") -> None:
 
 
 def _search(
-    model: "VideoModel", settings: dict[str, str], demand: "Demand", first: int, most: int, seconds: float,
+    model: "VideoModel", settings: dict[str, str], kv: str, demand: "Demand", first: int, most: int, seconds: float,
     step: Step, tell: "Callable[[Trial], None] | None",
 ) -> dict[str, Any]:  # fmt: skip
     from onlooker.cli.crowd import Crowd, find_most
@@ -149,7 +150,7 @@ def _search(
     from onlooker.engine import Engine
 
     chosen: Any = _of_engine(settings)
-    engine = Engine(model, **chosen)
+    engine = Engine(model, kv=kv, **chosen)
     began, shown = time.perf_counter(), pictures(24)
     if model.spec.device.type == "cuda":
         _prepare(engine, demand, shown, step)

@@ -16,6 +16,8 @@ from onlooker.core.contracts.codec import Codec, Part
 from onlooker.core.errors import InputError
 
 NAMES = ("codes", "step", "low")
+MOST_READ = 64
+"""Tokens that an attention kernel takes at once."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Integers(Codec):
     def __post_init__(self) -> None:
         if self.group < 1:
             raise InputError("a group of tokens has at least one", given=f"group={self.group}", do="use 1 or more")
+
+    @property
+    def form(self) -> str:
+        """Kernels read groups of up to 64 tokens."""
+        return f"int{self.bits}:{self.group}" if self.group <= MOST_READ else ""
 
     def parts(self, kv_heads: int, num_tokens: int, head_dim: int, dtype: torch.dtype) -> dict[str, Part]:
         """Codes, steps and smallest numbers of keys and values."""

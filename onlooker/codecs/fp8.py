@@ -37,6 +37,11 @@ class FP8(Codec):
                 "this device has no 8-bit floating point numbers", given=name, do="use int8 instead of fp8"
             )
 
+    @property
+    def form(self) -> str:
+        """Kernels read such numbers where they lie."""
+        return "fp8:64"
+
     def parts(self, kv_heads: int, num_tokens: int, head_dim: int, dtype: torch.dtype) -> dict[str, Part]:
         """Bytes and scales of keys and values."""
         parts: dict[str, Part] = {}

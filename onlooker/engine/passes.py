@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import VideoModel
+from onlooker.core.contracts import Codec, VideoModel
 from onlooker.core.errors import InputError, ModelError
 from onlooker.engine.packing import Work, results, run_pass
+from onlooker.kernels.coded_rows import Form
 from onlooker.kernels.graph import CapturedStep
 from onlooker.kernels.packed_attention import (
     HEAD_DIMS,
@@ -62,8 +63,9 @@ class Passes(ABC):
         """
 
 
-def make_passes(model: VideoModel, kind: str) -> Passes:
-    """Passes of a kind: plain, packed or auto (packed on CUDA where the kernel knows the model's head size).
+def make_passes(model: VideoModel, kind: str, device_codec: Codec | None = None) -> Passes:
+    """Passes of a kind: plain, packed or auto (packed on CUDA where the kernel knows the model's head size), over
+    memories whose blocks lie on the device as `device_codec` says.
 
     Raises `InputError` for another word and `ModelError` when packed kernels lack the head size.
     """
@@ -72,7 +74,8 @@ def make_passes(model: VideoModel, kind: str) -> Passes:
         kind = "packed" if on_gpu and model.spec.head_dim in HEAD_DIMS else "plain"
     if kind not in ("plain", "packed"):
         raise InputError("there are no such passes", given=f"passes={kind}", do="auto, plain or packed")
-    return PackedPasses(model, kernels=on_gpu) if kind == "packed" else PlainPasses(model)
+    form = None if device_codec is None else Form.of(device_codec.form)
+    return PackedPasses(model, kernels=on_gpu, form=form) if kind == "packed" else PlainPasses(model)
 
 
 class PlainPasses(Passes):
@@ -100,9 +103,10 @@ class PackedPasses(Passes):
     blocks that are larger than a pass and may not be cut, go through a plain pass, counted in `counts.plain`.
     """
 
-    def __init__(self, model: VideoModel, *, kernels: bool) -> None:
+    def __init__(self, model: VideoModel, *, kernels: bool, form: Form | None = None) -> None:
+        """`form`: how rows in codes lie, for the kernels."""
         super().__init__()
-        self._model, self._kernels = model, kernels
+        self._model, self._kernels, self._form = model, kernels, form
         self._steps: dict[int, LanguageStep] = {}
         self._sizes: tuple[int, ...] | None = None
 
@@ -126,7 +130,7 @@ class PackedPasses(Passes):
         self._steps.clear()
         for size in sorted(sizes, reverse=True):
             self._steps[size] = LanguageStep(
-                self._model, size, self._kernels, captured=True, pool=pool, extras=extras or {}
+                self._model, size, self._kernels, captured=True, pool=pool, extras=extras or {}, form=self._form
             )
             on_step(f"read {size} tokens")
         self._sizes = tuple(sorted(sizes))
@@ -176,7 +180,7 @@ class PackedPasses(Passes):
             return self._steps[next(size for size in self._sizes if size >= num_tokens)]
         size = pass_sizes(num_tokens)[-1]
         if size not in self._steps:
-            self._steps[size] = LanguageStep(self._model, size, self._kernels, captured=False)
+            self._steps[size] = LanguageStep(self._model, size, self._kernels, captured=False, form=self._form)
         return self._steps[size]
 
 
@@ -192,12 +196,13 @@ class LanguageStep:
         captured: bool,
         pool: Any = None,
         extras: Mapping[str, Tensor] = {},
+        form: Form | None = None,
     ) -> None:
         spec = model.spec
         self.num_tokens = num_tokens
         self._model, self._axes = model, spec.position_axes
         self.tables = PassTables(spec, num_tokens, min(num_tokens, MOST_SEGMENTS), tiles_for(num_tokens))
-        self._attention = RowAttention(self.tables) if kernels else PlainRowAttention(self.tables)
+        self._attention = RowAttention(self.tables, form) if kernels else PlainRowAttention(self.tables)
         self._embeddings = torch.zeros(num_tokens, spec.hidden_dim, dtype=spec.dtype, device=spec.device)
         # A graph reads the rows beside its tokens from where they were when it was captured.
         self._beside = {name: rows.new_zeros(num_tokens, *rows.shape[1:]) for name, rows in extras.items()}

@@ -8,7 +8,10 @@ r % G. Imported only where Triton is there; layout of the tables in `packed_atte
 import triton
 import triton.language as tl
 
-COLUMNS = tl.constexpr(25)
+from onlooker.kernels._coded_rows_triton import tile_keys, tile_values
+
+COLUMNS = tl.constexpr(29)
+TILE_COLUMNS = tl.constexpr(6)
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -87,33 +90,27 @@ def _turned_queries(queries, cos, sin, token, head, real, head_stride, token_str
     return (plain * cosines + sign * other * sines).to(queries.dtype.element_ty)
 
 
+@triton.jit
+def _taken_in(logits, v, peak, total, acc, PRECISION: tl.constexpr):
+    """The running softmax with one more tile: logits `[M, N]` and values `[N, D]`."""
+    higher = tl.maximum(peak, tl.max(logits, 1))
+    weights = tl.exp2(logits - higher[:, None])
+    shrink = tl.exp2(peak - higher)
+    total = total * shrink + tl.sum(weights, 1)
+    acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
+    return higher, total, acc
+
+
 @triton.jit(do_not_specialize=["layer"])
 def attend_rows(
-    queries,
-    cos,
-    sin,
-    table,
-    blocks,
-    out,
-    lse,
-    split_out,
-    split_lse,
-    layer,
-    num_tokens,
-    head_stride,
-    token_stride,
-    scale,
-    HQ: tl.constexpr,
-    G: tl.constexpr,
-    D: tl.constexpr,
-    M: tl.constexpr,
-    N: tl.constexpr,
-    SPLITS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    queries, cos, sin, table, blocks, out, lse, split_out, split_lse, layer, num_tokens, head_stride, token_stride,
+    scale, layers, HQ: tl.constexpr, G: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    SPLITS: tl.constexpr, PRECISION: tl.constexpr, KIND: tl.constexpr, GROUP: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
     """One tile of queries of one key-value head over (a share of) its past and own rows. Grid (tiles, H, SPLITS).
 
-    `scale` includes log2(e): weights are powers of two. With SPLITS > 1 the result is a part, for `join_splits`.
+    `scale` includes log2(e): weights are powers of two. With SPLITS > 1 the result is a part, for `join_splits`. KIND
+    says how rows of the past lie that lie in codes (-1: nobody has any), in tiles of at most TILE rows.
     """
     tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     segment = tl.load(blocks + 2 * tile)
@@ -146,7 +143,10 @@ def attend_rows(
     together = tl.load(facts + 20) != 0  # its tokens all see each other
     last_token = tl.minimum((first_row + M - 1) // G, count - 1)
     last_seen = own_before + tl.where(together, count, last_token + 1)
-    all_tiles = past_tiles + tl.cdiv(last_seen, N)
+    coded_tiles = 0
+    if KIND >= 0:
+        coded_tiles = tl.load(facts + 26).to(tl.int32)
+    all_tiles = past_tiles + coded_tiles + tl.cdiv(last_seen, N)
     share = tl.cdiv(all_tiles, SPLITS)
     begin = split * share
     end = tl.minimum(begin + share, all_tiles)
@@ -161,13 +161,18 @@ def attend_rows(
         k = tl.load(past_keys + at[None, :] * D + dims[:, None], mask=there[None, :], other=0.0)
         logits = tl.dot(q, k, input_precision=PRECISION) * scale
         logits = tl.where(there[None, :], logits, float("-inf"))
-        higher = tl.maximum(peak, tl.max(logits, 1))
-        weights = tl.exp2(logits - higher[:, None])
-        shrink = tl.exp2(peak - higher)
         v = tl.load(past_values + at[:, None] * D + dims[None, :], mask=there[:, None], other=0.0)
-        total = total * shrink + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(element), v, acc * shrink[:, None], input_precision=PRECISION)
-        peak = higher
+        peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
+    if KIND >= 0:
+        tiles, lanes = tl.load(facts + 25).to(tl.pointer_type(tl.int64)), tl.arange(0, TILE)
+        for number in range(tl.maximum(begin, past_tiles), tl.minimum(end, past_tiles + coded_tiles)):
+            one = tiles + (number - past_tiles) * TILE_COLUMNS
+            k = tile_keys(one, layer, layers, kv_head, lanes, element, HQ // G, D, KIND, GROUP)
+            logits = tl.dot(q, k, input_precision=PRECISION) * scale
+            logits = tl.where((lanes < tl.load(one + 3))[None, :], logits, float("-inf"))
+            v = tile_values(one, layer, layers, kv_head, lanes, element, HQ // G, D, KIND, GROUP)
+            peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
+    past_tiles += coded_tiles
     for number in range(tl.maximum(begin, past_tiles) - past_tiles, end - past_tiles):
         at = number * N + columns
         there = at < last_seen
@@ -175,13 +180,8 @@ def attend_rows(
         logits = tl.dot(q, k, input_precision=PRECISION) * scale
         seen = (at[None, :] <= (own_before + place)[:, None]) | together
         logits = tl.where(seen & there[None, :], logits, float("-inf"))
-        higher = tl.maximum(peak, tl.max(logits, 1))
-        weights = tl.exp2(logits - higher[:, None])
-        shrink = tl.exp2(peak - higher)
         v = tl.load(own_values + at[:, None] * D + dims[None, :], mask=there[:, None], other=0.0)
-        total = total * shrink + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(element), v, acc * shrink[:, None], input_precision=PRECISION)
-        peak = higher
+        peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
 
     # A share without any tile has nothing to say: total 0, and its logarithm is minus infinity.
     result = acc / tl.where(total > 0, total, 1.0)[:, None]
@@ -255,6 +255,7 @@ def note_looks(
     group, columns, dims = tl.arange(0, G_CEIL), tl.arange(0, N), tl.arange(0, D)
     real = group < G
     tokens = token + tl.zeros([G_CEIL], dtype=tl.int32)
+    behind = past_rows + tl.load(facts + 27).to(tl.int32)  # rows in codes lie between
     for number in range(share, past_tiles + tl.cdiv(own_rows, N), SHARES):
         is_past = number < past_tiles
         at = tl.where(is_past, number, number - past_tiles) * N + columns
@@ -277,10 +278,62 @@ def note_looks(
             own = tl.where(at < tl.where(is_past, seen, own_rows), tl.sum(weights, 0), 0.0)
             looks += own
             if apart != 0:
-                noted = ledger + kv_head * apart + tl.where(is_past, 0, past_rows) + at
+                noted = ledger + kv_head * apart + tl.where(is_past, 0, behind) + at
                 before = tl.load(noted, mask=there, other=0.0)
                 tl.store(noted, before + own / HQ, mask=there)
         if apart == 0:
-            noted = ledger + tl.where(is_past, 0, past_rows) + at
+            noted = ledger + tl.where(is_past, 0, behind) + at
             before = tl.load(noted, mask=there, other=0.0)
             tl.store(noted, before + looks / HQ, mask=there)
+
+
+@triton.jit(do_not_specialize=["layer"])
+def note_looks_at_codes(
+    queries,
+    cos,
+    sin,
+    table,
+    lse,
+    layer,
+    head_stride,
+    token_stride,
+    scale,
+    layers,
+    HQ: tl.constexpr,
+    G: tl.constexpr,
+    G_CEIL: tl.constexpr,
+    D: tl.constexpr,
+    SHARES: tl.constexpr,
+    PRECISION: tl.constexpr,
+    KIND: tl.constexpr,
+    GROUP: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """As `note_looks`, averaged over heads, of the rows that lie in codes. Grid (S, SHARES)."""
+    segment, share = tl.program_id(0), tl.program_id(1)
+    facts = table + segment * COLUMNS
+    ledger_at = tl.load(facts + 13)
+    if ledger_at == 0:
+        return
+    token = (tl.load(facts + 11) + tl.load(facts + 12) - 1).to(tl.int32)
+    element = queries.dtype.element_ty
+    past_rows = tl.load(facts + 4)
+    ledger = ledger_at.to(tl.pointer_type(tl.float32)) + layer * tl.load(facts + 14)
+    group, lanes = tl.arange(0, G_CEIL), tl.arange(0, TILE)
+    real = group < G
+    tokens = token + tl.zeros([G_CEIL], dtype=tl.int32)
+    tiles = tl.load(facts + 25).to(tl.pointer_type(tl.int64))
+    for number in range(share, tl.load(facts + 26).to(tl.int32), SHARES):
+        one = tiles + number * TILE_COLUMNS
+        there = lanes < tl.load(one + 3)
+        noted = ledger + past_rows + (tl.load(one + 5) - tl.load(facts + 28)) + lanes
+        looks = tl.zeros([TILE], dtype=tl.float32)
+        for kv_head in range(HQ // G):
+            head = kv_head * G + group
+            q = _turned_queries(queries, cos, sin, tokens, head, real, head_stride, token_stride, D)
+            k = tile_keys(one, layer, layers, kv_head, lanes, element, HQ // G, D, KIND, GROUP)
+            logits = tl.dot(q, k, input_precision=PRECISION) * scale
+            mass = tl.load(lse + token.to(tl.int64) * HQ + head, mask=real, other=0.0)
+            looks += tl.sum(tl.where(real[:, None], tl.exp2(logits - mass[:, None]), 0.0), 0)
+        before = tl.load(noted, mask=there, other=0.0)
+        tl.store(noted, before + looks / HQ, mask=there)

@@ -20,10 +20,12 @@ from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
 from onlooker.core.errors import InputError, ModelError
+from onlooker.kernels.coded_rows import KINDS, CodedRows, Form
 
-COLUMNS = 25
+COLUMNS = 29
 """Numbers per segment in the table: 0-4 past, 5-9 own rows, 10-12 counts, 13-15 ledger, 16 rows seen of the past, 17
-stride of the ledger's heads, 18-19 raw keys, 20 whether its tokens all see each other, 21-24 queries."""
+stride of the ledger's heads, 18-19 raw keys, 20 whether its tokens all see each other, 21-24 queries, 25-28 rows in
+codes: address of their tiles, tiles, rows, rows before the first."""
 
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
@@ -56,9 +58,9 @@ class Rows:
     """How many of the past rows each layer and head sees, the first ones, int32 `[layers, kv_heads]` on the device;
     None: all."""
     ledger: Tensor | None = None
-    """Float32 `[layers, past rows + own_noted]`, to which the last token's weights on the past and on the first own
-    rows are added, averaged over heads; or `[layers, kv_heads, past rows + own_noted]`, of which the sum over heads is
-    that. None: nobody asks."""
+    """Float32 `[layers, past rows + coded rows + own_noted]`, to which the last token's weights on the past and on the
+    first own rows are added, averaged over heads; or, where no rows lie in codes, `[layers, kv_heads, past rows +
+    own_noted]`, of which the sum over heads is that. None: nobody asks."""
     own_noted: int = 0
     """Own rows that the ledger counts; they are there before the new tokens."""
     causal: bool = True
@@ -68,6 +70,8 @@ class Rows:
     room of their own; None where nobody asks."""
     asked_from: int = 0
     """The first own row whose queries are asked for."""
+    coded: CodedRows | None = None
+    """Further rows of the past, behind those of `past_keys`, that lie in codes."""
 
     @property
     def num_tokens(self) -> int:
@@ -202,8 +206,14 @@ class PlainRowAttention:
 class RowAttention:
     """The kernels over `PassTables` (`core.contracts.Attention`). Raises `ModelError` for head sizes they lack."""
 
-    def __init__(self, tables: PassTables) -> None:
+    def __init__(self, tables: PassTables, form: Form | None = None) -> None:
+        """`form`: how rows in codes lie; None: there are none."""
         spec = tables.spec
+        self._codes = {
+            "KIND": -1 if form is None else KINDS.index(form.kind),
+            "GROUP": 1 if form is None else form.group,
+            "TILE": 16 if form is None else max(16, _power_of_two(form.group)),
+        }
         if spec.head_dim not in HEAD_DIMS:
             raise ModelError(
                 "the packed attention kernel needs a head size that is a power of two",
@@ -250,7 +260,7 @@ class RowAttention:
         )
         kernels.attend_rows[(tables.num_blocks, kv_heads, tiles.splits)](
             *(queries, cos, sin, tables.table, tables.blocks, self._out, self._lse, self._split_out, self._split_lse),
-            *(layer, tokens, queries.stride(0), queries.stride(1), scale_2),
+            *(layer, tokens, queries.stride(0), queries.stride(1), scale_2, spec.num_layers),
             HQ=heads,
             G=groups,
             D=dim,
@@ -258,6 +268,7 @@ class RowAttention:
             N=tiles.keys,
             SPLITS=tiles.splits,
             PRECISION=precision,
+            **self._codes,
             num_warps=tiles.warps,
             num_stages=tiles.stages,
         )
@@ -268,16 +279,13 @@ class RowAttention:
                 D=dim,
                 SPLITS=tiles.splits,
             )
-        kernels.note_looks[(tables.num_segments, LOOK_SHARES)](
-            *(queries, cos, sin, tables.table, self._lse, layer, queries.stride(0), queries.stride(1), scale_2),
-            HQ=heads,
-            G=groups,
-            G_CEIL=max(16, _power_of_two(groups)),
-            D=dim,
-            N=64,
-            SHARES=LOOK_SHARES,
-            PRECISION=precision,
-        )
+        looked = (queries, cos, sin, tables.table, self._lse, layer, queries.stride(0), queries.stride(1), scale_2)
+        sizes = {"HQ": heads, "G": groups, "G_CEIL": max(16, _power_of_two(groups)), "D": dim}
+        sizes |= {"SHARES": LOOK_SHARES, "PRECISION": precision}
+        grid = (tables.num_segments, LOOK_SHARES)
+        kernels.note_looks[grid](*looked, N=64, **sizes)
+        if self._codes["KIND"] >= 0:
+            kernels.note_looks_at_codes[grid](*looked, spec.num_layers, **sizes, **self._codes)
         return self._out
 
 
@@ -303,8 +311,10 @@ def attend_plainly(
         first = rows.own_before + skipped - rows.asked_from
         rows.own_queries[layer, :, first : first + count - skipped] = looks[:, skipped:]
     past, own = rows.past_keys.shape[2], slice(0, rows.own_before + count)
-    seen_keys = torch.cat((rows.past_keys[layer], rows.own_keys[layer, :, own]), dim=1).float()
-    seen_values = torch.cat((rows.past_values[layer], rows.own_values[layer, :, own]), dim=1).float()
+    pieces = [(rows.past_keys[layer], rows.past_values[layer])]
+    pieces += [] if rows.coded is None else [rows.coded.read(layer)]
+    pieces.append((rows.own_keys[layer, :, own], rows.own_values[layer, :, own]))
+    seen_keys, seen_values = (torch.cat([piece[n] for piece in pieces], dim=1).float() for n in range(2))
     groups = len(queries) // len(keys)
     logits = turned @ seen_keys.repeat_interleave(groups, 0).transpose(1, 2) * scale
     mask = torch.ones(logits.shape[1:], dtype=torch.bool, device=logits.device)
@@ -316,7 +326,8 @@ def attend_plainly(
         mask[:, :, :past] &= seen[:, None]
     weights = logits.masked_fill(~mask, float("-inf")).softmax(-1)
     if rows.ledger is not None:
-        looks = weights[:, -1, : past + rows.own_noted]
+        coded = 0 if rows.coded is None else rows.coded.num_rows
+        looks = weights[:, -1, : past + coded + rows.own_noted]
         apart = rows.ledger.ndim == 3
         rows.ledger[layer] += looks.unflatten(0, (-1, groups)).sum(1) / len(looks) if apart else looks.mean(0)
     return (weights @ seen_values.repeat_interleave(groups, 0)).transpose(0, 1).to(queries.dtype)
@@ -366,7 +377,14 @@ def _facts(rows: Rows, start: int) -> list[int]:
         0 if asked is None else asked.stride(0),
         0 if asked is None else asked.stride(1),
         rows.asked_from,
+        *_coded_facts(rows.coded),
     ]
+
+
+def _coded_facts(coded: CodedRows | None) -> tuple[int, int, int, int]:
+    if coded is None or coded.tiles is None:
+        return 0, 0, 0, 0
+    return coded.tiles.data_ptr(), len(coded.tiles), coded.num_rows, coded.first_row
 
 
 def _power_of_two(number: int) -> int:

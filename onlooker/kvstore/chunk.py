@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from onlooker.core.errors import InputError
 from onlooker.core.spans import Span, SpanKind
+from onlooker.kernels.coded_rows import CodedRows, in_kernels
 from onlooker.kernels.packed_attention import Rows
 from onlooker.kvstore.arena import allocate
 from onlooker.kvstore.attention import Turned, attend_causally, causal_mask
@@ -27,6 +29,8 @@ class _Shared:
     """Rotated keys of all that it sees, itself included, layer by layer."""
     seen_values: tuple[Tensor, ...]
     mask: Tensor | None
+    coded: CodedRows | None
+    """What it sees between the resident rows and its own."""
     angles: tuple[Tensor, Tensor] | None = None
     """Cosines and sines, once they were needed."""
 
@@ -46,6 +50,7 @@ class Chunk:
         self._store, self._block, self._times, self.raw = store, block, (start_s, end_s), raw
         self._kind: SpanKind = kind
         self._head, self._tail, self._end = window.head, window.tail, window.tail + block.num_tokens
+        self._coded = window.coded_rows()
         self._shared: _Shared | None = None
         self._written = 0
         spec, count = store.spec, min(store.num_queries, block.num_tokens)
@@ -76,26 +81,35 @@ class Chunk:
         if self.queries is not None:
             self.queries[layer].copy_(turned[0][:, -self.queries.shape[2] :])
         self._written += 1
-        return attend_causally(turned[0], shared.seen_keys[layer], shared.seen_values[layer], shared.mask, scale)
+        seen_keys, seen_values = shared.seen_keys[layer], shared.seen_values[layer]
+        if shared.coded is not None:
+            lead = self._tail - self._head
+            both = zip((seen_keys, seen_values), shared.coded.read(layer), strict=True)
+            seen_keys, seen_values = (torch.cat((own[:, :lead], far, own[:, lead:]), dim=1) for own, far in both)
+        return attend_causally(turned[0], seen_keys, seen_values, shared.mask, scale)
 
     def _prepare(self) -> "_Shared":
         """What is the same in every layer, or is cut into layers, made once."""
         spec, arena = self._store.spec, self._store._window.arena
         seen, new = slice(self._head, self._end), slice(self._tail, self._end)
+        num_seen = self._end - self._head + (0 if self._coded is None else self._coded.num_rows)
         self._shared = _Shared(
             own=(*(tensor[:, :, new].unbind(0) for tensor in arena.tensors), self.raw.unbind(0)),
             seen_keys=arena.keys[:, :, seen].unbind(0),
             seen_values=arena.values[:, :, seen].unbind(0),
-            mask=causal_mask(spec, self._block.num_tokens, self._end - self._head) if self.causal else None,
+            mask=causal_mask(spec, self._block.num_tokens, num_seen) if self.causal else None,
+            coded=self._coded,
         )
         return self._shared
 
     def shared(self, layer: int) -> None:
         """None: it is read by itself."""
 
-    def rows(self) -> Rows:
-        """All resident rows as the past, and the rows behind them (see `Segment.rows`)."""
+    def rows(self) -> Rows | None:
+        """All that is resident as the past, and the rows behind it (see `Segment.rows`)."""
         self._check_open()
+        if not in_kernels(self._coded, self._store.spec.device):
+            return None
         assert not self._written, "a chunk is either attended layer by layer or handed out, once"
         self._written = self._store.spec.num_layers
         arena, seen, new = self._store._window.arena, slice(self._head, self._tail), slice(self._tail, self._end)
@@ -111,6 +125,7 @@ class Chunk:
             causal=self.causal,
             own_queries=self.queries,
             asked_from=0 if self.queries is None else self._block.num_tokens - self.queries.shape[2],
+            coded=self._coded,
         )
 
     def seal(self) -> Span:

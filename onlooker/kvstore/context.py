@@ -1,5 +1,6 @@
 """What a question sees of the past: chosen blocks, gathered from both tiers and rotated once."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -7,16 +8,14 @@ import torch
 from torch import Tensor
 
 from onlooker.core.contracts import Codec, ModelSpec
+from onlooker.kernels.coded_rows import CodedRows
 from onlooker.kvstore.arena import Arena, allocate
 from onlooker.kvstore.blocks import Block, Entry, Offset
 from onlooker.kvstore.catalog import Catalog
-from onlooker.kvstore.coded import Coded
+from onlooker.kvstore.coded import BLOCKS_AT_ONCE, Coded, decode
 from onlooker.kvstore.melting import Melted
 from onlooker.kvstore.placing import Placing, lay_out
 from onlooker.kvstore.rotation import Rotary, rotate, spread
-
-BLOCKS_AT_ONCE = 16
-"""Parked blocks that are decoded together, which bounds the memory that it takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,24 +36,50 @@ class Context:
     """Bytes held beyond what the store holds anyway."""
     counts: Tensor | None = None
     """How many rows each layer and head sees, the first ones, int32 `[layers, kv_heads]`; None: all."""
+    coded: CodedRows | None = None
+    """Rows behind these that lie in codes, of all layers of the model."""
+    layer: int = 0
+    """Number of the first layer."""
     owners: Tensor | None = None
     """Where single rows were picked, or are left of what melted: the place of each row's block among `blocks`, int64
     `[layers, kv_heads, rows]`, or `[layers, 1, rows]` where all heads see the same. None: whole blocks, one after the
     other."""
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of a layer, those in codes included."""
+        return self.keys.shape[2] + (0 if self.coded is None else self.coded.num_rows)
+
+    def past(self, number: int = 0) -> tuple[Tensor, Tensor]:
+        """Keys and values of one of its layers, `[kv_heads, rows, head_dim]`."""
+        own = self.keys[number], self.values[number]
+        if self.coded is None:
+            return own
+        pairs = zip(own, self.coded.read(self.layer + number), strict=True)
+        keys, values = (torch.cat(pair, dim=1) for pair in pairs)
+        return keys, values
+
+    def decoded(self) -> "Context":
+        """The same with all rows as the model computes them."""
+        if self.coded is None:
+            return self
+        both = [self.past(number) for number in range(len(self.keys))]
+        keys, values = (torch.stack([one[n] for one in both]) for n in range(2))
+        owned = keys.nbytes + values.nbytes
+        return dataclasses.replace(self, keys=keys, values=values, coded=None, owned_bytes=owned)
+
     def layers(self) -> list["Context"]:
         """One context for each layer."""
         owned = self.owned_bytes // len(self.keys)
         return [
-            Context(
-                self.keys[n : n + 1],
-                self.values[n : n + 1],
-                self.blocks,
-                self.held,
-                self.reach,
-                owned,
-                None if self.counts is None else self.counts[n : n + 1],
-                None if self.owners is None else self.owners[n : n + 1],
+            dataclasses.replace(
+                self,
+                keys=self.keys[n : n + 1],
+                values=self.values[n : n + 1],
+                owned_bytes=owned,
+                counts=None if self.counts is None else self.counts[n : n + 1],
+                owners=None if self.owners is None else self.owners[n : n + 1],
+                layer=self.layer + n,
             )
             for n in range(len(self.keys))
         ]
@@ -78,12 +103,21 @@ class Sources:
     host: Catalog[Coded]
     """The parked blocks, as `codec` wrote them."""
     codec: Codec
+    coded: Catalog[Coded]
+    """Blocks on the device that lie in codes, as `device_codec` wrote them."""
+    device_codec: Codec
+    coded_rows: CodedRows | None
+    """All of those."""
     placing: Placing
     """What came behind all that was on the device."""
     turn: Rotary
     """Rotates what is rotated already (`rotation.by_steps`)."""
     held: tuple[Block, ...] = ()
     """Blocks that are in no store: the question reads them itself, before its own words."""
+
+    def coded_blocks(self) -> Iterable[tuple[int, Coded]]:
+        """Blocks on the device that lie in codes, by number."""
+        return ((unit.block.id, one) for unit in self.entries.values() if (one := self.coded.get(unit.block.id)))
 
     def num_tokens(self, chosen: tuple[int, ...]) -> int:
         """Rows that these blocks have together."""
@@ -110,12 +144,12 @@ class Sources:
         return torch.cat(parts, dim=2)
 
     def resident(self, chosen: tuple[int, ...], rows: slice) -> Context:
-        """A context without any copy: the blocks are what arena `rows` hold, which is all that was on the device."""
+        """A context without any copy: the blocks are what arena `rows` and codes hold, all that was on the device."""
         placing = self.placing.copy()
         held = tuple(placing.place(block) for block in self.held)
         keys, values = self.arena.keys[:, :, rows], self.arena.values[:, :, rows]
         owners = self.owners(chosen, self.spec.num_layers) if self.melted else None
-        return Context(keys, values, chosen, held, placing.reach, 0, owners=owners)
+        return Context(keys, values, chosen, held, placing.reach, 0, owners=owners, coded=self.coded_rows)
 
     def gather(self, chosen: tuple[int, ...], layers: range, fetched: tuple[int, ...] | None = None) -> Context:
         """A context of some neighbouring layers: packed positions (a block starts where the one before it ends), to
@@ -157,14 +191,16 @@ class Sources:
     def _fetch(self, chosen: tuple[int, ...], picked: slice, keys: Tensor, values: Tensor) -> None:
         """Copy some layers of these blocks one behind the other into keys and values `[layers, kv_heads, rows,
         head_dim]`, keys as they were written."""
-        coded: dict[int, list[tuple[Coded, slice]]] = {}
+        coded: dict[tuple[bool, int], list[tuple[Coded, slice]]] = {}
         runs: list[tuple[int, int, int]] = []
         anchors, at = [], 0
         for unit in self._units(chosen):
             block, count = unit.id, unit.num_tokens
             to = slice(at, at + count)
             if (slab := self.host.get(block)) is not None:
-                coded.setdefault(count, []).append((slab, to))
+                coded.setdefault((False, count), []).append((slab, to))
+            elif (slab := self.coded.get(block)) is not None:
+                coded.setdefault((True, count), []).append((slab, to))
             else:
                 row = self.rows[block] - self.moved
                 if runs and runs[-1][0] + runs[-1][2] == row and runs[-1][1] + runs[-1][2] == at:
@@ -179,23 +215,20 @@ class Sources:
             values[:, :, to].copy_(self.arena.values[picked, :, rows])
         for written, to in anchors:
             keys[:, :, to].copy_(written[picked])
-        for slabs in coded.values():  # of one size
+        for (on_device, _), slabs in coded.items():  # of one size
+            codec = self.device_codec if on_device else self.codec
             for first in range(0, len(slabs), BLOCKS_AT_ONCE):
-                self._decode(slabs[first : first + BLOCKS_AT_ONCE], picked, keys, values)
+                self._decode(codec, slabs[first : first + BLOCKS_AT_ONCE], picked, keys, values)
 
-    def _decode(self, slabs: list[tuple[Coded, slice]], picked: slice, keys: Tensor, values: Tensor) -> None:
-        """Bring some layers of parked blocks of one size to their places."""
-        if self.codec.plain:
+    def _decode(
+        self, codec: Codec, slabs: list[tuple[Coded, slice]], picked: slice, keys: Tensor, values: Tensor
+    ) -> None:
+        """Bring some layers of blocks of one size and codec to their places."""
+        if codec.plain:
             for slab, to in slabs:
                 keys[:, :, to].copy_(slab.parts["keys"][picked], non_blocking=True)
                 values[:, :, to].copy_(slab.parts["values"][picked], non_blocking=True)
             return
-        parts = {}
-        for name, like in slabs[0][0].parts.items():
-            shape = (len(slabs), *like[picked].shape)
-            parts[name] = allocate(shape, like.dtype, keys.device)
-            for number, (slab, _) in enumerate(slabs):
-                parts[name][number].copy_(slab.parts[name][picked], non_blocking=True)
-        decoded = self.codec.decode(parts, keys.dtype)
-        for number, (_, to) in enumerate(slabs):
-            keys[:, :, to], values[:, :, to] = decoded[0][number], decoded[1][number]
+        decoded = decode([slab for slab, _ in slabs], codec, picked, keys.dtype, keys.device)
+        for (_, to), (some_keys, some_values) in zip(slabs, decoded, strict=True):
+            keys[:, :, to], values[:, :, to] = some_keys, some_values

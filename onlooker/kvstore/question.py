@@ -93,6 +93,7 @@ class QuestionView:
             window.melted,
             store._host.copy(),
             store.host_codec,
+            *(window.coded.copy(), store.device_codec, window.coded_rows()),
             window.placing.copy(),
             store.turn,
             tuple(entries[span.id].block for span in self.held_spans),
@@ -174,6 +175,11 @@ class QuestionView:
             do = "use another memory, or no refiner"
             raise InputError("a question cannot be refined over melted blocks", given="both were chosen", do=do)
         words = self.segment(positions, extent)
+        if self._whole is not None and self._whole.coded is not None:
+            # Single rows of it will be picked: from here on it lies as the model computes it.
+            self._check_room(self._whole.blocks, self.spec.num_layers)
+            self._whole = self._whole.decoded()
+            self._contexts = self._whole.layers()
         self._refining = RefiningSegment(self, words, layer, pick, trims_all)
         return self._refining
 
@@ -244,6 +250,8 @@ class QuestionView:
         """Device bytes that exist because of this view; an arena the stream has left counts for each view of it."""
         left = self._reader is not None and self._sources.arena is not self._store._window.arena
         kept = self._sources.arena.num_bytes() if left else 0
+        there = self._store._window.coded
+        kept += sum(one.nbytes for n, one in self._sources.coded_blocks() if self._reader and n not in there)
         return kept + self._tail.nbytes + sum(context.owned_bytes for context in self._contexts)
 
     def close(self) -> None:
@@ -320,7 +328,7 @@ class QuestionView:
 
     def _forget_sources(self) -> None:
         """Let go of parked keys and values: what was chosen of them has been copied."""
-        self._sources = dataclasses.replace(self._sources, host=Catalog())
+        self._sources = dataclasses.replace(self._sources, host=Catalog(), coded=Catalog(), coded_rows=None)
 
     def _chosen(self, recall: Recall) -> tuple[int, ...]:
         blocks = recall.blocks

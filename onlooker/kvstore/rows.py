@@ -122,7 +122,7 @@ def side_by_side(contexts: Sequence[Context]) -> list[Context] | None:
 def new_ledger(context: Context, held_tokens: int, apart: bool = False) -> Tensor:
     """Room for the looks at a context and at what is held behind it, float32 `[layers, rows]`; `[layers, kv_heads,
     rows]` where heads see other rows, or if they shall be told `apart`."""
-    layers, kv_heads, rows, _ = context.keys.shape
+    (layers, kv_heads), rows = context.keys.shape[:2], context.num_rows
     heads = (kv_heads,) if apart or (context.owners is not None and context.owners.shape[1] > 1) else ()
     return allocate((layers, *heads, rows + held_tokens), torch.float32, context.keys.device).zero_()
 

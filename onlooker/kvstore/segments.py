@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from onlooker.kernels.coded_rows import in_kernels
 from onlooker.kernels.packed_attention import Rows
 from onlooker.kvstore.attention import OnPast, Turned, attend_context_and_tail, note_looks
 from onlooker.kvstore.blocks import Offset
@@ -36,7 +37,7 @@ class Retrieval:
         context = chosen[layer] if layer < len(chosen) else self._view._choose_layer(layer, queries, scale)
         # Layers may see different numbers of positions, so the angles are made per layer.
         cos, sin = self._view._sources.rotary(moved(self._positions, context.reach))
-        own, past = (rotate(keys, cos, sin), values), (context.keys[0], context.values[0])
+        own, past = (rotate(keys, cos, sin), values), context.past()
         counts = None if context.counts is None else context.counts[0]
         return attend_context_and_tail(rotate(queries, cos, sin), past, own, scale, counts=counts)[0]
 
@@ -108,7 +109,8 @@ class TailSegment:
         """The context, where it lies in the stream's own rows and is seen whole (see `Segment.shared`)."""
         self._view._check_open()
         context = self._view._contexts[layer]
-        return None if context.owned_bytes or context.counts is not None else _Past(self, layer)
+        alone = context.owned_bytes or context.counts is not None or context.coded is not None
+        return None if alone else _Past(self, layer)
 
     def look(self, layer: int, weights: Tensor) -> None:
         """Note where the last token looked, if somebody wants to know."""
@@ -139,7 +141,7 @@ class TailSegment:
         view, whole = self._view, self._view._whole
         view._check_open()
         offsets = () if whole is None else self._offsets(whole)
-        if whole is None or not offsets:
+        if whole is None or not offsets or not in_kernels(whole.coded, whole.keys.device):
             return None
         one = len(offsets) == 1
         return Rows(
@@ -154,6 +156,7 @@ class TailSegment:
             past_counts=whole.counts,
             ledger=view._ledgers[0] if self._cited else None,
             own_noted=view._held_tokens if self._cited else 0,
+            coded=whole.coded,
         )
 
     def _turns(self, context: Context) -> tuple[Tensor, Tensor]:
@@ -171,7 +174,7 @@ class _Past:
     def __init__(self, segment: TailSegment, layer: int) -> None:
         context = segment._view._contexts[layer]
         self._segment, self._layer = segment, layer
-        self.keys, self.values = context.keys[0], context.values[0]
+        self.keys, self.values = context.past()
 
     def begin(self, queries: Tensor, keys: Tensor, values: Tensor, turned: Turned) -> OnPast:
         """Join the view's tail (see `SharedPast.begin`)."""

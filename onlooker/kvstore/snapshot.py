@@ -21,7 +21,7 @@ from onlooker.kvstore.placing import Placing
 if TYPE_CHECKING:
     from onlooker.kvstore.store import KVStore
 
-FORMAT = 5
+FORMAT = 6
 
 
 def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -38,11 +38,18 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors["positions"] = torch.cat([none, *(entry.block.positions.cpu() for entry in entries)], dim=1)
     parked = [entry.span.id for entry in entries if entry.span.tier is Tier.HOST]
     tensors |= {f"host.{block}.{name}": part for block in parked for name, part in store._host[block].parts.items()}
+    tensors |= {
+        f"coded.{entry.block.id}.{name}": part.to("cpu", copy=True)
+        for entry in entries
+        if (coded := window.coded.get(entry.block.id)) is not None
+        for name, part in coded.parts.items()
+    }
     tensors |= {f"owners.{run}": one.owners.cpu() for run, one in window.melted.items()}
     tensors |= {f"written.{block}": keys.to("cpu", copy=True) for block, keys in window.written.items()}
     facts = {
         "format": FORMAT,
         "sizes": _sizes(store),
+        "device_codec": registry.describe(store.device_codec),
         "host_codec": registry.describe(store.host_codec),
         "next_id": store._next_id,
         "blocks": [
@@ -57,6 +64,7 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
                 "clock": entry.block.clock,
                 "written": list(entry.block.written),
                 "is_anchor": entry.block.id in window.written,
+                "is_coded": entry.block.id in window.coded,
                 "offset": list(window.offsets[entry.block.id]) if entry.block.id in window.offsets else None,
             }
             for entry in entries
@@ -66,8 +74,10 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """See `KVStore.load`. Parked blocks of another codec are decoded, and encoded by the store's own."""
-    if not isinstance(facts, Mapping) or set(facts) != {"format", "sizes", "host_codec", "next_id", "blocks"}:
+    """See `KVStore.load`. Blocks of another codec than the store's are decoded, and encoded by its own. On the device
+    blocks that a store in codes had as they are computed stay so; of one without codes those do that have moved or
+    melted, or lie before one that has."""
+    if not isinstance(facts, Mapping) or set(facts) != _FACTS:
         raise InputError("the stored blocks are damaged", given=str(facts)[:200], do="take a new snapshot")
     if facts["format"] != FORMAT or facts["sizes"] != _sizes(store):
         raise InputError(
@@ -76,16 +86,16 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
             do="open it with the model, dtype and version it was made with",
         )
     _check_blocks(store, facts)
-    codec = _codec(store, facts["host_codec"])
-    _check_tensors(store, codec, tensors, facts["blocks"])
-    _check_budgets(store, tensors, facts["blocks"])
+    written_by = _codec(store.host_codec, facts["host_codec"])
+    coded_by = _codec(store.device_codec, facts["device_codec"])
+    _check_tensors(store, coded_by, written_by, tensors, facts["blocks"])
+    lead = _lead(store, coded_by, facts["blocks"])
+    _check_budgets(store, tensors, facts["blocks"], lead)
     store._reset()
     window, device = store._window, store.spec.device
-    live = [tensors[f"device.{name}"] for name in ("keys", "values")]
-    window.arena = Arena(store.spec, live[0].shape[2])
-    for target, source in zip(window.arena.tensors, live, strict=True):
-        target.copy_(source)
-    start, runs = 0, _runs(facts["blocks"])
+    runs, laid = _runs(facts["blocks"]), _Laid(store, coded_by, tensors)
+    window.arena = Arena(store.spec, lead)
+    start = 0
     for fact in facts["blocks"]:
         resident, run = fact["offset"] is not None, fact["run"]
         tier = Tier.DEVICE if resident else Tier.HOST
@@ -98,9 +108,9 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
             name, size = (span.id, span.num_tokens) if run is None else (run, tensors[f"owners.{run}"].shape[2])
             block = Block(name, size, fact["extent"], positions, fact["clock"], tuple(fact["written"]))
             if resident:
-                window.append(block, tuple(fact["offset"]), is_prefix=fact["kind"] == "prefix")
+                laid.lay(block, fact, in_rows=window.tail < lead)
             else:
-                _park(store, block, codec, tensors)
+                _park(store, block, written_by, tensors)
             store._position_bytes += block.positions.nbytes
         store._entries[span.id] = Entry(span, block)
     window.melted = {run: Melted(names, tensors[f"owners.{run}"].to(device, copy=True)) for run, names in runs.items()}
@@ -109,6 +119,49 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
     store._next_id = facts["next_id"]
     window.placing = Placing.behind(reversed(window.blocks.values()), window.offsets, store.spec.position_axes)
     store._signals.load([fact["id"] for fact in facts["blocks"]], tensors["signals"].to(device))
+
+
+class _Laid:
+    """Blocks of a snapshot on their way to the device, in stream order."""
+
+    def __init__(self, store: "KVStore", codec: Codec, tensors: Mapping[str, Tensor]) -> None:
+        self._spec, self._window, self._own = store.spec, store._window, store.device_codec
+        self._codec, self._tensors = codec, tensors
+        self._row = 0
+        """Rows that were taken so far of those that lie as they were computed."""
+
+    def lay(self, block: Block, fact: Mapping[str, Any], in_rows: bool) -> None:
+        """Put the next block where it belongs: in rows, or in codes."""
+        window, spec, offset = self._window, self._spec, tuple(fact["offset"])
+        parts, states = {}, ()
+        if fact["is_coded"]:
+            names = self._codec.parts(1, 1, 2, spec.dtype)
+            parts = {name: self._tensors[f"coded.{block.id}.{name}"].to(spec.device) for name in names}
+            if in_rows or registry.describe(self._codec) != registry.describe(self._own):
+                states = self._codec.decode(parts, spec.dtype)
+        else:
+            rows = slice(self._row, self._row + block.num_tokens)
+            states = tuple(self._tensors[f"device.{name}"][:, :, rows].to(spec.device) for name in ("keys", "values"))
+            self._row = rows.stop
+        if in_rows:
+            for tensor, given in zip(window.arena.tensors, states, strict=True):
+                tensor[:, :, window.tail : window.tail + block.num_tokens] = given
+            window.take_rows(block, offset, is_prefix=fact["kind"] == "prefix")
+        else:
+            window.put(block, self._own.encode(*states) if states else parts, offset)
+
+
+def _lead(store: "KVStore", codec: Codec, blocks: list[Mapping[str, Any]]) -> int:
+    """Rows of the blocks on the device that will lie as they are computed: the oldest, or all."""
+    resident = [fact for fact in blocks if fact["offset"] is not None]
+    if not store.device_codec.plain:
+        stays = [not fact["is_coded"] if not codec.plain else _stays_as_it_is(fact) for fact in resident]
+        resident = resident[: len(stays) - stays[::-1].index(True) if True in stays else 0]
+    return sum(fact["num_tokens"] for fact in resident)
+
+
+def _stays_as_it_is(fact: Mapping[str, Any]) -> bool:
+    return fact["kind"] == "prefix" or fact["is_anchor"] or fact["run"] is not None
 
 
 def _park(store: "KVStore", block: Block, codec: Codec, tensors: Mapping[str, Tensor]) -> None:
@@ -120,13 +173,13 @@ def _park(store: "KVStore", block: Block, codec: Codec, tensors: Mapping[str, Te
     store._host_bytes += slab.nbytes
 
 
-def _codec(store: "KVStore", told: Any) -> Codec:
-    """The codec that wrote a snapshot's parked blocks: the store's own, or another that comes with this library."""
-    if told == registry.describe(store.host_codec):
-        return store.host_codec
+def _codec(own: Codec, told: Any) -> Codec:
+    """The codec that wrote a snapshot's blocks: the store's own, or another that comes with this library."""
+    if told == registry.describe(own):
+        return own
     if not isinstance(told, str) or told.partition(":")[0] not in registry.names("codec"):
         do = f"open it with that codec, or take a new one with one of: {', '.join(registry.names('codec'))}"
-        raise InputError("the snapshot's parked blocks are in a form that is not known", given=str(told)[:80], do=do)
+        raise InputError("the snapshot's blocks are in a form that is not known", given=str(told)[:80], do=do)
     return registry.make("codec", told)
 
 
@@ -139,14 +192,16 @@ def _runs(blocks: list[Mapping[str, Any]]) -> dict[int, tuple[int, ...]]:
     return runs
 
 
-_BLOCK = {"id", "kind", "num_tokens", "run", "start_s", "end_s", "extent", "clock", "written", "is_anchor", "offset"}
+_FACTS = {"format", "sizes", "device_codec", "host_codec", "next_id", "blocks"}
+_PLACE = {"extent", "clock", "written", "is_anchor", "is_coded", "offset"}
+_BLOCK = {"id", "kind", "num_tokens", "run", "start_s", "end_s"} | _PLACE
 
 
 def _check_blocks(store: "KVStore", facts: Mapping[str, Any]) -> None:
     """Raise `InputError` unless these facts describe blocks that a store could have written."""
     if not isinstance(facts["blocks"], list):
         raise InputError("the stored blocks are damaged", given=str(facts["blocks"])[:200], do="take a new snapshot")
-    next_id = 0
+    next_id, has_codes, before = 0, False, {"run": None}
     for order, fact in enumerate(facts["blocks"]):
         name = f"block {order} of the snapshot"
         if not isinstance(fact, Mapping) or set(fact) != _BLOCK or fact["kind"] not in typing.get_args(SpanKind):
@@ -155,9 +210,8 @@ def _check_blocks(store: "KVStore", facts: Mapping[str, Any]) -> None:
         next_id = whole(f"id of {name}", fact["id"], least=next_id, most=2**53) + 1
         whole(f"num_tokens of {name}", fact["num_tokens"], least=1 if fact["run"] is None else 0)
         if fact["run"] is not None:
-            before = facts["blocks"][order - 1] if order else {"run": None}
-            shared = ("extent", "clock", "written", "is_anchor", "offset")
-            goes_on = fact["run"] == before["run"] and all(fact[key] == before[key] for key in shared)
+            # Neighbours on the device: what lies between them may have been parked before they melted.
+            goes_on = fact["run"] == before["run"] and all(fact[key] == before[key] for key in _PLACE)
             whole(f"run of {name}", fact["run"], least=0 if goes_on else last, most=fact["id"])
             if fact["offset"] is None:
                 raise InputError(f"{name} cannot be melted", given=str(fact)[:200], do="take a new snapshot")
@@ -179,18 +233,26 @@ def _check_blocks(store: "KVStore", facts: Mapping[str, Any]) -> None:
             raise InputError(f"{name} is damaged", given=str(fact)[:200], do="take a new snapshot")
         if fact["is_anchor"] and fact["offset"] is None:
             raise InputError(f"{name} cannot be an anchor", given=str(fact)[:200], do="take a new snapshot")
+        if fact["offset"] is not None:
+            before = fact
+            has_codes |= fact["is_coded"] is True
+        stays = fact["offset"] is None or fact["run"] is not None or fact["is_anchor"] or fact["kind"] == "prefix"
+        if not isinstance(fact["is_coded"], bool) or (stays and fact["is_coded"]):
+            raise InputError(f"{name} cannot lie in codes", given=str(fact)[:200], do="take a new snapshot")
+        if has_codes and fact["offset"] is not None and not fact["is_coded"]:
+            raise InputError(f"{name} lies behind blocks in codes", given=str(fact)[:200], do="take a new snapshot")
         if fact["kind"] == "prefix" and (order or fact["offset"] is None):
             raise InputError(f"{name} cannot be the prefix", given=str(fact)[:200], do="take a new snapshot")
     whole("next_id of the snapshot", facts["next_id"], least=next_id, most=2**53)
 
 
 def _check_tensors(
-    store: "KVStore", codec: Codec, tensors: Mapping[str, Tensor], blocks: list[Mapping[str, Any]]
+    store: "KVStore", on_device: Codec, codec: Codec, tensors: Mapping[str, Tensor], blocks: list[Mapping[str, Any]]
 ) -> None:
     """Raise `InputError` unless the tensors are of the shapes and types that these blocks need, and no others."""
     spec = store.spec
     row = (spec.num_layers, spec.num_kv_heads)
-    resident = sum(fact["num_tokens"] for fact in blocks if fact["offset"] is not None)
+    resident = sum(fact["num_tokens"] for fact in blocks if fact["offset"] is not None and not fact["is_coded"])
     single = [fact["num_tokens"] for fact in blocks if fact["run"] is None]
     wanted: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         f"device.{name}": ((*row, resident, spec.head_dim), spec.dtype) for name in ("keys", "values")
@@ -205,9 +267,10 @@ def _check_tensors(
             run = fact["run"]
             name, size = (fact["id"], fact["num_tokens"]) if run is None else (run, rows[run])
             wanted[f"written.{name}"] = (*row, size, spec.head_dim), spec.dtype
-        if fact["offset"] is None:
-            parts = parts_of(spec, codec, fact["num_tokens"])
-            wanted |= {f"host.{fact['id']}.{name}": part for name, part in parts.items()}
+        if fact["offset"] is None or fact["is_coded"]:
+            tier, coder = ("coded", on_device) if fact["is_coded"] else ("host", codec)
+            parts = parts_of(spec, coder, fact["num_tokens"])
+            wanted |= {f"{tier}.{fact['id']}.{name}": part for name, part in parts.items()}
     found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     if found != wanted:
         wrong = sorted(name for name in {**found, **wanted} if found.get(name) != wanted.get(name))[0]
@@ -220,10 +283,15 @@ def _check_tensors(
             raise InputError("the stored owners of melted rows are damaged", given=given, do="take a new snapshot")
 
 
-def _check_budgets(store: "KVStore", tensors: Mapping[str, Tensor], blocks: list[Mapping[str, Any]]) -> None:
+def _check_budgets(store: "KVStore", tensors: Mapping[str, Tensor], blocks: list[Mapping[str, Any]], lead: int) -> None:
     parked = [fact["num_tokens"] for fact in blocks if fact["offset"] is None]
     host = sum(encoded_bytes(store.spec, store.host_codec, size) for size in parked)
-    device = sum(tensor.nbytes for name, tensor in tensors.items() if not name.startswith("host."))
+    elsewhere = ("host.", "coded.", "device.")
+    device = sum(tensor.nbytes for name, tensor in tensors.items() if not name.startswith(elsewhere))
+    device += lead * store.spec.kv_bytes_per_token
+    for size in (fact["num_tokens"] for fact in blocks if fact["offset"] is not None):
+        device += encoded_bytes(store.spec, store.device_codec, size) if lead <= 0 else 0
+        lead -= size
     for tier, needed, allowed in (
         ("device", device, store.device_budget_bytes),
         ("host", host, store.host_budget_bytes),

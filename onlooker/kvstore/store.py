@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from onlooker.codecs.bf16 import BF16
+from onlooker.core import registry
 from onlooker.core.contracts import Codec, ModelSpec
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import Plan, Scoring, Span, SpanKind, Tier
@@ -17,12 +18,12 @@ from onlooker.kvstore.arena import Arena, allocate
 from onlooker.kvstore.blocks import Block, Entry
 from onlooker.kvstore.catalog import Catalog, Spans
 from onlooker.kvstore.chunk import Chunk
-from onlooker.kvstore.coded import Coded, encoded_bytes, park
+from onlooker.kvstore.coded import Coded, encoded_bytes, hold, park
+from onlooker.kvstore.coded_window import new_window
 from onlooker.kvstore.melting import Melted, Pick, check_pick, whole_counts
 from onlooker.kvstore.question import Choose, Held, QuestionView
 from onlooker.kvstore.rotation import Rotary, by_steps, moved, rotate
 from onlooker.kvstore.signals import Signals
-from onlooker.kvstore.window import Window
 
 PLAIN = BF16()
 TEXT_TOKENS = 64
@@ -47,11 +48,13 @@ class KVStore:
         *,
         device_budget_bytes: int | None = None,
         host_budget_bytes: int | None = None,
+        device_codec: Codec = PLAIN,
         host_codec: Codec = PLAIN,
         num_queries: int = 0,
     ) -> None:
-        """`rotary` takes positions int64 `[axes, tokens]` to (cos, sin) float32 `[tokens, head_dim]`; `host_codec` says
-        how parked blocks lie; `num_queries` of how many of a new block's last tokens the queries are wanted.
+        """`rotary` takes positions int64 `[axes, tokens]` to (cos, sin) float32 `[tokens, head_dim]`; `device_codec`
+        says how blocks lie on the device (see `CodedWindow`), and `host_codec` how parked ones do; `num_queries` of how
+        many of a new block's last tokens the queries are wanted.
 
         The device budget covers the stream's rows (room to grow included), positions and signals. A question's context
         must fit beside them when it is gathered, but never stops the stream. While rows move to a larger arena, both
@@ -60,11 +63,13 @@ class KVStore:
         self.spec, self.rotary = spec, rotary
         self.turn = by_steps(rotary, spec.position_axes, spec.device)
         self.device_budget_bytes, self.host_budget_bytes = device_budget_bytes, host_budget_bytes
-        self.host_codec, self.num_queries = host_codec, num_queries
+        self.num_queries = num_queries
+        self.device_codec, self.host_codec = device_codec, host_codec
+        self._is_same_codec = registry.describe(device_codec) == registry.describe(host_codec)
         self._reset()
 
     def _reset(self) -> None:
-        self._window = Window(self.spec, self.turn)
+        self._window = new_window(self.spec, self.turn, self.device_codec)
         self._signals = Signals(self.spec)
         self._entries: Catalog[Entry] = Catalog()
         self._host: Catalog[Coded] = Catalog()
@@ -141,7 +146,8 @@ class KVStore:
 
     def is_sure_of_room(self, num_tokens: int) -> bool:
         """Whether no budget can refuse a block of up to so many tokens, nor whatever is parked for it."""
-        rows = self._window.num_rows + num_tokens + TEXT_TOKENS
+        # As if all lay as it is computed: blocks in codes may have to, where others leave before them.
+        rows = self._window.num_rows + self._window.coded_tokens + num_tokens + TEXT_TOKENS
         # A row costs most where it is a block by itself.
         parked, device = rows * encoded_bytes(self.spec, self.host_codec, 1), self.device_budget_bytes
         if self.host_budget_bytes is not None and self._host_bytes + parked > self.host_budget_bytes:
@@ -165,8 +171,9 @@ class KVStore:
         new = num_tokens * (self.spec.position_axes * 8 + self.spec.kv_bytes_per_token // 2)
         groups = self.spec.num_query_heads // self.spec.num_kv_heads
         new += min(num_tokens, self.num_queries) * groups * self.spec.kv_bytes_per_token // 2
-        anchors = self._window.anchor_bytes()
-        return self._signals.bytes_after_reserve() + self._position_bytes + anchors + new
+        if not self.device_codec.plain:
+            new += encoded_bytes(self.spec, self.device_codec, num_tokens)
+        return self._signals.bytes_after_reserve() + self._position_bytes + self._window.beside_bytes() + new
 
     def _most_rows(self, num_tokens: int) -> int:
         """How many arena rows the device budget allows once a block of this size is there."""
@@ -221,8 +228,8 @@ class KVStore:
         if window.members(block.id for block in run) != list(plan.melt) or not window.are_neighbours(run):
             do = "name all blocks of a run on the device, in order"
             raise InputError("only neighbours can be melted together", given=str(list(plan.melt))[:200], do=do)
-        start, sizes = window.row_of(run[0].id), [block.num_tokens for block in run]
-        keys, values = (part[:, :, start : start + sum(sizes)] for part in window.arena.tensors)
+        sizes = [block.num_tokens for block in run]
+        keys, values = window.lay_open(run)
         index = pick(keys, values, sizes)
         check_pick(index, layers, heads, sum(sizes))
         melted, spans = self._owned(plan.melt, run, index)
@@ -299,9 +306,10 @@ class KVStore:
 
     def _slab(self, block: int) -> Coded:
         """A resident block as it lies in the host tier: its keys as they were written, and its values, encoded."""
-        start = self._window.row_of(block)
-        values = self._window.arena.values[:, :, start : start + self._entries[block].span.num_tokens]
-        return park(self.spec, self.host_codec, self._window.written_keys(self._entries[block].block), values)
+        known, coded = self._entries[block].block, self._window.coded.get(block)
+        if coded is not None and self._is_same_codec:  # encoded once: the codes travel
+            return hold(self.spec, self.host_codec, coded.num_tokens, coded.parts)
+        return park(self.spec, self.host_codec, self._window.written_keys(known), self._window.values(known))
 
     # --------------------------------------------------------------------------------------------------- questions
 
@@ -333,6 +341,7 @@ class KVStore:
         """Bytes held, by tier and kind. Device rows count with their room to grow; views with the rows they keep."""
         return {
             "device_rows": self._window.arena.num_bytes(),
+            "device_codes": self._window.beside_bytes() - self._window.anchor_bytes(),
             "device_anchors": self._window.anchor_bytes(),
             "device_signals": self._signals.num_bytes(),
             "device_positions": self._position_bytes,
@@ -348,6 +357,7 @@ class KVStore:
             self.rotary,
             device_budget_bytes=self.device_budget_bytes,
             host_budget_bytes=self.host_budget_bytes,
+            device_codec=self.device_codec,
             host_codec=self.host_codec,
             num_queries=self.num_queries,
         )

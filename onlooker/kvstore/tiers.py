@@ -1,4 +1,4 @@
-"""Which codec each tier of a store uses, as text: `host=int8`, `host=int4:group=32`."""
+"""Which codec each tier of a store uses, as text: `device=int8`, `host=int4:group=32`."""
 
 import re
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ TIERS = ("device", "host")
 
 
 def tier_codecs(chosen: str | Mapping[str, str | Codec]) -> dict[str, Any]:
-    """The codecs of tiers as arguments of `KVStore`, such as `{"host_codec": Int8()}`; tiers that are not named keep
-    the form in which the model computes.
+    """The codecs of tiers as arguments of `KVStore`, such as `{"host_codec": Int8()}`. A tier that is not named
+    keeps blocks as they come: the device as the model computes them, the host as they lie on the device.
 
-    Raises `InputError` for an unknown tier or codec, a tier named twice, and a codec that a tier does not know.
+    Raises `InputError` for an unknown tier or codec, and for a tier named twice.
     """
     codecs: dict[str, Codec] = {}
     for tier, text in _named(chosen):
@@ -24,10 +24,8 @@ def tier_codecs(chosen: str | Mapping[str, str | Codec]) -> dict[str, Any]:
         if tier in codecs:
             raise InputError("a tier's codec is given twice", given=tier, do="give it once")
         codecs[tier] = registry.make("codec", text)
-    device = codecs.pop("device", None)
-    if device is not None and not device.plain:
-        given = f"device={registry.describe(device)}"
-        raise InputError("blocks on the device lie as the model computes them", given=given, do="choose host=... only")
+    if "device" in codecs:  # what is parked stays as it lies, unless another form is named for it
+        codecs.setdefault("host", codecs["device"])
     return {f"{tier}_codec": codec for tier, codec in codecs.items()}
 
 

@@ -1,15 +1,17 @@
 """What the stream sees while it is being watched: the prefix and the resident blocks as one slice of an arena."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
+from onlooker.kernels.coded_rows import CodedRows
 from onlooker.kvstore.arena import Arena, allocate
 from onlooker.kvstore.blocks import Block, Offset
 from onlooker.kvstore.catalog import Catalog
+from onlooker.kvstore.coded import Coded
 from onlooker.kvstore.melting import Melted, joined
 from onlooker.kvstore.placing import Placing
 from onlooker.kvstore.rotation import Rotary, rotate, spread
@@ -56,6 +58,9 @@ class Window:
         """Runs of which only some rows are left, by the block that stands for each. Replaced, never changed."""
         self.placing = Placing(spec.position_axes)
         """Where the next block starts."""
+        self.coded: Catalog[Coded] = Catalog()
+        """Resident blocks that lie in codes instead of rows: none here (see `CodedWindow`)."""
+        self.coded_tokens = self.coded_bytes = 0
 
     @property
     def num_rows(self) -> int:
@@ -71,6 +76,30 @@ class Window:
         start = self.row_of(block.id)
         rows = self.arena.keys[:, :, start : start + block.num_tokens]
         return self.written.get(block.id, rows)
+
+    def values(self, block: Block) -> Tensor:
+        """Values of a resident block, `[layers, kv_heads, tokens, head_dim]`."""
+        start = self.row_of(block.id)
+        return self.arena.values[:, :, start : start + block.num_tokens]
+
+    def lay_open(self, run: list[Block]) -> tuple[Tensor, Tensor]:
+        """Keys and values of neighbouring blocks as they lie, `[layers, kv_heads, rows, head_dim]`. Raises
+        `CapacityError` when the device has no memory for them."""
+        start = self.row_of(run[0].id)
+        rows = slice(start, start + sum(block.num_tokens for block in run))
+        return self.arena.keys[:, :, rows], self.arena.values[:, :, rows]
+
+    def put(self, block: Block, parts: Mapping[str, Tensor], offset: Offset) -> None:
+        """A block whose codes are there already, behind all others: they are copied."""
+        raise NotImplementedError("this window has no codes")
+
+    def coded_rows(self) -> CodedRows | None:
+        """What a segment sees of blocks in codes, behind the rows `[head, tail)`; None where there are none."""
+        return None
+
+    def beside_bytes(self) -> int:
+        """Bytes beside the arena: blocks in codes, and keys that are kept aside."""
+        return self.coded_bytes + self.anchor_bytes()
 
     def anchor_bytes(self) -> int:
         """Bytes of keys that are kept aside."""
@@ -94,6 +123,10 @@ class Window:
 
     def append(self, block: Block, offset: Offset | None = None, *, is_prefix: bool = False) -> None:
         """The rows behind the tail have become a block, which lies where it was written, or at an offset."""
+        self.take_rows(block, offset, is_prefix=is_prefix)
+
+    def take_rows(self, block: Block, offset: Offset | None = None, *, is_prefix: bool = False) -> None:
+        """As `append`, of rows that stay as they are."""
         if is_prefix:
             self.prefix = block
         self.blocks[block.id] = block
@@ -110,9 +143,7 @@ class Window:
         """
         if not leaving:
             return
-        if leaving == set(itertools.islice(reversed(self.blocks), len(leaving))) and not self.arena.is_read(
-            min(self.row_of(block) for block in leaving), self.tail
-        ):
+        if leaving == set(itertools.islice(reversed(self.blocks), len(leaving))) and self._may_retract(leaving):
             self._retract(leaving)
             return
         gone, anchors, blocks = [], [], iter(self.blocks.values())
@@ -168,7 +199,7 @@ class Window:
         """One block stands for a run; the rows of all behind it have moved to the front by `gap`."""
         names, behind, offset = {one.id for one in run}, False, self.offsets[run[0].id]
         for name in list(self.blocks):
-            if behind and name not in names:
+            if behind and name not in names and name in self.rows:
                 self.rows[name] = self.rows[name] - gap
             behind = behind or name in names
         gone = names - {block.id}
@@ -180,7 +211,7 @@ class Window:
 
     def twin(self) -> "Window":
         """An independent copy."""
-        twin = Window(self.spec, self.turn)
+        twin = self._blank()
         twin.arena = Arena(self.spec, self.num_rows)
         twin.arena.copy_rows(self.arena, self.head, self.tail, 0)
         twin.tail, twin.placing, twin.prefix = self.num_rows, self.placing.copy(), self.prefix
@@ -189,10 +220,18 @@ class Window:
         twin.rows, twin.moved = self.rows.copy(), self.moved + self.head
         return twin
 
+    def _blank(self) -> "Window":
+        return Window(self.spec, self.turn)
+
+    def _may_retract(self, leaving: set[int]) -> bool:
+        """Whether the newest blocks can leave as if they had never come."""
+        return not self.arena.is_read(min(self.row_of(block) for block in leaving), self.tail)
+
     def _drop(self, leaving: set[int]) -> None:
         for block in leaving:
             del self.blocks[block], self.offsets[block]
-            self.rows.remove(block)
+            if block in self.rows:
+                self.rows.remove(block)
         if not leaving.isdisjoint(self.melted):
             self.melted = {block: melted for block, melted in self.melted.items() if block not in leaving}
         if not leaving.isdisjoint(self.written):
@@ -208,13 +247,7 @@ class Window:
         """Some blocks are gone: what was before the last of them, the anchors, moves up to what comes after."""
         num_left, size = len(self.blocks) - len(gone), sum(block.num_tokens for block in anchors)
         end = self.tail if after is None else self.row_of(after.id)
-        head, placing = end - size, Placing(self.spec.position_axes)
-        offsets = [placing.place(block) for block in anchors]
-        come, goal = (
-            (self.placing.reach, placing.reach) if after is None else (self.offsets[after.id], placing.peek(after))
-        )
-        ahead = [place - own for place, own in zip(come, goal, strict=True)]
-        offsets = [tuple(map(sum, zip(offset, ahead, strict=True))) for offset in offsets]
+        head, offsets = end - size, self._anchor_offsets(anchors, after)
         rows, written = self._moved_rows(anchors, offsets, head) if anchors else ((), {})
         arena = self.arena
         if anchors and arena.is_read(head, end):
@@ -222,7 +255,8 @@ class Window:
             arena = Arena(self.spec, arena.capacity)
             arena.copy_rows(self.arena, end, self.tail, size)
         self._drop({block.id for block in gone})
-        self.written, self.head = written, head
+        # Those that moved once and lie behind stay where they are, and known as they were written.
+        self.written, self.head = self.written | written, head
         if arena is not self.arena:
             self._settle(arena, head)
         if anchors:
@@ -232,6 +266,20 @@ class Window:
         for block, offset in zip(anchors, offsets, strict=True):
             self.rows[block.id], self.offsets[block.id] = row + self.moved, offset
             row += block.num_tokens
+        self._replace_placing(gone, anchors, num_left, after)
+
+    def _anchor_offsets(self, anchors: list[Block], after: Block | None) -> list[Offset]:
+        """Where the anchors lie, so that the last of them ends where what comes after begins."""
+        placing = Placing(self.spec.position_axes)
+        offsets = [placing.place(block) for block in anchors]
+        come, goal = (
+            (self.placing.reach, placing.reach) if after is None else (self.offsets[after.id], placing.peek(after))
+        )
+        ahead = step(goal, come)
+        return [tuple(map(sum, zip(offset, ahead, strict=True))) for offset in offsets]
+
+    def _replace_placing(self, gone: list[Block], anchors: list[Block], num_left: int, after: Block | None) -> None:
+        """What comes next lies behind those that are left."""
         if len(anchors) > int(self.prefix is not None):
             self.placing = Placing.behind(reversed(self.blocks.values()), self.offsets, self.spec.position_axes)
         else:
@@ -255,7 +303,7 @@ class Window:
         else:  # the new rows may lie on the old ones
             moved_values = values[0].clone() if head < places[0] + anchors[0].num_tokens else values[0]
         keys = list(written.values())
-        steps = [_step(block.written, offset) for block, offset in zip(anchors, offsets, strict=True)]
+        steps = [step(block.written, offset) for block, offset in zip(anchors, offsets, strict=True)]
         counts = [block.num_tokens for block in anchors]
         turn = self.turn(spread(steps, counts, self.spec.device))
         return (rotate(keys[0] if len(keys) == 1 else torch.cat(keys, dim=2), *turn), moved_values), written
@@ -282,5 +330,6 @@ class Window:
         return keys, values
 
 
-def _step(written: Offset, place: Offset) -> Offset:
+def step(written: Offset, place: Offset) -> Offset:
+    """The way from one place to another."""
     return tuple(there - here for here, there in zip(written, place, strict=True))

@@ -1,5 +1,6 @@
 """Frames to pixels, as the checkpoint's own processor would make them, in plain PyTorch."""
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,8 +66,7 @@ class Pixels:
         Transformers bit by bit, and to those of PIL within two grey levels (on noise; one on photographs).
         """
         done: list[Tensor | None] = [None] * len(images)
-        mean = torch.tensor(self.mean, device=device)[:, None, None] * 255
-        std = torch.tensor(self.std, device=device)[:, None, None] * 255
+        mean, std = _levels(self.mean, device), _levels(self.std, device)
         for shape in dict.fromkeys(image.shape for image in images):
             places = [place for place, image in enumerate(images) if image.shape == shape]
             batch = torch.from_numpy(np.stack([images[place] for place in places])).permute(0, 3, 1, 2)
@@ -78,6 +78,13 @@ class Pixels:
             for place, picture in zip(places, pixels, strict=True):
                 done[place] = picture
         return [picture for picture in done if picture is not None]
+
+
+@functools.lru_cache(maxsize=32)
+def _levels(of_one: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers of each colour in grey levels, `[3, 1, 1]`: made once, as bringing them to a device waits for it."""
+    with torch.inference_mode(False):
+        return torch.tensor(of_one, device=device)[:, None, None] * 255
 
 
 VIDEO_FIRST = (

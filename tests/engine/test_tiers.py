@@ -1,6 +1,7 @@
 """Codecs of the store's tiers from the engine down: answers, statistics, saved sessions, and refusals."""
 
 import pytest
+import torch
 
 from onlooker.core.errors import InputError, ModelError
 from onlooker.core.frame import Frame
@@ -50,7 +51,31 @@ def test_a_session_goes_on_under_another_codec(tiny_model, frames):
     twin.ask("what is there ?", max_new_tokens=2)
 
 
-@pytest.mark.parametrize("kv", ["int8", "host=int3", "device=int8", "cellar=int8"])
+@pytest.mark.parametrize(
+    "memory", ["full", "sliding_window:window_tokens=40", MEMORY, "infinipot_v:window_tokens=60,keep_tokens=30"]
+)
+@pytest.mark.parametrize("codec", ["int8", "int4", "fp8"])
+def test_blocks_on_the_device_in_codes(tiny_model, frames, codec, memory):
+    """Packed passes see what plain ones see, bytes shrink, and a saved session goes on the same."""
+    told = []
+    for passes in ("plain", "packed"):
+        engine = Engine(
+            tiny_model, encoder="full", compressor="identity", memory=memory, kv=f"device={codec}", passes=passes
+        )
+        sessions = [engine.open() for _ in range(2)]
+        for second, image in enumerate(frames):
+            engine.step([(session, Frame(image, float(second))) for session in sessions])
+        answers = {session.ask("what is there ?", max_new_tokens=4).text for session in sessions}
+        assert len(answers) == 1
+        keys = torch.cat([one.parts["key_codes"].flatten() for one in sessions[0].store._window.coded.values()])
+        told.append((answers, keys.float()))
+        assert engine.load(sessions[0].export()).ask("what is there ?", max_new_tokens=4).text in answers
+        assert sessions[0].fork().ask("what is there ?", max_new_tokens=4).text in answers
+    assert told[0][0] == told[1][0]
+    assert (told[0][1] != told[1][1]).float().mean() < 0.02, "to rounding, the same codes"
+
+
+@pytest.mark.parametrize("kv", ["int8", "host=int3", "device=int3", "cellar=int8"])
 def test_what_is_not_there_is_refused_before_anything_is_made(tiny_model, kv):
     with pytest.raises(InputError) as refused:
         Engine(tiny_model, kv=kv)

@@ -135,6 +135,10 @@ def test_codecs_that_are_not_there_are_refused_in_one_line(text, words):
 
 
 def test_codecs_are_read_from_text():
-    codecs = tier_codecs("device=bf16, host=int4:group=32")
-    assert {tier: registry.describe(codec) for tier, codec in codecs.items()} == {"host_codec": "int4:group=32"}
+    def told(text: str) -> dict[str, str]:
+        return {tier: registry.describe(codec) for tier, codec in tier_codecs(text).items()}
+
+    assert told("device=bf16, host=int4:group=32") == {"device_codec": "bf16", "host_codec": "int4:group=32"}
+    # What is parked stays as it lies, unless another form is named for it.
+    assert told("device=int8") == {"device_codec": "int8", "host_codec": "int8"}
     assert tier_codecs("") == {}

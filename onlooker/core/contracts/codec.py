@@ -24,6 +24,12 @@ class Codec(Method):
     plain: ClassVar[bool] = False
     """True when the parts are the keys and values themselves, so that nobody needs to decode them."""
 
+    @property
+    def form(self) -> str:
+        """The name by which attention kernels know these parts (`kernels.coded_rows`), and read them where they lie.
+        Empty: no kernel does, and whoever reads a block decodes it first."""
+        return ""
+
     def new_state(self) -> StreamState:
         """Nothing to remember."""
         return StreamState()
