@@ -104,7 +104,8 @@ class Memories:
         # In a folder of the source's own: what a killed server was writing is found there, and removed.
         part = self._folder / f".{name}"
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True, mode=0o700)
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part.mkdir(mode=0o700)
         try:
             fresh = part / "fresh"
             save_file(sealed.tensors, fresh, metadata={"facts": json.dumps(sealed.facts)})
