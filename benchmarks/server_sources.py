@@ -1,4 +1,4 @@
-"""Many slow cameras on a small machine: are all replies there, is memory flat, are the metrics of each right?
+"""Many slow cameras on a small machine: whether all replies come, memory stays flat and every metric is right.
 
     python -m benchmarks.server_sources --sources 50 --fps 0.2 --minutes 30 --kills 20
 
