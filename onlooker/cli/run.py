@@ -76,6 +76,7 @@ def _run(arguments: list[str]) -> int:
             bench_flow,
             bench_load,
             bench_streams,
+            chapters,
             config,
             doctor,
             evaluate,
