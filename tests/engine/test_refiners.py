@@ -8,6 +8,8 @@ from tiny import make_family_folder
 
 from onlooker.core import registry
 from onlooker.core.errors import ModelError
+from onlooker.core.tokens import VisualTokens
+from onlooker.core.unread import Unread
 from onlooker.engine import Decoding, Engine
 from onlooker.models import load
 
@@ -16,7 +18,14 @@ MEMORIES = ("full", "rekv:topk=2,recent=1,window_tokens=30", "last_frames:frames
 OF_ROWS = [name for name in registry.names("refiner") if "rows" in registry.make("refiner", name).takes]
 
 
-OF_TOKENS = ["b_vllm:ratio=0.3", "tifre:ratio=0.5", "tifre:frames=1,fold=0", "ppllava", "ppllava:kernel=published"]
+OF_TOKENS = [
+    "b_vllm:ratio=0.3",
+    "tifre:ratio=0.5",
+    "tifre:frames=1,fold=0",
+    "iva:fine=1",
+    "ppllava",
+    "ppllava:kernel=published",
+]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -99,3 +108,16 @@ def test_a_refiner_of_what_the_memory_does_not_hold_is_refused(model):
     for name in tokens:
         with pytest.raises(ModelError, match="refines tokens"):
             Engine(model, memory="full", refiner=name)
+
+
+def test_iva_reads_the_frame_that_fits_in_full_and_the_others_coarsely():
+    """The frame whose tokens lie along a word of the question keeps all of them."""
+    made, question = torch.Generator().manual_seed(2), torch.eye(8)[:2]
+    recalled = []
+    for number in range(4):
+        features = torch.randn(6, 8, generator=made) * 0.1 + (5.0 * question[1] if number == 2 else 0.0)
+        tokens = VisualTokens.of_frame(features, (2, 3), number, float(number))
+        recalled.append(Unread(tokens, float(number), float(number)))
+    read = registry.make("refiner", "iva:fine=1,coarse=2").refine(recalled, question)
+    assert [len(one.content) for one in read] == [2, 2, 6, 2]
+    assert all(float(one.content.weight.sum()) == 6 for one in read)
