@@ -92,9 +92,11 @@ def test_the_command_prints_every_gate_and_its_exit_code_is_theirs(capsys, monke
 
 @pytest.mark.slow
 def test_the_gates_of_a_model_are_measured_through_the_engine():
-    rows = list(world_gates.of_a_model("L2", 16, "pocket", 4))
+    """On a small sample: the recommended model of the levels leaves every gate open."""
+    rows = list(world_gates.of_a_model("L2", 48, "pocket-stc", 6))
     assert [row["gate"] for row in rows] == ["dense", "last frame", "dense minus oracle", "dense minus random"]
-    assert all(-1 <= row["value"] <= 1 for row in rows)
+    assert all(row["low"] <= row["value"] + 1e-4 and row["value"] <= row["high"] + 1e-4 for row in rows)
+    assert [row for row in rows if not row["open"]] == []
 
 
 @pytest.mark.parametrize(("level", "given", "used"), [
