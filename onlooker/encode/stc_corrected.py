@@ -81,8 +81,12 @@ class CorrectedState(StreamState):
     all pairs those of an unchanged token and a changed one, and output projections of whole frames."""
 
     def begin(self, like: Tensor, layers: int, heads: int, int8: bool, tau: float) -> None:
-        """Room for a reference of tokens like these (`[tokens, dim]`)."""
+        """Room for a reference of tokens like these (`[tokens, dim]`); what there is serves again."""
         tokens, dim = like.shape
+        if self._has_room(like, layers, int8):
+            of(self, "turn").zero_()
+            of(self, "work").copy_(torch.tensor(WHOLE))
+            return
         dtype, small = (torch.int8, torch.float16) if int8 else (like.dtype, torch.float32)
         for kind in KINDS:
             setattr(self, kind, like.new_empty(layers, tokens, dim, dtype=dtype))
@@ -100,11 +104,13 @@ class CorrectedState(StreamState):
 
     def fits(self, hidden: Tensor, layers: int, grid: tuple[int, ...], look_every: int, int8: bool) -> bool:
         """Whether there is a reference for tokens like these (`[tokens, dim]`)."""
-        if self.keys is None or not self.age:
+        return bool(self.age) and self.grid == grid and self._has_room(hidden, layers, int8)
+
+    def _has_room(self, like: Tensor, layers: int, int8: bool) -> bool:
+        if self.keys is None:
             return False
-        dtype = torch.int8 if int8 else hidden.dtype
-        found = (self.keys.shape, self.keys.dtype, self.keys.device, self.grid)
-        return found == ((layers, *hidden.shape), dtype, hidden.device, grid)
+        found = (self.keys.shape, self.keys.dtype, self.keys.device)
+        return found == ((layers, *like.shape), torch.int8 if int8 else like.dtype, like.device)
 
     def keep(self, kind: str, layer: int, rows: Tensor, tokens: Tensor | None = None) -> None:
         """Store one layer's rows `[rows, dim]` of these tokens (int64 `[rows]`; None: of all)."""

@@ -14,6 +14,7 @@ from onlooker.encode.stc_cacher import CacherState, STCCacher
 from onlooker.encode.stc_cacher._change import changes, mean_lengths, most_changed, projection, sketch, thresholds
 from onlooker.encode.stc_cacher._layer import reuse_layer
 from onlooker.encode.stc_cacher._state import SideBySide, of
+from onlooker.encode.stc_corrected import STCCorrected
 from onlooker.encode.stc_published import STCPublished
 from onlooker.models import shape_of
 
@@ -210,6 +211,21 @@ def test_a_cut_is_computed_whole_and_a_clock_refreshes():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("method", [STCCacher(), STCCacher(reference_dtype="int8"), STCCorrected()], ids=repr)
+@torch.no_grad()
+def test_a_whole_frame_writes_where_the_last_reference_lay_and_forgets_all_of_it(method):
+    tower, frames = seen("siglip", 8)
+    state, fresh = method.new_state(), method.new_state()
+    run(method, tower, frames[:4], state)
+    places = {name: tensor.data_ptr() for name, tensor in vars(state).items() if isinstance(tensor, torch.Tensor)}
+    state.grid = ()  # as after a change of size: the next frame is computed whole
+    assert torch.equal(run(method, tower, frames[4:], state), run(method, tower, frames[4:], fresh))
+    for name, tensor in vars(fresh).items():
+        if isinstance(tensor, torch.Tensor):
+            assert torch.equal(getattr(state, name), tensor), name
+            assert getattr(state, name).data_ptr() == places[name] or name == "work", name
+
+
 def test_another_size_is_a_new_reference():
     small, large = make_tower(image_size=24), make_tower(image_size=40)
     method, state = STCCacher(refresh_share=None), CacherState()

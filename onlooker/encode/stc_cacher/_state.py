@@ -56,8 +56,13 @@ class CacherState(StreamState):
     """Of the last frame, float32 `[3]`: share of tokens with new keys and values, that looked, and with new MLPs."""
 
     def begin(self, like: Tensor, layers: int, look_every: int, int8: bool, tau: float) -> None:
-        """Room for a reference of tokens like these (`[tokens, dim]`)."""
+        """Room for a reference of tokens like these (`[tokens, dim]`); what there is serves again."""
         tokens, dim = like.shape
+        if self._has_room(like, layers, look_every, int8):
+            for name in ("ages", "shifts", "shift_sketches", "due", "phase"):
+                of(self, name).zero_()
+            of(self, "work").fill_(1)
+            return
         for kind in KINDS:
             setattr(self, kind, like.new_empty(layers, tokens, dim, dtype=torch.int8 if int8 else like.dtype))
         self.scales = like.new_empty(4, layers, tokens, dtype=torch.float32) if int8 else None
@@ -74,11 +79,13 @@ class CacherState(StreamState):
 
     def fits(self, hidden: Tensor, layers: int, grid: tuple[int, ...], look_every: int, int8: bool) -> bool:
         """Whether there is a reference for tokens like these (`[tokens, dim]`)."""
-        if self.keys is None or self.shifts is None or not self.age:
+        return bool(self.age) and self.grid == grid and self._has_room(hidden, layers, look_every, int8)
+
+    def _has_room(self, like: Tensor, layers: int, look_every: int, int8: bool) -> bool:
+        if self.keys is None or self.shifts is None:
             return False
-        dtype = torch.int8 if int8 else hidden.dtype
-        found = (self.keys.shape, self.keys.dtype, self.keys.device, self.grid, self.shifts.shape[1])
-        return found == ((layers, *hidden.shape), dtype, hidden.device, grid, look_every)
+        found = (self.keys.shape, self.keys.dtype, self.keys.device, self.shifts.shape[1])
+        return found == ((layers, *like.shape), torch.int8 if int8 else like.dtype, like.device, look_every)
 
     def keep(self, kind: str, layer: int, rows: Tensor, tokens: Tensor | None = None) -> None:
         """Store one layer's rows `[rows, dim]` of these tokens (int64 `[rows]`; None: of all)."""
