@@ -47,7 +47,9 @@ def codec_comes_back_near(method: Any, opened: Any) -> None:
                 continue
             error = (got - given).pow(2).mean(axis).sqrt()
             scale = given.pow(2).mean(axis).sqrt()
-            assert (error <= 0.2 * scale + 1e-6).all(), f"{name}: off by {(error / scale).max():.2f} of its size"
+            # One bit of a normal number is off by 0.6 of its size.
+            most = 1.0 if method.coarse else 0.2
+            assert (error <= most * scale + 1e-6).all(), f"{name}: off by {(error / scale).max():.2f} of its size"
 
 
 def codec_blocks_are_apart(method: Any, opened: Any) -> None:

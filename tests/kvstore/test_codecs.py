@@ -11,7 +11,7 @@ from onlooker.kvstore import KVStore, tier_codecs
 from onlooker.kvstore.coded import encoded_bytes
 
 CODECS = registry.names("codec")
-NEAR = {"bf16": 0.0, "fp8": 0.4, "int4": 0.6, "int8": 0.05}
+NEAR = {"bf16": 0.0, "fp8": 0.4, "int4": 0.6, "int8": 0.05, "vidkv": 1.5}
 
 
 def watched(codec: str, frames: int = 8, parked=(2, 3, 4, 6), **more) -> tuple[Stack, KVStore]:

@@ -24,6 +24,9 @@ class Codec(Method):
     plain: ClassVar[bool] = False
     """True when the parts are the keys and values themselves, so that nobody needs to decode them."""
 
+    coarse: ClassVar[bool] = False
+    """True when single numbers come back far from what they were (at 1 or 2 bits), and only sums over many are near."""
+
     @property
     def form(self) -> str:
         """The name by which attention kernels know these parts (`kernels.coded_rows`), and read them where they lie.
