@@ -1,0 +1,269 @@
+"""Writes the page about memories from the rows of `benchmarks.half_hour` and `benchmarks.recency_bias`."""
+
+import itertools
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onlooker.evals.statistics import estimate, holm, paired_gap
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE, RESULTS = ROOT / "docs" / "memories.md", ROOT / "benchmarks" / "results"
+AGES = (
+    ("now", 0.0, 0.5),
+    ("1 to 10 min", 60.0, 600.0),
+    ("10 to 25 min", 600.0, 1500.0),
+    ("25 min and more", 1500.0, 1e9),
+)
+"""Of what is asked about, in seconds before the question."""
+CONTROL, ORACLE = "last_frames:frames=48", "told where to look"
+DEFAULT = "rekv:topk=43,first=1,recent=4,score=shares,window_tokens=1008"
+CURVE_S = (0.5, 60.0, 240.0, 480.0, 720.0, 960.0, 1260.0, 1560.0, 1e9)
+HEAD = """# Which memory?
+
+Made by `python tools/memories.py --write` from the rows named below; `make check` fails when it is stale. What each
+memory does, and its settings: [methods.md](methods.md). How to write one: [adding a method](adding_a_method.md).
+
+## Choose
+
+| you ask about | take | it holds |
+|---|---|---|
+| the last seconds only | `last_frames` | the tokens of a few frames |
+| the last minutes | `sliding_window` (its prompt never leaves) | keys and values of the window |
+| anything ever seen; host memory may grow | `rekv`, `select_recent` | every frame, parked (`--kv host=int4`: a quarter) |
+| anything, on a fixed number of bytes | `livevlm`, `infinipot_v`, `flash_vstream`, `scene_tiling` | so many rows |
+| what was said, for hours | `video_rag`, `streaming_vlm` | texts beside the newest frames |
+| a file, once, soon | `quickprefill`, `full` | a share of everything; everything |
+
+Which of the bounded ones keeps what you ask about is in the table: none of them keeps everything.
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer under one memory."""
+
+    stream: str
+    number: int
+    task: str
+    age_s: float
+    worth: float
+    tokens: int
+
+
+def read() -> tuple[dict[str, dict[str, list[Answer]]], dict[str, dict[str, list[dict]]], list[str]]:
+    """Answers and rows by model and memory, and the files they are from."""
+    answers: dict[str, dict[str, list[Answer]]] = defaultdict(lambda: defaultdict(list))
+    rows: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
+    files = sorted(RESULTS.glob("memories_half_hour*.jsonl"))
+    for path in files:
+        for text in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(text)
+            name = f"{row['model']}, {row['minutes']:g} minutes"
+            rows[name][row["memory"]].append(row)
+            stream = f"{row['split']}/{row['minutes']}/{row['stream']}"
+            answers[name][row["memory"]] += [
+                Answer(stream, n, one["task"], one["age_s"], one["worth"], one["tokens"])
+                for n, one in enumerate(row["answers"])
+            ]
+    return answers, rows, [path.relative_to(ROOT).as_posix() for path in files]
+
+
+def cell(some: Sequence[Answer]) -> str:
+    """Mean and interval over streams; nothing where nothing was asked."""
+    if not some:
+        return "-"
+    found = estimate([one.worth for one in some], [one.stream for one in some])
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def gap(ours: Sequence[Answer], theirs: Sequence[Answer]) -> tuple[float, float, float, float]:
+    """Mean difference over the questions put to both, its interval, and its p."""
+    known = {(one.stream, one.number): one.worth for one in theirs}
+    both = [
+        (one.worth - known[one.stream, one.number], one.stream) for one in ours if (one.stream, one.number) in known
+    ]
+    found = paired_gap([worth for worth, _ in both], [stream for _, stream in both])
+    return found.gap, found.low, found.high, found.p
+
+
+def of_age(some: Sequence[Answer], low: float, high: float, task: str = "") -> list[Answer]:
+    """Those about things of an age."""
+    return [one for one in some if low <= one.age_s < high and task in ("", one.task)]
+
+
+def held(rows: Sequence[dict]) -> tuple[float, float]:
+    """Mean bytes on the device and on the host at the end of a stream."""
+    views = ("device_views", "host_rows")
+    device = [sum(size for name, size in row["bytes"].items() if name not in views) for row in rows]
+    return float(np.mean(device)), float(np.mean([row["bytes"]["host_rows"] for row in rows]))
+
+
+def size(number: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}"
+        number /= 1024
+    return f"{number:.1f} GiB"
+
+
+def section(name: str, answers: dict[str, list[Answer]], rows: dict[str, list[dict]]) -> list[str]:
+    """A model's table, and who is ahead of the default and of the last frames half an hour back."""
+    streams = len({one.stream for some in answers.values() for one in some})
+    devices = sorted({row["device"] for some in rows.values() for row in some})
+    told = next(iter(rows.values()))[0]
+    out = [
+        f"## `{name.partition(',')[0]}`, streams of {name.partition(', ')[2]}\n",
+        f"{streams} streams ({devices[0]}), encoder `{told['encoder']}`, compressor `{told['compressor']}`. Mean and 95 "
+        "% interval over streams. *ever*: did it ever appear (a constant answer gets half); *when*: the clock time of "
+        "its coming or going. Tokens: of the stream, read by an answer. Bytes: held at the end of a stream.\n",
+        "| memory | "
+        + " | ".join(f"ever, {age}" if age != "now" else "now" for age, *_ in AGES)
+        + " | when, 25 min and more | tokens | device | host |",
+        "|---|" + "---|" * (len(AGES) + 4),
+    ]
+    order = sorted(answers, key=lambda memory: -_mean(of_age(answers[memory], *AGES[-1][1:], "ever")))
+    for memory in order:
+        some = answers[memory]
+        parts = [cell(of_age(some, low, high, "" if age == "now" else "ever")) for age, low, high in AGES]
+        parts.append(cell(of_age(some, *AGES[-1][1:], "when")))
+        device, host = held(rows[memory])
+        tokens = round(float(np.mean([one.tokens for one in some])))
+        shown = memory if memory == ORACLE else f"`{memory}`"
+        sizes = ["", ""] if memory == ORACLE else [size(device), size(host)]
+        out.append(" | ".join([f"| {shown}", *parts, str(tokens), *sizes]) + " |")
+    return [*out, "", *compared(answers)]
+
+
+def compared(answers: dict[str, list[Answer]]) -> list[str]:
+    """Every memory against the default and the last frames, over all questions about 25 minutes ago and more."""
+    others = [memory for memory in answers if memory not in (ORACLE, DEFAULT)]
+    out = []
+    for base, words in ((DEFAULT, "the default"), (CONTROL, "the last frames")):
+        if base not in answers:
+            continue
+        old = {memory: of_age(some, *AGES[-1][1:]) for memory, some in answers.items()}
+        names = [memory for memory in others if memory != base and old[memory] and old[base]]
+        found = {
+            name: gap(of_age(answers[name], *AGES[-1][1:]), of_age(answers[base], *AGES[-1][1:])) for name in names
+        }
+        corrected = dict(zip(found, holm([one[3] for one in found.values()]), strict=True))
+        ahead, behind, level = [], [], []
+        for memory, (value, low, high, _) in sorted(found.items(), key=lambda one: -one[1][0]):
+            told = f"`{memory}` {100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+            (level if corrected[memory] > 0.05 else ahead if value > 0 else behind).append(told)
+        out.append(
+            f"Against {words} (`{base}`), all questions about 25 minutes ago and more, points with 95 % intervals, "
+            "sign-flip test over streams with Holm's correction:\n"
+        )
+        for title, some in (("ahead", ahead), ("no difference shown", level), ("behind", behind)):
+            out.append(f"- {title}: {'; '.join(some) if some else 'none'}")
+        out.append("")
+    return out
+
+
+def _mean(some: Sequence[Answer]) -> float:
+    return float(np.mean([one.worth for one in some])) if some else -1.0
+
+
+def bias() -> tuple[list[dict], list[str]]:
+    """Rows of the recency bias, and their files."""
+    files = sorted(RESULTS.glob("memories_recency*.json*"))
+    rows = [
+        row
+        for path in files
+        for text in path.read_text(encoding="utf-8").splitlines()
+        if text.startswith("{")
+        for row in json.loads(text)["rows"]
+    ]
+    return rows, [path.relative_to(ROOT).as_posix() for path in files]
+
+
+def page() -> str:
+    """The whole page."""
+    answers, rows, files = read()
+    parts = [HEAD]
+    if files:
+        parts.append("Rows: " + ", ".join(f"[{Path(one).name}](../{one})" for one in files) + ".\n")
+    for name in sorted(answers):
+        parts += section(name, answers[name], rows[name])
+        parts.append(f"![Accuracy over the age of what is asked about]({picture_of(name)})\n")
+    found, sources = bias()
+    if found:
+        parts += [
+            "## Does recall drift to late frames?\n",
+            "Shares of recalled blocks by tenth of the stream, oldest first (`python -m benchmarks.recency_bias`); "
+            "`evidence` is where what was asked about lies. MemStream (arXiv 2602.18434) finds that likeness to a "
+            "question rises along a stream; `level=true` takes that trend out.\n",
+            "| memory | " + " | ".join(f"{n + 1}" for n in range(10)) + " | late half |",
+            "|---|" + "---|" * 11,
+        ]
+        for row in found:
+            late = sum(row["tenths"][5:])
+            shares = " | ".join(f"{share:.2f}" for share in row["tenths"])
+            parts.append(f"| `{row['memory']}` | {shares} | {late:.2f} |")
+        parts += ["", "![Where recalled blocks lie](memories_recency.png)\n"]
+        parts.append("Rows: " + ", ".join(f"[{Path(one).name}](../{one})" for one in sources) + ".\n")
+    return "\n".join(parts)
+
+
+def picture_of(name: str) -> str:
+    """The file of a model's picture."""
+    return f"memories_{name.replace(', ', '_').replace(' ', '_').replace('-', '_')}.png"
+
+
+def draw() -> None:
+    """The pictures."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    answers, _, _ = read()
+    for name, of_memory in answers.items():
+        figure, axes = pyplot.subplots(figsize=(9, 5.5))
+        for number, memory in enumerate(sorted(of_memory)):
+            points = []
+            for low, high in itertools.pairwise(CURVE_S):
+                some = of_age(of_memory[memory], low, high, "ever")
+                if len(some) >= 6:
+                    points.append((float(np.mean([one.age_s for one in some])) / 60, _mean(some)))
+            style = ("-", "--", ":", "-.")[number // 10 % 4]
+            axes.plot(*zip(*points, strict=True), style, marker=".", label=memory) if points else None
+        axes.axhline(0.5, color="grey", linewidth=0.8)
+        axes.set(
+            xlabel="age of what is asked about, minutes", ylabel="accuracy of *ever*", ylim=(0.3, 1.02), title=name
+        )
+        axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.savefig(PAGE.parent / picture_of(name), dpi=110, bbox_inches="tight", metadata={"Software": None})
+        pyplot.close(figure)
+    rows, _ = bias()
+    if rows:
+        figure, axes = pyplot.subplots(figsize=(8, 4.5))
+        for row in rows:
+            axes.plot(range(1, 11), row["tenths"], "k--" if row["memory"] == "evidence" else "-", label=row["memory"])
+        axes.set(xlabel="tenth of the stream", ylabel="share of recalled blocks")
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.savefig(PAGE.parent / "memories_recency.png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+        pyplot.close(figure)
+
+
+def main() -> None:
+    """`--write` brings the page and its pictures up to date; otherwise fail when the page is stale."""
+    text = page()
+    if "--write" in sys.argv:
+        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
+            draw()
+        PAGE.write_text(text, encoding="utf-8")
+    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
+        sys.exit("docs/memories.md is stale: python tools/memories.py --write")
+
+
+if __name__ == "__main__":
+    main()
