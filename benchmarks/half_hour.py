@@ -66,6 +66,7 @@ BESIDE = (
     (f"deep_sink:window_frames={FRAMES},sink_frames={FRAMES // 2}", f"streaming_vlm:vision_s={FRAMES}"),
     (f"infinipot_v:window_tokens={TOKENS},keep_tokens={TOKENS * 3 // 4}", "video_streaming:topk=9"),
     ("carriers:bank=231,tokens=4", "carriers"),
+    (f"livevlm:keep_tokens={TOKENS * 5 // 3},recent=16", "participative:sink_frames=24,recent=8,top_tokens=336"),
     ("full",),
 )
 """Watch streams themselves, a process for each group."""

@@ -35,7 +35,7 @@ memory does, and its settings: [methods.md](methods.md). How to write one: [addi
 |---|---|---|
 | the last seconds only | `last_frames` | the tokens of a few frames |
 | the last minutes | `sliding_window` (its prompt never leaves) | keys and values of the window |
-| anything ever seen; host memory may grow | `rekv`, `select_recent` | every frame, parked (`--kv host=int4`: a quarter) |
+| anything ever seen; host memory may grow | `rekv`, `select_recent` | all frames, parked (a quarter with `host=int4`) |
 | anything, on a fixed number of bytes | `livevlm`, `infinipot_v`, `flash_vstream`, `scene_tiling` | so many rows |
 | what was said, for hours | `video_rag`, `streaming_vlm` | texts beside the newest frames |
 | a file, once, soon | `quickprefill`, `full` | a share of everything; everything |
@@ -120,9 +120,9 @@ def section(name: str, answers: dict[str, list[Answer]], rows: dict[str, list[di
     told = next(iter(rows.values()))[0]
     out = [
         f"## `{name.partition(',')[0]}`, streams of {name.partition(', ')[2]}\n",
-        f"{streams} streams ({devices[0]}), encoder `{told['encoder']}`, compressor `{told['compressor']}`. Mean and 95 "
-        "% interval over streams. *ever*: did it ever appear (a constant answer gets half); *when*: the clock time of "
-        "its coming or going. Tokens: of the stream, read by an answer. Bytes: held at the end of a stream.\n",
+        f"{streams} streams ({devices[0]}), encoder `{told['encoder']}`, compressor `{told['compressor']}`. Mean and "
+        "95 % interval over streams. *ever*: did it ever appear (a constant answer gets half); *when*: the time of its "
+        "coming or going. Tokens: of the stream, read by an answer. Bytes: held at the end of a stream.\n",
         "| memory | "
         + " | ".join(f"ever, {age}" if age != "now" else "now" for age, *_ in AGES)
         + " | when, 25 min and more | tokens | device | host |",
