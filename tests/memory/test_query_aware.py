@@ -86,7 +86,7 @@ def spans_of(count, size=5, first=1):
     ]
 
 
-@pytest.mark.proves("livevlm", "budget >= stream with ratio 1 equals full")
+@pytest.mark.proves("livevlm", 1)
 def test_with_room_for_all_and_all_pages_it_keeps_and_reads_everything():
     policy, state = LiveVLM(keep_tokens=1000, recent=2, ratio=1.0), LiveVLM().new_state()
     for count in range(1, 40):
