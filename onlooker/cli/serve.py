@@ -17,7 +17,7 @@ from onlooker.core.kinds import defaults
 SERVER, SAFETY = "Server", "Safety"
 KEYS = {
     **{name: f"model.{name}" for name in ("device", "dtype", "pairs", *defaults(scheduled=True))},
-    **{name: f"model.{name}" for name in ("device_budget", "host_budget", "kv")},
+    **{name: f"model.{name}" for name in ("device_budget", "host_budget", "kv", "response")},
     **{name: f"server.{name}" for name in ("fps", "host", "port", "log", "snapshots", "state", "api_key_file")},
     **{name: f"server.{name}" for name in ("allow_host", "proxy", "whip", "devices")},
     **{name: f"limits.{name}" for name in ("max_sessions", "max_sessions_per_key", "max_memory", "thumbnails", "idle")},
@@ -48,6 +48,12 @@ Sources = Annotated[
         help="Watch this for everyone; may be given again. NAME=env:VARIABLE and NAME=@FILE keep a password out of "
         "sight.",
         rich_help_panel=SERVER,
+    ),
+]
+Response = Annotated[
+    str,
+    typer.Option(
+        help="Policy of the rules that name none, such as sved or clock:period_s=5.", rich_help_panel=alerts.PANEL
     ),
 ]
 Fps = Annotated[float, typer.Option(help="Frames looked at per second of each source.", rich_help_panel=SERVER)]
@@ -132,6 +138,7 @@ def serve(
     dtype: options.Dtype = "auto",
     pairs: options.Pairs = None,
     methods: Any = None,
+    response: Response = "threshold",
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
     kv: options.KV = "",

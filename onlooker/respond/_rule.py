@@ -106,14 +106,14 @@ class Rule:
         longest = _number(values.pop("longest", 32), int, f"longest of rule {name} is a number of tokens")
         then, veto = values.pop("then", "alert"), values.pop("veto", "")
         if policy is not None and "policy" not in values:
-            usual = {one.name: getattr(policy, one.name) for one in registry.settings(type(policy))}
-            values = {key: value for key, value in usual.items() if value is not None} | values
-        usual_method = "threshold" if policy is None else registry.describe(policy).partition(":")[0]
-        method = str(values.pop("policy", usual_method))
+            settings = {one.name: getattr(policy, one.name) for one in registry.settings(type(policy))}
+            values = {key: value for key, value in settings.items() if value is not None} | values
+        usual = type(policy) if policy is not None and "policy" not in values else None
+        method = str(values.pop("policy", "threshold"))
         if method.endswith(".py"):
             raise InputError("a rule names a built-in policy", given=method, do=", ".join(registry.names("response")))
         settings = {key: _as_text(value) for key, value in values.items()}
-        made = registry.build(registry.method_class("response", method), f"rule {name}", settings)
+        made = registry.build(usual or registry.method_class("response", method), f"rule {name}", settings)
         return cls(name, prompt, made, every, then, longest, veto)
 
     def as_dict(self) -> dict[str, Any]:

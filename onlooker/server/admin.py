@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path
 from fastapi.responses import Response
 from pydantic import Field
 
+from onlooker.core.contracts import ResponsePolicy
 from onlooker.core.errors import OnlookerError
 from onlooker.server.bodies import Body
 from onlooker.server.config import Above0, Fps, QuestionSection, SourceSection
@@ -60,7 +61,7 @@ def admin_routes(service: Service) -> APIRouter:
     async def put_source(name: SourceName, body: SourcePut, caller: Asker) -> dict[str, Any]:
         """Watch a source, or change how it is watched; it is written into the configuration file, if there is one."""
         before = next((one for one in service.watched.sources if one.name == name), None)
-        source = changed(name, before, body)
+        source = changed(name, before, body, service.settings.response)
         done = await service.watched.put(source)
         address = None if body.url is None else {"url": body.url}
         return describe(source) | {"done": done, "written": await service.write_back(name, address)}
@@ -111,8 +112,8 @@ def describe(source: Source) -> dict[str, Any]:
     return told_of | {"rules": [rule.as_dict() for rule in source.rules], "questions": questions}
 
 
-def changed(name: str, before: Source | None, body: SourcePut) -> Source:
-    """The source that a request describes. Raises `Refusal` (422)."""
+def changed(name: str, before: Source | None, body: SourcePut, usual: ResponsePolicy | None = None) -> Source:
+    """The source that a request describes; `usual` is the policy of rules that name none. Raises `Refusal` (422)."""
     if body.url is None and before is None:
         raise Refusal(422, "invalid_request", "a new source needs an address", param="url")
     if body.url is not None and "://" not in body.url and not SYNTHETIC.fullmatch(body.url):
@@ -125,7 +126,7 @@ def changed(name: str, before: Source | None, body: SourcePut) -> Source:
         name=name, url=body.url or "synthetic", rules=body.rules or [], questions=body.questions or []
     )
     try:
-        wanted = section.source()
+        wanted = section.source(usual)
     except OnlookerError as error:
         raise of_error(error) from error
     if before is None:

@@ -3,6 +3,7 @@
 import os
 import tomllib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from pydantic_settings import (
 )
 
 from onlooker.core import registry
+from onlooker.core.contracts import ResponsePolicy
 from onlooker.core.errors import InputError, OnlookerError
 from onlooker.core.kinds import defaults
 from onlooker.core.sizes import num_bytes
@@ -64,6 +66,8 @@ class ModelSection(_Methods):
     device_budget: Size | None = None
     host_budget: Size | None = None
     kv: str = ""
+    response: str = "threshold"
+    """Policy of the rules that name none."""
 
 
 class ServerSection(Section):
@@ -189,9 +193,9 @@ class SourceSection(Secret):
     rules: list[dict[str, Any]] = []
     questions: list[QuestionSection] = []
 
-    def source(self) -> Source:
-        """As the server knows it. Raises `InputError`."""
-        rules = tuple(Rule.from_dict(rule) for rule in self.rules)
+    def source(self, usual: ResponsePolicy | None = None) -> Source:
+        """As the server knows it; `usual` is the policy of rules that name none. Raises `InputError`."""
+        rules = tuple(Rule.from_dict(rule, usual) for rule in self.rules)
         for kind, names in (
             ("rules", [rule.name for rule in rules]),
             ("questions", [one.name for one in self.questions]),
@@ -249,7 +253,7 @@ class Config(BaseSettings):
 
         from onlooker.server.settings import SERVED
 
-        limits = self.limits
+        limits, response = self.limits, registry.make("response", self.model.response)
         return ServerSettings(
             model=short_name(self.model.name),
             host=self.server.host,
@@ -268,7 +272,8 @@ class Config(BaseSettings):
                 num_bytes(self.retention.memory_bytes),
             ),
             keep_sessions=self.retention.sessions,
-            sources=tuple(source.source() for source in self.sources),
+            sources=tuple(source.source(response) for source in self.sources),
+            response=response,
             source_fps=self.server.fps,
             webhook=self._webhook(),
             hooks=tuple(one.hook() for one in self.webhooks),
@@ -296,7 +301,12 @@ class Config(BaseSettings):
     def faults(self) -> list[str]:
         """What cannot be as it is said, beyond the types: one line each, beginning with where."""
         found = []
-        checks: list[tuple[str, Any]] = [(f"sources.{one.name}", one.source) for one in self.sources]
+        try:
+            usual = registry.make("response", self.model.response)
+            registry.make("schedule", self.model.schedule)
+        except OnlookerError as error:
+            return [f"model: {_line(error)}"]
+        checks: list[tuple[str, Any]] = [(f"sources.{one.name}", partial(one.source, usual)) for one in self.sources]
         checks += [(f"keys.{one.name}", one.as_key) for one in self.keys]
         checks += [(f"webhooks.{one.name}", one.hook) for one in self.webhooks]
         checks += [("webhook", self._webhook), ("model", self.engine_settings)]

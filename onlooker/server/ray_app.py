@@ -23,6 +23,7 @@ from ray import serve  # pyright: ignore[reportMissingImports]
 from ray.exceptions import RayError  # pyright: ignore[reportMissingImports]
 from ray.serve import Application  # pyright: ignore[reportMissingImports]
 
+from onlooker.core import registry
 from onlooker.core.errors import InputError
 from onlooker.core.kinds import defaults, of_engine
 from onlooker.engine import Engine
@@ -109,14 +110,16 @@ def build(given: dict[str, str]) -> Application:
 
     `model`, `workers` (their number), `num_gpus` (of each, 0 for CPU), `key_file` (needed beyond one machine),
     `sources` (`NAME=URL,...`), and what engines are made with: a method of every kind (see `core/kinds.py`), `device`,
-    `dtype`, `pairs` (true or false); `schedule` is that of each worker. Raises `InputError` for others.
+    `dtype`, `kv`, `pairs` (true or false); `schedule` is that of each worker, `response` that of rules that name none.
+    Raises `InputError` for others.
     """
     rest = dict(given)
     model = rest.pop("model", "pocket-aware")
     workers, num_gpus = int(rest.pop("workers", 1)), float(rest.pop("num_gpus", 0))
     file, named = rest.pop("key_file", None), rest.pop("sources", "")
     schedule = rest.pop("schedule", "oldest_first")
-    names = (*of_engine(), "device", "dtype")
+    response = registry.make("response", rest.pop("response", "threshold"))
+    names = (*of_engine(), "device", "dtype", "kv")
     engine: dict[str, Any] = defaults(served=True) | {name: rest.pop(name) for name in names if name in rest}
     if (pairs := rest.pop("pairs", None)) is not None:
         if pairs not in ("true", "false"):
@@ -132,6 +135,7 @@ def build(given: dict[str, str]) -> Application:
         keys=keys,
         sources=sources,
         schedule=schedule,
+        response=response,
     )
 
     def make_app() -> FastAPI:

@@ -82,7 +82,7 @@ class Router:
                 body = SourcePut.model_validate_json(await self._whole(request))
             except ValidationError as error:
                 raise Refusal(422, "invalid_request", error.errors()[0]["msg"][:200]) from None
-            source = changed(name, before, body)
+            source = changed(name, before, body, self.settings.response)
             address = None if body.url is None else {"url": body.url}
         elif before is None:
             raise Refusal(404, "source_not_found", f"there is no source {name[:80]!r}", param="name")

@@ -3,6 +3,7 @@
 from typing import Any
 
 from onlooker.core import registry
+from onlooker.core.contracts import ResponsePolicy
 from onlooker.respond import Rule
 from onlooker.server.bodies import RuleBody
 from onlooker.server.refusals import Refusal
@@ -12,16 +13,16 @@ STRIP = 120
 """Looks of a rule that are told with it, newest last."""
 
 
-def rule_of(name: str, body: RuleBody) -> Rule:
-    """The rule that a body describes. Raises `Refusal` (422) for a field that neither a rule nor its policy has, and
-    `InputError` for a value that is none."""
-    policy = (body.policy or "threshold").partition(":")[0]
+def rule_of(name: str, body: RuleBody, usual: ResponsePolicy | None = None) -> Rule:
+    """The rule that a body describes; `usual` is the policy of one that names none. Raises `Refusal` (422) for a field
+    that neither a rule nor its policy has, and `InputError` for a value that is none."""
+    policy = (body.policy or (registry.describe(usual) if usual else "threshold")).partition(":")[0]
     if policy in registry.names("response"):
         known = {setting.name for setting in registry.settings(registry.method_class("response", policy))}
         if unknown := sorted((body.model_extra or {}).keys() - known):
             do = f"settings of {policy} are {', '.join(sorted(known))}"
             raise Refusal(422, "unknown_field", f"{unknown[0]}: neither a rule nor its policy has it; {do}")
-    return Rule.from_dict({"name": name} | body.model_dump(exclude_none=True))
+    return Rule.from_dict({"name": name} | body.model_dump(exclude_none=True), usual)
 
 
 def put_rule(stream: Stream, rule: Rule, most: int) -> None:

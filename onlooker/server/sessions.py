@@ -253,7 +253,7 @@ def _rules(routes: APIRouter, service: Service) -> None:
     async def add_rule(session_id: str, name: Name, body: RuleBody, caller: Asker) -> dict[str, Any]:
         """Add or replace an alert rule."""
         stream = service.find(caller, session_id, own=True, rules=True)
-        rule = rule_of(name, body)
+        rule = rule_of(name, body, service.settings.response)
         await _on_worker(service, stream, lambda: put_rule(stream, rule, service.limits.rules_per_session))
         await service.note_rules(stream)
         return rule.as_dict()

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from onlooker.core.contracts import SchedulePolicy
+from onlooker.core.contracts import ResponsePolicy, SchedulePolicy
 from onlooker.core.errors import InputError
 from onlooker.engine import SLO
 from onlooker.respond import Rule
@@ -172,6 +172,8 @@ class ServerSettings:
     """Name of this worker, the first part of its session ids."""
     limits: Limits = field(default_factory=Limits)
     slo: SLO = field(default_factory=lambda: SERVED)
+    response: ResponsePolicy | None = None
+    """Policy of the rules that name none; None: threshold."""
     schedule: str | SchedulePolicy = "oldest_first"
     """Whose frame is next, among all sessions."""
     """What the engine keeps for every stream, and when it refuses or does with less."""
