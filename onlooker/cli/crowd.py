@@ -207,6 +207,7 @@ class Crowd:
         """One more stream: it has seen what the other has, and one frame more. So every stream's memory has found the
         size that it keeps, and they do not all refresh at the same frame."""
         session = other.fork()
+        session.store.unshare()  # streams that were watched by themselves share nothing
         try:
             session.push(self._frame(number, len(self._sessions)))
         except BaseException:

@@ -96,6 +96,14 @@ class CodedWindow(Window):
             self._table.forget_all()
         self._join(block, coded, offset)
 
+    def unshare(self) -> None:
+        for name, coded in list(self._listed()):
+            own = room(self.spec, self.codec, coded.num_tokens, self.spec.device)
+            own.slab.copy_(coded.slab)
+            self.coded[name] = own
+        if self._table is not None:
+            self._table.forget_all()
+
     def _join(self, block: Block, coded: Coded, offset: Offset | None) -> None:
         self.blocks[block.id], self.coded[block.id] = block, coded
         place = self.placing.place(block)

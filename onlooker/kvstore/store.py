@@ -368,6 +368,11 @@ class KVStore:
         twin._host_bytes, twin._position_bytes = self._host_bytes, self._position_bytes
         return twin
 
+    def unshare(self) -> None:
+        """Hold alone the codes on the device that a fork shares with what it was forked from, as a stream that was
+        watched by itself does: for whoever measures how many fit. Raises `CapacityError` when there is no memory."""
+        self._window.unshare()
+
     def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors by name, on the CPU, and JSON-able facts about them, from which `load` makes the same store."""
         return snapshot.export(self)

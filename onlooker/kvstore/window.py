@@ -93,6 +93,9 @@ class Window:
         """A block whose codes are there already, behind all others: they are copied."""
         raise NotImplementedError("this window has no codes")
 
+    def unshare(self) -> None:
+        """Hold alone what is shared with forks: nothing here."""
+
     def coded_rows(self) -> CodedRows | None:
         """What a segment sees of blocks in codes, behind the rows `[head, tail)`; None where there are none."""
         return None

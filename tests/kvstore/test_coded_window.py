@@ -226,6 +226,9 @@ def test_forks_share_codes():
         watch(stack, store, 6, number)
     twin = store.fork()
     assert twin._window.coded[2] is store._window.coded[2]
+    alone = store.fork()
+    alone.unshare()
+    assert alone._window.coded[2].address != store._window.coded[2].address and digest(alone) == digest(store)
     store.apply(Plan(forget=(1, 2)))
     assert_same(watch(stack, twin, 4, 7), watch(stack, registry_twin(stack), 4, 7))
 
