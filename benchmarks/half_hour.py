@@ -58,18 +58,22 @@ SEARCHING = (
 LATE = f"last_frames:frames={FRAMES}"
 LATE_S = 120
 BESIDE = (
+    ("full",),
     (f"resv:share=0.5,window_tokens={TOKENS}",),
     ("flash_vstream:form=star,clusters=48",),
     ("flash_vstream:form=csm_dam,clusters=26,details=24",),
-    (f"curvestream:frames={FRAMES - 1}", "streamforest:short_frames=24,event_frames=190"),
+    (f"curvestream:frames={FRAMES - 1}",),
+    ("streamforest:short_frames=24,event_frames=190",),
     ("scene_tiling:scenes=40,frames=8", LATE),
-    (f"deep_sink:window_frames={FRAMES},sink_frames={FRAMES // 2}", f"streaming_vlm:vision_s={FRAMES}"),
-    (f"infinipot_v:window_tokens={TOKENS},keep_tokens={TOKENS * 3 // 4}", "video_streaming:topk=9"),
-    ("carriers:bank=231,tokens=4", "carriers"),
-    (f"livevlm:keep_tokens={TOKENS * 5 // 3},recent=16", "participative:sink_frames=24,recent=8,top_tokens=336"),
-    ("full",),
+    (f"deep_sink:window_frames={FRAMES},sink_frames={FRAMES // 2}",),
+    (f"streaming_vlm:vision_s={2 * FRAMES}",),
+    (f"infinipot_v:window_tokens={TOKENS},keep_tokens={TOKENS * 3 // 4}",),
+    ("video_streaming:topk=9",),
+    ("carriers:bank=231,tokens=4",),
+    (f"livevlm:keep_tokens={TOKENS * 5 // 3},recent=16",),
+    ("participative:sink_frames=24,recent=8,top_tokens=336",),
 )
-"""Watch streams themselves, a process for each group."""
+"""Watch streams themselves, a job for each group."""
 AT_ONCE = 64
 """Questions in one step."""
 TOLD = "told where to look"
@@ -115,7 +119,7 @@ def open_with(engine: Engine, memory: str) -> Session:
 
 
 def watch(
-    streams: Sequence[Stream], engines: Mapping[bool, Engine], memories: Sequence[str]
+    streams: Sequence[Stream], engines: Mapping[bool, Engine], memories: Sequence[str], fps: float
 ) -> dict[str, list[Session]]:
     """Watch streams to their ends, all of them under all memories in the same steps; a session a stream, by memory."""
     sessions: dict[str, list[Session]] = {}
@@ -123,7 +127,7 @@ def watch(
         held = registry.make("memory", name).holds_tokens
         sessions[name] = [open_with(engines[held], name) for _ in streams]
     late_s, told = streams[0].episode.duration_s - LATE_S, time.monotonic()
-    for frames in zip(*(stream.frames() for stream in streams), strict=True):
+    for frames in zip(*(stream.frames(fps) for stream in streams), strict=True):
         for held, engine in engines.items():
             arrivals = [
                 (session, frame)
@@ -134,7 +138,7 @@ def watch(
             failed = [event for event in engine.step(arrivals) if isinstance(event, Failed)] if arrivals else []
             if failed:
                 raise failed[0].error
-        if time.monotonic() - told > 15:
+        if time.monotonic() - told > 10:
             told = time.monotonic()
             print(f"{frames[0].time_s:.0f} s of {len(streams)} streams, {memories[0]}", flush=True)
     return sessions
@@ -162,7 +166,7 @@ def ask_all(
         yield name, forks, answers(engines[False], questions(forks))
         for fork in forks:
             fork.close()
-    if first:
+    if first and WATCHING in searching:
         yield TOLD, list(first), answers(engines[False], questions(first, first[0].memory))
 
 
@@ -191,9 +195,9 @@ def work(number: int, given: argparse.Namespace, lock: Any, deadline: float) -> 
     device = given.devices.split(",")[number % len(given.devices.split(","))]
     names, longest = given.models.split(","), 0.0
     starts = range(given.first_seed, given.first_seed + given.clips, given.together)
-    jobs = [(start, name, group) for start in starts for name in names for group in given.groups]
+    jobs = [(start, name, *group) for start in starts for name in names for group in given.groups]
     card = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
-    for start, name, group in jobs[number :: given.workers]:
+    for start, name, group, searching in jobs[number :: given.workers]:
         began = time.monotonic()
         if began + longest > deadline:
             break
@@ -203,13 +207,14 @@ def work(number: int, given: argparse.Namespace, lock: Any, deadline: float) -> 
         lengths = given.split, given.minutes, given.early_minutes, given.per_hour, given.present
         seeds = range(start, min(start + given.together, starts.stop))
         streams = [Stream.of_seed(seed, *lengths) for seed in seeds]
-        sessions = watch(streams, engines, group)
+        print(f"{len(streams)} streams are made, {time.monotonic() - began:.0f} s; {group[0]} begins", flush=True)
+        sessions = watch(streams, engines, group, given.fps)
         facts = {
-            "model": name, "split": given.split, "minutes": given.minutes, "encoder": given.encoder,
+            "model": name, "split": given.split, "minutes": given.minutes, "fps": given.fps, "encoder": given.encoder,
             "compressor": given.compressor, "device": card,
             "commit": provenance.commit(), "versions": provenance.versions(),
         }  # fmt: skip
-        for memory, some, outcomes in ask_all(streams, sessions, engines, given.searching):
+        for memory, some, outcomes in ask_all(streams, sessions, engines, searching):
             rows, at = [], 0
             for stream, session in zip(streams, some, strict=True):
                 own = outcomes[at : at + len(stream.queries)]
@@ -232,6 +237,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first stream")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--minutes", type=float, default=35.0, help="length of a stream")
+    parser.add_argument("--fps", type=float, default=1.0, help="frames a second of stream")
     parser.add_argument("--early-minutes", type=float, default=5.0, help="minutes that the needles lie in")
     parser.add_argument("--per-hour", type=float, default=8.0, help="needles an hour of stream, 16 in all at most")
     parser.add_argument("--present", type=int, default=8, help="questions about what is there at the end")
@@ -249,8 +255,10 @@ def main() -> None:
     kept = {name: registry.make("memory", name) for name in given.also}
     searched = [name for name in kept if name.startswith(("rekv", "select_recent", "streamingtom"))]
     beside = [(name,) for name in kept if name not in searched]
-    given.searching = [WATCHING, *(() if given.only else SEARCHING[1:]), *searched]
-    given.groups = [(WATCHING,), *([(LATE,)] if given.only else BESIDE), *beside]
+    searching = [WATCHING, *(() if given.only else SEARCHING[1:]), *searched]
+    parts = [searching[:5], *([searching[5:]] if searching[5:] else [])]
+    given.groups = [((WATCHING,), part) for part in parts]
+    given.groups += [(group, ()) for group in [*([(LATE,)] if given.only else BESIDE), *beside]]
     deadline, spawn = time.monotonic() + given.seconds, multiprocessing.get_context("spawn")
     lock = spawn.Lock()
     workers = [spawn.Process(target=work, args=(n, given, lock, deadline)) for n in range(given.workers)]

@@ -41,7 +41,7 @@ class Stream:
         episode = make_episode(seed, split, duration_s=minutes * 60, kind="long", settings=settings)
         rng, needles = random.Random(seed), set(episode.needles)
         end_s, found = episode.duration_s - 0.5, {}
-        for _ in range(40 * max(5, len(needles))):
+        for _ in range(12 * max(5, len(needles))):
             for task in ("ever", "when"):
                 query = episode.ask(task, end_s, rng)
                 if query and set(query.meta["sprites"]) <= needles:
@@ -58,9 +58,9 @@ class Stream:
         named = [dataclasses.replace(query, id=f"{episode.id}-{n:03d}") for n, query in enumerate(queries)]
         return cls(episode, tuple(named))
 
-    def frames(self) -> Iterator[Frame]:
-        """One a second."""
-        return self.episode.frames(fps=1.0, size=(128, 128))
+    def frames(self, fps: float = 1.0) -> Iterator[Frame]:
+        """So many a second."""
+        return self.episode.frames(fps=fps, size=(128, 128))
 
 
 def aged(query: QueryRecord, age_s: float) -> QueryRecord:
