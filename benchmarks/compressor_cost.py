@@ -119,7 +119,7 @@ def measured(
         "settings": registry.describe(method),
         "ms_a_frame": round(statistics.median(spent[1:]), 5),
         "kept": round(kept / seen, 4),
-        "state_bytes": states[0].num_bytes(),
+        "state_bytes": max(state.num_bytes() for state in states),
         "lookahead": method.lookahead,
     }
 

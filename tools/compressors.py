@@ -189,7 +189,7 @@ def cost() -> str:
             f"`{one['settings']}`",
             f"{one['ms_a_frame']:.3f}",
             f"{one['kept']:.1%}",
-            f"{one['state_bytes'] / 2**20:.1f}",
+            f"{one['lookahead'] + 1} frames" if one["lookahead"] > 1 else f"{one['state_bytes'] / 2**20:.1f}",
             str(one["lookahead"]),
         ]
         for one in sorted(found["rows"], key=lambda one: one["ms_a_frame"])

@@ -5,7 +5,7 @@ from typing import Any
 
 _SHARED = {
     **dict.fromkeys(("Budgeted", "best", "check_keep", "num_kept"), "_keep"),
-    **dict.fromkeys(("Batched", "alike", "among_best", "chosen", "in_steps", "stacked"), "_batching"),
+    **dict.fromkeys(("Batched", "alike", "among_best", "in_steps", "selected", "stacked", "where"), "_batching"),
     **dict.fromkeys(("ClipMethod", "ClipState", "WindowMethod"), "_clip"),
     "Scorer": "_scorer",
     "Chain": "_chain",

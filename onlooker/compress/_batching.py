@@ -93,19 +93,13 @@ def owned(batch: Sequence[VisualTokens], members: Sequence[int]) -> list[VisualT
     return apart(together(batch, members), [len(batch[number]) for number in members])
 
 
-def selected(
-    batch: Sequence[VisualTokens], members: Sequence[int], index: Tensor | Sequence[Tensor]
-) -> list[VisualTokens]:
-    """The tokens at the `index` (int64 `[kept]`, ascending) of each of some streams of one shape; as one tensor
-    `[streams, kept]` where all keep as many."""
+def selected(batch: Sequence[VisualTokens], members: Sequence[int], index: Tensor) -> list[VisualTokens]:
+    """The tokens at `index` (int64 `[streams, kept]`, each row ascending) of some streams of one shape."""
     if len(members) == 1:
         return [batch[members[0]].select(index[0])]
-    size, counts = len(batch[members[0]]), [len(one) for one in index]
-    if isinstance(index, Tensor):
-        place = (index + torch.arange(0, len(members) * size, size, device=index.device)[:, None]).flatten()
-    else:
-        place = torch.cat([one + n * size for n, one in enumerate(index)])
-    return apart(together(batch, members).select(place), counts)
+    streams, size = len(members), len(batch[members[0]])
+    place = (index + torch.arange(0, streams * size, size, device=index.device)[:, None]).flatten()
+    return apart(together(batch, members).select(place), [index.shape[1]] * streams)
 
 
 def in_steps(scores: Tensor) -> Tensor:
@@ -114,12 +108,17 @@ def in_steps(scores: Tensor) -> Tensor:
     return torch.round(scores * STEPS)
 
 
-def chosen(mask: Tensor) -> list[Tensor]:
-    """Positions where `mask` (bool `[streams, tokens]`) is true, ascending, int64, for each stream. Waits for the
-    device once for all streams."""
+def where(batch: Sequence[VisualTokens], members: Sequence[int], mask: Tensor) -> list[VisualTokens]:
+    """The tokens where `mask` (bool `[streams, tokens]`) is true, of some streams of one shape. Waits for the device
+    once for all of them."""
     counts = mask.sum(1).tolist()
     order = mask.logical_not().byte().sort(dim=1, stable=True).indices
-    return [row[:count] for row, count in zip(order, counts, strict=True)]
+    if len(members) == 1:
+        return [batch[members[0]].select(order[0, : counts[0]])]
+    size = mask.shape[1]
+    order = order + torch.arange(0, len(members) * size, size, device=order.device)[:, None]
+    place = torch.cat([row[:count] for row, count in zip(order, counts, strict=True)])
+    return apart(together(batch, members).select(place), counts)
 
 
 def among_best(scores: Tensor, count: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import Batched, alike, among_best, chosen, earlier, in_steps, selected, stacked
+from onlooker.compress._batching import Batched, alike, among_best, earlier, in_steps, stacked, where
 from onlooker.compress._keep import check_keep, num_kept
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
@@ -107,7 +107,7 @@ class DTD(Batched):
             wanted = [self.least_change if state.least_change is None else state.least_change for state in mine]
             mask = self._differs(in_steps(change), in_steps(torch.tensor(wanted))[:, None]) | ~known[:, None]
             reference = torch.where(mask[..., None], now.float(), before).to(now.dtype) if self.anchored else now
-            given = selected(batch, members, chosen(mask))
+            given = where(batch, members, mask)
             for state, row, i, out in zip(mine, reference, members, given, strict=True):
                 state.age = 1 if len(out) == len(batch[i]) else state.age + 1
                 state.reference = row.to(batch[i].features.dtype if not pixels else row.dtype, copy=True)

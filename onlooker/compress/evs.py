@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import LongRun, alike, chosen, earlier, selected, stacked
+from onlooker.compress._batching import LongRun, alike, earlier, stacked, where
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -74,7 +74,7 @@ class EVS(LongRun):
             # The first bin up to which all that is not to be kept lies; a hair of grace for sums of shares.
             edge = (total < (1 - self.keep_ratio) * total[:, -1:] * (1 - 1e-6)).sum(1, keepdim=True)
             mask = (place > edge) | ~known[:, None] if self.keep_ratio < 1 else torch.ones_like(place, dtype=torch.bool)
-            given = selected(batch, members, chosen(mask))
+            given = where(batch, members, mask)
             for state, i, row, out in zip(mine, members, counted, given, strict=True):
                 state.before, state.histogram = batch[i].features.detach().clone(), row.clone()
                 kept[i] = out

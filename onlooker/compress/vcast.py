@@ -21,18 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from onlooker.compress._batching import (
-    LongRun,
-    alike,
-    among_best,
-    chosen,
-    earlier,
-    in_steps,
-    nothing,
-    owned,
-    selected,
-    stacked,
-)
+from onlooker.compress._batching import LongRun, alike, among_best, earlier, in_steps, nothing, owned, stacked, where
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -116,7 +105,7 @@ class VCast(LongRun):
         score = in_steps(stands_out + length / length.amax(1, keepdim=True).clamp_min(1e-12))
         for state, row in zip(states, new, strict=True):
             state.sums = row.clone()
-        return selected(held, range(len(held)), chosen(among_best(score, count)))
+        return where(held, range(len(held)), among_best(score, count))
 
     def _curvature(self, before: Sequence[Tensor | None], here: Tensor, after: Tensor | None) -> Tensor:
         """0 to 2, `[streams]`; 1 at the ends of a stream."""

@@ -33,9 +33,36 @@ class CacherState(StreamState):
     """Patch embeddings of the last refresh, `[tokens, dim]`; only with `refresh_on_cut`."""
     grid: tuple[int, ...] = ()
     """Rows and columns of the reference's patches."""
+    said: Tensor | None = None
+    """What the video's encoder says of the newest frame, float32 `[patches, 4]` (see `hears_codec`)."""
+    moved: Tensor | None = None
+    """How far each patch moved since the reference, as it says, float32 `[patches]`; nan once it did not say."""
+    num_fallbacks: int = 0
+    """Frames of which it said nothing, though it was asked."""
 
     def fork(self) -> Self:
         return copy.copy(self)
+
+
+NEW = 0.1
+"""Motion, as a share of the picture, that being new is worth."""
+
+
+def follow(states: Sequence[CacherState], hidden: Tensor, pinned: int) -> Tensor:
+    """How far every token moved since the reference by what the video's encoder said of each frame since, float32
+    `[streams, tokens]`; nan where it did not always say, and the whole way for the `pinned` leading tokens."""
+    rows = []
+    for state in states:
+        said, silent = state.said, hidden.new_full((hidden.shape[1] - pinned,), torch.nan, dtype=torch.float32)
+        step = silent
+        if said is not None and said.shape[0] == len(silent) and bool(said[:, 3].any()):
+            step = said[:, :2].norm(dim=1) * said[:, 3] + said[:, 2] + NEW * (1 - said[:, 3])
+        else:
+            state.num_fallbacks += 1
+        state.moved = step if state.moved is None else state.moved + step
+        rows.append(state.moved)
+    moved = torch.stack(rows)
+    return torch.cat([moved.amax(1, keepdim=True).expand(-1, pinned), moved], dim=1)
 
 
 @dataclass

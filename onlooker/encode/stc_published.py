@@ -37,7 +37,7 @@ from onlooker.encode._cost import affordable_count, dense_flop, selective_flop
 from onlooker.encode._layer import Computed, run_layer
 from onlooker.encode._packed import PackedTower, Plan, fastest_ways, packed_layers
 from onlooker.encode._prepared import PreparedEncoder
-from onlooker.encode._reference import CacherState, Reference, SideBySide, kept_tensor, remember, side_by_side
+from onlooker.encode._reference import CacherState, Reference, SideBySide, follow, kept_tensor, remember, side_by_side
 from onlooker.encode._selection import Metric, Picked, least_alike, similarity, take_rows, unchanged
 
 
@@ -57,8 +57,9 @@ class STCPublished(EncoderAccelerator):
     """What change is measured on: keys, values, or the normed input of a layer."""
     metric: Metric = "cosine"
     """How change is measured."""
-    selection: Literal["per_layer", "shared", "patch"] = "per_layer"
-    """Who chooses: each layer, the first selective layer for all, or the patch embedding for all."""
+    selection: Literal["per_layer", "shared", "patch", "codec"] = "per_layer"
+    """Who chooses: each layer, the first selective layer for all, the patch embedding for all, or the video's encoder
+    by how far each patch moved since the reference (the patch embedding where it does not say)."""
     reference: Literal["fixed", "rolling"] = "fixed"
     """Whether recomputed tokens update the reference (rolling) or only whole frames do (fixed)."""
     refresh_on_cut: float | None = None
@@ -89,6 +90,11 @@ class STCPublished(EncoderAccelerator):
                 raise InputError(f"stc_published: {name} is out of range", given=str(getattr(self, name)), do=do)
         if self.age_weight and self.reference == "fixed":
             raise InputError("stc_published: age_weight needs a rolling reference", do="set reference=rolling")
+
+    @property
+    def hears_codec(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - hangs on a setting
+        """Whether the video's encoder chooses."""
+        return self.selection == "codec"
 
     # ------------------------------------------------------------------------------------------------ what it costs
 
@@ -180,7 +186,8 @@ class STCPublished(EncoderAccelerator):
 
     def plan(self, tower: VisionTower) -> Plan:
         """This method's packed form. Raises `ModelError` for settings that have none."""
-        plain = STCPublished(self.interval, self.recompute_ratio, selection=self.selection, round_to=self.round_to)
+        selection = "per_layer" if self.selection == "codec" else self.selection
+        plain = STCPublished(self.interval, self.recompute_ratio, selection=selection, round_to=self.round_to)
         if self != plain or (tower.group > 1 and tower.pinned):
             changed = [f.name for f in fields(self) if getattr(self, f.name) != getattr(plain, f.name)]
             raise ModelError(
@@ -188,7 +195,7 @@ class STCPublished(EncoderAccelerator):
                 given=", ".join(changed) or "a tower with tokens of the whole frame beside groups of neighbours",
                 do="leave all but interval, recompute_ratio, selection and round_to alone, or run it without graphs",
             )
-        return Plan(self.recomputed_tokens(tower), self.selection, tower.group)
+        return Plan(self.recomputed_tokens(tower), selection, tower.group)
 
     def _refresh_flags(self, tower: VisionTower, hidden: Tensor, states: Sequence[CacherState]) -> list[bool]:
         shape = (len(self.selective_layers(tower)), *hidden.shape[1:])
@@ -216,7 +223,7 @@ class STCPublished(EncoderAccelerator):
         """Whole frames, whose results become the reference of their streams."""
         chosen, fixed = self.selective_layers(tower), self.reference == "fixed"
         patches, taps, new = hidden, {}, Reference()
-        if self.selection == "patch":
+        if self.selection in ("patch", "codec"):
             new.gate.append(patches)
         for number, layer in enumerate(tower.layers):
             done = run_layer(layer, hidden)
@@ -237,7 +244,7 @@ class STCPublished(EncoderAccelerator):
             state.trail = state.sums = None  # perhaps there was a reference of the other kind
         remember(new, states)
         for b, state in enumerate(states):
-            state.age, state.grid = 1, tower.grid
+            state.age, state.grid, state.moved = 1, tower.grid, None
             if self.refresh_on_cut is not None:
                 state.patches = patches[b].detach().clone()
         everywhere = torch.ones(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
@@ -251,8 +258,9 @@ class STCPublished(EncoderAccelerator):
         taps: dict[int, Tensor] = {}
         picks: list[Picked] = []
         picked: Picked | None = None
-        if self.selection == "patch":
-            picked = self._choose(tower, hidden, old, 0, new)
+        if self.selection in ("patch", "codec"):
+            moved = follow(states, hidden, tower.pinned) if self.selection == "codec" else None
+            picked = self._choose(tower, hidden, old, 0, new, moved)
         for number, layer in enumerate(tower.layers):
             if number in place:
                 if self.selection == "per_layer":
@@ -313,8 +321,20 @@ class STCPublished(EncoderAccelerator):
         return output.view_as(hidden), picked
 
     @torch.no_grad()
-    def _choose(self, tower: VisionTower, feature: Tensor, old: SideBySide, gate: int, new: Reference) -> Picked:
+    def _choose(
+        self,
+        tower: VisionTower,
+        feature: Tensor,
+        old: SideBySide,
+        gate: int,
+        new: Reference,
+        moved: Tensor | None = None,
+    ) -> Picked:
+        """The tokens least like their references, or those that `moved` most (float32 `[streams, tokens]`, nan where
+        nobody says)."""
         alike = similarity(feature, old.gate[gate], self.metric)
+        if moved is not None:
+            alike = torch.where(moved.isnan(), alike, 1 - moved)
         if self.age_weight:
             alike = alike - self.age_weight * (old.waits[gate] + 1)
         if self.global_tokens:
@@ -324,7 +344,7 @@ class STCPublished(EncoderAccelerator):
                 weight[:, : tower.pinned] = 0
                 alike = alike.scatter(1, weight.topk(min(others, weight.shape[1]), dim=1).indices, -torch.inf)
         # With age_weight every token that waited has a reason.
-        same = None if self.age_weight else unchanged(feature, old.gate[gate], self.metric)
+        same = None if self.age_weight or moved is not None else unchanged(feature, old.gate[gate], self.metric)
         found = least_alike(alike, self.recomputed_tokens(tower), tower.group, tower.pinned, same)
         picked = Picked.of(*found, feature.shape[1])
         if self.reference == "rolling":

@@ -13,7 +13,7 @@ from onlooker.core.frame import Frame
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 from onlooker.engine.emission import Pending, emitted, most_read
-from onlooker.engine.hints import told
+from onlooker.engine.hints import hand_on, told
 from onlooker.engine.methods import Methods
 from onlooker.engine.seeing import Arrival, Patch, Seen, arrive, batches
 from onlooker.engine.session import Session
@@ -107,6 +107,8 @@ class Eye:
             some = [sessions[n] for n in members]
             tower = self.tower(shape)
             working = [session.forks() if aside else session.begin(most_read(session, tower)) for session in some]
+            if self._methods.encoder.hears_codec:
+                hand_on([patches[n][1] for n in members], working, tower, self._device)
             with self._stages("encode", some, self._device):
                 images = torch.stack([pixels[n] for n in members])
                 encoded = self._encode(tower, images, [beside[n] for n in members], working)

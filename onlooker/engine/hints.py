@@ -1,8 +1,13 @@
 """What the video's encoder said of a frame, for those who ask for it token by token."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from onlooker.core.contracts import VisionTower
+from onlooker.core.state import StreamState
 from onlooker.engine.seeing import Patch
 
 CODEC = "codec"
@@ -20,3 +25,14 @@ def told(patch: Patch, grid: tuple[int, int], device: torch.device) -> dict[str,
     motion, spread, known = (torch.from_numpy(part) for part in found)
     rows = torch.cat([motion, spread[..., None], known[..., None]], dim=-1)
     return {CODEC: rows.flatten(0, 1).to(device)}
+
+
+def hand_on(
+    patches: Sequence[Patch], working: Sequence[Mapping[str, StreamState]], tower: VisionTower, device: torch.device
+) -> None:
+    """Tell an encoder that hears it what was said of each frame, patch by patch of the tower and in its order: into
+    `said` of its states."""
+    for patch, states in zip(patches, working, strict=True):
+        state: Any = states["encoder"]
+        said = told(patch, tower.grid, device)[CODEC]
+        state.said = said if tower.raster is None else said[tower.raster]

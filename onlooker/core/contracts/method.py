@@ -18,7 +18,8 @@ class Method(ABC):
 
     hears_codec: ClassVar[bool] = False
     """Whether it looks at what the video's encoder said of a frame (`Frame.codec`): sources are asked for it then. A
-    gate finds it on the frame, a compressor in `tokens.extras["codec"]`. Many sources say nothing."""
+    gate finds it on the frame, a compressor in `tokens.extras["codec"]`, an encoder in `said` of its states. Many
+    sources say nothing."""
 
     @abstractmethod
     def new_state(self) -> StreamState:
