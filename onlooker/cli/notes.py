@@ -1,13 +1,14 @@
 """Texts that `onlooker watch` writes into the memory: at given times, or as they are typed."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from onlooker.cli.output import clock, emit, note, plain
 from onlooker.core.errors import InputError
 
 if TYPE_CHECKING:
+    from onlooker.core.frame import Frame
     from onlooker.engine import Session
 
 TYPED = "note:"
@@ -37,6 +38,15 @@ class TimedNotes:
         """Say which notes the video has not come to."""
         for at_s, text in self._waiting:
             note(f"the video ended before {clock(at_s)}: not noted: {plain(text)}")
+
+
+def read_lines(every_s: float | None) -> "Callable[[Frame], list[str]]":
+    """Gives the new lines that are written in a frame; none at all without a number of seconds."""
+    if every_s is None:
+        return lambda frame: []
+    from onlooker.video.texts import NewLines, Ocr
+
+    return NewLines(Ocr(), every_s).look
 
 
 def write_note(session: "Session", text: str, time_s: float | None, as_json: bool) -> None:

@@ -12,7 +12,7 @@ import typer
 from onlooker.cli import alerts, options
 from onlooker.cli.app import app
 from onlooker.cli.ask import as_dict, explain
-from onlooker.cli.notes import TYPED, TimedNotes, tell_noted, write_note
+from onlooker.cli.notes import TYPED, TimedNotes, read_lines, tell_noted, write_note
 from onlooker.cli.output import clock, emit, note, plain, size_text, warn
 from onlooker.cli.progress import Working
 from onlooker.cli.questions import AT_THE_END, NOW, Question, TypedQuestions
@@ -34,6 +34,15 @@ Notes = Annotated[
         "--note",
         metavar="'@12 TEXT'",
         help="Write a text into the memory at that second of the stream. May be given many times.",
+    ),
+]
+Ocr = Annotated[
+    float | None,
+    typer.Option(
+        "--ocr",
+        metavar="SECONDS",
+        help="Read what is written in the picture, so often, into the memory: needs onlooker\\[ocr].",
+        min=0,
     ),
 ]
 
@@ -58,6 +67,7 @@ def watch(
     response: alerts.Response = None,
     scores: alerts.Scores = False,
     notes: Notes = None,
+    ocr: Ocr = None,
     as_json: options.Json = False,
     progress: options.Progress = "auto",
     model: options.Model = "pocket-aware",
@@ -90,6 +100,7 @@ def watch(
     settings = options.engine_settings(methods, device_budget, host_budget, kv)
     standing = alerts.AlertOptions.of(rule, rules, webhook, webhook_secret_file, evidence, response, scores)
     timed = TimedNotes(notes or (), as_json)
+    lines = read_lines(ocr)
     working = Working(progress, as_json)
     with working.loading(model):
         from onlooker.engine import Engine
@@ -110,6 +121,8 @@ def watch(
                     talk.answer_before(frame)
                     timed.write_before(session, frame.time_s)
                     watching.look(frame, session.push(frame))
+                    for line in lines(frame):
+                        session.note(line)
                     tell_noted(session, as_json)
             if session.time_s is None:
                 raise SourceError("the source showed no frame", given=source, do="check it, and --fps")

@@ -43,3 +43,18 @@ def test_texts_in_json_and_another_policy(run) -> None:
 def test_what_cannot_be_is_said_before_a_model_is_loaded(run, tmp_path) -> None:
     for wrong in (("--subtitles", tmp_path / "told.txt"), ("--response", "shout"), ("--longest", "0")):
         assert run(*CLIP, *wrong, "--model", "/no/such/model").code == 2
+
+
+@pytest.mark.slow
+def test_what_is_written_in_the_picture_is_noted(run, tmp_path) -> None:
+    """Real pictures through the real reader: a line once, however long it stands there."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    for number in range(3):
+        picture = Image.new("RGB", (480, 160), (30, 60, 90))
+        ImageDraw.Draw(picture).text((30, 50), "GATE 42", fill=(255, 255, 255), font=ImageFont.load_default(44))
+        picture.save(tmp_path / f"{number:03d}.png")
+    ran = run("watch", tmp_path, "--ocr", 1, "--pace", "max", "--json", "--device", "cpu")
+    assert ran.code == 0, ran.err
+    notes = [row for row in map(json.loads, ran.out.splitlines()) if row["event"] == "note"]
+    assert [(row["kind"], row["text"].replace(" ", "").upper()) for row in notes] == [("text", "GATE42")]
