@@ -19,14 +19,21 @@ _TIMED = re.compile(r"@(\d+(?:\.\d*)?)\s+(\S.*)", re.DOTALL)
 class TimedNotes:
     """Notes that wait for their moments."""
 
-    def __init__(self, texts: Sequence[str], as_json: bool) -> None:
-        """Raises `InputError` for a text that is not `@SECONDS TEXT`."""
+    def __init__(self, texts: Sequence[str], as_json: bool, ocr_s: float | None = None) -> None:
+        """`ocr_s` is how often pictures are read, in seconds. Raises `InputError` for a text that is not `@SECONDS
+        TEXT`, and for reading without the package for it."""
         found = [_TIMED.fullmatch(text.strip()) for text in texts]
         if None in found:
             given = texts[found.index(None)]
             raise InputError("a note is @SECONDS TEXT", given=repr(given[:80]), do='--note "@12.5 a car stopped"')
         self._waiting = sorted((float(match[1]), match[2]) for match in found if match)
-        self._as_json = as_json
+        self._as_json, self._lines = as_json, read_lines(ocr_s)
+
+    def look(self, session: "Session", frame: "Frame") -> None:
+        """Note what is written in a frame that the session took in, and say what was noted, by whom ever."""
+        for line in self._lines(frame):
+            session.note(line)
+        tell_noted(session, self._as_json)
 
     def write_before(self, session: "Session", time_s: float) -> None:
         """Write the notes that belong before a stream time."""

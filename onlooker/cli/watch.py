@@ -12,7 +12,7 @@ import typer
 from onlooker.cli import alerts, options
 from onlooker.cli.app import app
 from onlooker.cli.ask import as_dict, explain
-from onlooker.cli.notes import TYPED, TimedNotes, read_lines, tell_noted, write_note
+from onlooker.cli.notes import TYPED, TimedNotes, write_note
 from onlooker.cli.output import clock, emit, note, plain, size_text, warn
 from onlooker.cli.progress import Working
 from onlooker.cli.questions import AT_THE_END, NOW, Question, TypedQuestions
@@ -92,15 +92,13 @@ def watch(
     no more questions: the video runs out, and what still waits is answered at its end.
 
     A line "note: TEXT" is written into the memory, as --note does at a given second; questions see and cite it.
-
     With --pace max all lines are read first; those without a time are answered at the end of the video.
     With --json every answer, alert and note (with --scores every look of a rule) is one line, the summary too.
     """
     _check_source(source)
     settings = options.engine_settings(methods, device_budget, host_budget, kv)
     standing = alerts.AlertOptions.of(rule, rules, webhook, webhook_secret_file, evidence, response, scores)
-    timed = TimedNotes(notes or (), as_json)
-    lines = read_lines(ocr)
+    timed = TimedNotes(notes or (), as_json, ocr)
     working = Working(progress, as_json)
     with working.loading(model):
         from onlooker.engine import Engine
@@ -121,9 +119,7 @@ def watch(
                     talk.answer_before(frame)
                     timed.write_before(session, frame.time_s)
                     watching.look(frame, session.push(frame))
-                    for line in lines(frame):
-                        session.note(line)
-                    tell_noted(session, as_json)
+                    timed.look(session, frame)
             if session.time_s is None:
                 raise SourceError("the source showed no frame", given=source, do="check it, and --fps")
             if pace == "real":
