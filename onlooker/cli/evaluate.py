@@ -28,8 +28,8 @@ Suite = Annotated[
     str,
     typer.Argument(
         metavar="SUITE",
-        help="pocketworld (or -long, -temporal, -needles, -chains, -stream), proactive, narration, hours, or a "
-        "benchmark.",
+        help="pocketworld (or -long, -temporal, -needles, -chains, -stream, -stories, -gaze, -transport), proactive, "
+        "narration, hours, or a benchmark.",
     ),
 ]
 Limit = Annotated[
@@ -65,7 +65,7 @@ def evaluate(
     seeds: Annotated[
         str, typer.Option(metavar="sealed:NAME", help="Derive the clips from a name instead, to open them once.")
     ] = "",
-    level: Annotated[str, typer.Option(help="L0, or L1 to L4: a harder Pocket World (pocketworld only).")] = "L0",
+    level: Annotated[str, typer.Option(help="L0, or L1 to L4: a harder Pocket World (pocketworld, -stories).")] = "L0",
     fps: options.Fps = 1.0,
     parallel: Annotated[int, typer.Option(help="Videos watched side by side.", min=1, max=1024)] = 8,
     pace: Annotated[str, typer.Option(help="max, or realtime (then lag counts).", rich_help_panel=RUN)] = "max",
@@ -102,6 +102,9 @@ def evaluate(
     pairs: options.Pairs = None,
     prefix: options.Prefix = None,
     kv: options.KV = "",
+    side: Annotated[
+        str, typer.Option(help="Text beside the video that goes into memory as it comes: comment, speech, asr, with +.")
+    ] = "",
     methods: Any = None,
 ) -> None:
     """Watch a suite's videos, ask its questions on the way, print accuracy with 95 % intervals.
@@ -125,7 +128,8 @@ def evaluate(
         "suite": suite, "limit": limit, "seed": seed, "seeds": seeds, "level": level, "fps": fps,
         "parallel": parallel, "pace": pace,
         "control": control, "annotations": str(annotations or ""), "videos": str(videos or ""), "model": model,
-        "device": device, "dtype": dtype, "pairs": pairs, "kv": kv, "prefix": "+".join(prefix or ()), **methods,
+        "device": device, "dtype": dtype, "pairs": pairs, "kv": kv, "side": side,
+        "prefix": "+".join(prefix or ()), **methods,
     }  # fmt: skip
     if grid is not None:
         if out is None:

@@ -22,6 +22,8 @@ from onlooker.world.levels import LEVEL_NAMES
 
 CONTROLS = ("oracle", "yes", "best_constant", "blind_clock", "guess", "text_only", "peek", "crash")
 """Systems that may stand in the place of the engine; `oracle:0.2` errs in one answer of five, `guess:1` is seed 1."""
+SIDES = ("comment", "speech", "asr")
+"""Kinds of text beside a video."""
 _SEALED = re.compile(r"sealed:[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 OWN_COMPRESSORS = ("oracle", "lower_resolution")
 
@@ -48,6 +50,8 @@ class RunSettings(_Methods):
     model: str = "pocket-aware"
     prefix: str = ""
     """Soft prefixes that the model knows, by name and with plus signs between, written before each video."""
+    side: str = ""
+    """Kinds of the text beside a video that go into memory as it comes, with plus signs between: comment+speech."""
     control: str = ""
     fps: float = 1.0
     pace: str = "max"
@@ -77,6 +81,9 @@ class RunSettings(_Methods):
             raise InputError("clips are chosen by a number or a sealed name", given=self.seeds, do=do)
         if self.pace not in ("max", "realtime"):
             raise InputError("unknown pace", given=self.pace, do="use max or realtime")
+        if unknown := set(filter(None, self.side.split("+"))) - set(SIDES):
+            do = f"{' or '.join(SIDES)}, with plus signs between"
+            raise InputError("there is no such side text", given=", ".join(sorted(unknown)), do=do)
         if self.control.split(":")[0] not in ("", *CONTROLS):
             raise InputError("there is no such control", given=self.control, do=f"one of: {', '.join(CONTROLS)}")
 
@@ -99,7 +106,7 @@ class RunSettings(_Methods):
         kinds = self.methods.keys()
         rest = {k: v for k, v in self.as_dict().items() if k not in ("name", "parallel", "device", *kinds)}
         rest |= telling(self.methods)
-        for name in ("kv", "prefix"):
+        for name in ("kv", "prefix", "side"):
             if not rest[name]:  # as the keys were before there was a choice
                 del rest[name]
         if self.pairs is None:  # as the keys were before there was a choice
@@ -114,6 +121,7 @@ class RunSettings(_Methods):
         rate = f" at {self.fps:g} fps" if self.fps != 1.0 else ""
         stored = f" + kv {self.kv}" if self.kv else ""
         stored += f" + prefix {self.prefix}" if self.prefix else ""
+        stored += f" + {self.side}" if self.side else ""
         return " + ".join(telling(self.methods).values()) + stored + rate
 
     @property
@@ -211,7 +219,8 @@ def _engine_system(settings: RunSettings, encoder: EncoderAccelerator | None) ->
     prefixes = tuple(name for name in settings.prefix.split("+") if name)
     for name in prefixes:
         engine.prefix_rows(name)  # one that the model does not know fails the run, not each of its videos
-    return EngineSystem(engine, settings.max_new_tokens, prefixes)
+    side = tuple(kind for kind in settings.side.split("+") if kind)
+    return EngineSystem(engine, settings.max_new_tokens, prefixes, side)
 
 
 def model_of(settings: RunSettings) -> Any:

@@ -1,6 +1,7 @@
 """What the harness tests: something that watches frames in order and answers, and an engine as such a thing."""
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -80,10 +81,13 @@ class System(ABC):
 class EngineSystem(System):
     """An engine and its sessions: all streams share each step, all questions share each pass."""
 
-    def __init__(self, engine: Engine, max_new_tokens: int = 12, prefixes: Sequence[str] = ()) -> None:
-        """`prefixes`: names of soft prefixes that each stream begins with."""
+    def __init__(
+        self, engine: Engine, max_new_tokens: int = 12, prefixes: Sequence[str] = (), side: Sequence[str] = ()
+    ) -> None:
+        """`prefixes`: names of soft prefixes that each stream begins with; `side`: kinds of the text beside a video
+        (`VideoRecord.side`) that go into memory, each line as a note when its time has come."""
         self.engine, self.decoding = engine, Decoding(max_new_tokens, temperature=0.0)
-        self._prefixes = prefixes
+        self._prefixes, self._side = prefixes, side
         self._flop: dict[tuple[int, ...], float] = {}
 
     def open(self, item: Item) -> Watcher:
@@ -91,12 +95,14 @@ class EngineSystem(System):
         for name in self._prefixes:
             session.prefix(name)
         feed(session.states["compressor"], item)
-        return EngineWatcher(self, session)
+        lines = [line for line in item.video.side if line["kind"] in self._side]
+        return EngineWatcher(self, session, deque(sorted(lines, key=lambda line: line["t0"])))
 
     def watch_all(self, arrivals: Sequence[tuple[Watcher, Frame]]) -> list[Exception | None]:
-        for watcher, frame in arrivals:
-            cast(EngineWatcher, watcher).picture = frame.image.shape
         try:
+            for watcher, frame in arrivals:
+                cast(EngineWatcher, watcher).hear(frame.time_s)
+                cast(EngineWatcher, watcher).picture = frame.image.shape
             events = self.engine.step([(_session(watcher), frame) for watcher, frame in arrivals])
         except Exception as error:
             if len(arrivals) == 1:
@@ -126,6 +132,7 @@ class EngineSystem(System):
     def _answer_together(self, asked: Sequence[tuple[Watcher, Question]]) -> list[Said]:
         flying = []
         for watcher, question in asked:
+            cast(EngineWatcher, watcher).hear(question.time_s + 1e-6)
             session = _session(watcher)
             if session.time_s is None or question.since_s > session.time_s:
                 raise InputError("asked before the first frame", given=f"{question.time_s:.1f} s")
@@ -154,12 +161,22 @@ class EngineSystem(System):
 class EngineWatcher(Watcher):
     """A session."""
 
-    def __init__(self, system: EngineSystem, session: Session) -> None:
+    def __init__(self, system: EngineSystem, session: Session, side: deque[dict[str, Any]]) -> None:
         self.system, self.session = system, session
+        self.side = side
+        """Lines of side text that are still to come."""
         self.picture: tuple[int, ...] | None = None
         """Rows, columns and channels of the pictures, once there was one."""
 
+    def hear(self, before_s: float) -> None:
+        """Write the lines that began before this time, and behind the first frame, into memory."""
+        while self.side and self.picture is not None and self.side[0]["t0"] < before_s:
+            line = self.side.popleft()
+            kind = "text" if line["kind"] == "comment" else "speech"
+            self.session.note(line["text"], max(line["t0"], self.session.now_s), kind)
+
     def watch(self, frame: Frame) -> None:
+        self.hear(frame.time_s)
         self.session.push(frame)
 
     def answer(self, question: Question) -> Said:

@@ -157,3 +157,35 @@ def test_lower_resolution_averages_neighbours():
     assert kept.features[0, 0] == (0 + 1 + 4 + 5) / 4
     uneven = LowerResolution(side=4).compress(tokens(7), LowerResolution().new_state())
     assert len(uneven) == 16 and uneven.weight.sum() == 49
+
+
+def test_side_text_goes_into_memory_when_its_time_has_come():
+    """Through the harness: no line is written before it is said, and none without being asked for."""
+    from onlooker import models
+    from onlooker.evals.suites._episodes import story_item
+    from onlooker.evals.systems import EngineSystem
+
+    item = story_item("spoken", 0, "pocketworld_stories", "L1", 4)
+    engine = Engine(models.load("pocket-naive"), encoder="full", memory="video_rag:frames=30,notes=4")
+    told = {}
+    for kinds in ((), ("comment",), ("comment", "speech")):
+        system = EngineSystem(engine, 4, side=kinds)
+        watcher = system.open(item)
+        for frame in item.open(1.0):
+            assert system.watch_all([(watcher, frame)]) == [None]
+            if frame.time_s == 12.0:
+                early = watcher.session.notes()
+                assert all(note.time_s <= 12.0 for note in early)
+                assert len(early) == sum(line["kind"] in kinds and line["t0"] < 12.0 for line in item.video.side)
+        told[kinds] = [note.text for note in watcher.session.notes()]
+        assert told[kinds] == [line["text"] for line in item.video.side if line["kind"] in kinds]
+        watcher.close()
+    outcomes = replay(EngineSystem(engine, 4, side=("comment",)), [item])
+    assert [outcome.failure for outcome in outcomes] == [""] * 4
+
+
+def test_unknown_side_text_is_refused():
+    assert RunSettings(side="comment+speech").label.endswith("+ comment+speech")
+    assert RunSettings(side="").key == RunSettings().key != RunSettings(side="comment").key
+    with pytest.raises(InputError, match="side text"):
+        RunSettings(side="smoke")
