@@ -52,6 +52,9 @@ Seconds = Annotated[
         "--seconds", help="Length of a stream (180; hours: 7200).", min=60, rich_help_panel=LIVE, show_default=False
     ),
 ]
+Side = Annotated[
+    str, typer.Option(help="Text beside the video that goes into memory as it comes: comment, speech, asr, with +.")
+]
 COMPRESSORS = "compressors"
 """The grid that is made by `evals/compressors.py`."""
 
@@ -102,9 +105,7 @@ def evaluate(
     pairs: options.Pairs = None,
     prefix: options.Prefix = None,
     kv: options.KV = "",
-    side: Annotated[
-        str, typer.Option(help="Text beside the video that goes into memory as it comes: comment, speech, asr, with +.")
-    ] = "",
+    side: Side = "",
     methods: Any = None,
 ) -> None:
     """Watch a suite's videos, ask its questions on the way, print accuracy with 95 % intervals.
@@ -128,8 +129,8 @@ def evaluate(
         "suite": suite, "limit": limit, "seed": seed, "seeds": seeds, "level": level, "fps": fps,
         "parallel": parallel, "pace": pace,
         "control": control, "annotations": str(annotations or ""), "videos": str(videos or ""), "model": model,
-        "device": device, "dtype": dtype, "pairs": pairs, "kv": kv, "side": side,
-        "prefix": "+".join(prefix or ()), **methods,
+        "device": device, "dtype": dtype, "pairs": pairs, "kv": kv, "side": side, "prefix": "+".join(prefix or ()),
+        **methods,
     }  # fmt: skip
     if grid is not None:
         if out is None:

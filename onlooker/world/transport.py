@@ -70,7 +70,7 @@ def encoded(frames: Iterable[Frame], fps: float, kilobits: int) -> Iterator[Fram
             return
         container.mux(stream.encode(None))
     file.seek(0)
-    with av.open(file) as source:
+    with av.open(file, "r") as source:
         for time_s, picture in zip(times, source.decode(video=0), strict=True):
             yield Frame(picture.to_ndarray(format="rgb24"), time_s)
 
