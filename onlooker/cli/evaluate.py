@@ -127,10 +127,9 @@ def evaluate(
 
     values: dict[str, Any] = {
         "suite": suite, "limit": limit, "seed": seed, "seeds": seeds, "level": level, "fps": fps,
-        "parallel": parallel, "pace": pace,
-        "control": control, "annotations": str(annotations or ""), "videos": str(videos or ""), "model": model,
-        "device": device, "dtype": dtype, "pairs": pairs, "kv": kv, "side": side, "prefix": "+".join(prefix or ()),
-        **methods,
+        "parallel": parallel, "pace": pace, "control": control, "annotations": str(annotations or ""),
+        "videos": str(videos or ""), "model": model, "device": device, "dtype": dtype, "pairs": pairs, "kv": kv,
+        "side": side, "prefix": "+".join(prefix or ()), **methods,
     }  # fmt: skip
     if grid is not None:
         if out is None:
