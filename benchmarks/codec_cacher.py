@@ -82,8 +82,9 @@ def encoded(frames: Iterator[Frame], path: Path, rate: int) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate, options={"g": str(10 * rate), "bf": "0", "crf": "20"})
         for number, frame in enumerate(frames):
-            stream.height, stream.width = frame.image.shape[:2]
-            stream.pix_fmt = "yuv420p"
+            if not number:
+                stream.height, stream.width = frame.image.shape[:2]
+                stream.pix_fmt = "yuv420p"
             picture = av.VideoFrame.from_ndarray(frame.image, format="rgb24").reformat(format="yuv420p")
             picture.pts, picture.time_base = number, Fraction(1, rate)
             container.mux(stream.encode(picture))

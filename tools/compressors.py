@@ -202,9 +202,35 @@ def cost() -> str:
     return f"{_table(head, rows)}\n\n{about}\n"
 
 
+def codec(path: Path) -> str:
+    """Errors, and answers where there are any, by who chooses."""
+    rows = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    forms = list(dict.fromkeys(row["selection"] for row in rows))
+    body = []
+    for where in dict.fromkeys((row.get("clip") or f"Pocket World {row['level']}", row["interval"]) for row in rows):
+        own = [r for r in rows if (r.get("clip") or f"Pocket World {r['level']}", r["interval"]) == where]
+        found = {row["selection"]: row for row in own}
+        silent = found["codec"]["fallbacks"] if "codec" in found else 0.0
+        cells = [_codec_cell(found.get(form)) for form in forms]
+        body.append([f"{where[0]}, N={where[1]}", *cells, f"{silent:.0%}"])
+    row = rows[0]
+    about = f"{row['model']}, a quarter of the tokens; commit {row['commit']}, {row['versions']}."
+    return f"{_table(['', *(_name(form) for form in forms), 'codec said nothing'], body)}\n\n{about}\n"
+
+
+def _codec_cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    right = f", {row['right']:.1%}" if "right" in row else ""
+    return f"{row['error']:.3f}{right}"
+
+
 def blocks() -> dict[str, str]:
     """Every generated part of the page, by its name."""
     made = {"cost": cost()} if COST.is_file() else {}
+    for name in ("footage", "world"):
+        if (path := RESULTS / f"codec_cacher_{name}_2cores_202611.jsonl").is_file():
+            made[f"codec_{name}"] = codec(path)
     for level in ("L2", "L0"):
         path = RESULTS / f"compressors_grid_{level}_202611.jsonl"
         if path.is_file():
