@@ -80,7 +80,7 @@ def ask(
     decoding: Any = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     Decoding(**decoding)  # what is out of range costs no loading
     with (
-        open_source(source, fps, at, strict, Reading(stream, rate, live, hears_codec(methods))) as opened,
+        open_source(source, fps, at, strict, Reading(stream, rate, live, hears_codec(methods), workers=0)) as opened,
         _overlay(overlay, source, fps) as writer,
     ):
         if at is None and opened.is_live:

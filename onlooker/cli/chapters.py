@@ -64,7 +64,7 @@ def chapters(
     with working.loading(model):
         from onlooker.engine import Engine
         from onlooker.engine.chaptering import TITLE, Chapters
-    with open_source(source, fps, strict=strict, reading=Reading(stream, rate, live)) as opened:
+    with open_source(source, fps, strict=strict, reading=Reading(stream, rate, live, workers=0)) as opened:
         strange = stranger(model, source)
         for line in () if as_json else strange:
             note(line)

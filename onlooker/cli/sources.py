@@ -22,6 +22,7 @@ class Reading:
     rate: float | None = None
     live: bool | None = None
     codec: bool = False
+    workers: int = 1
 
 
 def hears_codec(methods: Mapping[str, Any]) -> bool:

@@ -130,6 +130,11 @@ class Decoder(Pictures):
             self._report.note_damage("some pictures were decoded from damaged data")
         return frame
 
+    def key_times(self) -> list[float]:
+        entries = self._stream.index_entries if self._num_promised else ()
+        start, base = self.track.start or Fraction(0), self._stream.time_base or Fraction(0)
+        return [float(entry.timestamp * base - start) for entry in entries if entry.is_keyframe]
+
     @property
     def skips_to_keys(self) -> bool:
         return self._stream.codec_context.skip_frame == "NONKEY"

@@ -70,15 +70,16 @@ class ReadSettings:
 
 
 class FileSource(Source):
-    """A container, or pictures that are files, being read; made by `open_video`."""
+    """A container, or pictures that are files, being read; made by `open_video`. With a `sampler` it is a piece of a
+    longer reading, which knows which times are due."""
 
-    def __init__(self, place: Place, settings: ReadSettings) -> None:
+    def __init__(self, place: Place, settings: ReadSettings, sampler: Sampler | None = None) -> None:
         self._pictures: Pictures | None = None
         self._lock = threading.Lock()
         self._settings = settings
         self._place = place
         self._report = SourceReport()
-        self._sampler = Sampler(settings.fps, settings.start_s)
+        self._sampler = sampler or Sampler(settings.fps, settings.start_s)
         try:
             pictures = self._pictures = _pictures_of(place, self._report, settings)
         except BaseException:
@@ -110,6 +111,11 @@ class FileSource(Source):
     @property
     def report(self) -> SourceReport:
         return self._report
+
+    def key_times(self) -> list[float]:
+        """When pictures begin that need no other, in seconds since the stream began, as an index that names every
+        picture tells; empty where there is none. Rough by a few pictures."""
+        return [] if self._pictures is None else self._pictures.key_times()
 
     def __next__(self) -> Frame:
         with self._lock:

@@ -11,6 +11,7 @@ from onlooker.video.file import FileSource, ReadSettings
 from onlooker.video.live import LiveSource, open_live
 from onlooker.video.live_place import QUICK, is_live
 from onlooker.video.live_state import LiveSettings
+from onlooker.video.parallel import open_pieces
 from onlooker.video.picture import Aspect
 from onlooker.video.place import Place, locate, redact
 from onlooker.video.source import Source, SourceReport
@@ -43,6 +44,7 @@ def open_video(
     rate: float | None = None,
     live: bool | None = None,
     codec: bool = False,
+    workers: int = 1,
 ) -> Source:
     """Open a video and return its frames as a `Source`, with the first picture already decoded.
 
@@ -68,6 +70,9 @@ def open_video(
     Frames for which there are no motion vectors (live sources, MJPEG, HEVC, VP9, AV1, pictures that are files) are
     counted in `report.num_without_motion`.
 
+    `workers`: threads that decode a file side by side, in pieces that are cut at keyframes; 0 for as many as there are
+    cores. The frames are the same. Only for files whose index names every picture (MP4, MOV); others are read by one.
+
     A still image is a video of one frame at 0 s. Raises `InputError` for a bad argument, `SourceError` when there is
     no readable video.
     """
@@ -82,7 +87,7 @@ def open_video(
         return _live_source(source, settings)
     if live:
         raise InputError("a file cannot be followed live", given=str(source), do="leave live out")
-    return FileSource(locate(source, timeout_s), settings)
+    return open_pieces(locate(source, timeout_s), settings, workers)
 
 
 def _web_source(address: str, settings: ReadSettings, live: bool | None) -> Source:

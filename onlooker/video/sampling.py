@@ -24,6 +24,16 @@ class Sampler:
         self.slack_s = MAX_SLACK_S if fps is None else min(MAX_SLACK_S, 0.25 / fps)
         self._next_due = 0
 
+    def from_due(self, k: int) -> "Sampler":
+        """A sampler of the same times whose next due time is number `k`, as if all before it had been served."""
+        later = Sampler(self.fps, self.start_s)
+        later._next_due = k
+        return later
+
+    def due_s(self, k: int) -> float:
+        """Due time number `k`, in seconds; there are none without `fps`."""
+        return self._due_s(k)
+
     def is_due(self, time_s: float) -> bool:
         """Say whether a frame at `time_s` seconds would be taken, changing nothing."""
         return time_s + self.slack_s >= (self.start_s if self.fps is None else self._due_s(self._next_due))

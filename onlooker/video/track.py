@@ -81,6 +81,10 @@ class Pictures(ABC):
     def close(self) -> None:
         """Let go of files and threads."""
 
+    def key_times(self) -> list[float]:
+        """Seconds at which pictures begin that need no other, where an index names every picture; else none."""
+        return []
+
     def shortfall(self, smallest_s: Fraction) -> str | None:
         """After the last picture: what was promised and did not come, in words. `smallest_s` and less is rounding."""
         return None
