@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,10 @@ from onlooker.cli.app import app
 from onlooker.cli.output import emit, note, show_table, size_text, warn
 from onlooker.core.errors import InputError
 
+if TYPE_CHECKING:
+    from onlooker.models import Shape
+
+TIERS = ("device", "host")
 SPARE = 0.1
 """Share of the device left for activations."""
 MOST = 1e12
@@ -30,6 +34,7 @@ def plan(
     fps: options.Fps = 1.0,
     keep_ratio: Annotated[float, typer.Option(help="Share of the visual tokens that the compressor keeps.")] = 0.3,
     window_tokens: Annotated[int, typer.Option(help="Tokens a stream keeps on the device (its window).")] = 5000,
+    kv: options.KV = "",
     hours: Annotated[float, typer.Option(help="How long a stream lasts.")] = 1.0,
     device_gb: Annotated[float, typer.Option(help="Memory of the device, in GB (10^9 bytes).")] = 80.0,
     measured: Annotated[
@@ -60,8 +65,10 @@ def plan(
     weights = shape.parameters * 2 + sum(one["weights_bytes"] for one in towers)
     window = min(window_tokens, frames * kept)
     beside = sum(one["state_bytes"] for one in towers)
-    on_device = window * shape.kv_bytes_per_token + shape.reference_bytes + beside
-    parked = max(0, frames * kept - window) * shape.kv_bytes_per_token
+    on_device, on_host = coded_bytes(shape, kv, kept)
+    coded = window // kept * on_device + window % kept * shape.kv_bytes_per_token
+    on_device = coded + shape.reference_bytes + beside
+    parked = max(0, frames - window // kept) * on_host
     room = device_gb * 1e9 * (1 - SPARE) - weights
     row: dict[str, Any] = {
         "model": shape.name,
@@ -85,8 +92,9 @@ def plan(
         return
     show_table(["what", "how much"], [[name, text] for name, text in _lines(row, hours)], numbers=True)
     note(
-        f"16-bit weights, keys and values; {hours:g} h at {fps:g} fps on a device of {device_gb:g} GB, a tenth of it "
-        "left for activations.\nMemory only: whether so many streams are fast enough is what onlooker bench tells."
+        f"16-bit weights; keys and values in {kv or '16 bits, too'}; {hours:g} h at {fps:g} fps on a device of "
+        f"{device_gb:g} GB, a tenth of it left for activations.\n"
+        "Memory only: whether so many streams are fast enough is what onlooker bench tells."
     )
     for name, one in row.get("measured", {}).items():
         print(
@@ -125,6 +133,19 @@ def _towers(model: str, side: int) -> list[dict[str, Any]]:
         about = {"tower": one.name, "weights_bytes": one.weights_bytes}
         rows.append(about | {"tokens": seen.num_tokens, "state_bytes": state})
     return rows
+
+
+def coded_bytes(shape: "Shape", kv: str, tokens: int) -> tuple[int, int]:
+    """Bytes of keys and values of a frame of so many tokens on the device and on the host, at 16 bits or as `kv` says.
+    Raises `InputError` for unknown tiers and codecs."""
+    import torch
+
+    from onlooker.kvstore.tiers import tier_codecs
+
+    codecs, plain = tier_codecs(kv), shape.kv_bytes_per_token * tokens
+    sizes = (shape.text_layers, shape.kv_heads, tokens, shape.head_dim, torch.bfloat16)
+    found = [codecs[f"{tier}_codec"].num_bytes(*sizes) if f"{tier}_codec" in codecs else plain for tier in TIERS]
+    return found[0], found[1]
 
 
 def read_measured(path: Path) -> dict[str, Any]:

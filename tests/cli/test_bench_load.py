@@ -142,3 +142,14 @@ def test_plan_tells_what_was_measured_beside_what_is_counted(run, tmp_path) -> N
         path.write_text(text, encoding="utf-8")
         ran = run("plan", "--measured", path)
         assert ran.code == 2 and "bench streams" in ran.err and "Traceback" not in ran.err
+
+
+def test_a_plan_counts_codecs(run):
+    rows = [
+        json.loads(run("plan", "--kv", kv, "--hours", "1", "--json").out) for kv in ("", "device=int8", "host=int4")
+    ]
+    device, host = ([row[name] for row in rows] for name in ("device_bytes_per_stream", "host_bytes_per_stream_at_end"))
+    assert device[1] < device[0] == device[2] and host[2] < host[1] < host[0]
+    assert rows[1]["streams_that_fit"] > 1.4 * rows[0]["streams_that_fit"]
+    refused = run("plan", "--kv", "device=int3")
+    assert refused.code == 2 and "no codec of that name" in refused.err
