@@ -46,15 +46,7 @@ def plan(
 
     Example: onlooker plan --model llava-onevision-7b --hours 8 --device-gb 24
     """
-    for name, value, most in (
-        ("--fps", fps, MOST),
-        ("--keep-ratio", keep_ratio, 1),
-        ("--window-tokens", window_tokens, MOST),
-        ("--hours", hours, MOST),
-        ("--device-gb", device_gb, MOST),
-    ):
-        if not (math.isfinite(value) and 0 < value <= most):
-            raise InputError(f"{name} is out of range", given=str(value), do=f"a number above 0, at most {most:g}")
+    _check_ranges(fps, keep_ratio, window_tokens, hours, device_gb)
     from onlooker.models import shape_of
 
     found = None if measured is None else read_measured(measured)
@@ -133,6 +125,18 @@ def _towers(model: str, side: int) -> list[dict[str, Any]]:
         about = {"tower": one.name, "weights_bytes": one.weights_bytes}
         rows.append(about | {"tokens": seen.num_tokens, "state_bytes": state})
     return rows
+
+
+def _check_ranges(fps: float, keep_ratio: float, window_tokens: float, hours: float, device_gb: float) -> None:
+    for name, value, most in (
+        ("--fps", fps, MOST),
+        ("--keep-ratio", keep_ratio, 1),
+        ("--window-tokens", window_tokens, MOST),
+        ("--hours", hours, MOST),
+        ("--device-gb", device_gb, MOST),
+    ):
+        if not (math.isfinite(value) and 0 < value <= most):
+            raise InputError(f"{name} is out of range", given=str(value), do=f"a number above 0, at most {most:g}")
 
 
 def coded_bytes(shape: "Shape", kv: str, tokens: int) -> tuple[int, int]:
