@@ -88,7 +88,7 @@ class Engine:
             codec.check(model)
         budgets = {"device_budget_bytes": device_budget_bytes, "host_budget_bytes": host_budget_bytes}
         self._budgets: dict[str, Any] = budgets | codecs
-        self.passes: Passes = make_passes(model, passes, codecs.get("device_codec"))
+        self.passes: Passes = make_passes(model, passes, codecs.get("device_codec"), asked=self.memory.num_queries > 0)
         self._begin(profile, layout or model.spec.layout)
         self.eye = Eye(model, self.serving, wanted, self.stages)
 

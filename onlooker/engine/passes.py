@@ -63,9 +63,10 @@ class Passes(ABC):
         """
 
 
-def make_passes(model: VideoModel, kind: str, device_codec: Codec | None = None) -> Passes:
+def make_passes(model: VideoModel, kind: str, device_codec: Codec | None = None, asked: bool = False) -> Passes:
     """Passes of a kind: plain, packed or auto (packed on CUDA where the kernel knows the model's head size), over
-    memories whose blocks lie on the device as `device_codec` says.
+    memories whose blocks lie on the device as `device_codec` says; `asked`: of which some want the queries of the
+    newest tokens (`MemoryPolicy.num_queries`).
 
     Raises `InputError` for another word and `ModelError` when packed kernels lack the head size.
     """
@@ -75,7 +76,7 @@ def make_passes(model: VideoModel, kind: str, device_codec: Codec | None = None)
     if kind not in ("plain", "packed"):
         raise InputError("there are no such passes", given=f"passes={kind}", do="auto, plain or packed")
     form = None if device_codec is None else Form.of(device_codec.form)
-    return PackedPasses(model, kernels=on_gpu, form=form) if kind == "packed" else PlainPasses(model)
+    return PackedPasses(model, kernels=on_gpu, form=form, asked=asked) if kind == "packed" else PlainPasses(model)
 
 
 class PlainPasses(Passes):
@@ -103,10 +104,10 @@ class PackedPasses(Passes):
     blocks that are larger than a pass and may not be cut, go through a plain pass, counted in `counts.plain`.
     """
 
-    def __init__(self, model: VideoModel, *, kernels: bool, form: Form | None = None) -> None:
-        """`form`: how rows in codes lie, for the kernels."""
+    def __init__(self, model: VideoModel, *, kernels: bool, form: Form | None = None, asked: bool = False) -> None:
+        """`form`: how rows in codes lie, for the kernels; `asked`: whether queries may be wanted."""
         super().__init__()
-        self._model, self._kernels, self._form = model, kernels, form
+        self._model, self._kernels, self._how = model, kernels, {"form": form, "asked": asked}
         self._steps: dict[int, LanguageStep] = {}
         self._sizes: tuple[int, ...] | None = None
 
@@ -130,7 +131,7 @@ class PackedPasses(Passes):
         self._steps.clear()
         for size in sorted(sizes, reverse=True):
             self._steps[size] = LanguageStep(
-                self._model, size, self._kernels, captured=True, pool=pool, extras=extras or {}, form=self._form
+                self._model, size, self._kernels, captured=True, pool=pool, extras=extras or {}, **self._how
             )
             on_step(f"read {size} tokens")
         self._sizes = tuple(sorted(sizes))
@@ -180,7 +181,7 @@ class PackedPasses(Passes):
             return self._steps[next(size for size in self._sizes if size >= num_tokens)]
         size = pass_sizes(num_tokens)[-1]
         if size not in self._steps:
-            self._steps[size] = LanguageStep(self._model, size, self._kernels, captured=False, form=self._form)
+            self._steps[size] = LanguageStep(self._model, size, self._kernels, captured=False, **self._how)
         return self._steps[size]
 
 
@@ -197,11 +198,13 @@ class LanguageStep:
         pool: Any = None,
         extras: Mapping[str, Tensor] = {},
         form: Form | None = None,
+        asked: bool = False,
     ) -> None:
         spec = model.spec
         self.num_tokens = num_tokens
         self._model, self._axes = model, spec.position_axes
-        self.tables = PassTables(spec, num_tokens, min(num_tokens, MOST_SEGMENTS), tiles_for(num_tokens))
+        segments = min(num_tokens, MOST_SEGMENTS)
+        self.tables = PassTables(spec, num_tokens, segments, tiles_for(num_tokens), asked)
         self._attention = RowAttention(self.tables, form) if kernels else PlainRowAttention(self.tables)
         self._embeddings = torch.zeros(num_tokens, spec.hidden_dim, dtype=spec.dtype, device=spec.device)
         # A graph reads the rows beside its tokens from where they were when it was captured.

@@ -35,9 +35,10 @@ def store_rows(
     HQ: tl.constexpr,
     HQ_CEIL: tl.constexpr,
     D: tl.constexpr,
+    ASKED: tl.constexpr,
 ):
     """Write each new token's rotated key, value and (for a chunk) raw key to its own row, and of the newest, where
-    somebody asks, the rotated queries. Grid (T,)."""
+    somebody asks (`ASKED`: it may be), the rotated queries. Grid (T,)."""
     token = tl.program_id(0)
     segment = tl.load(tokens + 2 * token)
     if segment < 0:
@@ -65,15 +66,16 @@ def store_rows(
     if raw != 0:
         to_raw = layer * tl.load(facts + 18) + heads * tl.load(facts + 19) + row * D + dims
         tl.store(raw.to(tl.pointer_type(element)) + to_raw, plain, mask=real)
-    asked = tl.load(facts + 21)
-    first = tl.load(facts + 24)
-    if (asked != 0) & (row >= first):
-        head = tl.arange(0, HQ_CEIL)
-        looks = _turned_queries(
-            queries, cos, sin, head * 0 + token, head, head < HQ, query_head_stride, query_token_stride, D
-        )
-        to_asked = layer * tl.load(facts + 22) + head[:, None] * tl.load(facts + 23) + (row - first) * D + dims
-        tl.store(asked.to(tl.pointer_type(element)) + to_asked, looks, mask=head[:, None] < HQ)
+    if ASKED:
+        asked = tl.load(facts + 21)
+        first = tl.load(facts + 24)
+        if (asked != 0) & (row >= first):
+            head = tl.arange(0, HQ_CEIL)
+            looks = _turned_queries(
+                queries, cos, sin, head * 0 + token, head, head < HQ, query_head_stride, query_token_stride, D
+            )
+            to_asked = layer * tl.load(facts + 22) + head[:, None] * tl.load(facts + 23) + (row - first) * D + dims
+            tl.store(asked.to(tl.pointer_type(element)) + to_asked, looks, mask=head[:, None] < HQ)
 
 
 @triton.jit

@@ -123,7 +123,9 @@ class PassTables:
     and writes nothing.
     """
 
-    def __init__(self, spec: ModelSpec, num_tokens: int, num_segments: int, tiles: Tiles) -> None:
+    def __init__(self, spec: ModelSpec, num_tokens: int, num_segments: int, tiles: Tiles, asked: bool = False) -> None:
+        """`asked`: some segments may want the queries of their last rows; costs registers, so not always."""
+        self.asked = asked
         self.spec, self.num_tokens, self.num_segments, self.tiles = spec, num_tokens, num_segments, tiles
         self.groups = spec.num_query_heads // spec.num_kv_heads
         self.num_blocks = -(-num_tokens * self.groups // tiles.queries) + num_segments
@@ -155,6 +157,8 @@ class PassTables:
                 given=f"{sum(counts)} tokens of {len(segments)} segments",
                 do=f"at most {self.num_tokens} tokens of {self.num_segments} segments",
             )
+        asks = any(rows.own_queries is not None for rows in segments)
+        assert self.asked or not asks, "these tables were not made for segments that want queries"
         self.segments = tuple(segments)
         self._table[:] = 0
         self._tokens[:, 0] = self._blocks[:, 0] = -1
@@ -257,6 +261,7 @@ class RowAttention:
             HQ=heads,
             HQ_CEIL=_power_of_two(heads),
             D=dim,
+            ASKED=tables.asked,
         )
         kernels.attend_rows[(tables.num_blocks, kv_heads, tiles.splits)](
             *(queries, cos, sin, tables.table, tables.blocks, self._out, self._lse, self._split_out, self._split_lse),

@@ -112,7 +112,7 @@ def run_mix(spec: ModelSpec, mix: str, tiles: Tiles) -> list[tuple[Tensor, Tenso
     copies = [twin(rows) for rows in segments]
     counts = [rows.num_tokens for rows in segments]
     total = sum(counts) + 6
-    tables = PassTables(spec, total, 5, tiles)
+    tables = PassTables(spec, total, 5, tiles, asked=mix == "asked")
     tables.fill(segments)
     attention = RowAttention(tables)
     cos, sin = angles_of(tables.positions, spec.head_dim)
