@@ -48,6 +48,7 @@ check: $(READY)  ## style, types, room contracts, generated texts
 	$(BIN)/python tools/systems.py
 	$(BIN)/python tools/methods.py
 	$(BIN)/python tools/compressors.py
+	$(BIN)/python tools/memories.py
 
 format: $(READY)
 	$(BIN)/ruff format .
@@ -56,6 +57,7 @@ format: $(READY)
 	$(BIN)/python tools/systems.py --write
 	$(BIN)/python tools/methods.py --write
 	$(BIN)/python tools/compressors.py --write
+	$(BIN)/python tools/memories.py --write
 
 readme: $(READY)  ## run the README's example and draw its picture, so that both are true
 	$(BIN)/python tools/readme.py

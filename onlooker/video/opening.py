@@ -71,7 +71,8 @@ def open_video(
     counted in `report.num_without_motion`.
 
     `workers`: threads that decode a file side by side, in pieces that are cut at keyframes; 0 for as many as there are
-    cores. The frames are the same. Only for files whose index names every picture (MP4, MOV); others are read by one.
+    cores, if they are four or more. The frames are the same. Only files whose index names every picture (MP4, MOV) can
+    be cut; others are read by one.
 
     A still image is a video of one frame at 0 s. Raises `InputError` for a bad argument, `SourceError` when there is
     no readable video.

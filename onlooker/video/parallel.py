@@ -25,7 +25,7 @@ from onlooker.video.place import Place
 from onlooker.video.sampling import Sampler
 from onlooker.video.source import Source, SourceInfo, SourceReport
 
-MOST_WORKERS = 16
+MOST_WORKERS, FEWEST_CORES = 16, 4
 FIRST_PIECE_S, LONGEST_PIECE_S = 4.0, 32.0
 """Pieces begin short, so that the first frames come soon, and get longer: each begins before its first due time."""
 MOST_BYTES = 2**28
@@ -33,11 +33,13 @@ MOST_BYTES = 2**28
 
 
 def open_pieces(place: Place, settings: ReadSettings, workers: int) -> Source:
-    """A file read by so many threads at once; 0: as many as there are cores. By one where it cannot be cut."""
+    """A file read by so many threads at once; 0: as many as there are cores, if they are at least `FEWEST_CORES`, since
+    one reading keeps a few busy by itself. By one where it cannot be cut."""
     if type(workers) is not int or not 0 <= workers <= MOST_WORKERS:
         raise InputError(f"workers are 0 (automatic) to {MOST_WORKERS}", given=repr(workers), do="workers=0")
     whole = FileSource(place, settings)
-    count = workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+    cores = os.cpu_count() or 1
+    count = workers or (min(MOST_WORKERS, cores) if cores >= FEWEST_CORES else 1)
     can_reopen = not (place.is_object or place.is_remote or place.is_ours or place.files)
     if count == 1 or settings.fps is None or settings.codec or not can_reopen or whole.report.damage:
         return whole
