@@ -130,6 +130,7 @@ class Request:
         """Scores of the given words, `[given, vocabulary]`, once `done`."""
         self._prompt = session.model.question_ids(question)
         check_length(session.model, self._prompt, decoding)
+        self._constraint = None if decoding.schema is None else session.model.constraint(decoding.schema)
         self._store = session.store
         self._passes = self._run(session, visible)
         self._view: QuestionView | None = None
@@ -232,7 +233,7 @@ class Request:
         scores = yield Work(prompt, words_of(view, refiner, layer, *model.place_text(len(prompt))), wants_logits=True)
         decoding = self.decoding
         choice = model.token_choice(decoding.wishes(), decoding.max_new_tokens)
-        sampler = Sampler(choice, decoding.seed, model.spec.device)
+        sampler = Sampler(choice, decoding.seed, model.spec.device, self._constraint)
         read = [*model.prefix_ids(), *_frame_ids(model, view), *self._prompt] if sampler.looks_back else []
         while True:
             assert scores is not None, "a pass that was asked for scores gave none"

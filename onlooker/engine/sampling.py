@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onlooker.core.checks import number, whole
-from onlooker.core.contracts import TokenChoice
+from onlooker.core.contracts import TokenChoice, TokenConstraint
 from onlooker.core.errors import InputError
 from onlooker.core.spans import SaidPlace
 
@@ -34,6 +34,9 @@ class Decoding:
     place: SaidPlace = "behind"
     """Where the answer counts its positions; only models that were trained for it expect another than `behind`."""
 
+    schema: str | None = None
+    """JSON schema, as text, that the answer follows; checked by the model that answers."""
+
     def __post_init__(self) -> None:
         whole("max_new_tokens", self.max_new_tokens, least=1)
         if self.temperature is not None:
@@ -52,16 +55,18 @@ class Decoding:
 
     def wishes(self) -> dict[str, float]:
         """What is not left to the checkpoint (see `VideoModel.token_choice`)."""
-        names = [
-            field.name for field in dataclasses.fields(self) if field.name not in ("max_new_tokens", "seed", "place")
-        ]
+        ours = ("max_new_tokens", "seed", "place", "schema")
+        names = [field.name for field in dataclasses.fields(self) if field.name not in ours]
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 class Sampler:
     """Draws the tokens of one answer. Holds its own random numbers, so that answers do not influence each other."""
 
-    def __init__(self, choice: TokenChoice, seed: int | None, device: torch.device) -> None:
+    def __init__(
+        self, choice: TokenChoice, seed: int | None, device: torch.device, constraint: TokenConstraint | None = None
+    ) -> None:
+        self._constraint = constraint
         self._choice, self._generator = choice, torch.Generator(device=device)
         if seed is not None:
             self._generator.manual_seed(seed)
@@ -75,8 +80,14 @@ class Sampler:
 
     def draw(self, scores: Tensor, read: Sequence[int], said: Sequence[int]) -> int:
         """The next token from scores `[vocabulary]`, after ids that were read and said. Waits for the device."""
+        if self._constraint is not None:  # first: what is ruled out must not be among the most likely
+            scores = self._constraint.allow(scores)
         if self._choice.adjust is not None:
             scores = self._choice.adjust(read, said, scores)
         if not self._choice.sampled:
-            return int(scores.argmax())
-        return int(torch.multinomial(scores.float().softmax(-1)[None], 1, generator=self._generator))
+            token = int(scores.argmax())
+        else:
+            token = int(torch.multinomial(scores.float().softmax(-1)[None], 1, generator=self._generator))
+        if self._constraint is not None:
+            self._constraint.took(token)
+        return token

@@ -141,6 +141,8 @@ class WindowRequest:
         decoding: Decoding,
     ) -> None:
         words("a question", question, do="ask something")
+        if decoding.schema is not None:
+            raise InputError("a model without an adapter follows no schema", given=model.name, do="ask in words")
         self.question, self.time_s, self.done = question, time_s, False
         self._began, self._model, self._decoding = time.perf_counter(), model, decoding
         self.session = session

@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import Attention, Decider, ModelSpec, TokenChoice, VideoModel
+from onlooker.core.contracts import Attention, Decider, ModelSpec, TokenChoice, TokenConstraint, VideoModel
 from onlooker.core.errors import ModelError
 from onlooker.core.spans import Layout
+from onlooker.models._grammar import Grammar
 from onlooker.models._language import LanguageLayers, LeanLayers, token_mask
 from onlooker.models._loading import choose_device, choose_dtype, find_folder, load_network, load_tokenizer, read_config
 from onlooker.models._prompt import Prompt
@@ -132,6 +133,13 @@ class CheckpointModel(VideoModel):
         ends = self._network.generation_config.eos_token_id
         ends = self._tokenizer.eos_token_id if ends is None else ends
         return frozenset(ends if isinstance(ends, list | tuple) else () if ends is None else (ends,))
+
+    @cached_property
+    def _grammar(self) -> Grammar:
+        return Grammar(self._tokenizer, self.end_ids)
+
+    def constraint(self, schema: str) -> TokenConstraint:
+        return self._grammar.constraint(schema)
 
     def token_choice(self, wishes: Mapping[str, float], max_new_tokens: int) -> TokenChoice:
         # The library's own lists of processors, so that whatever a checkpoint asks for is done, in `generate`'s order.

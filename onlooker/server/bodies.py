@@ -59,6 +59,8 @@ class Sampling(Body):
     top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     seed: Seed | None = None
     stop: Stop = ()
+    json_schema: dict[str, Any] | None = None
+    """A JSON schema that the answer follows."""
 
 
 class AskBody(Sampling):

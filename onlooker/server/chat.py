@@ -210,6 +210,7 @@ def _sampling(body: ChatBody) -> Sampling:
         top_p=body.top_p,
         seed=body.seed,
         stop=body.stop,
+        json_schema=body.response_format,
     )
 
 

@@ -33,6 +33,35 @@ class Only:
         return value
 
 
+class Form:
+    """The type of a wanted form of answer: null or text for words, else a JSON schema as OpenAI's APIs write it.
+
+    What is parsed is the schema, or None for words; `inside` is where in the form it stands.
+    """
+
+    def __init__(self, inside: str | None) -> None:
+        self._inside = inside
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._schema)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: Any) -> dict[str, Any]:
+        return {"type": ["object", "null"], "properties": {"type": {"enum": ["text", "json_object", "json_schema"]}}}
+
+    def _schema(self, form: Any) -> dict[str, Any] | None:
+        kind = form.get("type") if isinstance(form, dict) else None
+        if form is None or form == {"type": "text"}:
+            return None
+        if form == {"type": "json_object"}:
+            return {"type": "object"}
+        told = form.get(self._inside) if kind == "json_schema" and self._inside is not None else form
+        schema = told.get("schema") if isinstance(told, dict) else None
+        if kind != "json_schema" or not isinstance(schema, dict):
+            message = "forms of answers are text, json_object, and json_schema with a schema"
+            raise PydanticCustomError("unsupported_parameter", message)
+        return schema
+
+
 class Nullable(Body):
     """A body in which null is the same as leaving a field out, as clients of OpenAI's API have it."""
 
@@ -199,7 +228,7 @@ class ChatBody(Nullable):
     tool_choice: Annotated[Any, Only("none", "auto")] = None
     functions: Annotated[Any, Only([])] = None
     function_call: Annotated[Any, Only("none", "auto")] = None
-    response_format: Annotated[Any, Only({"type": "text"})] = None
+    response_format: Annotated[Any, Form("json_schema")] = None
     store: Annotated[Any, Only(False)] = None
     modalities: Annotated[Any, Only(["text"])] = None
     reasoning_effort: Annotated[Any, Only("none")] = None

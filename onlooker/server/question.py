@@ -1,14 +1,23 @@
 """A question on its way through the server: put on the event loop, answered by the worker."""
 
+import json
 import time
 from dataclasses import dataclass, field, replace
 
 from onlooker.core.events import Answer
 from onlooker.engine import Decoding
+from onlooker.server.bodies import Sampling
 from onlooker.server.feed import Feed
 from onlooker.server.refusals import Refusal
 from onlooker.server.stops import Stops
 from onlooker.server.stream import Stream
+
+SCHEMA_CHARS = 32_000
+"""Longest JSON schema of an answer."""
+
+
+USUAL_TOKENS = 64
+"""Longest answer of a request that names no length."""
 
 
 def check_words(text: str, most_chars: int) -> None:
@@ -21,6 +30,16 @@ def check_words(text: str, most_chars: int) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise Refusal(422, "invalid_input", "the question is not valid Unicode", param="question") from None
+
+
+def decoding_of(sampling: Sampling, most_tokens: int) -> Decoding:
+    """How a request wants its answer decoded. Raises `Refusal` (413) for a schema that is too long."""
+    schema = None if sampling.json_schema is None else json.dumps(sampling.json_schema)
+    if schema is not None and len(schema) > SCHEMA_CHARS:
+        raise Refusal(413, "schema_too_long", f"a schema has at most {SCHEMA_CHARS} characters; given: {len(schema)}")
+    # More than may be is as much as may be, as other servers have it; `finish` tells that it was cut.
+    longest = min(USUAL_TOKENS if sampling.max_tokens is None else sampling.max_tokens, most_tokens)
+    return Decoding(longest, sampling.temperature, sampling.top_p, sampling.seed, schema=schema)
 
 
 @dataclass

@@ -93,6 +93,7 @@ def responses_routes(service: Service) -> APIRouter:
                 top_p=body.top_p,
                 seed=body.seed,
                 stop=body.stop,
+                json_schema=body.text.format,
             )
             question = service.ask(stream, asked.text, sampling, *times, caller=caller)
             reply = _Reply(service, stream, body, asked, is_ours)
@@ -144,7 +145,7 @@ class _Reply:
             "error": None,
             "incomplete_details": None,
             "parallel_tool_calls": body.parallel_tool_calls is not False,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": _format(body.text.format)},
             "tool_choice": "auto",
             "tools": [],
             "truncation": body.truncation or "disabled",
@@ -205,6 +206,11 @@ class _Reply:
     def _item(self, status: str, text: str | None) -> Facts:
         content = [] if text is None else [_part(text)]
         return {"id": self._item_id, "type": "message", "role": "assistant", "status": status, "content": content}
+
+
+def _format(schema: Facts | None) -> Facts:
+    words = {"type": "text"}
+    return words if schema is None else {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}
 
 
 def _part(text: str) -> Facts:

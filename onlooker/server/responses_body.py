@@ -9,6 +9,7 @@ from onlooker.server.bodies import Seed, Stop
 from onlooker.server.chat_body import (
     Address,
     Extension,
+    Form,
     ImagePart,
     Message,
     Nullable,
@@ -112,7 +113,7 @@ def _as_items(given: Any) -> Any:
 class TextWanted(Nullable):
     """In what form the text is wanted."""
 
-    format: Annotated[Any, Only({"type": "text"})] = None
+    format: Annotated[Any, Form(None)] = None
     verbosity: Annotated[Any, Only("medium")] = None
 
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from onlooker.core.errors import OnlookerError
 from onlooker.core.events import Alert, Answer
 from onlooker.core.frame import Frame
-from onlooker.engine import Decoding, Engine
+from onlooker.engine import Engine
 from onlooker.server.addresses import Allowed
 from onlooker.server.bodies import Sampling
 from onlooker.server.config_file import ConfigFile
@@ -28,7 +28,7 @@ from onlooker.server.memories import Memories
 from onlooker.server.metrics import Metrics
 from onlooker.server.pictures import read_picture
 from onlooker.server.quality import picture_alert
-from onlooker.server.question import Question, check_words
+from onlooker.server.question import Question, check_words, decoding_of
 from onlooker.server.reconfigure import reconfigure
 from onlooker.server.refusals import Refusal, draining, gone, of_error, overloaded, unknown_session
 from onlooker.server.settings import ServerSettings
@@ -286,13 +286,7 @@ class Service:
             raise overloaded("server_busy", f"{limits.questions} questions are in flight", 2)
         if caller is not None:
             self.keys.check_pace(caller)
-        decoding = Decoding(
-            # More than may be is as much as may be, as other servers have it; `finish` tells that it was cut.
-            min(64 if sampling.max_tokens is None else sampling.max_tokens, limits.new_tokens),
-            sampling.temperature,
-            sampling.top_p,
-            sampling.seed,
-        )
+        decoding = decoding_of(sampling, limits.new_tokens)
         question = Question(stream, text, decoding, at, since, sampling.stop, standing)
         stream.questions += 1
         stream.touch()
@@ -328,7 +322,7 @@ class Service:
                         return piece
             raise AssertionError("a question ends with an answer or an error")
         finally:
-            if watcher is not None:
+            if watcher:
                 watcher.cancel()
 
     # -------------------------------------------------------------------------------------------------- begin, end

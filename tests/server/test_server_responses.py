@@ -112,7 +112,7 @@ def test_replies_are_kept_for_their_key_until_they_are_deleted(pocket, jpegs, mo
     [
         ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools"),
         ({"background": True}, "unsupported_parameter", "background"),
-        ({"text": {"format": {"type": "json_object"}}}, "unsupported_parameter", "text.format"),
+        ({"text": {"format": {"type": "grammar"}}}, "unsupported_parameter", "text.format"),
         ({"reasoning": {"effort": "high"}}, "unsupported_parameter", "reasoning"),
         ({"input": [{"type": "function_call_output", "call_id": "a", "output": "b"}]}, "unsupported_part", None),
         ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "unsupported_part", None),

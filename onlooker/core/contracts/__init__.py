@@ -27,7 +27,15 @@ from onlooker.core.contracts.encode import EncoderAccelerator, Prepared
 from onlooker.core.contracts.gate import PICTURE_SIZES, Gate, MemoryView
 from onlooker.core.contracts.memory import MemoryPolicy
 from onlooker.core.contracts.method import Method
-from onlooker.core.contracts.model import Attention, ClipAnswer, ClipModel, ModelSpec, TokenChoice, VideoModel
+from onlooker.core.contracts.model import (
+    Attention,
+    ClipAnswer,
+    ClipModel,
+    ModelSpec,
+    TokenChoice,
+    TokenConstraint,
+    VideoModel,
+)
 from onlooker.core.contracts.refine import Look, Refiner
 from onlooker.core.contracts.respond import SILENT, SPEAK, Decision, Moment, Outcome, ResponsePolicy
 from onlooker.core.contracts.schedule import SchedulePolicy, Waiting
@@ -65,6 +73,7 @@ __all__ = [
     "Thinker",
     "Thought",
     "TokenChoice",
+    "TokenConstraint",
     "VideoModel",
     "VisionLayer",
     "VisionTower",

@@ -15,7 +15,7 @@ from onlooker.core.contracts.adapt import Adapter
 from onlooker.core.contracts.decide import Decider
 from onlooker.core.contracts.towers import SideTower
 from onlooker.core.contracts.vision import Encoded, VisionTower
-from onlooker.core.errors import InputError
+from onlooker.core.errors import InputError, ModelError
 from onlooker.core.kinds import KINDS
 from onlooker.core.spans import Layout
 from onlooker.core.tokens import VisualTokens
@@ -68,6 +68,18 @@ class TokenChoice:
     adjust: Callable[[Sequence[int], Sequence[int], Tensor], Tensor] | None = None
     """Token ids that were read, those that were said since, and scores float32 `[vocabulary]` to the scores that count;
     None: as they are."""
+
+
+class TokenConstraint(Protocol):
+    """What one answer may say next."""
+
+    def allow(self, scores: Tensor) -> Tensor:
+        """Scores `[vocabulary]` in which what may not come next is minus infinity."""
+        ...
+
+    def took(self, token: int) -> None:
+        """Go on behind a token."""
+        ...
 
 
 class VideoModel(ABC):
@@ -226,6 +238,13 @@ class VideoModel(ABC):
     def token_choice(self, wishes: Mapping[str, float], max_new_tokens: int) -> TokenChoice:
         """How an answer's tokens are chosen: by `wishes` (`temperature`, of which 0 is greedy, `top_p`, `top_k`,
         `repetition_penalty`) where there are any, and by the checkpoint's own generation settings in all else."""
+
+    def constraint(self, schema: str) -> TokenConstraint:
+        """What an answer may say that follows a JSON schema, given as text.
+
+        Raises `InputError` for a schema that is none or cannot be followed, `ModelError` where no answer can be held.
+        """
+        raise ModelError("this model's answers cannot be held to a schema", given=self.spec.name, do="ask in words")
 
     # placing
     @abstractmethod
