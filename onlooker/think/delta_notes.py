@@ -75,8 +75,8 @@ class DeltaNotes(Thinker):
         ):
             return None
         state.looked_s, now = moment.time_s, moment.pooled.float()
-        first = state.embedding is None
-        if first or float(torch.cosine_similarity(now, state.embedding, dim=0)) < self.alike:
+        if state.embedding is None or float(torch.cosine_similarity(now, state.embedding, dim=0)) < self.alike:
+            first = state.embedding is None
             since_s, state.embedding, state.at_s = state.at_s, now, moment.time_s
             state.since_summary += 1
             told = [note.text for note in notes if note.kind == "thought"][-1:]

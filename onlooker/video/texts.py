@@ -20,7 +20,7 @@ REMEMBERED = 64
 class TextReader(Protocol):
     """Turns a frame into lines of text. Holds weights and no stream state."""
 
-    kind: SpanKind
+    kind: ClassVar[SpanKind]
     """What kind of note its lines are."""
 
     def read(self, frame: Frame) -> list[str]:

@@ -27,7 +27,8 @@ class Recorder(ResponsePolicy):
     """Writes down what it sees, and never speaks."""
 
     def __init__(self, needs: frozenset[str]) -> None:
-        self.needs, self.moments = needs, []
+        self.needs = needs  # pyright: ignore[reportAttributeAccessIssue] - what the model at hand offers
+        self.moments = []
 
     def new_state(self) -> StreamState:
         return StreamState()
