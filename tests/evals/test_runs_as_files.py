@@ -181,6 +181,6 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="no run folder"):
         open_run(tmp_path)
     assert suites.names() == [
-        "pocketworld", "pocketworld_chains", "pocketworld_long", "pocketworld_needles", "pocketworld_stream",
-        "pocketworld_temporal",
+        "pocketworld", "pocketworld_chains", "pocketworld_gaze", "pocketworld_long", "pocketworld_needles",
+        "pocketworld_stories", "pocketworld_stream", "pocketworld_temporal", "pocketworld_transport",
     ]  # fmt: skip
