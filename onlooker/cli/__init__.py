@@ -1,4 +1,4 @@
-"""The command line: watch, narrate, ask, serve, eval, bench, methods, plan, doctor."""
+"""The command line: watch, narrate, ask, serve, mcp, eval, bench, methods, plan, doctor."""
 
 __all__ = ["main"]
 

@@ -71,6 +71,7 @@ def _run(arguments: list[str]) -> int:
     try:
         # Commands register themselves when their file is imported.
         from onlooker.cli import (  # noqa: F401
+            agent,
             ask,
             bench,
             bench_flow,
