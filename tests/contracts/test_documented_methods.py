@@ -30,6 +30,7 @@ KINDS = {
 def test_the_page_has_one_example_of_each_kind() -> None:
     assert EXAMPLES.keys() == KINDS.keys() and set(KINDS.values()) == set(kinds.KINDS)
     assert PAGE.read_text(encoding="utf-8").count("```python") == len(EXAMPLES)
+    assert all(len(text.splitlines()) < 120 for text in EXAMPLES.values()), "a fresh method of any kind is short"
 
 
 @pytest.mark.parametrize("file", KINDS)
