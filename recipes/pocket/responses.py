@@ -155,7 +155,7 @@ def read(model: Pocket, encoder: Encoder, arm: str, parts, device: torch.device,
         most = tokens if arm == "naive" or rng.random() < 0.4 else round(tokens * rng.choice((0.5, 0.3, 0.3)))
         keep = torch.ones(features.shape[:3], dtype=torch.bool, device=device)
         if most < tokens:
-            counts = draw_counts(*clock.shape, most, tokens, generator)
+            counts = draw_counts(len(clock), FRAMES, most, tokens, generator)
             keep = choose_tokens(features, counts, generator, named=arm == "aware")
         marks = torch.stack([_ids(encoder.minutes, device)[clock // 60 % 100],
                              _ids(encoder.seconds, device)[clock % 60]], dim=-1)  # fmt: skip
@@ -238,7 +238,7 @@ def request_rows(model: Pocket, encoder: Encoder) -> Tensor:
     """Mean embeddings of both wordings of every request, `[wordings, pairs, dim]`."""
 
     def row(text: str) -> Tensor:
-        return model.embed_text(torch.tensor(encoder.encode(text), device=model.prefix.device)).mean(0)
+        return model.embed_text(torch.tensor(encoder.encode(text), device=next(model.parameters()).device)).mean(0)
 
     words = [[wording.format(a_thing=article(f"{c} {s}")) for c, s in PAIRS] for wording in TEMPLATES["tell_me"]]
     return torch.stack([torch.stack([row(text) for text in texts]) for texts in words]).detach().float()
@@ -400,8 +400,8 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     settings = Settings(clips=given.clips, steps=given.steps, seeds=given.seeds)
     train = settings.clips // PART
-    splits: list[Split] = ["train"] * train + ["validation"] * max(1, train // 8)
-    jobs = [(n if split == "train" else n - train, split) for n, split in enumerate(splits)]
+    jobs: list[tuple[int, Split]] = [(n, "train") for n in range(train)]
+    jobs.extend((n, "validation") for n in range(max(1, train // 8)))
     with multiprocessing.get_context("fork").Pool(given.workers) as pool:  # before the device is touched
         parts = pool.map(_make, jobs, chunksize=1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
