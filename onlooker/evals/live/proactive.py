@@ -1,7 +1,7 @@
 """When to speak: every policy at every threshold on the same recorded streams, compared at equal false alarms.
 
-Half of the streams choose each policy's threshold (the largest area over the delay with no more false alarms a quiet
-hour than the budget), the other half tells how good it is. Two tasks: `anything` (a shape comes) and `requests` (tell
+Half of the streams choose each policy's threshold (the largest F1, to which what is told twice counts as wrong, with no
+more false alarms a quiet hour than the budget), the other half tells how good it is. Two tasks: `anything` (a shape comes) and `requests` (tell
 me when a red star appears: things that come, and look-alikes that never do). The controls: `clock`, always, never, and
 an oracle that speaks at the first frame of every event.
 """
@@ -118,12 +118,12 @@ def table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _choose(keys: Sequence[str], found: Sequence[Mapping[str, Judged]], budget: float, is_control: bool) -> str | None:
-    """The threshold with the largest area within the budget; None where there is none."""
+    """The threshold with the largest F1 within the budget; None where there is none."""
     best = None
     for key in keys:
         whole = sum((one[key] for one in found if key in one), Judged())
-        if (is_control or whole.false_an_hour <= budget) and (best is None or whole.area > best[0]):
-            best = whole.area, key
+        if (is_control or whole.false_an_hour <= budget) and (best is None or whole.f1 > best[0]):
+            best = whole.f1, key
     return None if best is None else best[1]
 
 
