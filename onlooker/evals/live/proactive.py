@@ -1,9 +1,9 @@
 """When to speak: every policy at every threshold on the same recorded streams, compared at equal false alarms.
 
 Half of the streams choose each policy's threshold (the largest F1, to which what is told twice counts as wrong, with no
-more false alarms a quiet hour than the budget), the other half tells how good it is. Two tasks: `anything` (a shape comes) and `requests` (tell
-me when a red star appears: things that come, and look-alikes that never do). The controls: `clock`, always, never, and
-an oracle that speaks at the first frame of every event.
+more false alarms a quiet hour than the budget), the other half tells how good it is. Two tasks: `anything` (a shape
+comes) and `requests` (tell me when a red star appears: things that come, and look-alikes that never do). The controls:
+`clock`, always, never, and an oracle that speaks at the first frame of every event.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
