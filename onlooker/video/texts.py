@@ -6,7 +6,7 @@ kind, is found by recall, cited, and never later than its moment. The reader of 
 networks, Apache-2.0), an extra: `pip install "onlooker[ocr]"`. Changed: read while watching instead of beforehand.
 """
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from onlooker.core.checks import number, whole
 from onlooker.core.errors import InputError
@@ -31,7 +31,7 @@ class TextReader(Protocol):
 class Ocr:
     """Text in the picture, by RapidOCR. Raises `InputError` when it is not installed."""
 
-    kind: SpanKind = "text"
+    kind: ClassVar[SpanKind] = "text"
 
     def __init__(self, least: float = 0.6) -> None:
         """`least` is the certainty (0 to 1) from which a line counts; Video-RAG takes 0.5."""
