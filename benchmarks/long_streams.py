@@ -47,7 +47,8 @@ class Stream:
                 if query and set(query.meta["sprites"]) <= needles:
                     words = [str(query.meta.get(name, "")) for name in ("thing", "a_thing", "word")]
                     found.setdefault((query.meta["form"], query.answer, *words), query)
-        queries = [aged(query, end_s - query.evidence[-1][1]) for _, query in sorted(found.items()) if query.evidence]
+        kept = [query for _, query in sorted(found.items()) if query.answer != "no"]
+        queries = [aged(query, end_s - query.evidence[-1][1]) for query in kept]
         for form in ("ever_thing", "ever_word"):
             absent = [query for key, query in sorted(found.items()) if key[:2] == (form, "no")]
             there = [query for query in queries if query.meta["form"] == form]

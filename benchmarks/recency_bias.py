@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from benchmarks.long_streams import Noted
 from onlooker import models
-from onlooker.core import registry
+from onlooker.core import provenance, registry
 from onlooker.core.records import QueryRecord
 from onlooker.engine import Engine
 from onlooker.world import make_episode
@@ -77,7 +77,7 @@ def main() -> None:
         late = sum(row["tenths"][PARTS // 2 :])
         shares = " ".join(f"{share:.2f}" for share in row["tenths"])
         print(f"{row['memory']:48} {shares}  late half {late:.2f}")
-    print(json.dumps({"bench": "recency_bias", "rows": rows} | vars(given)))
+    print(json.dumps({"bench": "recency_bias", "rows": rows, "commit": provenance.commit()} | vars(given)))
 
 
 if __name__ == "__main__":
