@@ -145,7 +145,7 @@ def section(name: str, answers: dict[str, list[Answer]], rows: dict[str, list[di
         f"{streams} streams ({', '.join(devices)}), encoder `{told['encoder']}`, compressor `{told['compressor']}`, "
         f"{told.get('fps', 1.0):g} frames a second. Mean and 95 % interval over streams. *ever*: did it ever appear? "
         "Half of it is about what did, that long ago, half about what never did: a constant answer gets half. *when*: "
-        "the time of its coming or going. Tokens: of the stream, read by an answer. Bytes: held at the end of a stream.\n",
+        "the time of its coming or going. Tokens: of the stream, read by an answer. Bytes: held at its end.\n",
         "| memory | "
         + " | ".join(f"ever, {age}" if age != "now" else "now" for age, *_ in AGES)
         + " | when, 25 min and more | tokens | device | host |",
