@@ -4,9 +4,9 @@
     python -m benchmarks.codec_cacher world --clips 24 --level L2 --out rows.jsonl
 
 *footage*: relative error of the tower's output against dense on video files, two frames a second, frames that are
-computed whole left out. *world*: Pocket World clips that went through an H.264 encoder at 25 pictures a second, read
-back at one a second: the error, and the answers to eight questions each. Every form recomputes as many tokens; `random`
-draws them. `fallbacks` is the share of frames of which the encoder said nothing.
+computed whole left out. *world*: Pocket World clips that went through an H.264 encoder at 25 pictures a second
+(`--rate`), read back at one a second: the error, and the answers to eight questions each. Every form recomputes as many
+tokens; `random` draws them. `fallbacks` is the share of frames of which the encoder said nothing.
 """
 
 import argparse
@@ -80,7 +80,9 @@ def encoded(frames: Iterator[Frame], path: Path, rate: int) -> Path:
     import av
 
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"g": str(10 * rate), "bf": "0", "crf": "20"})
+        stream = container.add_stream(
+            "libx264", rate=rate, options={"g": str(10 * rate), "bf": "0", "crf": "20", "sc_threshold": "0"}
+        )
         for number, frame in enumerate(frames):
             if not number:
                 stream.height, stream.width = frame.image.shape[:2]
@@ -125,19 +127,23 @@ def world(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         shown = []
         for number, item in enumerate(chosen):
-            frames = read(encoded(item.open(25.0), Path(folder) / f"{number}.mp4", 25), 1.0)
+            rate = options.rate
+            frames = read(encoded(item.open(float(rate)), Path(folder) / f"{number}.mp4", rate), 1.0)
             shown.append(replace(item, open=lambda fps, frames=frames: iter(frames)))
     seen = [list(item.open(1.0)) for item in shown]
     for interval in (4, 8):
-        for form in ("full", *FORMS):
+        for form in FORMS if options.errors else ("full", *FORMS):
             encoder = registry.make("encoder", "full") if form == "full" else method(form, interval)
-            engine = Engine(model, encoder=encoder, compressor="identity", memory="full")
-            marks = [worth(outcome) or 0.0 for outcome in replay(engine, shown)]
+            marks = []
+            if not options.errors:
+                engine = Engine(model, encoder=encoder, compressor="identity", memory="full")
+                marks = [worth(outcome) or 0.0 for outcome in replay(engine, shown)]
             both = [(0.0, 0.0)] if form == "full" else [error(model, frames, encoder) for frames in seen]
             wrong, silent = (sum(part) / len(both) for part in zip(*both, strict=True))
             where = {"what": "world", "level": options.level, "clips": len(shown), "interval": interval}
             found = {"selection": form, "error": round(wrong, 5), "fallbacks": round(silent, 4)}
-            add(options.out, where | found | {"right": sum(marks) / len(marks), "worth": marks, "model": options.model})
+            answers = {"right": sum(marks) / len(marks), "worth": marks} if marks else {}
+            add(options.out, where | found | {"rate": options.rate, "model": options.model} | answers)
 
 
 def main() -> None:
@@ -149,6 +155,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--frames", type=int, default=64)
     parser.add_argument("--level", default="L2")
+    parser.add_argument("--rate", type=int, default=25, help="pictures a second that are encoded")
+    parser.add_argument("--errors", action="store_true", help="no answers")
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
     (footage if options.what == "footage" else world)(options)
