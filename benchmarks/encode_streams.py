@@ -388,7 +388,7 @@ class Bench:
         return round(timed["call_ms"] * 1000 / CALLS, 2)
 
     def _summary(self) -> None:
-        """The ratios that the acceptance names, with equal treatment, and against the fastest dense way of all."""
+        """The ratios that were promised, with equal treatment, and against the fastest dense way of all."""
         summary = []
         print("\nstreams  way               frame      of dense  floor   refresh  interval mean  floor   mixed step")
         for count in sorted(set(self.counts)):
