@@ -142,11 +142,14 @@ def _check_ranges(fps: float, keep_ratio: float, window_tokens: float, hours: fl
 def coded_bytes(shape: "Shape", kv: str, tokens: int) -> tuple[int, int]:
     """Bytes of keys and values of a frame of so many tokens on the device and on the host, at 16 bits or as `kv` says.
     Raises `InputError` for unknown tiers and codecs."""
+    plain = shape.kv_bytes_per_token * tokens
+    if not kv:  # a plan of the usual needs no torch
+        return plain, plain
     import torch
 
     from onlooker.kvstore.tiers import tier_codecs
 
-    codecs, plain = tier_codecs(kv), shape.kv_bytes_per_token * tokens
+    codecs = tier_codecs(kv)
     sizes = (shape.text_layers, shape.kv_heads, tokens, shape.head_dim, torch.bfloat16)
     found = [codecs[f"{tier}_codec"].num_bytes(*sizes) if f"{tier}_codec" in codecs else plain for tier in TIERS]
     return found[0], found[1]

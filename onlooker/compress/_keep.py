@@ -60,10 +60,10 @@ class Budgeted(Compressor):
     def __post_init__(self) -> None:
         check_keep(self.keep, self.keep_ratio)
 
-    def less(self) -> Self:
-        """Half of the tokens."""
+    def less(self) -> Self | None:
+        """Half of the tokens; one of each frame at least."""
         if self.keep:
-            return replace(self, keep=max(1, self.keep // 2))
+            return replace(self, keep=self.keep // 2) if self.keep > 1 else None
         return replace(self, keep_ratio=(self.keep_ratio or DEFAULT_KEEP_RATIO) / 2)
 
     def num_kept(self, num_tokens: int) -> int:

@@ -43,9 +43,9 @@ class Thumbnail(Batched):
         whole("every", self.every, least=1, most=1 << 20)
         whole("sampled", self.sampled, least=1, most=1 << 20)
 
-    def less(self) -> Self:
-        """Half of the sampled tokens."""
-        return replace(self, sampled=max(1, self.sampled // 2))
+    def less(self) -> Self | None:
+        """Half of the sampled tokens; one at least."""
+        return replace(self, sampled=self.sampled // 2) if self.sampled > 1 else None
 
     def new_state(self) -> Counted:
         """No frame yet."""

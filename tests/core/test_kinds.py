@@ -135,3 +135,8 @@ def test_what_has_less_to_do_says_so_and_comes_to_an_end(kind, name):
     while (lighter := method.less()) is not None and steps < 5:
         assert type(lighter) is type(method) and lighter != method
         method, steps = lighter, steps + 1
+
+
+def test_the_least_setting_has_nothing_lighter():
+    assert registry.make("compressor", "stc_pruner:keep=1").less() is None
+    assert registry.make("compressor", "thumbnail:sampled=1").less() is None

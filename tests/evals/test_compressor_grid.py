@@ -66,7 +66,7 @@ def test_a_coarser_picture_has_as_many_tokens(count, grid):
 
 
 def test_names_can_be_taken_apart():
-    assert compressors.named(compressors.label("dtd pixels", 0.05)) == ("dtd, pixels", 0.05)
+    assert compressors.named(compressors.label("dtd pixels", 0.05)) == ("dtd pixels", 0.05)
     assert compressors.named("all tokens") == ("all tokens", None)
 
 

@@ -122,7 +122,7 @@ def test_null_and_neutral_parameters_change_nothing(watching):
     ("name", "value"),
     [("frequency_penalty", 0.5), ("presence_penalty", -1), ("logit_bias", {"5": 3}), ("store", True),
      ("logprobs", True),
-     ("n", 2), ("response_format", {"type": "json_object"}), ("tool_choice", "required"), ("modalities", ["audio"]),
+     ("n", 2), ("response_format", {"type": "grammar"}), ("tool_choice", "required"), ("modalities", ["audio"]),
      ("tools", [{"type": "function", "function": {"name": "f"}}]), ("web_search_options", {}), ("top_k", 5)],
 )  # fmt: skip
 def test_what_is_not_supported_is_named(watching, name, value):
