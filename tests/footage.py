@@ -31,7 +31,8 @@ class FootageUnavailable(Exception):
 
 def fetched(fetch: Callable[[Path], Path], config: pytest.Config) -> Path:
     """Return what `fetch` gives, kept in pytest's cache folder; skip the test where it cannot be had."""
-    folder = config.cache.mkdir("footage") if config.cache else Path(tempfile.gettempdir())
+    cache = getattr(config, "cache", None)  # pytest may run without one
+    folder = cache.mkdir("footage") if cache else Path(tempfile.gettempdir())
     try:
         return fetch(folder)
     except FootageUnavailable as reason:

@@ -66,7 +66,8 @@ def test_alerts_of_every_worker_reach_the_webhook(router, hook):
     ]
     with httpx2.Client(base_url=url, timeout=WAIT_S) as client:
         ids = [client.post("/v1/streaming/sessions", json={}).json()["session_id"] for _ in range(2)]
-        assert {number.partition(".")[0] for number in ids} == {"w0r1", "w1r1"}
+        # Which run of a worker it is depends on the tests before: one of them kills a worker.
+        assert {number.partition("r")[0] for number in ids} == {"w0", "w1"}
         for number in ids:
             path = f"/v1/streaming/sessions/{number}"
             assert client.put(f"{path}/rules/heart", json=rule).status_code == 200
@@ -90,7 +91,8 @@ def test_sessions_are_spread_and_found_and_a_killed_worker_is_replaced(router, j
     url, parent = router
     with httpx2.Client(base_url=url, timeout=WAIT_S) as client:
         ids = [client.post("/v1/streaming/sessions", json={}).json()["session_id"] for _ in range(4)]
-        assert {number.partition(".")[0] for number in ids} == {"w0r1", "w1r1"}
+        # Which run of a worker it is depends on the tests before: one of them kills a worker.
+        assert {number.partition("r")[0] for number in ids} == {"w0", "w1"}
         for number in ids:
             path = f"/v1/streaming/sessions/{number}"
             push(client, path, jpegs[:2])
