@@ -43,7 +43,7 @@ def sessions(address: str) -> set[str]:
 
 
 def start_camera(page: Page) -> None:
-    page.get_by_role("button", name="Camera").click()
+    page.get_by_role("button", name="Camera", exact=True).click()
     expect(page.locator("#f-kept")).to_have_text("19 of 64", timeout=PATIENT_MS)
 
 
@@ -165,12 +165,12 @@ def test_a_file_that_is_no_video_is_refused_in_words(open_page, tmp_path) -> Non
     page = open_page()
     page.set_input_files("#file", tmp_path / "notes.mp4")
     expect(page.get_by_role("alert")).to_contain_text("cannot be played", timeout=PATIENT_MS)
-    expect(page.get_by_role("button", name="Camera")).to_be_enabled()
+    expect(page.get_by_role("button", name="Camera", exact=True)).to_be_enabled()
 
 
 def test_a_camera_that_is_not_given_is_explained(open_page, launch) -> None:
     page = open_page(launch("--use-fake-device-for-media-stream=device-count=0"))
-    page.get_by_role("button", name="Camera").click()
+    page.get_by_role("button", name="Camera", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("The camera cannot be opened.", timeout=PATIENT_MS)
 
 
@@ -215,7 +215,7 @@ def test_a_session_that_ended_is_told(open_page, served: str) -> None:
     off = "() => document.getElementById('video').srcObject.getTracks().every((one) => one.readyState === 'ended')"
     page.wait_for_function(off)
     page.get_by_role("button", name="Choose a source").click()
-    expect(page.get_by_role("button", name="Camera")).to_be_visible()
+    expect(page.get_by_role("button", name="Camera", exact=True)).to_be_visible()
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1024, 1440])
