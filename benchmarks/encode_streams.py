@@ -148,7 +148,7 @@ class Bench:
         began = time.perf_counter()
         try:
             run()
-        except Exception as error:  # a lease is short: what else can be measured is, and the failure is in the result
+        except Exception as error:  # what else can be measured is, and the failure is in the result
             self.results.setdefault("failed", {})[name] = f"{type(error).__name__}: {error}"
             traceback.print_exc()
         print(f"[{name}: {time.perf_counter() - began:.1f} s, {left:.0f} s were left]", flush=True)

@@ -13,9 +13,6 @@ COLUMNS = tl.constexpr(6)
 LARGEST = tl.constexpr(65504.0)
 NEAREST = tl.constexpr(12582912.0)
 """Added and taken away again, it rounds float32 numbers below 2^22 to whole ones, ties to even."""
-SHIFTED = tl.constexpr(8388608.0)
-"""2^23, whose float32 bits (0x4B000000) hold a small whole number in their lowest ones: converted by integer units, of
-which there are many more than of those that convert."""
 WIDEST = tl.constexpr(448.0)
 """The largest E4M3 number."""
 
@@ -42,22 +39,16 @@ def _values_at(tokens, groups, layers, H: tl.constexpr, D: tl.constexpr, KIND: t
 
 
 @triton.jit
-def _whole(codes):
-    """Whole numbers of a byte as float32, exactly."""
-    return (codes.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True) - SHIFTED
-
-
-@triton.jit
 def _codes(codes, rows, dims, there, D: tl.constexpr, KIND: tl.constexpr):
     """Codes of rows and dims (of which one is a column and one a row of numbers), as float32."""
     if KIND == 1:
         packed = tl.load(codes + rows * (D // 2) + dims % (D // 2), mask=there, other=0)
-        numbers = _whole((packed >> (4 * (dims // (D // 2))).to(tl.uint8)) & 15)
+        numbers = ((packed >> (4 * (dims // (D // 2))).to(tl.uint8)) & 15).to(tl.float32)
     elif KIND == 2:
         packed = tl.load(codes + rows * D + dims, mask=there, other=0)
         numbers = packed.to(tl.float8e4nv, bitcast=True).to(tl.float32)
     else:
-        numbers = _whole(tl.load(codes + rows * D + dims, mask=there, other=0))
+        numbers = tl.load(codes + rows * D + dims, mask=there, other=0).to(tl.float32)
     return numbers
 
 
