@@ -40,7 +40,8 @@ class Wall:
                     far = socket.create_connection(("127.0.0.1", self._to))
                     pairs |= {near: far, far: near}
                     self._open += [near, far]
-                elif not self._pass_on(ready, pairs[ready]):
+                elif ready in pairs and not self._pass_on(ready, pairs[ready]):
+                    # Both ends may be ready at once: the other one is no pair any more then.
                     pairs.pop(pairs.pop(ready), None)
 
     def _pass_on(self, ready: socket.socket, to: socket.socket) -> bool:
