@@ -2,14 +2,18 @@
 
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLate
 
+from onlooker.core.errors import OnlookerError
+from onlooker.server.logs import redact
 from onlooker.video.clip import Clip
 
+LOG = logging.getLogger("onlooker.server")
 AFTER_S = 2.0
 """Seconds of video after the alert that its clip shows."""
 LONGEST_S = 15.0
@@ -29,7 +33,7 @@ class Clips:
         self._number = itertools.count()
         self._changed = threading.Condition()
         self._ends = False
-        self.made = self.missed = 0
+        self.made = self.missed = self.failed = 0
         self._thread = threading.Thread(target=self._run, name="onlooker-clips", daemon=True)
         self._thread.start()
 
@@ -62,6 +66,10 @@ class Clips:
                 clip = None if made is None else made.result(10.0)
             except TooLate:
                 self.missed += 1
+                continue
+            except OnlookerError as error:
+                self.failed += 1
+                LOG.warning("alert %d of source %s has no clip: %s", event, stream, redact(str(error)))
                 continue
             if clip is not None:
                 self.made += 1

@@ -141,6 +141,10 @@ class _Now(Collector):
             kept.add_metric(["written"], service.history.database.written)
             kept.add_metric(["dropped"], service.history.database.dropped)
             yield kept
+            cut = CounterMetricFamily("onlooker_clips", "Clips of alerts: cut, too late, impossible.", labels=["result"])
+            for result in ("made", "missed", "failed"):
+                cut.add_metric([result], getattr(service.history.clips, result))
+            yield cut
         yield from _of_sources(service)
         lost = CounterMetricFamily("onlooker_frames_lost", "Frames that did not reach the model.", labels=["reason"])
         for reason, past in service.metrics.lost.items():

@@ -126,7 +126,8 @@ class Keeper:
             )
 
     def clip(self, since_wall: float) -> "Future[Clip | None]":
-        """What came since a time of day, cut from the encoded stream; None when there is nothing to cut from."""
+        """What came since a time of day, cut from the encoded stream; None when there is nothing to cut from.
+        A `SourceError` tells why what is there could not be cut."""
         made: Future[Clip | None] = Future()
         with self._changed:
             link = self._link
@@ -141,8 +142,12 @@ class Keeper:
     def _clipped(self, message: Message) -> None:
         with self._changed:
             made = self._clips.pop(message.facts["number"], None)
-        if made is not None:
-            kind = message.facts["media_type"]
+        if made is None:
+            return
+        kind, why = message.facts["media_type"], message.facts["why"]
+        if why is not None:
+            made.set_exception(SourceError("no clip of it can be cut", given=why))
+        else:
             made.set_result(None if kind is None else Clip(message.data, kind))
 
     def stop(self) -> None:

@@ -9,7 +9,7 @@ of a JSON text (4 bytes, little endian), the text, and for a picture its bytes. 
 - `alive`: pictures come, though none of them was wanted just now.
 - `late`: pictures come, but they are too old to be shown as now.
 - `clip`: what was asked for with a line `clip NUMBER TIME_OF_DAY` on the standard input, as a file (`size`,
-  `media_type`, null when there is none).
+  `media_type`, null when there is none; `why`, where it could not be cut).
 - `frame`: a picture (`shape`, `time_s`, `wall_time_s`, `lag_s`).
 - `over`: the connection has ended, and why; `is_final` when nothing more will ever come.
 """
@@ -167,13 +167,14 @@ class Reader:
 
     def clip(self, number: int, since_wall: float) -> None:
         """Cut what came since a time of day, and tell it; on another thread than the one that reads."""
-        made = None
+        made = why = None
         try:
             made = None if self._ring is None else self._ring.cut(since_wall)
-        except Exception:  # a stream that no file can hold has no clips, and goes on
-            made = None
+        except Exception as error:  # a stream that no file can hold has no clips, and goes on
+            why = f"{type(error).__name__}: {error}"[:500]
         data = memoryview(b"" if made is None else made.data)
-        self._tell("clip", data, number=number, size=len(data), media_type=None if made is None else made.media_type)
+        kind = None if made is None else made.media_type
+        self._tell("clip", data, number=number, size=len(data), media_type=kind, why=why)
 
     def _tell(self, kind: str, data: memoryview | None = None, **facts: Any) -> None:
         with self._turn:

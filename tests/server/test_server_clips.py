@@ -1,6 +1,7 @@
 """Clips of alerts: cut from the encoded stream as it came, playable from their first picture, kept with the alert."""
 
 import io
+import json
 import threading
 import time
 from concurrent.futures import Future
@@ -12,11 +13,17 @@ import pytest
 from cameras import Camera, transport_stream
 from running_server import eventually, running
 
+from onlooker.core.errors import SourceError
 from onlooker.respond import Rule
 from onlooker.server.clips import WAITING, Clips
 from onlooker.server.database import Attached, Database, Record, Retention, Wanted
 from onlooker.server.settings import Source
+from onlooker.video import LiveSettings
 from onlooker.video.clip import Clip, PacketRing
+from onlooker.video.live_keeper import Keeper
+from onlooker.video.live_link import Message
+from onlooker.video.live_place import locate_live
+from onlooker.video.live_reader import HEADER, Job, Reader
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +102,34 @@ def test_clips_wait_for_their_end_and_are_bounded():
         clips.add(number, "never", now, now + 1000)
     assert clips.missed == 3
     clips.close()
+
+
+def test_why_a_clip_cannot_be_cut_is_said(ts, caplog):
+    refused: Future[Clip | None] = Future()
+    refused.set_exception(SourceError("no clip of it can be cut", given="ValueError: no such codec in rtsp://me:pw@cam"))
+    kept: dict[int, Clip] = {}
+    clips = Clips(lambda stream, since: refused, kept.__setitem__)
+    clips.add(7, "cam", 0.0, 0.0)
+    eventually(lambda: clips.failed)
+    clips.close()
+    assert not kept and "alert 7 of source cam" in caplog.text and "no such codec" in caplog.text
+    assert "pw" not in caplog.text
+
+
+def test_a_reader_tells_why_it_cannot_cut(ts):
+    out, ring = io.BytesIO(), ring_of(ts)
+    ring._stream = object()  # which no file can hold
+    facts = dict.fromkeys(("fps", "size", "connect_s", "began_s", "last_s"))
+    reader = Reader(Job("", aspect="fit", transport="tcp", silence_s=1.0, max_lag_s=1.0, **facts), out)
+    reader._ring = ring
+    reader.clip(1, 0.0)
+    told = json.loads(out.getvalue()[HEADER.size :])
+    assert told["kind"] == "clip" and told["media_type"] is None and "codec_context" in told["why"]
+    keeper = Keeper(locate_live("tcp://127.0.0.1:9", "tcp", None), LiveSettings(), None, must_start=False)
+    keeper._clips[1] = made = Future()
+    keeper._clipped(Message("clip", told))
+    with pytest.raises(SourceError, match=r"no clip of it can be cut.*codec_context"):
+        made.result(0)
 
 
 def test_a_clip_goes_with_its_event(tmp_path):
