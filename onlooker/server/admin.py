@@ -12,7 +12,7 @@ from pydantic import Field
 from onlooker.core.contracts import ResponsePolicy
 from onlooker.core.errors import OnlookerError
 from onlooker.server.bodies import Body
-from onlooker.server.config import Above0, Fps, QuestionSection, SourceSection
+from onlooker.server.config_sections import Above0, Fps, QuestionSection, SourceSection
 from onlooker.server.logs import redact
 from onlooker.server.refusals import Refusal, of_error
 from onlooker.server.service import Service

@@ -41,6 +41,7 @@ def create_app(
     async def life(app: FastAPI) -> AsyncIterator[None]:
         service.worker.start()
         tasks = [asyncio.create_task(service.sweep()), asyncio.create_task(service.watched.keep())]
+        tasks.append(asyncio.create_task(service.outgoing.keep(service)))
         if service.memories is not None:
             tasks.append(asyncio.create_task(service.memories.keep()))
         try:

@@ -115,6 +115,9 @@ class Dealing:
         ]
         if self.settings.webhook is not None:
             told["webhook"] = dict(zip(("url", "secret"), self.settings.webhook, strict=True))
+        if self.settings.mqtt is not None:  # each worker is a client of its own
+            kept = {name: value for name, value in told["mqtt"].items() if name not in ("url_env", "url_file")}
+            told["mqtt"] = kept | {"url": self.settings.mqtt.url, "node": f"{self.settings.mqtt.node}_{place.number}"}
         told["server"] |= {"host": "127.0.0.1", "proxy": ["127.0.0.1"], "log": "json", "devices": []}
         told["model"]["device"] = place.device
         file = self._file(place)

@@ -15,6 +15,7 @@ from onlooker.server.stream import Stream
 from onlooker.server.worker import Observer
 
 if TYPE_CHECKING:
+    from onlooker.server.outgoing import Outgoing
     from onlooker.server.service import Service
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -124,24 +125,15 @@ class _Now(Collector):
         yield CounterMetricFamily(
             "onlooker_engine_restarts", "Times the engine was started anew.", service.worker.restarts
         )
-        if service.webhook is not None:
-            sent = CounterMetricFamily("onlooker_webhook_events", "Alerts handed to the webhook.", labels=["result"])
-            counts = service.webhook.counts
-            for result in ("delivered", "retried", "failed", "dropped"):
-                sent.add_metric([result], getattr(counts, result))
-            yield sent
-        if hooks := service.hooks.counts():
-            sent = CounterMetricFamily("onlooker_hook_events", "Alerts for further hooks.", labels=["hook", "result"])
-            for name, counts in hooks.items():
-                for result in ("delivered", "retried", "failed", "dropped"):
-                    sent.add_metric([name, result], getattr(counts, result))
-            yield sent
+        yield from _of_receivers(service.outgoing)
         if service.history is not None:
             kept = CounterMetricFamily("onlooker_history_events", "Events for the database.", labels=["result"])
             kept.add_metric(["written"], service.history.database.written)
             kept.add_metric(["dropped"], service.history.database.dropped)
             yield kept
-            cut = CounterMetricFamily("onlooker_clips", "Clips of alerts: cut, too late, impossible.", labels=["result"])
+            cut = CounterMetricFamily(
+                "onlooker_clips", "Clips of alerts: cut, too late, impossible.", labels=["result"]
+            )
             for result in ("made", "missed", "failed"):
                 cut.add_metric([result], getattr(service.history.clips, result))
             yield cut
@@ -160,6 +152,34 @@ class _Now(Collector):
             yield GaugeMetricFamily("onlooker_step_frame_seconds", "What one more frame costs.", stats.frame_s)
             late = "Frames that came into memory later than promised."
             yield CounterMetricFamily("onlooker_frames_late", late, stats.frames.late)
+
+
+def _of_receivers(outgoing: "Outgoing"):
+    """What became of what was told to others than clients."""
+    results = ("delivered", "retried", "failed", "dropped")
+    if outgoing.webhook is not None:
+        sent = CounterMetricFamily("onlooker_webhook_events", "Alerts handed to the webhook.", labels=["result"])
+        counts = outgoing.webhook.counts
+        for result in results:
+            sent.add_metric([result], getattr(counts, result))
+        yield sent
+    if hooks := outgoing.hooks.counts():
+        sent = CounterMetricFamily("onlooker_hook_events", "Alerts for further hooks.", labels=["hook", "result"])
+        for name, counts in hooks.items():
+            for result in results:
+                sent.add_metric([name, result], getattr(counts, result))
+        yield sent
+    if outgoing.home is not None:
+        mqtt = outgoing.home.mqtt
+        yield GaugeMetricFamily("onlooker_mqtt_connected", "Is the broker there?", mqtt.is_connected)
+        sent = CounterMetricFamily("onlooker_mqtt_messages", "Messages for the broker.", labels=["result"])
+        for result in ("delivered", "dropped"):
+            sent.add_metric([result], getattr(mqtt.counts, result))
+        yield sent
+        tried = CounterMetricFamily("onlooker_mqtt_connections", "Connections to the broker.", labels=["result"])
+        tried.add_metric(["made"], mqtt.counts.connections)
+        tried.add_metric(["failed"], mqtt.counts.failures)
+        yield tried
 
 
 def _of_sources(service: "Service"):

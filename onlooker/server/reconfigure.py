@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 from onlooker.core.errors import OnlookerError
 from onlooker.server.addresses import Allowed
 from onlooker.server.config import Faulty
-from onlooker.server.hooks import Hooks
 from onlooker.server.keys import Keys
 from onlooker.server.refusals import Refusal
 from onlooker.server.settings import ServerSettings
-from onlooker.server.webhooks import Webhook
 
 if TYPE_CHECKING:
     from onlooker.server.service import Service
 
 LOG = logging.getLogger("onlooker.server")
-LIVE = ("keys", "named_keys", "allowed_hosts", "limits", "source_fps", "webhook", "hooks", "retention", "keep_sessions")
+LIVE = ("keys", "named_keys", "allowed_hosts", "limits", "source_fps", "retention", "keep_sessions")
+LIVE += ("webhook", "hooks", "mqtt")
 """Fields of `ServerSettings` that count at once; sources do as well."""
 
 
@@ -34,7 +33,6 @@ async def reconfigure(service: "Service") -> dict[str, Any]:
         wanted = await asyncio.to_thread(file.read)
         settings = wanted.server_settings(await asyncio.to_thread(file.keys, wanted), service.settings.worker)
         allowed, keys = Allowed(settings.allowed_hosts), Keys(settings.all_keys)
-        webhook = _webhook(service, settings)
     except Faulty as error:
         raise Refusal(422, "invalid_config", "; ".join(error.faults)[:4000]) from error
     except OnlookerError as error:
@@ -45,22 +43,10 @@ async def reconfigure(service: "Service") -> dict[str, Any]:
     service.limits, service.allowed, service.keys, file.config = settings.limits, allowed, keys, wanted
     if service.history is not None:
         service.history.database.retention, service.history.sessions = settings.retention, settings.keep_sessions
-    if webhook is not service.webhook:
-        before, service.webhook = service.webhook, webhook
-        if before is not None:  # what waits is still sent
-            asyncio.get_running_loop().run_in_executor(None, before.close)
-    if old.hooks != settings.hooks:
-        past, service.hooks = service.hooks, Hooks(settings.hooks)
-        asyncio.get_running_loop().run_in_executor(None, past.close)
+    await service.outgoing.change(old, settings)
     await _close_orphans(service)
     applied += [f"sources.{name} {what}" for name, what in (await _apply_sources(service, settings)).items()]
     return {"applied": applied, "needs_restart": needs_restart}
-
-
-def _webhook(service: "Service", settings: ServerSettings) -> Webhook | None:
-    if settings.webhook == service.settings.webhook:
-        return service.webhook
-    return None if settings.webhook is None else Webhook(*settings.webhook)
 
 
 async def _close_orphans(service: "Service") -> None:

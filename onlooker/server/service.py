@@ -22,10 +22,10 @@ from onlooker.server.bodies import Sampling
 from onlooker.server.config_file import ConfigFile
 from onlooker.server.feed import Missed
 from onlooker.server.history import History
-from onlooker.server.hooks import Hooks
 from onlooker.server.keys import Caller, Keys
 from onlooker.server.memories import Memories
 from onlooker.server.metrics import Metrics
+from onlooker.server.outgoing import Outgoing
 from onlooker.server.pictures import read_picture
 from onlooker.server.quality import picture_alert
 from onlooker.server.question import Question, check_words, decoding_of
@@ -35,7 +35,6 @@ from onlooker.server.settings import ServerSettings
 from onlooker.server.sources import client_source
 from onlooker.server.stream import Event, Offered, Stream, StreamSettings
 from onlooker.server.watched import Watched
-from onlooker.server.webhooks import Webhook, alert_event
 from onlooker.server.wire import alert_facts, until_gone
 from onlooker.server.worker import Worker
 
@@ -52,8 +51,7 @@ class Service:
     ) -> None:
         self.settings, self.limits, self.config = settings, settings.limits, config
         self.metrics = Metrics(settings.model)
-        self.webhook = Webhook(*settings.webhook) if settings.webhook else None
-        self.hooks = Hooks(settings.hooks)
+        self.outgoing = Outgoing(settings)
         self.worker = Worker(make_engine, self.metrics, settings.slo, self._send_alert, settings.schedule)
         self.metrics.watch(self)
         self.keys = Keys(settings.all_keys)
@@ -343,6 +341,7 @@ class Service:
         """Have an event kept, and bad pictures alerted where that is wanted; any thread."""
         if self.history is not None:
             self.history.note(stream, event)
+        self.outgoing.note(stream, event)
         if event.kind == "alert":
             stream.newest_alert = event.facts
         if event.kind == "quality" and event.facts["new"] and self._on_bad_pictures(stream) != "tell":
@@ -355,13 +354,11 @@ class Service:
         return self.watched.on_bad_pictures(stream.id) if stream.owner is None else "tell"
 
     def _send_alert(self, alert: Alert, stream_id: str) -> None:
-        """Have an alert kept, and queue it for the webhooks; any thread."""
+        """Have an alert kept, and queue it for those outside; any thread."""
         stream = self.streams.get(stream_id)
         if self.history is not None and stream is not None:
             self.history.alerted(stream, alert, alert_facts(stream, alert))
-        if self.webhook is not None:
-            self.webhook.send(alert_event(alert, stream_id))
-        self.hooks.send(alert, stream_id)
+        self.outgoing.alerted(stream, alert, stream_id)
 
     async def _save_memories(self) -> None:
         if self.memories and self.worker.is_ready:
@@ -375,7 +372,7 @@ class Service:
             stream.end("closed", "the server is shutting down")
         self.streams.clear()
         await asyncio.get_running_loop().run_in_executor(None, self.worker.stop)
-        for one in (self.webhook, self.hooks, self.history):
+        for one in (self.outgoing, self.history):
             if one is not None:
                 await asyncio.get_running_loop().run_in_executor(None, one.close)
         self.pool.shutdown(wait=False, cancel_futures=True)

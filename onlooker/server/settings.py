@@ -10,6 +10,7 @@ from onlooker.engine import SLO
 from onlooker.respond import Rule
 from onlooker.server.database import Retention
 from onlooker.server.hooks import Hook
+from onlooker.server.mqtt import MqttSettings
 
 MB = 2**20
 SERVED = SLO(frame_lag_s=2.0, first_token_s=5.0, step_s=0.2, most_frames=32, most_questions=256)
@@ -166,6 +167,8 @@ class ServerSettings:
     """(address, secret): where every alert is sent, and what signs it. Named by the operator, so it may be private."""
     hooks: tuple[Hook, ...] = ()
     """Further receivers of alerts, each for some sources and rules."""
+    mqtt: MqttSettings | None = None
+    """A broker that is told what happens."""
     whip: bool = False
     """Whether clients may publish over WebRTC, which opens UDP ports (extra `webrtc`)."""
     worker: str = "w0"

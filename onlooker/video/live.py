@@ -94,8 +94,8 @@ class LiveSource(Source):
     def clip(self, since_wall: float) -> "Future[Clip | None]":
         """The encoded stream since a time of day (seconds since the epoch), from the key frame before it on, as a file.
 
-        None when nothing is kept: without `LiveSettings.keep_s`, while the stream is lost, of single pictures. Fails with
-        `SourceError` when what is kept cannot be cut, with the reason.
+        None when nothing is kept: without `LiveSettings.keep_s`, while the stream is lost, of single pictures. Fails
+        with `SourceError` when what is kept cannot be cut, with the reason.
         """
         return self._keeper.clip(since_wall)
 

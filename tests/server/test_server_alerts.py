@@ -38,7 +38,7 @@ def test_an_alert_is_told_to_readers_and_to_the_webhook_once(pocket, clip):
                 assert pushed.status_code == 200
                 # At the pace of a camera no look is overtaken by the next frame; nor is it here.
                 eventually(lambda looks=number + 1: rule_of(client, session)["looks"] == looks)
-            eventually(lambda: here.service.webhook.counts.delivered == 1)
+            eventually(lambda: here.service.outgoing.webhook.counts.delivered == 1)
 
             headers = {"last-event-id": "0"}
             with client.stream("GET", f"{session}/events?types=alert", headers=headers) as reply:

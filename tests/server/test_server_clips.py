@@ -106,7 +106,9 @@ def test_clips_wait_for_their_end_and_are_bounded():
 
 def test_why_a_clip_cannot_be_cut_is_said(ts, caplog):
     refused: Future[Clip | None] = Future()
-    refused.set_exception(SourceError("no clip of it can be cut", given="ValueError: no such codec in rtsp://me:pw@cam"))
+    refused.set_exception(
+        SourceError("no clip of it can be cut", given="ValueError: no such codec in rtsp://me:pw@cam")
+    )
     kept: dict[int, Clip] = {}
     clips = Clips(lambda stream, since: refused, kept.__setitem__)
     clips.add(7, "cam", 0.0, 0.0)
