@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from onlooker.core.errors import ModelError
-from onlooker.models import _eight_bits
+from onlooker.models import _adapter, _eight_bits
 
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 _LARGE_BYTES = 500_000_000
@@ -92,11 +92,9 @@ def load_network(network_class: Any, folder: Path, dtype: torch.dtype, device: t
     try:
         with _quiet(progress=sys.stderr.isatty() and _weight_bytes(folder) > _LARGE_BYTES):
             how = {"dtype": dtype, "output_loading_info": True, "attn_implementation": "sdpa"}
-            if (packed := folder / _eight_bits.FILE).is_file():
+            if weights := _own_weights(folder):
                 config = network_class.config_class.from_pretrained(folder, local_files_only=True)
-                network, info = network_class.from_pretrained(
-                    None, config=config, state_dict=_eight_bits.read(packed), **how
-                )
+                network, info = network_class.from_pretrained(None, config=config, state_dict=weights, **how)
             else:
                 network, info = network_class.from_pretrained(folder, local_files_only=True, **how)
     except Exception as error:  # the library raises half a dozen kinds here, safetensors' own among them
@@ -112,6 +110,16 @@ def load_network(network_class: Any, folder: Path, dtype: torch.dtype, device: t
             do="fetch the checkpoint again",
         )
     return network.eval().to(device)
+
+
+def _own_weights(folder: Path) -> dict[str, Any] | None:
+    """The weights of a folder that keeps them as the package does: in eight bits, or as an adapter of its neighbour's.
+    None for any other folder."""
+    if (adapter := folder / _adapter.FILE).is_file():
+        base = folder.parent / str((read_config(folder).get("onlooker") or {}).get("adapts", ""))
+        return _adapter.read(adapter, _eight_bits.read(base / _eight_bits.FILE))
+    packed = folder / _eight_bits.FILE
+    return _eight_bits.read(packed) if packed.is_file() else None
 
 
 def load_tokenizer(folder: Path) -> Any:

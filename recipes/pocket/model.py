@@ -425,20 +425,26 @@ class Pocket(nn.Module):
         """`[..., dim]` of token ids."""
         return F.embedding(ids, self.hf.model.language_model.embed_tokens.weight)
 
-    def pack(self, features: Tensor, keep: Tensor, clock: Tensor, shown: Tensor, length: int) -> Stream:
+    def pack(
+        self, features: Tensor, keep: Tensor, clock: Tensor, shown: Tensor, length: int, said: Tensor | None = None
+    ) -> Stream:
         """Lay the prefix and each frame's time and kept tokens side by side without gaps.
 
         `features` is `[clips, frames, tokens, dim]`, `keep` bool `[clips, frames, tokens]`, `clock` int64
-        `[clips, frames, 2]` (time tokens), `shown` bool `[clips, frames]` (False: the frame is not there at all).
+        `[clips, frames, 2]` (time tokens), `shown` bool `[clips, frames]` (False: the frame is not there at all),
+        `said` int64 `[clips, frames, words]` token ids of what stands behind a frame (-1: none).
         """
         clips, frames, tokens, dim = features.shape
+        said = clock.new_zeros(clips, frames, 0) if said is None else said
+        words = said.shape[2]
         prefix = self.embed_text(self.prefix).to(features.dtype).expand(clips, -1, -1)
-        times = self.embed_text(clock).to(features.dtype)
-        flat = torch.cat([prefix, torch.cat([times, features], dim=2).flatten(1, 2)], dim=1)
-        present = torch.cat([torch.ones_like(shown)[..., None].expand(-1, -1, 2), keep], dim=2) & shown[..., None]
+        times, behind = (self.embed_text(ids.clamp(min=0)).to(features.dtype) for ids in (clock, said))
+        flat = torch.cat([prefix, torch.cat([times, features, behind], dim=2).flatten(1, 2)], dim=1)
+        present = torch.cat([torch.ones_like(shown)[..., None].expand(-1, -1, 2), keep, said >= 0], dim=2)
+        present = present & shown[..., None]
         start = len(self.prefix)
         present = torch.cat([present.new_ones(clips, start), present.flatten(1)], dim=1)
-        frame = torch.arange(frames, device=keep.device).repeat_interleave(tokens + 2)
+        frame = torch.arange(frames, device=keep.device).repeat_interleave(tokens + 2 + words)
         frame = torch.cat([frame.new_full((start,), -1), frame]).expand(clips, -1)
         place = torch.where(present, present.cumsum(1) - 1, length).clamp(max=length)
         source = torch.arange(flat.shape[1], device=keep.device).expand(clips, -1)
@@ -449,7 +455,8 @@ class Pocket(nn.Module):
         real = torch.arange(length, device=keep.device) < ends
         packed = flat.gather(1, index[..., None].expand(-1, -1, dim))
         numbers = torch.arange(frames * tokens, device=keep.device).unflatten(0, (frames, tokens))
-        numbers = torch.cat([numbers.new_full((frames, 2), -1), numbers], dim=1).flatten()
+        none = numbers.new_full((frames, 2 + words), -1)
+        numbers = torch.cat([none[:, :2], numbers, none[:, 2:]], dim=1).flatten()
         numbers = torch.cat([numbers.new_full((start,), -1), numbers]).expand(clips, -1)
         visual = torch.where(real, numbers.gather(1, index), -1)
         return Stream(packed, torch.where(real, frame.gather(1, index), 1 << 30), visual)

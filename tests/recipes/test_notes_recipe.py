@@ -1,0 +1,168 @@
+"""The recipe that teaches notes: what it tells of a clip, how units are read, and that it goes on where it was."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from onlooker.models import _adapter
+from onlooker.world import render_tables
+from onlooker.world.lexicon import COLOUR_NAMES, SHAPES
+from recipes.pocket import notes
+from recipes.pocket.model import TINY
+from recipes.pocket.notes import Adapted, Feed, Settings, Trainer, frame_ends, happenings, look, train, write
+from recipes.pocket.tokenizer import Encoder
+from recipes.pocket.told import KINDS, NEWLINE, ToldSettings, counts, draw_script, make_clip
+
+TOLD = ToldSettings(frames=8, tokens=320)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder()
+
+
+@pytest.fixture(scope="module")
+def trainer(encoder: Encoder) -> Trainer:
+    torch.manual_seed(0)
+    return Trainer(Adapted(TINY, encoder, 4), Settings(clips=4, rank=4, seconds=60.0), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def batch(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return trainer.copy(next(iter(Feed(TOLD, trainer.settings, 0))))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_comes_is_what_the_tables_begin_to_show(seed: int):
+    """By plain sets over frames: a thing comes where it is seen and was not for three frames."""
+    import random
+
+    script = draw_script(seed, TOLD, random.Random(seed))
+    tables = {name: table[0] for name, table in render_tables([script.episode], script.times[None]).items()}
+    seen = []
+    for frame in range(len(script.times)):
+        there = set()
+        for slot in range(tables["x"].shape[1]):
+            shape, colour = int(tables["shape"][frame, slot]), int(tables["colour_id"][frame, slot])
+            x, y = float(tables["x"][frame, slot]), float(tables["y"][frame, slot])
+            inside = 0.02 < x < 0.98 and 0.02 < y < 0.98 and bool(tables["visible"][frame, slot])
+            if inside and 1 <= shape <= 8 and colour:
+                sprite = int(tables["sprite"][frame, slot])
+                there.add((sprite, f"{COLOUR_NAMES[colour - 1]} {SHAPES[shape - 1]}"))
+        seen.append(there)
+    came = []
+    for frame, there in enumerate(seen):
+        lately = {sprite for before in seen[max(0, frame - 3) : frame] for sprite, _ in before}
+        came += [(frame, f"{look} came") for sprite, look in there if sprite not in lately]
+    told = [(one.frame, one.what) for one in script.happenings if one.what.endswith("came")]
+    assert sorted(told) == sorted(came) and told
+
+
+def test_a_note_is_cut_into_what_it_tells():
+    assert happenings("[00:02] red star came [00:04] red star changed blue") == [
+        "[00:02] red star came", "[00:04] red star changed blue",
+    ]  # fmt: skip
+    assert happenings("red star came blue ring came") == ["red star came", "blue ring came"]
+    assert happenings("") == []
+
+
+def test_a_unit_is_read_as_it_would_be_alone(trainer: Trainer, batch: dict[str, torch.Tensor]):
+    """Units of a clip share its frames, and nothing of one reaches another."""
+    model = trainer.model
+    with model.eager(), torch.no_grad():
+        stream, _ = trainer.watch(batch, spoilt=False)
+        together, _ = model.read_units(stream, batch, TOLD.frames)
+        number = 2
+        mine = batch["unit"][0] == number
+        alone = {name: t.clone() for name, t in batch.items()}
+        alone["ids"][0][~mine] = 7
+        apart, _ = model.read_units(stream, alone, TOLD.frames)
+    assert mine.sum() > 4
+    assert torch.allclose(together[0][mine], apart[0][mine], atol=1e-5)
+
+
+def test_a_unit_sees_no_frame_after_the_one_it_is_about(trainer: Trainer, encoder: Encoder):
+    _, arrays, units = make_clip(3, encoder, TOLD)
+    script = make_clip(3, encoder, TOLD)[0]
+    assert all(script.start <= unit.asked < script.start + TOLD.frames for unit in units)
+    assert all(unit.ids.count(NEWLINE) == 1 and unit.ids[-1] == encoder.end for unit in units)
+    assert (arrays["target"] >= 0).sum() == sum(len(unit.ids) - unit.first for unit in units)
+
+
+def test_frames_end_with_their_last_visual_token(trainer: Trainer, batch: dict[str, torch.Tensor]):
+    with trainer.model.eager(), torch.no_grad():
+        stream, _ = trainer.watch(batch, spoilt=False)
+    ends = frame_ends(stream, TOLD.frames)
+    for clip in range(2):
+        for frame in range(TOLD.frames):
+            mine = [n for n in range(stream.frame.shape[1]) if stream.frame[clip, n] == frame]
+            assert ends[clip, frame] == max(n for n in mine if stream.visual[clip, n] >= 0)
+
+
+def test_an_adapter_that_learnt_nothing_changes_nothing(trainer: Trainer, batch: dict[str, torch.Tensor]):
+    model = trainer.model
+    with model.eager(), torch.no_grad():
+        stream, _ = trainer.watch(batch, spoilt=False)
+        with_it, _ = model.read_units(stream, batch, TOLD.frames)
+        model.active = False
+        without, _ = model.read_units(stream, batch, TOLD.frames)
+        model.active = True
+    assert torch.equal(with_it, without)
+
+
+def test_the_twin_has_only_questions_about_frames(encoder: Encoder):
+    for seed in range(4):
+        _, arrays, units = make_clip(seed, encoder, replace(TOLD, plain=True))
+        assert {unit.kind for unit in units} <= {"question"}
+        assert set(arrays["kind"][arrays["kind"] >= 0]) <= {KINDS.index("question")}
+
+
+def test_a_training_goes_on_where_it_was_and_writes_its_adapter(encoder: Encoder, tmp_path):
+    def made() -> Trainer:
+        torch.manual_seed(1)
+        settings = Settings(clips=2, rank=2, seconds=1e9, steps=3)
+        return Trainer(Adapted(TINY, encoder, 2), settings, torch.device("cpu"))
+
+    lines: list[dict] = []
+    first = made()
+    feed = Feed(TOLD, replace(first.settings), 0)
+    with first.model.eager():
+        train(first, feed, tmp_path / "state", lines.append)
+    assert first.steps == 3
+    second = made()
+    second.load(tmp_path / "state")
+    assert second.steps == first.steps and second.seconds == first.seconds
+    for name, p in second.model.learnt.items():
+        assert torch.equal(p, first.model.learnt[name])
+    with pytest.raises(ValueError, match="not of control"):
+        Trainer(second.model, replace(second.settings, arm="control"), torch.device("cpu")).load(tmp_path / "state")
+    write(first.model, tmp_path / "adapter")
+    packed = load_file(tmp_path / "adapter" / _adapter.FILE)
+    plain = {f"language_model.model.{name}": p for name, p in first.model.hf.model.language_model.named_parameters()}
+    merged = _adapter.added(plain, packed)
+    for place in ("q", "k", "v"):
+        weight, name = getattr(first.model.text_weights()[0], place), f"layers.0.self_attn.{place}_proj.weight"
+        name = f"language_model.model.{name}"
+        assert torch.allclose(merged[name], weight, atol=2e-3)
+    with pytest.raises(ValueError, match="another model"):
+        _adapter.added({}, packed)
+
+
+def test_a_look_tells_recall_and_what_the_heads_are_worth(trainer: Trainer, encoder: Encoder):
+    clips = notes.make_checks(2, TOLD, 0)
+    row = look(trainer, encoder, clips)
+    assert {"note_recall", "note_precision", "live_recall", "heads"} <= set(row)
+    assert json.loads(json.dumps(row))["heads"]["chance_arrival"] >= 0
+
+
+def test_a_sum_counts_what_came():
+    from recipes.pocket.told import Happening
+
+    found = [Happening(n, n, what) for n, what in enumerate(("red star came", "blue star came", "red ring came",
+                                                            "red star left"))]  # fmt: skip
+    assert counts(found) == "2 stars 1 ring"
+    assert np.isscalar(found[0].frame)
