@@ -4,6 +4,7 @@ They are stepped like a `Request` (`pending`, `accept`, `done`) and may share pa
 put to a fork of the memory: the stream does not change, and no answer is counted.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -72,11 +73,12 @@ class Quiet:
     states: dict[str, StreamState]
     store: KVStore
     layout: Layout
-    held: Callable[[], Sequence[Reading]]
+    held: Callable[[str], Sequence[Reading]]
 
     @classmethod
-    def of(cls, session: "Session") -> "Quiet":
-        """What `session` shows a question now. Raises `InputError` before its first frame."""
+    def of(cls, session: "Session", notes: bool = True) -> "Quiet":
+        """What `session` shows a question now, with its hidden notes or without. Raises `InputError` before its first
+        frame."""
         session.check_open()
         if session.time_s is None:
             raise InputError("there is nothing to look at yet", given="no frame was pushed", do="push a frame first")
@@ -87,7 +89,7 @@ class Quiet:
             session.states,
             session.store,
             session.layout,
-            session.held,
+            functools.partial(session.held, notes=notes),
         )
 
     def note_answer(self, answer: Answer) -> None:
@@ -181,8 +183,9 @@ class Reply(Aside):
         since_s: float = 0.0,
         priority: int = 0,
         place: SaidPlace = "behind",
+        notes: bool = True,
     ) -> None:
-        asked = Quiet.of(session)
+        asked = Quiet.of(session, notes)
         now = session.now_s
         request = Request(asked, prompt, now, (since_s, now), Decoding(longest, place=place))
         super().__init__(session, request, priority)

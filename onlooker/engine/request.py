@@ -35,8 +35,8 @@ class Asked(Protocol):
     store: KVStore
     layout: Layout
 
-    def held(self) -> Sequence[Reading]:
-        """What has been seen and is not remembered yet, oldest first."""
+    def held(self, question: str, /) -> Sequence[Reading]:
+        """What has been seen and is not remembered yet, oldest first, and the notes that the question looks for."""
         ...
 
     def note_answer(self, answer: Answer) -> None:
@@ -200,7 +200,8 @@ class Request:
         layer = look_layer(refiner, memory, model.spec.num_layers)
         state = session.states["memory"].fork()
         prompt = torch.cat([model.closing_embeddings(), model.embed_text(self._prompt)])
-        readings = [one for one in session.held() if visible[0] <= one.held.start_s and one.held.end_s <= visible[1]]
+        held = session.held(self.question)
+        readings = [one for one in held if visible[0] <= one.held.start_s and one.held.end_s <= visible[1]]
         if memory.holds_tokens:
             words = model.embed_text(model.retrieval_ids(self.question))
             unread = refiner.refine(reread_between(memory, words, state, visible, bool(readings)), words)

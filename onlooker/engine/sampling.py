@@ -36,6 +36,8 @@ class Decoding:
 
     schema: str | None = None
     """JSON schema, as text, that the answer follows; checked by the model that answers."""
+    min_new_tokens: int | None = None
+    """The answer does not end before so many tokens: for measuring, or against answers that are too short."""
 
     def __post_init__(self) -> None:
         whole("max_new_tokens", self.max_new_tokens, least=1)
@@ -47,6 +49,8 @@ class Decoding:
             whole("top_k", self.top_k, least=0, most=2**31)
         if self.repetition_penalty is not None:
             number("repetition_penalty", self.repetition_penalty, above=0.0, most=100.0, do="1.0 is none")
+        if self.min_new_tokens is not None:
+            whole("min_new_tokens", self.min_new_tokens, least=0, most=self.max_new_tokens, do="at most max_new_tokens")
         if self.place not in typing.get_args(SaidPlace):
             do = f"one of: {', '.join(typing.get_args(SaidPlace))}"
             raise InputError("an answer has no such place", given=repr(self.place)[:80], do=do)

@@ -310,9 +310,9 @@ class Session:
         self.totals.tokens_read += sum(span.num_tokens for span in spans)
         return plan
 
-    def held(self) -> Sequence[Reading]:
-        """What has been seen and is not remembered yet, as a question reads it."""
-        return [*self._engine.held(self), *hidden_notes(self)]
+    def held(self, question: str = "", notes: bool = True) -> Sequence[Reading]:
+        """What has been seen and is not remembered yet, as a question reads it, and the notes that it looks for."""
+        return [*self._engine.held(self), *(hidden_notes(self, question) if notes else ())]
 
     def absorb(self, new: Unread) -> Plan:
         """Hand a frame's tokens (or its picture, or a note) to a memory that holds them. An error leaves everything as

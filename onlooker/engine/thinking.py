@@ -45,7 +45,13 @@ def begin_thought(session: "Session", taken: FrameTaken) -> Reply | None:
         return None
     try:
         reply = Reply(
-            session, thought.prompt, thought.longest, since_s=thought.since_s, priority=1, place=thought.place
+            session,
+            thought.prompt,
+            thought.longest,
+            since_s=thought.since_s,
+            priority=1,
+            place=thought.place,
+            notes=not thought.alone,
         )
     except (CapacityError, InputError) as error:
         session.totals.thoughts_dropped += 1
@@ -93,12 +99,10 @@ def go_on_thinking(
     return [reply for reply in begun if reply is not None]
 
 
-def hidden_notes(session: "Session") -> Sequence[Reading]:
-    """What questions read of the notes that frames do not see."""
+def hidden_notes(session: "Session", question: str) -> Sequence[Reading]:
+    """What a question reads of the notes that frames do not see."""
     if not session.thinker.hidden:
         return ()
     model = session.model
-    return [
-        note_reading(model, model.note_ids(note.text), note.time_s, note.kind)
-        for note in session.thinker.kept(session.states["think"])
-    ]
+    read = session.thinker.read(session.states["think"], question, lambda text: len(model.note_ids(text)))
+    return [note_reading(model, model.note_ids(note.text), note.time_s, note.kind) for note in read]

@@ -9,7 +9,7 @@ does). Its three stages of training are left out, so the published gains are not
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -17,6 +17,7 @@ from onlooker.core.checks import whole
 from onlooker.core.contracts import Thought
 from onlooker.core.events import Noted
 from onlooker.core.spans import SaidPlace
+from onlooker.think._search import chosen
 from onlooker.think._segments import Segment, Segments
 
 
@@ -41,10 +42,13 @@ class SegmentNotes(Segments):
     """Notes that are kept; the oldest go."""
     place: SaidPlace = "behind"
     """Where a note counts its positions; a model that was trained so wants own, gap or overlap."""
+    read_tokens: int = 0
+    """Tokens of notes that a question reads at most: those that share its rarer words, then the newest. 0 is all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         whole("most", self.most, least=1, most=4096)
+        whole("read_tokens", self.read_tokens, least=0, most=1 << 16)
 
     def new_state(self) -> Kept:
         return Kept()
@@ -69,3 +73,11 @@ class SegmentNotes(Segments):
     def kept(self, state: Kept) -> list[Noted]:
         """All of them, oldest first."""
         return [Noted(time_s, text, "thought") for time_s, text in zip(state.times, state.texts, strict=True)]
+
+    def read(self, state: Kept, question: str, tokens: Callable[[str], int]) -> list[Noted]:
+        """Those that this question looks for, within `read_tokens`."""
+        notes = self.kept(state)
+        if not self.read_tokens:
+            return notes
+        texts = [note.text for note in notes]
+        return [notes[n] for n in chosen(texts, [tokens(text) for text in texts], question, self.read_tokens)]

@@ -237,7 +237,8 @@ class VideoModel(ABC):
     @abstractmethod
     def token_choice(self, wishes: Mapping[str, float], max_new_tokens: int) -> TokenChoice:
         """How an answer's tokens are chosen: by `wishes` (`temperature`, of which 0 is greedy, `top_p`, `top_k`,
-        `repetition_penalty`) where there are any, and by the checkpoint's own generation settings in all else."""
+        `repetition_penalty`, `min_new_tokens`) where there are any, and by the checkpoint's own generation settings in
+        all else."""
 
     def constraint(self, schema: str) -> TokenConstraint:
         """What an answer may say that follows a JSON schema, given as text.

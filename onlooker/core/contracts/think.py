@@ -1,7 +1,7 @@
 """What a thinker fills in: what is written down while a stream is watched."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,6 +26,8 @@ class Thought:
     """Most tokens."""
     place: SaidPlace = "behind"
     """Where its tokens count their positions."""
+    alone: bool = False
+    """It does not read the hidden notes before it."""
 
 
 class Thinker(Method):
@@ -57,5 +59,9 @@ class Thinker(Method):
         return
 
     def kept(self, state: StreamState) -> Sequence[Noted]:
-        """The notes that questions read, if `hidden`."""
+        """The notes that questions may read, if `hidden`."""
         return ()
+
+    def read(self, state: StreamState, question: str, tokens: Callable[[str], int]) -> Sequence[Noted]:
+        """Those of them that this question reads, oldest first; `tokens` counts what a note takes. All, by default."""
+        return self.kept(state)

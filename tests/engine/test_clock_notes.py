@@ -1,0 +1,103 @@
+"""Notes that tell times and are searched: which a question reads, and that a note reads none."""
+
+import pytest
+from moving_pictures import make_frames
+
+from onlooker.core.errors import InputError
+from onlooker.engine import Engine
+from onlooker.engine.sampling import Decoding
+from onlooker.think._search import chosen, words_of
+from onlooker.think.clock_notes import clock
+
+NOTES = (
+    "[00:04] red star came", "[00:12] blue ring came", "[00:20] red star left", "[00:28] green ring came",
+    "[00:36] blue star came", "[00:44] pink heart came",
+)  # fmt: skip
+
+
+def engine_of(model, think: str) -> Engine:
+    return Engine(model, encoder="full", compressor="identity", memory="full", think=think)
+
+
+@pytest.mark.parametrize(
+    ("question", "wanted"),
+    [
+        ("when did the red star appear?", [0, 2, 5]),
+        ("how many rings came so far?", [1, 3, 5]),
+        ("what is there now?", [3, 4, 5]),
+    ],
+)
+def test_a_question_reads_the_notes_that_share_its_rarer_words_and_the_newest(question, wanted):
+    assert chosen(NOTES, [10] * len(NOTES), question, 34) == wanted
+
+
+def test_all_are_read_where_there_is_room_and_never_more_than_that():
+    assert chosen(NOTES, [10] * len(NOTES), "when?", 60) == list(range(6))
+    for most in range(70):
+        read = chosen(NOTES, [7 + n for n in range(6)], "did a red star or a blue ring appear?", most)
+        assert sum(7 + n for n in read) <= most and read == sorted(set(read))
+
+
+def test_plurals_and_case_do_not_matter():
+    assert words_of("Stars, crosses and a RING") == {"star", "crosse", "and", "a", "ring"}
+    assert words_of("cross glass") == {"cross", "glass"}
+
+
+def test_notes_of_segments_are_asked_since_when_and_written_as_they_were_said(tiny_model, monkeypatch):
+    engine = engine_of(tiny_model, "clock_notes:every_s=4,longest=4")
+    asked = []
+    plain = type(engine.serving.thinker).thought
+
+    def spying(self, since_s, until_s, notes):
+        asked.append(plain(self, since_s, until_s, notes))
+        return asked[-1]
+
+    monkeypatch.setattr(type(engine.serving.thinker), "thought", spying)
+    with engine.open() as session:
+        for frame in make_frames(14):
+            session.push(frame)
+        assert [thought.prompt.split()[-1] for thought in asked] == ["[00:00]?", "[00:04]?", "[00:08]?"]
+        assert all(thought.alone and thought.since_s == 0.0 for thought in asked)
+        for note in session.notes():
+            assert not note.text[0].isdigit() and " s: " not in note.text
+
+
+def test_a_note_reads_no_note_and_a_question_reads_what_it_looks_for(tiny_model):
+    engine = engine_of(tiny_model, "clock_notes:every_s=2,longest=3,read_tokens=24")
+    with engine.open() as session:
+        for frame in make_frames(16):
+            session.push(frame)
+        kept = engine.serving.thinker.kept(session.states["think"])
+        assert len(kept) >= 5
+        assert not session.held("anything", notes=False)
+        read = session.held("which shape came last?")
+        assert 0 < sum(len(one.embeddings) for one in read) <= 24 and len(read) < len(kept)
+        whole = engine_of(tiny_model, "segment_notes:every_s=2,longest=3")
+        with whole.open() as other:
+            for frame in make_frames(16):
+                other.push(frame)
+            assert len(other.held("which shape came last?")) == len(whole.serving.thinker.kept(other.states["think"]))
+
+
+def test_clocks_are_as_models_read_them():
+    assert [clock(at) for at in (0.0, 59.9, 61.0, 6000.0)] == ["[00:00]", "[00:59]", "[01:01]", "[00:00]"]
+
+
+def test_a_prompt_that_does_not_say_since_when_is_refused(tiny_model):
+    with pytest.raises(InputError, match="since when"):
+        engine_of(tiny_model, "clock_notes:prompt=what happened?")
+
+
+def test_an_answer_that_may_not_end_has_the_tokens_that_were_asked_for(tiny_model):
+    engine = engine_of(tiny_model, "none")
+    with engine.open() as session:
+        for frame in make_frames(3):
+            session.push(frame)
+        free = session.submit("which shape came last?", decoding=Decoding(40))
+        held = session.submit("which shape came last?", decoding=Decoding(40, min_new_tokens=40))
+        while pending := [one for one in (free, held) if not one.done]:
+            engine.step([], pending)
+        assert held.answer().usage.new_tokens == 40 and held.answer().finish == "length"
+        assert free.said == held.said[: len(free.said)]
+    with pytest.raises(InputError, match="min_new_tokens"):
+        Decoding(4, min_new_tokens=5)
