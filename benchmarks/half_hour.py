@@ -1,23 +1,28 @@
-"""What happened half an hour ago: memories compared on long streams, at equal tokens read by every answer.
+"""What happened half an hour ago: memories compared on long streams, at equal tokens read and at equal bytes held.
 
-    python -m benchmarks.half_hour --clips 6 --out rows.jsonl
+    python -m benchmarks.half_hour --clips 12 --fps 0.5 --out rows.jsonl
 
 In every stream things appear that never come back, in its first minutes or all along; at its end it is asked of each
-whether it ever appeared (as often about something that never did) and when, and what is to be seen now. Memories that
-only search what is parked answer from forks of one session which watched through a window and parked everything older;
-those that forget, thin out or hold tokens watch the stream beside it, frame by frame in the same steps. `LATE` reads
-the stream's last two minutes only, since it holds no more. Beside them `full` memory, and a search that is told where
-the evidence lies: what the model can do at all when the right frames are found.
+whether it ever appeared (as often about something that never did) and when, and what is to be seen now. Every stream is
+drawn, encoded and compressed once (`--seen` keeps that for other runs), and then watched under every memory.
 
-One line a stream and memory, written when it has answered: every answer with its age, tokens read, bytes held.
-`tools/memories.py` makes tables and pictures of them. Several processes (`--workers`) share the work, each on one of
-`--devices` in turn: groups of memories, and `--together` streams at a time, all in the same steps. None begins what it
-would not end within `--seconds`.
+`--table tokens`: every memory reads as many tokens at a question as 48 frames have. Memories that only search what is
+parked answer from forks of one session which watched through a window and parked everything older; the others watch
+themselves. Beside them `full` memory, and a search that is told where the evidence lies: what the model can do at all
+when the right frames are found. `--table bytes`: every memory reads no more than that, and holds no more bytes than
+the keys and values of 192 frames.
+
+One line a stream and memory, written when it has answered: every answer with its age, tokens read, bytes held at half
+time and at the end. `tools/memories.py` makes tables and pictures of them. Several processes (`--workers`) share the
+work, each on one of `--devices` in turn; jobs are memories with `--together` streams in the same steps, controls first.
+What is not done within `--seconds` is given up.
 """
 
 import argparse
 import json
 import multiprocessing
+import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -27,7 +32,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.long_streams import Stream, Told
+from benchmarks.long_streams import WORLDS, Stream, Told
+from benchmarks.seen_streams import Remembering, SeenStream, Showing, remembering
 from onlooker import models
 from onlooker.core import provenance, registry
 from onlooker.core.contracts import MemoryPolicy
@@ -42,41 +48,59 @@ FRAMES = 48
 """Frames in view of every answer: the longest clips that the pocket models were trained on."""
 TOKENS = FRAMES * 21
 """The same in tokens, at the 21 a frame (two of them its time) that STC-Pruner leaves with its defaults."""
-WATCHING = f"rekv:topk={FRAMES - 5},first=1,recent=4,score=shares,window_tokens={TOKENS}"
-"""Watches through a window and parks everything."""
-SEARCHING = (
-    WATCHING,
-    WATCHING + ",level=true",
-    f"rekv:topk={FRAMES - 4},recent=4,window_tokens={TOKENS}",
-    f"sliding_window:window_tokens={TOKENS}",
-    f"select_recent:recent=8,budget={FRAMES - 9}",
-    f"select_recent:recent=8,budget={FRAMES - 9},bar=0",
-    f"select_recent:recent=24,budget={FRAMES - 25},bar=0",
-    f"streamingtom:recall_tokens={TOKENS},recent=4,window_tokens={TOKENS}",
-)
-"""Answer from forks of the one that parks everything."""
-LATE = f"last_frames:frames={FRAMES}"
-LATE_S = 120
-BESIDE = (
+WINDOW = f"window_tokens={TOKENS}"
+SHARES = f"rekv:topk={FRAMES - 5},first=1,recent=4,score=shares,{WINDOW}"
+"""Watches through a window and parks everything: the default's form."""
+TOLD = "told where to look"
+BY_TOKENS = (
+    (SHARES, SHARES, TOLD, f"sliding_window:{WINDOW}", f"rekv:topk={FRAMES - 4},recent=4,{WINDOW}"),
+    (f"last_frames:frames={FRAMES}",),
     ("full",),
-    (f"resv:share=0.5,window_tokens={TOKENS}",),
+    (
+        SHARES,
+        SHARES + ",level=true",
+        f"select_recent:recent=8,budget={FRAMES - 9}",
+        f"select_recent:recent=24,budget={FRAMES - 25},bar=0",
+        f"streamingtom:recall_tokens={TOKENS},recent=4,{WINDOW}",
+    ),
+    (f"infinipot_v:{WINDOW},keep_tokens={TOKENS * 3 // 4}",),
+    (f"livevlm:keep_tokens={TOKENS * 5 // 3},recent=16",),
     ("flash_vstream:form=star,clusters=48",),
     ("flash_vstream:form=csm_dam,clusters=26,details=24",),
-    (f"curvestream:frames={FRAMES - 1}",),
     ("streamforest:short_frames=24,event_frames=190",),
-    ("scene_tiling:scenes=40,frames=8", LATE),
+    ("scene_tiling:scenes=40,frames=8",),
+    (f"curvestream:frames={FRAMES - 1}",),
     (f"deep_sink:window_frames={FRAMES},sink_frames={FRAMES // 2}",),
-    (f"streaming_vlm:vision_s={2 * FRAMES}",),
-    (f"infinipot_v:window_tokens={TOKENS},keep_tokens={TOKENS * 3 // 4}",),
+    ("participative:sink_frames=24,recent=8,top_tokens=336",),
     ("video_streaming:topk=9",),
     ("carriers:bank=231,tokens=4",),
-    (f"livevlm:keep_tokens={TOKENS * 5 // 3},recent=16",),
+    (f"streaming_vlm:vision_s={2 * FRAMES}",),
+    ("quickprefill:keep_ratio=0.05",),
+    (f"resv:share=0.5,{WINDOW}",),
+)
+"""What a job watches under, and under what forks of that are asked; alone: it is asked itself. A codec of parked blocks
+stands behind a space."""
+BY_BYTES = (
+    (f"last_frames:frames={FRAMES}",),
+    (f"sliding_window:{WINDOW}",),
+    (SHARES + ",max_parked=120",),
+    (SHARES + ",max_parked=480 host=int4",),
+    (SHARES + ",max_parked=120,thin=true",),
+    (SHARES + ",max_parked=480,thin=true host=int4",),
+    ("livevlm:keep_tokens=2900,recent=16,ratio=0.23",),
+    (f"infinipot_v:{WINDOW},keep_tokens={TOKENS * 3 // 4},pack=true",),
+    ("flash_vstream:form=star,clusters=48",),
+    ("streamforest:short_frames=24,event_frames=190",),
+    ("scene_tiling:scenes=40,frames=8",),
+    (f"curvestream:frames={FRAMES - 1}",),
+    ("video_streaming:topk=9,max_parked=130",),
+    ("carriers:bank=231,tokens=4",),
+    (f"deep_sink:window_frames={FRAMES},sink_frames={FRAMES // 2}",),
     ("participative:sink_frames=24,recent=8,top_tokens=336",),
 )
-"""Watch streams themselves, a job for each group."""
+TABLES = {"tokens": BY_TOKENS, "bytes": BY_BYTES}
 AT_ONCE = 64
 """Questions in one step."""
-TOLD = "told where to look"
 
 
 @dataclass(frozen=True)
@@ -110,67 +134,56 @@ def answers(engine: Engine, asked: Sequence[Asked]) -> list[Outcome]:
     return outcomes
 
 
-def open_with(engine: Engine, memory: str) -> Session:
-    """A stream with a memory of its own."""
-    session = engine.open()
-    session.memory = registry.make("memory", memory)
-    session.states["memory"] = session.memory.new_state()
-    return session
-
-
 def watch(
-    streams: Sequence[Stream], engines: Mapping[bool, Engine], memories: Sequence[str], fps: float
-) -> dict[str, list[Session]]:
-    """Watch streams to their ends, all of them under all memories in the same steps; a session a stream, by memory."""
-    sessions: dict[str, list[Session]] = {}
-    for name in memories:
-        held = registry.make("memory", name).holds_tokens
-        sessions[name] = [open_with(engines[held], name) for _ in streams]
-    late_s, told = streams[0].episode.duration_s - LATE_S, time.monotonic()
-    for frames in zip(*(stream.frames(fps) for stream in streams), strict=True):
-        for held, engine in engines.items():
-            arrivals = [
-                (session, frame)
-                for name, some in sessions.items()
-                if some[0].memory.holds_tokens == held and (name != LATE or frames[0].time_s >= late_s)
-                for session, frame in zip(some, frames, strict=True)
-            ]
-            failed = [event for event in engine.step(arrivals) if isinstance(event, Failed)] if arrivals else []
-            if failed:
-                raise failed[0].error
-        if time.monotonic() - told > 10:
-            told = time.monotonic()
-            print(f"{frames[0].time_s:.0f} s of {len(streams)} streams, {memories[0]}", flush=True)
-    return sessions
+    engine: Engine, streams: Sequence[SeenStream], memory: str, deadline: float
+) -> tuple[list[Session], list[dict[str, int]]] | None:
+    """Watch streams to their ends in the same steps; a session each, and the bytes that each held at half time. None
+    when the time is up."""
+    eye, sessions = engine.eye, [engine.open() for _ in streams]
+    assert isinstance(eye, Remembering)
+    half: list[dict[str, int]] = []
+    told, length = time.monotonic(), len(streams[0].times_s)
+    for number, parts in enumerate(zip(*(stream.frames() for stream in streams), strict=True)):
+        for session, stream, (_, tokens) in zip(sessions, streams, parts, strict=True):
+            eye.next[session] = tokens, stream.seen
+        events = engine.step([(session, frame) for session, (frame, _) in zip(sessions, parts, strict=True)])
+        if failed := [event for event in events if isinstance(event, Failed)]:
+            raise failed[0].error
+        if number == length // 2:
+            half = [dict(session.stats().memory_bytes) for session in sessions]
+        if (now := time.monotonic()) > deadline:
+            return None
+        if now - told > 10:
+            told = now
+            print(f"{parts[0][0].time_s:.0f} s of {len(streams)} streams, {memory}", flush=True)
+    return sessions, half
 
 
 def ask_all(
-    streams: Sequence[Stream],
-    sessions: Mapping[str, list[Session]],
-    engines: Mapping[bool, Engine],
-    searching: Sequence[str],
-) -> Iterator[tuple[str, list[Session], list[Outcome]]]:
-    """Put every stream's questions under every memory."""
+    streams: Sequence[Stream], sessions: Sequence[Session], engine: Engine, group: Sequence[str]
+) -> Iterator[tuple[str, list[Outcome]]]:
+    """Put every stream's questions under every memory of a group."""
 
     def questions(some: Sequence[Session], told: MemoryPolicy | None = None) -> list[Asked]:
         return [Asked(one, query, told) for one, s in zip(some, streams, strict=True) for query in s.queries]
 
-    for name, some in sessions.items():
-        if name != WATCHING:
-            yield name, some, answers(engines[some[0].memory.holds_tokens], questions(some))
-    first = sessions.get(WATCHING, ())
-    for name in searching if first else ():
-        forks = [session.fork() for session in first]
+    if len(group) == 1:
+        yield group[0], answers(engine, questions(sessions))
+    for name in group[1:]:
+        if name == TOLD:
+            yield name, answers(engine, questions(sessions, sessions[0].memory))
+            continue
+        forks = [session.fork() for session in sessions]
         for fork in forks:
             fork.memory = registry.make("memory", name)
-        yield name, forks, answers(engines[False], questions(forks))
+        yield name, answers(engine, questions(forks))
         for fork in forks:
             fork.close()
-    if first and WATCHING in searching:
-        yield TOLD, list(first), answers(engines[False], questions(first, first[0].memory))
 
 
-def line(name: str, session: Session, outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> dict[str, Any]:
+def line(
+    name: str, session: Session, half: Mapping[str, int], outcomes: Sequence[Outcome], facts: Mapping[str, Any]
+) -> dict[str, Any]:
     """What is kept of one memory on one stream."""
     said = [
         {
@@ -184,88 +197,164 @@ def line(name: str, session: Session, outcomes: Sequence[Outcome], facts: Mappin
         for o in outcomes
     ]
     stats = session.stats()
-    return {"bench": "half_hour", "memory": name, "frames": stats.frames, "bytes": stats.memory_bytes, **facts} | {
-        "answers": said
-    }
+    held = {"frames": stats.frames, "bytes": stats.memory_bytes, "bytes_at_half": half}
+    return {"bench": "half_hour", "memory": name, **held, **facts} | {"answers": said}
 
 
-def work(number: int, given: argparse.Namespace, lock: Any, deadline: float) -> None:
-    """One process: every n-th job, which is a group of streams under a group of memories."""
-    torch.set_num_threads(1)
-    device = given.devices.split(",")[number % len(given.devices.split(","))]
-    names, longest = given.models.split(","), 0.0
-    starts = range(given.first_seed, given.first_seed + given.clips, given.together)
-    jobs = [(start, name, *group) for start in starts for name in names for group in given.groups]
-    card = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
-    for start, name, group, searching in jobs[number :: given.workers]:
-        began = time.monotonic()
-        if began + longest > deadline:
-            break
-        model = models.load(name, device=device, dtype=given.dtype)
-        eyes = {"encoder": given.encoder, "compressor": given.compressor}
-        engines = {held: Engine(model, **eyes, memory=LATE if held else WATCHING) for held in (False, True)}
+@dataclass(frozen=True)
+class Job:
+    """Streams to watch under one memory."""
+
+    model: str
+    seeds: tuple[int, ...]
+    group: tuple[str, ...]
+
+
+class Worker:
+    """One process: sees streams, then takes jobs as long as there are any."""
+
+    def __init__(self, number: int, given: argparse.Namespace, deadline: float) -> None:
+        torch.set_num_threads(1)
+        self.number, self.given, self.deadline = number, given, deadline
+        devices = given.devices.split(",")
+        self.device = devices[number % len(devices)]
+        self.card = torch.cuda.get_device_name() if self.device.startswith("cuda") else "cpu"
+        self.eyes = {"encoder": given.encoder, "compressor": given.compressor}
+        self._models: dict[str, Any] = {}
+
+    def model(self, name: str) -> Any:
+        """A model, loaded once."""
+        if name not in self._models:
+            self._models[name] = models.load(name, device=self.device, dtype=self.given.dtype)
+        return self._models[name]
+
+    def stream(self, seed: int) -> Stream:
+        """A stream and its questions."""
+        given = self.given
         lengths = given.split, given.minutes, given.early_minutes, given.per_hour, given.present
-        seeds = range(start, min(start + given.together, starts.stop))
-        streams = [Stream.of_seed(seed, *lengths) for seed in seeds]
-        print(f"{len(streams)} streams are made, {time.monotonic() - began:.0f} s; {group[0]} begins", flush=True)
-        sessions = watch(streams, engines, group, given.fps)
+        return Stream.of_seed(seed, *lengths, world=given.world)
+
+    def path(self, model: str, seed: int) -> Path:
+        """Where it is kept what was seen of a stream."""
+        given = self.given
+        lengths = (f"{number:g}" for number in (given.minutes, given.fps, given.early_minutes, given.per_hour))
+        parts = (model, given.split, given.world, str(seed), *lengths, *self.eyes.values(), given.dtype)
+        name = "_".join([*parts, self.device.partition(":")[0]])
+        return Path(given.seen) / (re.sub(r"[^\w.=-]", "-", name) + ".safetensors")
+
+    def see(self, model: str, seed: int) -> None:
+        """Draw, encode and compress a stream, unless that was done before."""
+        path = self.path(model, seed)
+        if path.exists():
+            return
+        began = time.monotonic()
+        engine = Engine(self.model(model), memory=Showing(), **self.eyes)
+        SeenStream.of(engine, self.stream(seed).frames(self.given.fps)).save(path)
+        print(f"stream {seed} seen by {model} in {time.monotonic() - began:.0f} s", flush=True)
+
+    def do(self, job: Job, lock: Any) -> None:
+        """Watch the streams, ask, and write rows."""
+        began, given = time.monotonic(), self.given
+        streams = [self.stream(seed) for seed in job.seeds]
+        model = self.model(job.model)
+        seen = [SeenStream.load(self.path(job.model, seed), model.spec.device) for seed in job.seeds]
+        memory, _, kv = job.group[0].partition(" ")
+        engine = remembering(model, memory, kv, **self.eyes)
+        watched = watch(engine, seen, job.group[0], self.deadline)
+        if watched is None:
+            print(f"  given up: {job.group[0]}, streams {job.seeds[0]} and on", flush=True)
+            return
+        sessions, half = watched
+        seconds = time.monotonic() - began
         facts = {
-            "model": name, "split": given.split, "minutes": given.minutes, "fps": given.fps, "encoder": given.encoder,
-            "compressor": given.compressor, "device": card,
+            "table": given.table, "model": job.model, "split": given.split, "world": given.world,
+            "minutes": given.minutes, "fps": given.fps, **self.eyes, "device": self.card,
             "commit": provenance.commit(), "versions": provenance.versions(),
         }  # fmt: skip
-        for memory, some, outcomes in ask_all(streams, sessions, engines, searching):
+        for name, outcomes in ask_all(streams, sessions, engine, job.group):
             rows, at = [], 0
-            for stream, session in zip(streams, some, strict=True):
+            for stream, session, held in zip(streams, sessions, half, strict=True):
                 own = outcomes[at : at + len(stream.queries)]
                 at += len(own)
-                rows.append(line(memory, session, own, facts | {"stream": stream.episode.seed}))
+                rows.append(line(name, session, held, own, facts | {"stream": stream.episode.seed}))
             with lock, Path(given.out).open("a", encoding="utf-8") as out:
                 out.writelines(json.dumps(row) + "\n" for row in rows)
             worths = [answer["worth"] for row in rows for answer in row["answers"]]
             tokens = sum(answer["tokens"] for row in rows for answer in row["answers"]) / len(worths)
-            print(f"  {memory:76} {sum(worths) / len(worths):.3f} {tokens:6.0f} tokens, {name}", flush=True)
-        longest = max(longest, 1.1 * (time.monotonic() - began))
-        print(f"{len(streams)} streams, {name}, {device}, {group[0]}: {time.monotonic() - began:.0f} s", flush=True)
+            print(f"  {name:76} {sum(worths) / len(worths):.3f} {tokens:6.0f} tokens, {job.model}", flush=True)
+        whole = time.monotonic() - began
+        print(
+            f"{len(streams)} streams, {job.model}, {job.group[0]}: {seconds:.0f} + {whole - seconds:.0f} s", flush=True
+        )
+
+
+def work(number: int, given: argparse.Namespace, jobs: Sequence[Job], begun: Any, ready: Any, deadline: float) -> None:
+    """One process."""
+    try:
+        worker = Worker(number, given, deadline)
+        known = sorted({(job.model, seed) for job in jobs for seed in job.seeds})
+        for model, seed in known[number :: given.workers]:
+            worker.see(model, seed)
+    except BaseException:
+        ready.abort()
+        raise
+    ready.wait(max(1.0, deadline - time.monotonic()))
+    while time.monotonic() < deadline:
+        with begun.get_lock():
+            place, begun.value = begun.value, begun.value + 1
+        if place >= len(jobs):
+            return
+        worker.do(jobs[place], begun.get_lock())
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="pocket-aware", help="names, with commas between; streams take turns")
-    parser.add_argument("--clips", type=int, default=6, help="streams")
+    parser.add_argument("--table", choices=TABLES, default="tokens", help="what is equal")
+    parser.add_argument("--models", default="pocket-naive", help="names, with commas between")
+    parser.add_argument("--clips", type=int, default=12, help="streams")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first stream")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
+    parser.add_argument("--world", choices=WORLDS, default="plain", help="hard: small things, noise, a moving camera")
     parser.add_argument("--minutes", type=float, default=35.0, help="length of a stream")
-    parser.add_argument("--fps", type=float, default=1.0, help="frames a second of stream")
-    parser.add_argument("--early-minutes", type=float, default=5.0, help="minutes that the needles lie in")
-    parser.add_argument("--per-hour", type=float, default=8.0, help="needles an hour of stream, 16 in all at most")
+    parser.add_argument("--fps", type=float, default=0.5, help="frames a second of stream")
+    parser.add_argument("--early-minutes", type=float, default=35.0, help="minutes that the needles lie in")
+    parser.add_argument("--per-hour", type=float, default=27.5, help="needles an hour of stream, 16 in all at most")
     parser.add_argument("--present", type=int, default=8, help="questions about what is there at the end")
     parser.add_argument("--encoder", default="full", help="the same for all memories")
     parser.add_argument("--compressor", default="stc_pruner", help="the same for all memories")
-    parser.add_argument("--also", action="append", default=[], metavar="MEMORY", help="ask under this one too")
-    parser.add_argument("--only", action="store_true", help="only the memories of --also, and the controls")
+    parser.add_argument("--also", action="append", default=[], metavar="MEMORY", help="watch under this one too")
+    parser.add_argument("--fork", action="append", default=[], metavar="MEMORY", help="ask forks under this one too")
+    parser.add_argument("--only", action="store_true", help="only what --also and --fork name, and the controls")
+    parser.add_argument("--skip", type=int, default=0, help="leave out so many of the table's first jobs")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--devices", default="auto", help="for example cuda:0,cuda:0,cpu: workers take them in turn")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--together", type=int, default=1, help="streams that a process watches in the same steps")
-    parser.add_argument("--seconds", type=float, default=3600.0, help="begin no stream that would end later")
+    parser.add_argument("--together", type=int, default=6, help="streams that are watched in the same steps")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="give up what is not done by then")
+    parser.add_argument("--seen", default="", help="folder for what is seen of streams (default: one that is deleted)")
     parser.add_argument("--out", default="half_hour.jsonl")
     given = parser.parse_args()
-    kept = {name: registry.make("memory", name) for name in given.also}
-    searched = [name for name in kept if name.startswith(("rekv", "select_recent", "streamingtom"))]
-    beside = [(name,) for name in kept if name not in searched]
-    searching = [WATCHING, *(() if given.only else SEARCHING[1:]), *searched]
-    parts = [searching[:5], *([searching[5:]] if searching[5:] else [])]
-    given.groups = [((WATCHING,), part) for part in parts]
-    given.groups += [(group, ()) for group in [*([(LATE,)] if given.only else BESIDE), *beside]]
+    groups = [*TABLES[given.table][: 2 if given.only else None], *((name,) for name in given.also)]
+    groups += [(SHARES, *given.fork)] if given.fork else []
+    for name in {name for group in groups for name in group} - {TOLD}:
+        registry.make("memory", name.partition(" ")[0])  # a mistake is told before anything is done
+    seeds = range(given.first_seed, given.first_seed + given.clips)
+    parts = [tuple(seeds[at : at + given.together]) for at in range(0, given.clips, given.together)]
+    names = given.models.split(",")
+    jobs = [Job(name, part, group) for group in groups[given.skip :] for name in names for part in parts]
     deadline, spawn = time.monotonic() + given.seconds, multiprocessing.get_context("spawn")
-    lock = spawn.Lock()
-    workers = [spawn.Process(target=work, args=(n, given, lock, deadline)) for n in range(given.workers)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    begun, ready = spawn.Value("i", 0), spawn.Barrier(given.workers)
+    with tempfile.TemporaryDirectory() as folder:
+        given.seen = given.seen or folder
+        Path(given.seen).mkdir(parents=True, exist_ok=True)
+        workers = [
+            spawn.Process(target=work, args=(n, given, jobs, begun, ready, deadline)) for n in range(given.workers)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
     if any(worker.exitcode for worker in workers):
         raise SystemExit("a worker failed: see above; what the others wrote stands")
 

@@ -15,6 +15,14 @@ from onlooker.core.state import StreamState
 from onlooker.world import Episode, WorldSettings, make_episode
 from onlooker.world.episode import Split
 
+WORLDS = {
+    "plain": WorldSettings(),
+    "hard": WorldSettings(
+        sizes=(0.75, 0.25, 0.0), noise_sigma=(10.0, 25.0), contrast=(0.35, 0.7), camera_share=1.0, drift=(0.03, 0.1),
+        twins_share=0.9, crowd_share=0.6,
+    ),
+}  # fmt: skip
+"""The world of the training clips, and one with small things in noise before a restless ground."""
 NOW = ("present", "attribute", "reading", "counting", "spatial")
 """Tasks about what is to be seen now."""
 
@@ -28,16 +36,25 @@ class Stream:
 
     @classmethod
     def of_seed(
-        cls, seed: int, split: Split, minutes: float, early_minutes: float, per_hour: float = 8.0, present: int = 0
+        cls,
+        seed: int,
+        split: Split,
+        minutes: float,
+        early_minutes: float,
+        per_hour: float = 8.0,
+        present: int = 0,
+        *,
+        world: str = "plain",
     ) -> "Stream":
         """The stream of this seed, always the same.
 
         In its first `early_minutes` things appear that never come back, so many an hour (16 at most): whether each ever
         appeared, as often about something that never did (so that a constant answer is right in half of the cases; it
         counts as being as old as the one it stands beside), and when it came and left. Besides them `present` questions
-        about what is there at the end.
+        about what is there at the end. `world` is one of `WORLDS`.
         """
-        settings = WorldSettings(needle_until=early_minutes / minutes, needles_per_hour=per_hour)
+        needles_lie = {"needle_until": early_minutes / minutes, "needles_per_hour": per_hour}
+        settings = dataclasses.replace(WORLDS[world], **needles_lie)
         episode = make_episode(seed, split, duration_s=minutes * 60, kind="long", settings=settings)
         rng, needles = random.Random(seed), set(episode.needles)
         end_s, found = episode.duration_s - 0.5, {}

@@ -66,6 +66,10 @@ class Plan:
     melt: tuple[int, ...] = ()
     """Neighbours on the device of which only the rows stay that `MemoryPolicy.pick` picks. A plan that melts does
     nothing else."""
+    packs: bool = False
+    """Whether what melts is moved together: places that are lost are closed, layer by layer and head by head, so that
+    positions in the window do not grow with the stream. Costs the keys of what is left once more, as they were written.
+    What was melted once without it stays so."""
 
 
 @dataclass(frozen=True, slots=True)

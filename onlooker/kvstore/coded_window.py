@@ -226,9 +226,9 @@ class CodedWindow(Window):
         self._uncode(block.id for block in more)
         self._settle_lead([*lead, *more])
 
-    def melt(self, run: list[Block], index: Tensor, melted: Melted) -> Block:
+    def melt(self, run: list[Block], index: Tensor, melted: Melted, packs: bool = False) -> Block:
         self._open_up_to(run[-1])
-        return super().melt(run, index, melted)
+        return super().melt(run, index, melted, packs)
 
     def _listed(self) -> Iterable[tuple[int, Coded]]:
         """The blocks in codes, in stream order."""

@@ -15,7 +15,7 @@ from onlooker.core.spans import Span, SpanKind, Tier
 from onlooker.kvstore.arena import Arena
 from onlooker.kvstore.blocks import Block, Entry
 from onlooker.kvstore.coded import encoded_bytes, hold, parts_of
-from onlooker.kvstore.melting import Melted
+from onlooker.kvstore.melting import Melted, Packed
 from onlooker.kvstore.placing import Placing
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
         for name, part in coded.parts.items()
     }
     tensors |= {f"owners.{run}": one.owners.cpu() for run, one in window.melted.items()}
+    for run, one in window.melted.items():
+        if one.packed is not None:
+            tensors |= {f"packed.{run}": one.packed.written.cpu(), f"places.{run}": one.packed.places.cpu()}
     tensors |= {f"written.{block}": keys.to("cpu", copy=True) for block, keys in window.written.items()}
     facts = {
         "format": FORMAT,
@@ -113,12 +116,20 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
                 _park(store, block, written_by, tensors)
             store._position_bytes += block.positions.nbytes
         store._entries[span.id] = Entry(span, block)
-    window.melted = {run: Melted(names, tensors[f"owners.{run}"].to(device, copy=True)) for run, names in runs.items()}
+    window.melted = {run: _melted(run, names, tensors, device) for run, names in runs.items()}
     anchors = {store._entries[fact["id"]].block.id for fact in facts["blocks"] if fact["is_anchor"]}
     window.written = {block: tensors[f"written.{block}"].to(device, copy=True) for block in anchors}
     store._next_id = facts["next_id"]
     window.placing = Placing.behind(reversed(window.blocks.values()), window.offsets, store.spec.position_axes)
     store._signals.load([fact["id"] for fact in facts["blocks"]], tensors["signals"].to(device))
+
+
+def _melted(run: int, names: tuple[int, ...], tensors: Mapping[str, Tensor], device: torch.device) -> Melted:
+    """What a run holds, and where its rows were written if they were moved together."""
+    owners, packed = tensors[f"owners.{run}"].to(device, copy=True), None
+    if f"packed.{run}" in tensors:
+        packed = Packed(*(tensors[f"{name}.{run}"].to(device, copy=True) for name in ("packed", "places")))
+    return Melted(names, owners, packed)
 
 
 class _Laid:
@@ -262,6 +273,10 @@ def _check_tensors(
     sizes = {fact["id"]: fact["num_tokens"] for fact in blocks}
     rows = {run: sum(sizes[name] for name in names) for run, names in _runs(blocks).items()}
     wanted |= {f"owners.{run}": ((*row, count), torch.int32) for run, count in rows.items()}
+    for run, count in rows.items():
+        if f"packed.{run}" in tensors:
+            wanted[f"packed.{run}"] = (*row, count, spec.head_dim), spec.dtype
+            wanted[f"places.{run}"] = (*row, count), torch.int64
     for fact in blocks:
         if fact["is_anchor"]:
             run = fact["run"]

@@ -233,7 +233,7 @@ class KVStore:
         index = pick(keys, values, sizes)
         check_pick(index, layers, heads, sum(sizes))
         melted, spans = self._owned(plan.melt, run, index)
-        block = window.melt(run, index, melted)
+        block = window.melt(run, index, melted, plan.packs)
         for span in spans:
             self._position_bytes -= self._entries[span.id].block.positions.nbytes
             self._entries[span.id] = Entry(span, block)

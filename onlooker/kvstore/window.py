@@ -2,17 +2,19 @@
 
 import itertools
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
+from onlooker.core.errors import InputError
 from onlooker.kernels.coded_rows import CodedRows
 from onlooker.kvstore.arena import Arena, allocate
 from onlooker.kvstore.blocks import Block, Offset
 from onlooker.kvstore.catalog import Catalog
 from onlooker.kvstore.coded import Coded
-from onlooker.kvstore.melting import Melted, joined
+from onlooker.kvstore.melting import Melted, Packed, joined, joined_rows, last_place, shortened
 from onlooker.kvstore.placing import Placing
 from onlooker.kvstore.rotation import Rotary, rotate, spread
 
@@ -106,7 +108,8 @@ class Window:
 
     def anchor_bytes(self) -> int:
         """Bytes of keys that are kept aside."""
-        return sum(keys.nbytes for keys in self.written.values())
+        packed = sum(one.packed.nbytes for one in self.melted.values() if one.packed is not None)
+        return packed + sum(keys.nbytes for keys in self.written.values())
 
     def reserve(self, num_tokens: int, most_rows: int) -> None:
         """Make room for a block behind the tail. The caller has checked that it fits into `most_rows`.
@@ -170,13 +173,14 @@ class Window:
         rows = [self.row_of(block.id) for block in run]
         return all(row + block.num_tokens == after for row, block, after in zip(rows, run, rows[1:], strict=False))
 
-    def melt(self, run: list[Block], index: Tensor, melted: Melted) -> Block:
-        """Of neighbouring blocks only the rows `index`, int64 `[layers, kv_heads, kept]`, stay. The block that stands
-        for them. Raises `CapacityError` when the device has no memory left for one layer of them (or for all rows,
-        while an open question reads them)."""
+    def melt(self, run: list[Block], index: Tensor, melted: Melted, packs: bool = False) -> Block:
+        """Of neighbouring blocks only the rows `index`, int64 `[layers, kv_heads, kept]`, stay, and are moved together
+        if it `packs`. The block that stands for them. Raises `CapacityError` when the device has no memory left for one
+        layer of them (or for all rows, while an open question reads them), or for their keys once more."""
         kept, start = index.shape[2], self.row_of(run[0].id)
         end = start + sum(block.num_tokens for block in run)
         gap = end - start - kept
+        packed = self.rows_as_written(run).picked(index) if packs else None
         room = allocate((2, *index.shape[1:], self.spec.head_dim), self.spec.dtype, self.spec.device)
         arena, shift = self.arena, 0
         if arena.is_read(self.head, self.tail):
@@ -194,13 +198,61 @@ class Window:
         if arena is not self.arena:
             self._settle(arena, shift)
         self.tail -= gap
-        block = joined(run, [self.offsets[one.id] for one in run], kept)
-        self._replace(run, block, melted, gap)
+        block, offset = joined(run, [self.offsets[one.id] for one in run], kept), self.offsets[run[0].id]
+        if packed is not None:
+            block, melted = self._pack(run, block, packed), replace(melted, packed=packed)
+            offset = block.written
+        self._replace(run, block, melted, gap, offset)
+        if packed is not None:
+            self._follow(block)
         return block
 
-    def _replace(self, run: list[Block], block: Block, melted: Melted, gap: int) -> None:
-        """One block stands for a run; the rows of all behind it have moved to the front by `gap`."""
-        names, behind, offset = {one.id for one in run}, False, self.offsets[run[0].id]
+    def rows_as_written(self, run: list[Block]) -> Packed:
+        """Keys of neighbouring blocks as they were written, and where that was. Raises `InputError` when some of their
+        places are not known any more."""
+        parts = []
+        for block in run:
+            known = self.melted.get(block.id)
+            if known is not None and known.packed is None:
+                given = f"blocks up to {known.blocks[-1]} melted where they were"
+                raise InputError("rows are packed from the first time on", given=given, do="open a new session")
+            if known is not None and known.packed is not None:
+                parts.append(known.packed)
+                continue
+            places = (block.positions[0] + block.written[0]).expand(self.spec.num_layers, self.spec.num_kv_heads, -1)
+            parts.append(Packed(self.written_keys(block), places))
+        return joined_rows(parts)
+
+    def _pack(self, run: list[Block], block: Block, packed: Packed) -> Block:
+        """Rotate the rows of a run to where they lie once they are moved together, so that the last of each head stays
+        where the run's end is. The block that stands for them then."""
+        newest, ends, row = run[-1], packed.ends(), self.row_of(run[0].id)
+        place = last_place(newest, self.melted.get(newest.id))
+        last, beyond = self.offsets[newest.id][0] + place, newest.extent - 1 - place
+        for layer in range(self.spec.num_layers):
+            steps = (last - ends[layer] - packed.places[layer]).flatten()
+            others = steps if block.clock is None else torch.zeros_like(steps)
+            turn = self.turn(torch.stack([steps, *[others] * (self.spec.position_axes - 1)]))
+            cos, sin = (part.view(*ends.shape[1:], -1) for part in turn)
+            rotate(packed.written[layer], cos, sin, into=self.arena.keys[layer, :, row : row + block.num_tokens])
+        return shortened(block, self.offsets[run[0].id], newest, last, beyond, int(ends.max()) + 1)
+
+    def _follow(self, block: Block) -> None:
+        """What lies before a run moves up to where it begins now."""
+        anchors = list(itertools.takewhile(lambda one: one.id != block.id, self.blocks.values()))
+        if not anchors:
+            return
+        offsets, size = self._anchor_offsets(anchors, block), sum(one.num_tokens for one in anchors)
+        rows, written = self._moved_rows(anchors, offsets, self.head)
+        self.written = self.written | written
+        for tensor, moved_rows in zip(self.arena.tensors, rows, strict=True):
+            tensor[:, :, self.head : self.head + size] = moved_rows
+        self.offsets |= {one.id: offset for one, offset in zip(anchors, offsets, strict=True)}
+        self.placing = Placing.behind(reversed(self.blocks.values()), self.offsets, self.spec.position_axes)
+
+    def _replace(self, run: list[Block], block: Block, melted: Melted, gap: int, offset: Offset) -> None:
+        """One block stands for a run, at an offset; the rows of all behind it have moved to the front by `gap`."""
+        names, behind = {one.id for one in run}, False
         for name in list(self.blocks):
             if behind and name not in names and name in self.rows:
                 self.rows[name] = self.rows[name] - gap

@@ -8,7 +8,7 @@ goes. Changed:
 - trained there (a mask under which later tokens see carriers only), not here, and a memory adds no token: the last
   token of a frame is its carrier, since it saw all the others, and it is the model's own;
 - what is compared is each frame's mean value in the first layer, a linear picture of its mean embedding;
-- the newest frames are whole; carriers keep the positions that they had;
+- the newest frames are whole; carriers keep the positions that they had, or are moved together (`pack`);
 - a note becomes a carrier like a frame: put what must be read word by word into another memory (`video_rag`).
 """
 
@@ -50,6 +50,8 @@ class Carriers(MemoryPolicy):
     """Last tokens of a frame that stay as its carrier."""
     recent: int = 4
     """Newest frames kept whole."""
+    pack: bool = False
+    """Move carriers together each time, so that positions do not grow; costs their keys once more."""
 
     def __post_init__(self) -> None:
         for name in ("bank", "tokens", "recent"):
@@ -66,7 +68,7 @@ class Carriers(MemoryPolicy):
         assert isinstance(state, Bank)
         behind = [span.id for span in spans[prefix_length(spans) :]]
         aged = len(behind) - self.recent
-        return Plan(melt=tuple(behind[:aged])) if aged > len(state.rows) else Plan()
+        return Plan(melt=tuple(behind[:aged]), packs=self.pack) if aged > len(state.rows) else Plan()
 
     def pick(self, keys: Tensor, values: Tensor, sizes: Sequence[int], state: StreamState) -> Tensor:
         """The last rows of every block, but those of the blocks for which the bank has no room."""

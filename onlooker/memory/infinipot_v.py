@@ -2,9 +2,11 @@
 
 Kim et al., "InfiniPot-V", NeurIPS 2025 (arXiv 2506.15745): a row scores by how unlike its key is to those at the same
 place in the recent frames (TaR), or by the norm of its value (VaN); a share of the budget goes by each, and recent rows
-stay. Positions go on growing, and rows keep theirs. Changed: frames have lost tokens before, so that places do not
-match, and in each recent frame the likest key stands in for the one at the same place; value norms are not pooled (the
-default of the published code). Slow changes of an otherwise still picture lose against movement.
+stay. Positions go on growing, and rows keep theirs; a model that was trained on short clips loses itself there, and
+`pack` closes the places that are lost (contiguous positions, as in StreamingVLM, arXiv 2510.09608). Changed: frames
+have lost tokens before, so that places do not match, and in each recent frame the likest key stands in for the one at
+the same place; value norms are not pooled (the default of the published code). Slow changes of an otherwise still
+picture lose against movement.
 """
 
 from collections.abc import Sequence
@@ -42,6 +44,8 @@ class InfiniPotV(MemoryPolicy):
     """Share of the rows that stay for being new or recent; the rest stay for strong values."""
     recent: float = 0.25
     """Share of the blocks that are recent."""
+    pack: bool = False
+    """Move what is left together each time, so that positions do not grow; costs its keys once more."""
 
     def __post_init__(self) -> None:
         if not 0 < self.keep_tokens < self.window_tokens:
@@ -65,7 +69,7 @@ class InfiniPotV(MemoryPolicy):
         state.counted = spans[-1].id + 1 if spans else 0
         if state.rows <= self.window_tokens:
             return Plan()
-        return Plan(melt=tuple(span.id for span in spans if span.kind != "prefix"))
+        return Plan(melt=tuple(span.id for span in spans if span.kind != "prefix"), packs=self.pack)
 
     def pick(self, keys: Tensor, values: Tensor, sizes: Sequence[int], state: StreamState) -> Tensor:
         """Recent rows and new rows by TaR up to their share of the budget, the rest by VaN; layer by layer, so that it

@@ -5,8 +5,8 @@ every layer: those that the last queries look at most, by mean attention; first 
 by falling score those whose place in time is not taken (as many buckets as rows, one row each). A question reads a
 share (0.4) of it, found by mean keys of pages without their positions. Training-free. Changed:
 
-- the number of last queries, which is not told, and that of sinks are settings; logits go to rows of the past only,
-  head by head; rows for which no bucket has room fill what empty buckets leave over;
+- the number of last queries, which is not told, and that of sinks are settings; logits go to rows of the past only;
+  rows for which no bucket has room fill what empty buckets leave over;
 - a page is what is left of a frame, found by its whole frame's mean key, and laid out at packed positions.
 """
 
@@ -35,10 +35,8 @@ class Buckets(StreamState):
     """Of the newest block, `[layers, query_heads, tokens, head_dim]`."""
     places: Tensor | None = None
     """Which rows of the stream those were that are left, int32 `[layers, kv_heads, rows]`."""
-    melted: int = 0
-    """Rows of the stream that were melted so far."""
-    last: int = -1
-    """The newest block that was melted."""
+    melted: int = 0  # rows of the stream that were melted so far
+    last: int = -1  # the newest block that was melted
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,8 @@ class LiveVLM(MemoryPolicy):
     """Rows of a bucket; there are keep_tokens / bucket of them."""
     ratio: float = 0.4
     """Share of the past's frames that a question reads, rounded up."""
+    pack: bool = False
+    """Move what is left together each time, so that positions do not grow; costs its keys once more."""
 
     def __post_init__(self) -> None:
         sizes = self.keep_tokens, self.recent, self.chunk, self.num_queries, self.bucket
@@ -86,7 +86,7 @@ class LiveVLM(MemoryPolicy):
         if fresh < self.chunk or sum(span.num_tokens for span in old) <= self.keep_tokens:
             return Plan()
         state.last = old[-1].id
-        return Plan(melt=tuple(span.id for span in old))
+        return Plan(melt=tuple(span.id for span in old), packs=self.pack)
 
     def pick(self, keys: Tensor, values: Tensor, sizes: Sequence[int], state: StreamState) -> Tensor:
         """Sinks, then the best of each bucket, then the best of the rest."""

@@ -8,8 +8,8 @@ frames that come in. Changed:
 - a block is one frame (or note) of the stream, not a latent frame of four; of each new block the queries of its last
   tokens are kept, not of all;
 - rows are chosen whenever a block leaves the newest, in every layer and head, not at the first step of denoising;
-- rows keep the positions that they had: the paper moves the sinks and the chosen rows in time to lie right before the
-  rest, which `deep_sink` does with whole blocks.
+- rows keep the positions that they had unless `pack` is set: the paper moves the sinks and the chosen rows in time to
+  lie right before the rest; here rows are moved together first, since positions would grow with the stream.
 """
 
 from collections.abc import Sequence
@@ -51,6 +51,8 @@ class Participative(MemoryPolicy):
     """Rows kept between them, in every layer and head: seven frames' worth of 21."""
     num_queries: int = 21  # pyright: ignore[reportIncompatibleVariableOverride] - a setting here
     """Last tokens of a block whose queries count."""
+    pack: bool = False
+    """Move the chosen rows together each time, so that positions do not grow; costs their keys once more."""
 
     def __post_init__(self) -> None:
         if self.sink_frames < 0 or min(self.recent, self.top_tokens, self.num_queries) < 1:
@@ -72,7 +74,7 @@ class Participative(MemoryPolicy):
         between = spans[prefix_length(spans) + self.sink_frames : max(0, len(spans) - self.recent)]
         if sum(span.num_tokens for span in between) <= self.top_tokens:
             return Plan()
-        return Plan(melt=tuple(span.id for span in between))
+        return Plan(melt=tuple(span.id for span in between), packs=self.pack)
 
     def pick(self, keys: Tensor, values: Tensor, sizes: Sequence[int], state: StreamState) -> Tensor:
         """The rows with the largest sum of products with the newest queries."""

@@ -234,3 +234,105 @@ def test_the_budget_holds_over_ten_thousand_small_frames():
             sizes.append(store.num_bytes()["device_rows"])
     assert len(set(sizes)) == 1
     assert store._window.placing.reach == (2 * 10_000,)
+
+
+def packed_rows(before: KVStore, index, axes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys of the rows that are picked of all frames, without rotation, and where they lie once they are moved
+    together, `[layers, kv_heads, rows, axes]`, with the last one where it was: written down with loops."""
+    blocks = [before._entries[block].block for block in frames(before)]
+    parts = [raw_rows(before, block.id)[0] for block in blocks]
+    places = torch.cat([block.positions + torch.tensor(block.written)[:, None] for block in blocks], dim=1).T
+    keys, moved = torch.cat(parts, dim=2), torch.zeros(LAYERS, KV_HEADS, index.shape[2], axes, dtype=torch.int64)
+    last = int(places[:, 0].max())
+    for layer in range(LAYERS):
+        for head in range(KV_HEADS):
+            rows, at = index[layer, head].tolist(), last
+            for n in reversed(range(len(rows))):
+                if n + 1 < len(rows):
+                    at -= min(1, int(places[rows[n + 1], 0] - places[rows[n], 0]))
+                moved[layer, head, n] = places[rows[n]] + (at - int(places[rows[n], 0]))
+    return keys.gather(2, index[..., None].expand(-1, -1, -1, HEAD_DIM)), moved
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_rows_that_are_moved_together_lie_without_gaps_before_what_comes_next(axes):
+    stack = Stack(axes)
+    store = new_store(stack, 3)
+    for number in range(6):
+        watch(stack, store, 4, number)
+    before, reach = store.fork(), store._window.placing.reach
+    store.apply(Plan(melt=frames(store), packs=True), some(9))
+    index = some(9)(*(part[:, :, 3:] for part in before._window.tensors()), [24])
+    keys, places = packed_rows(before, index, axes)
+    first = int(places[..., 0].min())
+    wanted = torch.stack(
+        [torch.stack([turn(keys[n, h], places[n, h].T) for h in range(KV_HEADS)]) for n in range(LAYERS)]
+    )
+    assert_same(store._window.tensors()[0][:, :, 3:], wanted)
+    assert store._window.placing.reach == reach, "what comes next is where it would have been"
+    if axes == 1:
+        assert first == reach[0] - 9
+    # The prompt lies right before what is left.
+    known = before._entries[before.spans[0].id].block
+    prefix, there = raw_rows(before, known.id)[0], known.positions + (first - known.extent)
+    assert_same(store._window.tensors()[0][:, :, :3], torch.stack([turn(layer, there) for layer in prefix]))
+
+
+def raw_rows(store: KVStore, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys of a block without rotation and its values, `[layers, kv_heads, rows, head_dim]`."""
+    known = store._entries[block].block
+    keys = store._window.written_keys(known)
+    return turn(keys, -(known.positions + torch.tensor(known.written)[:, None])), store._window.values(known)
+
+
+def test_a_thousand_meltings_rotate_every_row_once():
+    """However often rows are moved together, each lies where one rotation from where it was written brings it."""
+    stack = Stack()
+    store = new_store(stack, 3)
+    far = []
+    for number in range(1000):
+        watch(stack, store, 4, number)
+        if len(frames(store)) and store._window.num_rows > 3 + 16:
+            store.apply(Plan(melt=frames(store), packs=True), some(12, number))
+            (run,) = store._window.melted.values()
+            assert run.packed is not None
+            far.append(int(store._window.placing.reach[0] - run.packed.places.min()))
+            ends = run.packed.ends()
+            lie = store._window.placing.reach[0] - 1 - ends
+            steps = (lie - run.packed.places).flatten(0, 1)
+            keys = run.packed.written.flatten(0, 1)
+            wanted = torch.stack([turn(k, s[None]) for k, s in zip(keys, steps, strict=True)])
+            lies = store._window.tensors()[0][:, :, 3:].flatten(0, 1)
+            assert (lies - wanted).abs().max() < 1e-4
+            assert int(ends.max()) == 11
+    assert max(far) > 20
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_packed_rows_survive_saving_forks_and_open_questions(axes):
+    stack = Stack(axes)
+    store = new_store(stack, 3)
+    for number in range(6):
+        watch(stack, store, 4, number)
+    store.apply(Plan(melt=frames(store), packs=True), some(9))
+    watch(stack, store, 4, 8)
+    other = KVStore(stack.spec, rotary)
+    other.load(*store.export())
+    assert digest(other) == digest(store)
+    with store.question(everything) as view:
+        wanted = ask(stack, view)
+    fork = store.fork()
+    with store.question(everything) as view:
+        for one in (store, fork, other):
+            one.apply(Plan(melt=frames(one), packs=True), some(7, 5))
+            watch(stack, one, 4, 9)
+        assert_same(ask(stack, view), wanted)
+    assert digest(other) == digest(store) == digest(fork)
+
+
+def test_what_was_melted_where_it_was_is_not_packed_later():
+    _, store, _ = melted()
+    was = digest(store)
+    with pytest.raises(InputError, match="from the first time on"):
+        store.apply(Plan(melt=frames(store), packs=True), some(5))
+    assert digest(store) == was
