@@ -66,6 +66,39 @@ def oldest_beyond(
     return tuple(leaving)
 
 
+@dataclass
+class ThinState(WindowState):
+    """Besides, how far the past of one stream has been thinned out."""
+
+    stride: int = 1
+    """Of the blocks up to `swept` every so many are left."""
+    place: int = 0
+    """Blocks with a smaller id were looked at with the next stride."""
+    swept: int = 0
+
+
+def thinned(state: ThinState, start: int, newest: int, count: int) -> tuple[int, ...]:
+    """Ids of so many of the parked blocks from `start` to `newest` that go so that those that stay lie about evenly:
+    oldest first, every second of what an earlier sweep left, and of what came since all but every so many. A sweep that
+    has come to the newest begins anew, with twice the stride. `state` is updated."""
+    gone: list[int] = []
+    while len(gone) < count:
+        state.place = max(state.place, start)
+        if state.place < state.swept:  # only multiples of the stride are left here: every second one goes
+            step = (state.stride - state.place - 1) % (2 * state.stride)
+            block = state.place + step
+            block = block if block < state.swept else state.swept
+        else:
+            block = state.place
+        if block > newest:
+            state.stride, state.place, state.swept = 2 * state.stride, start, newest + 1
+            continue
+        state.place = block + 1
+        if block < state.swept or (block + 1) % (2 * state.stride):
+            gone.append(block)
+    return tuple(sorted(gone))
+
+
 def levelled(scores: Tensor, spans: Sequence[Span]) -> Tensor:
     """Scores float32 `[spans]` without their trend over time, as if all blocks were as new as the last one.
 

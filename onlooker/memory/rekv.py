@@ -16,7 +16,8 @@ Settings beyond the paper are off unless asked for. `first` keeps the oldest blo
 model learns to rest its attention on the start of a stream, and may call things seen that never were when the start is
 gone (the sinks of StreamingLLM, arXiv 2309.17453, as blocks). `score=shares` asks with the whole prompt, token by token
 and head by head, of the same mean keys: what looks for the evidence may be one head of one token behind the question.
-A third, `level`, takes the trend over time out of the scores before they are ranked.
+A third, `level`, takes the trend over time out of the scores before they are ranked. `thin` spreads what a bound on
+parked blocks leaves over all of the past.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,15 @@ from onlooker.core.contracts import MemoryPolicy
 from onlooker.core.errors import InputError
 from onlooker.core.spans import Plan, Recall, Scoring, Span
 from onlooker.core.state import StreamState
-from onlooker.memory._recent import WindowState, count_new, levelled, oldest_beyond, prefix_length
+from onlooker.memory._recent import (
+    ThinState,
+    WindowState,
+    count_new,
+    levelled,
+    oldest_beyond,
+    prefix_length,
+    thinned,
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,9 @@ class ReKV(MemoryPolicy):
     window_tokens: int = 15000
     """Most tokens seen behind the prefix while watching; older blocks are parked."""
     max_parked: int | None = None
-    """Most blocks parked before the oldest (but the first ones) are forgotten; None for no bound."""
+    """Most blocks parked before some (but never the first ones) are forgotten; None for no bound."""
+    thin: bool = False
+    """Forget so that what stays lies about evenly over the past, instead of the oldest."""
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -72,10 +83,10 @@ class ReKV(MemoryPolicy):
 
     def new_state(self) -> WindowState:
         """Counts of the window and of what is parked."""
-        return WindowState()
+        return ThinState() if self.thin else WindowState()
 
     def plan(self, spans: Sequence[Span], state: StreamState) -> Plan:
-        """Park what leaves the window; forget the oldest of what is parked beyond its bound."""
+        """Park what leaves the window; forget some of what is parked beyond its bound."""
         assert isinstance(state, WindowState)
         first = count_new(spans, state)
         park = oldest_beyond(spans, first, state, self.window_tokens, None)
@@ -85,7 +96,10 @@ class ReKV(MemoryPolicy):
         surplus = state.num_parked - self.max_parked
         state.num_parked -= surplus
         start = prefix_length(spans) + self.first
-        forget = tuple(span.id for span in spans[start : start + surplus])
+        if isinstance(state, ThinState):
+            forget = thinned(state, spans[start].id, spans[first + len(park) - 1].id, surplus)
+        else:
+            forget = tuple(span.id for span in spans[start : start + surplus])
         # A block may leave the window and be one too many at once.
         return Plan(park=tuple(block for block in park if block not in forget), forget=forget)
 

@@ -1,6 +1,7 @@
 """Promises that every memory policy keeps, checked over random streams without a model."""
 
 import dataclasses
+import itertools
 import random
 
 import pytest
@@ -25,6 +26,8 @@ SMALL = [
     ReKV(topk=3, recent=0, window_tokens=40, max_parked=5),
     ReKV(topk=0, recent=1, window_tokens=1, max_parked=0),
     ReKV(topk=3, recent=2, first=2, window_tokens=40, max_parked=5),
+    ReKV(topk=3, recent=2, first=2, window_tokens=40, max_parked=5, thin=True),
+    ReKV(topk=3, recent=2, window_tokens=40, max_parked=0, thin=True),
 ]
 
 
@@ -112,10 +115,26 @@ def test_windows_are_bounded():
         for spans, _, _, _ in live(policy, 3):
             window = [span for span in spans if span.kind != "prefix" and span.tier is Tier.DEVICE]
             assert len(window) <= blocks and (sum(span.num_tokens for span in window) <= tokens or len(window) == 1)
-    for policy in (SMALL[4], SMALL[6]):
+    for policy in (SMALL[4], SMALL[7], SMALL[6]):
         for spans, _, _, _ in live(policy, 3):
             assert sum(span.tier is Tier.HOST for span in spans) <= 5
     assert [span.id for span in spans[:3]] == [0, 1, 2], "the first blocks are kept when others are forgotten"
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_bounded_past_may_be_thinned_out_evenly(first):
+    policy = ReKV(window_tokens=1, max_parked=64, first=first, thin=True)
+    spans, state = [Span(0, "prefix", 3, 0.0, 0.0)], policy.new_state()
+    for number in range(1, 1200):
+        spans.append(Span(number, "vision", 1, float(number), float(number)))
+        carry_out(spans, policy.plan(spans, state))
+        if number > 200:
+            parked = [span.id for span in spans if span.tier is Tier.HOST]
+            gaps = [b - a for a, b in itertools.pairwise(parked)]
+            assert len(parked) == 64 and parked[:first] == list(range(1, first + 1))
+            assert max(gaps) <= 8 * number / 64, "no part of the past is left out"
+    dropped = ReKV(window_tokens=1, max_parked=64, first=first)
+    assert dropped.new_state() == WindowState()
 
 
 def test_of_equal_scores_rekv_recalls_the_older_block():
