@@ -25,7 +25,8 @@ from onlooker.cli.timing import Action, machine_card, time_in_turns
 from onlooker.core.contracts import VideoModel
 from onlooker.engine.packing import Work
 from onlooker.engine.passes import PackedPasses, PlainPasses
-from onlooker.kernels.packed_attention import HEAD_DIMS, PassTables, RowAttention, Tiles, tiles_for
+from onlooker.kernels.packed_attention import HEAD_DIMS, PassTables, RowAttention
+from onlooker.kernels.tiles import Tiles, tiles_for
 from onlooker.kvstore import KVStore
 from onlooker.models import SHAPES, random_model
 from onlooker.models._shapes import Shape

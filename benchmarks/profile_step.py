@@ -24,7 +24,7 @@ from onlooker.engine import Engine
 from onlooker.models import SHAPES, load, random_model
 from onlooker.world import make_episode
 
-SHOWN = 30
+SHOWN = 60
 
 
 def main() -> None:
@@ -36,7 +36,8 @@ def main() -> None:
         model, weights = load(options.shapes, dtype=options.dtype, device=options.device), options.shapes
     card = machine_card(model, weights)
     print("\n".join(f"{name}: {value}" for name, value in card.items()), flush=True)
-    engine = Engine(model, encoder=options.encoder, compressor=options.compressor, memory=options.memory, kv=options.kv)
+    methods: Any = {"encoder": options.encoder, "compressor": options.compressor, "memory": options.memory}
+    engine = Engine(model, kv=options.kv, arithmetic=options.arithmetic, **methods)
     # Resized beforehand, as the scheduler does it, in worker threads.
     clips = [[engine.resize(frame.image) for frame in make_episode(n, "test", 16).frames(fps=1.0)] for n in range(4)]
     size = clips[0][0].shape
@@ -73,7 +74,8 @@ def main() -> None:
     if options.python:
         _functions(step)
     result |= _profiled(engine, step) | {"stages_ms": _stages(engine, sessions, step)}
-    print(json.dumps({"bench": "profile_step"} | card | {"kv": options.kv} | result), flush=True)
+    card |= {"kv": options.kv, "arithmetic": options.arithmetic}
+    print(json.dumps({"bench": "profile_step"} | card | result), flush=True)
 
 
 def _functions(step: Any, steps: int = 10) -> None:
@@ -98,7 +100,9 @@ def _profiled(engine: Engine, step: Any) -> dict[str, Any]:
         step()
     events = profiler.key_averages()
     if gpu:
-        listed = [(e.key, e.self_device_time_total / 1000, e.count) for e in events if e.self_device_time_total]
+        # Kernels and copies only: the operators that launched them are told the same time once more.
+        on_device = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
+        listed = [(e.key, e.self_device_time_total / 1000, e.count) for e in on_device if e.self_device_time_total]
     else:
         listed = [(e.key, e.self_cpu_time_total / 1000, e.count) for e in events]
     listed.sort(key=lambda kernel: -kernel[1])
@@ -144,6 +148,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--python", action="store_true", help="also the host's time by Python function")
     parser.add_argument("--kv", default="", help="codecs by tier, such as device=int8")
+    parser.add_argument("--arithmetic", default="model", help="model or fp8: of the language layers' products")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     return parser.parse_args()

@@ -58,6 +58,7 @@ def ask(
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
     kv: options.KV = "",
+    arithmetic: options.Arithmetic = "model",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", rich_help_panel=ANSWER)] = 64,
     temperature: Temperature = None,
     seed: Seed = None,
@@ -73,7 +74,7 @@ def ask(
     options.check_seconds("--since", since)
     if at is not None and since is not None and since > at:
         raise InputError("--since lies after --at", given=f"--since {since} --at {at}", do="give since <= at")
-    settings = options.engine_settings(methods, device_budget, host_budget, kv)
+    settings = options.engine_settings(methods, device_budget, host_budget, kv, arithmetic)
     working = Working(progress, as_json)
     with working.loading(model):
         from onlooker.engine import Decoding, Engine

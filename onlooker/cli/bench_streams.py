@@ -37,6 +37,7 @@ def streams(
     model: BenchModel = "pocket-aware",
     methods: Any = None,
     kv: options.KV = "",
+    arithmetic: options.Arithmetic = "model",
     fps: options.Fps = 1.0,
     frame_lag: Annotated[float, typer.Option(help="Seconds in which 95% of the frames are in memory.")] = 1.0,
     first_token: Annotated[float, typer.Option(help="Seconds to the first token of 95% of the answers.")] = 0.5,
@@ -77,7 +78,8 @@ def streams(
     working = Working(progress, as_json)
     with working.loading(model):
         loaded, weights = load_for_timing(model, dtype, device)
-    card = machine_card(loaded, weights) | floors(model, loaded) | {"demand": dataclasses.asdict(demand), "kv": kv}
+    how: dict[str, str] = {"kv": kv, "arithmetic": arithmetic}
+    card = machine_card(loaded, weights) | floors(model, loaded) | {"demand": dataclasses.asdict(demand)} | how
     if not as_json:
         show_card(card)
     results: dict[str, Any] = {}
@@ -85,7 +87,7 @@ def streams(
     for name, settings in _pipelines(loaded, methods, demand, dense):
         with working.counting("preparing", "trials", None) as step:
             tell = None if working.draws else _tell
-            results[name] = _search(loaded, settings, kv, demand, first, most, seconds, step, tell) | settings
+            results[name] = _search(loaded, settings, how, demand, first, most, seconds, step, tell) | settings
         if not as_json:
             print(f"\n{name}: {' '.join(f'{kind}={text}' for kind, text in telling(settings).items())}")
             show_search(results[name], demand)
@@ -142,15 +144,15 @@ def _tell(trial: "Trial") -> None:
 
 
 def _search(
-    model: "VideoModel", settings: dict[str, str], kv: str, demand: "Demand", first: int, most: int, seconds: float,
-    step: Step, tell: "Callable[[Trial], None] | None",
+    model: "VideoModel", settings: dict[str, str], how: dict[str, str], demand: "Demand", first: int, most: int,
+    seconds: float, step: Step, tell: "Callable[[Trial], None] | None",
 ) -> dict[str, Any]:  # fmt: skip
     from onlooker.cli.crowd import Crowd, find_most
     from onlooker.cli.verdict import by_cost, judge
     from onlooker.engine import Engine
 
-    chosen: Any = _of_engine(settings)
-    engine = Engine(model, kv=kv, **chosen)
+    chosen: Any = _of_engine(settings) | how
+    engine = Engine(model, **chosen)
     began, shown = time.perf_counter(), pictures(24)
     if model.spec.device.type == "cuda":
         _prepare(engine, demand, shown, step)

@@ -105,6 +105,7 @@ def evaluate(
     pairs: options.Pairs = None,
     prefix: options.Prefix = None,
     kv: options.KV = "",
+    arithmetic: options.Arithmetic = "model",
     side: Side = "",
     methods: Any = None,
 ) -> None:
@@ -129,7 +130,7 @@ def evaluate(
         "suite": suite, "limit": limit, "seed": seed, "seeds": seeds, "level": level, "fps": fps,
         "parallel": parallel, "pace": pace, "control": control, "annotations": str(annotations or ""),
         "videos": str(videos or ""), "model": model, "device": device, "dtype": dtype, "pairs": pairs, "kv": kv,
-        "side": side, "prefix": "+".join(prefix or ()), **methods,
+        "arithmetic": arithmetic, "side": side, "prefix": "+".join(prefix or ()), **methods,
     }  # fmt: skip
     if grid is not None:
         if out is None:

@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -68,7 +68,11 @@ def takes_methods(
 
 
 def engine_settings(
-    methods: Mapping[str, str], device_budget: str | None = None, host_budget: str | None = None, kv: str = ""
+    methods: Mapping[str, str],
+    device_budget: str | None = None,
+    host_budget: str | None = None,
+    kv: str = "",
+    arithmetic: str = "model",
 ) -> dict[str, Any]:
     """The arguments of `Engine`, with every method made and checked, so that a typing error costs no loading.
 
@@ -82,6 +86,7 @@ def engine_settings(
         "device_budget_bytes": None if device_budget is None else num_bytes(device_budget),
         "host_budget_bytes": None if host_budget is None else num_bytes(host_budget),
         "kv": tier_codecs(kv) and kv,
+        "arithmetic": arithmetic,
     }
 
 
@@ -156,6 +161,14 @@ KV = Annotated[
         help="How keys and values lie in a tier, such as [bold]host=int8[/] or host=int4 for parked blocks.",
         rich_help_panel=LIMITS,
         metavar="TIER=CODEC",
+    ),
+]
+Arithmetic = Annotated[
+    Literal["model", "fp8"],
+    typer.Option(
+        "--arithmetic",
+        help="In which numbers the language model multiplies: its own, or 8-bit floating point (Hopper and newer).",
+        rich_help_panel=LIMITS,
     ),
 ]
 Stream = Annotated[

@@ -35,6 +35,7 @@ def plan(
     keep_ratio: Annotated[float, typer.Option(help="Share of the visual tokens that the compressor keeps.")] = 0.3,
     window_tokens: Annotated[int, typer.Option(help="Tokens a stream keeps on the device (its window).")] = 5000,
     kv: options.KV = "",
+    arithmetic: options.Arithmetic = "model",
     hours: Annotated[float, typer.Option(help="How long a stream lasts.")] = 1.0,
     device_gb: Annotated[float, typer.Option(help="Memory of the device, in GB (10^9 bytes).")] = 80.0,
     measured: Annotated[
@@ -55,6 +56,7 @@ def plan(
     frames = max(1, int(hours * 3600 * fps))
     towers = _towers(model, shape.image_size)
     weights = shape.parameters * 2 + sum(one["weights_bytes"] for one in towers)
+    weights -= shape.layer_parameters if arithmetic == "fp8" else 0
     window = min(window_tokens, frames * kept)
     beside = sum(one["state_bytes"] for one in towers)
     on_device, on_host = coded_bytes(shape, kv, kept)
@@ -84,7 +86,8 @@ def plan(
         return
     show_table(["what", "how much"], [[name, text] for name, text in _lines(row, hours)], numbers=True)
     note(
-        f"16-bit weights; keys and values in {kv or '16 bits, too'}; {hours:g} h at {fps:g} fps on a device of "
+        f"{'8-bit language layers, else 16-bit' if arithmetic == 'fp8' else '16-bit'} weights; keys and values in "
+        f"{kv or '16 bits, too'}; {hours:g} h at {fps:g} fps on a device of "
         f"{device_gb:g} GB, a tenth of it left for activations.\n"
         "Memory only: whether so many streams are fast enough is what onlooker bench tells."
     )

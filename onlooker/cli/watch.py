@@ -79,6 +79,7 @@ def watch(
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
     kv: options.KV = "",
+    arithmetic: options.Arithmetic = "model",
 ) -> None:
     """Watch SOURCE while you type questions, one a line, and tell when a rule's condition comes true.
 
@@ -96,7 +97,7 @@ def watch(
     With --json every answer, alert and note (with --scores every look of a rule) is one line, the summary too.
     """
     _check_source(source)
-    settings = options.engine_settings(methods, device_budget, host_budget, kv)
+    settings = options.engine_settings(methods, device_budget, host_budget, kv, arithmetic)
     standing = alerts.AlertOptions.of(rule, rules, webhook, webhook_secret_file, evidence, response, scores)
     timed = TimedNotes(notes or (), as_json, ocr)
     working = Working(progress, as_json)

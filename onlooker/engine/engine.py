@@ -67,6 +67,7 @@ class Engine:
         device_budget_bytes: int | None = None,
         host_budget_bytes: int | None = None,
         kv: str | Mapping[str, str | Codec] = "",
+        arithmetic: str = "model",
         profile: bool = False,
         passes: Literal["auto", "plain", "packed"] = "auto",
         **methods: str | Method,
@@ -86,6 +87,7 @@ class Engine:
         codecs = tier_codecs(kv)
         for codec in codecs.values():
             codec.check(model)
+        model.compute_in(arithmetic)
         budgets = {"device_budget_bytes": device_budget_bytes, "host_budget_bytes": host_budget_bytes}
         self._budgets: dict[str, Any] = budgets | codecs
         self.passes: Passes = make_passes(model, passes, codecs.get("device_codec"), asked=self.memory.num_queries > 0)

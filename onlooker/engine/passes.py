@@ -13,7 +13,7 @@ from torch import Tensor
 from onlooker.core.contracts import Codec, VideoModel
 from onlooker.core.errors import InputError, ModelError
 from onlooker.engine.packing import Work, results, run_pass
-from onlooker.kernels.coded_rows import Form
+from onlooker.kernels.coded_rows import Form, Scratch
 from onlooker.kernels.graph import CapturedStep
 from onlooker.kernels.packed_attention import (
     HEAD_DIMS,
@@ -21,13 +21,17 @@ from onlooker.kernels.packed_attention import (
     PlainRowAttention,
     RowAttention,
     Rows,
-    tiles_for,
 )
+from onlooker.kernels.tiles import tiles_for
 
 MOST_SEGMENTS = 64
 """Segments of one packed pass: frames, questions and decoding answers together."""
 FREE_SIZE = 8192
 """Tokens of the largest packed pass while nothing is captured."""
+
+SCRATCH_ROWS = 1 << 18
+"""Rows in codes that a packed pass lays out at most: 32 frames over 8,000 rows each, 512 MiB at the sizes of a 7B
+model. What is beyond is read from codes."""
 
 
 @dataclass
@@ -107,7 +111,8 @@ class PackedPasses(Passes):
     def __init__(self, model: VideoModel, *, kernels: bool, form: Form | None = None, asked: bool = False) -> None:
         """`form`: how rows in codes lie, for the kernels; `asked`: whether queries may be wanted."""
         super().__init__()
-        self._model, self._kernels, self._how = model, kernels, {"form": form, "asked": asked}
+        scratch = Scratch(model.spec, SCRATCH_ROWS) if kernels and form else None
+        self._model, self._kernels, self._how = model, kernels, {"form": form, "asked": asked, "scratch": scratch}
         self._steps: dict[int, LanguageStep] = {}
         self._sizes: tuple[int, ...] | None = None
 
@@ -199,12 +204,13 @@ class LanguageStep:
         extras: Mapping[str, Tensor] = {},
         form: Form | None = None,
         asked: bool = False,
+        scratch: Scratch | None = None,
     ) -> None:
         spec = model.spec
         self.num_tokens = num_tokens
         self._model, self._axes = model, spec.position_axes
         segments = min(num_tokens, MOST_SEGMENTS)
-        self.tables = PassTables(spec, num_tokens, segments, tiles_for(num_tokens), asked)
+        self.tables = PassTables(spec, num_tokens, segments, tiles_for(num_tokens), asked, scratch)
         self._attention = RowAttention(self.tables, form) if kernels else PlainRowAttention(self.tables)
         self._embeddings = torch.zeros(num_tokens, spec.hidden_dim, dtype=spec.dtype, device=spec.device)
         # A graph reads the rows beside its tokens from where they were when it was captured.

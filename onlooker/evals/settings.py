@@ -63,6 +63,7 @@ class RunSettings(_Methods):
     device_budget_bytes: int | None = None
     host_budget_bytes: int | None = None
     kv: str = ""
+    arithmetic: str = "model"
     layout: str = ""
     name: str = ""
 
@@ -109,8 +110,9 @@ class RunSettings(_Methods):
         for name in ("kv", "prefix", "side"):
             if not rest[name]:  # as the keys were before there was a choice
                 del rest[name]
-        if self.pairs is None:  # as the keys were before there was a choice
-            del rest["pairs"]
+        for name, usual in (("pairs", None), ("arithmetic", "model")):
+            if rest[name] == usual:
+                del rest[name]
         return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
@@ -120,6 +122,7 @@ class RunSettings(_Methods):
             return self.name or self.control
         rate = f" at {self.fps:g} fps" if self.fps != 1.0 else ""
         stored = f" + kv {self.kv}" if self.kv else ""
+        stored += f" + {self.arithmetic}" if self.arithmetic != "model" else ""
         stored += f" + prefix {self.prefix}" if self.prefix else ""
         stored += f" + {self.side}" if self.side else ""
         return " + ".join(telling(self.methods).values()) + stored + rate
@@ -215,6 +218,7 @@ def _engine_system(settings: RunSettings, encoder: EncoderAccelerator | None) ->
             device_budget_bytes=settings.device_budget_bytes,
             host_budget_bytes=settings.host_budget_bytes,
             kv=settings.kv,
+            arithmetic=settings.arithmetic,
         )
     prefixes = tuple(name for name in settings.prefix.split("+") if name)
     for name in prefixes:

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 
 COLUMNS = tl.constexpr(6)
+SEGMENT_COLUMNS = tl.constexpr(30)
+"""Of the table of segments, see `packed_attention`."""
 LARGEST = tl.constexpr(65504.0)
 NEAREST = tl.constexpr(12582912.0)
 """Added and taken away again, it rounds float32 numbers below 2^22 to whole ones, ties to even."""
@@ -216,3 +218,29 @@ def encode_block(
         scales = value_part + _code_bytes(tokens, layers, H, D, KIND)
         tl.store(scales.to(tl.pointer_type(tl.float16)) + rows, step, mask=there)
         tl.store((scales + _padded(layers * H * tokens * 2)).to(tl.pointer_type(tl.float16)) + rows, low, mask=there)
+
+
+@triton.jit(do_not_specialize=["layer", "room"])
+def decode_tiles(
+    table, plain, layer, layers, room, H: tl.constexpr, D: tl.constexpr, SHARES: tl.constexpr, KIND: tl.constexpr,
+    GROUP: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """One layer of rows in codes, of segments that more than one tile of queries reads, into `plain`, `[2, H, room,
+    D]`. Grid (S, H, SHARES)."""
+    segment, head, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    facts = table + segment * SEGMENT_COLUMNS
+    to = tl.load(facts + 29)
+    if to < 0:
+        return
+    tiles, before = tl.load(facts + 25).to(tl.pointer_type(tl.int64)), tl.load(facts + 28)
+    lanes, dims = tl.arange(0, TILE), tl.arange(0, D)
+    keys = plain + (head * room + to) * D
+    values = keys + tl.cast(H, tl.int64) * room * D
+    for number in range(share, tl.load(facts + 26).to(tl.int32), SHARES):
+        one = tiles + number * COLUMNS
+        at = (tl.load(one + 5) - before) + lanes
+        there = lanes < tl.load(one + 3)
+        k = tile_keys(one, layer, layers, head, lanes, plain.dtype.element_ty, H, D, KIND, GROUP)
+        tl.store(keys + at[None, :] * D + dims[:, None], k, mask=there[None, :])
+        v = tile_values(one, layer, layers, head, lanes, plain.dtype.element_ty, H, D, KIND, GROUP)
+        tl.store(values + at[:, None] * D + dims[None, :], v, mask=there[:, None])

@@ -8,10 +8,8 @@ import triton.language as tl
 
 
 @triton.jit
-def add_norm(hidden, more, weight, normed, dim, eps, ADDS: tl.constexpr, BLOCK: tl.constexpr):
-    """`hidden += more` in place (if ADDS), and its RMS norm beside it. One program a row."""
-    row = tl.program_id(0).to(tl.int64) * dim
-    cols = tl.arange(0, BLOCK)
+def _added_and_normed(hidden, more, weight, row, cols, dim, eps, ADDS: tl.constexpr):
+    """`hidden += more` of one row in place (if ADDS), and its RMS norm."""
     inside = cols < dim
     element = hidden.dtype.element_ty
     total = tl.load(hidden + row + cols, mask=inside, other=0.0)
@@ -23,7 +21,57 @@ def add_norm(hidden, more, weight, normed, dim, eps, ADDS: tl.constexpr, BLOCK: 
     mean_square = tl.sum(exact * exact, axis=0) / dim
     scaled = (exact * (1.0 / tl.sqrt(mean_square + eps))).to(element)
     scale = tl.load(weight + cols, mask=inside, other=0.0)
-    tl.store(normed + row + cols, (scale.to(tl.float32) * scaled.to(tl.float32)).to(element), mask=inside)
+    return (scale.to(tl.float32) * scaled.to(tl.float32)).to(element)
+
+
+@triton.jit
+def add_norm(hidden, more, weight, normed, dim, eps, ADDS: tl.constexpr, BLOCK: tl.constexpr):
+    """`hidden += more` in place (if ADDS), and its RMS norm beside it. One program a row."""
+    row = tl.program_id(0).to(tl.int64) * dim
+    cols = tl.arange(0, BLOCK)
+    out = _added_and_normed(hidden, more, weight, row, cols, dim, eps, ADDS)
+    tl.store(normed + row + cols, out, mask=cols < dim)
+
+
+@triton.jit
+def _store_8(values, scale, codes, at, inside):
+    """The nearest E4M3 numbers. Rounded before the cast: Triton's interpreter, which tests this, loses the carry."""
+    bounded = tl.minimum(tl.maximum(values / scale, -448.0), 448.0)
+    exponent = (bounded.to(tl.int32, bitcast=True) >> 23) & 255
+    quantum = ((tl.maximum(exponent, 121) - 3) << 23).to(tl.float32, bitcast=True)
+    whole = (bounded / quantum + 12582912.0) - 12582912.0
+    tl.store(codes + at, (whole * quantum).to(tl.float8e4nv), mask=inside)
+
+
+@triton.jit
+def add_norm_8(hidden, more, weight, codes, scales, dim, eps, ADDS: tl.constexpr, BLOCK: tl.constexpr):
+    """As `add_norm`, in 8 bits with a scale a row."""
+    row = tl.program_id(0).to(tl.int64) * dim
+    cols = tl.arange(0, BLOCK)
+    out = _added_and_normed(hidden, more, weight, row, cols, dim, eps, ADDS).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(out), axis=0), 1e-12) / 448.0
+    tl.store(scales + tl.program_id(0), scale)
+    _store_8(out, scale, codes, row + cols, cols < dim)
+
+
+@triton.jit
+def eight_bits(rows, codes, scales, stride, width, BLOCK: tl.constexpr):
+    """Rows in 8 bits with a scale each. One program a row."""
+    number = tl.program_id(0).to(tl.int64)
+    cols = tl.arange(0, BLOCK)
+    inside = cols < width
+    values = tl.load(rows + number * stride + cols, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(values), axis=0), 1e-12) / 448.0
+    tl.store(scales + number, scale)
+    _store_8(values, scale, codes, number * width + cols, inside)
+
+
+@triton.jit
+def _silu_product(gate, up, at, inside):
+    opened = tl.load(gate + at, mask=inside, other=0.0).to(tl.float32)
+    opened = (opened / (1.0 + tl.exp(-opened))).to(gate.dtype.element_ty)
+    passed = tl.load(up + at, mask=inside, other=0.0)
+    return (opened.to(tl.float32) * passed.to(tl.float32)).to(gate.dtype.element_ty)
 
 
 @triton.jit
@@ -32,8 +80,21 @@ def silu_product(gate, up, out, width, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * width
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < width
-    element = out.dtype.element_ty
-    opened = tl.load(gate + row + cols, mask=inside, other=0.0).to(tl.float32)
-    opened = (opened / (1.0 + tl.exp(-opened))).to(element)
-    passed = tl.load(up + row + cols, mask=inside, other=0.0)
-    tl.store(out + row + cols, (opened.to(tl.float32) * passed.to(tl.float32)).to(element), mask=inside)
+    tl.store(out + row + cols, _silu_product(gate, up, row + cols, inside), mask=inside)
+
+
+@triton.jit
+def silu_product_8(gate, up, codes, scales, width, BLOCK: tl.constexpr):
+    """`silu(gate) * up` in 8 bits with a scale a row. One program a row, which goes over it twice: the second time it
+    lies in the cache."""
+    row = tl.program_id(0).to(tl.int64) * width
+    most = tl.zeros([BLOCK], dtype=tl.float32)
+    for begin in range(0, width, BLOCK):
+        cols = begin + tl.arange(0, BLOCK)
+        most = tl.maximum(most, tl.abs(_silu_product(gate, up, row + cols, cols < width).to(tl.float32)))
+    scale = tl.maximum(tl.max(most, axis=0), 1e-12) / 448.0
+    tl.store(scales + tl.program_id(0), scale)
+    for begin in range(0, width, BLOCK):
+        cols = begin + tl.arange(0, BLOCK)
+        values = _silu_product(gate, up, row + cols, cols < width).to(tl.float32)
+        _store_8(values, scale, codes, row + cols, cols < width)

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from onlooker.kernels._coded_rows_triton import tile_keys, tile_values
 
-COLUMNS = tl.constexpr(29)
+COLUMNS = tl.constexpr(30)
 TILE_COLUMNS = tl.constexpr(6)
 
 
@@ -103,16 +103,44 @@ def _taken_in(logits, v, peak, total, acc, PRECISION: tl.constexpr):
     return higher, total, acc
 
 
-@triton.jit(do_not_specialize=["layer"])
+@triton.jit
+def _over_rows(
+    q, keys, values, begin, end, rows, scale, peak, total, acc, D: tl.constexpr, N: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The running softmax with tiles `[begin, end)` of rows that every query sees. Whole tiles need no masks, which
+    took a part of a loop's time; the last one may end early."""
+    columns, dims = tl.arange(0, N), tl.arange(0, D)
+    whole = tl.minimum(end, rows // N)
+    for number in range(begin, whole):
+        at = number * N + columns
+        k = tl.load(keys + at[None, :] * D + dims[:, None])
+        logits = tl.dot(q, k, input_precision=PRECISION) * scale
+        v = tl.load(values + at[:, None] * D + dims[None, :])
+        peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
+    for number in range(tl.maximum(begin, whole), end):
+        at = number * N + columns
+        there = at < rows
+        k = tl.load(keys + at[None, :] * D + dims[:, None], mask=there[None, :], other=0.0)
+        logits = tl.dot(q, k, input_precision=PRECISION) * scale
+        logits = tl.where(there[None, :], logits, float("-inf"))
+        v = tl.load(values + at[:, None] * D + dims[None, :], mask=there[:, None], other=0.0)
+        peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
+    return peak, total, acc
+
+
+@triton.jit(do_not_specialize=["layer", "room"])
 def attend_rows(
-    queries, cos, sin, table, blocks, out, lse, split_out, split_lse, layer, num_tokens, head_stride, token_stride,
-    scale, layers, HQ: tl.constexpr, G: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
-    SPLITS: tl.constexpr, PRECISION: tl.constexpr, KIND: tl.constexpr, GROUP: tl.constexpr, TILE: tl.constexpr,
+    queries, cos, sin, table, blocks, out, lse, split_out, split_lse, plain, layer, num_tokens, head_stride,
+    token_stride, scale, layers, room, HQ: tl.constexpr, G: tl.constexpr, D: tl.constexpr, M: tl.constexpr,
+    N: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr, KIND: tl.constexpr, GROUP: tl.constexpr,
+    TILE: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one key-value head over (a share of) its past and own rows. Grid (tiles, H, SPLITS).
 
     `scale` includes log2(e): weights are powers of two. With SPLITS > 1 the result is a part, for `join_splits`. KIND
-    says how rows of the past lie that lie in codes (-1: nobody has any), in tiles of at most TILE rows.
+    says how rows of the past lie that lie in codes (-1: nobody has any), in tiles of at most TILE rows; those of some
+    segments lie in `plain` as well, `[2, H, room, D]`, where `decode_tiles` laid this layer's.
     """
     tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     segment = tl.load(blocks + 2 * tile)
@@ -147,7 +175,8 @@ def attend_rows(
     last_seen = own_before + tl.where(together, count, last_token + 1)
     coded_tiles = 0
     if KIND >= 0:
-        coded_tiles = tl.load(facts + 26).to(tl.int32)
+        at_plain, coded_rows = tl.load(facts + 29), tl.load(facts + 27).to(tl.int32)
+        coded_tiles = tl.where(at_plain < 0, tl.load(facts + 26).to(tl.int32), tl.cdiv(coded_rows, N))
     all_tiles = past_tiles + coded_tiles + tl.cdiv(last_seen, N)
     share = tl.cdiv(all_tiles, SPLITS)
     begin = split * share
@@ -157,23 +186,27 @@ def attend_rows(
     peak = tl.full([M], -1.0e30, dtype=tl.float32)
     total = tl.zeros([M], dtype=tl.float32)
     acc = tl.zeros([M, D], dtype=tl.float32)
-    for number in range(begin, tl.minimum(end, past_tiles)):
-        at = number * N + columns
-        there = at < past_rows
-        k = tl.load(past_keys + at[None, :] * D + dims[:, None], mask=there[None, :], other=0.0)
-        logits = tl.dot(q, k, input_precision=PRECISION) * scale
-        logits = tl.where(there[None, :], logits, float("-inf"))
-        v = tl.load(past_values + at[:, None] * D + dims[None, :], mask=there[:, None], other=0.0)
-        peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
+    peak, total, acc = _over_rows(
+        q, past_keys, past_values, begin, tl.minimum(end, past_tiles), past_rows, scale, peak, total, acc, D, N,
+        PRECISION,
+    )  # fmt: skip
     if KIND >= 0:
-        tiles, lanes = tl.load(facts + 25).to(tl.pointer_type(tl.int64)), tl.arange(0, TILE)
-        for number in range(tl.maximum(begin, past_tiles), tl.minimum(end, past_tiles + coded_tiles)):
-            one = tiles + (number - past_tiles) * TILE_COLUMNS
-            k = tile_keys(one, layer, layers, kv_head, lanes, element, HQ // G, D, KIND, GROUP)
-            logits = tl.dot(q, k, input_precision=PRECISION) * scale
-            logits = tl.where((lanes < tl.load(one + 3))[None, :], logits, float("-inf"))
-            v = tile_values(one, layer, layers, kv_head, lanes, element, HQ // G, D, KIND, GROUP)
-            peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
+        first, last = tl.maximum(begin, past_tiles) - past_tiles, tl.minimum(end, past_tiles + coded_tiles) - past_tiles
+        if at_plain >= 0:
+            rows_at = plain + (kv_head * room + at_plain) * D
+            peak, total, acc = _over_rows(
+                q, rows_at, rows_at + tl.cast(HQ // G, tl.int64) * room * D, first, last, coded_rows, scale, peak,
+                total, acc, D, N, PRECISION,
+            )  # fmt: skip
+        else:
+            tiles, lanes = tl.load(facts + 25).to(tl.pointer_type(tl.int64)), tl.arange(0, TILE)
+            for number in range(first, last):
+                one = tiles + number * TILE_COLUMNS
+                k = tile_keys(one, layer, layers, kv_head, lanes, element, HQ // G, D, KIND, GROUP)
+                logits = tl.dot(q, k, input_precision=PRECISION) * scale
+                logits = tl.where((lanes < tl.load(one + 3))[None, :], logits, float("-inf"))
+                v = tile_values(one, layer, layers, kv_head, lanes, element, HQ // G, D, KIND, GROUP)
+                peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
     past_tiles += coded_tiles
     for number in range(tl.maximum(begin, past_tiles) - past_tiles, end - past_tiles):
         at = number * N + columns

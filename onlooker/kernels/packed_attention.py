@@ -20,12 +20,13 @@ from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
 from onlooker.core.errors import InputError, ModelError
-from onlooker.kernels.coded_rows import KINDS, CodedRows, Form
+from onlooker.kernels.coded_rows import KINDS, CodedRows, Form, Scratch, decode_tiles
+from onlooker.kernels.tiles import Tiles
 
-COLUMNS = 29
+COLUMNS = 30
 """Numbers per segment in the table: 0-4 past, 5-9 own rows, 10-12 counts, 13-15 ledger, 16 rows seen of the past, 17
 stride of the ledger's heads, 18-19 raw keys, 20 whether its tokens all see each other, 21-24 queries, 25-28 rows in
-codes: address of their tiles, tiles, rows, rows before the first."""
+codes: address of their tiles, tiles, rows, rows before the first, 29 where they are laid out (-1: nowhere)."""
 
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
@@ -92,30 +93,6 @@ class Rows:
         )
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """How the attention kernel is cut: chosen by measurement, see `tiles_for`."""
-
-    queries: int = 128
-    """Rows of queries in a tile (a token is as many rows as query heads share a key head)."""
-    keys: int = 64
-    splits: int = 1
-    """Programs that share the keys of one tile; a power of two."""
-    warps: int = 8
-    stages: int = 3
-
-
-def tiles_for(num_tokens: int) -> Tiles:
-    """Few tokens leave most of a GPU idle unless the keys are shared out; many fill it by themselves."""
-    if num_tokens <= 16:
-        return Tiles(queries=16, keys=64, splits=16, warps=4, stages=3)
-    if num_tokens <= 128:
-        return Tiles(queries=64, keys=64, splits=8, warps=4, stages=3)
-    if num_tokens <= 320:
-        return Tiles(queries=128, keys=64, splits=2, warps=8, stages=3)
-    return Tiles()
-
-
 class PassTables:
     """What one pass is about, as static device tensors filled from one upload.
 
@@ -123,9 +100,18 @@ class PassTables:
     and writes nothing.
     """
 
-    def __init__(self, spec: ModelSpec, num_tokens: int, num_segments: int, tiles: Tiles, asked: bool = False) -> None:
-        """`asked`: some segments may want the queries of their last rows; costs registers, so not always."""
-        self.asked = asked
+    def __init__(
+        self,
+        spec: ModelSpec,
+        num_tokens: int,
+        num_segments: int,
+        tiles: Tiles,
+        asked: bool = False,
+        scratch: Scratch | None = None,
+    ) -> None:
+        """`asked`: some segments may want the queries of their last rows; costs registers, so not always. `scratch` is
+        where rows in codes are laid out that more than one tile of queries reads, as many as it holds."""
+        self.asked, self.scratch = asked, scratch
         self.spec, self.num_tokens, self.num_segments, self.tiles = spec, num_tokens, num_segments, tiles
         self.groups = spec.num_query_heads // spec.num_kv_heads
         self.num_blocks = -(-num_tokens * self.groups // tiles.queries) + num_segments
@@ -160,11 +146,13 @@ class PassTables:
         asks = any(rows.own_queries is not None for rows in segments)
         assert self.asked or not asks, "these tables were not made for segments that want queries"
         self.segments = tuple(segments)
-        self._table[:] = 0
+        self._table[:], self._table[:, -1] = 0, -1
         self._tokens[:, 0] = self._blocks[:, 0] = -1
-        start = block = 0
+        start = block = laid = 0
         for number, (rows, count) in enumerate(zip(segments, counts, strict=True)):
-            self._table[number] = _facts(rows, start)
+            self._table[number, :-1] = _facts(rows, start)
+            self._table[number, -1] = laid if (more := self._laid_out(rows, laid)) else -1
+            laid += more
             here = slice(start, start + count)
             self._tokens[here, 0] = number
             self._tokens[here, 1] = np.arange(rows.own_before, rows.own_before + count)
@@ -180,6 +168,12 @@ class PassTables:
         self._device.copy_(upload, non_blocking=True)
         if segments:
             self._places[:, :start] = torch.cat([rows.positions for rows in segments], dim=1)
+
+    def _laid_out(self, rows: Rows, laid: int) -> int:
+        """How many of a segment's rows in codes are laid out behind those of others."""
+        if self.scratch is None or rows.coded is None or rows.num_tokens * self.groups <= self.tiles.queries:
+            return 0
+        return rows.coded.num_rows if laid + rows.coded.num_rows <= self.scratch.num_rows else 0
 
 
 class PlainRowAttention:
@@ -263,9 +257,12 @@ class RowAttention:
             D=dim,
             ASKED=tables.asked,
         )
+        if tables.scratch is not None and self._codes["KIND"] >= 0:
+            decode_tiles(tables.table, tables.num_segments, tables.scratch, layer, spec.num_layers, self._codes, tiles)
+        plain, room = (self._out, 0) if tables.scratch is None else (tables.scratch.rows, tables.scratch.num_rows)
         kernels.attend_rows[(tables.num_blocks, kv_heads, tiles.splits)](
             *(queries, cos, sin, tables.table, tables.blocks, self._out, self._lse, self._split_out, self._split_lse),
-            *(layer, tokens, queries.stride(0), queries.stride(1), scale_2, spec.num_layers),
+            *(plain, layer, tokens, queries.stride(0), queries.stride(1), scale_2, spec.num_layers, room),
             HQ=heads,
             G=groups,
             D=dim,

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from onlooker.core.contracts import Attention, Decider, ModelSpec, TokenChoice, TokenConstraint, VideoModel
-from onlooker.core.errors import ModelError
+from onlooker.core.errors import InputError, ModelError
 from onlooker.core.spans import Layout
+from onlooker.models._arithmetic import ARITHMETICS
 from onlooker.models._grammar import Grammar
 from onlooker.models._language import LanguageLayers, LeanLayers, token_mask
 from onlooker.models._loading import choose_device, choose_dtype, find_folder, load_network, load_tokenizer, read_config
@@ -41,6 +42,7 @@ class CheckpointModel(VideoModel):
         config, text = network.config, network.config.text_config
         self._network, self._tokenizer, self._prompt = network, tokenizer, prompt
         self._layers, self._signals = LanguageLayers(network), Signals()
+        self._arithmetic = "model"
         embedding = network.get_input_embeddings().weight
         self.spec = ModelSpec(
             name=name,
@@ -165,7 +167,17 @@ class CheckpointModel(VideoModel):
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         return self._layers.rotary(positions)
 
+    def compute_in(self, arithmetic: str) -> None:
+        if arithmetic not in ARITHMETICS:
+            raise InputError("there is no such arithmetic", given=arithmetic, do=f"one of: {', '.join(ARITHMETICS)}")
+        if arithmetic not in ("model", self._arithmetic):
+            vars(self).pop("lean", None)
+            self.lean = LeanLayers(self._network.get_decoder(), arithmetic)
+            self._arithmetic = arithmetic
+
     def extend(self, embeddings: Tensor, attention: Attention, extras: Mapping[str, Tensor] | None = None) -> Tensor:
+        if self._arithmetic != "model":  # the stock layers have no weights then
+            return self.extend_lean(embeddings, attention, extras)
         return self._layers.extend(embeddings, attention)
 
     @cached_property

@@ -5,17 +5,19 @@ to the `Attention` passed along with the call; and a rotary module that rotates 
 keys decides about positions.
 """
 
+import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from onlooker.core.contracts import Attention
 from onlooker.core.errors import ModelError
-from onlooker.kernels.language_rows import add_norm, language_kernels, silu_product
+from onlooker.kernels.language_rows import add_norm
+from onlooker.models._arithmetic import Weights, arithmetic
 
 _NAME = "onlooker_stream"  # names with "flash" in them switch other code paths on
 
@@ -91,10 +93,12 @@ class LeanLayers:
     norm in one pass over memory. Within rounding of `LanguageLayers.extend`; for inference only.
 
     Knows pre-norm decoder layers with RMS norms and a SiLU-gated MLP (Qwen2, Qwen3, Llama). Raises `ModelError` for
-    others. Copies the projections that it joins.
+    others. The decoder's own projections become parts of those that are joined.
     """
 
-    def __init__(self, decoder: Any) -> None:
+    def __init__(self, decoder: Any, kind: str = "model") -> None:
+        """`kind`: in which numbers it multiplies (see `_arithmetic`). Raises `ModelError` for a device or sizes that
+        have none such."""
         config = decoder.config
         if config.hidden_act != "silu" or not all(_is_plain(layer) for layer in decoder.layers):
             raise ModelError(
@@ -106,26 +110,29 @@ class LeanLayers:
         self._norms = [layer.input_layernorm for layer in decoder.layers] + [decoder.norm]
         self._head_dim = _head_dim(config)
         self._heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
-        self._joined = [_joined(layer.self_attn) for layer in decoder.layers]
-        self._kernels = language_kernels() if decoder.norm.weight.is_cuda else None
+        self._arithmetic = rows = arithmetic(kind, decoder.norm.weight.device)
+        linear = [_linear(layer) for layer in decoder.layers]
+        for parts in itertools.chain(*linear):
+            rows.check(parts)
+        self._joined = [_Products(*map(rows.joined, layer)) for layer in linear]
 
     def extend(self, embeddings: Tensor, attention: Attention, deepstack: Tensor | None = None) -> Tensor:
         """As `LanguageLayers.extend`."""
-        hidden = embeddings.clone()
+        hidden, rows = embeddings.clone(), self._arithmetic
         normed = self._norm(hidden, None, 0)
         for number, layer in enumerate(self._layers):
-            own, mlp = layer.self_attn, layer.mlp
-            heads = F.linear(normed, *self._joined[number]).unflatten(-1, (-1, self._head_dim))
+            own, products = layer.self_attn, self._joined[number]
+            heads = rows.product(normed, products.heads).unflatten(-1, (-1, self._head_dim))
             queries, keys, values = heads.split(self._heads, dim=1)
             if hasattr(own, "q_norm"):
                 queries, keys = own.q_norm(queries), own.k_norm(keys)
             turned = (part.transpose(0, 1) for part in (queries, keys, values))
             attended = attention.attend(number, *turned, own.scaling)
             after = layer.post_attention_layernorm
-            normed = add_norm(
-                hidden, own.o_proj(attended.flatten(1)), after.weight, after.variance_epsilon, self._kernels
-            )
-            more = mlp.down_proj(silu_product(mlp.gate_proj(normed), mlp.up_proj(normed), self._kernels))
+            out = rows.product(rows.ready(attended.flatten(1)), products.out)
+            normed = rows.normed(hidden, out, after.weight, after.variance_epsilon)
+            gated = rows.gated(rows.product(normed, products.gate), rows.product(normed, products.up))
+            more = rows.product(gated, products.down)
             if deepstack is not None and number < deepstack.shape[1]:
                 # The stock module rounds after the layer, and then adds.
                 hidden += more
@@ -133,9 +140,23 @@ class LeanLayers:
             normed = self._norm(hidden, more, number + 1)
         return normed
 
-    def _norm(self, hidden: Tensor, more: Tensor | None, number: int) -> Tensor:
-        norm = self._norms[number]
-        return add_norm(hidden, more, norm.weight, norm.variance_epsilon, self._kernels)
+    def _norm(self, hidden: Tensor, more: Tensor | None, number: int) -> Any:
+        norm, rows = self._norms[number], self._arithmetic
+        if number == len(self._layers):  # nothing of the layers multiplies the last one
+            return add_norm(hidden, more, norm.weight, norm.variance_epsilon, rows.kernels)
+        return rows.normed(hidden, more, norm.weight, norm.variance_epsilon)
+
+
+@dataclass(frozen=True, eq=False)
+class _Products:
+    """Of one layer."""
+
+    heads: Weights
+    """Queries, keys and values."""
+    out: Weights
+    gate: Weights
+    up: Weights
+    down: Weights
 
 
 def _is_plain(layer: Any) -> bool:
@@ -147,12 +168,10 @@ def _is_plain(layer: Any) -> bool:
     }
 
 
-def _joined(own: Any) -> tuple[Tensor, Tensor | None]:
-    """Weights and biases of the three projections, one above the other."""
-    parts = (own.q_proj, own.k_proj, own.v_proj)
-    biases = [part.bias for part in parts]
-    weight = torch.cat([part.weight for part in parts]).detach()
-    return weight, None if biases[0] is None else torch.cat(biases).detach()
+def _linear(layer: Any) -> list[list[nn.Linear]]:
+    """The linear layers behind each of a layer's `_Products`."""
+    own, mlp = layer.self_attn, layer.mlp
+    return [[own.q_proj, own.k_proj, own.v_proj], [own.o_proj], [mlp.gate_proj], [mlp.up_proj], [mlp.down_proj]]
 
 
 class _NoRotation(nn.Module):

@@ -52,11 +52,15 @@ class Shape:
     def parameters(self) -> int:
         """Weights, rounded by leaving out norms and biases."""
         vision = self.vision_layers * (4 * self.vision_dim**2 + 2 * self.vision_dim * self.vision_mlp)
-        attention = self.text_dim * self.head_dim * (2 * self.query_heads + 2 * self.kv_heads)
-        text = self.text_layers * (attention + 3 * self.text_dim * self.text_mlp)
         embeddings = self.vocabulary * self.text_dim * (1 if self.tied else 2)
         projector = self.vision_dim * self.text_dim + self.text_dim**2
-        return vision + projector + text + embeddings
+        return vision + projector + self.layer_parameters + embeddings
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of the language layers' products, which `--arithmetic fp8` holds in one byte each."""
+        attention = self.text_dim * self.head_dim * (2 * self.query_heads + 2 * self.kv_heads)
+        return self.text_layers * (attention + 3 * self.text_dim * self.text_mlp)
 
     @property
     def reference_bytes(self) -> int:
@@ -89,11 +93,9 @@ class QwenShape(Shape):
     def parameters(self) -> int:
         in_mlp = (3 if self.whole_layers is not None else 2) * self.vision_dim * self.vision_mlp
         vision = self.vision_layers * (4 * self.vision_dim**2 + in_mlp)
-        attention = self.text_dim * self.head_dim * (2 * self.query_heads + 2 * self.kv_heads)
-        text = self.text_layers * (attention + 3 * self.text_dim * self.text_mlp)
         embeddings = self.vocabulary * self.text_dim * (1 if self.tied else 2)
         merger = 4 * self.vision_dim * (4 * self.vision_dim + self.text_dim)
-        return vision + (1 + len(self.tap_layers)) * merger + text + embeddings
+        return vision + (1 + len(self.tap_layers)) * merger + self.layer_parameters + embeddings
 
 
 _WHOLE = (7, 15, 23, 31)

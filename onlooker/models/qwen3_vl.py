@@ -69,6 +69,8 @@ class Qwen3VL(QwenVideoModel):
         return [*self._prompt.text_ids(f"<{time_s:.1f} seconds>"), *super().frame_ids(time_s)]
 
     def extend(self, embeddings: Tensor, attention: Attention, extras: Mapping[str, Tensor] | None = None) -> Tensor:
+        if self._arithmetic != "model":
+            return super().extend(embeddings, attention, extras)
         return self._layers.extend(embeddings, attention, (extras or {}).get(DEEPSTACK))
 
     def extend_lean(

@@ -62,7 +62,7 @@ class Config(BaseSettings):
         made: dict[str, Any] = {kind: registry.make(kind, getattr(one, kind)) for kind in defaults()}
         budgets = {"device_budget_bytes": one.device_budget, "host_budget_bytes": one.host_budget}
         made |= {name: None if size is None else num_bytes(size) for name, size in budgets.items()}
-        return made | {"kv": tier_codecs(one.kv) and one.kv}
+        return made | {"kv": tier_codecs(one.kv) and one.kv, "arithmetic": one.arithmetic}
 
     def server_settings(self, keys: tuple[str, ...] = (), worker: str = "w0") -> ServerSettings:
         """How the server is set up; `keys` are further plain keys. Raises `InputError`."""

@@ -110,8 +110,8 @@ def build(given: dict[str, str]) -> Application:
 
     `model`, `workers` (their number), `num_gpus` (of each, 0 for CPU), `key_file` (needed beyond one machine),
     `sources` (`NAME=URL,...`), and what engines are made with: a method of every kind (see `core/kinds.py`), `device`,
-    `dtype`, `kv`, `pairs` (true or false); `schedule` is that of each worker, `response` that of rules that name none.
-    Raises `InputError` for others.
+    `dtype`, `kv`, `arithmetic`, `pairs` (true or false); `schedule` is that of each worker, `response` that of rules
+    that name none. Raises `InputError` for others.
     """
     rest = dict(given)
     model = rest.pop("model", "pocket-aware")
@@ -119,7 +119,7 @@ def build(given: dict[str, str]) -> Application:
     file, named = rest.pop("key_file", None), rest.pop("sources", "")
     schedule = rest.pop("schedule", "oldest_first")
     response = registry.make("response", rest.pop("response", "threshold"))
-    names = (*of_engine(), "device", "dtype", "kv")
+    names = (*of_engine(), "device", "dtype", "kv", "arithmetic")
     engine: dict[str, Any] = defaults(served=True) | {name: rest.pop(name) for name in names if name in rest}
     if (pairs := rest.pop("pairs", None)) is not None:
         if pairs not in ("true", "false"):

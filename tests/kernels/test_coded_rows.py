@@ -12,8 +12,9 @@ from torch import Tensor
 from onlooker.core import registry
 from onlooker.core.contracts import ModelSpec
 from onlooker.core.errors import ModelError
-from onlooker.kernels.coded_rows import COLUMNS, CodedRows, Form, coding_kernels, encode_block
-from onlooker.kernels.packed_attention import PassTables, RowAttention, Rows, Tiles, attend_plainly, tiles_for
+from onlooker.kernels.coded_rows import COLUMNS, CodedRows, Form, Scratch, coding_kernels, encode_block
+from onlooker.kernels.packed_attention import PassTables, RowAttention, Rows, attend_plainly
+from onlooker.kernels.tiles import Tiles, tiles_for
 from onlooker.kvstore.coded import Coded, room
 
 pytest.importorskip("triton")
@@ -32,7 +33,7 @@ def test_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu", __file__]
     done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert f"{len(CODECS) * (2 + 2) + 1} passed" in done.stdout, done.stdout[-300:]
+    assert f"{len(CODECS) * (2 + 4) + 1} passed" in done.stdout, done.stdout[-300:]
 
 
 def make_spec(dtype: torch.dtype = torch.float32, device: str = "cpu", head_dim: int = 16) -> ModelSpec:
@@ -84,7 +85,7 @@ def check_blocks(spec: ModelSpec, name: str) -> None:
                 torch.testing.assert_close(got, there, rtol=2e-3, atol=0)
 
 
-def check_attention(spec: ModelSpec, name: str, tiles: Tiles, tolerance: float) -> None:
+def check_attention(spec: ModelSpec, name: str, tiles: Tiles, tolerance: float, scratch_rows: int = 0) -> None:
     """Frames, a question that is noted, and one that has nothing in codes, in one pass."""
     codec = registry.make("codec", name)
     generator, segments = torch.Generator().manual_seed(5), []
@@ -130,7 +131,7 @@ def check_attention(spec: ModelSpec, name: str, tiles: Tiles, tolerance: float) 
         for rows in segments
     ]
     total = sum(rows.num_tokens for rows in segments) + 3
-    tables = PassTables(spec, total, 6, tiles)
+    tables = PassTables(spec, total, 6, tiles, scratch=Scratch(spec, scratch_rows) if scratch_rows else None)
     tables.fill(segments)
     attention = RowAttention(tables, Form.of(codec.form))
     angles = tables.positions[0][:, None] * 100.0 ** (
@@ -162,10 +163,15 @@ def test_blocks_are_encoded_as_the_codec_says(name, dtype):
 
 
 @needs_interpreter
-@pytest.mark.parametrize("tiles", [Tiles(16, 16, 1), Tiles(16, 16, 4)], ids=str)
+@pytest.mark.parametrize(
+    ("tiles", "scratch"),
+    [(Tiles(16, 16, 1), 0), (Tiles(16, 16, 4), 0), (Tiles(16, 16, 1), 220), (Tiles(16, 16, 2), 400)],
+    ids=["codes", "shared codes", "one laid out", "all laid out"],
+)
 @pytest.mark.parametrize("name", CODECS)
-def test_attention_over_codes_is_attention_over_what_they_mean(name, tiles):
-    check_attention(make_spec(), name, tiles, 1e-4)
+def test_attention_over_codes_is_attention_over_what_they_mean(name, tiles, scratch):
+    """With room for nobody's rows laid out, for the first segment's only, and for more than there are."""
+    check_attention(make_spec(), name, tiles, 1e-4, scratch)
 
 
 def test_forms_that_no_kernel_knows_are_refused():
@@ -192,4 +198,5 @@ def test_compiled_blocks_are_encoded_as_the_codec_says(name, dtype):
 @pytest.mark.parametrize("name", CODECS)
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_compiled_attention_over_codes_is_attention_over_what_they_mean(name, dtype, tolerance, tokens, head_dim):
-    check_attention(make_spec(dtype, "cuda", head_dim), name, tiles_for(tokens), tolerance)
+    for scratch in (0, 220, 400):
+        check_attention(make_spec(dtype, "cuda", head_dim), name, tiles_for(tokens), tolerance, scratch)

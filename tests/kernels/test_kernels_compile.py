@@ -193,8 +193,9 @@ def run_codes() -> None:
     from onlooker.core import registry
     from onlooker.core.contracts import ModelSpec
     from onlooker.kernels import _coded_rows_triton
-    from onlooker.kernels.coded_rows import COLUMNS, Form, encode_block
-    from onlooker.kernels.packed_attention import PassTables, RowAttention, tiles_for
+    from onlooker.kernels.coded_rows import COLUMNS, Form, Scratch, encode_block
+    from onlooker.kernels.packed_attention import PassTables, RowAttention
+    from onlooker.kernels.tiles import tiles_for
 
     spec = ModelSpec("7b", 1, 28, 4, 128, 3584, torch.bfloat16, torch.device("cpu"), max_positions=4096)
     rows, table = torch.zeros(1, 4, 60, 128, dtype=spec.dtype), torch.zeros(8, COLUMNS, dtype=torch.int64)
@@ -203,7 +204,8 @@ def run_codes() -> None:
         assert form is not None
         encode_block(rows, rows, torch.zeros(1 << 20, dtype=torch.uint8), form, table, 0, 0, _coded_rows_triton)
         for tokens in (16, 128, 512):
-            attention = RowAttention(PassTables(spec, tokens, 2, tiles_for(tokens)), form)
+            tables = PassTables(spec, tokens, 2, tiles_for(tokens), scratch=Scratch(spec, 64))
+            attention = RowAttention(tables, form)
             attention.turn(torch.zeros(tokens, 128), torch.zeros(tokens, 128))
             queries = torch.zeros(28, tokens, 128, dtype=spec.dtype)
             attention.attend(0, queries, queries[:4], queries[4:8], 0.1)
@@ -213,7 +215,8 @@ def run_language() -> None:
     """Passes of LLaVA-OneVision-7B, from few tokens to many."""
     from onlooker.core.contracts import ModelSpec
     from onlooker.kernels.language_rows import add_norm, language_kernels, silu_product
-    from onlooker.kernels.packed_attention import PassTables, RowAttention, tiles_for
+    from onlooker.kernels.packed_attention import PassTables, RowAttention
+    from onlooker.kernels.tiles import tiles_for
 
     spec = ModelSpec("7b", 1, 28, 4, 128, 3584, torch.bfloat16, torch.device("cpu"), max_positions=4096)
     for tokens in (16, 512):

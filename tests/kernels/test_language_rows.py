@@ -8,7 +8,14 @@ import pytest
 import torch
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from onlooker.kernels.language_rows import add_norm, language_kernels, silu_product
+from onlooker.kernels.language_rows import (
+    add_norm,
+    add_norm_8,
+    eight_bits,
+    language_kernels,
+    silu_product,
+    silu_product_8,
+)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -33,9 +40,39 @@ def equal(kernels, device, dtype):
         )
 
 
+def equal_in_8_bits(kernels, device, dtype):
+    """The kernels make the 8-bit numbers that the plain form makes; one in the middle may go either way."""
+    generator = torch.Generator().manual_seed(1)
+    for tokens, dim in ((1, 24), (5, 96), (3, 4100)):
+        hidden, more, gate = (torch.randn(tokens, dim, generator=generator).to(device, dtype) * 3 for _ in range(3))
+        hidden[0] = 0.0
+        weight = torch.randn(dim, generator=generator).to(device, dtype)
+        mine, plain = hidden.clone(), hidden.clone()
+        pairs = [(eight_bits(gate, kernels), eight_bits(gate)), (eight_bits(hidden, kernels), eight_bits(hidden))]
+        pairs.append((add_norm_8(mine, more, weight, 1e-6, kernels), add_norm_8(plain, more, weight, 1e-6)))
+        pairs.append((add_norm_8(mine, None, weight, 1e-6, kernels), add_norm_8(plain, None, weight, 1e-6)))
+        pairs.append((silu_product_8(gate, more, kernels), silu_product_8(gate, more)))
+        torch.testing.assert_close(mine, plain, rtol=0, atol=0)
+        for got, wanted in pairs:
+            assert got.dtype == wanted.dtype == dtype
+            torch.testing.assert_close(got.scale, wanted.scale, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=0)
+            ours, theirs = got.codes.float(), wanted.codes.float()
+            torch.testing.assert_close(ours, theirs, rtol=1 / 7, atol=2.0**-9)
+            assert (ours != theirs).float().mean() < (0.05 if dtype == torch.bfloat16 else 0.002)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_plain_equals_transformers(dtype):
     equal(None, "cpu", dtype)
+
+
+def test_eight_bits_are_near():
+    rows = torch.randn(7, 300, generator=torch.Generator().manual_seed(2)) * torch.logspace(-3, 3, 7)[:, None]
+    found = eight_bits(rows)
+    back = found.codes.float() * found.scale[:, None]
+    # Half of the last of three bits; what is below the smallest normal number is off by half of the smallest there is.
+    assert ((back - rows).abs() <= rows.abs() / 16 + found.scale[:, None] * 2.0**-10).all()
+    assert (back.abs().amax(1) - rows.abs().amax(1)).abs().max() < 1e-3 * rows.abs().max()
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="runs inside test_in_the_interpreter")
@@ -43,12 +80,17 @@ def test_interpreted_equals_transformers():
     equal(language_kernels(), "cpu", torch.float32)
 
 
+@pytest.mark.skipif(not INTERPRETED, reason="runs inside test_in_the_interpreter")
+def test_interpreted_8_bits_equal_plain():
+    equal_in_8_bits(language_kernels(), "cpu", torch.float32)
+
+
 @pytest.mark.skipif(INTERPRETED, reason="is the outer one")
 def test_in_the_interpreter():
     pytest.importorskip("triton")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu", __file__]
     done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout[-3000:]
+    assert done.returncode == 0 and "5 passed" in done.stdout, done.stdout[-3000:]
 
 
 @pytest.mark.gpu
@@ -56,3 +98,10 @@ def test_in_the_interpreter():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_compiled_equals_transformers(dtype):
     equal(language_kernels(), "cuda", dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_compiled_8_bits_equal_plain(dtype):
+    equal_in_8_bits(language_kernels(), "cuda", dtype)

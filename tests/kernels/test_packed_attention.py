@@ -11,8 +11,8 @@ from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
 from onlooker.core.errors import InputError, ModelError
-from onlooker.kernels import packed_attention
-from onlooker.kernels.packed_attention import PassTables, RowAttention, Rows, Tiles, attend_plainly
+from onlooker.kernels.packed_attention import PassTables, RowAttention, Rows, attend_plainly
+from onlooker.kernels.tiles import Tiles, tiles_for
 
 pytest.importorskip("triton")
 
@@ -178,5 +178,5 @@ def test_what_does_not_fit_is_refused():
 @pytest.mark.parametrize("tokens", [16, 128, 320, 1024])
 def test_compiled_kernels_equal_plain(mix, dtype, tolerance, tokens):
     spec = make_spec(dtype, "cuda", 64)
-    for got, wanted in run_mix(spec, mix, packed_attention.tiles_for(tokens)):
+    for got, wanted in run_mix(spec, mix, tiles_for(tokens)):
         torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance, equal_nan=True)

@@ -283,6 +283,17 @@ class VideoModel(ABC):
         `extras` hold rows for every packed token (zeros where a token has none).
         """
 
+    def compute_in(self, arithmetic: str) -> None:
+        """Compute the products of the language layers in these numbers from now on: `fp8`, 8-bit floating point with a
+        scale a row on both sides, in half of the memory; there is no way back, since the weights are in 8 bits then.
+        `model` changes nothing.
+
+        Raises `InputError` for an unknown arithmetic, and `ModelError` for a device or a model that lacks it.
+        """
+        if arithmetic != "model":
+            given, do = f"{arithmetic}, {self.spec.name}", "leave arithmetic out"
+            raise ModelError("this model computes in its own numbers only", given=given, do=do)
+
     def extend_lean(
         self, embeddings: Tensor, attention: Attention, extras: Mapping[str, Tensor] | None = None
     ) -> Tensor:
