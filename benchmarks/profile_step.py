@@ -115,10 +115,36 @@ def _profiled(engine: Engine, step: Any) -> dict[str, Any]:
         print("host, by operator:")
         for name, ms, times in asked[:SHOWN]:
             print(f"{ms:9.3f} ms {times:5d} x  {name[:100]}", flush=True)
+    idle = _gaps(profiler) if gpu else []
+    idle = _gaps(profiler) if gpu else []
     copies = [(name, times) for name, _, times in listed if "emcpy" in name or "copy" in name.lower()]
     print("copies: " + "; ".join(f"{times} x {name[:60]}" for name, times in copies), flush=True)
-    return {"busy_ms": round(total, 3), "kernels": count, "longest": [[n[:90], round(ms, 3), c] for n, ms, c in
-                                                                     listed[:SHOWN]], "copies": copies}  # fmt: skip
+    return {
+        "busy_ms": round(total, 3),
+        "kernels": count,
+        "longest": [[name[:90], round(ms, 3), times] for name, ms, times in listed[:SHOWN]],
+        "copies": copies,
+        "idle": idle,
+    }
+
+
+def _gaps(profiler: Any, shown: int = 12) -> list[Any]:
+    """Where the device had nothing to do between the first kernel and the last: milliseconds, the kernels before and
+    after, and when."""
+    device = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    device.sort(key=lambda event: event.time_range.start)
+    gaps, last = [], device[0]
+    for event in device[1:]:
+        if (wait := event.time_range.start - last.time_range.end) > 0:
+            at = (event.time_range.start - device[0].time_range.start) / 1000
+            gaps.append([round(wait / 1000, 3), last.name[:60], event.name[:60], round(at, 2)])
+        last = max(last, event, key=lambda one: one.time_range.end)
+    span = (last.time_range.end - device[0].time_range.start) / 1000
+    print(f"from the first kernel to the last {span:.2f} ms, idle {sum(gap[0] for gap in gaps):.2f} ms of it:")
+    gaps.sort(reverse=True)
+    for wait, before, after, at in gaps[:shown]:
+        print(f"{wait:9.3f} ms at {at:7.2f}  between {before} and {after}", flush=True)
+    return gaps[:shown]
 
 
 def _stages(engine: Engine, sessions: Any, step: Any) -> dict[str, float]:

@@ -117,8 +117,10 @@ def decode_tiles(
     table: Tensor, num_segments: int, scratch: Scratch, layer: int, num_layers: int, codes: dict[str, int], tiles: Tiles
 ) -> None:
     """Lay out one layer's rows in codes of the segments of a table that say where (`PassTables`)."""
+    from onlooker.kernels import _coded_rows_triton
+
+    kernels: Any = _coded_rows_triton
     _, heads, _, dim = scratch.rows.shape
-    kernels = coding_kernels(scratch.rows.device)
     kernels.decode_tiles[(num_segments, heads, tiles.shares)](
         *(table, scratch.rows, layer, num_layers, scratch.num_rows),
         H=heads,

@@ -69,11 +69,13 @@ class Pixels:
         mean, std = _levels(self.mean, device), _levels(self.std, device)
         for shape in dict.fromkeys(image.shape for image in images):
             places = [place for place, image in enumerate(images) if image.shape == shape]
-            batch = torch.from_numpy(np.stack([images[place] for place in places])).permute(0, 3, 1, 2)
+            pinned = device.type == "cuda"  # so that the copy is not waited for
+            batch = torch.empty(len(places), *shape, dtype=torch.uint8, pin_memory=pinned)
+            np.stack([images[place] for place in places], out=batch.numpy())
+            batch = batch.permute(0, 3, 1, 2)
             if shape[:2] != (size := self.fit(*shape[:2])):
                 batch = F.interpolate(batch, size=size, mode=self.mode, antialias=True)
-            if device.type == "cuda":
-                batch = batch.pin_memory()  # so that the copy is not waited for
+                batch = batch.pin_memory() if pinned else batch
             pixels = (batch.to(device, non_blocking=True).float() - mean) / std
             for place, picture in zip(places, pixels, strict=True):
                 done[place] = picture

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onlooker.kernels.pooled import Taps, mix_rows, pooling_kernels
+
 
 def bilinear_map(rows_cols: tuple[int, int], to: tuple[int, int]) -> Tensor:
     """Weights of `F.interpolate(mode="bilinear")` between two grids in raster order, float32 `[outputs, tokens]`."""
@@ -22,15 +24,21 @@ def bilinear_map(rows_cols: tuple[int, int], to: tuple[int, int]) -> Tensor:
 class Pooling:
     """Tokens `[streams, tokens, dim]` of a grid to those of a smaller grid, `[streams, outputs, dim]`.
 
-    Half precision cannot hold the weights (they would be off by as much as the result is rounded): there they are two
+    On a CUDA device, where no gradient is wanted, each output is the sum of its (four) rows. As a product: half
+    precision cannot hold the weights (they would be off by as much as the result is rounded), so there they are two
     matrices, the second of what the first leaves over, and the sum is rounded once: as exact as the stock module.
     """
 
     def __init__(self, rows_cols: tuple[int, int], to: tuple[int, int]) -> None:
         self._weights = bilinear_map(rows_cols, to)
+        self._taps: dict[torch.device, Taps] = {}
         self._ready: dict[tuple[torch.device, torch.dtype], Callable[[Tensor], Tensor]] = {}
 
     def __call__(self, tokens: Tensor) -> Tensor:
+        if tokens.is_cuda and not (torch.is_grad_enabled() and tokens.requires_grad):
+            if tokens.device not in self._taps:
+                self._taps[tokens.device] = Taps.of(self._weights).to(tokens.device)
+            return mix_rows(tokens, self._taps[tokens.device], pooling_kernels(tokens.device))
         kind = (tokens.device, tokens.dtype)
         if kind not in self._ready:
             self._ready[kind] = self._for(*kind)

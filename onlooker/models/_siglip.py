@@ -113,6 +113,22 @@ def embed(tower: Any, pixels: Tensor) -> Tensor:
     Pictures smaller than those it was trained with get its positions resampled (bicubic), as the library does.
     """
     whole = pixels.shape[-1] == tower.config.image_size
+    if whole and pixels.is_cuda and not hasattr(tower.embeddings, "class_embedding"):
+        return _embedded(tower.embeddings, pixels)
     hidden = tower.embeddings(pixels) if whole else tower.embeddings(pixels, interpolate_pos_encoding=True)
     before = getattr(tower, "pre_layrnorm", None)  # Transformers spells it so
     return hidden if before is None else before(hidden)
+
+
+def _embedded(embeddings: Any, pixels: Tensor) -> Tensor:
+    """As SigLIP's own module, whose convolution is a product of patches: cuDNN turns pictures to channels last for it,
+    and its kernel took 1 ms of a step of 16 frames on an H100. Rows are filled up to what matrix units read fast."""
+    conv, size = embeddings.patch_embedding, embeddings.patch_size
+    rows, cols = (side // size for side in pixels.shape[2:])
+    inputs = conv.weight[0].numel()
+    blocks = pixels[:, :, : rows * size, : cols * size].unflatten(3, (cols, size)).unflatten(2, (rows, size))
+    patches = pixels.new_zeros(len(pixels), rows, cols, -(-inputs // 16) * 16, dtype=conv.weight.dtype)
+    # [streams, channels, row, y, column, x]
+    patches[..., :inputs] = blocks.permute(0, 2, 4, 1, 3, 5).flatten(3)
+    weight = F.pad(conv.weight.flatten(1), (0, patches.shape[-1] - inputs))
+    return F.linear(patches.flatten(1, 2), weight, conv.bias) + embeddings.position_embedding(embeddings.position_ids)

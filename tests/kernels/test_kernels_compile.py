@@ -214,8 +214,17 @@ def run_codes() -> None:
 def run_language() -> None:
     """Passes of LLaVA-OneVision-7B, from few tokens to many."""
     from onlooker.core.contracts import ModelSpec
-    from onlooker.kernels.language_rows import add_norm, language_kernels, silu_product
+    from onlooker.kernels import _pooled_triton
+    from onlooker.kernels.language_rows import (
+        add_norm,
+        add_norm_8,
+        eight_bits,
+        language_kernels,
+        silu_product,
+        silu_product_8,
+    )
     from onlooker.kernels.packed_attention import PassTables, RowAttention
+    from onlooker.kernels.pooled import Taps, mix_rows
     from onlooker.kernels.tiles import tiles_for
 
     spec = ModelSpec("7b", 1, 28, 4, 128, 3584, torch.bfloat16, torch.device("cpu"), max_positions=4096)
@@ -227,8 +236,12 @@ def run_language() -> None:
     rows, weight = torch.zeros(2, 3584, dtype=spec.dtype), torch.zeros(3584, dtype=spec.dtype)
     for more in (None, rows):
         add_norm(rows, more, weight, 1e-6, language_kernels())
+        add_norm_8(rows, more, weight, 1e-6, language_kernels())
+    eight_bits(rows, language_kernels())
     wide = torch.zeros(2, 18944, dtype=spec.dtype)
     silu_product(wide, wide, language_kernels())
+    silu_product_8(wide, wide, language_kernels())
+    mix_rows(torch.zeros(2, 9, 3584, dtype=spec.dtype), Taps.of(torch.ones(4, 9)), _pooled_triton)
 
 
 def run_picks() -> None:

@@ -10,7 +10,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from onlooker.core.errors import ModelError
 from onlooker.core.tokens import VisualTokens, join
 from onlooker.encode.full import Full
-from onlooker.models import load
+from onlooker.models import _siglip, load
 from onlooker.models.llava_onevision import LlavaOnevision, Vision
 
 CASES = [("siglip", 28), ("siglip", 56), ("siglip", 70), ("clip", 56), ("clip", 42)]
@@ -42,6 +42,15 @@ def see(model, images):
     tower = model.tower(tuple(pixels.shape[1:]))
     encoded = Full().encode(tower, model.embed_patches(pixels), [Full().new_state()] * len(images))
     return pixels, encoded, *model.project(encoded, tuple(pixels.shape[1:]))
+
+
+@pytest.mark.parametrize("kind, image_size", [case for case in CASES if case[0] == "siglip"])
+@torch.no_grad()
+def test_a_product_of_patches_is_the_convolution(pair, kind, image_size):
+    """As a GPU embeds them."""
+    embeddings = pair(kind, image_size)[0].vision._module.embeddings
+    pixels = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(_siglip._embedded(embeddings, pixels), embeddings(pixels), rtol=1e-4, atol=1e-5)
 
 
 @EACH
