@@ -90,9 +90,8 @@ def ask(
             given = f"--since {since:g}, and the source is {opened.duration_s:.2f} s long"
             raise InputError("--since lies after the end of the source", given=given, do="a smaller --since")
         strange = stranger(model, source)
-        if not as_json:
-            for line in strange:
-                note(line)
+        for line in () if as_json else strange:
+            note(line)
         with working.loading(model):
             engine = Engine.from_pretrained(model, dtype=dtype, device=device, pairs=pairs, **settings)
         end = at if opened.duration_s is None else min(opened.duration_s, at or opened.duration_s)

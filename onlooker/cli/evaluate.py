@@ -123,11 +123,10 @@ def evaluate(
         return
     if response or seconds:
         raise InputError("this suite has no policies or lengths", given=suite, do=f"one of: {', '.join(SUITES)}")
-    limit = limit or 200
     from onlooker.evals.settings import check, from_dict
 
     values: dict[str, Any] = {
-        "suite": suite, "limit": limit, "seed": seed, "seeds": seeds, "level": level, "fps": fps,
+        "suite": suite, "limit": limit or 200, "seed": seed, "seeds": seeds, "level": level, "fps": fps,
         "parallel": parallel, "pace": pace, "control": control, "annotations": str(annotations or ""),
         "videos": str(videos or ""), "model": model, "device": device, "dtype": dtype, "pairs": pairs, "kv": kv,
         "arithmetic": arithmetic, "side": side, "prefix": "+".join(prefix or ()), **methods,

@@ -110,8 +110,7 @@ def watch(
         with engine.open() as session, standing.on(session, opened.name, as_json) as watching:
             options.write_prefixes(session, prefix)
             typed = _typed(pace)
-            talk = _Talk(session, typed, fps, as_json, opened.live)
-            began, behind_s = time.monotonic(), 0.0
+            talk, began, behind_s = _Talk(session, typed, fps, as_json, opened.live), time.monotonic(), 0.0
             with contextlib.closing(talk.frames_of(opened)) as frames:
                 for frame in frames:
                     if pace == "real" and not opened.is_live:
