@@ -64,8 +64,8 @@ def error(model: Any, frames: Sequence[Frame], encoder: STCPublished) -> tuple[f
     for frame in frames:
         (pixels,) = model.preprocess([frame.image])
         tower, hidden = model.tower(tuple(pixels.shape)), model.embed_patches(pixels[None])
-        if encoder.hears_codec:
-            hand_on([Patch((frame,))], [{"encoder": state}], tower, hidden.device)
+        if encoder.hears_codec or encoder.sees_pictures:
+            hand_on(encoder, [Patch((frame,))], [{"encoder": state}], tower, hidden.device)
         got = encoder.encode(tower, hidden, [state])
         if got.refreshed[0]:
             continue

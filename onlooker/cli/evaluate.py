@@ -88,7 +88,10 @@ def evaluate(
     ] = None,
     lines: Annotated[
         Path | None,
-        typer.Option(help="A new .jsonl file: a line for each run of a grid as it ends.", rich_help_panel=RUN),
+        typer.Option(
+            help="A .jsonl file: a line for each run of a grid as it ends; runs that have one are not done again.",
+            rich_help_panel=RUN,
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes for a grid.", min=1, max=256, rich_help_panel=RUN)] = 1,
     gpus: Annotated[int, typer.Option(help="GPUs for a grid: cuda:0 and so on.", min=0, rich_help_panel=RUN)] = 0,
@@ -196,7 +199,13 @@ def _grid(
     workers, gpus, ray = spread
     grid = _runs(spec, values, out, workers, working)
     if lines is not None:
-        start(lines)
+        left = start(lines, grid)
+        if not left:
+            note(f"all {len(grid)} runs have a line in {lines}")
+            if as_json:
+                emit([])
+            return
+        grid = left
 
     def on_finished(one: Finished) -> None:
         if lines is not None and not one.failure:

@@ -53,9 +53,23 @@ def alike(batch: Sequence[VisualTokens]) -> list[list[int]]:
     return list(groups.values())
 
 
+def beside(batch: Sequence[VisualTokens], members: Sequence[int]) -> Tensor:
+    """Features of some frames in their own format, `[streams, tokens, dim]`, without gradients, in memory of its
+    own."""
+    return torch.stack([batch[number].features.detach() for number in members])
+
+
 def stacked(batch: Sequence[VisualTokens], members: Sequence[int]) -> Tensor:
-    """Features of some frames, float32 `[streams, tokens, dim]`, without gradients, in memory of its own."""
-    return torch.stack([batch[number].features.detach() for number in members]).float()
+    """The same in float32."""
+    return beside(batch, members).float()
+
+
+def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of tensors of one format, each in memory of its own, by one launch: what a stream remembers must not keep
+    the rows of the others alive."""
+    made = [torch.empty_like(one) for one in tensors]
+    torch._foreach_copy_(made, list(tensors))
+    return made
 
 
 def together(batch: Sequence[VisualTokens], members: Sequence[int]) -> VisualTokens:
@@ -82,10 +96,16 @@ def apart(flat: VisualTokens, counts: Sequence[int]) -> list[VisualTokens]:
     ]
 
 
-def nothing(tokens: VisualTokens) -> VisualTokens:
-    """None of a frame's tokens."""
-    columns = {name: getattr(tokens, name)[:0] for name in ("features", "frame", "time_s", "row", "col", "weight")}
-    return replace(tokens, **columns, extras={name: value[:0] for name, value in tokens.extras.items()})
+def nothings(batch: Sequence[VisualTokens]) -> list[VisualTokens]:
+    """None of the tokens of some frames."""
+    none: list[VisualTokens] = list(batch)
+    for members in alike(batch):
+        one = batch[members[0]]
+        columns = {name: getattr(one, name)[:0] for name in ("features", "frame", "time_s", "row", "col", "weight")}
+        empty = replace(one, **columns, extras={name: value[:0] for name, value in one.extras.items()})
+        for i in members:
+            none[i] = replace(empty, whole=batch[i].whole)
+    return none
 
 
 def owned(batch: Sequence[VisualTokens], members: Sequence[int]) -> list[VisualTokens]:
@@ -130,12 +150,12 @@ def among_best(scores: Tensor, count: Tensor) -> Tensor:
 
 
 def earlier(rows: Sequence[Tensor | None], now: Tensor) -> tuple[Tensor, Tensor]:
-    """What each of some streams remembers of an earlier frame, float32 `[streams, tokens, dim]`, and which streams do
-    (bool `[streams]`); the frames of the others are their own past (`now`)."""
+    """What each of some streams remembers of an earlier frame, `[streams, tokens, dim]`, and which streams do (bool
+    `[streams]`); the frames of the others are their own past (`now`)."""
     fits = [row is not None and row.shape == frame.shape for row, frame in zip(rows, now, strict=True)]
     past = [row if fit else frame for row, frame, fit in zip(rows, now, fits, strict=True)]
     known = torch.tensor(fits).to(now.device, non_blocking=True)
     there = [one for one in past if one is not None]
     if len({one.dtype for one in there}) > 1:
         there = [one.float() for one in there]
-    return torch.stack(there).float(), known
+    return torch.stack(there), known

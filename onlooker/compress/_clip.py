@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import alike, nothing, owned
+from onlooker.compress._batching import alike, nothings, owned
 from onlooker.compress._keep import check_keep
 from onlooker.core.checks import whole
 from onlooker.core.contracts import Compressor
@@ -62,7 +62,7 @@ class WindowMethod(Compressor):
 
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """The windows of those streams whose frame completes one."""
-        outs = [nothing(tokens) for tokens in batch]
+        outs = nothings(batch)
         for members in alike(batch):
             for i, tokens in zip(members, owned(batch, members), strict=True):
                 outs[i] = self._taken(tokens, states[i]) or outs[i]

@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 
 from onlooker.compress._batching import STEPS, among_best, in_steps
+from onlooker.compress._likeness import distances
 
 
 def density_scores(features: Tensor, among: Tensor | None = None, k: int = 7) -> tuple[Tensor, Tensor]:
     """How much of a centre each token is, `[streams, tokens]`, in whole steps of a share of the greatest, and the
     distances `[streams, tokens, tokens]`.
 
-    `features` is float32 `[streams, tokens, dim]`. Tokens outside of `among` (bool `[streams, tokens]`) are far from
+    `features` is `[streams, tokens, dim]`. Tokens outside of `among` (bool `[streams, tokens]`) are far from
     all and score below 0.
     """
     count, dim = features.shape[1:]
-    distance = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist") / dim**0.5
+    distance = distances(features) / dim**0.5
     if among is not None:
         apart = ~(among[:, :, None] & among[:, None, :])
         distance = distance.masked_fill(apart, torch.inf)

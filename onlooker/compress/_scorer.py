@@ -3,10 +3,11 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from onlooker.compress._batching import alike, selected, stacked
+from onlooker.compress._batching import alike, beside, selected, stacked
 from onlooker.compress._keep import Budgeted, best
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -15,6 +16,9 @@ from onlooker.core.tokens import VisualTokens
 @dataclass(frozen=True)
 class Scorer(Budgeted):
     """Keeps the tokens of each frame that score highest; of equal scores the earlier one."""
+
+    as_they_come: ClassVar[bool] = False
+    """Whether `scores` gets the features in their own format, which saves a pass over memory."""
 
     @abstractmethod
     def scores(
@@ -35,7 +39,7 @@ class Scorer(Budgeted):
         """One frame of each stream, scored together with all others of its shape."""
         kept = list(batch)
         for members in alike(batch):
-            features = stacked(batch, members)
+            features = beside(batch, members) if self.as_they_come else stacked(batch, members)
             keep = self.num_kept(features.shape[1])
             pruned = keep < features.shape[1]
             scores = self.scores(features, [batch[i] for i in members], [states[i] for i in members], pruned)

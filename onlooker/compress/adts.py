@@ -19,10 +19,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity
 
 from onlooker.compress._batching import in_steps
 from onlooker.compress._keep import num_kept
+from onlooker.compress._likeness import likenesses
 from onlooker.compress._scorer import Scorer
 from onlooker.core.errors import ModelError
 from onlooker.core.state import StreamState
@@ -47,6 +48,7 @@ class ADTS(Scorer):
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
     realises: ClassVar[tuple[str, ...]] = ("flashvid",)
+    as_they_come: ClassVar[bool] = True
 
     event: bool = False
     """Weigh by relevance to the stream so far as well (the authors do for LLaVA and not for Qwen)."""
@@ -61,25 +63,24 @@ class ADTS(Scorer):
         """How early each token is chosen: as many points as tokens are chosen after it, and one; 0 for those left."""
         weight = torch.stack([tokens.extras["saliency"].detach().float() for tokens in batch])
         if self.event:
-            for mean, state in zip(features.mean(1), states, strict=True):
+            for mean, state in zip(features.float().mean(1), states, strict=True):
                 assert isinstance(state, AdtsState)
                 state.num_frames += 1
                 state.mean = mean.clone() if state.mean is None else state.mean + (mean - state.mean) / state.num_frames
             means = torch.stack(
                 [state.mean for state in states if isinstance(state, AdtsState) and state.mean is not None]
             )
-            weight = weight * cosine_similarity(features, means[:, None], dim=-1).clamp_min(0)
+            weight = weight * cosine_similarity(features.float(), means[:, None], dim=-1).clamp_min(0)
         return picked(features, weight, num_kept(features.shape[1], self.keep, self.keep_ratio)) if pruned else None
 
 
 def picked(features: Tensor, weight: Tensor, count: int) -> Tensor:
-    """`count` tokens of each frame (`[frames, tokens, dim]`, float32) by largest least distance, as scores
+    """`count` tokens of each frame (`[frames, tokens, dim]`) by largest least distance, as scores
     `[frames, tokens]`: `count` for the first, 1 for the last, 0 for those that are not chosen. `weight` is
     `[frames, tokens]`, not negative."""
-    unit = normalize(features, dim=-1)
     weight = weight / weight.amax(1, keepdim=True).clamp_min(1e-12)
     # [frames, chosen, candidate]: a candidate's own weight counts.
-    distance = in_steps((1 - torch.bmm(unit, unit.transpose(1, 2))) * weight[:, None, :])
+    distance = in_steps((1 - likenesses(features, features)) * weight[:, None, :])
     return farthest_first(distance, count, _kernels() if distance.is_cuda else None)
 
 

@@ -14,9 +14,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import earlier, in_steps
+from onlooker.compress._batching import copies, earlier, in_steps
+from onlooker.compress._likeness import likeness
 from onlooker.compress._scorer import Scorer
 from onlooker.core.checks import number
 from onlooker.core.state import StreamState
@@ -41,6 +41,7 @@ class Codec(Scorer):
 
     hears_codec: ClassVar[bool] = True
     whole_frames: ClassVar[bool] = True
+    as_they_come: ClassVar[bool] = True
 
     new: float = 0.1
     """Motion, as a share of the picture, that being new is worth."""
@@ -59,16 +60,16 @@ class Codec(Scorer):
         """Motion where it is known, else change."""
         mine = [state for state in states if isinstance(state, CodecState)]
         before, _ = earlier([state.before for state in mine], features)
-        nothing = features.new_zeros(features.shape[1], 4)
+        nothing = torch.zeros(features.shape[1], 4, device=features.device)
         said = torch.stack([tokens.extras.get("codec", nothing).float() for tokens in batch])
         told = said[..., 3].amax(1) > 0
-        for state, tokens, silent in zip(mine, batch, (~told).long()[:, None], strict=True):
-            state.before = tokens.features.detach().clone()
+        for state, frame, silent in zip(mine, copies(features.unbind()), (~told).long()[:, None], strict=True):
+            state.before = frame
             state.num_fallbacks = silent.clone() if state.num_fallbacks is None else state.num_fallbacks + silent
         if not pruned:
             return None
         motion, spread, known = said[..., :2], said[..., 2], said[..., 3]
         own = (motion - motion.median(1, keepdim=True).values).norm(dim=-1)
         moved = (own + spread) * known + self.new * (1 - known)
-        change = 1 - cosine_similarity(features, before, dim=-1)
+        change = 1 - likeness(features, before)
         return in_steps(torch.where(told[:, None], moved, change))

@@ -18,12 +18,12 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import Batched, alike, among_best, earlier, in_steps, stacked
+from onlooker.compress._batching import STEPS, Batched, alike, among_best, beside, copies, earlier, in_steps
 from onlooker.compress._blending import blended_streams
 from onlooker.compress._density import centres_of, density_scores, mean_of_members
 from onlooker.compress._keep import Budgeted
+from onlooker.compress._likeness import likeness
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -65,16 +65,14 @@ class CTR(Budgeted, Batched):
         kept = list(batch)
         for members in alike(batch):
             mine = [state for i in members if isinstance(state := states[i], CtrState)]
-            now = stacked(batch, members)
+            now = beside(batch, members)
             before, known = earlier([state.before for state in mine], now)
-            for state, i in zip(mine, members, strict=True):
-                state.before = batch[i].features.detach().clone()
+            for state, frame in zip(mine, copies(now.unbind()), strict=True):
+                state.before = frame
             keep = self.num_kept(now.shape[1])
             if keep == now.shape[1]:
                 continue
-            static = (in_steps(cosine_similarity(now, before, dim=-1)) > self.tau * in_steps(now.new_ones(1))) & known[
-                :, None
-            ]
+            static = (in_steps(likeness(now, before)) > self.tau * STEPS) & known[:, None]
             saliency = torch.stack([batch[i].extras["saliency"].detach().float() for i in members])
             dynamic, centre, owner = _dealt(now, saliency, static, keep)
             joined = static & ~centre

@@ -19,10 +19,10 @@ from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import Batched, alike, among_best, earlier, in_steps, stacked, where
+from onlooker.compress._batching import Batched, alike, among_best, beside, copies, earlier, in_steps, where
 from onlooker.compress._keep import check_keep, num_kept
+from onlooker.compress._likeness import likeness
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -96,21 +96,18 @@ class DTD(Batched):
         kept = list(batch)
         for members in alike(batch):
             mine, pixels = [s for i in members if isinstance(s := states[i], DtdState)], self.compared == "pixels"
-            now = torch.stack([batch[i].extras["pixels"] for i in members]) if pixels else stacked(batch, members)
+            now = torch.stack([batch[i].extras["pixels"] for i in members]) if pixels else beside(batch, members)
             before, known = earlier([state.reference for state in mine], now)
             if self.refresh is not None:
                 due = torch.tensor([state.age >= self.refresh for state in mine])
                 known &= ~due.to(known.device, non_blocking=True)
-            change = (
-                (now.float() - before).abs().mean(-1) / 255 if pixels else 1 - cosine_similarity(now, before, dim=-1)
-            )
+            apart = (now.float() - before.float()).abs().mean(-1) / 255 if pixels else 1 - likeness(now, before)
             wanted = [self.least_change if state.least_change is None else state.least_change for state in mine]
-            mask = self._differs(in_steps(change), in_steps(torch.tensor(wanted))[:, None]) | ~known[:, None]
-            reference = torch.where(mask[..., None], now.float(), before).to(now.dtype) if self.anchored else now
+            mask = self._differs(in_steps(apart), in_steps(torch.tensor(wanted))[:, None]) | ~known[:, None]
+            reference = torch.where(mask[..., None], now, before.to(now.dtype)) if self.anchored else now
             given = where(batch, members, mask)
-            for state, row, i, out in zip(mine, reference, members, given, strict=True):
-                state.age = 1 if len(out) == len(batch[i]) else state.age + 1
-                state.reference = row.to(batch[i].features.dtype if not pixels else row.dtype, copy=True)
+            for state, row, i, out in zip(mine, copies(reference.unbind()), members, given, strict=True):
+                state.age, state.reference = 1 if len(out) == len(batch[i]) else state.age + 1, row
                 kept[i] = out
         return kept
 

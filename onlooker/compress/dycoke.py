@@ -16,10 +16,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import Batched, alike, selected, stacked
+from onlooker.compress._batching import Batched, alike, beside, selected
 from onlooker.compress._keep import best, check_keep, num_kept
+from onlooker.compress._likeness import likeness
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -62,9 +62,8 @@ class DyCoke(Batched):
             thinned = [i for i in members if before[i] is not None]
             if not thinned:
                 continue
-            past = torch.stack([one for i in thinned if (one := before[i]) is not None]).float()
-            likeness = cosine_similarity(stacked(batch, thinned), past, dim=-1)
-            index = best(-likeness, num_kept(past.shape[1], None, self.between_ratio))
+            past = torch.stack([one for i in thinned if (one := before[i]) is not None])
+            index = best(-likeness(beside(batch, thinned), past), num_kept(past.shape[1], None, self.between_ratio))
             for i, out in zip(thinned, selected(batch, thinned, index), strict=True):
                 kept[i] = out
         return kept

@@ -17,9 +17,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import LongRun, alike, earlier, stacked, where
+from onlooker.compress._batching import LongRun, alike, beside, copies, earlier, where
+from onlooker.compress._likeness import likeness
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -63,10 +63,10 @@ class EVS(LongRun):
         kept = list(batch)
         for members in alike(batch):
             mine = [state for i in members if isinstance(state := states[i], EvsState)]
-            now = stacked(batch, members)
+            now = beside(batch, members)
             before, known = earlier([state.before for state in mine], now)
-            place = _bins(1 - cosine_similarity(now, before, dim=-1))
-            empty = now.new_zeros(OCTAVES * BINS)
+            place = _bins(1 - likeness(now, before))
+            empty = torch.zeros(OCTAVES * BINS, device=now.device)
             counted = torch.stack([empty if state.histogram is None else state.histogram for state in mine])
             seen = torch.zeros_like(counted).scatter_add_(1, place, torch.ones_like(place, dtype=counted.dtype))
             counted = counted * (1 - 1 / self.horizon) + seen * known[:, None]
@@ -75,9 +75,9 @@ class EVS(LongRun):
             edge = (total < (1 - self.keep_ratio) * total[:, -1:] * (1 - 1e-6)).sum(1, keepdim=True)
             mask = (place > edge) | ~known[:, None] if self.keep_ratio < 1 else torch.ones_like(place, dtype=torch.bool)
             given = where(batch, members, mask)
-            for state, i, row, out in zip(mine, members, counted, given, strict=True):
-                state.before, state.histogram = batch[i].features.detach().clone(), row.clone()
-                kept[i] = out
+            frames, counts = copies(now.unbind()), copies(counted.unbind())
+            for state, i, frame, count, out in zip(mine, members, frames, counts, given, strict=True):
+                state.before, state.histogram, kept[i] = frame, count, out
         return kept
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from onlooker.compress._batching import alike, apart, in_steps, together
 from onlooker.compress._keep import Budgeted
+from onlooker.compress._likeness import likenesses
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -55,7 +55,7 @@ def merged_in_rounds(tokens: VisualTokens, streams: int, keep: int) -> VisualTok
     waits for the device."""
     while len(tokens) > streams * keep:
         count = len(tokens) // streams
-        group = merge_round(tokens.features.detach().float().unflatten(0, (streams, count)), count - keep)
+        group = merge_round(tokens.features.detach().unflatten(0, (streams, count)), count - keep)
         left = count - min(count - keep, count // 2)
         first = torch.arange(0, streams * left, left, device=group.device)[:, None]
         tokens = tokens.merge((group + first).flatten(), streams * left)
@@ -66,10 +66,9 @@ def merge_round(features: Tensor, surplus: int) -> Tensor:
     """The group of each token of each stream (`[streams, tokens, dim]`) after one round that merges up to `surplus`
     pairs, int64 `[streams, tokens]`."""
     count = features.shape[1]
-    unit = normalize(features, dim=-1)
-    likeness, partner = in_steps(torch.bmm(unit[:, 0::2], unit[:, 1::2].transpose(1, 2))).max(-1)
+    alike, partner = in_steps(likenesses(features[:, 0::2], features[:, 1::2])).max(-1)
     # A stable sort: of equally alike pairs the earlier one is merged, on every device.
-    chosen = likeness.sort(dim=1, descending=True, stable=True).indices[:, : min(surplus, count // 2)]
+    chosen = alike.sort(dim=1, descending=True, stable=True).indices[:, : min(surplus, count // 2)]
     place = torch.arange(count, device=features.device).expand(len(features), -1)
     root = place.scatter(1, 2 * chosen, 2 * partner.gather(1, chosen) + 1)
     first = place.scatter_reduce(1, root, place, "amin")  # the first member of the group with this root

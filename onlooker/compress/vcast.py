@@ -21,7 +21,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from onlooker.compress._batching import LongRun, alike, among_best, earlier, in_steps, nothing, owned, stacked, where
+from onlooker.compress._batching import (
+    LongRun,
+    alike,
+    among_best,
+    beside,
+    copies,
+    earlier,
+    in_steps,
+    nothings,
+    owned,
+    where,
+)
+from onlooker.compress._likeness import likeness
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -66,9 +78,10 @@ class VCast(LongRun):
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """What is kept of the frame before, of each stream; waits for the device once for all of one shape."""
         mine = [state for state in states if isinstance(state, VcastState)]
-        outs = [nothing(tokens) for tokens in batch]
+        outs = nothings(batch)
         for members in alike(batch):
-            means = dict(zip(members, normalize(stacked(batch, members).mean(1), dim=1), strict=True))
+            unit = normalize(beside(batch, members).mean(1, dtype=torch.float32), dim=1)
+            means = dict(zip(members, copies(unit.unbind()), strict=True))
             held = {i: waiting for i in members if (waiting := mine[i].waiting) is not None}
             for same in alike(list(held.values())):  # a picture of another size may wait
                 some = [list(held)[n] for n in same]
@@ -76,7 +89,7 @@ class VCast(LongRun):
                 for i, out in zip(some, given, strict=True):
                     outs[i] = out
             for (i, mean), waiting in zip(means.items(), owned(batch, members), strict=True):
-                mine[i].before, mine[i].here, mine[i].waiting = mine[i].here, mean.clone(), waiting
+                mine[i].before, mine[i].here, mine[i].waiting = mine[i].here, mean, waiting
         return outs
 
     def flush(self, state: StreamState) -> VisualTokens | None:
@@ -90,7 +103,7 @@ class VCast(LongRun):
         """The tokens that are kept of the frames that wait, of one shape, now that the next ones' means are known."""
         held = [tokens for state in states if (tokens := state.waiting) is not None]
         here = torch.stack([mean for state in states if (mean := state.here) is not None])
-        features = stacked(held, range(len(held)))
+        features = beside(held, range(len(held)))
         most = features.shape[1]
         weight = torch.exp(self._curvature([state.before for state in states], here, after) / TEMPERATURE)
         blank = here.new_zeros(3)
@@ -99,12 +112,12 @@ class VCast(LongRun):
         wanted = (most * self.keep_ratio * weight * number / total).clamp(1, most) + sums[:, 2]
         count = wanted.round().clamp(1, most)
         new = torch.stack([total, number, (wanted - count).clamp(-1, 1)], dim=1)
-        length = features.norm(dim=2)
+        length = torch.linalg.vector_norm(features, dim=2, dtype=torch.float32)
         length = length - length.amin(1, keepdim=True)
-        stands_out = 1 - cosine_similarity(features, here[:, None], dim=2)
+        stands_out = 1 - likeness(features, here[:, None])
         score = in_steps(stands_out + length / length.amax(1, keepdim=True).clamp_min(1e-12))
-        for state, row in zip(states, new, strict=True):
-            state.sums = row.clone()
+        for state, row in zip(states, copies(new.unbind()), strict=True):
+            state.sums = row
         return where(held, range(len(held)), among_best(score, count))
 
     def _curvature(self, before: Sequence[Tensor | None], here: Tensor, after: Tensor | None) -> Tensor:

@@ -17,12 +17,12 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from onlooker.compress._batching import Batched, alike, among_best, in_steps, stacked
+from onlooker.compress._batching import Batched, alike, among_best, beside, in_steps
 from onlooker.compress._blending import blended_streams
 from onlooker.compress._density import mean_of_members
 from onlooker.compress._keep import Budgeted
+from onlooker.compress._likeness import likenesses
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -47,12 +47,12 @@ class VisionZip(Budgeted, Batched):
         """One frame of each stream, those of one shape together."""
         kept = list(batch)
         for members in alike(batch):
-            features = stacked(batch, members)
+            features = beside(batch, members)
             keep = self.num_kept(features.shape[1])
             if keep == features.shape[1]:
                 continue
             saliency = torch.stack([batch[i].extras["saliency"].detach().float() for i in members])
-            taken, owner, joined = _dealt(normalize(features, dim=-1), saliency, keep)
+            taken, owner, joined = _dealt(features, saliency, keep)
             _, number = mean_of_members(saliency, owner, joined)
             order = (~taken).byte().sort(dim=1, stable=True).indices[:, :keep]
 
@@ -66,7 +66,7 @@ class VisionZip(Budgeted, Batched):
         return kept
 
 
-def _dealt(unit: Tensor, saliency: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
+def _dealt(features: Tensor, saliency: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     """Which tokens are kept, the target that every token belongs to, and which have joined one; all
     `[streams, tokens]`."""
     streams, count = saliency.shape
@@ -80,7 +80,6 @@ def _dealt(unit: Tensor, saliency: Tensor, keep: int) -> tuple[Tensor, Tensor, T
     owner = torch.arange(count, device=saliency.device).expand_as(share)
     if targets.shape[1] == 0:
         return kept, owner, torch.zeros_like(kept)
-    likeness = in_steps(
-        torch.bmm(unit, unit.gather(1, targets[..., None].expand(-1, -1, unit.shape[2])).transpose(1, 2))
-    )
-    return kept, torch.where(kept, owner, targets.gather(1, likeness.argmax(-1))), ~kept
+    among = features.gather(1, targets[..., None].expand(-1, -1, features.shape[2]))
+    nearest = in_steps(likenesses(features, among)).argmax(-1)
+    return kept, torch.where(kept, owner, targets.gather(1, nearest)), ~kept

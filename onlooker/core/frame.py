@@ -79,6 +79,15 @@ class Frame:
 
         return torch.from_numpy(sums)
 
+    def brightness(self, rows: int, cols: int) -> "Tensor":
+        """Mean brightness, 0 to 255, of the cells of a lattice over the picture, float32 `[rows, cols]`. Of a large
+        picture only every second, third, ... pixel counts."""
+        import torch
+
+        step = max(1, min(self.image.shape[0] // (4 * rows), self.image.shape[1] // (4 * cols)))
+        grey = torch.from_numpy(self.image[::step, ::step].mean(2, dtype=np.float32))
+        return torch.nn.functional.interpolate(grey[None, None], size=(rows, cols), mode="area")[0, 0]
+
     def jpeg(self, longest_side: int = 1280, quality: int = 85) -> bytes:
         """The picture as a JPEG file, made smaller when a side has more than `longest_side` pixels.
 

@@ -12,11 +12,16 @@ def dense_flop(tower: VisionTower) -> float:
     return 8 * tokens * dim**2 + 4 * tokens * (tower.mean_attended or tokens) * dim + 4 * tokens * dim * inner
 
 
-def selective_flop(tower: VisionTower, count: int, all_values: bool = False) -> float:
-    """One layer that computes keys (and values, if `all_values`) of all tokens and the rest of `count` tokens."""
+def selective_flop(tower: VisionTower, count: int, all_values: bool = False, reused: str = "both") -> float:
+    """One layer that computes keys (and values, if `all_values`) of all tokens and the rest of `count` tokens; with
+    `reused` of "attention" or "mlp" the other branch of all."""
     tokens, dim, inner = tower.num_tokens, tower.dim, tower.mlp_dim or 4 * tower.dim
     of_all = 2 if all_values else 1
     projections = 2 * of_all * tokens * dim**2 + 2 * (4 - of_all) * count * dim**2
+    others = 4 * (tokens - count) * dim * inner
+    if reused == "mlp":
+        return dense_flop(tower) - others
+    projections += others if reused == "attention" else 0
     return projections + 4 * count * (tower.mean_attended or tokens) * dim + 4 * count * dim * inner
 
 

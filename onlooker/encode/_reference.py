@@ -37,6 +37,19 @@ class CacherState(StreamState):
     """What the video's encoder says of the newest frame, float32 `[patches, 4]` (see `hears_codec`)."""
     moved: Tensor | None = None
     """How far each patch moved since the reference, as it says, float32 `[patches]`; nan once it did not say."""
+    bytes_a_picture: float | None = None
+    """What the newest frame cost the encoder, by picture that was decoded; None where it does not say."""
+    intra: bool = False
+    """Whether a picture that was encoded without looking back was on the way to the newest frame."""
+    quiet: float | None = None
+    """Bytes of a picture when nothing happens."""
+    picture: Tensor | None = None
+    """Brightness of the newest frame in cells, float32 `[rows, cols]` (see `sees_pictures`)."""
+    shown: Tensor | None = None
+    """That of the frame before."""
+    shift: Tensor | None = None
+    """Where each patch was in the reference, minus where it is, in shares of the picture, and whether it is lost, 0 or
+    1; float32 `[patches, 3]`; only with `motion`."""
     num_fallbacks: int = 0
     """Frames of which it said nothing, though it was asked."""
 
@@ -125,21 +138,28 @@ class SideBySide(NamedTuple):
         return hidden + self.sums[layer]
 
 
-def side_by_side(states: Sequence[CacherState], layers: Sequence[int]) -> SideBySide:
-    """The references of `states`, in which `layers` are the selective layers, ascending."""
+def side_by_side(states: Sequence[CacherState], layers: Sequence[int], place: Tensor | None = None) -> SideBySide:
+    """The references of `states`, in which `layers` are the selective layers, ascending. `place` (int64 `[streams,
+    tokens]`) says which token of its reference each one is, where they moved."""
+
+    def layer_of(tensor: Tensor, layer: int, stream: int) -> Tensor:
+        return tensor[layer] if place is None else tensor[layer].index_select(0, place[stream])
 
     def of(tensors: list[Tensor | None]) -> Layers:
         if tensors[0] is None:
             return Layers(0, lambda layer: [])
         kept = [kept_tensor(tensor) for tensor in tensors]
-        return Layers(len(kept[0]), lambda layer: [tensor[layer] for tensor in kept])
+        return Layers(len(kept[0]), lambda layer: [layer_of(tensor, layer, n) for n, tensor in enumerate(kept)])
 
     sums, before, behind = of([s.sums for s in states]), of([None]), of([None])
     if states[0].trail is not None:
         trails, places = [kept_tensor(s.trail) for s in states], [n - layers[0] for n in layers]
-        before = Layers(len(layers), lambda layer: [t[places[layer]] for t in trails])
-        behind = Layers(len(layers), lambda layer: [t[places[layer] + 1] for t in trails])
-        sums = Layers(len(layers), lambda layer: [t[places[layer] + 1] - t[places[layer]] for t in trails])
+
+        def trail(at: Callable[[int], int]) -> Layers:
+            return Layers(len(layers), lambda layer: [layer_of(t, at(layer), n) for n, t in enumerate(trails)])
+
+        before, behind = trail(lambda layer: places[layer]), trail(lambda layer: places[layer] + 1)
+        sums = Layers(len(layers), lambda layer: list((behind[layer] - before[layer]).unbind()))
     gate, values, waits = ([getattr(s, name) for s in states] for name in ("gate", "values", "waits"))
     return SideBySide(of(gate), of(values), sums, of(waits), before, behind)
 

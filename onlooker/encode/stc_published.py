@@ -19,8 +19,9 @@ The defaults are the published form. What differs from the paper or its code, an
   similarities are settled by position (`kernels.selection` has the rule): else rounding would choose among unchanged
   tokens. `recompute_ratio=1` recomputes all, changed or not.
 - `feature="value"` uses the values it had to compute for all tokens, rather than the stale ones.
-- `selection="patch"`, `reference="rolling"`, `refresh_on_cut`, `correct_stale`, `dense_tail_layers`, `global_tokens`,
-  `age_weight`, `layers` and `round_to` are ours. `selection="shared"` is in the authors' later code, not in the paper.
+- `selection="patch"` and `"codec"`, `motion`, `reference="rolling"`, `refresh_on_cut`, `refresh_on_burst`,
+  `correct_stale`, `dense_tail_layers`, `global_tokens`, `age_weight`, `layers` and `round_to` are ours.
+  `selection="shared"` is in the authors' later code, not in the paper; `reused` is the axis of their ablation.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,8 +34,10 @@ from torch import Tensor
 from onlooker.core.contracts import Encoded, EncoderAccelerator, Prepared, VisionLayer, VisionTower
 from onlooker.core.errors import InputError, ModelError
 from onlooker.core.state import StreamState
+from onlooker.encode._branch import OneBranch, Reused, reuse_attention, reuse_mlp
 from onlooker.encode._cost import affordable_count, dense_flop, selective_flop
-from onlooker.encode._layer import Computed, run_layer
+from onlooker.encode._layer import Computed, joined, row_of, run_layer
+from onlooker.encode._motion import costly, find
 from onlooker.encode._packed import PackedTower, Plan, fastest_ways, packed_layers
 from onlooker.encode._prepared import PreparedEncoder
 from onlooker.encode._reference import CacherState, Reference, SideBySide, follow, kept_tensor, remember, side_by_side
@@ -60,10 +63,18 @@ class STCPublished(EncoderAccelerator):
     selection: Literal["per_layer", "shared", "patch", "codec"] = "per_layer"
     """Who chooses: each layer, the first selective layer for all, the patch embedding for all, or the video's encoder
     by how far each patch moved since the reference (the patch embedding where it does not say)."""
+    motion: Literal["none", "codec", "search"] = "none"
+    """What moves the reference along before anything is compared with it: what the video's encoder says of motion, and
+    where it says nothing a search for every patch in the picture before; or always the search."""
+    reused: Reused = "both"
+    """Which branch of a layer stale tokens keep: attention and MLP, or one of them, the other computed for all."""
     reference: Literal["fixed", "rolling"] = "fixed"
     """Whether recomputed tokens update the reference (rolling) or only whole frames do (fixed)."""
     refresh_on_cut: float | None = None
     """Refresh early when the mean cosine to the reference's patch embeddings falls below this; none: never."""
+    refresh_on_burst: float | None = None
+    """Refresh early at a frame on whose way the video's encoder began anew (an I-picture), or spent so many times the
+    bytes of a quiet picture; none: never."""
     correct_stale: float = 0.0
     """Share of the recomputed tokens' mean branch change that is added to the stale tokens."""
     dense_tail_layers: int = 0
@@ -84,17 +95,30 @@ class STCPublished(EncoderAccelerator):
             ("global_tokens", self.global_tokens >= 0, "use 0 or more"),
             ("correct_stale", 0 <= self.correct_stale <= 1, "use a share in [0, 1]"),
             ("age_weight", self.age_weight >= 0, "use 0 or more"),
+            ("refresh_on_burst", (self.refresh_on_burst or 1) >= 1, "use a multiple, such as 4, or none"),
             ("round_to", self.round_to >= 1, "use 1 or more"),
         ):
             if not valid:
                 raise InputError(f"stc_published: {name} is out of range", given=str(getattr(self, name)), do=do)
         if self.age_weight and self.reference == "fixed":
             raise InputError("stc_published: age_weight needs a rolling reference", do="set reference=rolling")
+        if self.reused != "both" and self.correct_stale:
+            raise InputError("stc_published: correct_stale is of both branches", do="set reused=both")
 
     @property
     def hears_codec(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - hangs on a setting
-        """Whether the video's encoder chooses."""
-        return self.selection == "codec"
+        """Whether the video's encoder chooses, moves the reference, or says when to refresh."""
+        return self.selection == "codec" or self.motion == "codec" or self.refresh_on_burst is not None
+
+    @property
+    def sees_pictures(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - hangs on a setting
+        """Whether it may have to search."""
+        return self.motion != "none"
+
+    @property
+    def _trails(self) -> bool:
+        """Whether hidden states are kept, whose differences are what stale tokens add; else the sums of branches."""
+        return self.reference == "fixed" and self.reused == "both"
 
     # ------------------------------------------------------------------------------------------------ what it costs
 
@@ -124,7 +148,7 @@ class STCPublished(EncoderAccelerator):
         """Mean FLOP of a frame over an interval as a share of the dense tower's. Early refreshes are not foreseen, nor
         frames in which fewer tokens changed than may be recomputed."""
         chosen, count = self.selective_layers(tower), self.recomputed_tokens(tower)
-        share = selective_flop(tower, count, self.feature == "value") / dense_flop(tower)
+        share = selective_flop(tower, count, self.feature == "value", self.reused) / dense_flop(tower)
         selective = 1 - len(chosen) / len(tower.layers) * (1 - share)
         return (1 + (self.interval - 1) * selective) / self.interval if self.interval else selective
 
@@ -144,7 +168,7 @@ class STCPublished(EncoderAccelerator):
     def state_bytes(self, layers: int, tokens: int, dim: int, itemsize: int = 2) -> int:
         layers = layers if self.layers is None else len(set(self.layers))
         gates = layers if self.selection == "per_layer" else 1
-        frames = gates + layers + (layers + 1 if self.reference == "fixed" else layers)
+        frames = gates + layers + (layers + 1 if self._trails else layers)
         frames += self.refresh_on_cut is not None
         return frames * tokens * dim * itemsize + (4 * gates * tokens if self.age_weight else 0)
 
@@ -156,6 +180,8 @@ class STCPublished(EncoderAccelerator):
     def encode(self, tower: VisionTower, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
         mine: list[CacherState] = list(states)  # pyright: ignore[reportAssignmentType] - made by new_state
         flags = self._refresh_flags(tower, hidden, mine)
+        if self.refresh_on_burst is not None:
+            flags = [costly(state, self.refresh_on_burst) or flag for state, flag in zip(mine, flags, strict=True)]
         parts: list[Encoded | None] = [None] * len(mine)
         for flag, run in ((True, self._refresh), (False, self._reuse)):
             rows = [b for b, f in enumerate(flags) if f is flag]
@@ -166,8 +192,8 @@ class STCPublished(EncoderAccelerator):
             if len(rows) == len(mine):
                 return encoded
             for place, b in enumerate(rows):
-                parts[b] = _row(encoded, place)
-        return _join([part for part in parts if part is not None])
+                parts[b] = row_of(encoded, place)
+        return joined([part for part in parts if part is not None])
 
     def prepare(
         self, tower: VisionTower, like: Tensor, max_streams: int, on_step: Callable[[str], None]
@@ -201,7 +227,7 @@ class STCPublished(EncoderAccelerator):
         shape = (len(self.selective_layers(tower)), *hidden.shape[1:])
         flags = []
         for state in states:
-            values, branches = state.values, state.trail if self.reference == "fixed" else state.sums
+            values, branches = state.values, state.trail if self._trails else state.sums
             flags.append(
                 values is None
                 or branches is None
@@ -221,7 +247,7 @@ class STCPublished(EncoderAccelerator):
 
     def _refresh(self, tower: VisionTower, hidden: Tensor, states: list[CacherState]) -> Encoded:
         """Whole frames, whose results become the reference of their streams."""
-        chosen, fixed = self.selective_layers(tower), self.reference == "fixed"
+        chosen = self.selective_layers(tower)
         patches, taps, new = hidden, {}, Reference()
         if self.selection in ("patch", "codec"):
             new.gate.append(patches)
@@ -231,9 +257,10 @@ class STCPublished(EncoderAccelerator):
                 if self.selection == "per_layer" or not new.gate:
                     new.gate.append(self._gate_feature(done))
                 new.values.append(done.values)
-                if not fixed:
-                    new.sums.append(done.attention + done.mlp)
-            if fixed and chosen[0] <= number <= chosen[-1]:
+                if not self._trails:
+                    branches = {"both": done.attention + done.mlp, "attention": done.attention, "mlp": done.mlp}
+                    new.sums.append(branches[self.reused])
+            if self._trails and chosen[0] <= number <= chosen[-1]:
                 new.trail += [done.output] if new.trail else [hidden, done.output]
             hidden = done.output
             if number in tower.tap_layers:
@@ -244,7 +271,7 @@ class STCPublished(EncoderAccelerator):
             state.trail = state.sums = None  # perhaps there was a reference of the other kind
         remember(new, states)
         for b, state in enumerate(states):
-            state.age, state.grid, state.moved = 1, tower.grid, None
+            state.age, state.grid, state.moved, state.shift, state.shown = 1, tower.grid, None, None, state.picture
             if self.refresh_on_cut is not None:
                 state.patches = patches[b].detach().clone()
         everywhere = torch.ones(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
@@ -254,12 +281,14 @@ class STCPublished(EncoderAccelerator):
         """Frames of which only the tokens that changed most are computed."""
         chosen = self.selective_layers(tower)
         place = {number: at for at, number in enumerate(chosen)}
-        old, new = side_by_side(states, chosen), Reference()
+        found = find(states, tower, hidden.device, self.motion == "codec") if self.motion != "none" else None
+        old, new = side_by_side(states, chosen, None if found is None else found.place), Reference()
         taps: dict[int, Tensor] = {}
         picks: list[Picked] = []
         picked: Picked | None = None
         if self.selection in ("patch", "codec"):
-            moved = follow(states, hidden, tower.pinned) if self.selection == "codec" else None
+            way = found.residue if found else None
+            moved = None if self.selection == "patch" else follow(states, hidden, tower.pinned) if way is None else way
             picked = self._choose(tower, hidden, old, 0, new, moved)
         for number, layer in enumerate(tower.layers):
             if number in place:
@@ -274,7 +303,8 @@ class STCPublished(EncoderAccelerator):
         if self.reference == "rolling":
             remember(new, states)
         for state in states:
-            state.age += 1
+            state.age, state.shown = state.age + 1, state.picture
+            state.shift = state.shift if self.reference == "fixed" else None  # a rolling one lies where the frame does
         computed = torch.full(hidden.shape[:2], float(len(tower.layers) - len(place)), device=hidden.device)
         every = torch.cat([each.flat for each in picks])
         counts = [torch.ones_like(p.index) if p.changed is None else p.changed for p in picks]
@@ -300,6 +330,11 @@ class STCPublished(EncoderAccelerator):
             feature = normed if self.feature == "hidden" else keys if all_values is None else all_values
             picked = self._choose(tower, feature, old, at if self.selection == "per_layer" else 0, new)
         index, flat, counts = picked
+        if self.reused != "both":
+            run = reuse_mlp if self.reused == "mlp" else reuse_attention
+            done = run(layer, hidden, keys, OneBranch(hidden, old.values[at], old.sums[at]), picked)
+            new.values, new.sums = [*new.values, done.values], [*new.sums, done.kept]
+            return done.output, picked
 
         fresh = take_rows(normed, flat)
         values = picked.put(old.values[at], layer.values(fresh)) if all_values is None else all_values
@@ -357,17 +392,3 @@ class STCPublished(EncoderAccelerator):
 
     def _gate_feature(self, done: Computed) -> Tensor:
         return {"key": done.keys, "value": done.values, "hidden": done.normed}[self.feature]
-
-
-def _row(encoded: Encoded, row: int) -> Encoded:
-    taps = {number: tap[row] for number, tap in encoded.taps.items()}
-    return Encoded(encoded.hidden[row], taps, kept_tensor(encoded.recomputed)[row], encoded.refreshed[row : row + 1])
-
-
-def _join(rows: list[Encoded]) -> Encoded:
-    return Encoded(
-        torch.stack([row.hidden for row in rows]),
-        {number: torch.stack([row.taps[number] for row in rows]) for number in rows[0].taps},
-        torch.stack([kept_tensor(row.recomputed) for row in rows]),
-        tuple(flag for row in rows for flag in row.refreshed),
-    )

@@ -107,8 +107,8 @@ class Eye:
             some = [sessions[n] for n in members]
             tower = self.tower(shape)
             working = [session.forks() if aside else session.begin(most_read(session, tower)) for session in some]
-            if self._methods.encoder.hears_codec:
-                hand_on([patches[n][1] for n in members], working, tower, self._device)
+            if self._methods.encoder.hears_codec or self._methods.encoder.sees_pictures:
+                hand_on(self._methods.encoder, [patches[n][1] for n in members], working, tower, self._device)
             with self._stages("encode", some, self._device):
                 images = torch.stack([pixels[n] for n in members])
                 encoded = self._encode(tower, images, [beside[n] for n in members], working)

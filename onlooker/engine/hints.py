@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import VisionTower
+from onlooker.core.contracts import CELLS, EncoderAccelerator, VisionTower
 from onlooker.core.state import StreamState
 from onlooker.engine.seeing import Patch
 
@@ -28,11 +28,23 @@ def told(patch: Patch, grid: tuple[int, int], device: torch.device) -> dict[str,
 
 
 def hand_on(
-    patches: Sequence[Patch], working: Sequence[Mapping[str, StreamState]], tower: VisionTower, device: torch.device
+    encoder: EncoderAccelerator,
+    patches: Sequence[Patch],
+    working: Sequence[Mapping[str, StreamState]],
+    tower: VisionTower,
+    device: torch.device,
 ) -> None:
     """Tell an encoder that hears it what was said of each frame, patch by patch of the tower and in its order: into
-    `said` of its states."""
+    `said` of its states, and what the frame cost into `bytes_a_picture` and `intra`; one that sees pictures what it
+    looks like: into `picture`."""
     for patch, states in zip(patches, working, strict=True):
         state: Any = states["encoder"]
-        said = told(patch, tower.grid, device)[CODEC]
-        state.said = said if tower.raster is None else said[tower.raster]
+        newest = patch.frames[-1]
+        if encoder.hears_codec:
+            said = told(patch, tower.grid, device)[CODEC]
+            state.said = said if tower.raster is None else said[tower.raster]
+            record = newest.codec
+            state.bytes_a_picture = None if record is None else record.num_bytes / max(1, record.num_pictures)
+            state.intra = record is not None and record.num_intra > 0
+        if encoder.sees_pictures:
+            state.picture = newest.brightness(*(CELLS * side for side in tower.grid)).to(device)

@@ -24,21 +24,26 @@ def violations(
 ) -> list[Violation]:
     """The questions that a system answers otherwise when every picture after them is another one.
 
-    Each question is replayed twice, alone: on the video as it is, and on one whose pictures after the question's time
-    are negatives upside down. An honest system cannot tell the two apart. The last questions of a video have the
-    shortest future, so the first ones are tried.
+    Each question is replayed twice, on a stream of its own that ends with the answer: on the video as it is, and on one
+    whose pictures after the question's time are negatives upside down. An honest system cannot tell the two apart. The
+    last questions of a video have the shortest future, so the first ones are tried.
     """
     found = []
     for item in items:
         plain = [query for query in item.queries if not query.test_points and query.history != "own"]
-        for query in sorted(plain, key=lambda query: query.ask_time)[:queries_per_video]:
-            alone = dataclasses.replace(item, queries=(query,))
-            told, otherwise = (_told(system, one, fps) for one in (alone, changed_after(alone, query.ask_time)))
-            if told != otherwise:
-                found.append(Violation(query.id, told, otherwise))
+        first = sorted(plain, key=lambda query: query.ask_time)[:queries_per_video]
+        alone = [dataclasses.replace(item, queries=(query,)) for query in first]
+        changed = [changed_after(one, query.ask_time) for one, query in zip(alone, first, strict=True)]
+        both = (_told(system, some, fps) for some in (alone, changed))
+        found += [
+            Violation(query.id, told, otherwise)
+            for query, told, otherwise in zip(first, *both, strict=True)
+            if told != otherwise
+        ]
     return found
 
 
-def _told(system: Engine | System, item: Item, fps: float) -> str:
-    (outcome,) = replay(system, [item], fps=fps, parallel=1)
-    return outcome.failure or "".join(reply.text for reply in outcome.replies)
+def _told(system: Engine | System, items: list[Item], fps: float) -> list[str]:
+    """What is said on each of these streams, side by side."""
+    outcomes = replay(system, items, fps=fps, parallel=max(1, len(items)), to_the_end=False)
+    return [outcome.failure or "".join(reply.text for reply in outcome.replies) for outcome in outcomes]

@@ -13,18 +13,28 @@ from onlooker.evals.score import worth
 from onlooker.evals.settings import RunSettings
 
 
-def start(path: Path) -> None:
-    """A new file of lines. Raises `InputError` where it cannot be made, or is there."""
+def start(path: Path, grid: Sequence[RunSettings]) -> list[RunSettings]:
+    """The runs of a grid that are not in a file of lines yet, which is made if it is not there. Raises `InputError`
+    where it cannot be made, or is a file of another kind."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("x", encoding="utf-8").close()
+        path.touch()
+        empty = not path.stat().st_size
     except OSError as error:
         given = f"{path} ({error.strerror})"
         raise InputError("the lines cannot be written", given=given, do="name a new file") from error
+    there = set() if empty else {_key(row["name"], row["settings"]) for row in read(path)[1]}
+    return [one for one in grid if _key(one.label, _told(one)) not in there]
+
+
+def _key(name: str, told: dict[str, Any]) -> str:
+    """What tells runs of one file apart; where they ran, and how many videos side by side, does not."""
+    return json.dumps([name, {k: v for k, v in told.items() if k not in ("device", "parallel")}], sort_keys=True)
 
 
 def add(path: Path, run: Run) -> None:
-    """Add a finished run; before the first, the questions that were put to it."""
+    """Add a finished run; before the first, the questions that were put to it. Raises `InputError` where the runs of
+    the file were asked others."""
     outcomes = sorted(run.outcomes, key=lambda outcome: outcome.query.id)
     about = {
         "type": "questions",
@@ -35,6 +45,8 @@ def add(path: Path, run: Run) -> None:
         "videos": [outcome.query.video for outcome in outcomes],
     }
     first = not path.stat().st_size
+    if not first and read(path)[0]["ids"] != about["ids"]:
+        raise InputError("the runs of this file were asked other questions", given=str(path), do="name a new file")
     with path.open("a", encoding="utf-8") as file:
         if first:
             file.write(json.dumps(about) + "\n")

@@ -85,16 +85,18 @@ def replay(
     parallel: int = 8,
     max_new_tokens: int = 12,
     pace: Pace = "max",
+    to_the_end: bool = True,
     on_outcome: Callable[[Outcome], None] = lambda _: None,
     on_video: Callable[[VideoOutcome], None] = lambda _: None,
 ) -> list[Outcome]:
     """Watch every video once and ask its questions on the way; `parallel` videos share each step of the system.
+    Without `to_the_end` a video is over with its last answer.
 
     A failure (no room, a broken video, a crash) is an outcome without a reply: it lowers the coverage, never the score.
     """
     runner, outcomes, source = as_system(system, max_new_tokens), [], iter(items)
     while batch := list(itertools.islice(source, parallel)):
-        for video in _Batch(runner, batch, fps, pace).play():
+        for video in _Batch(runner, batch, fps, pace, to_the_end).play():
             outcomes += video.outcomes
             for outcome in video.outcomes:
                 on_outcome(outcome)
@@ -105,8 +107,8 @@ def replay(
 class _Batch:
     """Some videos side by side, on one clock."""
 
-    def __init__(self, system: System, items: list[Item], fps: float, pace: Pace) -> None:
-        self.system, self.fps, self.pace, self.now_s = system, fps, pace, 0.0
+    def __init__(self, system: System, items: list[Item], fps: float, pace: Pace, to_the_end: bool) -> None:
+        self.system, self.fps, self.pace, self.to_the_end, self.now_s = system, fps, pace, to_the_end, 0.0
         self.runs = [_Run(item, system.open(item), item.open(fps), schedule(item.queries)) for item in items]
 
     def play(self) -> list[VideoOutcome]:
@@ -114,6 +116,8 @@ class _Batch:
             run.advance()
         while True:
             self._ask_what_is_due()
+            for run in self.runs if not self.to_the_end else ():
+                run.upcoming = run.upcoming if run.due else None
             moving = self._next_frames()
             if not moving:
                 break

@@ -10,6 +10,7 @@ from onlooker import models
 from onlooker.cli import main
 from onlooker.compress.dtd import DTD
 from onlooker.compress.vidcom2 import VidCom2
+from onlooker.core.errors import InputError
 from onlooker.core.tokens import VisualTokens
 from onlooker.evals import budgets, compressors, lines, sharing
 from onlooker.evals.runs import execute
@@ -110,3 +111,21 @@ def test_the_grid_from_the_command_line(tmp_path, monkeypatch, capsys):
         if share is not None:
             kept = row["kept_a_second"] / runs[0]["seen_a_second"]
             assert abs(kept - share) <= 0.3 * share, (name, kept)
+    with pytest.raises(SystemExit) as ended:
+        main([*asked, *where])
+    assert ended.value.code == 0 and json.loads(capsys.readouterr().out) == []
+    assert len(lines.read(tmp_path / "rows.jsonl")[1]) == 11
+
+
+def test_runs_that_have_a_line_are_not_done_again(tmp_path):
+    """Whatever the device; other settings, and files of other questions, are told apart."""
+    path, (one, two, other) = tmp_path / "rows.jsonl", (settings(), settings(fps=0.5), settings(limit=4))
+    assert lines.start(path, [one, two]) == [one, two]
+    run = execute(one, tmp_path / "one", check_videos=0)
+    lines.add(path, run)
+    assert lines.start(path, [replace(one, device="cuda:0"), two, other]) == [two, other]
+    with pytest.raises(InputError, match="other questions"):
+        lines.add(path, execute(other, tmp_path / "other", check_videos=0))
+    (tmp_path / "notes.txt").write_text("by hand")
+    with pytest.raises(InputError, match="no lines of runs|cannot be read"):
+        lines.start(tmp_path / "notes.txt", [one])

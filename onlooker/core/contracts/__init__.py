@@ -23,7 +23,7 @@ from onlooker.core.contracts.adapt import Adapter
 from onlooker.core.contracts.codec import Codec
 from onlooker.core.contracts.compress import Compressor
 from onlooker.core.contracts.decide import Decider
-from onlooker.core.contracts.encode import EncoderAccelerator, Prepared
+from onlooker.core.contracts.encode import CELLS, EncoderAccelerator, Prepared
 from onlooker.core.contracts.gate import PICTURE_SIZES, Gate, MemoryView
 from onlooker.core.contracts.memory import MemoryPolicy
 from onlooker.core.contracts.method import Method
@@ -44,6 +44,7 @@ from onlooker.core.contracts.towers import SideTower
 from onlooker.core.contracts.vision import Encoded, VisionLayer, VisionTower
 
 __all__ = [
+    "CELLS",
     "PICTURE_SIZES",
     "SILENT",
     "SPEAK",

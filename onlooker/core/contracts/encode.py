@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -11,9 +11,16 @@ from onlooker.core.contracts.vision import Encoded, VisionTower
 from onlooker.core.errors import ModelError
 from onlooker.core.state import StreamState
 
+CELLS = 4
+"""Cells along each side of a patch, of pictures that are put into states."""
+
 
 class EncoderAccelerator(Method):
     """Runs a vision tower over one frame of each of several streams, perhaps reusing earlier work."""
+
+    sees_pictures: ClassVar[bool] = False
+    """Whether it looks at the picture itself: its brightness, float32 `[rows * CELLS, cols * CELLS]` of the tower's
+    grid of patches, is put into `picture` of its states."""
 
     @abstractmethod
     def encode(self, tower: VisionTower, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
