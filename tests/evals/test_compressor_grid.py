@@ -127,5 +127,5 @@ def test_runs_that_have_a_line_are_not_done_again(tmp_path):
     with pytest.raises(InputError, match="other questions"):
         lines.add(path, execute(other, tmp_path / "other", check_videos=0))
     (tmp_path / "notes.txt").write_text("by hand")
-    with pytest.raises(InputError, match="no lines of runs|cannot be read"):
+    with pytest.raises(InputError, match=r"no lines of runs|cannot be read"):
         lines.start(tmp_path / "notes.txt", [one])
