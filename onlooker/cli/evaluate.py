@@ -55,6 +55,13 @@ Seconds = Annotated[
 Side = Annotated[
     str, typer.Option(help="Text beside the video that goes into memory as it comes: comment, speech, asr, with +.")
 ]
+Lines = Annotated[
+    Path | None,
+    typer.Option(
+        help="A .jsonl file: a line for each run of a grid as it ends; runs that have one are not done again.",
+        rich_help_panel=RUN,
+    ),
+]
 COMPRESSORS = "compressors"
 """The grid that is made by `evals/compressors.py`."""
 
@@ -86,13 +93,7 @@ def evaluate(
             metavar="GRID",
         ),
     ] = None,
-    lines: Annotated[
-        Path | None,
-        typer.Option(
-            help="A .jsonl file: a line for each run of a grid as it ends; runs that have one are not done again.",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
+    lines: Lines = None,
     workers: Annotated[int, typer.Option(help="Processes for a grid.", min=1, max=256, rich_help_panel=RUN)] = 1,
     gpus: Annotated[int, typer.Option(help="GPUs for a grid: cuda:0 and so on.", min=0, rich_help_panel=RUN)] = 0,
     ray: Annotated[bool, typer.Option("--ray", help="Spread a grid with Ray.", rich_help_panel=RUN)] = False,
