@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
@@ -23,7 +22,7 @@ from onlooker.world.episode import Split
 from recipes.pocket import checkpoint
 from recipes.pocket.data import ANSWER_TOKENS, TASK_NAMES, ClipSet, make_set
 from recipes.pocket.model import Pocket, PocketSizes, Stream
-from recipes.pocket.select import dual_anchor, lattices
+from recipes.pocket.select import covered, dual_anchor, lattices
 from recipes.pocket.tokenizer import MAX_VOCABULARY, Encoder
 
 LABEL_SIZES = {"shape": 11, "colour": 9, "glyph": 37}
@@ -131,9 +130,7 @@ def _kept(parts: dict[str, str], features: Tensor, owner: Tensor, count: int) ->
     if "stc" in parts:
         score = sum(dual_anchor(features))
     elif "oracle" in parts:
-        side = owner.shape[-1] // round(tokens**0.5)
-        cover = F.avg_pool2d((owner >= 0).flatten(0, 1)[:, None].float(), side).flatten(1)
-        score = cover.unflatten(0, features.shape[:2]) + 1e-6 * score
+        score = covered(owner, tokens) + 1e-6 * score
     return score.argsort(2, descending=True).argsort(2) < count
 
 
@@ -281,7 +278,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--settings", nargs="+", default=list(DEFAULT_SETTINGS), help="what to measure")
     parser.add_argument("--sealed", default="", help="name of sealed test clips, instead of --split; needs --append")
-    parser.add_argument("--append", type=Path, help="file of lines that the sealed look is added to")
+    parser.add_argument("--append", type=Path, help="file that a line with every mark is added to for each level")
     parser.add_argument("--workers", type=int, default=14, help="processes that make clips")
     parser.add_argument("--json", type=Path, help="write the scores here too")
     given = parser.parse_args(argv)
@@ -299,8 +296,8 @@ def main(argv: list[str] | None = None) -> None:
                     "device": device_name, "models": {}}  # fmt: skip
     for path in given.model:
         model, encoder = load_checkpoint(path, device)
-        if given.sealed:
-            about = {"arm": path.name}
+        if given.append:
+            about = {"arm": path.name, "split": split, "sealed_name": given.sealed, "device": device_name}
             sealed_look(model, encoder, sets, device, dtype, given.append, about, given.settings)
             continue
         for level, data in sets.items():
@@ -309,7 +306,7 @@ def main(argv: list[str] | None = None) -> None:
             print_table(scores)
             row = {"answers": scores, "eyes": eyes(model, data, device, dtype)}
             result["models"].setdefault(path.name, {})[level] = row
-    if given.sealed:
+    if given.append:
         return
     print(json.dumps(result))
     if given.json:

@@ -332,6 +332,10 @@ class Pocket(nn.Module):
         torch._dynamo.config.recompile_limit = 64
         self._use([torch.compile(function) for function in _LAYERS])
 
+    def share_compiled(self, other: "Pocket") -> None:
+        """Use the layers that another model of the same sizes has compiled."""
+        self._use((other.dense_layer, other.reuse_layer, other.text_layer, other.last_text_layer))
+
     @contextlib.contextmanager
     def eager(self) -> Iterator[None]:
         """Run layers uncompiled inside: graphs made for training would be compiled again without gradients."""

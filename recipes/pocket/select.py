@@ -1,4 +1,4 @@
-"""Which visual tokens a training batch keeps: none chosen by any method, or exactly as STC-Pruner chooses."""
+"""Which visual tokens a training batch keeps: by chance, exactly as STC-Pruner chooses, or by ground truth."""
 
 from functools import cache
 
@@ -60,16 +60,29 @@ def lattices(side: int, device: torch.device) -> Tensor:
     return masks.to(device)
 
 
+def covered(owner: Tensor, tokens: int) -> Tensor:
+    """Share of each visual token's square that shows things, float `[clips, frames, tokens]`; `owner` is that of
+    `rasterise`."""
+    side = owner.shape[-1] // round(tokens**0.5)
+    cover = F.avg_pool2d((owner >= 0).flatten(0, 1)[:, None].float(), side).flatten(1)
+    return cover.unflatten(0, owner.shape[:2])
+
+
 @torch.no_grad()
-def choose_tokens(features: Tensor, counts: Tensor, generator: torch.Generator, named: bool) -> Tensor:
+def choose_tokens(
+    features: Tensor, counts: Tensor, generator: torch.Generator, named: bool, cover: Tensor | None = None
+) -> Tensor:
     """Tokens kept, bool `[clips, frames, tokens]`, `counts` of each frame.
 
-    `named`: exactly as STC-Pruner chooses. Else half of the clips keep a random set in every frame, and half those that
-    `uniform` keeps.
+    `named`: exactly as STC-Pruner chooses. With `cover`, float `[clips, frames, tokens]`: those that show most of
+    things, and others by chance. Else half of the clips keep a random set in every frame, and half those that `uniform`
+    keeps.
     """
     clips, frames, tokens, _ = features.shape
-    if named:
+    if named or cover is not None:
         rank_by = sum(dual_anchor(features))
+        if cover is not None:
+            rank_by = cover + 1e-6 * torch.rand(cover.shape, generator=generator, device=cover.device)
         return rank_by.argsort(2, descending=True).argsort(2) < counts[..., None]
     draw = {"generator": generator, "device": features.device}
     at_random = torch.rand(clips, frames, tokens, **draw).argsort(2).argsort(2) < counts[..., None]

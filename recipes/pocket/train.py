@@ -27,10 +27,10 @@ from recipes.pocket.evaluate import evaluate, sealed_look, sealed_seed
 from recipes.pocket.export import write_weights
 from recipes.pocket.model import SECONDS, TINY, Pocket, PocketSizes, Stream, count_parameters
 from recipes.pocket.optimise import Optimiser
-from recipes.pocket.select import choose_tokens, draw_counts
+from recipes.pocket.select import choose_tokens, covered, draw_counts
 from recipes.pocket.tokenizer import MAX_VOCABULARY, Encoder
 
-ARMS = ("naive", "neutral", "aware")
+ARMS = ("naive", "neutral", "aware", "truth")
 _BEGAN = time.perf_counter()
 
 
@@ -40,7 +40,8 @@ class TrainSettings:
     questions from which frames are hidden."""
 
     arm: str = "naive"
-    """naive: all tokens of every frame, always; neutral: random and uniform drops; aware: STC-Pruner and STC-Cacher."""
+    """naive: all tokens of every frame, always; neutral: random and uniform drops; aware: STC-Pruner and STC-Cacher;
+    truth: keeps what shows things, by ground truth (twins only)."""
     steps: int | None = None
     """Steps of the whole training, over all commands."""
     minutes: float = math.inf
@@ -149,6 +150,11 @@ class Trainer:
         if compiled and compiled_draw:
             self.draw = torch.compile(draw_chunk, dynamic=False)
 
+    def share_compiled(self, other: "Trainer") -> None:
+        """Run what another trainer of the same sizes has compiled."""
+        self.model.share_compiled(other.model)
+        self.draw, self.spoil = other.draw, other.spoil
+
     # ------------------------------------------------------------------------------------------------- one step
 
     def step(self, frames: int, arrays: dict[str, np.ndarray]) -> Losses:
@@ -188,6 +194,8 @@ class Trainer:
         clips, frames = tables["x"].shape[:2]
         raster = rasterise(tables, side, side, chunk_frames=self._chunk(clips * frames), draw=self.draw)
         labels = patch_labels(tables, raster.owner, patch, least_share=0.08) | change_frames(tables, self.device)
+        if self.settings.arm == "truth":
+            labels["cover"] = covered(raster.owner, self.model.sizes.frame_tokens)
         strengths = augment.draw_strengths(clips, self.generator).repeat_interleave(frames, 0)
         # Frames of all clips in one row: the same shape in every step, so that one compiled graph serves all.
         pixels = self.spoil(raster.images.flatten(0, 1), strengths).to(self.dtype)
@@ -233,7 +241,8 @@ class Trainer:
         slot, thing = self._pooled_slots(labels["slot"])
         if dropped:
             counts = draw_counts(clips, frames, most, tokens, self.generator)
-            keep = choose_tokens(features.detach(), counts, self.generator, named=settings.arm == "aware")
+            named = settings.arm == "aware"
+            keep = choose_tokens(features.detach(), counts, self.generator, named, labels.get("cover"))
         else:
             keep = torch.ones(clips, frames, tokens, dtype=torch.bool, device=self.device)
         shown = torch.ones(clips, frames, dtype=torch.bool, device=self.device)

@@ -1,5 +1,6 @@
 """Cache-aware adaptation end to end on real video files: it learns, goes on where it stopped, and merges."""
 
+import itertools
 import json
 import random
 from dataclasses import replace
@@ -16,10 +17,15 @@ from onlooker.encode.full import Full
 from onlooker.encode.stc_published import STCPublished
 from onlooker.engine import Engine
 from onlooker.world import make_episode, write_video
-from recipes import cache_aware
-from recipes.cache_aware import AdaptSettings, LowRank, Student, error
+from recipes.cache_aware import __main__ as cache_aware
+from recipes.cache_aware import sources
+from recipes.cache_aware.reading import Asked
+from recipes.cache_aware.student import AdaptSettings, LowRank, Shift, Student, error
+from recipes.pocket.tokenizer import Encoder
 
-SETTINGS = AdaptSettings(steps=4, frames=4, windows=2, fps=2.0, rank=4)
+SETTINGS = AdaptSettings(steps=4, frames=(4,), windows=2, fps=2.0, rank=4, questions=3, answer_tokens=3)
+PREFIX = [5, 6]
+CACHER = STCPublished(interval=4, recompute_ratio=0.25)
 
 
 @pytest.fixture(scope="module")
@@ -45,69 +51,147 @@ def pixels(seed: int = 0) -> torch.Tensor:
     return still + 0.3 * torch.randn(2, 4, 3, 56, 56, generator=generator)
 
 
+def asked(seed: int = 0) -> Asked:
+    """Two windows with three questions each, one of which is none."""
+    draw = torch.Generator().manual_seed(seed)
+    ids, times = (torch.randint(10, 60, shape, generator=draw) for shape in ((2, 3, 5), (2, 4, 2)))
+    sizes, last = torch.tensor([[5, 3, 4], [2, 0, 5]]), torch.tensor([[3, 1, 2], [3, -1, 0]])
+    return Asked(pixels(seed), times, ids, sizes, last)
+
+
+def make_student(folder: Path, settings: AdaptSettings = SETTINGS) -> Student:
+    return Student(load(folder), PREFIX, settings)
+
+
+def seen(student: Student, x: torch.Tensor, encoder: Full | STCPublished, on: bool) -> torch.Tensor:
+    with student.switched(on):
+        return student.features(x, encoder)
+
+
+def test_questions_side_by_side_are_answered_as_alone(checkpoint):
+    """The library's own forward pass, one question after the other, token after token."""
+    network = load(checkpoint)
+    student, batch = Student(network, PREFIX, SETTINGS), asked()
+    with torch.no_grad(), student.switched(False):
+        features = student.features(batch.pixels, Full())
+        said, scores = student.reader.answers(features, batch)
+        torch.testing.assert_close(student.reader.logits(features, batch, said), scores, atol=1e-4, rtol=1e-4)
+        embed = network.get_input_embeddings()
+        for window in range(2):
+            for number in range(3):
+                if not (size := int(batch.sizes[window, number])):
+                    continue
+                frames = [torch.cat([embed(batch.times[window, f]), features[window, f]])
+                          for f in range(int(batch.last[window, number]) + 1)]  # fmt: skip
+                question = [network.model.image_newline[None], embed(batch.ids[window, number, :size])]
+                x = torch.cat([embed(torch.tensor(PREFIX)), *frames, *question])[None]
+                for token in range(3):
+                    hidden = network.model.language_model(inputs_embeds=x).last_hidden_state[0, -1]
+                    alone = network.lm_head(hidden)
+                    torch.testing.assert_close(scores[window, number, token], alone, atol=1e-4, rtol=1e-4)
+                    assert said[window, number, token] == alone.argmax()
+                    x = torch.cat([x, embed(alone.argmax()[None, None])], 1)
+
+
+def test_tokens_behind_an_end_and_questions_that_are_none_do_not_count(checkpoint):
+    student, batch = make_student(checkpoint), asked()
+    end = student.reader._ends[0]
+    said = torch.full((2, 3, 3), end + 1)
+    said[0, 0, 0] = said[0, 1, 1] = end
+    assert student.reader.counted(said, batch).tolist() == [
+        [[True, False, False], [True, True, False], [True] * 3], [[True] * 3, [False] * 3, [True] * 3]
+    ]  # fmt: skip
+
+
 def test_adapters_start_as_nothing_and_only_they_learn(checkpoint):
-    student = Student(load(checkpoint), SETTINGS)
-    x, cacher = pixels(), STCPublished(interval=4, recompute_ratio=0.25)
-    assert torch.equal(student.features(x, cacher, True), student.features(x, cacher, False))
-    cached, dense = student.loss(x, cacher)
-    assert cached > 0.01 and dense == 0
+    student, batch = make_student(checkpoint), asked()
+    assert torch.equal(seen(student, batch.pixels, CACHER, True), seen(student, batch.pixels, CACHER, False))
+    cached, dense = student.loss(batch, CACHER)
+    assert cached > 0 and dense.abs() < 1e-5
     cached.backward()
-    learning = {id(p) for adapter in student.adapters for p in adapter.parameters()}
-    for name, p in student.vision._module.named_parameters():
+    learning = {id(p) for p in student.parameters}
+    for name, p in student.network.named_parameters():
         assert (p.grad is not None) == (id(p) in learning), name
-    assert any(isinstance(a, LowRank) and a.up.grad.abs().sum() > 0 for a in student.adapters)
+    assert all(a.up.grad.abs().sum() > 0 for a in student.adapters if isinstance(a, LowRank))
+    assert any(a.shift.grad.abs().sum() > 0 for a in student.adapters if isinstance(a, Shift))
 
 
-def test_adapting_brings_the_cacher_nearer_to_dense_and_leaves_dense_alone(checkpoint):
-    student = Student(load(checkpoint), replace(SETTINGS, rate=3e-3))
-    x, cacher = pixels(), STCPublished(interval=4, recompute_ratio=0.25)
-    optimiser = torch.optim.AdamW([p for a in student.adapters for p in a.parameters()], lr=3e-3)
+@pytest.mark.parametrize("part", ["tower", "projector", "decoder"])
+def test_only_the_named_parts_learn(checkpoint, part):
+    student = make_student(checkpoint, replace(SETTINGS, parts=(part,)))
+    roots = {"tower": "vision_tower", "projector": "multi_modal_projector", "decoder": "language_model"}
+    adapted = {name for name, _ in student.network.named_parameters() if name.endswith(".original")}
+    assert adapted and all(f".{roots[part]}." in name for name in adapted)
+
+
+def test_adapting_brings_the_answers_nearer_to_dense_and_leaves_dense_alone(checkpoint):
+    network, batch = load(checkpoint), asked()
+    for p in network.parameters():  # small random weights say next to the same whatever they see
+        p.data *= 6.0 if p.ndim == 2 else 1.0
+    student = Student(network, PREFIX, replace(SETTINGS, dense_share=1.0))
+    before = cache_aware.measure(student, batch)
+    optimiser = torch.optim.AdamW(student.parameters, lr=3e-3)
     for _ in range(60):
-        cached, dense = student.loss(x, cacher)
+        cached, dense = student.loss(batch, CACHER)
         (cached + dense).backward()
         optimiser.step()
         optimiser.zero_grad()
-    found = cache_aware.measure(student, x)
-    assert found["cacher_after"] < 0.75 * found["cacher_before"]
-    assert found["dense_after"] < 0.1 * found["cacher_before"]
+    found = cache_aware.measure(student, batch)
+    assert before["lost_after"] == pytest.approx(before["lost_before"]) and before["same_dense"] == 1
+    assert found["lost_before"] == before["lost_before"]
+    assert found["lost_after"] < 0.3 * found["lost_before"]
+    assert found["lost_dense"] < 0.3 * found["lost_before"]
+
+
+def test_features_count_where_they_are_asked_to(checkpoint):
+    batch = asked()
+    students = [make_student(checkpoint, replace(SETTINGS, feature_weight=weight)) for weight in (0.0, 1.0)]
+    plain, more = (student.loss(batch, CACHER) for student in students)
+    assert more[0] > plain[0] and more[1].item() == pytest.approx(plain[1].item(), abs=1e-5)
 
 
 def test_a_training_that_was_ended_goes_on(checkpoint, monkeypatch, tmp_path):
     monkeypatch.setattr(cache_aware, "SAVE_EVERY", 2)
 
     def ends_early():
-        yield from (pixels(seed) for seed in range(3))
+        yield from (asked(seed) for seed in range(3))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache_aware.adapt(Student(load(checkpoint), SETTINGS), ends_early(), tmp_path)
+        cache_aware.adapt(make_student(checkpoint), ends_early(), tmp_path)
     assert torch.load(tmp_path / cache_aware.STATE, weights_only=False)["step"] == 2
-    student = Student(load(checkpoint), SETTINGS)
-    lines = cache_aware.adapt(student, (pixels(seed) for seed in (2, 3)), tmp_path, log_every=1)
+    student = make_student(checkpoint)
+    lines = cache_aware.adapt(student, (asked(seed) for seed in (2, 3)), tmp_path, log_every=1)
     assert [line["step"] for line in lines] == [3, 4]
-    whole = Student(load(checkpoint), SETTINGS)
-    cache_aware.adapt(whole, (pixels(seed) for seed in range(4)), tmp_path / "whole")
-    for one, two in zip(student.adapters, whole.adapters, strict=True):
-        assert torch.equal(one.up, two.up)
+    whole = make_student(checkpoint)
+    cache_aware.adapt(whole, (asked(seed) for seed in range(4)), tmp_path / "whole")
+    for one, two in zip(student.parameters, whole.parameters, strict=True):
+        assert torch.equal(one, two)
 
 
 def test_end_to_end_on_videos(checkpoint, videos, tmp_path):
     out = tmp_path / "adapted"
     found = cache_aware.run(checkpoint, videos, out, SETTINGS)
-    assert set(found) == {"cacher_before", "cacher_after", "dense_after"}
+    assert set(found) == {f"{kind}_{when}" for kind in ("lost", "same") for when in ("before", "after", "dense")}
     state = torch.load(out / cache_aware.STATE, weights_only=False)
     assert state["step"] == SETTINGS.steps
-    # The merged checkpoint is a whole one, and sees what the student saw.
-    network, x = load(out), pixels(1)
-    again = Student(load(checkpoint), SETTINGS)
-    for p, saved in zip((p for a in again.adapters for p in a.parameters()), state["adapters"], strict=True):
+    # The merged checkpoint is a whole one, and sees and answers what the student did.
+    network, batch = load(out), asked(1)
+    again = make_student(checkpoint)
+    for p, saved in zip(again.parameters, state["adapters"], strict=True):
         p.data.copy_(saved)
-    merged = Student(network, SETTINGS)
+    merged = Student(network, PREFIX, SETTINGS)
     with torch.no_grad():
-        torch.testing.assert_close(merged.features(x, Full(), False), again.features(x, Full(), True))
+        ours, theirs = seen(again, batch.pixels, Full(), True), seen(merged, batch.pixels, Full(), False)
+        torch.testing.assert_close(ours, theirs)
+        said = torch.zeros(2, 3, 3, dtype=torch.int64)
+        with again.switched(True):
+            scores = again.reader.logits(ours, batch, said)
+        with merged.switched(False):
+            torch.testing.assert_close(merged.reader.logits(ours, batch, said), scores, atol=1e-4, rtol=1e-4)
     assert network.config.onlooker["cache_aware"]["steps"] == SETTINGS.steps
-    for name, weight in load(checkpoint).model.language_model.state_dict().items():
-        assert torch.equal(network.model.language_model.state_dict()[name], weight), name
+    embeddings = load(checkpoint).get_input_embeddings().weight
+    assert torch.equal(network.get_input_embeddings().weight, embeddings)
     engine = Engine.from_pretrained(str(out), encoder="stc_published", device="cpu")
     with engine.open() as session:
         for frame in make_episode(0, "test", 4.0).frames(1.0, (64, 64)):
@@ -120,49 +204,36 @@ def test_a_pocket_model_adapts_on_its_own_world(tmp_path):
     given, out = Path(models.__file__).parent / "pocket_naive", tmp_path / "adapted"
     settings = replace(SETTINGS, steps=2, fps=1.0)
     found = cache_aware.run(given, ("L0", "L2"), out, settings)
-    assert found["cacher_before"] > 0.01
+    assert found["lost_before"] > 0
     assert (out / "model.safetensors").exists() and not (out / "model.int8.safetensors").exists()
-    windows = cache_aware.world(("L3",), settings, torch.device("cpu"))
-    one = next(windows)
-    assert one.shape == (2, 4, 3, 128, 128) and one.min() >= -1 and one.max() <= 1
-    assert torch.equal(one, next(cache_aware.world(("L3",), settings, torch.device("cpu"), workers=1)))
-    assert not torch.equal(one, next(windows))
+
+
+def test_windows_of_pocket_world_have_questions_and_no_answers():
+    """What the teacher is asked is the training questions as the pocket recipe writes them, cut before the answer."""
+    settings, cpu = replace(SETTINGS, frames=(8, 16), questions=5), torch.device("cpu")
+    made = sources.PocketWindows(("L0", "L3"), settings, 0)
+    one, two = itertools.islice(made.batches(cpu, torch.float32), 2)
+    assert one.pixels.shape[2:] == (3, 128, 128) and one.pixels.min() >= -1 and one.pixels.max() <= 1
+    assert {len(x.pixels) * x.pixels.shape[1] for x in (one, two)} == {16}
+    encoder = Encoder()
+    for window in range(len(one.ids)):
+        for ids, size, last in zip(one.ids[window], one.sizes[window], one.last[window], strict=True):
+            if size:
+                text = encoder._core.decode(ids[:size].tolist(), skip_special_tokens=False)
+                assert text.endswith("<|im_end|>\n<|im_start|>assistant\n") and 0 <= last < one.pixels.shape[1]
+            assert not ids[size:].any()
 
 
 @pytest.mark.parametrize(("interval", "frames"), [(4, 8), (2, 5), (8, 4), (None, 3), (3, 7)])
 def test_windows_at_once_are_the_stream_frame_after_frame(checkpoint, interval, frames):
-    student, cacher = Student(load(checkpoint), SETTINGS), STCPublished(interval=interval, recompute_ratio=0.25)
+    student, cacher = make_student(checkpoint), STCPublished(interval=interval, recompute_ratio=0.25)
     x = torch.randn(2, 1, 3, 56, 56) + 0.3 * torch.randn(2, frames, 3, 56, 56)
     states = [cacher.new_state() for _ in range(2)]
     with torch.no_grad():
-        found = student.features(x, cacher, adapted=False)
+        found = seen(student, x, cacher, False)
         for place, frame in enumerate(x.unbind(1)):
             hidden = cacher.encode(student.vision.tower, student.vision.embed_patches(frame), states).hidden
             torch.testing.assert_close(found[:, place], student.vision.project(hidden), atol=2e-5, rtol=1e-4)
-
-
-def test_what_moved_counts_more_and_references_count_once():
-    target = torch.zeros(1, 4, 3, 2)
-    target[0, 1, 0], target[0, 3, 1] = 1.0, 2.0
-    weight = cache_aware.moved(target, 2)
-    assert weight[0, 0].tolist() == weight[0, 2].tolist() == [1, 1, 1]
-    assert weight[0, 1].tolist() == pytest.approx([1.2, 0, 0]) and weight[0, 3].tolist() == pytest.approx([0, 4.8, 0])
-    off = target.clone()
-    off[0, 1, 2] += 1.0
-    assert error(off, target, weight) == 0 < error(off, target)
-
-
-def test_the_language_model_says_what_matters_and_does_not_learn(checkpoint):
-    network = load(checkpoint)
-    student, x = Student(network, replace(SETTINGS, decoder_layers=1)), pixels()
-    whole = len(network.model.language_model.layers)
-    assert len(student.decoder.layers) == 1 and whole > 1
-    cached, dense = student.loss(x, STCPublished(interval=4, recompute_ratio=0.25))
-    assert cached > 0 and dense < 1e-6
-    cached.backward()
-    assert all(p.grad is None for p in network.model.language_model.parameters())
-    assert any(a.up.grad.abs().sum() > 0 for a in student.adapters)
-    assert len(network.model.language_model.layers) == whole
 
 
 def test_a_training_of_other_settings_is_not_gone_on_with(checkpoint, videos, tmp_path):
@@ -173,7 +244,7 @@ def test_a_training_of_other_settings_is_not_gone_on_with(checkpoint, videos, tm
 
 def test_a_folder_without_videos_and_another_family_are_refused(checkpoint, videos, tmp_path):
     with pytest.raises(InputError, match="no videos"):
-        cache_aware.find_videos(tmp_path / "nothing")
+        sources.find_videos(tmp_path / "nothing")
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {"model_type": "qwen2_5_vl"}))
     with pytest.raises(SystemExit, match="LLaVA-OneVision"):
@@ -183,15 +254,27 @@ def test_a_folder_without_videos_and_another_family_are_refused(checkpoint, vide
 def test_broken_files_are_left_out_and_short_ones_are_refused(videos, tmp_path, capsys):
     (tmp_path / "broken.mp4").write_bytes(b"no video at all")
     with pytest.raises(InputError, match="long enough"):
-        next(cache_aware.windows([tmp_path / "broken.mp4"], SETTINGS, random.Random(0)))
+        next(sources.windows([tmp_path / "broken.mp4"], SETTINGS, random.Random(0)))
     assert "left out" in capsys.readouterr().out
     with pytest.raises(InputError, match="long enough"):
-        next(cache_aware.windows(sorted(videos.iterdir()), replace(SETTINGS, frames=99), random.Random(0)))
-    window = next(cache_aware.windows(sorted(videos.iterdir()), SETTINGS, random.Random(0)))
-    assert len(window) == 4 and window[0].shape == (64, 64, 3)
+        next(sources.windows(sorted(videos.iterdir()), replace(SETTINGS, frames=(99,)), random.Random(0)))
+    window = next(sources.windows(sorted(videos.iterdir()), SETTINGS, random.Random(0)))
+    assert [time_s for time_s, _ in window] == sorted(time_s for time_s, _ in window)
+    assert len(window) == 4 and window[0][1].shape == (64, 64, 3)
 
 
 def test_the_error_is_a_share_of_what_there_is_to_tell():
     target = torch.randn(2, 3, 5, 7)
     assert error(target, target) == 0
     assert error(target.mean((0, 1, 2), keepdim=True).expand_as(target), target) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_questions_are_ours_or_those_of_a_file(checkpoint, videos, tmp_path):
+    file = tmp_path / "questions.txt"
+    file.write_text("Who came?\n\nWhere is it?\n")
+    assert sources.read_questions(file) == ("Who came?", "Where is it?")
+    assert sources.read_questions(None) == sources.QUESTIONS
+    file.write_text("\n")
+    for bad in (file, tmp_path / "none.txt"):
+        with pytest.raises(InputError, match="question"):
+            sources.read_questions(bad)
