@@ -51,9 +51,10 @@ TOKENS = FRAMES * 21
 WINDOW = f"window_tokens={TOKENS}"
 SHARES = f"rekv:topk={FRAMES - 5},first=1,recent=4,score=shares,{WINDOW}"
 """Watches through a window and parks everything: the default's form."""
+HEADS = f"retrieval_heads:{WINDOW}"
 TOLD = "told where to look"
 BY_TOKENS = (
-    (SHARES, SHARES, TOLD, f"sliding_window:{WINDOW}", f"rekv:topk={FRAMES - 4},recent=4,{WINDOW}"),
+    (SHARES, SHARES, HEADS, TOLD, f"sliding_window:{WINDOW}", f"rekv:topk={FRAMES - 4},recent=4,{WINDOW}"),
     (f"last_frames:frames={FRAMES}",),
     ("full",),
     (
@@ -64,16 +65,17 @@ BY_TOKENS = (
         f"streamingtom:recall_tokens={TOKENS},recent=4,{WINDOW}",
     ),
     (f"infinipot_v:{WINDOW},keep_tokens={TOKENS * 3 // 4}",),
-    (f"livevlm:keep_tokens={TOKENS * 5 // 3},recent=16",),
+    (f"infinipot_v:{WINDOW},keep_tokens={TOKENS * 3 // 4},pack=true",),
+    (f"livevlm:keep_tokens={TOKENS * 5 // 3},recent=16,pack=true",),
     ("flash_vstream:form=star,clusters=48",),
     ("flash_vstream:form=csm_dam,clusters=26,details=24",),
     ("streamforest:short_frames=24,event_frames=190",),
     ("scene_tiling:scenes=40,frames=8",),
     (f"curvestream:frames={FRAMES - 1}",),
     (f"deep_sink:window_frames={FRAMES},sink_frames={FRAMES // 2}",),
-    ("participative:sink_frames=24,recent=8,top_tokens=336",),
+    ("participative:sink_frames=24,recent=8,top_tokens=336,pack=true",),
     ("video_streaming:topk=9",),
-    ("carriers:bank=231,tokens=4",),
+    ("carriers:bank=231,tokens=4,pack=true",),
     (f"streaming_vlm:vision_s={2 * FRAMES}",),
     ("quickprefill:keep_ratio=0.05",),
     (f"resv:share=0.5,{WINDOW}",),
@@ -87,16 +89,18 @@ BY_BYTES = (
     (SHARES + ",max_parked=480 host=int4",),
     (SHARES + ",max_parked=120,thin=true",),
     (SHARES + ",max_parked=480,thin=true host=int4",),
-    ("livevlm:keep_tokens=2900,recent=16,ratio=0.23",),
+    (HEADS + ",max_parked=120,thin=true",),
+    (HEADS + ",max_parked=480,thin=true host=int4",),
+    ("livevlm:keep_tokens=2900,recent=16,ratio=0.23,pack=true",),
     (f"infinipot_v:{WINDOW},keep_tokens={TOKENS * 3 // 4},pack=true",),
     ("flash_vstream:form=star,clusters=48",),
     ("streamforest:short_frames=24,event_frames=190",),
     ("scene_tiling:scenes=40,frames=8",),
     (f"curvestream:frames={FRAMES - 1}",),
     ("video_streaming:topk=9,max_parked=130",),
-    ("carriers:bank=231,tokens=4",),
+    ("carriers:bank=231,tokens=4,pack=true",),
     (f"deep_sink:window_frames={FRAMES},sink_frames={FRAMES // 2}",),
-    ("participative:sink_frames=24,recent=8,top_tokens=336",),
+    ("participative:sink_frames=24,recent=8,top_tokens=336,pack=true",),
 )
 TABLES = {"tokens": BY_TOKENS, "bytes": BY_BYTES}
 AT_ONCE = 64

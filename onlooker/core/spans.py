@@ -25,12 +25,13 @@ SAID_GAP = 10_000
 Hint = Literal["clear", "fuzzy", "dropped"]
 """What a memory made of the newest frame that it took in, as it tells gates: kept whole, kept small, or not kept."""
 
-Scoring = Literal["mean", "cosine", "shares", "queries"]
+Scoring = Literal["mean", "cosine", "shares", "heads", "queries"]
 """How the store scores blocks against a question. `mean`: the mean query of the bare question against every block's
 mean key, all heads together; `cosine`: the same, however long the keys are; `shares`: every token of the whole prompt
 shares its attention among the mean keys, head by head; a block gets the largest share of any token, added over heads.
-`queries`: not at all; the policy is given the queries of the whole prompt themselves and chooses single rows
-(`MemoryPolicy.recall_rows`)."""
+`heads`: how each query head of the whole prompt's last token, from where the answer begins, shares its attention among
+the mean keys, `[query_heads, spans]` (`MemoryPolicy.recall_found`). `queries`: not at all; the policy is given the
+queries of the whole prompt themselves and chooses single rows (`MemoryPolicy.recall_rows`)."""
 
 
 class Tier(Enum):

@@ -212,11 +212,16 @@ class Request:
             check_seen(session.store.spans, visible)
 
         scored, scoring, held = memory.scores_layers, memory.scoring(), [one.held for one in readings]
+        found: list[Tensor] = []  # by the layers so far, if heads look
 
         def choose(layer: int, spans: Sequence[Span], scores: Tensor | None) -> Recall:
             if scored and scoring == "queries":
                 assert scores is not None, "queries were asked for"
                 return memory.recall_rows(layer, spans, scores, state)
+            if scored and scoring == "heads":
+                assert scores is not None, "scores were asked for"
+                found.append(scores)
+                return memory.recall_found(layer, spans, found, state)
             if memory.layered:
                 return memory.recall_layer(layer, model.spec.num_layers, spans, state)
             return memory.recall(spans, scores, state)

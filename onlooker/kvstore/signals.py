@@ -103,6 +103,8 @@ def tell_scores(scoring: Scoring, means: Tensor, queries: Tensor, num_kv_heads: 
         return score_blocks(means, fold_queries(queries, num_kv_heads)).cpu()
     if scoring == "cosine":
         return torch.cosine_similarity(means, fold_queries(queries, num_kv_heads)[None], dim=1).cpu()
+    if scoring == "heads":
+        return last_shares(means, queries, num_kv_heads, scale).cpu()
     return share_attention(means, queries, num_kv_heads, scale).cpu()
 
 
@@ -118,6 +120,14 @@ def fold_queries(queries: Tensor, num_kv_heads: int) -> Tensor:
 def score_blocks(means: Tensor, folded: Tensor) -> Tensor:
     """Dot products of a folded query `[H * D]` with mean keys of one layer, `[blocks, H * D]`; float32 `[blocks]`."""
     return means @ folded
+
+
+def last_shares(means: Tensor, queries: Tensor, num_kv_heads: int, scale: float) -> Tensor:
+    """How each head of the last of the queries `[Hq, tokens, D]` shares its attention among mean keys of one layer,
+    `[blocks, H * D]`; float32 `[Hq, blocks]`."""
+    keys = means.unflatten(1, (num_kv_heads, -1)).transpose(0, 1)
+    last = queries[:, -1].float().unflatten(0, (num_kv_heads, -1))
+    return (last @ keys.transpose(1, 2) * scale).softmax(-1).flatten(0, 1)
 
 
 def share_attention(means: Tensor, queries: Tensor, num_kv_heads: int, scale: float) -> Tensor:

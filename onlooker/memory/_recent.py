@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from onlooker.core.errors import InputError
-from onlooker.core.spans import Span
+from onlooker.core.spans import Plan, Span
 from onlooker.core.state import StreamState
 
 
@@ -75,6 +75,27 @@ class ThinState(WindowState):
     place: int = 0
     """Blocks with a smaller id were looked at with the next stride."""
     swept: int = 0
+
+
+def park_and_forget(
+    spans: Sequence[Span], state: WindowState, window_tokens: int, max_parked: int | None, first: int
+) -> Plan:
+    """Park what leaves a window of so many tokens; of what is parked beyond a bound forget the oldest, but never the
+    first ones, or thin it out if the state is one for that."""
+    place = count_new(spans, state)
+    park = oldest_beyond(spans, place, state, window_tokens, None)
+    state.num_parked += len(park)
+    if max_parked is None or state.num_parked <= max_parked:
+        return Plan(park=park)
+    surplus = state.num_parked - max_parked
+    state.num_parked -= surplus
+    start = prefix_length(spans) + first
+    if isinstance(state, ThinState):
+        forget = thinned(state, spans[start].id, spans[place + len(park) - 1].id, surplus)
+    else:
+        forget = tuple(span.id for span in spans[start : start + surplus])
+    # A block may leave the window and be one too many at once.
+    return Plan(park=tuple(block for block in park if block not in forget), forget=forget)
 
 
 def thinned(state: ThinState, start: int, newest: int, count: int) -> tuple[int, ...]:

@@ -30,15 +30,7 @@ from onlooker.core.contracts import MemoryPolicy
 from onlooker.core.errors import InputError
 from onlooker.core.spans import Plan, Recall, Scoring, Span
 from onlooker.core.state import StreamState
-from onlooker.memory._recent import (
-    ThinState,
-    WindowState,
-    count_new,
-    levelled,
-    oldest_beyond,
-    prefix_length,
-    thinned,
-)
+from onlooker.memory._recent import ThinState, WindowState, levelled, park_and_forget, prefix_length
 
 
 @dataclass(frozen=True)
@@ -88,20 +80,7 @@ class ReKV(MemoryPolicy):
     def plan(self, spans: Sequence[Span], state: StreamState) -> Plan:
         """Park what leaves the window; forget some of what is parked beyond its bound."""
         assert isinstance(state, WindowState)
-        first = count_new(spans, state)
-        park = oldest_beyond(spans, first, state, self.window_tokens, None)
-        state.num_parked += len(park)
-        if self.max_parked is None or state.num_parked <= self.max_parked:
-            return Plan(park=park)
-        surplus = state.num_parked - self.max_parked
-        state.num_parked -= surplus
-        start = prefix_length(spans) + self.first
-        if isinstance(state, ThinState):
-            forget = thinned(state, spans[start].id, spans[first + len(park) - 1].id, surplus)
-        else:
-            forget = tuple(span.id for span in spans[start : start + surplus])
-        # A block may leave the window and be one too many at once.
-        return Plan(park=tuple(block for block in park if block not in forget), forget=forget)
+        return park_and_forget(spans, state, self.window_tokens, self.max_parked, self.first)
 
     def scoring(self) -> Scoring:
         """As the setting says."""

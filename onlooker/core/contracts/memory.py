@@ -90,6 +90,11 @@ class MemoryPolicy(Method):
         """What a question may see in one of so many layers, if `layered`. Must not change `state`."""
         raise NotImplementedError(f"{type(self).__name__} is layered and does not say what a layer sees")
 
+    def recall_found(self, layer: int, spans: Sequence[Span], found: Sequence[Tensor], state: StreamState) -> Recall:
+        """What a question may see in one layer, if `scoring` is `heads`: `found` are the scores of this layer and of
+        all before it, float32 `[query_heads, spans]` each. Must not change `state`."""
+        raise NotImplementedError(f"{type(self).__name__} does not choose by heads")
+
     def recall_rows(self, layer: int, spans: Sequence[Span], queries: Tensor, state: StreamState) -> Recall:
         """What a question may see in one layer, row by row, if `scoring` is `queries`: the layer's raw queries of the
         whole prompt, `[query_heads, tokens, head_dim]`, on the device. Must not change `state`."""
