@@ -52,6 +52,9 @@ Seconds = Annotated[
         "--seconds", help="Length of a stream (180; hours: 7200).", min=60, rich_help_panel=LIVE, show_default=False
     ),
 ]
+Prompt = Annotated[
+    str, typer.Option("--prompt", help="narration, hours: what the model is asked each time.", rich_help_panel=LIVE)
+]
 Side = Annotated[
     str, typer.Option(help="Text beside the video that goes into memory as it comes: comment, speech, asr, with +.")
 ]
@@ -101,6 +104,7 @@ def evaluate(
     videos: Annotated[Path | None, typer.Option(help="The folder of its videos.", rich_help_panel=FILES)] = None,
     response: Narrators = None,
     seconds: Seconds = None,
+    prompt: Prompt = "",
     as_json: options.Json = False,
     progress: options.Progress = "auto",
     model: options.Model = "",
@@ -123,10 +127,12 @@ def evaluate(
     if suite in SUITES:
         _live(suite, response, seconds, methods, limit, as_json, Working(progress, as_json), {
             "model": model, "device": device, "seed": seed, "level": level, "fps": fps, "workers": workers, "out": out,
+            "prompt": prompt,
         })  # fmt: skip
         return
-    if response or seconds:
-        raise InputError("this suite has no policies or lengths", given=suite, do=f"one of: {', '.join(SUITES)}")
+    if response or seconds or prompt:
+        do = f"one of: {', '.join(SUITES)}"
+        raise InputError("this suite has no policies, lengths or prompts", given=suite, do=do)
     from onlooker.evals.settings import check, from_dict
 
     values: dict[str, Any] = {

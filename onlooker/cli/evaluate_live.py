@@ -31,6 +31,8 @@ class LiveOptions:
     workers: int
     responses: tuple[str, ...]
     memory: str
+    prompt: str
+    """What narrators are asked; empty is what all models of the package know."""
     out: Path | None
 
 
@@ -40,6 +42,9 @@ def evaluate_live(suite: str, given: LiveOptions, as_json: bool, working: Workin
         _hours(given, as_json, working)
         return
     from onlooker.evals.live import narration, proactive
+
+    if given.prompt and suite == "proactive":
+        raise InputError("this suite asks its own requests", given=f"--prompt {given.prompt}", do="leave it out")
     from onlooker.evals.live.workers import run_all
 
     seeds = range(given.seed, given.seed + given.streams)
@@ -52,6 +57,7 @@ def evaluate_live(suite: str, given: LiveOptions, as_json: bool, working: Workin
         if unknown := sorted(set(names) - set(narration.NARRATORS)):
             known = "; ".join(narration.NARRATORS)
             raise InputError("there is no such narrator", given=", ".join(unknown), do=f"one of: {known}")
+        common |= {"prompt": given.prompt or narration.NEWEST}
         jobs = [narration.Job(given.model, seed, name, **common) for seed in seeds for name in names]
         do, table = narration.do, narration.table
     rows = []
@@ -70,6 +76,8 @@ def _hours(given: LiveOptions, as_json: bool, working: Working) -> None:
         raise InputError("hours are told by one policy", given=", ".join(given.responses), do="--response clock")
     policy = given.responses[0] if given.responses else "clock:period_s=4"
     job = hours.Job(given.model, given.seed, policy, given.memory, hours=given.seconds / 3600, device=given.device)
+    if given.prompt:
+        job = dataclasses.replace(job, prompt=given.prompt)
     rows = []
     with _lines(given.out) as file, working.counting("watching", "minutes", int(given.seconds // 60)) as step:
         for row in hours.minutes(job):

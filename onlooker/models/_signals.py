@@ -4,7 +4,8 @@ They are named under `onlooker` in its config: `"silence": ["<tokens>", ...]`, `
 `"decider": {"heads": 8}`. The weights lie beside the checkpoint's own in `heads.safetensors`: `NAME.weight`
 `[2, hidden_dim]` (the second row is yes, as in MMDuet) or `[1, hidden_dim]` (a logit), and perhaps `NAME.bias`; where a
 single silence token was trained on a frozen model, its row of the output layer as `silence.weight` `[1, hidden_dim]`
-and `silence.bias`, which counts where a frame ends and nowhere else; and the net's as `decider.*`.
+and `silence.bias`, which counts where a frame ends and nowhere else; and the net's as `decider.*`. A model that adapts
+its neighbour's decoder may share the neighbour's net, which reads no decoder: `{"heads": 8, "of": "FOLDER"}`.
 """
 
 from collections.abc import Mapping
@@ -68,13 +69,10 @@ def read_signals(folder: Path, own: Mapping[str, Any], tokenizer: Any, like: Ten
     names, net = tuple(own.get("heads", [])), own.get("decider")
     if not names and not net and not (folder / FILE).is_file():
         return Signals(frozenset(silence))
-    try:
-        stored = load_file(folder / FILE)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            "the checkpoint's heads cannot be read", given=f"{folder / FILE}: {error}", do="fetch the checkpoint again"
-        ) from error
+    stored = _stored(folder / FILE)
     row, row_bias = _silence_row(stored, silence, like)
+    if net and "of" in net:
+        stored = {**_stored(folder.parent / str(net["of"]) / FILE), **stored}
     decider = _decider(stored, net, like) if net else None
     if not names:
         return Signals(frozenset(silence), silence_row=row, silence_bias=row_bias, decider=decider)
@@ -89,6 +87,15 @@ def read_signals(folder: Path, own: Mapping[str, Any], tokenizer: Any, like: Ten
         biases.append(bias[-1] - (bias[0] if len(weight) == 2 else 0))
     weight, bias = torch.stack(weights).to(like), torch.stack(biases).to(like)
     return Signals(frozenset(silence), names, weight, bias, row, row_bias, decider)
+
+
+def _stored(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            "the checkpoint's heads cannot be read", given=f"{file}: {error}", do="fetch the checkpoint again"
+        ) from error
 
 
 def _silence_row(

@@ -5,7 +5,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -74,6 +74,8 @@ class Happening:
     told: int
     """The first in which it is certain."""
     what: str
+    sprite: int = -1
+    """Of the episode."""
 
 
 @dataclass
@@ -136,18 +138,18 @@ def look_at(script: Script) -> None:
             f"{COLOUR_NAMES[colour[frame, slot] - 1]} {SHAPES[shape[frame, slot] - 1]}" for _, slot in order
         ]
     found = []
-    for rows in seen.values():
+    for sprite, rows in seen.items():
         before, look = -100, ""
         for frame, now in rows:
             if frame - before > GONE:
                 if look:
-                    found.append(Happening(before + 1, before + GONE, f"{look} left"))
-                found.append(Happening(frame, frame, f"{now} came"))
+                    found.append(Happening(before + 1, before + GONE, f"{look} left", sprite))
+                found.append(Happening(frame, frame, f"{now} came", sprite))
             elif now != look:
-                found.append(Happening(frame, frame, f"{look} changed {now.split()[0]}"))
+                found.append(Happening(frame, frame, f"{look} changed {now.split()[0]}", sprite))
             before, look = frame, now
         if before + GONE < frames:
-            found.append(Happening(before + 1, before + GONE, f"{look} left"))
+            found.append(Happening(before + 1, before + GONE, f"{look} left", sprite))
     found += _words(script)
     script.happenings = sorted(found, key=lambda one: (one.told, one.frame))
 
@@ -165,7 +167,7 @@ def _words(script: Script) -> list[Happening]:
             shown = first < len(script.times) and script.times[first] < end
             if shown and not text.isdigit() and text not in known:
                 known.add(text)
-                found.append(Happening(first, first, f"word {text}"))
+                found.append(Happening(first, first, f"word {text}", sprite.id))
     return found
 
 
@@ -179,9 +181,9 @@ def spoilt(found: Sequence[Happening], share: float, rng: random.Random) -> list
         if draw < share * 0.75 and one.what.split()[0] in COLOUR_NAMES:
             words = one.what.split()
             words[0] = rng.choice(COLOUR_NAMES)
-            one = Happening(one.frame, one.told, " ".join(words))
+            one = replace(one, what=" ".join(words))
         elif draw < share and one.frame > 0:
-            one = Happening(one.frame - 1, one.told, one.what)
+            one = replace(one, frame=one.frame - 1)
         out.append(one)
     return out
 

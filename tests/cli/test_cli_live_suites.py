@@ -35,7 +35,7 @@ def test_hours_tell_every_minute(run, tmp_path) -> None:
     [
         (["proactive", "--encoder", "full"], "methods of its own"),
         (["narration", "--response", "nobody"], "no such narrator"),
-        (["pocketworld", "--response", "clock"], "no policies or lengths"),
+        (["pocketworld", "--response", "clock"], "no policies, lengths or prompts"),
         (["hours", "--response", "clock", "--response", "sved"], "told by one policy"),
     ],
 )

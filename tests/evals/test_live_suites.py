@@ -6,7 +6,7 @@ import pytest
 from onlooker.core.contracts import Moment
 from onlooker.evals.live import hours, proactive
 from onlooker.evals.live.judging import Judged, judge, merged
-from onlooker.evals.live.narration import AtTimes, marks
+from onlooker.evals.live.narration import AtTimes, claims, marks
 from onlooker.evals.live.recording import Recorded, play
 from onlooker.evals.live.scenes import Event, events, scene
 from onlooker.respond import Clock, Dispider
@@ -65,7 +65,7 @@ def test_late_is_not_in_time_and_gone_is_gone():
 def test_texts_are_right_once_repeated_or_invented():
     happened = [Event(10.0, 14.0, "red star"), Event(11.0, 14.0, "blue ring"), Event(30.0, 35.0, "red star")]
     said = [(9.0, "star"), (11.0, "star"), (12.0, "a star"), (16.5, "ring"), (31.0, "the star"), (32.0, "no thing")]
-    assert marks(said, happened) == [
+    assert marks(claims(said), happened) == [
         ("invented", 0.0), ("right", 1.0), ("repeated", 0.0), ("invented", 0.0), ("right", 1.0), ("invented", 0.0),
     ]  # fmt: skip
 
@@ -129,3 +129,10 @@ def test_the_oracle_is_told_when_and_hours_are_scored_by_minute():
     assert [row["told"] for row in hours.quarters(rows, job) if row["events"]] == [1.0] * sum(
         one.events > 0 for one in told
     )
+
+
+def test_a_text_that_names_several_shapes_claims_each_of_them():
+    happened = [Event(10.0, 20.0, "red star"), Event(10.0, 20.0, "blue ring")]
+    said = claims([(10.0, "red star came, blue ring came"), (11.0, "..."), (12.0, "a heart")])
+    assert said == [(10.0, "star"), (10.0, "ring"), (11.0, ""), (12.0, "heart")]
+    assert [kind for kind, _ in marks(said, happened)] == ["right", "right", "invented", "invented"]

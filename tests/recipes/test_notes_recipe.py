@@ -166,3 +166,35 @@ def test_a_sum_counts_what_came():
                                                             "red star left"))]  # fmt: skip
     assert counts(found) == "2 stars 1 ring"
     assert np.isscalar(found[0].frame)
+
+
+def test_an_adopted_folder_loads_as_its_neighbour_with_the_adapter_added(tmp_path):
+    """With an adapter that learnt nothing it is the neighbour, bit for bit; with another its logits differ."""
+    import shutil
+
+    from onlooker.models import load
+    from recipes.pocket.model import PocketSizes
+    from recipes.pocket.notes_card import BASE, adopt, card
+
+    shutil.copytree(BASE, tmp_path / BASE.name)
+    torch.manual_seed(0)
+    model = Adapted(PocketSizes(), Encoder(), 2)
+    write(model, tmp_path / "made")
+    files = (tmp_path / "made" / _adapter.FILE, tmp_path / "made" / notes.HEADS_FILE)
+    adopt(tmp_path / BASE.name, tmp_path / "taught", *files)
+    same, plain = load(tmp_path / "taught", device="cpu"), load(tmp_path / BASE.name, device="cpu")
+    assert same.head_names == ("informative", "arrival") and same.decider is not None and same.silence_ids
+    wanted = dict(plain._network.named_parameters())
+    for name, p in same._network.named_parameters():
+        assert torch.equal(p, wanted[name]), name
+    with torch.no_grad():
+        for up in model.up_maps:
+            up.normal_()
+    write(model, tmp_path / "made")
+    adopt(tmp_path / BASE.name, tmp_path / "taught", *files)
+    other = dict(load(tmp_path / "taught", device="cpu")._network.named_parameters())
+    changed = {name for name, p in other.items() if not torch.equal(p, wanted[name])}
+    assert len(changed) == 42 and all("language_model.layers" in name for name in changed)
+    checks = {"notes, seed 0": {"note": 0.5, "heads": dict.fromkeys(("informative", "arrival", "silence"), 0.5)}}
+    checks["notes, seed 0"]["heads"] |= {"chance_informative": 0.5, "chance_arrival": 0.3}
+    assert "| notes of segments, wholly right | 0.50 |" in card(checks, {"notes, seed 0": 9}, 1000, "python")

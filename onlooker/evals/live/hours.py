@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onlooker.core import registry
-from onlooker.evals.live.narration import Told, marks, narrate, summed
+from onlooker.evals.live.narration import NEWEST, Told, claims, marks, narrate, summed
 from onlooker.evals.live.scenes import scene
 from onlooker.evals.live.workers import load
 from onlooker.world.episode import Split
@@ -31,6 +31,7 @@ class Job:
     hours: float = 2.0
     device: str = "auto"
     split: Split = "test"
+    prompt: str = NEWEST
 
 
 def minutes(job: Job) -> Iterator[dict[str, Any]]:
@@ -39,7 +40,7 @@ def minutes(job: Job) -> Iterator[dict[str, Any]]:
     model, policy = load(job.model, job.device), registry.make("response", job.policy)
     texts: list[tuple[float, str]] = []
     took: list[float] = []
-    for at, said, seconds, held in narrate(model, show, policy, job.remembers, memory=job.memory):
+    for at, said, seconds, held in narrate(model, show, policy, job.remembers, memory=job.memory, prompt=job.prompt):
         texts += [(at, said)] if said is not None else []
         took.append(seconds)
         if len(took) == 60:
@@ -51,11 +52,11 @@ def minutes(job: Job) -> Iterator[dict[str, Any]]:
 def scored(rows: Sequence[Mapping[str, Any]], job: Job) -> list[Told]:
     """Every minute: its events told or not, its texts right or not."""
     events = [e for e in scene(job.seed, job.split, 3600 * job.hours).arrivals if e.start_s < 60 * len(rows)]
-    texts = [(float(at), str(said)) for row in rows for at, said in row["texts"]]
-    found = marks(texts, events)
+    claimed = claims([(float(at), str(said)) for row in rows for at, said in row["texts"]])
+    found = marks(claimed, events)
     out = []
     for minute in range(len(rows)):
-        mine = [mark for (at, _), mark in zip(texts, found, strict=True) if at // 60 == minute]
+        mine = [mark for (at, _), mark in zip(claimed, found, strict=True) if at // 60 == minute]
         out.append(summed(mine, sum(event.start_s // 60 == minute for event in events), 60.0))
     return out
 

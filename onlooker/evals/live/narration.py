@@ -1,10 +1,12 @@
 """What is told of a stream, on the model's own past text: right and wrong, late, left out, invented, told again.
 
-The truth is every shape that comes. A text tells of it when it names the shape within `WINDOW_S` of its coming. Each
-narrator is a policy (when), a prompt (what), and whether its texts go into its own memory. The controls: every second,
-a clock, never, and an oracle that is told when a shape comes, and one that also says the truth.
+The truth is every shape that comes. A text tells of it when it names the shape within `WINDOW_S` of its coming; one
+that names several shapes counts as that many. Each narrator is a policy (when), a prompt (what), and whether its texts
+go into its own memory. The controls: every second, a clock, never, and an oracle that is told when a shape comes, and
+one that also says the truth.
 """
 
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +26,8 @@ from onlooker.world.lexicon import SHAPES
 
 NEWEST = "which shape came last?"
 """A question that pocket models were trained on, and whose answer is the news."""
+LONGEST = 12
+"""Tokens of a text, at most."""
 NARRATORS: dict[str, tuple[str, bool]] = {
     "every second": ("clock:period_s=1,first_s=0", False),
     "every second, remembered": ("clock:period_s=1,first_s=0", True),
@@ -48,10 +52,11 @@ class Told:
     errors_s: list[float] = field(default_factory=list)
     """How late they were."""
     invented: int = 0
-    """Texts that named nothing that had come of late, or no shape at all."""
+    """What was named and had not come of late; a text without any shape counts as one."""
     repeated: int = 0
-    """Texts that named what had been told already."""
+    """What was named and had been told already."""
     texts: int = 0
+    """What was named in all."""
     seconds: float = 0.0
 
     def __add__(self, other: "Told") -> "Told":
@@ -79,25 +84,33 @@ class Told:
         }  # fmt: skip
 
 
-def marks(texts: Sequence[tuple[float, str]], events: Sequence[Event]) -> list[tuple[str, float]]:
-    """Of each text, in order, whether it is right, invented or repeated, and how late it is, in seconds."""
-    out, left, told = [], list(events), set()
+def claims(texts: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Every shape that texts name, with its time; a text that names none is one claim of nothing."""
+    found = []
     for at, text in texts:
-        named = [word for word in SHAPES if word in text.casefold().split()]
-        near = [e for e in left if e.start_s - 1e-6 <= at <= e.start_s + WINDOW_S and e.what.split()[-1] in named]
+        named = [word for word in re.findall(r"[a-z]+", text.casefold()) if word in SHAPES]
+        found += [(at, word) for word in named or [""]]
+    return found
+
+
+def marks(claimed: Sequence[tuple[float, str]], events: Sequence[Event]) -> list[tuple[str, float]]:
+    """Of each claim, in order, whether it is right, invented or repeated, and how late it is, in seconds."""
+    out, left, told = [], list(events), set()
+    for at, shape in claimed:
+        near = [e for e in left if e.start_s - 1e-6 <= at <= e.start_s + WINDOW_S and e.what.split()[-1] == shape]
         if near:
             out.append(("right", max(0.0, at - near[0].start_s)))
             left.remove(near[0])
             told.add(near[0])
         else:
-            again = any(event.what.split()[-1] in named and event.start_s <= at for event in told)
+            again = any(event.what.split()[-1] == shape and event.start_s <= at for event in told)
             out.append(("repeated" if again else "invented", 0.0))
     return out
 
 
 def judge(texts: Sequence[tuple[float, str]], events: Sequence[Event], seconds: float) -> Told:
     """Texts with their times against what came, both in order."""
-    return summed(marks(texts, events), len(events), seconds)
+    return summed(marks(claims(texts), events), len(events), seconds)
 
 
 def summed(found: Sequence[tuple[str, float]], events: int, seconds: float) -> Told:
@@ -130,7 +143,7 @@ def narrate(
     if model.spec.device.type == "cuda":  # hours of single frames: captured steps take a fraction of the time
         engine.prepare(most_frames=1, most_tokens=256, picture=(128, 128))
     with engine.open() as session:
-        narration, told = session.narrate(prompt, policy, longest=4, remember=remembers), None
+        narration, told = session.narrate(prompt, policy, longest=LONGEST, remember=remembers), None
         for frame in show.frames():
             began = time.perf_counter()
             narration.look(frame, session.push(frame))
@@ -152,6 +165,7 @@ class Job:
     seconds: float = 180.0
     fps: float = 1.0
     level: str = "L0"
+    prompt: str = NEWEST
 
 
 def do(job: Job) -> dict[str, Any]:
@@ -163,7 +177,7 @@ def do(job: Job) -> dict[str, Any]:
     if not policy.needs <= model.offers | {"surprise", "said_perplexity", "speak_probability"}:
         return {"seed": job.seed, "narrator": job.narrator, "told": None}
     compressor = "dtd" if job.narrator == "drop_ratio" else "identity"
-    steps = list(narrate(model, show, policy, remembers, compressor=compressor))
+    steps = list(narrate(model, show, policy, remembers, compressor=compressor, prompt=job.prompt))
     texts = [(at, said) for at, said, _, _ in steps if said is not None]
     found = judge(texts, show.arrivals, show.episode.duration_s)
     perfect = judge([(e.start_s, e.what) for e in show.arrivals], show.arrivals, show.episode.duration_s)
