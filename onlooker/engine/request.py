@@ -219,8 +219,7 @@ class Request:
                 assert scores is not None, "queries were asked for"
                 return memory.recall_rows(layer, spans, scores, state)
             if scored and scoring == "heads":
-                assert scores is not None, "scores were asked for"
-                found.append(scores)
+                found.extend(() if scores is None else (scores,))
                 return memory.recall_found(layer, spans, found, state)
             if memory.layered:
                 return memory.recall_layer(layer, model.spec.num_layers, spans, state)

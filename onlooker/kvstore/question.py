@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 Choose = Callable[[int, Sequence[Span], Tensor | None], Recall]
 """(layer, spans, scores float32 `[spans]` on the CPU or None) to what that layer may see. With scoring `queries`, the
-scores are the layer's raw queries `[query_heads, tokens, head_dim]`."""
+scores are the layer's raw queries `[query_heads, tokens, head_dim]`; with `heads` they are `[query_heads, spans]`, and
+it is asked once more behind the last layer, without any, for what all layers see."""
 
 LEAST_TAIL_ROWS = 64
 
@@ -283,12 +284,22 @@ class QuestionView:
         self._freeze(context if rows is None else pick_rows(context, rows.picked[None], rows.counts))
         context = self._contexts[-1]
         if len(self._contexts) == self.spec.num_layers:
+            if self._scoring == "heads":
+                self._choose_for_all()
             assert self._reader is not None
             self._sources.arena.readers.discard(self._reader)
             self._reader, self._means = None, self._means[:, :0]
             self._forget_sources()
-            self._join()
+            if self._whole is None:
+                self._join()
         return context
+
+    def _choose_for_all(self) -> None:
+        """All layers have told what they look at: what each of them sees from here on is chosen once more."""
+        chosen = self._chosen(self._choose(self.spec.num_layers, self.spans, None))
+        self._contexts, self._ledgers = [], []
+        self._check_room(chosen, self.spec.num_layers)
+        self._freeze(gathered(self._sources, chosen, range(self.spec.num_layers)))
 
     def _freeze_layers(self, chosen: Sequence[tuple[int, ...]]) -> None:
         """Gather what each layer was allowed to see, neighbours that see the same together."""

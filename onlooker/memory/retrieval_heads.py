@@ -3,7 +3,7 @@
 "Retrieval Head Mechanistically Explains Long-Context Factuality" (Wu et al., ICLR 2025, arXiv 2404.15574): a few heads
 of a language model, the same ones whatever is asked, look at what an answer is to be taken from; the others do not. So
 only they are asked here, and only from where the answer begins, the last token of the whole prompt; what they look at
-is read by all layers behind them. A thing that is seen stays for some frames: shares are averaged over neighbours, and
+is read by all layers. A thing that is seen stays for some frames: shares are averaged over neighbours, and
 what lies around a hit is recalled with it, so that few places are read, which keeps times of other moments out of
 sight. Which heads they are is a property of the weights: `python -m benchmarks.find_heads` measures it on validation
 streams. Watching, parking and forgetting are those of `rekv`, to whose scores this is the alternative. Changed: the
@@ -17,8 +17,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import MemoryPolicy
-from onlooker.core.errors import InputError
+from onlooker.core.contracts import MemoryPolicy, VideoModel
+from onlooker.core.errors import InputError, ModelError
 from onlooker.core.spans import Plan, Recall, Scoring, Span
 from onlooker.core.state import StreamState
 from onlooker.memory._recent import ThinState, WindowState, park_and_forget, prefix_length
@@ -59,6 +59,22 @@ class RetrievalHeads(MemoryPolicy):
                 do = f"for example retrieval_heads:{name}={max(least, 10)}"
                 raise InputError(f"{name} must be at least {least}", given=str(value), do=do)
 
+    def named(self) -> list[tuple[int, int]]:
+        """The heads that are asked, by layer and number."""
+        parts = (head.split(".") for head in self.heads.split("+"))
+        return [(int(layer), int(head)) for layer, head in parts]
+
+    def check(self, model: VideoModel) -> None:
+        """Raise `ModelError` when the model has no such heads."""
+        super().check(model)
+        spec = model.spec
+        if missing := [
+            f"{n}.{head}" for n, head in self.named() if n >= spec.num_layers or head >= spec.num_query_heads
+        ]:
+            given, have = ", ".join(missing), f"{spec.num_layers} layers of {spec.num_query_heads} heads"
+            do = "python -m benchmarks.find_heads finds those that find things"
+            raise ModelError(f"{spec.name} has no such heads: it has {have}", given=given, do=do)
+
     def new_state(self) -> WindowState:
         """Counts of the window and of what is parked."""
         return ThinState() if self.thin else WindowState()
@@ -73,10 +89,9 @@ class RetrievalHeads(MemoryPolicy):
         return "heads"
 
     def recall_found(self, layer: int, spans: Sequence[Span], found: Sequence[Tensor], state: StreamState) -> Recall:
-        """What the heads up to this layer look at. A layer before all of them sees the newest blocks instead, as many,
-        so that a question stands at the same place in every layer."""
-        named = [tuple(map(int, head.split("."))) for head in self.heads.split("+")]
-        asked = [found[at][head % len(found[at])] for at, head in named if at <= layer]
+        """What the heads up to this layer look at; in the end all layers see what all of them look at. A layer before
+        all of them sees as many of the newest blocks while it looks."""
+        asked = [found[at][head] for at, head in self.named() if at < len(found)]
         return self.recall(spans, torch.stack(asked).sum(0) if asked else None, state)
 
     def recall(self, spans: Sequence[Span], scores: Tensor | None, state: StreamState) -> Recall:

@@ -91,8 +91,9 @@ class MemoryPolicy(Method):
         raise NotImplementedError(f"{type(self).__name__} is layered and does not say what a layer sees")
 
     def recall_found(self, layer: int, spans: Sequence[Span], found: Sequence[Tensor], state: StreamState) -> Recall:
-        """What a question may see in one layer, if `scoring` is `heads`: `found` are the scores of this layer and of
-        all before it, float32 `[query_heads, spans]` each. Must not change `state`."""
+        """What a question may see, if `scoring` is `heads`: while it looks, in this layer; once it has looked (`layer`
+        is then the number of layers), in all of them. `found` are the scores of the layers so far, float32
+        `[query_heads, spans]` each. Must not change `state`."""
         raise NotImplementedError(f"{type(self).__name__} does not choose by heads")
 
     def recall_rows(self, layer: int, spans: Sequence[Span], queries: Tensor, state: StreamState) -> Recall:
