@@ -58,6 +58,8 @@ class CacherTrials(EncoderAccelerator):
     by: Literal["turn", "found", "moved", "history"] = "turn"
     """Who looks: in turn; those who would find most, which only a trial can know (an oracle); those who moved most
     since they looked; those who found most when they looked, the longer ago the sooner."""
+    salience: float = 0.0
+    """Changes count by this power of how far a token is from the frame's mean, as a multiple of the mean of that."""
     share: bool = False
     """What those who look without having changed find is, on average, added to the others."""
 
@@ -114,6 +116,9 @@ class CacherTrials(EncoderAccelerator):
 
     def _chosen(self, now: Tensor, then: Tensor, tau: float) -> Tensor:
         far = (now - then).norm(dim=-1)[0]
+        if self.salience:
+            apart = (now - now.mean(1, keepdim=True)).norm(dim=-1)[0]
+            far = far * (apart / apart.mean()).clamp_min(0.25) ** self.salience
         count = min(int(self.recompute_ratio * now.shape[1]), int((far > tau * then.norm(dim=-1).mean()).sum()))
         return far.argsort(descending=True, stable=True)[:count].sort().values
 

@@ -9,16 +9,17 @@ from towers import regroup, run
 
 from onlooker.encode._cost import corrected_flop, dense_flop
 from onlooker.encode.stc_cacher._state import of
-from onlooker.encode.stc_corrected import CorrectedState, STCCorrected, _packed, _unpacked
+from onlooker.encode.stc_corrected import CorrectedState, STCCorrected
+from onlooker.encode.stc_corrected._state import packed, unpacked
 
-EXACT = STCCorrected(tau=0, recompute_ratio=1, look_every=1, reference_dtype="model")
+EXACT = STCCorrected(tau=0, recompute_ratio=1, look_every=1, project_tau=0, reference_dtype="model")
 NEVER = 250
 VARIANTS = [
     STCCorrected(reference_dtype="model"),
     STCCorrected(reference_dtype="int8"),
     STCCorrected(tau=0, recompute_ratio=0.25, reference_dtype="model"),
     STCCorrected(look_every=2, interval=3, refresh_share=0.9),
-    STCCorrected(budget=0.4),
+    STCCorrected(budget=0.4, noise_quantile=0.25),
 ]
 EACH = pytest.mark.parametrize("method", VARIANTS, ids=repr)
 
@@ -51,6 +52,60 @@ def test_the_corrected_attention_is_attention_over_the_mixed_keys_and_values(kin
     assert corrected > 0.1, "nobody was corrected"
 
 
+@pytest.mark.parametrize("project_tau", [0.0, 0.3])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_attention_branches_are_projections_of_what_was_attended_up_to_what_was_missed(kind, project_tau):
+    tower, frames = seen(kind)
+    method = STCCorrected(tau=0.2, recompute_ratio=0.4, project_tau=project_tau, reference_dtype="model")
+    state, projected = method.new_state(), []
+    for frame in frames:
+        method.encode(tower, frame[None], [state])
+        projected.append(float(of(state, "work")[4]))
+        for place, layer in enumerate(tower.layers):
+            attended, missed = of(state, "attended")[place], of(state, "missed")[place]
+            assert float(missed.max()) <= project_tau * float(attended.norm(dim=-1).mean()) * 1.5
+            apart = (layer.out(attended[None])[0] - of(state, "attention")[place]).norm(dim=-1)
+            assert bool((apart[missed == 0] <= 1e-4 * attended.norm(dim=-1).mean()).all())
+            assert project_tau or bool((missed == 0).all())
+    assert projected[0] == 1 and (project_tau == 0 or min(projected[1:]) < 0.99)
+
+
+@torch.no_grad()
+def test_salience_lets_changes_of_what_stands_out_count_for_more():
+    """Two tokens change by the same vector, one of which is unlike the others."""
+    tower, frames = seen("siglip", 1)
+    alike = frames.mean(1, keepdim=True) + 0.2 * frames
+    alike[0, 3] += 10 * frames[0, 3]
+    changed = alike.clone()
+    changed[0, [3, 7]] += 0.3 * frames[0, 9]
+    for salience, chosen in ((0.0, True), (2.0, False)):
+        method = STCCorrected(tau=0.3, salience=salience, reference_dtype="model")
+        state = method.new_state()
+        method.encode(tower, alike, [state])
+        before = of(state, "entered")[0].clone()
+        method.encode(tower, changed, [state])
+        moved = (of(state, "entered")[0] != before).any(-1)
+        assert bool(moved[3]) and bool(moved[7]) is chosen
+
+
+@torch.no_grad()
+def test_noise_everywhere_is_no_change_and_a_cut_is_no_noise():
+    tower, frames = seen("siglip", 2)
+    noise = [
+        0.7 * frames.std() * torch.randn(frames[:1].shape, generator=torch.Generator().manual_seed(n)) for n in range(8)
+    ]
+    shares: dict[float, list[float]] = {}
+    for quantile in (0.0, 0.25):
+        method = STCCorrected(tau=0.5, recompute_ratio=1, salience=0, noise_quantile=quantile, reference_dtype="model")
+        state = method.new_state()
+        for number, one in enumerate(noise):
+            method.encode(tower, frames[int(number == 7)][None] + one, [state])
+            shares.setdefault(quantile, []).append(float(of(state, "work")[0]))
+    assert min(shares[0.0]) > 0.9, "there was too little noise"
+    assert max(shares[0.25][2:7]) < 0.3 and shares[0.25][7] > 0.9
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_scores_are_what_attention_takes_the_softmax_of(kind):
@@ -69,15 +124,15 @@ def test_scores_are_what_attention_takes_the_softmax_of(kind):
 
 @EACH
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_repeated_frame_equals_dense_and_costs_no_more_than_output_projections(kind, method):
+def test_a_repeated_frame_equals_dense_and_costs_nothing(kind, method):
     tower, frames = seen(kind, 1)
     expected, state = dense(tower, frames).hidden, method.new_state()
     for number in range(5):
         encoded = method.encode(tower, frames, [state])
         in_full = not method.in_eight_bits(frames)
-        assert relative(encoded.hidden, expected) <= (1e-6 if in_full else 0.02)
+        assert relative(encoded.hidden, expected) <= (1e-6 if in_full else 0.06)  # attention branches in 4 bits
         if number and not encoded.refreshed[0]:
-            assert of(state, "work").tolist() == [0, 0, 0, 0, 1]
+            assert of(state, "work").tolist() == [0, 0, 0, 0, 0]
 
 
 @EACH
@@ -110,7 +165,7 @@ def test_tokens_of_whose_softmax_little_is_left_look_anew():
     keys[place] = 40 * keys[place]
     parts = tuple(of(state, name)[0][None] for name in ("queries", "keys", "values"))
     of(state, "attended")[0].copy_(layer.attend(*parts)[0])
-    of(state, "sums")[0].copy_(layer.scores(*parts[:2], None, None).logsumexp(-1)[0].T)
+    of(state, "sums")[0].copy_(layer.scores(parts[0], parts[1], None, None).logsumexp(-1)[0].T)
     moved = frames.clone()
     moved[0, place] += 3
     method.encode(tower, moved, [state])
@@ -143,16 +198,16 @@ def test_in_bfloat16_it_is_as_near_as_rounding_allows():
     state, method = CorrectedState(), STCCorrected()
     half = make_tower()[0].bfloat16()
     outputs = [method.encode(take_apart(half), frame[None].bfloat16(), [state]).hidden for frame in frames]
-    assert outputs[0].dtype == torch.bfloat16 and of(state, "keys").dtype == torch.int8
+    assert outputs[0].dtype == torch.bfloat16 and of(state, "values").dtype == torch.int8
     error = (torch.cat(outputs).float() - wide).norm() / wide.norm()
     assert float(error) < 0.15
 
 
 def test_four_bits_keep_a_row_within_half_a_step():
     rows = torch.randn(50, 33, generator=torch.Generator().manual_seed(0))
-    packed, scale = _packed(rows)
-    assert packed.shape == (50, 17) and packed.dtype == torch.uint8
-    assert bool(((_unpacked(packed, 33) * scale[:, None] - rows).abs() <= 0.5 * scale[:, None] + 1e-6).all())
+    codes, scale = packed(rows)
+    assert codes.shape == (50, 17) and codes.dtype == torch.uint8
+    assert bool(((unpacked(codes, 33) * scale[:, None] - rows).abs() <= 0.5 * scale[:, None] + 1e-6).all())
 
 
 def test_a_stream_of_a_large_tower_keeps_at_most_100_mib():
@@ -186,6 +241,8 @@ def test_costs_are_those_of_the_arithmetic():
     assert quarter / 1e9 == pytest.approx(lean - 0.25 * 1.935, rel=2e-3)
     method, state = STCCorrected(), CorrectedState()
     method.encode(tower, frames[:1], [state])
-    share = float(method.encode(tower, frames[1:], [state]).recomputed.mean())
+    recomputed = method.encode(tower, frames[1:], [state]).recomputed
+    assert recomputed is not None
+    share = float(recomputed.mean())
     assert share == pytest.approx(float(method.spent(tower, state)), rel=1e-5) and 0 < share < 1
     assert method.cost(so400m) > dataclasses.replace(method, recompute_ratio=0.25).cost(so400m)

@@ -125,7 +125,7 @@ class STCCacher(EncoderAccelerator):
     @torch.no_grad()
     def encode(self, tower: VisionTower, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
         mine: list[CacherState] = list(states)  # pyright: ignore[reportAssignmentType] - made by new_state
-        seen = sketch(hidden)
+        seen = self._sketched(hidden)
         flags = self.refresh_flags(tower, seen, hidden, mine)
         if len(set(flags)) == 1:
             return (self._refresh if flags[0] else self._reuse)(tower, hidden, seen, mine)
@@ -171,13 +171,17 @@ class STCCacher(EncoderAccelerator):
         asked = [b for b, flag in enumerate(flags) if not flag]
         if self.refresh_share is not None and asked:
             now = seen if len(asked) == len(flags) else seen[asked]
-            then = torch.stack([of(states[b], "entered")[0] for b in asked])
+            then = torch.stack([states[b].first_sketches() for b in asked])
             tau = torch.stack([of(states[b], "tau") for b in asked])
             threshold = thresholds(mean_lengths(then), tau)
             share = (changes(now, then, tower) >= threshold[:, None]).float().mean(1)
             for b, value in zip(asked, share.tolist(), strict=True):
                 flags[b] = value > self.refresh_share
         return flags
+
+    def _sketched(self, hidden: Tensor) -> Tensor:
+        """Sketches of patches `[streams, tokens, dim]`."""
+        return sketch(hidden)
 
     def _refresh(self, tower: VisionTower, hidden: Tensor, seen: Tensor, states: list[CacherState]) -> Encoded:
         """Whole frames, whose results become the references of their streams."""

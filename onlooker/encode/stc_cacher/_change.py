@@ -14,15 +14,15 @@ STEPS = 1024
 
 
 @functools.lru_cache(maxsize=16)
-def projection(dim: int, device: torch.device) -> Tensor:
-    """A random projection that keeps distances, float32 `[dim, 32]`: the same for every stream and layer."""
-    signs = torch.randint(0, 2, (dim, SKETCH), generator=torch.Generator().manual_seed(7)) * 2 - 1
-    return (signs / SKETCH**0.5).to(device)
+def projection(dim: int, device: torch.device, channels: int = SKETCH) -> Tensor:
+    """A random projection that keeps distances, float32 `[dim, channels]`: the same for every stream and layer."""
+    signs = torch.randint(0, 2, (dim, channels), generator=torch.Generator().manual_seed(7)) * 2 - 1
+    return (signs / channels**0.5).to(device)
 
 
-def sketch(rows: Tensor) -> Tensor:
-    """Rows `[..., dim]` by their projection, float32 `[..., 32]`. The sketch of a sum is the sum of the sketches."""
-    return rows.detach().float() @ projection(rows.shape[-1], rows.device)
+def sketch(rows: Tensor, channels: int = SKETCH) -> Tensor:
+    """Rows `[..., dim]` by their projection, float32 `[..., channels]`. The sketch of a sum is the sum of sketches."""
+    return rows.detach().float() @ projection(rows.shape[-1], rows.device, channels)
 
 
 def mean_lengths(then: Tensor) -> Tensor:

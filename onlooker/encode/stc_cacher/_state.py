@@ -87,6 +87,10 @@ class CacherState(StreamState):
         found = (self.keys.shape, self.keys.dtype, self.keys.device, self.shifts.shape[1])
         return found == ((layers, *like.shape), torch.int8 if int8 else like.dtype, like.device, look_every)
 
+    def first_sketches(self) -> Tensor:
+        """Sketches of the patches that the first layer's keys were computed from, float32 `[tokens, 32]`."""
+        return of(self, "entered")[0]
+
     def keep(self, kind: str, layer: int, rows: Tensor, tokens: Tensor | None = None) -> None:
         """Store one layer's rows `[rows, dim]` of these tokens (int64 `[rows]`; None: of all)."""
         target, rows = of(self, kind)[layer], rows.detach()
