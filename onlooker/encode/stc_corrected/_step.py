@@ -94,6 +94,7 @@ class Step:
         length = torch.linalg.vector_norm(attended[0].float(), dim=-1).mean()
         enough = missed.float() > self.method.project_tau * length
         enough[changed] = True
+        enough = self._whole_units(enough.nonzero()[:, 0], len(enough))
         missed.masked_fill_(enough, 0)
         return enough.nonzero()[:, 0]
 
