@@ -3,6 +3,9 @@
     git archive COMMIT onlooker | tar x -C OLD
     python -m benchmarks.paired --old OLD
 
+`--old` may be the archive itself (`git archive -o OLD.tgz COMMIT onlooker`). With `--profile` every row also has, of
+both trees, the launches of one repetition, the host's time until all of them are asked for, and the longest kernels.
+
 One process a tree holds everything ready (the same model, random weights of the same seed, prepared steps on a GPU).
 They are asked for short blocks of repetitions in turns (old new, new old, ...), so that what changes on the machine
 meets both. A figure's `ratio` is the median over turns of new over old, block by block; beside it the ratio of the
@@ -16,6 +19,8 @@ import os
 import statistics
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +155,40 @@ class Figures:
             spent.append((time.perf_counter() - began) * 1000)
         return spent
 
+    def profiled(self, name: str, repeats: int = 5) -> dict[str, Any]:
+        """Of one repetition: `launches` (kernels; without a GPU, operations), `device_ms` that they take, `host_ms`
+        until all are asked for, and `longest`: [name, launches, microseconds] of some."""
+        from torch.profiler import ProfilerActivity, profile
+
+        prepare, run = self.actions[name]
+        host = []
+        for turn in range(4 * repeats):
+            given = prepare(turn)
+            self.wait()
+            began = time.perf_counter()
+            run(turn, given)
+            host.append((time.perf_counter() - began) * 1000)
+            self.wait()
+        kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.cuda else [])]
+        with profile(activities=kinds) as found:
+            for turn in range(repeats):
+                run(turn, prepare(turn))
+                self.wait()
+        spent: dict[str, list[float]] = {}
+        for event in found.events():
+            on_device = "CUDA" in str(event.device_type)
+            if on_device if self.cuda else event.name.startswith("aten::"):
+                own = spent.setdefault(event.name[:60], [0, 0.0])
+                own[0] += 1
+                own[1] += event.device_time_total if self.cuda else event.self_cpu_time_total
+        longest = sorted(spent.items(), key=lambda one: -one[1][1])[: self.options.profile]
+        return {
+            "launches": round(sum(count for count, _ in spent.values()) / repeats, 1),
+            "device_ms": round(sum(us for _, us in spent.values()) / repeats / 1000, 4),
+            "host_ms": round(statistics.median(host), 4),
+            "longest": [[key, round(n / repeats, 1), round(us / repeats, 1)] for key, (n, us) in longest],
+        }
+
 
 def serve(options: argparse.Namespace) -> None:
     """The process of one tree: a line of JSON in, a line out."""
@@ -167,7 +206,10 @@ def serve(options: argparse.Namespace) -> None:
         for line in sys.stdin:
             asked = json.loads(line)
             try:
-                answer = {"ms": figures.timed(asked["name"], asked["repeats"])}
+                if asked["repeats"]:
+                    answer = {"ms": figures.timed(asked["name"], asked["repeats"])}
+                else:
+                    answer = {"profile": figures.profiled(asked["name"])}
             except Exception as error:  # a figure that fails is told, and the others go on
                 answer = {"error": f"{type(error).__name__}: {error}"}
             with contextlib.suppress(BrokenPipeError):
@@ -193,7 +235,7 @@ class Tree:
         return json.loads(self._process.stdout.readline())
 
     def ask(self, name: str, repeats: int) -> dict[str, Any]:
-        """`ms` of the repetitions of a figure, or the `error` that it ended with."""
+        """`ms` of the repetitions of a figure, or its `profile` if there are none, or the `error` it ended with."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"name": name, "repeats": repeats}) + "\n")
         self._process.stdin.flush()
@@ -209,7 +251,8 @@ class Tree:
 def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Ask both trees in turns until all rounds are done or the time is up; rows as they stand then."""
     began = time.perf_counter()
-    trees = {"old": Tree(Path(options.old)), "new": Tree(Path(options.new))}
+    room = tempfile.TemporaryDirectory()
+    trees = {"old": Tree(unpacked(Path(options.old), room.name)), "new": Tree(Path(options.new))}
     names = [name for name in trees["old"].told["ready"] if name in trees["new"].told["ready"]]
     spent: dict[str, list[dict[str, list[float]]]] = {name: [] for name in names}
     failed: dict[str, str] = {}
@@ -228,12 +271,25 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
             else:
                 spent[name].append({which: one["ms"] for which, one in block.items()})
         print(f"round {turn + 1} of {options.rounds}, {time.perf_counter() - began:.0f} s", file=sys.stderr)
-    for tree in trees.values():
-        tree.close()
-    return [
+    rows = [
         row(name, blocks) if name not in failed else {"what": name, "error": failed[name]}
         for name, blocks in spent.items()
     ]
+    for one in rows if options.profile else []:
+        if "error" not in one:
+            one["profile"] = {which: tree.ask(one["what"], 0) for which, tree in trees.items()}
+    for tree in trees.values():
+        tree.close()
+    return rows
+
+
+def unpacked(place: Path, folder: str) -> Path:
+    """A tree of the project: as it is, or from an archive into a folder."""
+    if place.is_dir():
+        return place
+    with tarfile.open(place) as archive:
+        archive.extractall(folder, filter="data")
+    return Path(folder)
 
 
 def row(name: str, blocks: list[dict[str, list[float]]]) -> dict[str, Any]:
@@ -258,7 +314,7 @@ def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--old", required=True, help="folder of the other tree (the one that holds onlooker/)")
+    parser.add_argument("--old", required=True, help="folder of the other tree (the one that holds onlooker/), or archive")
     parser.add_argument("--new", default=".", help="folder of this tree")
     parser.add_argument("--out", help="file for one line of JSON")
     parser.add_argument("--model", default="llava-onevision-0.5b", help="a model, or sizes of one with random weights")
@@ -266,6 +322,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=8, help="repetitions of a block")
+    parser.add_argument("--profile", type=int, default=0, metavar="N", help="also the N longest kernels of each")
     parser.add_argument("--seconds", type=float, default=300.0, help="ask for nothing more after so many")
     parser.add_argument("--window", type=int, default=2000, help="tokens of the sliding window of whole steps")
     parser.add_argument("--fill", type=int, default=44, help="steps that fill it")
@@ -285,6 +342,9 @@ def main() -> None:
         else:
             print(f"{one['what']:36} {one['old_ms']:9.3f} {one['new_ms']:9.3f} ms", end="")
             print(f"  {one['ratio']:.3f}  {one['ratio_of_minima']:.3f}")
+        for which, told in one.get("profile", {}).items():
+            found = told.get("profile", told)
+            print(f"    {which}: " + ", ".join(f"{key} {found[key]}" for key in found if key != "longest"))
     from onlooker.core import provenance  # not above: the other tree's process has another one, or none
 
     facts = {"bench": "paired", "model": options.model, "device": options.device, "rounds": options.rounds}

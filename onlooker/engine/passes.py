@@ -226,7 +226,7 @@ class LanguageStep:
     def run(self, pieces: Sequence["_Piece"]) -> Tensor:
         """Last hidden states of the packed pieces, `[num_tokens, hidden_dim]`, until the next pass of the pool."""
         self.tables.fill([piece.rows for piece in pieces])
-        embeddings = [piece.work.embeddings[piece.begin : piece.end] for piece in pieces]
+        embeddings = [piece.embeddings for piece in pieces]
         count = sum(map(len, embeddings))
         torch.cat(embeddings, out=self._embeddings[:count])
         extras = self._extras(pieces)
@@ -284,12 +284,21 @@ class _Piece:
         return self.begin + self.num_tokens
 
     @property
+    def embeddings(self) -> Tensor:
+        """Of its tokens, `[tokens, hidden_dim]`."""
+        whole = self.work.embeddings
+        return whole if self.num_tokens == len(whole) else whole[self.begin : self.end]
+
+    @property
     def num_told(self) -> int:
         """How many of its last tokens are among those that are asked about."""
         return max(0, self.end - max(self.begin, len(self.work.embeddings) - self.work.num_told))
 
     def cut(self, most: int) -> Iterator["_Piece"]:
         """Pieces of at most so many tokens, in order."""
+        if self.num_tokens <= most:
+            yield self
+            return
         for begin in range(0, self.num_tokens, most):
             end = min(begin + most, self.num_tokens)
             yield _Piece(self.number, self.work, self.rows.part(begin, end), begin)

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 COLUMNS = tl.constexpr(6)
-SEGMENT_COLUMNS = tl.constexpr(30)
+SEGMENT_COLUMNS = tl.constexpr(32)
 """Of the table of segments, see `packed_attention`."""
 LARGEST = tl.constexpr(65504.0)
 NEAREST = tl.constexpr(12582912.0)
@@ -229,14 +229,14 @@ def decode_tiles(
     D]`. Grid (S, H, SHARES)."""
     segment, head, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     facts = table + segment * SEGMENT_COLUMNS
-    to = tl.load(facts + 29)
+    to = tl.load(facts + 30)
     if to < 0:
         return
-    tiles, before = tl.load(facts + 25).to(tl.pointer_type(tl.int64)), tl.load(facts + 28)
+    tiles, before = tl.load(facts + 26).to(tl.pointer_type(tl.int64)), tl.load(facts + 29)
     lanes, dims = tl.arange(0, TILE), tl.arange(0, D)
     keys = plain + (head * room + to) * D
     values = keys + tl.cast(H, tl.int64) * room * D
-    for number in range(share, tl.load(facts + 26).to(tl.int32), SHARES):
+    for number in range(share, tl.load(facts + 27).to(tl.int32), SHARES):
         one = tiles + number * COLUMNS
         at = (tl.load(one + 5) - before) + lanes
         there = lanes < tl.load(one + 3)

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from onlooker.kernels._coded_rows_triton import tile_keys, tile_values
 
-COLUMNS = tl.constexpr(30)
+COLUMNS = tl.constexpr(32)
 TILE_COLUMNS = tl.constexpr(6)
 
 
@@ -40,11 +40,11 @@ def store_rows(
     """Write each new token's rotated key, value and (for a chunk) raw key to its own row, and of the newest, where
     somebody asks (`ASKED`: it may be), the rotated queries. Grid (T,)."""
     token = tl.program_id(0)
-    segment = tl.load(tokens + 2 * token)
+    segment = tl.load(tokens + token)
     if segment < 0:
         return
-    row = tl.load(tokens + 2 * token + 1)
     facts = table + segment * COLUMNS
+    row = token - tl.load(facts + 11) + tl.load(facts + 10)
     element = keys.dtype.element_ty
     layer_stride = tl.load(facts + 8)
     head_stride = tl.load(facts + 9)
@@ -67,14 +67,14 @@ def store_rows(
         to_raw = layer * tl.load(facts + 18) + heads * tl.load(facts + 19) + row * D + dims
         tl.store(raw.to(tl.pointer_type(element)) + to_raw, plain, mask=real)
     if ASKED:
-        asked = tl.load(facts + 21)
-        first = tl.load(facts + 24)
+        asked = tl.load(facts + 22)
+        first = tl.load(facts + 25)
         if (asked != 0) & (row >= first):
             head = tl.arange(0, HQ_CEIL)
             looks = _turned_queries(
                 queries, cos, sin, head * 0 + token, head, head < HQ, query_head_stride, query_token_stride, D
             )
-            to_asked = layer * tl.load(facts + 22) + head[:, None] * tl.load(facts + 23) + (row - first) * D + dims
+            to_asked = layer * tl.load(facts + 23) + head[:, None] * tl.load(facts + 24) + (row - first) * D + dims
             tl.store(asked.to(tl.pointer_type(element)) + to_asked, looks, mask=head[:, None] < HQ)
 
 
@@ -143,15 +143,15 @@ def attend_rows(
     segments lie in `plain` as well, `[2, H, room, D]`, where `decode_tiles` laid this layer's.
     """
     tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    segment = tl.load(blocks + 2 * tile)
+    segment = tl.load(blocks + tile)
     if segment < 0:
         return
-    first_row = tl.load(blocks + 2 * tile + 1).to(tl.int32)
     facts = table + segment * COLUMNS
+    first_row = (tile - tl.load(facts + 20).to(tl.int32)) * M
     past_rows, own_before = tl.load(facts + 4).to(tl.int32), tl.load(facts + 10).to(tl.int32)
-    counts = tl.load(facts + 16)
-    if counts != 0:  # each layer and head sees as many rows of its past as it chose
-        past_rows = tl.load(counts.to(tl.pointer_type(tl.int32)) + layer * (HQ // G) + kv_head)
+    counts = tl.load(facts + 16)  # each layer and head may see as many rows of its past as it chose
+    chosen = counts.to(tl.pointer_type(tl.int32)) + layer * (HQ // G) + kv_head
+    past_rows = tl.load(chosen, mask=counts != 0, other=past_rows)
     first_token, count = tl.load(facts + 11).to(tl.int32), tl.load(facts + 12).to(tl.int32)
     element = queries.dtype.element_ty
 
@@ -170,13 +170,14 @@ def attend_rows(
     own_values = tl.multiple_of((tl.load(facts + 6)).to(tl.pointer_type(element)) + tl.multiple_of(own, 16), 16)
 
     past_tiles = tl.cdiv(past_rows, N)
-    together = tl.load(facts + 20) != 0  # its tokens all see each other
+    least = tl.load(facts + 21).to(tl.int32) - 1  # the last of its tokens that all of them see: where not causal, any
     last_token = tl.minimum((first_row + M - 1) // G, count - 1)
-    last_seen = own_before + tl.where(together, count, last_token + 1)
+    last_seen = own_before + tl.maximum(last_token, least) + 1
+    last_own = own_before + tl.maximum(place, least)
     coded_tiles = 0
     if KIND >= 0:
-        at_plain, coded_rows = tl.load(facts + 29), tl.load(facts + 27).to(tl.int32)
-        coded_tiles = tl.where(at_plain < 0, tl.load(facts + 26).to(tl.int32), tl.cdiv(coded_rows, N))
+        at_plain, coded_rows = tl.load(facts + 30), tl.load(facts + 28).to(tl.int32)
+        coded_tiles = tl.where(at_plain < 0, tl.load(facts + 27).to(tl.int32), tl.cdiv(coded_rows, N))
     all_tiles = past_tiles + coded_tiles + tl.cdiv(last_seen, N)
     share = tl.cdiv(all_tiles, SPLITS)
     begin = split * share
@@ -199,7 +200,7 @@ def attend_rows(
                 total, acc, D, N, PRECISION,
             )  # fmt: skip
         else:
-            tiles, lanes = tl.load(facts + 25).to(tl.pointer_type(tl.int64)), tl.arange(0, TILE)
+            tiles, lanes = tl.load(facts + 26).to(tl.pointer_type(tl.int64)), tl.arange(0, TILE)
             for number in range(first, last):
                 one = tiles + number * TILE_COLUMNS
                 k = tile_keys(one, layer, layers, kv_head, lanes, element, HQ // G, D, KIND, GROUP)
@@ -213,8 +214,8 @@ def attend_rows(
         there = at < last_seen
         k = tl.load(own_keys + at[None, :] * D + dims[:, None], mask=there[None, :], other=0.0)
         logits = tl.dot(q, k, input_precision=PRECISION) * scale
-        seen = (at[None, :] <= (own_before + place)[:, None]) | together
-        logits = tl.where(seen & there[None, :], logits, float("-inf"))
+        seen = (at[None, :] <= last_own[:, None]) & there[None, :]
+        logits = tl.where(seen, logits, float("-inf"))
         v = tl.load(own_values + at[:, None] * D + dims[None, :], mask=there[:, None], other=0.0)
         peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
 
@@ -237,7 +238,7 @@ def join_splits(
 ):
     """The whole of what the shares of one token and head found. Grid (T, Hq)."""
     token, head = tl.program_id(0), tl.program_id(1)
-    if tl.load(tokens + 2 * token) < 0:
+    if tl.load(tokens + token) < 0:
         return
     flat = token.to(tl.int64) * HQ + head
     part = tl.arange(0, SPLITS).to(tl.int64) * num_tokens * HQ + flat
@@ -263,6 +264,7 @@ def note_looks(
     head_stride,
     token_stride,
     scale,
+    segments,
     HQ: tl.constexpr,
     G: tl.constexpr,
     G_CEIL: tl.constexpr,
@@ -272,54 +274,54 @@ def note_looks(
     PRECISION: tl.constexpr,
 ):
     """Add a segment's last query's weights on its past and its first own rows to its ledger: averaged over heads, or
-    for every key-value head apart, where each sees other rows. Grid (S, SHARES)."""
-    segment, share = tl.program_id(0), tl.program_id(1)
-    facts = table + segment * COLUMNS
-    ledger_at = tl.load(facts + 13)
-    if ledger_at == 0:
-        return
-    past_rows = tl.load(facts + 4).to(tl.int32)
-    token = (tl.load(facts + 11) + tl.load(facts + 12) - 1).to(tl.int32)
-    element = queries.dtype.element_ty
-    ledger = ledger_at.to(tl.pointer_type(tl.float32)) + layer * tl.load(facts + 14)
-    past_keys = tl.multiple_of((tl.load(facts + 0)).to(tl.pointer_type(element)), 16)
-    own_keys = tl.multiple_of((tl.load(facts + 5)).to(tl.pointer_type(element)), 16)
-    own_rows = tl.load(facts + 15).to(tl.int32)
-    counts, apart = tl.load(facts + 16), tl.load(facts + 17)
-    past_tiles = tl.cdiv(past_rows, N)
-    group, columns, dims = tl.arange(0, G_CEIL), tl.arange(0, N), tl.arange(0, D)
-    real = group < G
-    tokens = token + tl.zeros([G_CEIL], dtype=tl.int32)
-    behind = past_rows + tl.load(facts + 27).to(tl.int32)  # rows in codes lie between
-    for number in range(share, past_tiles + tl.cdiv(own_rows, N), SHARES):
-        is_past = number < past_tiles
-        at = tl.where(is_past, number, number - past_tiles) * N + columns
-        there = at < tl.where(is_past, past_rows, own_rows)
-        keys = tl.where(is_past, past_keys, own_keys)
-        layer_part = layer * tl.load(facts + tl.where(is_past, 2, 8))
-        head_part = tl.load(facts + tl.where(is_past, 3, 9))
-        looks = tl.zeros([N], dtype=tl.float32)
-        for kv_head in range(HQ // G):
-            head = kv_head * G + group
-            q = _turned_queries(queries, cos, sin, tokens, head, real, head_stride, token_stride, D)
-            from_row = tl.multiple_of(layer_part + kv_head * head_part, 16)
-            k = tl.load(keys + from_row + at[None, :] * D + dims[:, None], mask=there[None, :], other=0.0)
-            logits = tl.dot(q, k, input_precision=PRECISION) * scale
-            mass = tl.load(lse + token.to(tl.int64) * HQ + head, mask=real, other=0.0)
-            weights = tl.where(real[:, None], tl.exp2(logits - mass[:, None]), 0.0)
-            seen = past_rows
-            if counts != 0:
-                seen = tl.load(counts.to(tl.pointer_type(tl.int32)) + layer * (HQ // G) + kv_head)
-            own = tl.where(at < tl.where(is_past, seen, own_rows), tl.sum(weights, 0), 0.0)
-            looks += own
-            if apart != 0:
-                noted = ledger + kv_head * apart + tl.where(is_past, 0, behind) + at
+    for every key-value head apart, where each sees other rows. Grid (a few, SHARES): the first shares out the segments
+    that ask, most of which do not."""
+    slot, share = tl.program_id(0), tl.program_id(1)
+    segment = tl.load(table + slot * COLUMNS + 31) - 1
+    while segment >= 0:
+        facts = table + segment * COLUMNS
+        past_rows, own_rows = tl.load(facts + 4).to(tl.int32), tl.load(facts + 15).to(tl.int32)
+        token = (tl.load(facts + 11) + tl.load(facts + 12) - 1).to(tl.int32)
+        element = queries.dtype.element_ty
+        ledger = tl.load(facts + 13).to(tl.pointer_type(tl.float32)) + layer * tl.load(facts + 14)
+        past_keys = tl.multiple_of((tl.load(facts + 0)).to(tl.pointer_type(element)), 16)
+        own_keys = tl.multiple_of((tl.load(facts + 5)).to(tl.pointer_type(element)), 16)
+        counts, apart = tl.load(facts + 16), tl.load(facts + 17)
+        past_tiles = tl.cdiv(past_rows, N)
+        group, columns, dims = tl.arange(0, G_CEIL), tl.arange(0, N), tl.arange(0, D)
+        real = group < G
+        tokens = token + tl.zeros([G_CEIL], dtype=tl.int32)
+        behind = past_rows + tl.load(facts + 28).to(tl.int32)  # rows in codes lie between
+        for number in range(share, past_tiles + tl.cdiv(own_rows, N), SHARES):
+            is_past = number < past_tiles
+            at = tl.where(is_past, number, number - past_tiles) * N + columns
+            there = at < tl.where(is_past, past_rows, own_rows)
+            keys = tl.where(is_past, past_keys, own_keys)
+            layer_part = layer * tl.load(facts + tl.where(is_past, 2, 8))
+            head_part = tl.load(facts + tl.where(is_past, 3, 9))
+            looks = tl.zeros([N], dtype=tl.float32)
+            for kv_head in range(HQ // G):
+                head = kv_head * G + group
+                q = _turned_queries(queries, cos, sin, tokens, head, real, head_stride, token_stride, D)
+                from_row = tl.multiple_of(layer_part + kv_head * head_part, 16)
+                k = tl.load(keys + from_row + at[None, :] * D + dims[:, None], mask=there[None, :], other=0.0)
+                logits = tl.dot(q, k, input_precision=PRECISION) * scale
+                mass = tl.load(lse + token.to(tl.int64) * HQ + head, mask=real, other=0.0)
+                weights = tl.where(real[:, None], tl.exp2(logits - mass[:, None]), 0.0)
+                chosen = counts.to(tl.pointer_type(tl.int32)) + layer * (HQ // G) + kv_head
+                seen = tl.load(chosen, mask=counts != 0, other=past_rows)
+                own = tl.where(at < tl.where(is_past, seen, own_rows), tl.sum(weights, 0), 0.0)
+                looks += own
+                if apart != 0:
+                    noted = ledger + kv_head * apart + tl.where(is_past, 0, behind) + at
+                    before = tl.load(noted, mask=there, other=0.0)
+                    tl.store(noted, before + own / HQ, mask=there)
+            if apart == 0:
+                noted = ledger + tl.where(is_past, 0, behind) + at
                 before = tl.load(noted, mask=there, other=0.0)
-                tl.store(noted, before + own / HQ, mask=there)
-        if apart == 0:
-            noted = ledger + tl.where(is_past, 0, behind) + at
-            before = tl.load(noted, mask=there, other=0.0)
-            tl.store(noted, before + looks / HQ, mask=there)
+                tl.store(noted, before + looks / HQ, mask=there)
+        slot += tl.num_programs(0)
+        segment = tl.load(table + slot * COLUMNS + 31, mask=slot < segments, other=0) - 1
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -357,11 +359,11 @@ def note_looks_at_codes(
     group, lanes = tl.arange(0, G_CEIL), tl.arange(0, TILE)
     real = group < G
     tokens = token + tl.zeros([G_CEIL], dtype=tl.int32)
-    tiles = tl.load(facts + 25).to(tl.pointer_type(tl.int64))
-    for number in range(share, tl.load(facts + 26).to(tl.int32), SHARES):
+    tiles = tl.load(facts + 26).to(tl.pointer_type(tl.int64))
+    for number in range(share, tl.load(facts + 27).to(tl.int32), SHARES):
         one = tiles + number * TILE_COLUMNS
         there = lanes < tl.load(one + 3)
-        noted = ledger + past_rows + (tl.load(one + 5) - tl.load(facts + 28)) + lanes
+        noted = ledger + past_rows + (tl.load(one + 5) - tl.load(facts + 29)) + lanes
         looks = tl.zeros([TILE], dtype=tl.float32)
         for kv_head in range(HQ // G):
             head = kv_head * G + group

@@ -23,10 +23,12 @@ from onlooker.core.errors import InputError, ModelError
 from onlooker.kernels.coded_rows import KINDS, CodedRows, Form, Scratch, decode_tiles
 from onlooker.kernels.tiles import Tiles
 
-COLUMNS = 30
+COLUMNS = 32
 """Numbers per segment in the table: 0-4 past, 5-9 own rows, 10-12 counts, 13-15 ledger, 16 rows seen of the past, 17
-stride of the ledger's heads, 18-19 raw keys, 20 whether its tokens all see each other, 21-24 queries, 25-28 rows in
-codes: address of their tiles, tiles, rows, rows before the first, 29 where they are laid out (-1: nowhere)."""
+stride of the ledger's heads, 18-19 raw keys, 20 its first tile, 21 its tokens if they all see each other, 22-25
+queries, 26-29 rows in codes: address of their tiles, tiles, rows, rows before the first, 30 where they are laid out
+(-1: nowhere). Column 31 is a list of its own: the segments that have a ledger, counted from 1, and zeros behind."""
+LAID, ASKING = 30, 31
 
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
@@ -115,14 +117,13 @@ class PassTables:
         self.spec, self.num_tokens, self.num_segments, self.tiles = spec, num_tokens, num_segments, tiles
         self.groups = spec.num_query_heads // spec.num_kv_heads
         self.num_blocks = -(-num_tokens * self.groups // tiles.queries) + num_segments
-        sizes = (num_segments * COLUMNS, num_tokens * 2, self.num_blocks * 2, spec.position_axes * num_tokens)
+        sizes = (num_segments * COLUMNS, num_tokens, self.num_blocks, spec.position_axes * num_tokens)
         ends = np.cumsum(sizes)
         self._host = np.zeros(int(ends[-1]), dtype=np.int64)
         self._device = torch.zeros(int(ends[-1]), dtype=torch.int64, device=spec.device)
         cuts = [int(end) for end in ends[:-1]]
-        table, tokens, blocks, offsets = np.split(self._host, cuts)
-        self._table, self._tokens = table.reshape(-1, COLUMNS), tokens.reshape(-1, 2)
-        self._blocks, self._offsets = blocks.reshape(-1, 2), offsets.reshape(spec.position_axes, -1)
+        table, self._tokens, self._blocks, offsets = np.split(self._host, cuts)
+        self._table, self._offsets = table.reshape(-1, COLUMNS), offsets.reshape(spec.position_axes, -1)
         self.table, self.tokens, self.blocks, self.offsets = torch.split(self._device, list(sizes))
         self._places = torch.zeros(spec.position_axes, num_tokens, dtype=torch.int64, device=spec.device)
         self.segments: tuple[Rows, ...] = ()
@@ -146,28 +147,31 @@ class PassTables:
         asks = any(rows.own_queries is not None for rows in segments)
         assert self.asked or not asks, "these tables were not made for segments that want queries"
         self.segments = tuple(segments)
-        self._table[:], self._table[:, -1] = 0, -1
-        self._tokens[:, 0] = self._blocks[:, 0] = -1
-        start = block = laid = 0
+        self._table[:], self._table[:, LAID] = 0, -1
+        self._tokens[:] = self._blocks[:] = -1
+        start = block = num_asking = laid = 0
         for number, (rows, count) in enumerate(zip(segments, counts, strict=True)):
-            self._table[number, :-1] = _facts(rows, start)
-            self._table[number, -1] = laid if (more := self._laid_out(rows, laid)) else -1
-            laid += more
-            here = slice(start, start + count)
-            self._tokens[here, 0] = number
-            self._tokens[here, 1] = np.arange(rows.own_before, rows.own_before + count)
-            self._offsets[:, here] = np.reshape(rows.offset, (-1, 1))
-            firsts = np.arange(0, count * self.groups, self.tiles.queries)
-            self._blocks[block : block + len(firsts), 0] = number
-            self._blocks[block : block + len(firsts), 1] = firsts
-            start, block = start + count, block + len(firsts)
+            facts = _facts(rows, start, block)
+            self._table[number, : len(facts)] = facts
+            if more := self._laid_out(rows, laid):
+                self._table[number, LAID] = laid
+                laid += more
+            self._tokens[start : start + count] = number
+            offsets = self._offsets[:, start : start + count]
+            offsets[:] = rows.offset if len(offsets) == 1 else np.reshape(rows.offset, (-1, 1))
+            end = block - (-count * self.groups // self.tiles.queries)
+            self._blocks[block:end] = number
+            start, block = start + count, end
+            if rows.ledger is not None:
+                self._table[num_asking, ASKING] = number + 1
+                num_asking += 1
         upload = torch.from_numpy(self._host)
         if self.spec.device.type == "cuda":
             # A fresh pinned copy each time, from PyTorch's cache: the last one may still be on its way.
             upload = upload.pin_memory()
         self._device.copy_(upload, non_blocking=True)
         if segments:
-            self._places[:, :start] = torch.cat([rows.positions for rows in segments], dim=1)
+            torch.cat([rows.positions for rows in segments], dim=1, out=self._places[:, :start])
 
     def _laid_out(self, rows: Rows, laid: int) -> int:
         """How many of a segment's rows in codes are laid out behind those of others."""
@@ -284,15 +288,19 @@ class RowAttention:
         looked = (queries, cos, sin, tables.table, self._lse, layer, queries.stride(0), queries.stride(1), scale_2)
         sizes = {"HQ": heads, "G": groups, "G_CEIL": max(16, _power_of_two(groups)), "D": dim}
         sizes |= {"SHARES": LOOK_SHARES, "PRECISION": precision}
-        grid = (tables.num_segments, LOOK_SHARES)
-        kernels.note_looks[grid](*looked, N=64, **sizes)
+        grid = (min(tables.num_segments, LOOKERS), LOOK_SHARES)
+        kernels.note_looks[grid](*looked, tables.num_segments, N=64, **sizes, num_stages=1)
         if self._codes["KIND"] >= 0:
-            kernels.note_looks_at_codes[grid](*looked, spec.num_layers, **sizes, **self._codes)
+            kernels.note_looks_at_codes[tables.num_segments, LOOK_SHARES](
+                *looked, spec.num_layers, **sizes, **self._codes
+            )
         return self._out
 
 
 LOOK_SHARES = 16
 """Programs that share one segment's past when its last token's looks are noted."""
+LOOKERS = 16
+"""Segments whose looks are noted at once: programs that find nothing to do still have to be started."""
 
 
 def attend_plainly(
@@ -341,46 +349,40 @@ def _turn(states: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     return (states.float() * cos + torch.cat((-second, first), dim=-1) * sin).to(states.dtype)
 
 
-def _facts(rows: Rows, start: int) -> list[int]:
+def _facts(rows: Rows, start: int, tile: int) -> list[int]:
+    """What the table says of a segment, as far as it is not zero."""
     past, own, ledger, counts = rows.past_keys, rows.own_keys, rows.ledger, rows.past_counts
-    raw, asked = rows.own_raw, rows.own_queries
-    for pair in ((past, rows.past_values), (own, rows.own_values)):
-        assert pair[0].stride() == pair[1].stride(), "keys and values lie alike"
-    assert raw is None or raw.stride()[2:] == (raw.shape[3], 1), f"rows lie one after the other, not {raw.stride()}"
-    assert asked is None or asked.stride()[2:] == (asked.shape[3], 1), (
-        f"rows lie one after the other, not {asked.stride()}"
-    )
-    assert own.stride()[2:] == (own.shape[3], 1), f"rows lie one after the other, not {own.stride()}"
-    assert not past.shape[2] or past.stride()[2:] == (past.shape[3], 1), f"not {past.stride()}"
+    raw, asked, row = rows.own_raw, rows.own_queries, (own.shape[3], 1)
+    past_at, own_at = past.stride(), own.stride()
+    assert past_at == rows.past_values.stride() and own_at == rows.own_values.stride(), "keys and values lie alike"
+    for at in (own_at, *(part.stride() for part in (raw, asked) if part is not None)):
+        assert at[2:] == row, f"rows lie one after the other, not {at}"
+    assert past_at[2:] == row or not past.shape[2], f"rows lie one after the other, not {past_at}"
     assert counts is None or (counts.dtype == torch.int32 and counts.is_contiguous()), "counts are dense int32"
-    return [
+    facts = [
         past.data_ptr(),
         rows.past_values.data_ptr(),
-        past.stride(0),
-        past.stride(1),
+        *past_at[:2],
         past.shape[2],
         own.data_ptr(),
         rows.own_values.data_ptr(),
         0 if raw is None else raw.data_ptr(),
-        own.stride(0),
-        own.stride(1),
+        *own_at[:2],
         rows.own_before,
         start,
         rows.num_tokens,
-        0 if ledger is None else ledger.data_ptr(),
-        0 if ledger is None else ledger.stride(0),
+        *((0, 0) if ledger is None else (ledger.data_ptr(), ledger.stride(0))),
         rows.own_noted,
         0 if counts is None else counts.data_ptr(),
         0 if ledger is None or ledger.ndim == 2 else ledger.stride(1),
-        0 if raw is None else raw.stride(0),
-        0 if raw is None else raw.stride(1),
-        int(not rows.causal),
-        0 if asked is None else asked.data_ptr(),
-        0 if asked is None else asked.stride(0),
-        0 if asked is None else asked.stride(1),
-        rows.asked_from,
-        *_coded_facts(rows.coded),
+        *((0, 0) if raw is None else raw.stride()[:2]),
+        tile,
     ]
+    if rows.causal and asked is None and rows.coded is None:
+        return facts
+    facts.append(0 if rows.causal else rows.num_tokens)
+    facts += (0, 0, 0) if asked is None else (asked.data_ptr(), *asked.stride()[:2])
+    return [*facts, rows.asked_from, *_coded_facts(rows.coded)]
 
 
 def _coded_facts(coded: CodedRows | None) -> tuple[int, int, int, int]:

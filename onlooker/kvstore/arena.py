@@ -16,6 +16,8 @@ def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *
     Raises `CapacityError` when the device has no more.
     """
     try:
+        if not torch.is_inference_mode_enabled():  # as a rule: the switch costs as much as the memory
+            return torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
         with torch.inference_mode(False):
             return torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
     except torch.OutOfMemoryError as full:

@@ -59,15 +59,15 @@ class Placing:
         """Where everything so far ends, on each axis."""
         return self._start if self._video is None else _moved(self._start, self._video.span)
 
-    def peek(self, block: Block) -> Offset:
-        """Where this block would start."""
-        if block.clock is None or self._video is None:
+    def peek(self, clock: int | None) -> Offset:
+        """Where a block with this clock would start."""
+        if clock is None or self._video is None:
             return self.reach
-        return (self._start[0] + block.clock - self._video.first, *self._start[1:])
+        return (self._start[0] + clock - self._video.first, *self._start[1:])
 
     def place(self, block: Block) -> Offset:
         """Where this block starts; it is counted in from now on."""
-        offset = self.peek(block)
+        offset = self.peek(block.clock)
         if block.clock is None:
             self._start, self._video = _moved(offset, block.extent), None
             return offset

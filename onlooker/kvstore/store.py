@@ -113,8 +113,8 @@ class KVStore:
             raise InputError("the prefix is the first block of a store", do="begin it before any frame")
         num_tokens = positions.shape[1]
         most_rows = self._most_rows(num_tokens)
-        block = Block(self._next_id, num_tokens, extent, positions.to(self.spec.device, torch.int64), clock)
-        block = dataclasses.replace(block, written=self._window.placing.peek(block))
+        positions, written = positions.to(self.spec.device, torch.int64), self._window.placing.peek(clock)
+        block = Block(self._next_id, num_tokens, extent, positions, clock, written)
         shape = (self.spec.num_layers, self.spec.num_kv_heads, num_tokens, self.spec.head_dim)
         raw = allocate(shape, self.spec.dtype, self.spec.device)
         self._signals.reserve()

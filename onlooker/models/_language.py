@@ -51,20 +51,22 @@ class LanguageLayers:
         doubling. With three axes, that module decides which frequencies belong to which axis (M-RoPE).
         """
         frequencies, axis = self._turns(len(positions), positions.device)
-        angles = positions.index_select(0, axis).T * frequencies
-        angles = torch.cat((angles, angles), dim=1)
-        scale = self._rotary.attention_scaling
-        return (angles.cos() * scale).float(), (angles.sin() * scale).float()
+        # Few steps, each of which is a launch in every pass.
+        places = positions if len(positions) == 1 else positions.index_select(0, axis)
+        angles, scale = places.T * frequencies, self._rotary.attention_scaling
+        turns = angles.cos(), angles.sin()
+        cos, sin = turns if scale == 1.0 else (turn * scale for turn in turns)
+        return cos.float(), sin.float()
 
     def _turns(self, axes: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Angle of one position, float64 `[head_dim / 2]`, and the axis that it belongs to, int64 `[head_dim / 2]`."""
+        """Angle of one position, float64 `[head_dim]`, and the axis that it belongs to, int64 `[head_dim]`."""
         if axes not in self._frequencies:
             frequencies = self._rotary.inv_freq.to(device, torch.float64)
             like = torch.empty(0, dtype=torch.float32, device=device)
             one_step = torch.eye(axes, dtype=torch.int64, device=device)  # a step on each axis in turn
             _, sin = self._rotary(like, one_step if axes == 1 else one_step[:, None])
             axis = sin[0, :, : len(frequencies)].abs().argmax(0)
-            self._frequencies[axes] = frequencies, axis
+            self._frequencies[axes] = frequencies.repeat(2), axis.repeat(2)
         return self._frequencies[axes]
 
     def extend(self, embeddings: Tensor, attention: Attention, deepstack: Tensor | None = None) -> Tensor:

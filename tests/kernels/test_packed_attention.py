@@ -103,6 +103,7 @@ MIXES = {
     "mixed": [(20, 0, 6, False, True), (65, 4, 1, True, False), (16, 0, 12, True, False), (3, 0, 1, False, True)],
     "together": [(40, 0, 37, False, True, "together"), (0, 0, 7, False, True), (65, 4, 5, True, False, "together")],
     "chosen": [(65, 4, 1, True, False, "heads"), (40, 0, 9, True, False, "rows"), (33, 2, 3, False, False, "heads")],
+    "many ask": [(3 + n, n % 3, 1, n % 4 != 3, False) for n in range(24)],
 }
 
 
@@ -112,7 +113,7 @@ def run_mix(spec: ModelSpec, mix: str, tiles: Tiles) -> list[tuple[Tensor, Tenso
     copies = [twin(rows) for rows in segments]
     counts = [rows.num_tokens for rows in segments]
     total = sum(counts) + 6
-    tables = PassTables(spec, total, 5, tiles, asked=mix == "asked")
+    tables = PassTables(spec, total, len(segments) + 2, tiles, asked=mix == "asked")
     tables.fill(segments)
     attention = RowAttention(tables)
     cos, sin = angles_of(tables.positions, spec.head_dim)
@@ -154,9 +155,9 @@ def test_a_pass_may_be_filled_again():
     tables = PassTables(spec, 8, 2, Tiles(16, 16))
     tables.fill([make_rows(spec, 5, 0, 3, 0, False, True), make_rows(spec, 5, 0, 4, 1, False, True)])
     tables.fill([make_rows(spec, 5, 0, 2, 2, False, True)])
-    assert tables.tokens.view(-1, 2)[:, 0].tolist() == [0, 0] + [-1] * 6
+    assert tables.tokens.tolist() == [0, 0] + [-1] * 6
     assert tables.positions[0, :2].tolist() == [5, 6]
-    assert (tables.blocks.view(-1, 2)[1:, 0] == -1).all()
+    assert (tables.blocks[1:] == -1).all()
 
 
 def test_what_does_not_fit_is_refused():
