@@ -314,7 +314,9 @@ def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--old", required=True, help="folder of the other tree (the one that holds onlooker/), or archive")
+    parser.add_argument(
+        "--old", required=True, help="folder of the other tree (the one that holds onlooker/), or archive"
+    )
     parser.add_argument("--new", default=".", help="folder of this tree")
     parser.add_argument("--out", help="file for one line of JSON")
     parser.add_argument("--model", default="llava-onevision-0.5b", help="a model, or sizes of one with random weights")

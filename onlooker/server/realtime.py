@@ -13,12 +13,14 @@ from pydantic import Field, TypeAdapter, ValidationError
 from starlette.websockets import WebSocket
 
 from onlooker.core.events import Answer
-from onlooker.server.bodies import Body, Sampling
+from onlooker.server.between import between_steps
+from onlooker.server.bodies import Body, NoteBody, Sampling
 from onlooker.server.channel import Channel, PushedFrame, Tasks, conversing, push_frame
 from onlooker.server.feed import Missed
 from onlooker.server.gate import refuse_socket
 from onlooker.server.inline import picture_of
 from onlooker.server.keys import Caller
+from onlooker.server.notes import write_note
 from onlooker.server.question import Question
 from onlooker.server.refusals import Refusal, overloaded
 from onlooker.server.service import Service, told
@@ -103,7 +105,15 @@ class ResponseCancel(Body):
     response_id: str | None = None
 
 
-Said = SessionUpdate | ItemCreate | ResponseCreate | ResponseCancel
+class NoteCreate(Body):
+    """Write a text, or a soft prefix by name, into the session's memory: an event of our own."""
+
+    type: Literal["onlooker.note.create"]
+    event_id: str | None = None
+    note: NoteBody
+
+
+Said = SessionUpdate | ItemCreate | ResponseCreate | ResponseCancel | NoteCreate
 _EVENT = TypeAdapter(Annotated[Said, Field(discriminator="type")])
 
 
@@ -219,6 +229,10 @@ class _Conversation:
                 if self._response is None or event.response_id not in (None, self._response.id):
                     raise Refusal(422, "response_cancel_not_active", "there is no such response to cancel")
                 self._response.question.cancel()
+            case NoteCreate():
+                self._service.find(self._caller, self._stream.id, own=True)
+                written = await between_steps(self._service, self._stream, lambda: write_note(self._stream, event.note))
+                await self._say("onlooker.note.created", note=written)
 
     async def _add(self, item: Item) -> None:
         await self._see(item)

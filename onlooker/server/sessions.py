@@ -12,12 +12,13 @@ from fastapi.responses import JSONResponse, Response
 
 from onlooker.core.events import Answer
 from onlooker.server import snapshots
+from onlooker.server.between import between_steps
 from onlooker.server.bodies import AskBody, FrameQuery, Name, NoteBody, NoteQuery, RuleBody, SessionBody
 from onlooker.server.feed import Missed
 from onlooker.server.keys import Caller
 from onlooker.server.notes import list_notes, write_note
 from onlooker.server.pictures import FORMATS, check_type
-from onlooker.server.refusals import Refusal, gone
+from onlooker.server.refusals import Refusal
 from onlooker.server.rules import describe_rules, put_rule, remove_rule, rule_of
 from onlooker.server.saving import restore, save
 from onlooker.server.service import Service, told
@@ -108,7 +109,7 @@ def _lifetime(routes: APIRouter, service: Service) -> None:
     async def stats(session_id: str, caller: Asker) -> dict[str, Any]:
         """Frames, drops, tokens kept, lag, bytes."""
         stream = service.find(caller, session_id)
-        stream.stats = await _on_worker(service, stream, lambda: figures_of(stream))
+        stream.stats = await between_steps(service, stream, lambda: figures_of(stream))
         return stream.figures()
 
 
@@ -231,13 +232,13 @@ def _notes(routes: APIRouter, service: Service) -> None:
     async def add_note(session_id: str, body: NoteBody, caller: Asker) -> dict[str, Any]:
         """Write a text into the memory, behind the newest frame."""
         stream = service.find(caller, session_id, own=True)
-        return await _on_worker(service, stream, lambda: write_note(stream, body))
+        return await between_steps(service, stream, lambda: write_note(stream, body))
 
     @routes.get("/sessions/{session_id}/notes")
     async def notes(session_id: str, caller: Asker, query: Annotated[NoteQuery, Query()]) -> dict[str, Any]:
         """What was written into the memory."""
         stream = service.find(caller, session_id)
-        return {"notes": await _on_worker(service, stream, lambda: list_notes(stream, query.words, query.since))}
+        return {"notes": await between_steps(service, stream, lambda: list_notes(stream, query.words, query.since))}
 
 
 def _rules(routes: APIRouter, service: Service) -> None:
@@ -247,14 +248,14 @@ def _rules(routes: APIRouter, service: Service) -> None:
     async def rules(session_id: str, caller: Asker) -> dict[str, Any]:
         """The alert rules of a session, with the newest probability of each."""
         stream = service.find(caller, session_id)
-        return {"rules": await _on_worker(service, stream, lambda: describe_rules(stream))}
+        return {"rules": await between_steps(service, stream, lambda: describe_rules(stream))}
 
     @routes.put("/sessions/{session_id}/rules/{name}")
     async def add_rule(session_id: str, name: Name, body: RuleBody, caller: Asker) -> dict[str, Any]:
         """Add or replace an alert rule."""
         stream = service.find(caller, session_id, own=True, rules=True)
         rule = rule_of(name, body, service.settings.response)
-        await _on_worker(service, stream, lambda: put_rule(stream, rule, service.limits.rules_per_session))
+        await between_steps(service, stream, lambda: put_rule(stream, rule, service.limits.rules_per_session))
         await service.note_rules(stream)
         return rule.as_dict()
 
@@ -262,7 +263,7 @@ def _rules(routes: APIRouter, service: Service) -> None:
     async def drop_rule(session_id: str, name: Name, caller: Asker) -> dict[str, Any]:
         """Remove an alert rule."""
         stream = service.find(caller, session_id, own=True, rules=True)
-        await _on_worker(service, stream, lambda: remove_rule(stream, name))
+        await between_steps(service, stream, lambda: remove_rule(stream, name))
         await service.note_rules(stream)
         return {"name": name, "deleted": True}
 
@@ -275,20 +276,6 @@ _PICTURES = {
         },
     }
 }
-
-
-async def _on_worker(service: Service, stream: Stream, work: Any) -> Any:
-    """Do something with a session between two steps."""
-
-    def guarded(engine: Any) -> Any:
-        if stream.state != "live":
-            raise gone(stream.id, stream.why_ended or stream.state)
-        return work()
-
-    try:
-        return await asyncio.wrap_future(service.worker.call(guarded))
-    except Exception as error:
-        raise told(error) from error
 
 
 async def _streamed(service: Service, stream: Stream, question: Any) -> AsyncGenerator[str]:

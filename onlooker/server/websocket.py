@@ -9,11 +9,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 from starlette.websockets import WebSocket
 
 from onlooker.core.events import Answer
-from onlooker.server.bodies import AskBody, Body
+from onlooker.server.between import between_steps
+from onlooker.server.bodies import AskBody, Body, NoteBody
 from onlooker.server.channel import Channel, PushedFrame, Tasks, conversing, push_frame
 from onlooker.server.feed import Missed
 from onlooker.server.gate import refuse_socket
 from onlooker.server.keys import Caller
+from onlooker.server.notes import write_note
 from onlooker.server.question import Question
 from onlooker.server.refusals import Refusal
 from onlooker.server.service import Service, told
@@ -40,7 +42,15 @@ class CancelMessage(Body):
     id: str = Field(max_length=120)
 
 
-_MESSAGE = TypeAdapter(Annotated[AskMessage | CancelMessage, Field(discriminator="type")])
+class NoteMessage(NoteBody):
+    """A text, or a soft prefix by name, for the memory; `id` comes back when it is there."""
+
+    type: Literal["note"]
+    id: str = Field(max_length=120)
+
+
+Message = AskMessage | CancelMessage | NoteMessage
+_MESSAGE = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 
 
 def socket_routes(service: Service) -> APIRouter:
@@ -119,11 +129,26 @@ class _Talk:
         self._credit += 1
         await self._channel.say({"type": "credit", "frames": 1})
 
-    def _obey(self, message: AskMessage | CancelMessage) -> None:
-        if isinstance(message, CancelMessage):
-            if message.id in self._questions:
-                self._questions[message.id].cancel()
-            return
+    def _obey(self, message: Message) -> None:
+        match message:
+            case CancelMessage():
+                if message.id in self._questions:
+                    self._questions[message.id].cancel()
+            case NoteMessage():
+                self._service.find(self._caller, self._stream.id, own=True)
+                self._tasks.add(self._note(message))
+            case AskMessage():
+                self._ask(message)
+
+    async def _note(self, message: NoteMessage) -> None:
+        try:
+            facts = await between_steps(self._service, self._stream, lambda: write_note(self._stream, message))
+        except Refusal as refusal:
+            await self._complain(refusal, message.id)
+        else:
+            await self._channel.say({"type": "noted", "id": message.id, "note": facts})
+
+    def _ask(self, message: AskMessage) -> None:
         if message.id in self._questions:
             raise Refusal(409, "id_in_use", "a question with this id is in flight", param="id")
         times = (message.at, message.since)

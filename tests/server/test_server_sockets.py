@@ -8,10 +8,13 @@ import struct
 
 import openai
 import pytest
+import torch
 import websockets
 from running_server import WAIT_S, eventually, opened, push, running
+from safetensors.torch import save_file
 from websockets.sync.client import connect
 
+from onlooker.engine import Engine
 from onlooker.server.settings import Limits
 
 KEY = "k" * 24
@@ -174,6 +177,49 @@ def test_a_client_that_does_not_read_is_cut_off(pocket, jpegs):
         assert client.get(path).status_code == 200  # the session itself goes on
 
 
+@pytest.fixture(scope="module")
+def knowing_anna(tmp_path_factory):
+    """A server whose model knows a soft prefix by name."""
+    from onlooker import models
+
+    width = models.load("pocket", device="cpu").spec.hidden_dim
+    people = tmp_path_factory.mktemp("people") / "people.safetensors"
+    save_file({"anna": torch.randn(3, width, generator=torch.Generator().manual_seed(0))}, people)
+    with running(lambda: Engine(models.load(f"pocket+{people}", device="cpu"))) as server:
+        yield server
+
+
+def opened_at(server) -> str:
+    with server.client() as client:
+        return f"/v1/streaming/sessions/{client.post('/v1/streaming/sessions', json={}).json()['session_id']}"
+
+
+def test_a_note_or_a_soft_prefix_is_written_over_the_socket(knowing_anna, jpegs):
+    path = opened_at(knowing_anna)
+    with talking(knowing_anna, path) as talk, knowing_anna.client() as client:
+        talk.hear("ready")
+        talk.ws.send(frame(jpegs[0], 1.0))
+        talk.hear("credit")
+        talk.say(type="note", id="n1", prefix="anna", kind="caption")
+        told = talk.hear("noted", "error")
+        assert told["id"] == "n1" and told["note"]["tokens"] == 3 and told["note"]["time_s"] == 1.0
+        talk.say(type="note", id="n2", text="anna sits on the left")
+        assert talk.hear("noted", "error")["note"]["text"] == "anna sits on the left"
+        for wrong, words in (
+            ({"prefix": "berta"}, "no soft prefix"),
+            ({}, "a text, or a soft prefix"),
+            ({"prefix": "anna", "text": "anna"}, "a text, or a soft prefix"),
+            ({"text": "late", "time_s": 0.5}, "time_s"),
+        ):
+            talk.say(type="note", id="bad", **wrong)
+            error = talk.hear("error", "noted")
+            assert error["id"] == "bad" and words in json.dumps(error), error
+        notes = client.get(f"{path}/notes").json()["notes"]
+        assert [note["text"] for note in notes] == ["anna", "anna sits on the left"]
+        talk.say(type="ask", id="q", question="what is there now?")
+        assert talk.hear("answer", "error")["id"] == "q", "the talk goes on"
+
+
 # ------------------------------------------------------------------------------------------------------------ realtime
 
 
@@ -266,6 +312,20 @@ def test_realtime_refuses_by_name_and_goes_on(shared, jpegs):
         connection.conversation.item.create(item=message({"type": "input_image", "image_url": data_url(jpegs[0])}))
         connection.response.create()
         assert until(connection, "response.done")[-1].response.status == "completed"
+
+
+def test_realtime_writes_notes_and_soft_prefixes(knowing_anna, jpegs):
+    with realtime(knowing_anna) as connection:
+        until(connection, "session.created")
+        connection.conversation.item.create(item=message({"type": "input_image", "image_url": data_url(jpegs[0])}))
+        until(connection, "conversation.item.done")
+        connection.send({"type": "onlooker.note.create", "note": {"prefix": "anna"}})
+        assert until(connection, "onlooker.note.created")[-1].note["tokens"] == 3
+        connection.send({"type": "onlooker.note.create", "note": {"prefix": "berta"}, "event_id": "e9"})
+        error = until(connection, "error")[-1].error
+        assert "no soft prefix" in error.message and error.event_id == "e9"
+        connection.send({"type": "onlooker.note.create", "note": {"text": "she smiles"}})
+        assert until(connection, "onlooker.note.created")[-1].note["text"] == "she smiles"
 
 
 def test_the_async_openai_client_works_too(shared, jpegs):
