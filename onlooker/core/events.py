@@ -152,6 +152,9 @@ class SessionStats:
     """Frames that the gate did not have encoded; they are among `frames`."""
     frames_shrunk: int = 0
     """Frames that the gate had encoded at a lower resolution."""
+    frames_unprepared: int = 0
+    """Frames of a prepared engine for which some tower had no step ready: a picture of another size, or a further tower
+    without a packed form. They are encoded all the same, more slowly."""
     refreshed_frames: int = 0
     tokens_seen: int = 0
     tokens_kept: int = 0

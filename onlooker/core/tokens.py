@@ -1,6 +1,6 @@
 """Visual tokens that remember where and when they came from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -79,6 +79,29 @@ class VisualTokens:
     def slot(self) -> Tensor:
         """Raster index of each token in its frame's full grid, int64 `[tokens]`."""
         return self.row * self.grid[1] + self.col
+
+    def with_rows(self, features: Tensor, blank: Collection[str] = ()) -> "VisualTokens":
+        """One whole frame with whole rows of further tokens under it, `[rows * cols, dim]`. Their extras are those of
+        the frame on average; of flags and numbers, and of what is named in `blank`, zeros."""
+        rows, cols = self.grid
+        count, left = divmod(len(features), cols)
+        assert not left and len(self) == rows * cols, f"{len(features)} tokens are no whole rows of {cols}"
+
+        def filled(name: str, value: Tensor) -> Tensor:
+            like = value.new_zeros(1, *value.shape[1:])
+            if value.is_floating_point() and name not in blank:
+                like = value.mean(0, keepdim=True)
+            return torch.cat([value, like.expand(len(features), *value.shape[1:])])
+
+        longer = VisualTokens.of_frame(
+            torch.cat([self.features, features.to(self.features.dtype)]), (rows + count, cols), 0, 0.0, whole=self.whole
+        )
+        return replace(
+            longer,
+            frame=self.frame[:1].expand(len(longer)).clone(),
+            time_s=self.time_s[:1].expand(len(longer)).clone(),
+            extras={name: filled(name, value) for name, value in self.extras.items()},
+        )
 
     def owned(self) -> "VisualTokens":
         """The same tokens, in memory of their own."""

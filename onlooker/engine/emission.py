@@ -1,6 +1,6 @@
 """When a compressor's tokens come out: at once, late, of several frames together, or not at all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -111,9 +111,10 @@ def emitted(
     return Emission(given.parts + rest.parts, given.done + rest.done)
 
 
-def most_read(session: "Session", tower: VisionTower) -> int:
+def most_read(session: "Session", towers: Iterable[VisionTower]) -> int:
     """Tokens that a patch may bring into memory at most: its own, and those of patches that are held."""
-    return tower.num_tokens + sum(patch.num_tokens + TEXT_TOKENS for patch in session.pending)
+    own = sum(tower.num_tokens for tower in towers)
+    return own + sum(patch.num_tokens + TEXT_TOKENS for patch in session.pending)
 
 
 class Writer:

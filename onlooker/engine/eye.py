@@ -53,8 +53,9 @@ class Eye:
         self._prepared_beside = {}
         for side in self._model.side_towers:
             own = side.preprocess([blank] * self._model.patch_frames)
-            if (seen := side.tower(tuple(own.shape))).pack is None and own.is_cuda:
-                continue  # without a packed form it runs as it does without preparing
+            if (seen := side.tower(tuple(own.shape))).pack is None:
+                on_step(f"{side.name}: has no packed form and runs as it is, counted in frames_unprepared")
+                continue
             first = side.embed_patches(own[None], [side.new_state()])[0]
             beside = encoder.prepare(seen, first, most_frames, lambda step, name=side.name: on_step(f"{name} {step}"))
             self._prepared_beside[side.name, tuple(own.shape)] = beside
@@ -103,21 +104,26 @@ class Eye:
             groups[tuple(one.shape), *(tuple(other.shape) for other in beside[number])].append(number)
         most = {shapes: self._most_frames for shapes in groups if shapes[0] in self._prepared}
         found: dict[int, Seen] = {}
-        for (shape, *_), members in batches(groups, most):
+        for (shape, *others), members in batches(groups, most):
             some = [sessions[n] for n in members]
-            tower = self.tower(shape)
-            working = [session.forks() if aside else session.begin(most_read(session, tower)) for session in some]
+            tower, further = self.tower(shape), list(zip(self._model.side_towers, others, strict=True))
+            towers = [tower, *(side.tower(own) for side, own in further)]
+            working = [session.forks() if aside else session.begin(most_read(session, towers)) for session in some]
+            if self._prepared and not aside and not self._is_prepared(shape, further):
+                for session in some:
+                    session.totals.frames_unprepared += 1
             if self._methods.encoder.hears_codec or self._methods.encoder.sees_pictures:
                 hand_on(self._methods.encoder, [patches[n][1] for n in members], working, tower, self._device)
             with self._stages("encode", some, self._device):
                 images = torch.stack([pixels[n] for n in members])
-                encoded = self._encode(tower, images, [beside[n] for n in members], working)
+                encoded, own = self._encode(tower, images, [beside[n] for n in members], working)
             with self._stages("project", some, self._device):
                 features, grid, extras = self._model.project(encoded, shape)
                 more, about = (
                     self._model.describe(self._wanted, encoded, images, features) if self._wanted else ({}, {})
                 )
                 extras = extras | more
+                added = [side.beside(seen, grid) for (side, _), seen in zip(further, own, strict=True)]
             with self._stages("compress", some, self._device):
                 whole = [
                     VisualTokens.of_frame(
@@ -131,6 +137,10 @@ class Eye:
                     )
                     for row, (n, session) in enumerate(zip(members, some, strict=True))
                 ]
+                for rows in added:
+                    if rows is not None:
+                        blank = self._model.language_extras
+                        whole = [one.with_rows(own, blank) for one, own in zip(whole, rows, strict=True)]
                 for adapter in self._model.adapters:
                     whole = adapter.adapt_streams(whole, [one[adapter.name] for one in working])
                 compressor, pruned = self._methods.compressor, [one["compressor"] for one in working]
@@ -142,7 +152,7 @@ class Eye:
                         len(whole[row]),
                     )  # fmt: skip
                     emission = emitted(compressor, kept[row], (*session.pending, newest), pruned[row], ends)
-                    found[n] = Seen(patch, whole[row].grid, emission, tower, encoded, row)
+                    found[n] = Seen(patch, grid, emission, tower, encoded, row)
         return [found[n] for n in range(len(patches))]
 
     def _encode(
@@ -151,20 +161,27 @@ class Eye:
         images: torch.Tensor,
         beside: Sequence[Sequence[torch.Tensor]],
         working: Sequence[dict[str, StreamState]],
-    ) -> Encoded:
+    ) -> tuple[Encoded, list[Encoded]]:
         """Pixels of one patch of each of several streams through the model's own tower and, of `beside`, through its
-        further ones, whose results are fused with it one after the other."""
+        further ones, whose results are fused with it one after the other: all together, and what each of those gave."""
         encoder, shape = self._methods.encoder, tuple(images.shape[1:])
         prepared = self._prepared.get(shape)
         run = partial(encoder.encode, tower) if prepared is None else prepared.encode
         encoded = run(self._model.embed_patches(images), [one["encoder"] for one in working])
+        given = []
         for place, side in enumerate(self._model.side_towers):
             own = torch.stack([pixels[place] for pixels in beside])
             hidden = side.embed_patches(own, [one[side.name] for one in working])
             prepared = self._prepared_beside.get((side.name, tuple(own.shape[1:])))
             run = partial(encoder.encode, side.tower(tuple(own.shape[1:]))) if prepared is None else prepared.encode
-            encoded = side.fuse(encoded, run(hidden, [one[encoder_in(side)] for one in working]), tower)
-        return encoded
+            given.append(run(hidden, [one[encoder_in(side)] for one in working]))
+            encoded = side.fuse(encoded, given[-1], tower)
+        return encoded, given
+
+    def _is_prepared(self, shape: tuple[int, ...], further: Sequence[tuple[SideTower, tuple[int, ...]]]) -> bool:
+        """Whether there are steps for pixels of these shapes in all towers."""
+        beside = all((side.name, own) in self._prepared_beside for side, own in further)
+        return shape in self._prepared and beside
 
     def _pixels_beside(self, frames: Sequence[Frame]) -> list[torch.Tensor]:
         """Pixels of one patch for each of the further towers."""

@@ -41,7 +41,7 @@ class Seen:
 
     patch: Patch
     grid: tuple[int, int]
-    """Rows and columns of its tokens."""
+    """Rows and columns of the picture's tokens; those of a further tower lie under it."""
     emission: Emission
     """What the compressor gave out when it came: its tokens, or also those of others, or none yet."""
     tower: VisionTower
@@ -67,7 +67,8 @@ class Seen:
         kept = torch.zeros(rows_cols[0] * rows_cols[1], dtype=torch.bool)
         for patch, tokens in self.emission.parts:
             if patch.end_s == self.patch.end_s:
-                kept[tokens.slot.cpu()] = True
+                slots = tokens.slot.cpu()
+                kept[slots[slots < len(kept)]] = True
         trace = as_trace(self.patch.end_s, patches.view(tower.grid), kept.view(rows_cols), self.refreshed)
         return trace, float(share.mean())
 

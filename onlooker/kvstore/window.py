@@ -328,7 +328,9 @@ class Window:
         placing = Placing(self.spec.position_axes)
         offsets = [placing.place(block) for block in anchors]
         come, goal = (
-            (self.placing.reach, placing.reach) if after is None else (self.offsets[after.id], placing.peek(after.clock))
+            (self.placing.reach, placing.reach)
+            if after is None
+            else (self.offsets[after.id], placing.peek(after.clock))
         )
         ahead = step(goal, come)
         return [tuple(map(sum, zip(offset, ahead, strict=True))) for offset in offsets]

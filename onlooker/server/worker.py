@@ -388,6 +388,7 @@ def figures_of(stream: Stream) -> dict[str, Any]:
         "frames": stats.frames,
         "frames_skipped": stats.frames_skipped,
         "frames_shrunk": stats.frames_shrunk,
+        "frames_unprepared": stats.frames_unprepared,
         "refreshed_frames": stats.refreshed_frames,
         "tokens_seen": stats.tokens_seen,
         "tokens_kept": stats.tokens_kept,

@@ -62,3 +62,10 @@ class SideTower(ABC):
     def fuse(self, encoded: Encoded, own: Encoded, tower: VisionTower) -> Encoded:
         """What the model's own `tower` gave, `encoded`, joined with what this one gave: of the shapes of `encoded`, as
         the model projects it. Row by row; must not write into either."""
+
+    def beside(self, own: Encoded, grid: tuple[int, int]) -> Tensor | None:
+        """Tokens of its own that follow those of the frame, as VideoGPT+ concatenates two encoders (arXiv 2406.09418),
+        from what it gave: `[streams, rows * cols, hidden_dim]` of the language model's width, in raster order. They lie
+        as whole rows under the frame's token grid (`grid`: its rows and cols), are compressed with it, and are no more
+        than this tower has tokens. None, the default: it adds none."""
+        return None
