@@ -116,14 +116,16 @@ class Rule:
         made = registry.build(usual or registry.method_class("response", method), f"rule {name}", settings)
         return cls(name, prompt, made, every, then, longest, veto)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The rule's fields side by side, from which `from_dict` makes it again."""
+    def as_dict(self, usual: ResponsePolicy | None = None) -> dict[str, Any]:
+        """The rule's fields side by side, from which `from_dict` makes it again, given the same `usual` policy: that of
+        rules that name none. (One in a file of its own cannot be named by a rule, so it is told no other way.)"""
         head: dict[str, Any] = {"name": self.name, "prompt": self.prompt, "every_s": self.every_s}
         if self.then != "alert":
             head |= {"then": self.then, "longest": self.longest} | ({"veto": self.veto} if self.veto else {})
         settings = {one.name: getattr(self.policy, one.name) for one in registry.settings(type(self.policy))}
         method = registry.describe(self.policy).partition(":")[0]
-        return head | ({} if method == "threshold" else {"policy": method}) | settings
+        unnamed = "threshold" if usual is None else registry.describe(usual).partition(":")[0]
+        return head | ({} if method == unnamed else {"policy": method}) | settings
 
 
 def read_rules(path: str | Path, policy: ResponsePolicy | None = None) -> list[Rule]:

@@ -55,7 +55,8 @@ def admin_routes(service: Service) -> APIRouter:
     async def sources(caller: Asker) -> dict[str, Any]:
         """What the server watches, with fps, rules and standing questions; addresses without passwords."""
         states = {one["name"]: one["state"] for one in service.watched.describe()}
-        return {"sources": [describe(source) | {"state": states[source.name]} for source in service.watched.sources]}
+        usual = service.settings.response
+        return {"sources": [describe(one, usual) | {"state": states[one.name]} for one in service.watched.sources]}
 
     @routes.put("/sources/{name}")
     async def put_source(name: SourceName, body: SourcePut, caller: Asker) -> dict[str, Any]:
@@ -64,7 +65,8 @@ def admin_routes(service: Service) -> APIRouter:
         source = changed(name, before, body, service.settings.response)
         done = await service.watched.put(source)
         address = None if body.url is None else {"url": body.url}
-        return describe(source) | {"done": done, "written": await service.write_back(name, address)}
+        written = await service.write_back(name, address)
+        return describe(source, service.settings.response) | {"done": done, "written": written}
 
     @routes.post("/preview")
     async def preview(body: Preview, caller: Asker) -> Response:
@@ -101,15 +103,15 @@ def first_picture(url: str) -> bytes:
     return frame.jpeg(640)
 
 
-def describe(source: Source) -> dict[str, Any]:
-    """A source as an admin sees it."""
+def describe(source: Source, usual: ResponsePolicy | None = None) -> dict[str, Any]:
+    """A source as an admin sees it; `usual` is the policy of rules that name none."""
     questions = [
         {"name": one.name, "text": one.text, "every_s": one.every_s, "max_tokens": one.max_tokens}
         for one in source.questions
     ]
     told_of = {"name": source.name, "url": redact(source.url), "fps": source.fps, "lag_s": source.lag_s}
     told_of |= {"bad_pictures": source.bad_pictures}
-    return told_of | {"rules": [rule.as_dict() for rule in source.rules], "questions": questions}
+    return told_of | {"rules": [rule.as_dict(usual) for rule in source.rules], "questions": questions}
 
 
 def changed(name: str, before: Source | None, body: SourcePut, usual: ResponsePolicy | None = None) -> Source:

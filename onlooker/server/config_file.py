@@ -10,6 +10,8 @@ from typing import Any
 import tomlkit
 from tomlkit.items import AoT, Table
 
+from onlooker.core import registry
+from onlooker.core.contracts import ResponsePolicy
 from onlooker.server.config import Config, read_config
 from onlooker.server.settings import Source
 
@@ -65,7 +67,8 @@ class ConfigFile:
                     del sources[place]
             else:
                 table = tomlkit.table() if place is None else sources[place]
-                _fill(table, source, address)
+                usual = registry.make("response", self._started.model.response)
+                _fill(table, source, address, usual)
                 if place is None:
                     sources.append(table)
             if listed is None and len(sources):
@@ -88,7 +91,7 @@ class ConfigFile:
             raise
 
 
-def _fill(table: Table, source: Source, address: Mapping[str, str] | None) -> None:
+def _fill(table: Table, source: Source, address: Mapping[str, str] | None, usual: ResponsePolicy) -> None:
     wanted: dict[str, Any] = {"name": source.name, "fps": source.fps, "lag_s": source.lag_s}
     if address is not None:
         wanted |= dict.fromkeys(("url", "url_env", "url_file")) | dict(address)
@@ -98,7 +101,7 @@ def _fill(table: Table, source: Source, address: Mapping[str, str] | None) -> No
             table.pop(key, None)
         elif table.get(key) != value:
             table[key] = value
-    rules = [{key: value for key, value in rule.as_dict().items() if value is not None} for rule in source.rules]
+    rules = [{key: value for key, value in rule.as_dict(usual).items() if value is not None} for rule in source.rules]
     questions = [
         {"name": one.name, "text": one.text, "every_s": one.every_s}
         | ({"max_tokens": one.max_tokens} if one.max_tokens else {})

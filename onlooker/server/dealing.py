@@ -64,7 +64,7 @@ class Dealing:
         source = self.source(name)
         assert source is not None, "asked of a source only"
         settings = [{key: one[key] for key in one.keys() - STATUS if one[key] is not None} for one in listed]
-        source = replace(source, rules=tuple(Rule.from_dict(one) for one in settings))
+        source = replace(source, rules=tuple(Rule.from_dict(one, self.settings.response) for one in settings))
         sources = tuple(source if one.name == name else one for one in self.settings.sources)
         self.settings = replace(self.settings, sources=sources)
         for place in self.places:

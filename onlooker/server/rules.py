@@ -44,13 +44,13 @@ def remove_rule(stream: Stream, name: str) -> None:
     stream.watch.remove(name)
 
 
-def describe_rules(stream: Stream) -> list[dict[str, Any]]:
-    """The rules, with the newest probability of each."""
+def describe_rules(stream: Stream, usual: ResponsePolicy | None = None) -> list[dict[str, Any]]:
+    """The rules, with the newest probability of each; `usual` is the policy of those that name none."""
     if stream.watch is None:
         return []
     told_of = {status.name: status for status in stream.watch.status()}
     return [
-        rule.as_dict()
+        rule.as_dict(usual)
         | {"looks": told_of[rule.name].looks, "alerts": told_of[rule.name].alerts}
         | {"probability": told_of[rule.name].probability, "highest": told_of[rule.name].highest}
         | {"score": told_of[rule.name].score, "counts_from": told_of[rule.name].threshold}

@@ -248,7 +248,8 @@ def _rules(routes: APIRouter, service: Service) -> None:
     async def rules(session_id: str, caller: Asker) -> dict[str, Any]:
         """The alert rules of a session, with the newest probability of each."""
         stream = service.find(caller, session_id)
-        return {"rules": await between_steps(service, stream, lambda: describe_rules(stream))}
+        usual = service.settings.response
+        return {"rules": await between_steps(service, stream, lambda: describe_rules(stream, usual))}
 
     @routes.put("/sessions/{session_id}/rules/{name}")
     async def add_rule(session_id: str, name: Name, body: RuleBody, caller: Asker) -> dict[str, Any]:
@@ -257,7 +258,7 @@ def _rules(routes: APIRouter, service: Service) -> None:
         rule = rule_of(name, body, service.settings.response)
         await between_steps(service, stream, lambda: put_rule(stream, rule, service.limits.rules_per_session))
         await service.note_rules(stream)
-        return rule.as_dict()
+        return rule.as_dict(service.settings.response)
 
     @routes.delete("/sessions/{session_id}/rules/{name}")
     async def drop_rule(session_id: str, name: Name, caller: Asker) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 from running_server import eventually, running
 
 from onlooker.cli.serve import KEYS, serve
+from onlooker.core import registry
 from onlooker.respond import Rule
 from onlooker.server.config import Config, Faulty, read_config
 from onlooker.server.config_file import ConfigFile
@@ -439,3 +440,51 @@ def test_workers_are_told_of_a_changed_file_and_keep_their_sources(tmp_path):
     with pytest.raises(Refusal, match="TOML"):
         asyncio.run(router.reload())
     assert len(router.settings.sources) == 3
+
+
+@pytest.mark.parametrize("usual", ["threshold", "silence", "much_changed.py", "much_changed.py:threshold=0.25"])
+def test_rules_are_written_back_as_they_are_read_whatever_the_usual_policy(tmp_path, monkeypatch, usual):
+    """Also with a policy in a file, which no rule may name, and by several workers; and a rule of another policy."""
+    monkeypatch.chdir(tmp_path)
+    Path("much_changed.py").write_text(POLICY, encoding="utf-8")
+    path, folder = tmp_path / "onlooker.toml", tmp_path / "private"
+    folder.mkdir()
+    text = FILE.replace("[server]", '[server]\ndevices = ["cpu", "cpu"]')
+    path.write_text(text.replace("[model]", f'[model]\nresponse = "{usual}"'))
+    file = ConfigFile(path, {})
+    settings = file.config.server_settings()
+    dealing = Dealing(folder, file.config, settings, file)
+    for place in dealing.places:
+        dealing.command(place)
+    body = {"name": "calm", "prompt": "say yes when it is calm."}
+    rules = [Rule.from_dict(body, settings.response), Rule.from_dict(body | {"name": "plain", "policy": "threshold"})]
+    listed = [
+        json.loads(json.dumps(rule.as_dict(settings.response)))
+        | {"looks": 3, "alerts": 0, "probability": None, "highest": None}
+        for rule in rules
+    ]
+    asyncio.run(dealing.note_rules("yard", listed))
+    again = next(one for one in file.read().server_settings().sources if one.name == "yard").rules
+    assert [registry.describe(one.policy) for one in again] == [registry.describe(one.policy) for one in rules]
+    assert [one.name for one in again] == ["calm", "plain"]
+    router = Router(dealing.settings, Workers(dealing.places, dealing.command), dealing)
+    assert asyncio.run(router.reload())["needs_restart"] == [], "what runs is what is written"
+    told = read_config(folder / "1.toml").server_settings().sources
+    assert [registry.describe(one.policy) for one in told[0].rules] == [registry.describe(one.policy) for one in rules]
+
+
+POLICY = """
+from dataclasses import dataclass
+from onlooker.core.contracts import SILENT, SPEAK, ResponsePolicy
+from onlooker.core.state import StreamState
+
+@dataclass(frozen=True)
+class MuchChanged(ResponsePolicy):
+    threshold: float = 0.5
+
+    def new_state(self):
+        return StreamState()
+
+    def decide(self, moment, state):
+        return SPEAK if moment.kept_ratio >= self.threshold else SILENT
+"""
