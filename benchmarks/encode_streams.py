@@ -24,16 +24,16 @@ from torch import Tensor
 
 from benchmarks.encode_kernels import kernel_cases
 from benchmarks.encode_tower import MOMENTS, Published, moving_frames, random_tower, twin
+from benchmarks.encode_ways import EncodeWays
 from onlooker.cli.timing import Action, time_in_turns
 from onlooker.core import provenance
 from onlooker.core.contracts import VisionTower
-from onlooker.encode._packed import PackedTower, Plan, References, Ways, packed_layers
+from onlooker.encode._packed import PackedTower, Plan, Ways, packed_layers
 from onlooker.encode._prepared import PreparedEncoder
 from onlooker.encode.full import Full
 from onlooker.encode.stc_published import STCPublished
 from onlooker.kernels import head_attention, rows
 from onlooker.kernels.graph import CapturedStep
-from onlooker.kernels.rows import Stored
 from onlooker.models._loading import choose_device, choose_dtype
 from onlooker.models._shapes import shape_of
 from onlooker.models._siglip import take_apart
@@ -86,6 +86,7 @@ class Bench:
         self.rounded = dataclasses.replace(self.method, round_to=ROUND_TO)
         self.frames = moving_frames(self.module, shape.image_size, max(self.counts), self.device, self.dtype)
         self.layers = packed_layers(self.tower)
+        self.ways = EncodeWays(self.module, self.tower, self.layers, self.device)
         self.results: dict[str, Any] = {"rows": [], "kernels": [], "errors": {}, "ways": {}, "profile": []}
         tokens, parameters = self.tower.num_tokens, sum(weight.numel() for weight in self.module.parameters())
         endless = dataclasses.replace(self.method, interval=None)
@@ -160,25 +161,25 @@ class Bench:
         if self.options.only == "all":
             published = Published(self.module.encoder.layers, self.method.recomputed_tokens(self.tower))
             actions |= {
-                ("dense", "stock eager"): self._moving(frames, self._stock),
-                ("selective", "published eager"): self._moving(frames, published.selective, published.whole),
-                ("dense", "eager"): self._moving(frames, self._dense),
-                ("selective", "eager"): self._selective(frames, self.method),
-                ("dense", "graph"): self._moving(frames, self._dense, graph=True),
-                ("selective", "graph"): self._selective(frames, self.method, graph=True),
-                ("dense", "packed, plain"): self._packed(frames, Full(), plain),
-                ("selective", "packed, plain"): self._packed(frames, self.method, plain),
+                ("dense", "stock eager"): self.ways.moving(frames, self.ways.stock),
+                ("selective", "published eager"): self.ways.moving(frames, published.selective, published.whole),
+                ("dense", "eager"): self.ways.moving(frames, self.ways.dense),
+                ("selective", "eager"): self.ways.selective(frames, self.method),
+                ("dense", "graph"): self.ways.moving(frames, self.ways.dense, graph=True),
+                ("selective", "graph"): self.ways.selective(frames, self.method, graph=True),
+                ("dense", "packed, plain"): self.ways.packed(frames, Full(), plain),
+                ("selective", "packed, plain"): self.ways.packed(frames, self.method, plain),
             }
         if ours.rows is not None:
             actions |= {
-                ("dense", "kernels+graph"): self._packed(frames, Full(), ours),
-                ("selective", "kernels+graph"): self._packed(frames, self.method, ours),
-                ("rounded", "kernels+graph"): self._packed(frames, self.rounded, ours),
-                ("shared", "kernels+graph"): self._packed(frames, shared, ours),
-                ("refresh", "kernels+graph"): self._packed(frames, self.method, ours, whole=count),
+                ("dense", "kernels+graph"): self.ways.packed(frames, Full(), ours),
+                ("selective", "kernels+graph"): self.ways.packed(frames, self.method, ours),
+                ("rounded", "kernels+graph"): self.ways.packed(frames, self.rounded, ours),
+                ("shared", "kernels+graph"): self.ways.packed(frames, shared, ours),
+                ("refresh", "kernels+graph"): self.ways.packed(frames, self.method, ours, whole=count),
             }
             if (some := count - count // (self.method.interval or count)) < count:
-                actions["mixed", "kernels+graph"] = self._packed(frames, self.method, ours, whole=count - some)
+                actions["mixed", "kernels+graph"] = self.ways.packed(frames, self.method, ours, whole=count - some)
         self._time(count, actions)
         if self.device.type == "cuda" and count in (max(self.counts), min(self.counts)):
             for frame in ("dense", "selective", "refresh"):
@@ -209,8 +210,8 @@ class Bench:
             self._time(
                 count,
                 {
-                    ("dense", "compile+graph"): self._packed(frames, Full(), ways),
-                    ("selective", "compile+graph"): self._packed(frames, self.method, ways),
+                    ("dense", "compile+graph"): self.ways.packed(frames, Full(), ways),
+                    ("selective", "compile+graph"): self.ways.packed(frames, self.method, ways),
                 },
             )
 
@@ -252,63 +253,6 @@ class Bench:
 
     def _moment(self, turn: int, count: int) -> Tensor:
         return self.frames[turn % MOMENTS][:count]
-
-    # --------------------------------------------------------------------------------------------- ways to be timed
-
-    def _stock(self, hidden: Tensor) -> Tensor:
-        return self.module.encoder(inputs_embeds=hidden).last_hidden_state
-
-    def _dense(self, hidden: Tensor) -> Tensor:
-        return Full().encode(self.tower, hidden, [Full().new_state()] * len(hidden)).hidden
-
-    def _moving(
-        self,
-        frames: list[Tensor],
-        run: Callable[[Tensor], Tensor],
-        begin: Callable[[Tensor], Any] = lambda hidden: None,
-        graph: bool = False,
-    ) -> Action:
-        """Another moment at every turn; copying it into place is not timed."""
-        begin(frames[0])
-        if not graph or self.device.type != "cuda":
-            return Action(lambda turn: frames[1 + turn % (MOMENTS - 1)], lambda turn, hidden: run(hidden))
-        step = CapturedStep("bench", lambda hidden: (run(hidden),), [frames[0].clone()])
-        return Action(
-            lambda turn: step.inputs[0].copy_(frames[1 + turn % (MOMENTS - 1)]), lambda turn, _: step.replay()
-        )
-
-    def _selective(self, frames: list[Tensor], method: STCPublished, graph: bool = False) -> Action:
-        endless = dataclasses.replace(method, interval=None)
-        states = [endless.new_state() for _ in range(len(frames[0]))]
-        endless.encode(self.tower, frames[0], states)
-
-        def run(hidden: Tensor) -> Tensor:
-            return endless.encode(self.tower, hidden, [state.fork() for state in states]).hidden
-
-        return self._moving(frames, run, graph=graph)
-
-    def _packed(self, frames: list[Tensor], method: Full | STCPublished, ways: Ways, whole: int = 0) -> Action:
-        """A packed step, captured where it can be, with streams whose reference is the first moment."""
-        if isinstance(method, Full):
-            packed = PackedTower(self.layers, Plan(), ways)
-            every = packed.chosen(frames[0], len(frames[0]))
-            return self._moving(frames, lambda hidden: packed.run(hidden, every, None)[0], graph=True)
-        packed = PackedTower(self.layers, method.plan(self.tower), ways)
-        states = [method.new_state() for _ in range(len(frames[0]))]
-        method.encode(self.tower, frames[0], states)
-        kinds = [[getattr(state, kind).clone() for state in states] for kind in References._fields]
-        if ways.rows is None:
-            stored = References(*(Stored(stack=torch.stack(tensors)) for tensors in kinds))
-        else:
-            tables = [torch.tensor([t.data_ptr() for t in tensors], device=self.device) for tensors in kinds]
-            stored = References(*(Stored(addresses=table) for table in tables))
-        kept, chosen = kinds, packed.chosen(frames[0], whole)  # addresses do not keep their tensors alive
-
-        def run(hidden: Tensor) -> Tensor:
-            assert kept
-            return packed.run(hidden, chosen, stored)[0]
-
-        return self._moving(frames, run, graph=True)
 
     # ------------------------------------------------------------------------------------------------- measurements
 
