@@ -117,8 +117,10 @@ class Rule:
         return cls(name, prompt, made, every, then, longest, veto)
 
     def as_dict(self, usual: ResponsePolicy | None = None) -> dict[str, Any]:
-        """The rule's fields side by side, from which `from_dict` makes it again, given the same `usual` policy: that of
-        rules that name none. (One in a file of its own cannot be named by a rule, so it is told no other way.)"""
+        """The rule's fields side by side, from which `from_dict` makes it again.
+
+        `usual` is the policy of rules that name none, the same there: one in a file cannot be named by a rule.
+        """
         head: dict[str, Any] = {"name": self.name, "prompt": self.prompt, "every_s": self.every_s}
         if self.then != "alert":
             head |= {"then": self.then, "longest": self.longest} | ({"veto": self.veto} if self.veto else {})
