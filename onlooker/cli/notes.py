@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onlooker.cli.output import clock, emit, note, plain
@@ -10,6 +11,7 @@ from onlooker.core.errors import InputError
 if TYPE_CHECKING:
     from onlooker.core.frame import Frame
     from onlooker.engine import Session
+    from onlooker.video.speech import SpokenSoFar
 
 TYPED = "note:"
 """How a typed line begins that is a note."""
@@ -19,15 +21,17 @@ _TIMED = re.compile(r"@(\d+(?:\.\d*)?)\s+(\S.*)", re.DOTALL)
 class TimedNotes:
     """Notes that wait for their moments."""
 
-    def __init__(self, texts: Sequence[str], as_json: bool, ocr_s: float | None = None) -> None:
-        """`ocr_s` is how often pictures are read, in seconds. Raises `InputError` for a text that is not `@SECONDS
-        TEXT`, and for reading without the package for it."""
+    def __init__(
+        self, texts: Sequence[str], as_json: bool, ocr_s: float | None = None, spoken: "SpokenSoFar | None" = None
+    ) -> None:
+        """`ocr_s` is how often pictures are read, in seconds; `spoken` is what is said in the file. Raises `InputError`
+        for a text that is not `@SECONDS TEXT`, and for reading without the package for it."""
         found = [_TIMED.fullmatch(text.strip()) for text in texts]
         if None in found:
             given = texts[found.index(None)]
             raise InputError("a note is @SECONDS TEXT", given=repr(given[:80]), do='--note "@12.5 a car stopped"')
         self._waiting = sorted((float(match[1]), match[2]) for match in found if match)
-        self._as_json, self._lines = as_json, read_lines(ocr_s)
+        self._as_json, self._lines, self._spoken = as_json, read_lines(ocr_s), spoken
 
     def look(self, session: "Session", frame: "Frame") -> None:
         """Note what is written in a frame that the session took in, and say what was noted, by whom ever."""
@@ -36,7 +40,10 @@ class TimedNotes:
         tell_noted(session, self._as_json)
 
     def write_before(self, session: "Session", time_s: float) -> None:
-        """Write the notes that belong before a stream time."""
+        """Write the notes that belong before a stream time, and what has been said by then."""
+        for one in self._spoken.until(time_s) if self._spoken is not None else ():
+            session.note(one.text, max(one.end_s, session.now_s), "speech")
+            tell_noted(session, self._as_json)
         while self._waiting and self._waiting[0][0] < time_s:
             at_s, text = self._waiting.pop(0)
             write_note(session, text, max(at_s, session.now_s), self._as_json)
@@ -45,6 +52,8 @@ class TimedNotes:
         """Say which notes the video has not come to."""
         for at_s, text in self._waiting:
             note(f"the video ended before {clock(at_s)}: not noted: {plain(text)}")
+        for one in self._spoken.rest() if self._spoken is not None else ():
+            note(f"the video ended before {clock(one.end_s)}: not noted: {plain(one.text)}")
 
 
 def read_lines(every_s: float | None) -> "Callable[[Frame], list[str]]":
@@ -54,6 +63,19 @@ def read_lines(every_s: float | None) -> "Callable[[Frame], list[str]]":
     from onlooker.video.texts import NewLines, Ocr
 
     return NewLines(Ocr(), every_s).look
+
+
+def read_speech(source: str, model: str | None) -> "SpokenSoFar | None":
+    """What is said in a file, by a speech model of this name; None without one. Raises `InputError` for a source that
+    is no file, a file without sound, and without the package for it."""
+    if model is None:
+        return None
+    from onlooker.video.speech import SpokenSoFar, Whisper
+
+    file = Path(source).expanduser()
+    if not file.is_file():
+        raise InputError("speech is read from files only", given=source, do="leave --speech out, or write notes")
+    return SpokenSoFar(Whisper(model), file)
 
 
 def write_note(session: "Session", text: str, time_s: float | None, as_json: bool) -> None:

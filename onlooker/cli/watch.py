@@ -12,7 +12,7 @@ import typer
 from onlooker.cli import alerts, options
 from onlooker.cli.app import app
 from onlooker.cli.ask import as_dict, explain
-from onlooker.cli.notes import TYPED, TimedNotes, write_note
+from onlooker.cli.notes import TYPED, TimedNotes, read_speech, write_note
 from onlooker.cli.output import clock, emit, note, plain, size_text, warn
 from onlooker.cli.progress import Working
 from onlooker.cli.questions import AT_THE_END, NOW, Question, TypedQuestions
@@ -45,6 +45,14 @@ Ocr = Annotated[
         min=0,
     ),
 ]
+Speech = Annotated[
+    str | None,
+    typer.Option(
+        "--speech",
+        metavar="MODEL",
+        help="Read what is said in the file, such as with [bold]base[/], into the memory: needs onlooker\\[speech].",
+    ),
+]
 
 
 @app.command()
@@ -68,6 +76,7 @@ def watch(
     scores: alerts.Scores = False,
     notes: Notes = None,
     ocr: Ocr = None,
+    speech: Speech = None,
     as_json: options.Json = False,
     progress: options.Progress = "auto",
     model: options.Model = "pocket-aware",
@@ -99,7 +108,7 @@ def watch(
     _check_source(source)
     settings = options.engine_settings(methods, device_budget, host_budget, kv, arithmetic)
     standing = alerts.AlertOptions.of(rule, rules, webhook, webhook_secret_file, evidence, response, scores)
-    timed = TimedNotes(notes or (), as_json, ocr)
+    timed = TimedNotes(notes or (), as_json, ocr, read_speech(source, speech))
     working = Working(progress, as_json)
     with working.loading(model):
         from onlooker.engine import Engine
