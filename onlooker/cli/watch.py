@@ -36,6 +36,9 @@ Notes = Annotated[
         help="Write a text into the memory at that second of the stream. May be given many times.",
     ),
 ]
+Pace = Annotated[
+    Literal["real", "max"], typer.Option(help="real: as fast as the video was shot; max: as fast as we can.")
+]
 Ocr = Annotated[
     float | None,
     typer.Option(
@@ -59,9 +62,7 @@ Speech = Annotated[
 @options.takes_methods()
 def watch(
     source: options.Source,
-    pace: Annotated[
-        Literal["real", "max"], typer.Option(help="real: as fast as the video was shot; max: as fast as we can.")
-    ] = "real",
+    pace: Pace = "real",
     fps: options.Fps = 1.0,
     strict: options.Strict = False,
     stream: options.Stream = None,
