@@ -20,6 +20,9 @@ AROUND = 2
 """Cells around a patch that are compared with it: a patch of one colour alone would match anywhere."""
 FARTHER = 0.05
 """Grey levels by which a match must be better for each cell that it is farther away."""
+BETTER = 0.7
+"""Share of the difference at its own place that a patch may have elsewhere, for it to have moved: noise finds something
+slightly better everywhere."""
 
 FORGET = 1.05
 """How fast the usual size of a quiet picture may grow, from one frame to the next."""
@@ -35,7 +38,8 @@ def searched(now: Tensor, before: Tensor) -> Tensor:
     side = 2 * REACH + 1
     way = torch.arange(side * side, device=now.device)
     way = torch.stack([way // side - REACH, way % side - REACH], dim=1).float()
-    return way[(cost + FARTHER * way.norm(dim=1)[None, :, None]).argmin(1)]
+    least, at = (cost + FARTHER * way.norm(dim=1)[None, :, None]).min(1)
+    return way[at] * (least < BETTER * cost[:, len(way) // 2])[..., None]
 
 
 def costly(state: CacherState, burst: float) -> bool:
@@ -56,7 +60,8 @@ class Found(NamedTuple):
     place: Tensor
     """The token of the reference that each one is, int64 `[streams, tokens]`."""
     residue: Tensor
-    """What motion by whole patches leaves over, in shares of the picture, float32 `[streams, tokens]`."""
+    """What motion by whole patches leaves over, in shares of the picture, float32 `[streams, tokens]`; nan of streams
+    of which the encoder did not always say something."""
 
 
 def find(states: Sequence[CacherState], tower: VisionTower, device: torch.device, by_codec: bool) -> Found:
@@ -73,7 +78,7 @@ def find(states: Sequence[CacherState], tower: VisionTower, device: torch.device
         inside = at.clamp_min(0).minimum(size - 1)
         return inverse[(inside[..., 0] * tower.grid[1] + inside[..., 1]).long()], (at != inside).any(-1)
 
-    steps = [_step(state, tower, order, by_codec) for state in states]
+    steps = [_step(state, order, by_codec) for state in states]
     motion, new = torch.stack([step[:, :2] for step in steps]), torch.stack([step[:, 2] for step in steps])
     blank = motion.new_zeros(len(order), 3)
     since = torch.stack([blank if state.shift is None else state.shift for state in states])
@@ -87,17 +92,21 @@ def find(states: Sequence[CacherState], tower: VisionTower, device: torch.device
     for state, row in zip(states, torch.cat([shift, lost[..., None]], dim=2), strict=True):
         state.shift = row.clone()
     left = (shift - (own[place] - own) / size).norm(dim=2) + NEW * lost
+    unsaid = torch.tensor([state.unsaid for state in states]).to(device)
+    left = left.masked_fill(unsaid[:, None], torch.nan)
     leading = torch.arange(tower.pinned, device=device).expand(len(place), -1)
     pinned = left.amax(1, keepdim=True).expand(-1, tower.pinned)
     return Found(torch.cat([leading, place + tower.pinned], dim=1), torch.cat([pinned, left], dim=1))
 
 
-def _step(state: CacherState, tower: VisionTower, order: Tensor, by_codec: bool) -> Tensor:
+def _step(state: CacherState, order: Tensor, by_codec: bool) -> Tensor:
     """Motion since the frame before, and the share that is new, float32 `[patches, 3]` in the tower's order."""
-    said = state.said if by_codec else None
-    if said is not None and len(said) == len(order) and bool(said[:, 3].any()):
+    said = state.said
+    if said is None or len(said) != len(order) or not bool(said[:, 3].any()):
+        state.unsaid = True
+        state.num_fallbacks += by_codec
+    elif by_codec:
         return torch.cat([said[:, :2] * said[:, 3:], 1 - said[:, 3:]], dim=1)
-    state.num_fallbacks += by_codec
     now, before = state.picture, state.shown
     if now is None or before is None or now.shape != before.shape:
         return torch.zeros(len(order), 3, device=order.device)

@@ -50,6 +50,8 @@ class CacherState(StreamState):
     shift: Tensor | None = None
     """Where each patch was in the reference, minus where it is, in shares of the picture, and whether it is lost, 0 or
     1; float32 `[patches, 3]`; only with `motion`."""
+    unsaid: bool = False
+    """Whether the video's encoder said nothing of some frame since the reference; only with `motion`."""
     num_fallbacks: int = 0
     """Frames of which it said nothing, though it was asked."""
 

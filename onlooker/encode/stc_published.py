@@ -271,7 +271,8 @@ class STCPublished(EncoderAccelerator):
             state.trail = state.sums = None  # perhaps there was a reference of the other kind
         remember(new, states)
         for b, state in enumerate(states):
-            state.age, state.grid, state.moved, state.shift, state.shown = 1, tower.grid, None, None, state.picture
+            state.age, state.grid, state.moved, state.unsaid = 1, tower.grid, None, False
+            state.shift, state.shown = None, state.picture
             if self.refresh_on_cut is not None:
                 state.patches = patches[b].detach().clone()
         everywhere = torch.ones(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
@@ -287,8 +288,9 @@ class STCPublished(EncoderAccelerator):
         picks: list[Picked] = []
         picked: Picked | None = None
         if self.selection in ("patch", "codec"):
-            way = found.residue if found else None
-            moved = None if self.selection == "patch" else follow(states, hidden, tower.pinned) if way is None else way
+            moved = None
+            if self.selection == "codec":
+                moved = found.residue if found else follow(states, hidden, tower.pinned)
             picked = self._choose(tower, hidden, old, 0, new, moved)
         for number, layer in enumerate(tower.layers):
             if number in place:
