@@ -65,8 +65,6 @@ Lines = Annotated[
         rich_help_panel=RUN,
     ),
 ]
-COMPRESSORS = "compressors"
-"""The grid that is made by `evals/compressors.py`."""
 
 
 @app.command(name="eval")
@@ -92,7 +90,8 @@ def evaluate(
         str | None,
         typer.Option(
             "--grid",
-            help="Many runs: a .toml file, controls, stc, compressors, or key=a|b; key=c|d. Needs --out.",
+            help="Many runs: a .toml file, controls, stc, compressors (or compressors:5,15: at so many percent), or "
+            "key=a|b; key=c|d. Needs --out.",
             metavar="GRID",
         ),
     ] = None,
@@ -198,6 +197,7 @@ def _grid(
     working: Working,
 ) -> None:  # fmt: skip
     from onlooker.evals.compare import compare
+    from onlooker.evals.compressors import shares_of
     from onlooker.evals.lines import add, start
     from onlooker.evals.report.table import markdown, row_dict
     from onlooker.evals.runs import open_run
@@ -221,7 +221,7 @@ def _grid(
     total = sum(settings.limit for settings in grid)
     with working.counting(f"{len(grid)} runs", "questions", total) as step:
         finished = run_grid(
-            grid, out, workers=workers, gpus=gpus, ray=ray, shared=spec == COMPRESSORS,
+            grid, out, workers=workers, gpus=gpus, ray=ray, shared=shares_of(spec) is not None,
             on_progress=step.to, on_finished=on_finished,
         )  # fmt: skip
     for one in finished:
@@ -242,10 +242,11 @@ def _runs(spec: str, values: dict[str, Any], out: Path, workers: int, working: W
     from onlooker.evals import compressors
     from onlooker.evals.grid import expand
 
-    if spec != COMPRESSORS:
+    shares = compressors.shares_of(spec)
+    if shares is None:
         return expand(spec, values)
     with working.counting("finding what keeps each budget", "settings", None) as step:
-        grid = compressors.runs(values, out, workers, lambda done, of: step.to(done, f"budgets, of {of}"))
+        grid = compressors.runs(values, out, workers, lambda done, of: step.to(done, f"budgets, of {of}"), shares)
     for one in compressors.misfits(out):
         why = one.failure or f"keeps {one.measured:.1%} at the nearest"
         warn(f"{one.name} is left out at {one.share:.0%}: {why}")

@@ -23,19 +23,43 @@ SHARES = (0.25, 0.1, 0.5, 0.05, 0.15)
 """Of the tokens of a stream, in the order in which they are run: what is cut off is missing everywhere."""
 SEALED = "sealed:compressor-budgets"
 """The clips on which settings are looked for: none that is asked about."""
+NAME = "compressors"
+"""What the grid is called."""
 FILE = "budgets.json"
 SIDE_BY_SIDE = 25
 """Videos in each step at least: nothing but time hangs on it."""
 
 
+def shares_of(spec: str) -> tuple[float, ...] | None:
+    """The shares that a grid asks for: all of `SHARES` (`compressors`), or some in percent (`compressors:5,15`); None
+    for another grid. Raises `InputError` for shares that are none."""
+    name, colon, asked = spec.partition(":")
+    if name != NAME:
+        return None
+    if not colon:
+        return SHARES
+    try:
+        shares = tuple(round(float(word) / 100, 5) for word in asked.split(","))
+    except ValueError:
+        shares = ()
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise InputError("shares are percents of the tokens", given=spec, do=f"for example {NAME}:5,15, or {NAME}")
+    return shares
+
+
 def runs(
-    values: dict[str, Any], out: Path, workers: int, on_progress: Callable[[int, int], None] = lambda done, of: None
+    values: dict[str, Any],
+    out: Path,
+    workers: int,
+    on_progress: Callable[[int, int], None] = lambda done, of: None,
+    shares: tuple[float, ...] = (),
 ) -> list[RunSettings]:
-    """The runs of the grid under the settings of the command line; what was found for the budgets is kept in `out`
-    and used again. `on_progress` is told how many settings of how many are found."""
-    base = from_dict(values)
-    found = _found(base, out, workers, on_progress)
-    rows = [*_without_share(), *(row for share in SHARES for row in _at(share, base, found))]
+    """The runs of the grid under the settings of the command line, at `shares` (`SHARES` when none are given); what was
+    found for the budgets is kept in `out` and used again. `on_progress` is told how many settings of how many are
+    found."""
+    base, shares = from_dict(values), shares or SHARES
+    found = _found(base, out, workers, on_progress, shares)
+    rows = [*_without_share(), *(row for share in shares for row in _at(share, base, found))]
     shared = {"encoder": "full", "memory": "full", "parallel": max(base.parallel, SIDE_BY_SIDE)}
     made = [from_dict(values | shared | row) for row in rows]
     for one in made:
@@ -92,10 +116,14 @@ def coarse(rows: int, cols: int, count: int) -> tuple[int, int]:
 # ---------------------------------------------------------------------------------------------------------- budgets
 
 
-def _found(base: RunSettings, out: Path, workers: int, on_progress: Callable[[int, int], None]) -> list[Setting]:
-    path, asked = out / FILE, [(knob, share) for share in SHARES for knob in knobs()]
+def _found(
+    base: RunSettings, out: Path, workers: int, on_progress: Callable[[int, int], None], shares: tuple[float, ...]
+) -> list[Setting]:
+    path = out / FILE
     have = _read(path)
-    if {(one.name, one.share) for one in have} >= {(knob.name, share) for knob, share in asked}:
+    known = {(one.name, one.share) for one in have}
+    asked = [(knob, share) for share in shares for knob in knobs() if (knob.name, share) not in known]
+    if not asked:
         return have
     look, settings = partial(_look, _clips_of(base)), []
     if workers <= 1:
@@ -109,6 +137,7 @@ def _found(base: RunSettings, out: Path, workers: int, on_progress: Callable[[in
             for done, _ in enumerate(as_completed(futures), start=1):
                 on_progress(done, len(asked))
             settings = [future.result() for future in futures]
+    settings = [*have, *settings]
     try:
         out.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(asdict(one)) + "\n" for one in settings), encoding="utf-8")

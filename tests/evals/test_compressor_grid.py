@@ -71,6 +71,16 @@ def test_names_can_be_taken_apart():
     assert compressors.named("all tokens") == ("all tokens", None)
 
 
+def test_some_shares_only():
+    """In percent, as tables say it; another grid is another grid."""
+    assert compressors.shares_of("compressors") == compressors.SHARES
+    assert compressors.shares_of("compressors:5,15") == (0.05, 0.15)
+    assert compressors.shares_of("stc") is None
+    for wrong in ("compressors:", "compressors:half", "compressors:0", "compressors:120"):
+        with pytest.raises(InputError, match="percents"):
+            compressors.shares_of(wrong)
+
+
 def settings(**more):
     values = {"suite": "pocketworld", "limit": 8, "model": "pocket-naive", "encoder": "full", "memory": "full"}
     return from_dict(values | {"compressor": "adts:keep=16", "device": "cpu"} | more)
@@ -94,11 +104,10 @@ def test_shared_work_changes_no_answer(tmp_path):
 def test_the_grid_from_the_command_line(tmp_path, monkeypatch, capsys):
     """One share, two methods: budgets, runs, a line for each; what does not fit is said."""
     found = [one for one in budgets.knobs() if one.name in ("stc_pruner", "dycoke")]
-    monkeypatch.setattr(compressors, "SHARES", (0.1,))
     monkeypatch.setattr(compressors, "CLIPS", 1)
     monkeypatch.setattr(compressors, "knobs", lambda: found)
     where = ["--out", str(tmp_path / "runs"), "--lines", str(tmp_path / "rows.jsonl"), "--device", "cpu"]
-    asked = ["eval", "pocketworld", "--limit", "6", "--model", "pocket-naive", "--grid", "compressors", "--json"]
+    asked = ["eval", "pocketworld", "--limit", "6", "--model", "pocket-naive", "--grid", "compressors:10", "--json"]
     with pytest.raises(SystemExit) as ended:
         main([*asked, *where])
     said = capsys.readouterr()
