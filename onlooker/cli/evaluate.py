@@ -58,6 +58,15 @@ Prompt = Annotated[
 Side = Annotated[
     str, typer.Option(help="Text beside the video that goes into memory as it comes: comment, speech, asr, with +.")
 ]
+Grid = Annotated[
+    str | None,
+    typer.Option(
+        "--grid",
+        help="Many runs: a .toml file, controls, stc, compressors (or compressors:5,15: at so many percent), or "
+        "key=a|b; key=c|d. Needs --out.",
+        metavar="GRID",
+    ),
+]
 Lines = Annotated[
     Path | None,
     typer.Option(
@@ -86,15 +95,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="A new .jsonl file for the answers, or a folder for whole runs.")
     ] = None,
-    grid: Annotated[
-        str | None,
-        typer.Option(
-            "--grid",
-            help="Many runs: a .toml file, controls, stc, compressors (or compressors:5,15: at so many percent), or "
-            "key=a|b; key=c|d. Needs --out.",
-            metavar="GRID",
-        ),
-    ] = None,
+    grid: Grid = None,
     lines: Lines = None,
     workers: Annotated[int, typer.Option(help="Processes for a grid.", min=1, max=256, rich_help_panel=RUN)] = 1,
     gpus: Annotated[int, typer.Option(help="GPUs for a grid: cuda:0 and so on.", min=0, rich_help_panel=RUN)] = 0,
