@@ -223,7 +223,7 @@ class Worker:
         devices = given.devices.split(",")
         self.device = devices[number % len(devices)]
         self.card = torch.cuda.get_device_name() if self.device.startswith("cuda") else "cpu"
-        self.eyes = {"encoder": given.encoder, "compressor": given.compressor}
+        self.eyes: dict[str, Any] = {"encoder": given.encoder, "compressor": given.compressor}
         self._models: dict[str, Any] = {}
 
     def model(self, name: str) -> Any:

@@ -131,7 +131,7 @@ class Remembering(Eye):
         return found
 
 
-def remembering(model: VideoModel, memory: str, kv: str, **eyes: str) -> Engine:
+def remembering(model: VideoModel, memory: str, kv: str, **eyes: Any) -> Engine:
     """An engine that watches streams which were seen before (`Remembering.next` says what comes next)."""
     engine = Engine(model, memory=memory, kv=kv, **eyes)
     engine.eye = Remembering(engine)
