@@ -54,7 +54,15 @@ SHARES = f"rekv:topk={FRAMES - 5},first=1,recent=4,score=shares,{WINDOW}"
 HEADS = f"retrieval_heads:{WINDOW}"
 TOLD = "told where to look"
 BY_TOKENS = (
-    (SHARES, SHARES, HEADS, TOLD, f"sliding_window:{WINDOW}", f"rekv:topk={FRAMES - 4},recent=4,{WINDOW}"),
+    (
+        SHARES,
+        SHARES,
+        HEADS,
+        HEADS + ",recent=4",
+        TOLD,
+        f"sliding_window:{WINDOW}",
+        f"rekv:topk={FRAMES - 4},recent=4,{WINDOW}",
+    ),
     (f"last_frames:frames={FRAMES}",),
     ("full",),
     (

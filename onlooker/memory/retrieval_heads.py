@@ -36,8 +36,8 @@ class RetrievalHeads(MemoryPolicy):
     """Most blocks of the past that a layer sees."""
     around: int = 2
     """Blocks on each side of a hit that are seen with it."""
-    recent: int = 4
-    """Newest blocks that every layer sees besides."""
+    recent: int = 8
+    """Newest blocks that every layer sees besides: with fewer, clock times are right more often, and the present less."""
     first: int = 1
     """Oldest blocks that every layer sees besides."""
     window_tokens: int = 15000
