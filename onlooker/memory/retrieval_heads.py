@@ -37,7 +37,7 @@ class RetrievalHeads(MemoryPolicy):
     around: int = 2
     """Blocks on each side of a hit that are seen with it."""
     recent: int = 8
-    """Newest blocks that every layer sees besides: with fewer, clock times are right more often, and the present less."""
+    """Newest blocks that every layer sees besides. Fewer: more clock times are right, and less of the present."""
     first: int = 1
     """Oldest blocks that every layer sees besides."""
     window_tokens: int = 15000
