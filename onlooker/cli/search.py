@@ -1,11 +1,12 @@
 """onlooker search: what the server's sources showed and what was said, found again by its words."""
 
 import json
+import os
 import re
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +26,13 @@ def search(
     state: Annotated[
         Path, typer.Option(metavar="FOLDER", help="What serve --state was given.", show_default=False)
     ] = Path(),
+    database_url: Annotated[
+        str | None,
+        typer.Option("--database", metavar="URL", help="PostgreSQL in place of it; env:VARIABLE hides a password."),
+    ] = None,
+    meaning: Annotated[
+        bool, typer.Option("--meaning", help="Moments that look like those about which it was said, best first.")
+    ] = False,
     source: Annotated[str | None, typer.Option(help="Of this source only.")] = None,
     kind: Annotated[str | None, typer.Option(help="answer, alert, source, rules, note or quality.")] = None,
     since: Annotated[str | None, typer.Option(help="Not older than that, such as 90s, 30m, 24h or 7d.")] = None,
@@ -55,9 +63,18 @@ def search(
         )
     from_wall = None if since is None else time.time() - _seconds(since)
     wanted = Wanted(" ".join(words or ()), source, kind, from_wall, limit=limit)
-    database = Database(state, writes=False)
+    if database_url is not None and database_url.startswith("env:"):
+        database_url = os.environ.get(database_url.removeprefix("env:"), "")
+    database = Database(state, url=database_url, writes=False)
     try:
-        if export == "vtt":
+        if meaning:
+            moments = _by_meaning(database, wanted)
+            if as_json:
+                emit({"events": moments})
+            else:
+                for one in moments:
+                    print(_moment_line(one))
+        elif export == "vtt":
             for line in as_vtt(database.all(wanted)):
                 print(line, end="")
         elif export == "jsonl":
@@ -70,6 +87,27 @@ def search(
                 print(_line(event))
     finally:
         database.close()
+
+
+def _by_meaning(database: Any, wanted: Any) -> list[dict]:
+    from onlooker.server.moments import UNSAID, Moments
+
+    moments = Moments(database)
+    space = moments.newest_space()
+    if space is None:
+        raise InputError("no moments are kept there", do="let the server run for a while, with search.every_s above 0")
+    if not space.startswith("own "):
+        do = "ask the server: GET /v1/search?by=meaning&q=..."
+        raise InputError("the vectors there are an endpoint's", given=space, do=do)
+    seeds = moments.said(wanted, space)
+    if not seeds:
+        raise InputError(UNSAID, given=wanted.words or "no words", do="a standing question makes words")
+    return moments.find(wanted, space, None, seeds)
+
+
+def _moment_line(moment: dict) -> str:
+    at = datetime.fromtimestamp(moment["wall"]).strftime("%Y-%m-%d %H:%M:%S")
+    return plain(f"{moment['score']:.2f}  {at} ({clock(moment['time_s'])})  {moment['stream']}")
 
 
 def _line(event: dict) -> str:

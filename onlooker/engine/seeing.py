@@ -65,11 +65,13 @@ class Seen:
         if tower.raster is not None:
             patches = torch.zeros_like(patches).scatter(0, tower.raster.cpu(), patches)
         kept = torch.zeros(rows_cols[0] * rows_cols[1], dtype=torch.bool)
+        mine = None
         for patch, tokens in self.emission.parts:
             if patch.end_s == self.patch.end_s:
                 slots = tokens.slot.cpu()
                 kept[slots[slots < len(kept)]] = True
-        trace = as_trace(self.patch.end_s, patches.view(tower.grid), kept.view(rows_cols), self.refreshed)
+                mine = tokens
+        trace = as_trace(self.patch.end_s, patches.view(tower.grid), kept.view(rows_cols), self.refreshed, mine)
         return trace, float(share.mean())
 
 

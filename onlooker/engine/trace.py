@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from onlooker.core.tokens import VisualTokens
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -16,12 +18,21 @@ class Trace:
     kept: np.ndarray
     """Which tokens entered the language model, bool `[token rows, token cols]`."""
     refreshed: bool
+    gist: np.ndarray | None = None
+    """Mean of the tokens that entered the language model, weighted by what they stand for, float32 `[hidden_dim]`; None
+    where none did."""
 
     def of_skipped(self, time_s: float) -> "Trace":
         """Of a frame of that size that the gate skipped: nothing was recomputed, nothing kept."""
         return Trace(time_s, np.zeros_like(self.recomputed), np.zeros_like(self.kept), False)
 
 
-def as_trace(time_s: float, recomputed: torch.Tensor, kept: torch.Tensor, refreshed: bool) -> Trace:
-    """A `Trace` from device tensors (waits for the device)."""
-    return Trace(time_s, recomputed.float().cpu().numpy(), kept.cpu().numpy(), refreshed)
+def as_trace(
+    time_s: float, recomputed: torch.Tensor, kept: torch.Tensor, refreshed: bool, tokens: VisualTokens | None
+) -> Trace:
+    """A `Trace` from device tensors (waits for the device); `tokens` are those that were kept."""
+    gist = None
+    if tokens is not None and len(tokens):
+        share = tokens.weight / tokens.weight.sum()
+        gist = (tokens.features.float() * share[:, None]).sum(0).cpu().numpy()
+    return Trace(time_s, recomputed.float().cpu().numpy(), kept.cpu().numpy(), refreshed, gist)

@@ -42,6 +42,8 @@ def create_app(
         service.worker.start()
         tasks = [asyncio.create_task(service.sweep()), asyncio.create_task(service.watched.keep())]
         tasks.append(asyncio.create_task(service.outgoing.keep(service)))
+        if service.finder is not None:
+            tasks.append(asyncio.create_task(service.finder.keep()))
         if service.memories is not None:
             tasks.append(asyncio.create_task(service.memories.keep()))
         try:
@@ -64,7 +66,7 @@ def create_app(
     app.include_router(chat_routes(service))
     app.include_router(responses_routes(service))
     app.include_router(admin_routes(service))
-    app.include_router(history_routes(lambda: service.history))
+    app.include_router(history_routes(service))
     app.include_router(socket_routes(service))
     app.include_router(realtime_routes(service))
     if settings.whip:

@@ -22,18 +22,21 @@ from onlooker.core.sizes import num_bytes
 from onlooker.kvstore.tiers import tier_codecs
 from onlooker.models import short_name
 from onlooker.server.config_sections import (
+    DatabaseSection,
     HookSection,
     KeySection,
     LimitsSection,
     ModelSection,
     MqttSection,
     RetentionSection,
+    SearchSection,
     ServerSection,
     SLOSection,
     SourceSection,
     WebhookSection,
 )
 from onlooker.server.database import Retention
+from onlooker.server.dialects import Postgres
 from onlooker.server.settings import Limits, ServerSettings
 from onlooker.server.webhooks import check_url, read_secret, signing_key
 
@@ -53,6 +56,8 @@ class Config(BaseSettings):
     webhook: WebhookSection | None = None
     webhooks: list[HookSection] = []
     mqtt: MqttSection | None = None
+    database: DatabaseSection | None = None
+    search: SearchSection = SearchSection()
     sources: list[SourceSection] = []
     keys: list[KeySection] = []
 
@@ -95,6 +100,8 @@ class Config(BaseSettings):
             webhook=self._webhook(),
             hooks=tuple(one.hook() for one in self.webhooks),
             mqtt=self.mqtt and self.mqtt.settings(),
+            database=self.database and self._database(),
+            search=self.search.settings(),
             whip=self.server.whip,
             worker=worker,
             schedule=registry.make("schedule", self.model.schedule),
@@ -107,6 +114,12 @@ class Config(BaseSettings):
                 idle_s=limits.idle,
             ),
         )
+
+    def _database(self) -> str:
+        assert self.database is not None, "asked where there is one"
+        url = self.database.read("url")
+        Postgres(url)
+        return url
 
     def _webhook(self) -> tuple[str, str] | None:
         if self.webhook is None:
@@ -128,6 +141,8 @@ class Config(BaseSettings):
         checks += [(f"keys.{one.name}", one.as_key) for one in self.keys]
         checks += [(f"webhooks.{one.name}", one.hook) for one in self.webhooks]
         checks += [("mqtt", self.mqtt.settings)] if self.mqtt else []
+        checks += [("database", self._database)] if self.database else []
+        checks += [("search", self.search.settings)]
         checks += [("webhook", self._webhook), ("model", self.engine_settings)]
         for place, check in checks:
             try:

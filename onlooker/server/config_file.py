@@ -15,7 +15,7 @@ from onlooker.core.contracts import ResponsePolicy
 from onlooker.server.config import Config, read_config
 from onlooker.server.settings import Source
 
-RESTART = ("model", "slo")
+RESTART = ("model", "slo", "search")
 """Sections that count from the next start on."""
 RESTART_SERVER = ("host", "port", "log", "snapshots", "state", "whip", "devices", "proxy")
 
@@ -50,6 +50,8 @@ class ConfigFile:
             before, after = getattr(old, section).model_dump(), getattr(new, section).model_dump()
             names = RESTART_SERVER if section == "server" else before
             found += [f"{section}.{name}" for name in names if before[name] != after[name]]
+        if old.database != new.database:
+            found.append("database.url")
         return found
 
     def write_source(self, name: str, source: Source | None, address: Mapping[str, str] | None = None) -> None:

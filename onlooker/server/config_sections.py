@@ -12,6 +12,7 @@ from onlooker.core.kinds import defaults
 from onlooker.core.sizes import num_bytes
 from onlooker.respond import Rule
 from onlooker.server.bodies import Name
+from onlooker.server.embedding import SearchSettings
 from onlooker.server.hooks import Hook
 from onlooker.server.mqtt import MqttSettings
 from onlooker.server.settings import BadPictures, Key, Role, Source, StandingQuestion
@@ -157,6 +158,32 @@ class HookSection(WebhookSection):
         elif self.body == "standard":
             raise InputError("a standard body is signed", do="give secret_env or secret_file, or another body")
         return Hook(self.name, check_url(self.read("url")), secret, self.body, tuple(self.sources), tuple(self.rules))
+
+
+class DatabaseSection(Secret):
+    """A PostgreSQL database in place of the one in `server.state`."""
+
+    url: str | None = None
+    url_env: str | None = None
+    url_file: Path | None = None
+
+
+class SearchSection(Secret):
+    """How moments are kept to be found by meaning."""
+
+    every_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    endpoint: str | None = None
+    model: str = ""
+    caption: str = Field(default="", max_length=2000)
+    key: str | None = None
+    key_env: str | None = None
+    key_file: Path | None = None
+
+    def settings(self) -> SearchSettings:
+        """As the server knows it. Raises `InputError`."""
+        key = self.read("key") if self.key or self.key_env or self.key_file else None
+        return SearchSettings(self.every_s, self.share, self.endpoint, key, self.model, self.caption)
 
 
 class MqttSection(Secret):

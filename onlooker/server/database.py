@@ -1,10 +1,9 @@
 """What was said and seen, kept on disk: answers, alerts with their pictures, sources up and down, changed rules.
 
-SQLite in WAL mode through SQLAlchemy. One thread writes, in batches; readers never wait for it, and several worker
-processes may share the file. What is written is safe from a killed process; what waits (`EVERY_S`) is not.
+SQLite in WAL mode, or PostgreSQL, through SQLAlchemy. One thread writes, in batches; readers never wait for it, and
+several worker processes may share it. What is written is safe from a killed process; what waits (`EVERY_S`) is not.
 """
 
-import contextlib
 import json
 import logging
 import operator
@@ -14,60 +13,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sql
-from sqlalchemy.event import listen
 from sqlalchemy.exc import SQLAlchemyError
 
 from onlooker.core.errors import InputError
+from onlooker.server.dialects import Dialect, Sqlite, dialect_of
+from onlooker.server.tables import CLIPS, EVENTS, MOMENTS, PICTURES
 from onlooker.video.clip import Clip
 
 LOG = logging.getLogger("onlooker.server")
-FILE = "onlooker.sqlite"
-VERSION = 2
 EVERY_S = 0.5
 """Seconds after which what waits is written."""
 WAITING = 4096
 """Most events that wait for the disk; further ones are dropped and counted."""
 KINDS = ("answer", "alert", "source", "rules", "note", "quality")
-
-_TABLES = sql.MetaData()
-EVENTS = sql.Table(
-    "events",
-    _TABLES,
-    sql.Column("id", sql.Integer, primary_key=True),
-    sql.Column("wall", sql.Float, nullable=False, index=True),
-    sql.Column("seen_wall", sql.Float),
-    sql.Column("time_s", sql.Float),
-    sql.Column("stream", sql.Text, nullable=False, index=True),
-    sql.Column("owner", sql.Text),
-    sql.Column("kind", sql.Text, nullable=False),
-    sql.Column("text", sql.Text, nullable=False),
-    sql.Column("facts", sql.Text, nullable=False),
-    sqlite_autoincrement=True,  # a number is never used twice, so that a reader can go on from one
-)
-PICTURES = sql.Table(
-    "pictures",
-    _TABLES,
-    sql.Column("event", sql.Integer, sql.ForeignKey("events.id", ondelete="CASCADE"), primary_key=True),
-    sql.Column("jpeg", sql.LargeBinary, nullable=False),
-)
-CLIPS = sql.Table(
-    "clips",
-    _TABLES,
-    sql.Column("event", sql.Integer, sql.ForeignKey("events.id", ondelete="CASCADE"), primary_key=True),
-    sql.Column("media_type", sql.Text, nullable=False),
-    sql.Column("data", sql.LargeBinary, nullable=False),
-)
-_WORDS = (
-    "CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(text, content='events', content_rowid='id', "
-    "tokenize='unicode61 remove_diacritics 2')",
-    "CREATE TRIGGER IF NOT EXISTS words_in AFTER INSERT ON events BEGIN "
-    "INSERT INTO words(rowid, text) VALUES (new.id, new.text); END",
-    "CREATE TRIGGER IF NOT EXISTS words_out AFTER DELETE ON events BEGIN "
-    "INSERT INTO words(words, rowid, text) VALUES ('delete', old.id, old.text); END",
-)
 
 
 @dataclass(frozen=True)
@@ -92,9 +53,17 @@ class Retention:
             raise InputError("what is kept has an age and bytes above 0", given=str(self))
 
 
+class Kept(Protocol):
+    """Something to keep."""
+
+    def write(self, connection: sql.Connection, dialect: Dialect) -> Callable[[], None] | None:
+        """Write it, on the database's thread; what is to be done when it is written."""
+        ...
+
+
 @dataclass(frozen=True)
 class Record:
-    """Something to keep."""
+    """Something that happened."""
 
     kind: str
     stream: str
@@ -114,6 +83,18 @@ class Record:
     on_written: Callable[[int], None] | None = None
     """Told the number that it was given, on the database's thread."""
 
+    def write(self, connection: sql.Connection, dialect: Dialect) -> Callable[[], None] | None:
+        names = ("wall", "seen_wall", "time_s", "stream", "owner", "kind")
+        text = self.text.replace("\0", " ")  # which no text of PostgreSQL may hold
+        row = {name: getattr(self, name) for name in names} | {"text": text, "facts": json.dumps(dict(self.facts))}
+        made = connection.execute(EVENTS.insert().values(row))
+        assert made.inserted_primary_key is not None, "an event gets a number"
+        number, told = made.inserted_primary_key[0], self.on_written
+        dialect.index(connection, number, text)
+        if self.picture is not None:
+            connection.execute(PICTURES.insert().values(event=number, jpeg=self.picture()))
+        return None if told is None else lambda: told(number)
+
 
 @dataclass(frozen=True)
 class Attached:
@@ -121,6 +102,12 @@ class Attached:
 
     event: int
     clip: Clip
+
+    def write(self, connection: sql.Connection, dialect: Dialect) -> Callable[[], None] | None:
+        if connection.execute(sql.select(EVENTS.c.id).where(EVENTS.c.id == self.event)).first():  # it may be gone
+            clip = {"media_type": self.clip.media_type, "data": self.clip.data}
+            connection.execute(CLIPS.insert().values(event=self.event, **clip))
+        return None
 
 
 @dataclass(frozen=True)
@@ -141,50 +128,45 @@ class Wanted:
 
 
 class Database:
-    """The file in a folder. `add` may be called from any thread and never waits; `close` writes what waits.
+    """The database of a folder, or at an address. `add` may be called from any thread and never waits; `close` writes
+    what waits.
 
-    Raises `InputError` when the folder cannot be used or its file is none of ours.
+    Raises `InputError` when it cannot be used or is none of ours.
     """
 
-    def __init__(self, folder: Path, retention: Retention | None = None, *, writes: bool = True) -> None:
+    def __init__(
+        self, folder: Path | None, retention: Retention | None = None, *, url: str | None = None, writes: bool = True
+    ) -> None:
         self.retention = retention or Retention()
         self.written = self.dropped = 0
-        self._path = folder / FILE
-        self._waiting: queue.Queue[Record | Attached | None] = queue.Queue(WAITING)
-        self._engine = self._open(folder, writes)
+        self._waiting: queue.Queue[Kept | None] = queue.Queue(WAITING)
+        self._dialect = dialect_of(folder, url)
+        self.engine = self._dialect.engine
+        self._open(folder, writes)
         self._thread = threading.Thread(target=self._run, name="onlooker-database", daemon=True)
         if writes:
             self._thread.start()
 
-    def _open(self, folder: Path, writes: bool) -> sql.Engine:
-        if not writes and not self._path.exists():
+    def _open(self, folder: Path | None, writes: bool) -> None:
+        dialect = self._dialect
+        if isinstance(dialect, Sqlite) and not writes and not dialect.exists():
             raise InputError(
                 "nothing is kept in this folder", given=str(folder), do="give what serve --state was given"
             )
-        engine = sql.create_engine(f"sqlite:///{self._path}", connect_args={"timeout": 20.0})
-        listen(engine, "connect", _prepare)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with engine.begin() as connection:
-                version = connection.execute(sql.text("PRAGMA user_version")).scalar_one()
-                if version > VERSION:
-                    raise InputError("the database was written by a newer version", given=str(self._path))
-                if version < VERSION:  # what an older version made stays as it is, and gets what is new
-                    _TABLES.create_all(connection)
-                    for statement in _WORDS:
-                        connection.execute(sql.text(statement))
-                    connection.execute(sql.text(f"PRAGMA user_version = {VERSION}"))
+            if folder is not None and writes:
+                folder.mkdir(parents=True, exist_ok=True)
+            with dialect.engine.begin() as connection:
+                dialect.prepare(connection, writes=writes)
         except (SQLAlchemyError, OSError) as error:
             why = str(getattr(error, "orig", None) or getattr(error, "strerror", None) or error)
             raise InputError(
-                "the database cannot be used", given=f"{self._path}: {why}", do="choose another folder"
+                "the database cannot be used", given=f"{dialect.place}: {why}", do="choose another"
             ) from error
-        self._path.chmod(0o600)
-        return engine
 
     # --------------------------------------------------------------------------------------------------------- writing
 
-    def add(self, record: Record | Attached) -> None:
+    def add(self, record: Kept) -> None:
         """Keep something; dropped and counted when the disk does not keep up."""
         try:
             self._waiting.put_nowait(record)
@@ -196,7 +178,7 @@ class Database:
         if self._thread.is_alive():
             self._waiting.put(None)
             self._thread.join(20.0)
-        self._engine.dispose()
+        self.engine.dispose()
 
     def _run(self) -> None:
         tidied = 0.0
@@ -210,7 +192,7 @@ class Database:
             if ends:
                 return
 
-    def _batch(self) -> tuple[list[Record | Attached], bool]:
+    def _batch(self) -> tuple[list[Kept], bool]:
         """What came within `EVERY_S`, and whether nothing follows."""
         until, batch = time.monotonic() + EVERY_S, []
         while (left := until - time.monotonic()) > 0 and len(batch) < 512:
@@ -223,34 +205,17 @@ class Database:
             batch.append(record)
         return batch, False
 
-    def _write(self, batch: list[Record | Attached]) -> None:
-        written: list[tuple[Callable[[int], None], int]] = []
+    def _write(self, batch: list[Kept]) -> None:
+        written: list[Callable[[], None]] = []
 
         def write() -> None:
-            with self._engine.begin() as connection:
-                for record in batch:
-                    if isinstance(record, Attached):
-                        clip = {"media_type": record.clip.media_type, "data": record.clip.data}
-                        whose = sql.select(EVENTS.c.id).where(EVENTS.c.id == record.event)
-                        if connection.execute(whose).first():  # it may be gone already
-                            connection.execute(CLIPS.insert().values(event=record.event, **clip))
-                        continue
-                    row = {
-                        name: getattr(record, name)
-                        for name in ("wall", "seen_wall", "time_s", "stream", "owner", "kind", "text")
-                    }
-                    made = connection.execute(EVENTS.insert().values(row | {"facts": json.dumps(dict(record.facts))}))
-                    assert made.inserted_primary_key is not None, "an event gets a number"
-                    number = made.inserted_primary_key[0]
-                    if record.picture is not None:
-                        connection.execute(PICTURES.insert().values(event=number, jpeg=record.picture()))
-                    if record.on_written is not None:
-                        written.append((record.on_written, number))
+            with self.engine.begin() as connection:
+                written.extend(filter(None, [record.write(connection, self._dialect) for record in batch]))
 
         if self._try(write):
             self.written += len(batch)
-            for told, number in written:
-                told(number)
+            for told in written:
+                told()
         else:
             self.dropped += len(batch)
 
@@ -264,42 +229,40 @@ class Database:
 
     def tidy(self) -> None:
         """Let go of what is too old, and of the oldest while there are too many bytes."""
-        with self._engine.begin() as connection:
-            connection.execute(EVENTS.delete().where(EVENTS.c.wall < time.time() - 86400 * self.retention.days))
+        oldest_wall = time.time() - 86400 * self.retention.days
+        with self.engine.begin() as connection:
+            for table in (EVENTS, MOMENTS):
+                connection.execute(table.delete().where(table.c.wall < oldest_wall))
         while self.num_bytes() > self.retention.num_bytes:
-            with self._engine.begin() as connection:
-                count = connection.execute(sql.select(sql.func.count()).select_from(EVENTS)).scalar_one()
-                oldest = sql.select(EVENTS.c.id).order_by(EVENTS.c.id).limit(max(1, count // 10))
-                if not connection.execute(EVENTS.delete().where(EVENTS.c.id.in_(oldest))).rowcount:
-                    break
-        with contextlib.closing(self._engine.raw_connection()) as connection:
-            cursor: Any = connection.cursor()
-            # As a script, which is run to its end: `execute` stops after the first page that is given back.
-            cursor.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE);")
+            if not sum(map(self._let_go, (EVENTS, MOMENTS))):
+                break
+        self._dialect.give_back()
+
+    def _let_go(self, table: sql.Table) -> int:
+        """Delete the oldest tenth of a table; how many that was."""
+        with self.engine.begin() as connection:
+            count = connection.execute(sql.select(sql.func.count()).select_from(table)).scalar_one()
+            oldest = sql.select(table.c.id).order_by(table.c.id).limit(max(1, count // 10))
+            return connection.execute(table.delete().where(table.c.id.in_(oldest))).rowcount
 
     def num_bytes(self) -> int:
-        """Bytes in use in the file."""
-        with self._engine.connect() as connection:
-            pages, free, size = (
-                connection.execute(sql.text(f"PRAGMA {name}")).scalar_one()
-                for name in ("page_count", "freelist_count", "page_size")
-            )
-        return (pages - free) * size
+        """Bytes in use."""
+        return self._dialect.num_bytes()
 
     # --------------------------------------------------------------------------------------------------------- reading
 
     def find(self, wanted: Wanted) -> list[dict[str, Any]]:
         """Events, newest first: number, times, stream, kind, text, facts, and whether there is a picture."""
-        query = _query(wanted).order_by(EVENTS.c.id.desc()).limit(wanted.limit)
-        with self._engine.connect() as connection:
+        query = _query(wanted, self._dialect).order_by(EVENTS.c.id.desc()).limit(wanted.limit)
+        with self.engine.connect() as connection:
             return [_told(row) for row in connection.execute(query)]
 
     def all(self, wanted: Wanted) -> Iterator[dict[str, Any]]:
         """Every event that is wanted, oldest first, read bit by bit (`limit` and `before` do not count)."""
         after = 0
         while True:
-            query = _query(wanted).where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(500)
-            with self._engine.connect() as connection:
+            query = _query(wanted, self._dialect).where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(500)
+            with self.engine.connect() as connection:
                 rows = connection.execute(query).all()
             yield from map(_told, rows)
             if not rows:
@@ -310,36 +273,28 @@ class Database:
         """The picture of an event that this caller may see; None if there is none."""
         query = sql.select(PICTURES.c.jpeg).join(EVENTS, EVENTS.c.id == PICTURES.c.event)
         query = query.where(PICTURES.c.event == number, _seen_by(owner))
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             return connection.execute(query).scalar()
 
     def clip(self, number: int, owner: str | None) -> Clip | None:
         """The video of an event that this caller may see; None if there is none."""
         query = sql.select(CLIPS.c.data, CLIPS.c.media_type).join(EVENTS, EVENTS.c.id == CLIPS.c.event)
         query = query.where(CLIPS.c.event == number, _seen_by(owner))
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             row = connection.execute(query).first()
         return None if row is None else Clip(row.data, row.media_type)
-
-
-def _prepare(connection: Any, _: Any) -> None:
-    for pragma in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {pragma}")
 
 
 def _seen_by(owner: str | None) -> sql.ColumnElement[bool]:
     return sql.or_(EVENTS.c.owner.is_(None), EVENTS.c.owner == owner)
 
 
-def _query(wanted: Wanted) -> sql.Select[Any]:
+def _query(wanted: Wanted, dialect: Dialect) -> sql.Select[Any]:
     has_picture = sql.exists().where(PICTURES.c.event == EVENTS.c.id).label("has_picture")
     has_clip = sql.exists().where(CLIPS.c.event == EVENTS.c.id).label("has_clip")
     query = sql.select(EVENTS, has_picture, has_clip).where(_seen_by(wanted.owner))
     if words := wanted.words.split():
-        # Each word as it stands, never as an operator of the search's own language; the last may be a beginning.
-        phrase = " ".join('"' + word.replace('"', '""') + '"' for word in words) + "*"
-        found = sql.text("SELECT rowid FROM words WHERE words MATCH :phrase").bindparams(phrase=phrase)
-        query = query.where(EVENTS.c.id.in_(found.columns(sql.column("rowid", sql.Integer))))
+        query = query.where(dialect.has_words(words))
     for value, column, compare in (
         (wanted.stream, EVENTS.c.stream, operator.eq),
         (wanted.kind, EVENTS.c.kind, operator.eq),

@@ -118,6 +118,11 @@ class Dealing:
         if self.settings.mqtt is not None:  # each worker is a client of its own
             kept = {name: value for name, value in told["mqtt"].items() if name not in ("url_env", "url_file")}
             told["mqtt"] = kept | {"url": self.settings.mqtt.url, "node": f"{self.settings.mqtt.node}_{place.number}"}
+        if self.settings.database is not None:
+            told["database"] = {"url": self.settings.database}
+        if self.settings.search.key is not None:
+            told["search"] |= {"key": self.settings.search.key}
+            told["search"] = {name: one for name, one in told["search"].items() if name not in ("key_env", "key_file")}
         told["server"] |= {"host": "127.0.0.1", "proxy": ["127.0.0.1"], "log": "json", "devices": []}
         told["model"]["device"] = place.device
         file = self._file(place)

@@ -18,9 +18,17 @@ CUE_S = 4.0
 class History:
     """The database of a server, told what happens. Sessions of clients are kept only if the operator said so."""
 
-    def __init__(self, folder: Path, retention: Retention, sessions: bool, cut: Cut = lambda name, since: None) -> None:
-        """`cut` gives what a stream sent since a time of day."""
-        self.database = Database(folder, retention)
+    def __init__(
+        self,
+        folder: Path | None,
+        retention: Retention,
+        sessions: bool,
+        cut: Cut = lambda name, since: None,
+        url: str | None = None,
+    ) -> None:
+        """`cut` gives what a stream sent since a time of day; `url` is the address of a database, for none in a
+        folder."""
+        self.database = Database(folder, retention, url=url)
         self.sessions = sessions
         self.clips = Clips(cut, lambda event, clip: self.database.add(Attached(event, clip)))
 

@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response, StreamingResponse
 from pydantic import Field
 
@@ -15,6 +15,9 @@ from onlooker.server.history import History, as_vtt
 from onlooker.server.keys import Caller
 from onlooker.server.refusals import Refusal
 from onlooker.server.sessions import Asker
+
+if TYPE_CHECKING:
+    from onlooker.server.service import Service
 
 Wall = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 
@@ -29,6 +32,9 @@ class Search(Body):
     until: Wall | None = None
     before: Annotated[int, Field(ge=0, lt=2**62)] | None = None
     limit: int = Field(default=50, ge=1, le=500)
+    by: Literal["words", "meaning"] = "words"
+    like: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Number of a moment: others that look like it."""
 
     def wanted(self, caller: Caller) -> Wanted:
         """As the database has it."""
@@ -42,22 +48,36 @@ class Export(Search):
     format: Literal["jsonl", "vtt"] = "jsonl"
 
 
-def history_routes(history_of: Callable[[], History | None]) -> APIRouter:
-    """Routes of what was kept; `history_of` gives the history there is now."""
+def history_routes(service: "Service") -> APIRouter:
+    """Routes of what was kept."""
     routes = APIRouter(prefix="/v1", tags=["history"])
 
     def history() -> History:
-        if (found := history_of()) is None:
+        if (found := service.history) is None:
             raise Refusal(404, "history_off", "this server keeps nothing; start it with --state DIR")
         return found
 
     @routes.get("/search")
     async def search(caller: Asker, query: Annotated[Search, Query()]) -> dict[str, Any]:
         """Answers, alerts, sources up and down, changed rules, by their words; newest first. `next` is the `before` of
-        the next page."""
+        the next page. By meaning: moments of the sources, best first."""
+        if query.by == "meaning" or query.like is not None:
+            history()
+            assert service.finder is not None, "it goes with a history"
+            return await service.finder.find(query.wanted(caller), query.like)
         found = await asyncio.to_thread(history().database.find, query.wanted(caller))
         events = [_told(event) for event in found]
         return {"events": events, "next": events[-1]["id"] if len(events) == query.limit else None}
+
+    @routes.get("/search/moments/{number}.jpg")
+    async def moment(number: Annotated[int, Path(ge=0, lt=2**31)], caller: Asker) -> Response:
+        """The picture of a moment."""
+        history()
+        assert service.finder is not None, "it goes with a history"
+        found = await asyncio.to_thread(service.finder.moments.picture, number)
+        if found is None:
+            raise Refusal(404, "no_picture", "there is no picture of that moment")
+        return Response(found, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
     @routes.get("/search/{number}.jpg")
     async def picture(number: int, caller: Asker) -> Response:

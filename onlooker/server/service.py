@@ -25,6 +25,7 @@ from onlooker.server.history import History
 from onlooker.server.keys import Caller, Keys
 from onlooker.server.memories import Memories
 from onlooker.server.metrics import Metrics
+from onlooker.server.moments import Finder
 from onlooker.server.outgoing import Outgoing
 from onlooker.server.pictures import read_picture
 from onlooker.server.quality import picture_alert
@@ -58,9 +59,12 @@ class Service:
         self.allowed = Allowed(settings.allowed_hosts)
         self.streams: dict[str, Stream] = {}
         self.watched = Watched(self, settings.sources)
-        self.history = self.memories = None
+        self.history = self.memories = self.finder = None
+        if (settings.state or settings.database) is not None:
+            state, database, kept = settings.state, settings.database, settings.keep_sessions
+            self.history = History(state, settings.retention, kept, self.watched.clip, database)
+            self.finder = Finder(self, self.history.database, settings.search)
         if settings.state is not None:
-            self.history = History(settings.state, settings.retention, settings.keep_sessions, self.watched.clip)
             self.memories = Memories(self, settings.state)
         self.is_draining = False
         self.pool = ThreadPoolExecutor(4, "onlooker-pictures")

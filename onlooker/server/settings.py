@@ -9,6 +9,7 @@ from onlooker.core.errors import InputError
 from onlooker.engine import SLO
 from onlooker.respond import Rule
 from onlooker.server.database import Retention
+from onlooker.server.embedding import SearchSettings
 from onlooker.server.hooks import Hook
 from onlooker.server.mqtt import MqttSettings
 
@@ -154,6 +155,9 @@ class ServerSettings:
     """Further keys, with roles and limits of their own."""
     state: Path | None = None
     """Folder of the database of what was said and seen; None: nothing is kept."""
+    database: str | None = field(default=None, repr=False)
+    """Address of a PostgreSQL database in place of the one in the folder."""
+    search: SearchSettings = field(default_factory=SearchSettings)
     retention: Retention = field(default_factory=Retention)
     keep_sessions: bool = False
     """Whether what clients' own sessions say is kept too, each for its key; what the sources say always is."""

@@ -116,10 +116,11 @@ def test_the_file_on_the_page_is_right_and_names_every_key(monkeypatch, tmp_path
     monkeypatch.setenv("DOOR_URL", "rtsp://door/1")
     monkeypatch.setenv("NTFY_URL", "https://ntfy.example/topic")
     monkeypatch.setenv("BROKER_URL", "mqtts://me:secret@broker")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me:secret@database/eyes")
     config = read_config(None, text=text.replace("/run/secrets/wall", str(tmp_path / "wall")))
     (door,) = config.server_settings().sources
     assert (door.rules[0].name, door.questions[0].every_s, door.fps, door.lag_s) == ("person", 60.0, 0.5, 1.0)
-    for section in ("model", "server", "limits", "slo", "retention", "mqtt"):
+    for section in ("model", "server", "limits", "slo", "retention", "mqtt", "search"):
         for key in type(getattr(config, section)).model_fields:
             assert re.search(rf"\b{key}\b", text), f"{section}.{key}"
 
