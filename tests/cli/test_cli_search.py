@@ -3,9 +3,11 @@
 import json
 import time
 
+import numpy as np
 import pytest
 
 from onlooker.server.database import Database, Record
+from onlooker.server.moments import Moment
 
 
 @pytest.fixture
@@ -40,6 +42,20 @@ def test_everything_is_exported(run, kept):
     assert [json.loads(line)["stream"] for line in lines] == ["door", "yard", "door"]
     vtt = run("search", "--state", kept, "--export", "vtt", "--source", "door").out
     assert vtt.startswith("WEBVTT") and "a red truck came" in vtt and "fox" not in vtt
+
+
+def test_moments_are_found_by_meaning(run, kept):
+    assert "no moments are kept" in run("search", "truck", "--meaning", "--state", kept).err
+    database, now = Database(kept), time.time()
+    for number, vector in enumerate(((1, 0), (0, 1), (0.9, 0.1))):
+        row = np.array(vector, np.float32)
+        database.add(Moment("door", float(number), now - 7200 + number, "own x", row, b"jpeg"))
+    database.close()
+    told = run("search", "truck", "--meaning", "--state", kept, "--limit", "2", "--json").json["events"]
+    assert [one["time_s"] for one in told] == [0.0, 2.0]
+    assert "door" in run("search", "truck", "--meaning", "--state", kept).out
+    nothing = run("search", "zebra", "--meaning", "--state", kept)
+    assert nothing.code == 2 and "know no words" in nothing.err
 
 
 @pytest.mark.parametrize(
