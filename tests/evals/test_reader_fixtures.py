@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +71,35 @@ def test_every_benchmark_of_the_list_has_a_reader():
         "vstream_qa", "niavh", "rekv_json", "devibench", "livibench", "llm4vg", "lmm_vqa", "infstreams", "magqa",
     }  # fmt: skip
     assert set(readers.names()) == wanted
+
+
+PUBLIC_DELAYS = Path(__file__).parents[2] / "benchmarks/results/streamingbench_delays_202611.json"
+"""How long after a request the moment to speak comes, as the benchmark's own files have it."""
+
+
+@pytest.mark.proves("streamingbench", 1)
+@pytest.mark.parametrize(
+    ("name", "clock_s", "best", "at_once"),
+    [("questions_proactive_50.json", 7.0, 0.588, 0.0), ("questions_proactive.json", 6.0, 0.524, 0.044)],
+)
+def test_a_blind_clock_gets_what_the_public_files_give_it(write, tmp_path, name, clock_s, best, at_once):
+    """Rows with the public files' delays, in their shape, on one clip: read, polled and marked as the authors do."""
+    delays = json.loads(PUBLIC_DELAYS.read_text())["files"][name]
+    write_video(make_episode(1, "test", duration_s=52.0), tmp_path / "long.mp4", fps=1, size=(32, 32))
+    ask = {"task_type": "Proactive Output", "question": 'When it comes, output "there".', "time_stamp": "00:00:01",
+           "ground_truth_output": "there"}  # fmt: skip
+    rows = [ask | {"ground_truth_time_stamp": f"00:00:{1 + int(delay):02d}"}
+            for delay, number in delays.items() for _ in range(number)]  # fmt: skip
+    found = readers.read("streamingbench", write(name, [{"video_path": "long.mp4", "questions": rows}]), tmp_path)
+    assert not found.rejected and found.asked == len(rows)
+
+    def in_time(delay_s: float) -> float:
+        outcomes = replay(controls.BlindClock(delay_s), found.items)
+        return official(outcomes)["All"]
+
+    assert in_time(clock_s) == pytest.approx(best, abs=5e-4)
+    assert in_time(0.0) == pytest.approx(at_once, abs=5e-4)
+    assert max(map(in_time, (clock_s - 1, clock_s + 1))) <= best
 
 
 @pytest.mark.proves("streamingbench", 2)
