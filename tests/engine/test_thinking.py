@@ -229,3 +229,19 @@ def test_a_work_of_the_background_says_so(tiny_model):
     session = watched(engine_of(tiny_model, "none"), [Frame(clip(1)[0].image, 0.0)])
     assert Reply(session, "what ?", 4, priority=1).pending().priority == 1
     assert Reply(session, "what ?", 4).pending().priority == 0
+
+
+@pytest.mark.proves("vst", 3)
+@pytest.mark.parametrize("memory", ["full", "streaming_vlm:vision_s=4"])
+def test_a_question_does_as_much_before_its_first_token_with_thoughts_as_without(model, memory):
+    """Thoughts are in the memory when a question comes: it reads its own words in as many passes, and none of theirs."""
+    done = {}
+    for think in ("vst:every_s=4,longest=6", "none"):
+        session = watched(engine_of(model, think, memory), clip(14))
+        request, works = session.submit("which shape left first ?"), []
+        while not request.has_spoken:
+            works.append(len(request.pending().embeddings))
+            session._engine.step([], [request])
+        done[think] = works
+        assert bool(session.notes()) == (think != "none")
+    assert done["none"] == done["vst:every_s=4,longest=6"]
