@@ -12,12 +12,12 @@ _SCALE = "/scale"
 _LEAST_ELEMENTS = 4096
 
 
-def pack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices as int8 with one scale a row (the first axis), everything small as bfloat16."""
+def pack(weights: Mapping[str, Tensor], small: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
+    """Matrices as int8 with one scale a row (the first axis), everything small as `small`."""
     out: dict[str, Tensor] = {}
     for name, weight in weights.items():
         if weight.ndim < 2 or weight.numel() < _LEAST_ELEMENTS:
-            out[name] = weight.bfloat16().contiguous()
+            out[name] = weight.to(small).contiguous()
             continue
         rows = weight.float().flatten(1)
         scale = (rows.abs().amax(1, keepdim=True) / 127).clamp(min=1e-12)

@@ -6,6 +6,7 @@ They are named under `onlooker` in its config: `"silence": ["<tokens>", ...]`, `
 single silence token was trained on a frozen model, its row of the output layer as `silence.weight` `[1, hidden_dim]`
 and `silence.bias`, which counts where a frame ends and nowhere else; and the net's as `decider.*`. A model that adapts
 its neighbour's decoder may share the neighbour's net, which reads no decoder: `{"heads": 8, "of": "FOLDER"}`.
+Matrices may be kept in eight bits (`_eight_bits.py`).
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from onlooker.core.errors import ModelError
+from onlooker.models import _eight_bits
 from onlooker.models._decider import NetDecider, net_of
 
 FILE = "heads.safetensors"
@@ -91,7 +93,7 @@ def read_signals(folder: Path, own: Mapping[str, Any], tokenizer: Any, like: Ten
 
 def _stored(file: Path) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        return _eight_bits.unpack(load_file(file))
     except (OSError, SafetensorError) as error:
         raise ModelError(
             "the checkpoint's heads cannot be read", given=f"{file}: {error}", do="fetch the checkpoint again"

@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from onlooker.models import _eight_bits
 from onlooker.models._decider import DecisionNet
 from onlooker.models._signals import FILE
 from onlooker.world import make_episode, rasterise, render_tables
@@ -374,8 +375,8 @@ def teach(path: Path, out: Path | None, banks: tuple[Bank, Bank], rows: Tensor, 
         write(row | {"seconds": round(time.perf_counter() - began, 1)})
         if seed == 0 and out is not None:
             held = {f"decider.{name}": p.detach() for name, p in net.state_dict().items()}
-            half = {name: t.to(torch.float16).contiguous().cpu() for name, t in (weights | held).items()}
-            save_file(half, out)
+            whole = {name: t.contiguous().cpu() for name, t in (weights | held).items()}
+            save_file(_eight_bits.pack(whole, torch.float16), out)
     for twin in ("shuffled", "forgetful"):
         net = teach_net(bank, rows, settings, 0, twin)
         row = {"model": path.name, "twin": twin}

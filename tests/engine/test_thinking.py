@@ -234,7 +234,7 @@ def test_a_work_of_the_background_says_so(tiny_model):
 @pytest.mark.proves("vst", 3)
 @pytest.mark.parametrize("memory", ["full", "streaming_vlm:vision_s=4"])
 def test_a_question_does_as_much_before_its_first_token_with_thoughts_as_without(model, memory):
-    """Thoughts are in the memory when a question comes: it reads its own words in as many passes, and none of theirs."""
+    """Thoughts are in the memory when a question comes: it reads its own words in as many passes, not theirs."""
     done = {}
     for think in ("vst:every_s=4,longest=6", "none"):
         session = watched(engine_of(model, think, memory), clip(14))

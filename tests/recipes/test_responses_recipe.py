@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from onlooker.models import _eight_bits
 from onlooker.models._decider import DecisionNet, NetDecider, net_of
 from onlooker.world import to_torch
 from recipes.pocket import responses
@@ -104,7 +105,7 @@ def test_it_writes_what_models_load(bank, tmp_path):
     lines: list[dict] = []
     few = Settings(steps=2, batch=4, requests=3, head_steps=2, seeds=1)
     teach(tmp_path / "pocket_naive", tmp_path / "heads.safetensors", (found, found), rows, few, lines.append)
-    weights = load_file(tmp_path / "heads.safetensors")
+    weights = _eight_bits.unpack(load_file(tmp_path / "heads.safetensors"))
     assert weights["silence.weight"].shape == weights["arrival.weight"].shape == (1, TINY.dim)
     net_of({name[8:]: t for name, t in weights.items() if name.startswith("decider.")}, 8)
     assert [line.get("twin", line.get("seed")) for line in lines] == [0, "shuffled", "forgetful"] and json.dumps(lines)
