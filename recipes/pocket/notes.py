@@ -37,6 +37,7 @@ from onlooker.models import _adapter
 from onlooker.models._loading import load_network
 from onlooker.models._signals import FILE as HEADS_FILE
 from onlooker.world import rasterise
+from onlooker.world.raster import draw_chunk
 from recipes.pocket import augment, checkpoint
 from recipes.pocket.evaluate import LABEL_SIZES
 from recipes.pocket.model import Pocket, PocketSizes, Stream, TextWeights, _rms_norm, _vary
@@ -60,7 +61,7 @@ class Settings:
 
     arm: str = "notes"
     seconds: float = 200.0
-    """Of all commands together, from the first step on."""
+    """Of all commands together, from the second step of each on."""
     steps: int | None = None
     """Of all commands together; the training ends at what comes first."""
     clips: int = 32
@@ -249,12 +250,16 @@ class Feed:
 class Trainer:
     """The model, its optimiser, and what is drawn at random in a step."""
 
-    def __init__(self, model: Adapted, settings: Settings, device: torch.device) -> None:
+    def __init__(self, model: Adapted, settings: Settings, device: torch.device, compiled: bool = False) -> None:
         self.model, self.settings, self.device = model, settings, device
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.generator = torch.Generator(device).manual_seed(settings.seed)
         self.optimiser = torch.optim.AdamW(list(model.learnt.values()), settings.rate, (0.9, 0.98), weight_decay=0.01)
         self.steps, self.seconds = 0, 0.0
+        self.draw, self.spoil = draw_chunk, augment.spoil
+        if compiled:  # drawn op by op, the pictures take most of a step
+            model.compile_layers()
+            self.draw, self.spoil = torch.compile(draw_chunk, dynamic=False), torch.compile(augment.spoil)
 
     @property
     def share(self) -> float:
@@ -272,9 +277,12 @@ class Trainer:
         """The stream of a batch, and the labels of the heads `[clips, heads, frames]`."""
         tables = {name.removeprefix("draw_"): t for name, t in batch.items() if name.startswith("draw_")}
         side, (clips, frames) = self.model.sizes.image, tables["x"].shape[:2]
-        images = rasterise(tables, side, side, chunk_frames=256).images.flatten(0, 1)
+        # The compiled forms want one shape: whole batches of the training.
+        draw, spoil, chunk = (self.draw, self.spoil, clips * frames) if spoilt else (draw_chunk, augment.spoil, 256)
+        chunk = 256 if draw is draw_chunk else chunk
+        images = rasterise(tables, side, side, chunk_frames=chunk, draw=draw).images.flatten(0, 1)
         strengths = augment.draw_strengths(clips, self.generator).repeat_interleave(frames, 0) * spoilt
-        pixels = augment.spoil(images, strengths).to(self.dtype)
+        pixels = spoil(images, strengths).to(self.dtype)
         features = self.model.project(self.model.encode(pixels)).unflatten(0, (clips, frames))
         keep = torch.ones(features.shape[:3], dtype=torch.bool, device=self.device)
         said, clock = batch["said"].long(), batch["clock"].long()
@@ -359,15 +367,17 @@ class Trainer:
 def train(trainer: Trainer, feed: Feed, state: Path, note, stop_after_s: float = math.inf) -> None:
     """Train until the training is done, or this command has run `stop_after_s` seconds."""
     began = shown = saved = time.perf_counter()
-    before, sums, number = trainer.seconds, Counter(), 0
+    before, sums, number, taken = trainer.seconds, Counter(), 0, 0
     right = asked = None
     for arrays in feed:
         now = time.perf_counter()
-        trainer.seconds = before + now - began
+        if taken == 2:  # what is compiled is compiled by now, and no part of the training
+            began = now
+        trainer.seconds = before + (now - began if taken >= 2 else 0.0)
         if trainer.share >= 1.0 or now - began >= stop_after_s:
             break
         losses = trainer.step(arrays)
-        number += 1
+        number, taken = number + 1, taken + 1
         sums.update({name: losses[name] for name in ("said", "heads")})
         right = losses["right"] if right is None else right + losses["right"]
         asked = losses["asked"] if asked is None else asked + losses["asked"]
@@ -559,11 +569,9 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_float32_matmul_precision("high")
         torch.manual_seed(given.seed)
         model, encoder = load(given.model, given.rank, device)
-        trainer = Trainer(model, settings, device)
+        trainer = Trainer(model, settings, device, compiled=on_gpu and not given.eager)
         if checkpoint.exists(state):
             trainer.load(state)
-        if on_gpu and not given.eager:
-            model.compile_layers()
         note({"set_up_s": round(time.perf_counter() - began, 1), "from_step": trainer.steps})
         train(trainer, feed, state, note, given.stop_after)
     finally:

@@ -94,17 +94,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--adapter", type=Path, required=True, help="adapter.int8.safetensors of the training")
     parser.add_argument("--heads", type=Path, required=True, help="heads.safetensors of the training")
     parser.add_argument("--rows", type=Path, nargs="+", required=True, help="lines of trainings, the taught arm first")
+    parser.add_argument("--to", type=Path, default=FOLDER, help="a folder beside that of the model")
     parser.add_argument("--command", required=True, help="the command of the training, for the card")
     given = parser.parse_args(argv)
-    adopt(BASE, FOLDER, given.adapter, given.heads)
+    adopt(BASE, given.to, given.adapter, given.heads)
     checks, steps = {}, {}
     for path in given.rows:
         last = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][-1]
         name = f"{last['arm']}, seed {last['seed']}"
         checks[name], steps[name] = last["checked"], last["step"]
-    size = (FOLDER / _adapter.FILE).stat().st_size
-    (FOLDER / "MODEL_CARD.md").write_text(card(checks, steps, size, given.command), encoding="utf-8")
-    print(FOLDER)
+    size = (given.to / _adapter.FILE).stat().st_size
+    (given.to / "MODEL_CARD.md").write_text(card(checks, steps, size, given.command), encoding="utf-8")
+    print(given.to)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ SUM = "{notes}\nSum it up."
 """As `delta_notes` asks."""
 KINDS = ("question", "recalled", "note", "live", "change", "sum", "now")
 """What a unit is: a question about the frames; one for which notes are read; and what the prompts above ask for."""
-WEIGHTS = {"question": 1.0, "recalled": 1.5, "note": 2.5, "live": 1.0, "change": 1.0, "sum": 0.5, "now": 0.5}
+WEIGHTS = {"question": 1.0, "recalled": 1.5, "note": 4.0, "live": 1.0, "change": 1.0, "sum": 0.5, "now": 0.5}
 NEWLINE = MAX_VOCABULARY - 1
 """Stands for the closing newline embedding among token ids: the tokenizer leaves this number free."""
 FROM_NOTES = (
