@@ -21,6 +21,7 @@ from recipes.cache_aware import __doc__ as about
 from recipes.cache_aware.reading import Asked
 from recipes.cache_aware.sources import opened
 from recipes.cache_aware.student import PARTS, AdaptSettings, Student, away
+from recipes.pocket.optimise import Optimiser
 
 STATE = "cache_aware.pt"
 SAVE_EVERY = 100
@@ -32,7 +33,7 @@ def adapt(student: Student, batches: Iterator[Asked], out: Path, *, log_every: i
     out.mkdir(parents=True, exist_ok=True)
     settings, history = student.settings, []
     parameters = student.parameters
-    optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=0.0)
+    optimiser = Optimiser((f"layers.{number}", p) for number, p in enumerate(parameters))
     step, path = 0, out / STATE
     rng = random.Random(settings.seed)
     if path.exists():
@@ -47,6 +48,7 @@ def adapt(student: Student, batches: Iterator[Asked], out: Path, *, log_every: i
         rng.setstate(state["random"])
 
     def save() -> None:
+        optimiser.round_moments()  # as a run that goes on will find them
         state = {"settings": asdict(settings), "adapters": [p.data for p in parameters], "step": step,
                  "optimiser": optimiser.state_dict(), "random": rng.getstate()}  # fmt: skip
         part = path.with_suffix(".part")
@@ -62,11 +64,7 @@ def adapt(student: Student, batches: Iterator[Asked], out: Path, *, log_every: i
         encoder = STCPublished(interval=rng.choice(settings.intervals), recompute_ratio=rng.choice(settings.ratios))
         cached, dense = student.loss(asked, encoder)
         (cached + settings.dense_weight * dense).backward()
-        for group in optimiser.param_groups:
-            group["lr"] = settings.rate * min(1.0, (step + 1) / 20) * max(0.02, 1.0 - share)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.step(settings.rate * min(1.0, (step + 1) / 20) * max(0.02, 1.0 - share))
         step += 1
         if step % log_every == 0 or step == settings.steps:
             line = {"step": step, "cached": round(cached.item(), 5), "dense": round(dense.item(), 6),
@@ -159,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--windows", type=int, default=standard.windows, help="windows of a step")
     parser.add_argument("--frames", type=int, nargs="+", default=standard.frames, help="frames of a window")
     parser.add_argument("--fps", type=float, default=standard.fps, help="frames a second taken from the videos")
-    parser.add_argument("--rank", type=int, default=standard.rank, help="rank of the adapters")
+    parser.add_argument("--rank", type=int, default=standard.rank, help="rank of the adapters; 0: whole matrices")
     parser.add_argument("--rate", type=float, default=standard.rate, help="largest learning rate")
     parser.add_argument("--intervals", type=int, nargs="+", default=standard.intervals, help="intervals to learn under")
     parser.add_argument("--ratios", type=float, nargs="+", default=standard.ratios, help="recomputed shares, likewise")

@@ -204,6 +204,7 @@ def opened(
             yield (of_videos(model, source, words, asked, settings, device, dtype), words, device,
                    f"videos of {source}")  # fmt: skip
         else:
+            assert not isinstance(source, Path)
             yield made.batches(device, dtype), words, device, f"Pocket World, {', '.join(source)}"
     finally:
         if made is not None:

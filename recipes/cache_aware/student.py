@@ -42,7 +42,7 @@ class AdaptSettings:
     parts: tuple[str, ...] = PARTS
     """What learns: tower, projector, decoder."""
     rank: int = 16
-    """Rank of the adapters of matrices; norms and biases are shifted freely."""
+    """Rank of the adapters of matrices, 0: any change; norms and biases are shifted freely."""
     rate: float = 1e-3
     """Largest learning rate of the adapters."""
     intervals: tuple[int, ...] = (2, 4, 8)
@@ -75,7 +75,7 @@ class LowRank(nn.Module):
 
 
 class Shift(nn.Module):
-    """Adds a vector to a norm's weight or a bias, unless it is switched off."""
+    """Adds something of the same shape to a weight, unless it is switched off."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Shift(nn.Module):
         self.is_on = True
 
     def forward(self, weight: Tensor) -> Tensor:
-        """`[dim]` with the vector added; it starts as nothing."""
+        """The weight with the shift added; it starts as nothing."""
         return weight + self.shift.to(weight.dtype) if self.is_on else weight
 
 
@@ -100,7 +100,8 @@ class Student:
         self.adapters: list[LowRank | Shift] = []
         for module, name in _weights(network, settings.parts):
             weight = getattr(module, name)
-            adapter = LowRank(weight, settings.rank) if weight.ndim == 2 else Shift(weight)
+            is_thin = weight.ndim == 2 and settings.rank
+            adapter = LowRank(weight, settings.rank) if is_thin else Shift(weight)
             parametrize.register_parametrization(module, name, adapter)
             self.adapted.append((module, name))
             self.adapters.append(adapter)

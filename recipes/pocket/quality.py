@@ -205,10 +205,11 @@ def run(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, encoder = load_checkpoint(model_folder, device)
     lines, heads, truth = [], {}, {}
+    wanted: tuple[tuple[Split, int], ...] = ("train", train), ("test", test)
     with torch.no_grad():
         made = {split: [(of_tower(model, images).cpu(), for_free(images).cpu(), severities)
                         for images, severities in pictures(split, count, device)]
-                for split, count in (("train", train), ("test", test))}  # fmt: skip
+                for split, count in wanted}  # fmt: skip
     for place, name in enumerate(("tower", "free")):
         numbers = {split: torch.cat([batch[place] for batch in batches]) for split, batches in made.items()}
         truth = {split: torch.cat([batch[2] for batch in batches]) for split, batches in made.items()}

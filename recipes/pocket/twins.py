@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=600, help="steps of each twin")
     parser.add_argument("--minutes", type=float, default=math.inf, help="minutes for all twins together, at most")
     parser.add_argument("--rate", type=float, default=1e-3, help="largest learning rate (1e-3)")
-    parser.add_argument("--frames-per-step", type=int, default=512, help="frames of a batch (512)")
+    parser.add_argument("--frames-per-step", type=int, default=480, help="frames of a batch (480)")
     parser.add_argument("--train-levels", nargs="+", default=["L2", "L3"], help="levels of their clips (L2 and L3)")
     parser.add_argument("--workers", type=int, default=3, help="processes that make clips (3)")
     parser.add_argument("--sealed", default="", help="name of the sealed clips that the twins are looked at with")
