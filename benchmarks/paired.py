@@ -174,8 +174,9 @@ class Figures:
             for turn in range(repeats):
                 run(turn, prepare(turn))
                 self.wait()
+        events: Any = found.events()
         spent: dict[str, list[float]] = {}
-        for event in found.events():
+        for event in events:
             on_device = "CUDA" in str(event.device_type)
             if on_device if self.cuda else event.name.startswith("aten::"):
                 own = spent.setdefault(event.name[:60], [0, 0.0])
@@ -271,7 +272,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
             else:
                 spent[name].append({which: one["ms"] for which, one in block.items()})
         print(f"round {turn + 1} of {options.rounds}, {time.perf_counter() - began:.0f} s", file=sys.stderr)
-    rows = [
+    rows: list[dict[str, Any]] = [
         row(name, blocks) if name not in failed else {"what": name, "error": failed[name]}
         for name, blocks in spent.items()
     ]

@@ -1,6 +1,11 @@
 """How the package is built: what imports what."""
 
+import tomllib
+from pathlib import Path
+
 import grimp
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_no_module_imports_itself_by_a_detour():
@@ -15,3 +20,9 @@ def test_no_module_imports_itself_by_a_detour():
         for module in ends:
             del left[module]
     assert not left, f"modules that import each other: {', '.join(sorted(left))}"
+
+
+def test_the_page_lists_the_rooms_as_they_are_checked():
+    checked = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    layers = next(one["layers"] for one in checked if one["type"] == "layers")
+    assert "```\n" + "\n".join(layers) + "\n```" in (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")

@@ -61,7 +61,7 @@ class SLO:
 
 @dataclass(frozen=True)
 class DegradeLevel:
-    """One way of doing with less. Rungs of a list of degrade levels go from everything to least."""
+    """One way of doing with less. A list of them goes from everything to least."""
 
     name: str
     fps_share: float = 1.0
