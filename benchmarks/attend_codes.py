@@ -23,7 +23,7 @@ from onlooker.core import registry
 from onlooker.core.contracts import ModelSpec
 from onlooker.core.provenance import commit, versions
 from onlooker.kernels.coded_rows import COLUMNS, CodedRows, Form, Scratch, coding_kernels, decode_tiles, encode_block
-from onlooker.kernels.packed_attention import PassTables, RowAttention, Rows, attend_plainly
+from onlooker.kernels.packed_attention import PassTables, RowAttention, SegmentRows, attend_plainly
 from onlooker.kernels.tiles import Tiles, tiles_for
 from onlooker.kvstore.coded import Coded, read_layer, room
 
@@ -65,7 +65,7 @@ class Streams:
             coded.append(one)
         return CodedRows(lambda layer: read_layer(coded, self.codec, layer, self.spec), len(blocks) * BLOCK, table, 0)
 
-    def segments(self, new: int, in_codes: bool) -> list[Rows]:
+    def segments(self, new: int, in_codes: bool) -> list[SegmentRows]:
         """One segment of new tokens a stream."""
         spec, segments = self.spec, []
         for (keys, values), coded in zip(self.rows, self.coded, strict=True):
@@ -74,7 +74,7 @@ class Streams:
             seen = slice(0, PREFIX if in_codes else keys.shape[2])
             places = torch.arange(new, device=spec.device)[None]
             segments.append(
-                Rows(
+                SegmentRows(
                     keys[:, :, seen], values[:, :, seen], own[0], own[1], None, 0, places, keys.shape[2],
                     coded=coded if in_codes else None,
                 )

@@ -33,7 +33,7 @@ from onlooker.cli.timing import Action, time_in_turns
 from onlooker.core.contracts import VisionLayer, VisionTower
 from onlooker.core.contracts.packed import PackedLayer
 from onlooker.encode._layer import run_layer
-from onlooker.encode._packed import PackedTower, Plan, References, fastest_ways, packed_layers
+from onlooker.encode._packed import PackedTower, References, StepPlan, fastest_ways, packed_layers
 from onlooker.encode._reference import CacherState, Reference, SideBySide, side_by_side
 from onlooker.encode.full import Full
 from onlooker.encode.stc_published import STCPublished
@@ -176,7 +176,7 @@ class Bench:
             }
             ways = dataclasses.replace(ways, **{kind: way for kind, way in fastest.items() if way})
         taps = tuple(sorted(tower.tap_layers))
-        dense = PackedTower(layers, Plan(), ways, taps)
+        dense = PackedTower(layers, StepPlan(), ways, taps)
         selective = PackedTower(layers, self.method.plan(tower), ways, taps)
         old, kept = _references(selective, case.hidden[0])
         actions = {

@@ -28,7 +28,7 @@ from benchmarks.encode_ways import EncodeWays
 from onlooker.cli.timing import Action, time_in_turns
 from onlooker.core import provenance
 from onlooker.core.contracts import VisionTower
-from onlooker.encode._packed import PackedTower, Plan, Ways, packed_layers
+from onlooker.encode._packed import PackedTower, StepPlan, Ways, packed_layers
 from onlooker.encode._prepared import PreparedEncoder
 from onlooker.encode.full import Full
 from onlooker.encode.stc_published import STCPublished
@@ -221,7 +221,7 @@ class Bench:
         made: list[str] = []
         dense = PreparedEncoder(
             self.tower,
-            PackedTower(self.layers, Plan(), ours),
+            PackedTower(self.layers, StepPlan(), ours),
             lambda *_: [True] * count,
             self.frames[0][0],
             count,

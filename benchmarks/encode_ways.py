@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.encode_tower import MOMENTS
 from onlooker.cli.timing import Action
 from onlooker.core.contracts import VisionTower
-from onlooker.encode._packed import PackedTower, Plan, References, Ways
+from onlooker.encode._packed import PackedTower, References, StepPlan, Ways
 from onlooker.encode.full import Full
 from onlooker.encode.stc_published import STCPublished
 from onlooker.kernels.graph import CapturedStep
@@ -67,7 +67,7 @@ class EncodeWays:
     def packed(self, frames: list[Tensor], method: Full | STCPublished, ways: Ways, whole: int = 0) -> Action:
         """A packed step, captured where it can be, with streams whose reference is the first moment."""
         if isinstance(method, Full):
-            packed = PackedTower(self.layers, Plan(), ways)
+            packed = PackedTower(self.layers, StepPlan(), ways)
             every = packed.chosen(frames[0], len(frames[0]))
             return self.moving(frames, lambda hidden: packed.run(hidden, every, None)[0], graph=True)
         packed = PackedTower(self.layers, method.plan(self.tower), ways)

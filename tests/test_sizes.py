@@ -9,7 +9,6 @@ MOST_FILE_LINES, MOST_FUNCTION_LINES = 400, 80
 EXCEPTIONS = {
     # A Triton kernel is one function: it is compiled as a whole.
     "kernels/_carry_triton.py carry": 91,
-    "kernels/_packed_attention_triton.py attend_rows": 106,
 }
 """What is longer, and how long it may be. A number may get smaller, and a line may go; none may come or grow."""
 

@@ -14,7 +14,7 @@ NOW, AT_THE_END = -1.0, math.inf
 
 
 @dataclass(frozen=True)
-class Question:
+class TimedQuestion:
     """What is asked, and for which moment of the stream: seconds, `NOW` or `AT_THE_END`."""
 
     at_s: float
@@ -31,7 +31,7 @@ class TypedQuestions:
     def __init__(self, lines: TextIO | None) -> None:
         self._input = lines
         self._lines: queue.Queue[str] = queue.Queue(maxsize=MOST_WAITING)
-        self._waiting: list[Question] = []
+        self._waiting: list[TimedQuestion] = []
         self._complaints: list[str] = []
         self._reader = threading.Thread(target=self._read, name="onlooker-questions", daemon=True)
 
@@ -52,7 +52,7 @@ class TypedQuestions:
             time.sleep(0.02)
         meanwhile()
 
-    def take(self, until_s: float) -> list[Question]:
+    def take(self, until_s: float) -> list[TimedQuestion]:
         """The questions for moments up to this one, in the order of their moments."""
         while not self._lines.empty():
             self._add(self._lines.get_nowait(), NOW)
@@ -74,7 +74,7 @@ class TypedQuestions:
         line = line.strip()
         if not line.startswith("@"):
             if line:
-                self._waiting.append(Question(otherwise, line))
+                self._waiting.append(TimedQuestion(otherwise, line))
             return
         moment, _, text = line[1:].partition(" ")
         try:
@@ -84,7 +84,7 @@ class TypedQuestions:
         if not (math.isfinite(at_s) and at_s >= 0 and text.strip()):
             self._complaints.append(f"cannot read {line!r}: a line for later is @SECONDS and a question")
             return
-        self._waiting.append(Question(at_s, text.strip()))
+        self._waiting.append(TimedQuestion(at_s, text.strip()))
 
 
 def _lines_of(source: TextIO) -> Iterator[str]:

@@ -15,7 +15,7 @@ from onlooker.cli.ask import as_dict, explain
 from onlooker.cli.notes import TYPED, TimedNotes, read_speech, write_note
 from onlooker.cli.output import clock, emit, note, plain, size_text, warn
 from onlooker.cli.progress import Working
-from onlooker.cli.questions import AT_THE_END, NOW, Question, TypedQuestions
+from onlooker.cli.questions import AT_THE_END, NOW, TimedQuestion, TypedQuestions
 from onlooker.cli.sources import Opened, Reading, hears_codec, open_source, stranger
 from onlooker.core.errors import InputError, SourceError
 from onlooker.core.frame import Frame
@@ -235,7 +235,7 @@ class _Talk:
             note(f"the video ended before the time of {late} of the questions: answered from its end")
         self._answer(rest)
 
-    def _answer(self, due: list[Question]) -> None:
+    def _answer(self, due: list[TimedQuestion]) -> None:
         for question in due:
             try:
                 self._say(question)
@@ -245,7 +245,7 @@ class _Talk:
         for complaint in self._typed.complaints():
             warn(complaint)
 
-    def _say(self, question: Question) -> None:
+    def _say(self, question: TimedQuestion) -> None:
         session = self._session
         if question.text.lower().startswith(TYPED):
             write_note(session, question.text[len(TYPED) :].strip(), None, self._as_json)

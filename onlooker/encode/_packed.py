@@ -31,7 +31,7 @@ from onlooker.kernels.selection import Chosen, cosine
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """What a packed step does with its streams."""
 
     count: int = 0
@@ -110,7 +110,7 @@ class PackedTower:
     """A tower's packed layers and one way to run them."""
 
     layers: Sequence[PackedLayer]
-    plan: Plan
+    plan: StepPlan
     ways: Ways = field(default_factory=Ways)
     taps: tuple[int, ...] = ()
     """Layers whose output is wanted too, ascending: see `VisionTower.tap_layers`."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from onlooker.core.contracts import Encoded, EncoderAccelerator, VisionTower
 from onlooker.core.state import StreamState
 from onlooker.encode._layer import run_layer
-from onlooker.encode._packed import PackedTower, Plan, fastest_ways, packed_layers
+from onlooker.encode._packed import PackedTower, StepPlan, fastest_ways, packed_layers
 from onlooker.encode._prepared import PreparedEncoder
 
 
@@ -34,7 +34,7 @@ class Full(EncoderAccelerator):
         self, tower: VisionTower, like: Tensor, max_streams: int, on_step: Callable[[str], None]
     ) -> PreparedEncoder:
         taps = tuple(sorted(tower.tap_layers))
-        packed = PackedTower(packed_layers(tower), Plan(), fastest_ways(like), taps)
+        packed = PackedTower(packed_layers(tower), StepPlan(), fastest_ways(like), taps)
         return PreparedEncoder(
             tower, packed, lambda tower, hidden, states: [True] * len(states), like, max_streams, on_step
         )

@@ -38,7 +38,7 @@ from onlooker.encode._branch import OneBranch, Reused, reuse_attention, reuse_ml
 from onlooker.encode._cost import affordable_count, dense_flop, selective_flop
 from onlooker.encode._layer import Computed, joined, row_of, run_layer
 from onlooker.encode._motion import costly, find
-from onlooker.encode._packed import PackedTower, Plan, fastest_ways, packed_layers
+from onlooker.encode._packed import PackedTower, StepPlan, fastest_ways, packed_layers
 from onlooker.encode._prepared import PreparedEncoder
 from onlooker.encode._reference import CacherState, Reference, SideBySide, follow, kept_tensor, remember, side_by_side
 from onlooker.encode._selection import Metric, Picked, least_alike, similarity, take_rows, unchanged
@@ -210,7 +210,7 @@ class STCPublished(EncoderAccelerator):
         assert isinstance(prepared, PreparedEncoder), "prepared by this method"
         return prepared.refreshing(self._refresh_flags)
 
-    def plan(self, tower: VisionTower) -> Plan:
+    def plan(self, tower: VisionTower) -> StepPlan:
         """This method's packed form. Raises `ModelError` for settings that have none."""
         selection = "per_layer" if self.selection == "codec" else self.selection
         plain = STCPublished(self.interval, self.recompute_ratio, selection=selection, round_to=self.round_to)
@@ -221,7 +221,7 @@ class STCPublished(EncoderAccelerator):
                 given=", ".join(changed) or "a tower with tokens of the whole frame beside groups of neighbours",
                 do="leave all but interval, recompute_ratio, selection and round_to alone, or run it without graphs",
             )
-        return Plan(self.recomputed_tokens(tower), selection, tower.group)
+        return StepPlan(self.recomputed_tokens(tower), selection, tower.group)
 
     def _refresh_flags(self, tower: VisionTower, hidden: Tensor, states: Sequence[CacherState]) -> list[bool]:
         shape = (len(self.selective_layers(tower)), *hidden.shape[1:])

@@ -12,7 +12,7 @@ from onlooker.engine.slo import SLO, Busy
 from onlooker.engine.stream_queue import StreamQueue
 from onlooker.engine.trace import Trace
 from onlooker.engine.watching import Watch
-from onlooker.engine.window import WindowEngine
+from onlooker.engine.window_engine import WindowEngine
 
 __all__ = [
     "SLO",

@@ -20,7 +20,7 @@ from onlooker.kernels.packed_attention import (
     PassTables,
     PlainRowAttention,
     RowAttention,
-    Rows,
+    SegmentRows,
 )
 from onlooker.kernels.tiles import tiles_for
 
@@ -272,7 +272,7 @@ class _Piece:
 
     number: int
     work: Work
-    rows: Rows
+    rows: SegmentRows
     begin: int = 0
 
     @property

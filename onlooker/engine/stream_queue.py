@@ -14,7 +14,7 @@ from onlooker.core.frame import Frame
 from onlooker.engine.load import Share
 from onlooker.engine.session import Session
 from onlooker.engine.slo import Busy, DegradeLevel
-from onlooker.video import Sampler
+from onlooker.video import FrameSampler
 
 if TYPE_CHECKING:
     from onlooker.engine.scheduler import Scheduler
@@ -101,7 +101,7 @@ class StreamQueue:
         self._waiting: deque[QueuedFrame] = deque()
         self._ended: Exception | None = None
         self._since_s = 0.0
-        self._sampler = Sampler(fps)
+        self._sampler = FrameSampler(fps)
         self._last_s = session.time_s
         self._credit = 1.0
         self._born_s = scheduler.now()

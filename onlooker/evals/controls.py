@@ -10,23 +10,23 @@ from onlooker.core.frame import Frame
 from onlooker.core.records import QueryRecord
 from onlooker.evals import matching
 from onlooker.evals.item import Item
-from onlooker.evals.systems import Question, Said, System, Watcher
+from onlooker.evals.systems import AskedQuestion, Said, System, Watcher
 
 
 class _Scripted(Watcher):
     """A stream whose frames are only counted; a function says the answer."""
 
-    def __init__(self, say: Callable[[Question], str]) -> None:
+    def __init__(self, say: Callable[[AskedQuestion], str]) -> None:
         self.say, self.frames = say, 0
 
     def watch(self, frame: Frame) -> None:
         self.frames += 1
 
-    def answer(self, question: Question) -> Said:
+    def answer(self, question: AskedQuestion) -> Said:
         return Said(self.say(question), meta={"frames": self.frames})
 
 
-def truth(question: Question) -> str:
+def truth(question: AskedQuestion) -> str:
     """The right thing to say: the expected value at a test point, the right letter where options are lettered."""
     query = question.query
     if query.answer_type == "proactive" and "phrase" in query.meta:
@@ -39,13 +39,13 @@ def truth(question: Question) -> str:
     return matching.option_letter(query) if query.meta.get("lettered") else query.answer
 
 
-def is_scored(question: Question) -> bool:
+def is_scored(question: AskedQuestion) -> bool:
     """Whether this answer gets a mark: polls between the test points only show when a system would speak."""
     points = question.query.test_points
     return not points or any(abs(float(point["t"]) - question.time_s) < 1e-3 for point in points)
 
 
-def _phrase_truth(question: Question) -> str:
+def _phrase_truth(question: AskedQuestion) -> str:
     start, _ = question.query.windows[0]
     gold_s = start + question.query.tolerance
     asked_when = question.text == question.query.meta.get("poll")
@@ -62,7 +62,7 @@ class Oracle(System):
     def open(self, item: Item) -> Watcher:
         return _Scripted(self._say)
 
-    def _say(self, question: Question) -> str:
+    def _say(self, question: AskedQuestion) -> str:
         if not is_scored(question):
             return truth(question)
         self._said += 1
@@ -111,7 +111,7 @@ class BlindClock(System):
     def open(self, item: Item) -> Watcher:
         return _Scripted(self._say)
 
-    def _say(self, question: Question) -> str:
+    def _say(self, question: AskedQuestion) -> str:
         query = question.query
         if "phrase" in query.meta and question.text != query.meta.get("poll"):
             return query.meta["phrase"]  # leaked by the question itself
@@ -150,8 +150,8 @@ class _Grey(Watcher):
             self.inner.watch(Frame(np.full_like(frame.image, 128), frame.time_s))
             self.seen = True
 
-    def answer(self, question: Question) -> Said:
-        return self.inner.answer(Question(question.text, question.time_s, 0.0, question.query))
+    def answer(self, question: AskedQuestion) -> Said:
+        return self.inner.answer(AskedQuestion(question.text, question.time_s, 0.0, question.query))
 
     def stats(self) -> dict:
         return self.inner.stats()
@@ -180,7 +180,7 @@ class _Peeker(Watcher):
     def watch(self, frame: Frame) -> None:
         pass
 
-    def answer(self, question: Question) -> Said:
+    def answer(self, question: AskedQuestion) -> Said:
         stream, last_s = self.system.inner.open(self.item), 0.0
         for frame in self.item.open(self.system.fps):
             if frame.time_s > question.time_s + self.system.ahead_s:
@@ -215,7 +215,7 @@ class _Crasher(Watcher):
     def watch(self, frame: Frame) -> None:
         self.inner.watch(frame)
 
-    def answer(self, question: Question) -> Said:
+    def answer(self, question: AskedQuestion) -> Said:
         if self.system.trips():
             raise RuntimeError("crashed on purpose")
         return self.inner.answer(question)
@@ -241,7 +241,7 @@ class Guessing(System):
     def open(self, item: Item) -> Watcher:
         return _Scripted(self._say)
 
-    def _say(self, question: Question) -> str:
+    def _say(self, question: AskedQuestion) -> str:
         query = question.query
         options = query.options or ("yes", "no")
         place = lot(query, self.seed) % len(options)

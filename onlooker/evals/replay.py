@@ -17,7 +17,7 @@ from onlooker.core.records import QueryRecord, ReplyRecord, VideoRecord
 from onlooker.engine import Engine
 from onlooker.evals.asking import Due, History, schedule
 from onlooker.evals.item import Item
-from onlooker.evals.systems import Question, Said, System, Watcher, as_system
+from onlooker.evals.systems import AskedQuestion, Said, System, Watcher, as_system
 
 Pace = Literal["max", "realtime"]
 DROP_AFTER_S = 2.0
@@ -173,7 +173,7 @@ class _Batch:
         A question whose words hang on an earlier reply (a dialogue, a poll that ends with yes) waits for that reply.
         """
         while True:
-            asked: list[tuple[_Run, Due, Question]] = []
+            asked: list[tuple[_Run, Due, AskedQuestion]] = []
             for run in self.runs:
                 waiting: set[str] = set()
                 for due in list(run.due):
@@ -186,7 +186,7 @@ class _Batch:
                     if trouble := self._trouble(run, due):
                         run.failed.setdefault(due.query.id, trouble)
                     elif not run.history.is_over(due):
-                        question = Question(run.history.words(due), due.time_s, due.since_s, due.query)
+                        question = AskedQuestion(run.history.words(due), due.time_s, due.since_s, due.query)
                         asked.append((run, due, question))
             if not asked:
                 if not any(run.due and self._is_due(run, run.due[0]) for run in self.runs):
@@ -207,7 +207,7 @@ class _Batch:
             return f"the video ended at {run.last_s:.1f} s, before the question at {due.time_s:.1f} s"
         return ""
 
-    def _note(self, run: _Run, due: Due, question: Question, said: Said | Exception) -> None:
+    def _note(self, run: _Run, due: Due, question: AskedQuestion, said: Said | Exception) -> None:
         query = due.query
         if isinstance(said, Exception):
             run.failed.setdefault(query.id, f"{type(said).__name__}: {said}")

@@ -198,7 +198,7 @@ def make_system(settings: RunSettings, reading: Reading, encoder: EncoderAcceler
 
 def _engine_system(settings: RunSettings, encoder: EncoderAccelerator | None) -> EngineSystem:
     from onlooker.engine import Engine
-    from onlooker.engine.window import WindowEngine
+    from onlooker.engine.window_engine import WindowEngine
 
     methods = _made(settings)
     model = model_of(settings)

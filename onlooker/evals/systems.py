@@ -20,7 +20,7 @@ from onlooker.evals.oracle import feed
 
 
 @dataclass(frozen=True)
-class Question:
+class AskedQuestion:
     """What a system is asked: the words, the time, and the earliest time it may use. `query` is for controls only."""
 
     text: str
@@ -48,7 +48,7 @@ class Watcher(ABC):
         """Take in the next frame. What it raises ends this video."""
 
     @abstractmethod
-    def answer(self, question: Question) -> Said:
+    def answer(self, question: AskedQuestion) -> Said:
         """Answer from what was seen so far. What it raises fails this question only."""
 
     def stats(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class System(ABC):
         """One frame of each of several streams."""
         return [_caught(watcher.watch, frame) for watcher, frame in arrivals]
 
-    def answer_all(self, asked: Sequence[tuple[Watcher, Question]]) -> list[Said | Exception]:
+    def answer_all(self, asked: Sequence[tuple[Watcher, AskedQuestion]]) -> list[Said | Exception]:
         """Several questions, of one or of several streams, each answered as if it were alone."""
         return [_caught(watcher.answer, question) for watcher, question in asked]
 
@@ -121,7 +121,7 @@ class EngineSystem(System):
             self._flop[picture] = self.engine.serving.encoder.cost(tower) * tower_flop(tower)
         return self._flop[picture]
 
-    def answer_all(self, asked: Sequence[tuple[Watcher, Question]]) -> list[Said | Exception]:
+    def answer_all(self, asked: Sequence[tuple[Watcher, AskedQuestion]]) -> list[Said | Exception]:
         try:
             return list(self._answer_together(asked))
         except Exception as error:
@@ -129,7 +129,7 @@ class EngineSystem(System):
                 return [error]
             return [said for one in asked for said in self.answer_all([one])]
 
-    def _answer_together(self, asked: Sequence[tuple[Watcher, Question]]) -> list[Said]:
+    def _answer_together(self, asked: Sequence[tuple[Watcher, AskedQuestion]]) -> list[Said]:
         flying = []
         for watcher, question in asked:
             cast(EngineWatcher, watcher).hear(question.time_s + 1e-6)
@@ -179,7 +179,7 @@ class EngineWatcher(Watcher):
         self.hear(frame.time_s)
         self.session.push(frame)
 
-    def answer(self, question: Question) -> Said:
+    def answer(self, question: AskedQuestion) -> Said:
         (said,) = self.system.answer_all([(self, question)])
         if isinstance(said, Exception):
             raise said

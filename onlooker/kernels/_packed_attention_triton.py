@@ -129,6 +129,58 @@ def _over_rows(
     return peak, total, acc
 
 
+@triton.jit
+def _over_codes(
+    q, facts, plain, at_plain, rows, begin, end, layer, layers, kv_head, room, scale, peak, total, acc,
+    element: tl.constexpr, H: tl.constexpr, D: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr,
+    KIND: tl.constexpr, GROUP: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """As `_over_rows`, of rows in codes: from where this layer's are laid out, or else tile by tile."""
+    if at_plain >= 0:
+        keys = plain + (kv_head * room + at_plain) * D
+        values = keys + tl.cast(H, tl.int64) * room * D
+        peak, total, acc = _over_rows(q, keys, values, begin, end, rows, scale, peak, total, acc, D, N, PRECISION)
+    else:
+        tiles, lanes = tl.load(facts + 26).to(tl.pointer_type(tl.int64)), tl.arange(0, TILE)
+        for number in range(begin, end):
+            one = tiles + number * TILE_COLUMNS
+            k = tile_keys(one, layer, layers, kv_head, lanes, element, H, D, KIND, GROUP)
+            logits = tl.dot(q, k, input_precision=PRECISION) * scale
+            logits = tl.where((lanes < tl.load(one + 3))[None, :], logits, float("-inf"))
+            v = tile_values(one, layer, layers, kv_head, lanes, element, H, D, KIND, GROUP)
+            peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
+    return peak, total, acc
+
+
+@triton.jit
+def _over_own(
+    q, keys, values, begin, end, last_own, last_seen, scale, peak, total, acc, D: tl.constexpr, N: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """As `_over_rows`, of rows of which each query sees those up to its own."""
+    columns, dims = tl.arange(0, N), tl.arange(0, D)
+    for number in range(begin, end):
+        at = number * N + columns
+        there = at < last_seen
+        k = tl.load(keys + at[None, :] * D + dims[:, None], mask=there[None, :], other=0.0)
+        logits = tl.dot(q, k, input_precision=PRECISION) * scale
+        seen = (at[None, :] <= last_own[:, None]) & there[None, :]
+        logits = tl.where(seen, logits, float("-inf"))
+        v = tl.load(values + at[:, None] * D + dims[None, :], mask=there[:, None], other=0.0)
+        peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
+    return peak, total, acc
+
+
+@triton.jit
+def _rows_at(addresses, strides, layer, kv_head, like):
+    """Where one layer's and head's keys and values begin, of the format of `like`. The hints let loads be sixteen bytes wide: pointers from a
+    table carry no promise of their own."""
+    at = tl.multiple_of(layer * tl.load(strides) + kv_head * tl.load(strides + 1), 16)
+    keys = tl.multiple_of(tl.load(addresses).to(tl.pointer_type(like.dtype.element_ty)) + at, 16)
+    values = tl.multiple_of(tl.load(addresses + 1).to(tl.pointer_type(like.dtype.element_ty)) + at, 16)
+    return keys, values
+
+
 @triton.jit(do_not_specialize=["layer", "room"])
 def attend_rows(
     queries, cos, sin, table, blocks, out, lse, split_out, split_lse, plain, layer, num_tokens, head_stride,
@@ -161,14 +213,8 @@ def attend_rows(
     token, head = first_token + place, kv_head * G + rows % G
     q = _turned_queries(queries, cos, sin, token, head, real, head_stride, token_stride, D)
 
-    # The hints let loads be sixteen bytes wide: pointers from a table carry no promise of their own.
-    past = layer * tl.load(facts + 2) + kv_head * tl.load(facts + 3)
-    past_keys = tl.multiple_of((tl.load(facts + 0)).to(tl.pointer_type(element)) + tl.multiple_of(past, 16), 16)
-    past_values = tl.multiple_of((tl.load(facts + 1)).to(tl.pointer_type(element)) + tl.multiple_of(past, 16), 16)
-    own = layer * tl.load(facts + 8) + kv_head * tl.load(facts + 9)
-    own_keys = tl.multiple_of((tl.load(facts + 5)).to(tl.pointer_type(element)) + tl.multiple_of(own, 16), 16)
-    own_values = tl.multiple_of((tl.load(facts + 6)).to(tl.pointer_type(element)) + tl.multiple_of(own, 16), 16)
-
+    past_keys, past_values = _rows_at(facts, facts + 2, layer, kv_head, queries)
+    own_keys, own_values = _rows_at(facts + 5, facts + 8, layer, kv_head, queries)
     past_tiles = tl.cdiv(past_rows, N)
     least = tl.load(facts + 21).to(tl.int32) - 1  # the last of its tokens that all of them see: where not causal, any
     last_token = tl.minimum((first_row + M - 1) // G, count - 1)
@@ -183,7 +229,7 @@ def attend_rows(
     begin = split * share
     end = tl.minimum(begin + share, all_tiles)
 
-    columns, dims = tl.arange(0, N), tl.arange(0, D)
+    dims = tl.arange(0, D)
     peak = tl.full([M], -1.0e30, dtype=tl.float32)
     total = tl.zeros([M], dtype=tl.float32)
     acc = tl.zeros([M, D], dtype=tl.float32)
@@ -193,31 +239,15 @@ def attend_rows(
     )  # fmt: skip
     if KIND >= 0:
         first, last = tl.maximum(begin, past_tiles) - past_tiles, tl.minimum(end, past_tiles + coded_tiles) - past_tiles
-        if at_plain >= 0:
-            rows_at = plain + (kv_head * room + at_plain) * D
-            peak, total, acc = _over_rows(
-                q, rows_at, rows_at + tl.cast(HQ // G, tl.int64) * room * D, first, last, coded_rows, scale, peak,
-                total, acc, D, N, PRECISION,
-            )  # fmt: skip
-        else:
-            tiles, lanes = tl.load(facts + 26).to(tl.pointer_type(tl.int64)), tl.arange(0, TILE)
-            for number in range(first, last):
-                one = tiles + number * TILE_COLUMNS
-                k = tile_keys(one, layer, layers, kv_head, lanes, element, HQ // G, D, KIND, GROUP)
-                logits = tl.dot(q, k, input_precision=PRECISION) * scale
-                logits = tl.where((lanes < tl.load(one + 3))[None, :], logits, float("-inf"))
-                v = tile_values(one, layer, layers, kv_head, lanes, element, HQ // G, D, KIND, GROUP)
-                peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
+        peak, total, acc = _over_codes(
+            q, facts, plain, at_plain, coded_rows, first, last, layer, layers, kv_head, room, scale, peak, total, acc,
+            element, HQ // G, D, N, PRECISION, KIND, GROUP, TILE,
+        )  # fmt: skip
     past_tiles += coded_tiles
-    for number in range(tl.maximum(begin, past_tiles) - past_tiles, end - past_tiles):
-        at = number * N + columns
-        there = at < last_seen
-        k = tl.load(own_keys + at[None, :] * D + dims[:, None], mask=there[None, :], other=0.0)
-        logits = tl.dot(q, k, input_precision=PRECISION) * scale
-        seen = (at[None, :] <= last_own[:, None]) & there[None, :]
-        logits = tl.where(seen, logits, float("-inf"))
-        v = tl.load(own_values + at[:, None] * D + dims[None, :], mask=there[:, None], other=0.0)
-        peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
+    peak, total, acc = _over_own(
+        q, own_keys, own_values, tl.maximum(begin, past_tiles) - past_tiles, end - past_tiles, last_own, last_seen,
+        scale, peak, total, acc, D, N, PRECISION,
+    )  # fmt: skip
 
     # A share without any tile has nothing to say: total 0, and its logarithm is minus infinity.
     result = acc / tl.where(total > 0, total, 1.0)[:, None]
@@ -255,24 +285,10 @@ def join_splits(
 
 @triton.jit(do_not_specialize=["layer"])
 def note_looks(
-    queries,
-    cos,
-    sin,
-    table,
-    lse,
-    layer,
-    head_stride,
-    token_stride,
-    scale,
-    segments,
-    HQ: tl.constexpr,
-    G: tl.constexpr,
-    G_CEIL: tl.constexpr,
-    D: tl.constexpr,
-    N: tl.constexpr,
-    SHARES: tl.constexpr,
+    queries, cos, sin, table, lse, layer, head_stride, token_stride, scale, segments, HQ: tl.constexpr,
+    G: tl.constexpr, G_CEIL: tl.constexpr, D: tl.constexpr, N: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """Add a segment's last query's weights on its past and its first own rows to its ledger: averaged over heads, or
     for every key-value head apart, where each sees other rows. Grid (a few, SHARES): the first shares out the segments
     that ask, most of which do not."""

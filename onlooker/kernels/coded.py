@@ -70,7 +70,7 @@ class StepShape:
 
 
 @dataclass
-class Rows:
+class ChosenRows:
     """A list of chosen tokens of every stream, which kernels refill."""
 
     flat: Tensor
@@ -81,13 +81,13 @@ class Rows:
     """Rows of a stream."""
 
     @classmethod
-    def empty(cls, shape: StepShape, room: int, device: torch.device) -> "Rows":
+    def empty(cls, shape: StepShape, room: int, device: torch.device) -> "ChosenRows":
         """Nobody is chosen."""
         flat = torch.zeros(shape.streams * room, dtype=torch.int64, device=device)
         return cls(flat, torch.full((shape.streams * shape.tokens,), -1, dtype=torch.int32, device=device), room)
 
     @classmethod
-    def all(cls, shape: StepShape, device: torch.device) -> "Rows":
+    def all(cls, shape: StepShape, device: torch.device) -> "ChosenRows":
         """Everyone is."""
         every = torch.arange(shape.streams * shape.tokens, device=device)
         return cls(every, every.int(), shape.tokens)
@@ -112,8 +112,8 @@ class CodedStep:
                 "the vision kernels read rows by 16 bytes", given=f"rows of {shape.dim}", do="use no graphs"
             )
         rows = shape.streams * shape.tokens
-        self.looking = Rows.empty(shape, shape.room, device)
-        self.working = Rows.empty(shape, shape.count, device)
+        self.looking = ChosenRows.empty(shape, shape.room, device)
+        self.working = ChosenRows.empty(shape, shape.count, device)
         self.times = torch.zeros(3, shape.streams, shape.tokens, device=device)
         """In how many layers each token got a new key and value, looked, and got a new MLP; float32."""
         self._seen = torch.zeros(rows, 32, device=device)
@@ -138,14 +138,16 @@ class CodedStep:
         self._carry(self.sums(x), self.looking, None, 0, ("entered", 0), keep)
 
     def carry(
-        self, sums: Tensor, rows: Rows, kind: str, layer: int, then: tuple[str, int] | None, keep: bool = False
+        self, sums: Tensor, rows: ChosenRows, kind: str, layer: int, then: tuple[str, int] | None, keep: bool = False
     ) -> None:
         """Sketches go behind a branch ("attention", "mlp"), of which `sums` are those of the fresh rows, and are
         compared with those in `then`; `keep`: they are those from now on. After "attention" the layer's turn to look is
         over. What was computed here and from what is stored."""
         self._carry(sums, rows, kind, layer, then or ("entered", layer), keep and then is not None)
 
-    def _carry(self, sums: Tensor, rows: Rows, kind: str | None, layer: int, then: tuple[str, int], keep: bool) -> None:
+    def _carry(
+        self, sums: Tensor, rows: ChosenRows, kind: str | None, layer: int, then: tuple[str, int], keep: bool
+    ) -> None:
         shape, many, looks = self.shape, 64, kind == "attention"
         self._sketches.carry[(-(-shape.tokens // many), shape.streams)](
             self._seen,
@@ -235,7 +237,7 @@ class CodedStep:
         )
         return total
 
-    def choose(self, rows: Rows, layer: int) -> None:
+    def choose(self, rows: ChosenRows, layer: int) -> None:
         """Who changed most of those just measured, and for `looking`, whose turn it is."""
         shape = self.shape
         part, block = TILES["many" if shape.streams * shape.units > MANY else "few"]
@@ -264,7 +266,7 @@ class CodedStep:
             **launched(self.like.device),
         )
 
-    def norm(self, x: Tensor, rows: Rows, norm: Norm) -> tuple[Tensor, Tensor]:
+    def norm(self, x: Tensor, rows: ChosenRows, norm: Norm) -> tuple[Tensor, Tensor]:
         """The norm of chosen rows, `[streams * room, dim]`; and of those that changed, `[streams * count, dim]`."""
         shape, both = self.shape, rows is self.looking
         normed = x.new_empty(len(rows.flat), shape.dim)
@@ -286,7 +288,7 @@ class CodedStep:
         )
         return normed, head
 
-    def keep(self, fresh: dict[str, Tensor], rows: Rows, layer: int) -> None:
+    def keep(self, fresh: dict[str, Tensor], rows: ChosenRows, layer: int) -> None:
         """Store fresh rows of one or two kinds, each `[streams * count, dim]` (rows may lie apart): the first of each
         stream's `rows`."""
         shape, (kind, *other) = self.shape, fresh

@@ -36,7 +36,7 @@ HEAD_DIMS = (16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class SegmentRows:
     """Where the keys and values of one segment lie; all tensors `[layers, kv_heads, rows, head_dim]`, dense in a row.
 
     Whoever takes them writes the new tokens of every layer behind `own_before`.
@@ -81,7 +81,7 @@ class Rows:
         """New tokens."""
         return self.positions.shape[1]
 
-    def part(self, begin: int, end: int) -> "Rows":
+    def part(self, begin: int, end: int) -> "SegmentRows":
         """New tokens `[begin, end)` only, for a pass after the one that took those before `begin`."""
         is_last = end == self.num_tokens
         if begin == 0 and is_last:
@@ -126,7 +126,7 @@ class PassTables:
         self._table, self._offsets = table.reshape(-1, COLUMNS), offsets.reshape(spec.position_axes, -1)
         self.table, self.tokens, self.blocks, self.offsets = torch.split(self._device, list(sizes))
         self._places = torch.zeros(spec.position_axes, num_tokens, dtype=torch.int64, device=spec.device)
-        self.segments: tuple[Rows, ...] = ()
+        self.segments: tuple[SegmentRows, ...] = ()
         """What the tables describe now."""
         self.fill([])
 
@@ -135,7 +135,7 @@ class PassTables:
         """Positions of all packed tokens, int64 `[axes, tokens]`; computed anew at each use, on the device."""
         return self._places + self.offsets.view_as(self._places)
 
-    def fill(self, segments: Sequence[Rows]) -> None:
+    def fill(self, segments: Sequence[SegmentRows]) -> None:
         """Describe a pass. Raises `InputError` when it does not fit. Does not wait for the device."""
         counts = [rows.num_tokens for rows in segments]
         if sum(counts) > self.num_tokens or len(segments) > self.num_segments:
@@ -173,7 +173,7 @@ class PassTables:
         if segments:
             torch.cat([rows.positions for rows in segments], dim=1, out=self._places[:, :start])
 
-    def _laid_out(self, rows: Rows, laid: int) -> int:
+    def _laid_out(self, rows: SegmentRows, laid: int) -> int:
         """How many of a segment's rows in codes are laid out behind those of others."""
         if self.scratch is None or rows.coded is None or rows.num_tokens * self.groups <= self.tiles.queries:
             return 0
@@ -291,9 +291,8 @@ class RowAttention:
         grid = (min(tables.num_segments, LOOKERS), LOOK_SHARES)
         kernels.note_looks[grid](*looked, tables.num_segments, N=64, **sizes, num_stages=1)
         if self._codes["KIND"] >= 0:
-            kernels.note_looks_at_codes[tables.num_segments, LOOK_SHARES](
-                *looked, spec.num_layers, **sizes, **self._codes
-            )
+            at_codes = kernels.note_looks_at_codes[tables.num_segments, LOOK_SHARES]
+            at_codes(*looked, spec.num_layers, **sizes, **self._codes)
         return self._out
 
 
@@ -304,7 +303,13 @@ LOOKERS = 16
 
 
 def attend_plainly(
-    layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, rows: Rows, angles: tuple[Tensor, Tensor]
+    layer: int,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scale: float,
+    rows: SegmentRows,
+    angles: tuple[Tensor, Tensor],
 ) -> Tensor:
     """What the kernels do for one segment, in float32 and plain PyTorch; `[tokens, query_heads, head_dim]`.
 
@@ -349,7 +354,7 @@ def _turn(states: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     return (states.float() * cos + torch.cat((-second, first), dim=-1) * sin).to(states.dtype)
 
 
-def _facts(rows: Rows, start: int, tile: int) -> list[int]:
+def _facts(rows: SegmentRows, start: int, tile: int) -> list[int]:
     """What the table says of a segment, as far as it is not zero."""
     past, own, ledger, counts = rows.past_keys, rows.own_keys, rows.ledger, rows.past_counts
     raw, asked, row = rows.own_raw, rows.own_queries, (own.shape[3], 1)

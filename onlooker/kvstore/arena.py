@@ -29,7 +29,7 @@ def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *
         ) from full
 
 
-class Reader:
+class RowClaim:
     """A claim on rows `[start, end)` of an arena: while it lives, they are not overwritten."""
 
     def __init__(self, start: int, end: int) -> None:
@@ -51,7 +51,7 @@ class Arena:
             # The same memory in pieces of 8 bytes: rows are moved as they are, and a copy has fewer pieces to place.
             wide = spec.head_dim * spec.dtype.itemsize % 8 == 0
             self._moved = tuple(tensor.view(torch.int64) if wide else tensor for tensor in self.tensors)
-        self.readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+        self.readers: weakref.WeakSet[RowClaim] = weakref.WeakSet()
 
     @staticmethod
     def row_bytes(spec: ModelSpec) -> int:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
-from onlooker.kernels.packed_attention import Rows
+from onlooker.kernels.packed_attention import SegmentRows
 from onlooker.kvstore.rotation import Rotary, rotate
 
 QUERY_BLOCK = 64
@@ -52,7 +52,7 @@ class Segment(Protocol):
         """What it attends to before its own rows, where others may see the very same; None: it attends by itself."""
         ...
 
-    def rows(self) -> Rows | None:
+    def rows(self) -> SegmentRows | None:
         """Where its keys and values lie, for whoever attends to many segments at once, instead of `attend`.
 
         Taken once; the taker writes the new tokens' rows in every layer. None when it can only `attend`.

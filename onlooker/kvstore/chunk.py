@@ -9,7 +9,7 @@ from torch import Tensor
 from onlooker.core.errors import InputError
 from onlooker.core.spans import Span, SpanKind
 from onlooker.kernels.coded_rows import CodedRows, in_kernels
-from onlooker.kernels.packed_attention import Rows
+from onlooker.kernels.packed_attention import SegmentRows
 from onlooker.kvstore.arena import allocate
 from onlooker.kvstore.attention import Turned, attend_causally, causal_mask
 from onlooker.kvstore.blocks import Block
@@ -105,7 +105,7 @@ class Chunk:
     def shared(self, layer: int) -> None:
         """None: it is read by itself."""
 
-    def rows(self) -> Rows | None:
+    def rows(self) -> SegmentRows | None:
         """All that is resident as the past, and the rows behind it (see `Segment.rows`)."""
         self._check_open()
         if not in_kernels(self._coded, self._store.spec.device):
@@ -113,7 +113,7 @@ class Chunk:
         assert not self._written, "a chunk is either attended layer by layer or handed out, once"
         self._written = self._store.spec.num_layers
         arena, seen, new = self._store._window.arena, slice(self._head, self._tail), slice(self._tail, self._end)
-        return Rows(
+        return SegmentRows(
             past_keys=arena.keys[:, :, seen],
             past_values=arena.values[:, :, seen],
             own_keys=arena.keys[:, :, new],

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import SAID_GAP, Recall, SaidPlace, Scoring, Span, SpanKind
-from onlooker.kvstore.arena import Reader, allocate
+from onlooker.kvstore.arena import RowClaim, allocate
 from onlooker.kvstore.blocks import Block, Entry
 from onlooker.kvstore.catalog import Catalog, Spans
 from onlooker.kvstore.context import Context, Sources
@@ -114,7 +114,7 @@ class QuestionView:
         self._num_tail, self._tail_reach, self._said_reach, self._num_held = 0, 0, 0, 0
         self._held_tokens = sum(span.num_tokens for span in self.held_spans)
         self._tail = self._new_tail(0)
-        self._reader: Reader | None = Reader(window.head, window.tail)
+        self._reader: RowClaim | None = RowClaim(window.head, window.tail)
         if scored:
             window.arena.readers.add(self._reader)
             self._means = store._signals.means

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from onlooker.kernels.coded_rows import in_kernels
-from onlooker.kernels.packed_attention import Rows
+from onlooker.kernels.packed_attention import SegmentRows
 from onlooker.kvstore.attention import OnPast, Turned, attend_context_and_tail, note_looks
 from onlooker.kvstore.blocks import Offset
 from onlooker.kvstore.context import Context
@@ -136,7 +136,7 @@ class TailSegment:
         tail_keys[:, self._start : self._end], tail_values[:, self._start : self._end] = keys, values
         return tail_keys[:, : self._end], tail_values[:, : self._end]
 
-    def rows(self) -> Rows | None:
+    def rows(self) -> SegmentRows | None:
         """The context as the past and the tail as its own rows; None where contexts differ in size."""
         view, whole = self._view, self._view._whole
         view._check_open()
@@ -144,7 +144,7 @@ class TailSegment:
         if whole is None or not offsets or not in_kernels(whole.coded, whole.keys.device):
             return None
         one = len(offsets) == 1
-        return Rows(
+        return SegmentRows(
             past_keys=whole.keys,
             past_values=whole.values,
             own_keys=view._tail[0],

@@ -143,7 +143,9 @@ class _Now(Collector):
             lost.add_metric([reason], past + sum(stream.lost[reason] for stream in streams))
         yield lost
         if (stats := service.worker.stats) is not None:
-            yield GaugeMetricFamily("onlooker_degrade_level", "Degrade levels below everything; 0 is good.", stats.level)
+            yield GaugeMetricFamily(
+                "onlooker_degrade_level", "Degrade levels below everything; 0 is good.", stats.level
+            )
             background = "Works of lower priority in flight: thoughts, notes of rules."
             yield GaugeMetricFamily("onlooker_background_works", background, stats.background)
             dropped = "Works of lower priority that were dropped: under load, or too old."

@@ -14,9 +14,9 @@ from onlooker.core.errors import DamagedSource, InputError, SourceError
 from onlooker.core.frame import Frame
 from onlooker.video.clock import Clock
 from onlooker.video.decoder import Decoder
+from onlooker.video.frame_sampling import FrameSampler
 from onlooker.video.picture import Aspect, PictureMaker, check_size, shown_size, turn_of
 from onlooker.video.place import Place
-from onlooker.video.sampling import Sampler
 from onlooker.video.source import Source, SourceInfo, SourceReport
 from onlooker.video.stills import Album, AnimatedWebP, is_animated_webp
 from onlooker.video.track import Pictures, exact_seconds
@@ -47,7 +47,7 @@ class ReadSettings:
     codec: bool = False
 
     def __post_init__(self) -> None:
-        Sampler(self.fps, self.start_s)
+        FrameSampler(self.fps, self.start_s)
         check_size(self.size, self.aspect)
         if self.end_s is not None and not _is_number(self.end_s, above=self.start_s):
             raise InputError(
@@ -73,13 +73,13 @@ class FileSource(Source):
     """A container, or pictures that are files, being read; made by `open_video`. With a `sampler` it is a piece of a
     longer reading, which knows which times are due."""
 
-    def __init__(self, place: Place, settings: ReadSettings, sampler: Sampler | None = None) -> None:
+    def __init__(self, place: Place, settings: ReadSettings, sampler: FrameSampler | None = None) -> None:
         self._pictures: Pictures | None = None
         self._lock = threading.Lock()
         self._settings = settings
         self._place = place
         self._report = SourceReport()
-        self._sampler = sampler or Sampler(settings.fps, settings.start_s)
+        self._sampler = sampler or FrameSampler(settings.fps, settings.start_s)
         try:
             pictures = self._pictures = _pictures_of(place, self._report, settings)
         except BaseException:

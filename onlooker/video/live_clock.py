@@ -30,7 +30,7 @@ DRIFT = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class PictureTime:
     """When a picture was taken, in the session's time."""
 
     time_s: float
@@ -69,7 +69,7 @@ class LiveClock:
         self._stamp_s = self._arrived_s = 0.0
         self._late_since: tuple[float, float] | None = None
 
-    def see(self, pts: int | None, time_base: Fraction | None) -> Moment:
+    def see(self, pts: int | None, time_base: Fraction | None) -> PictureTime:
         """Tell when the picture was taken that has just arrived with the stamp `pts`, in units of `time_base` s."""
         now = self._now()
         if self.began_s is None:
@@ -77,7 +77,7 @@ class LiveClock:
         arrived = now - self.began_s
         if pts is None or not time_base:
             self._report.num_guessed_times += 1
-            return Moment(self._after_last(arrived))
+            return PictureTime(self._after_last(arrived))
         stamp = float(pts * time_base)
         if self._offset_s is None:
             self._offset_s = arrived - stamp
@@ -94,26 +94,26 @@ class LiveClock:
         step, waited = stamp - self._stamp_s, arrived - self._arrived_s
         return step < -MAX_BACK_S or step > waited + MAX_JUMP_S
 
-    def _settle(self, stamp: float, arrived: float) -> Moment:
+    def _settle(self, stamp: float, arrived: float) -> PictureTime:
         assert self._offset_s is not None
         lag = arrived - stamp - self._offset_s
         if lag < 0:
             self._late_since = None
             if self._is_paced:
-                return Moment(self._after_last(arrived - lag), ahead_s=-lag)
+                return PictureTime(self._after_last(arrived - lag), ahead_s=-lag)
             self._offset_s += lag
             lag = 0.0
         if lag <= self._max_lag_s:
             self._late_since = None
-            return Moment(self._after_last(arrived - lag), lag)
+            return PictureTime(self._after_last(arrived - lag), lag)
         since, lag_then = self._late_since = self._late_since or (arrived, lag)
         if arrived - since >= SETTLE_S:
             self._late_since = None
             if lag > lag_then - CATCHING_UP * (arrived - since):
                 self._report.num_clock_jumps += 1
                 self._offset_s = arrived - stamp
-                return Moment(self._after_last(arrived))
-        return Moment(arrived - lag, lag, is_late=True)
+                return PictureTime(self._after_last(arrived))
+        return PictureTime(arrived - lag, lag, is_late=True)
 
     def _after_last(self, time_s: float) -> float:
         if self.last_s is not None and time_s <= self.last_s:

@@ -30,11 +30,11 @@ import numpy as np
 from onlooker.core.errors import OnlookerError
 from onlooker.video.clip import PacketRing
 from onlooker.video.decoder import Decoder
-from onlooker.video.live_clock import LiveClock, Moment
+from onlooker.video.frame_sampling import FrameSampler
+from onlooker.video.live_clock import LiveClock, PictureTime
 from onlooker.video.live_place import LivePlace, locate_live, opened_web
 from onlooker.video.live_snapshots import Snapshots
 from onlooker.video.picture import Aspect, PictureMaker, shown_size, turn_of
-from onlooker.video.sampling import Sampler
 from onlooker.video.source import SourceReport
 from onlooker.video.track import Pictures
 from onlooker.video.web import ask
@@ -61,7 +61,7 @@ class Job:
     keep_s: float = 0.0
 
 
-class Reader:
+class LiveReader:
     """Reads pictures until the connection ends, and tells the parent."""
 
     def __init__(self, job: Job, out: BinaryIO) -> None:
@@ -116,7 +116,7 @@ class Reader:
             max_lag_s=job.max_lag_s,
             is_paced=place.is_paced,
         )
-        sampler = Sampler(job.fps)
+        sampler = FrameSampler(job.fps)
         if job.last_s is not None:
             sampler.wants(job.last_s)
         maker = PictureMaker(job.size, job.aspect, decoder.track.aspect)
@@ -159,7 +159,7 @@ class Reader:
         if time.monotonic() - self._told_s >= ALIVE_EVERY_S:
             self._tell(kind)
 
-    def _tell_frame(self, image: np.ndarray, moment: Moment) -> None:
+    def _tell_frame(self, image: np.ndarray, moment: PictureTime) -> None:
         # Time of day by the clock of now: a long session must not keep the error of its first minute.
         wall_time_s = time.time() - moment.lag_s
         facts = {"time_s": moment.time_s, "wall_time_s": wall_time_s, "lag_s": moment.lag_s, "shape": image.shape}
@@ -195,7 +195,7 @@ def main() -> None:
     # Whatever prints must not get between the messages.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    reader = Reader(Job(**facts), out)
+    reader = LiveReader(Job(**facts), out)
     threading.Thread(target=_heed_the_parent, args=(reader,), daemon=True).start()
     with contextlib.suppress(BrokenPipeError):  # the parent has closed the source
         reader.run()
@@ -203,7 +203,7 @@ def main() -> None:
     os._exit(0)
 
 
-def _heed_the_parent(reader: Reader) -> None:
+def _heed_the_parent(reader: LiveReader) -> None:
     """Cut the clips that it asks for, and leave with it."""
     while line := sys.stdin.buffer.readline():
         _, number, since_wall = line.split()

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from onlooker.core.errors import InputError
+from onlooker.video.frame_sampling import FrameSampler
 from onlooker.video.picture import Aspect, check_size
-from onlooker.video.sampling import Sampler
 
 State = Literal["connecting", "live", "stale", "lost", "ended"]
 
@@ -43,7 +43,7 @@ class LiveSettings:
     """Where reading ends, in seconds since the first picture read; None goes on for ever."""
 
     def __post_init__(self) -> None:
-        Sampler(self.fps)
+        FrameSampler(self.fps)
         check_size(self.size, self.aspect)
         if self.transport not in ("tcp", "udp"):
             raise InputError("transport must be 'tcp' or 'udp'", given=repr(self.transport), do="transport='tcp'")

@@ -52,7 +52,7 @@ def open_video(
     pattern of their names (`seq/img_%03d.png`, `seq/*.png`), or a binary file-like object (read from its start, left
     open). A live address (rtsp://, webcam:0, ...) is one too: it is followed for ever once it has shown a picture, and
     `open_live` has more to set.
-    `fps`: frames taken per second of video, by time (see `Sampler`); None for every frame.
+    `fps`: frames taken per second of video, by time (see `FrameSampler`); None for every frame.
     `size`: (rows, cols) of the images; None for the size shown. `aspect`: "squash" fills `size`, "fit" keeps shapes.
     `start_s`, `end_s`: the span to deliver, in seconds since the stream began; `end_s` is left out.
     `on_damage`: a damaged file delivers what decodes, then "report" logs one warning and leaves the rest to

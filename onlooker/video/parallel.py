@@ -21,8 +21,8 @@ from dataclasses import fields, replace
 from onlooker.core.errors import InputError
 from onlooker.core.frame import Frame
 from onlooker.video.file import FileSource, ReadSettings
+from onlooker.video.frame_sampling import FrameSampler
 from onlooker.video.place import Place
-from onlooker.video.sampling import Sampler
 from onlooker.video.source import Source, SourceInfo, SourceReport
 
 MOST_WORKERS, FEWEST_CORES = 16, 4
@@ -71,7 +71,7 @@ class PiecesSource(Source):
 
     def __init__(self, place: Place, settings: ReadSettings, info: SourceInfo, cuts: list[int], workers: int) -> None:
         self._place, self._settings, self._info = place, settings, info
-        self._report, self._sampler = SourceReport(), Sampler(settings.fps, settings.start_s)
+        self._report, self._sampler = SourceReport(), FrameSampler(settings.fps, settings.start_s)
         self._lock, self._is_closed = threading.Lock(), threading.Event()
         self._pool = ThreadPoolExecutor(workers, "onlooker-decoder")
         self._pieces = itertools.pairwise([*cuts, None])

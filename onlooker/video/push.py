@@ -12,7 +12,7 @@ import numpy as np
 
 from onlooker.core.errors import CapacityError, InputError, SourceError
 from onlooker.core.frame import Frame
-from onlooker.video.sampling import Sampler
+from onlooker.video.frame_sampling import FrameSampler
 from onlooker.video.source import Source, SourceInfo, SourceReport
 
 Policy = Literal["block", "drop_oldest", "refuse"]
@@ -23,8 +23,8 @@ class PushSource(Source):
 
     `capacity`: frames the queue holds. `policy` when it is full: "block" makes `push` wait, "drop_oldest" throws away
     the oldest waiting frame and counts it in `report.num_dropped` (freshest wins), "refuse" raises `CapacityError`.
-    `fps`: take only the frames due (see `Sampler`); None for all. `timeout_s`: the longest the reading side waits for a
-    frame before it raises `SourceError`, None for ever; reading may be tried again afterwards.
+    `fps`: take only the frames due (see `FrameSampler`); None for all. `timeout_s`: the longest the reading side waits
+    for a frame before it raises `SourceError`, None for ever; reading may be tried again afterwards.
     `copy=False` saves copying each image, for callers who never write into it again. `now` is the clock, in seconds.
     """
 
@@ -51,7 +51,7 @@ class PushSource(Source):
         self._timeout_s = timeout_s
         self._copy = copy
         self._now = now
-        self._sampler = Sampler(fps)
+        self._sampler = FrameSampler(fps)
         self._info = SourceInfo(name=name, live=True)
         self._report = SourceReport()
         self._queue: deque[Frame] = deque()

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 from onlooker.world.lexicon import COLOUR_NAMES, SHAPES, SIDES, WORDS, YES_NO, article
-from onlooker.world.moment import SETTLE_S, Candidate, Moment, colour_spans
+from onlooker.world.moment import SETTLE_S, Candidate, Facts, colour_spans
 
 WINDOW_S = 5.0
 """A thing that appears may be announced within this many seconds, while it is there."""
 
 
-def next_(moment: Moment) -> Iterator[Candidate]:
+def next_(moment: Facts) -> Iterator[Candidate]:
     """What a cycle or a straight path will bring; a full turn of a cycle has been seen."""
     time_s = moment.time_s
     for seen, form in ((moment.lamp, "next_colour"), (moment.sign, "next_word")):
@@ -32,7 +32,7 @@ def next_(moment: Moment) -> Iterator[Candidate]:
             yield Candidate("next_side", sprite.side, {"thing": name}, (sprite.id,), span, SIDES)
 
 
-def proactive(moment: Moment) -> Iterator[Candidate]:
+def proactive(moment: Facts) -> Iterator[Candidate]:
     """Say when a coloured shape or a word appears; "no" ones never do, though their parts do."""
     episode, time_s = moment.episode, moment.time_s
     horizon = min(episode.duration_s, time_s + 60.0)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from onlooker.world import ask_future
 from onlooker.world.ask_now import steady_third
 from onlooker.world.lexicon import ACROSS, COLOUR_NAMES, COUNTS, PLURALS, SHAPES, SIDES, UPDOWN, WORDS, YES_NO, article
-from onlooker.world.moment import SETTLE_S, Candidate, Moment, colour_spans
+from onlooker.world.moment import SETTLE_S, Candidate, Facts, colour_spans
 from onlooker.world.script import Sprite
 
 DELAYS_S = (2.5, 4.0, 6.0, 9.0, 13.0)
@@ -24,7 +24,7 @@ def look(sprite: Sprite, at: float) -> str:
 class Names:
     """Names that fit one thing only, among what was seen lately or in all the past."""
 
-    def __init__(self, moment: Moment) -> None:
+    def __init__(self, moment: Facts) -> None:
         self.moment = moment
         self.looks: dict[tuple[int, int], int] = {}
         self.kinds: dict[int, int] = {}
@@ -58,7 +58,7 @@ def _span(start: float, end: float) -> Span:
     return round(max(0.0, start), 3), round(end, 3)
 
 
-def glance(moment: Moment) -> Iterator[Candidate]:
+def glance(moment: Facts) -> Iterator[Candidate]:
     """Name, colour, place, word or number of what is there now."""
     names, span = Names(moment), moment.now_span
     colours = [seen.colour for view in moment.views for seen in view]
@@ -78,7 +78,7 @@ def glance(moment: Moment) -> Iterator[Candidate]:
         yield Candidate(form, sign.text, {}, (sign.sprite.id,), span, options)
 
 
-def motion(moment: Moment) -> Iterator[Candidate]:
+def motion(moment: Facts) -> Iterator[Candidate]:
     """Which way a thing moves in the frame, and which of two is faster, in any second of the last two."""
     names, moved = Names(moment), []
     span = (_span(moment.time_s - 2.0, moment.time_s),)
@@ -97,7 +97,7 @@ def motion(moment: Moment) -> Iterator[Candidate]:
                     yield _of_two("faster", (one, one_name), (two, two_name), winner, span)
 
 
-def _steps(moment: Moment, sprite: Sprite) -> list[tuple[float, float]]:
+def _steps(moment: Facts, sprite: Sprite) -> list[tuple[float, float]]:
     """How far it moved in the frame in each second of the last two, or nothing where it was not there all the time."""
     episode, time_s = moment.episode, moment.time_s
     if sprite.start_s > time_s - 2.05 or any(a < time_s and b > time_s - 2.05 for a, b in sprite.hidden):
@@ -128,7 +128,7 @@ def _of_two(
     return Candidate(form, winner.name, words, (one[0].id, two[0].id), evidence, options)
 
 
-def identity(moment: Moment) -> Iterator[Candidate]:
+def identity(moment: Facts) -> Iterator[Candidate]:
     """Where the one of two look-alikes is that came first, or that has blinked."""
     groups: dict[str, list] = {}
     for trio in moment.shapes:
@@ -157,7 +157,7 @@ def identity(moment: Moment) -> Iterator[Candidate]:
                 yield Candidate("blinker", where[trios.index(blinked[0])], words, ids, evidence, places)
 
 
-def before(moment: Moment) -> Iterator[Candidate]:
+def before(moment: Facts) -> Iterator[Candidate]:
     """The colour or the word that the present one replaced."""
     names = Names(moment)
     for now, *_ in moment.steady:
@@ -175,7 +175,7 @@ def before(moment: Moment) -> Iterator[Candidate]:
             yield Candidate("colour_before", COLOUR_NAMES[old - 1], {"thing": name}, ids, evidence, COLOUR_NAMES)
 
 
-def when(moment: Moment) -> Iterator[Candidate]:
+def when(moment: Facts) -> Iterator[Candidate]:
     """Clock times of arrivals and departures. The answer is the first whole second at which it can be seen."""
     names, settled = Names(moment), moment.time_s - SETTLE_S
     for sprite in moment.past_shapes:
@@ -191,7 +191,7 @@ def when(moment: Moment) -> Iterator[Candidate]:
                 yield Candidate(form, "", {"thing": name}, (sprite.id,), span, (), seconds=seconds)
 
 
-def order(moment: Moment) -> Iterator[Candidate]:
+def order(moment: Facts) -> Iterator[Candidate]:
     """Which of two came first, and what came right before or after a thing."""
     names, shapes = Names(moment), moment.past_shapes
     settled = [s for s in shapes if s.start_s <= moment.time_s - SETTLE_S]
@@ -217,7 +217,7 @@ def order(moment: Moment) -> Iterator[Candidate]:
             yield Candidate("came_before", earlier.name, {"thing": name}, ids, evidence, SHAPES)
 
 
-def repetition(moment: Moment) -> Iterator[Candidate]:
+def repetition(moment: Facts) -> Iterator[Candidate]:
     """How often a thing that is there now blinked or changed colour."""
     names = Names(moment)
     for now, *_ in moment.shapes:
@@ -232,7 +232,7 @@ def repetition(moment: Moment) -> Iterator[Candidate]:
             yield Candidate("changes", str(changes), {"thing": name}, (sprite.id,), span, COUNTS)
 
 
-def since(moment: Moment) -> Iterator[Candidate]:
+def since(moment: Facts) -> Iterator[Candidate]:
     """How many shapes came since one left, and how many of a kind came so far."""
     names, time_s = Names(moment), moment.time_s
     starts = [s.start_s for s in moment.past_shapes]
@@ -260,7 +260,7 @@ def since(moment: Moment) -> Iterator[Candidate]:
                 yield Candidate("came_sofar", "0", words, (), ((0.0, time_s),), COUNTS)
 
 
-def place(moment: Moment) -> Iterator[Candidate]:
+def place(moment: Facts) -> Iterator[Candidate]:
     """The third of the frame in which a thing that is gone was last seen."""
     names, episode = Names(moment), moment.episode
     for sprite in moment.past_shapes:
@@ -279,7 +279,7 @@ def place(moment: Moment) -> Iterator[Candidate]:
                 yield Candidate(form, places[where], {"thing": name}, (sprite.id,), span, places)
 
 
-def ever(moment: Moment) -> Iterator[Candidate]:
+def ever(moment: Facts) -> Iterator[Candidate]:
     """Whether a coloured shape or a word was ever there; what is there now is not asked about.
 
     Things that never were mix the colours and shapes that were, and are asked only beside things that were.
@@ -311,7 +311,7 @@ def _ever(colour: int, shape: int, answer: str, sprites: tuple[int, ...], eviden
     return Candidate("ever_thing", answer, {"a_thing": thing}, sprites, evidence, YES_NO)
 
 
-def next_(moment: Moment) -> Iterator[Candidate]:
+def next_(moment: Facts) -> Iterator[Candidate]:
     """The next word of a cycle, and the side a thing will leave by."""
     for found in ask_future.next_(moment):
         if found.form == "next_word":
@@ -324,14 +324,14 @@ def next_(moment: Moment) -> Iterator[Candidate]:
             yield Candidate("next_side", sprite.side, {"thing": name}, (sprite.id,), span, SIDES)
 
 
-def proactive(moment: Moment) -> Iterator[Candidate]:
+def proactive(moment: Facts) -> Iterator[Candidate]:
     """Say when a coloured shape appears, polled at one moment only: where a yes can be had, a no is as likely."""
     episode, time_s = moment.episode, moment.time_s
     delay = DELAYS_S[int(time_s * 1000) % len(DELAYS_S)]
     poll = round(time_s + delay, 3)
     if poll > episode.duration_s - 0.1:
         return
-    lately = Moment(episode, poll)
+    lately = Facts(episode, poll)
     steady = {(s.colour, s.sprite.name): s.sprite for s, *_ in lately.shapes}
     around: set[tuple[str, str]] = set()
     came: set[tuple[str, str]] = set()
@@ -367,7 +367,7 @@ def _tell(noun: str, colour: str, answer: str, sprites: tuple[int, ...], windows
     return Candidate("tell_me", answer, words, sprites, (), YES_NO, windows=windows, test_points=points)
 
 
-ASKERS: dict[str, Callable[[Moment], Iterable[Candidate]]] = {
+ASKERS: dict[str, Callable[[Facts], Iterable[Candidate]]] = {
     "glance": glance, "motion": motion, "identity": identity, "before": before, "when": when, "order": order,
     "repetition": repetition, "since": since, "place": place, "ever": ever, "next": next_, "proactive": proactive,
 }  # fmt: skip

@@ -13,7 +13,7 @@ from onlooker.world.lexicon import (
     SIZES,
     UPDOWN,
 )  # fmt: skip
-from onlooker.world.moment import Candidate, Moment
+from onlooker.world.moment import Candidate, Facts
 from onlooker.world.script import Seen
 
 _EDGE = 0.035
@@ -32,7 +32,7 @@ def steady_third(trio: tuple[Seen, Seen, Seen], axis: str) -> int | None:
     return thirds.pop() if len(thirds) == 1 else None
 
 
-def present(moment: Moment) -> Iterator[Candidate]:
+def present(moment: Facts) -> Iterator[Candidate]:
     """Which shape has a colour, a pattern or a place."""
     shapes, recent = moment.shapes, moment.recent_shapes
     seen_colours = [seen.colour for view in moment.views for seen in view]
@@ -56,7 +56,7 @@ def present(moment: Moment) -> Iterator[Candidate]:
                     yield Candidate("shape_by_place", now.sprite.name, words, (now.sprite.id,), moment.now_span, SHAPES)
 
 
-def attribute(moment: Moment) -> Iterator[Candidate]:
+def attribute(moment: Facts) -> Iterator[Candidate]:
     """Colour, size or pattern of a thing that can be named."""
     for now, *_ in moment.shapes:
         name, ids = moment.name_now(now.sprite), (now.sprite.id,)
@@ -72,14 +72,14 @@ def attribute(moment: Moment) -> Iterator[Candidate]:
         yield Candidate("colour_now", lamp.colour, {"thing": "the lamp"}, ids, moment.now_span, COLOUR_NAMES)
 
 
-def reading(moment: Moment) -> Iterator[Candidate]:
+def reading(moment: Facts) -> Iterator[Candidate]:
     """What is written."""
     if sign := moment.sign:
         form = "number_now" if sign.text.isdigit() else "word_now"
         yield Candidate(form, sign.text, {}, (sign.sprite.id,), moment.now_span, ())
 
 
-def counting(moment: Moment) -> Iterator[Candidate]:
+def counting(moment: Facts) -> Iterator[Candidate]:
     """How many shapes, of one kind or of one colour."""
     if not moment.is_settled:
         return
@@ -97,7 +97,7 @@ def counting(moment: Moment) -> Iterator[Candidate]:
             yield Candidate("count_colour", str(num), {"colour": colour}, ids, moment.now_span, COUNTS)
 
 
-def spatial(moment: Moment) -> Iterator[Candidate]:
+def spatial(moment: Facts) -> Iterator[Candidate]:
     """The third a thing is in, and what is beside it."""
     for trio in moment.steady:
         now = trio[0]

@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator
 
 from onlooker.world.lexicon import COLOUR_NAMES, COUNTS, SHAPES, WORDS, YES_NO, article
-from onlooker.world.moment import LONG_S, SETTLE_S, Candidate, Moment, colour_spans
+from onlooker.world.moment import LONG_S, SETTLE_S, Candidate, Facts, colour_spans
 from onlooker.world.script import Sprite
 
 
-def before(moment: Moment) -> Iterator[Candidate]:
+def before(moment: Facts) -> Iterator[Candidate]:
     """The value that the present one replaced."""
     for now, *_ in moment.steady:
         sprite = now.sprite
@@ -27,7 +27,7 @@ def before(moment: Moment) -> Iterator[Candidate]:
             yield Candidate("colour_before", old, {"thing": name}, (sprite.id,), evidence, COLOUR_NAMES)
 
 
-def when(moment: Moment) -> Iterator[Candidate]:
+def when(moment: Facts) -> Iterator[Candidate]:
     """Clock times. The answer is the first whole second at which the change can be seen."""
     settled = moment.time_s - SETTLE_S
 
@@ -54,12 +54,12 @@ def when(moment: Moment) -> Iterator[Candidate]:
                     yield at("when_word", start, sprite, {"word": word})
 
 
-def _first_word(moment: Moment, word: str) -> tuple[int, float]:
+def _first_word(moment: Facts, word: str) -> tuple[int, float]:
     """(sprite id, time) at which a word was first shown."""
     return min(((s.id, at) for s in moment.past for at, text in s.texts if text == word), key=lambda pair: pair[1])
 
 
-def order(moment: Moment) -> Iterator[Candidate]:
+def order(moment: Facts) -> Iterator[Candidate]:
     """Who came or left first, last or next."""
     time_s, shapes = moment.time_s, moment.past_shapes
     starts = [sprite.start_s for sprite in shapes]
@@ -100,7 +100,7 @@ def order(moment: Moment) -> Iterator[Candidate]:
     yield from _pairs(moment)
 
 
-def _pairs(moment: Moment) -> Iterator[Candidate]:
+def _pairs(moment: Facts) -> Iterator[Candidate]:
     """Which of two nameable shapes came first; half of the time the earlier one is named first."""
     needles = set(moment.episode.needles)
     pool = [s for s in moment.past_shapes if s.id in needles] if needles else moment.past_shapes[-8:]
@@ -117,7 +117,7 @@ def _pairs(moment: Moment) -> Iterator[Candidate]:
             yield Candidate("first_of_two", answer, words, (one.id, two.id), span, options)
 
 
-def repetition(moment: Moment) -> Iterator[Candidate]:
+def repetition(moment: Facts) -> Iterator[Candidate]:
     """How often a thing blinked or changed colour."""
     for now, *_ in moment.shapes:
         sprite = now.sprite
@@ -130,7 +130,7 @@ def repetition(moment: Moment) -> Iterator[Candidate]:
         yield Candidate("changes", str(changes), {"thing": name}, (sprite.id,), span, COUNTS)
 
 
-def ever(moment: Moment) -> Iterator[Candidate]:
+def ever(moment: Facts) -> Iterator[Candidate]:
     """Whether a coloured shape or a word was ever there; the absent ones mix things that were."""
     time_s, needles = moment.time_s, set(moment.episode.needles)
     spans: dict[tuple[int, int], tuple[float, float, int]] = {}

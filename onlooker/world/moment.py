@@ -29,7 +29,7 @@ class Candidate(NamedTuple):
 
 
 @dataclass
-class Moment:
+class Facts:
     """The certain facts of `episode` at `time_s`, each computed when first needed."""
 
     episode: Scene

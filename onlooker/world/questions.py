@@ -7,12 +7,12 @@ from onlooker.core.errors import InputError
 from onlooker.core.records import AnswerType, QueryRecord
 from onlooker.world import ask_future, ask_level, ask_now, ask_past, balance
 from onlooker.world.lexicon import LEVEL_TASKS, TASKS, TEMPLATES, WORDS
-from onlooker.world.moment import Candidate, Moment
+from onlooker.world.moment import Candidate, Facts
 from onlooker.world.scene import Scene
 
 CLOCK_TOLERANCE_S = 1.5
 """A clock answer this many seconds off is still right."""
-_ASKERS: dict[str, Callable[[Moment], Iterable[Candidate]]] = {
+_ASKERS: dict[str, Callable[[Facts], Iterable[Candidate]]] = {
     "present": ask_now.present, "attribute": ask_now.attribute, "reading": ask_now.reading,
     "counting": ask_now.counting, "spatial": ask_now.spatial, "before": ask_past.before, "when": ask_past.when,
     "order": ask_past.order, "repetition": ask_past.repetition, "ever": ask_past.ever, "next": ask_future.next_,
@@ -56,7 +56,7 @@ def ask(
     ask_time_s = round(float(ask_time_s), 3)
     if ask_time_s < 1.0:
         return None
-    candidates = askers[task](Moment(episode, ask_time_s))
+    candidates = askers[task](Facts(episode, ask_time_s))
     if episode.level == "L0":
         chosen = _pick(candidates, rng, luck, lambda form, answer: _THIN.get(form, {}).get(answer, 1.0))
     else:

@@ -10,7 +10,7 @@ import torch
 from towers import make_frames, make_tower, regroup
 
 from onlooker.core.errors import InputError, ModelError
-from onlooker.encode._packed import PackedTower, Plan, Ways, packed_layers
+from onlooker.encode._packed import PackedTower, StepPlan, Ways, packed_layers
 from onlooker.encode._prepared import PreparedEncoder, bucket_sizes
 from onlooker.encode.full import Full
 from onlooker.encode.stc_published import STCPublished
@@ -128,7 +128,7 @@ def test_kernels_equal_the_dense_tower(interpreted):
     module, tower = make_tower()
     frames = make_frames(module, 3)
     dense = Full().encode(tower, frames, [Full().new_state()] * 3)
-    packed = PackedTower(packed_layers(tower), Plan(), Ways(interpreted, "split"))
+    packed = PackedTower(packed_layers(tower), StepPlan(), Ways(interpreted, "split"))
     by_kernels = PreparedEncoder(tower, packed, lambda *_: [True] * 3, frames[0], 3, lambda name: None)
     for prepared in (Full().prepare(tower, frames[0], 3, lambda name: None), by_kernels):
         again = prepared.encode(frames, [Full().new_state()] * 3)

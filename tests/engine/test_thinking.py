@@ -13,7 +13,7 @@ from onlooker.core.errors import InputError, ModelError
 from onlooker.core.events import Noted
 from onlooker.core.frame import Frame
 from onlooker.engine import SLO, Engine, Scheduler
-from onlooker.engine.window import WindowEngine
+from onlooker.engine.window_engine import WindowEngine
 from onlooker.models import load
 
 MEMORIES = ("full", "rekv:topk=3,recent=2,window_tokens=40", "last_frames:frames=4", "streaming_vlm:vision_s=4")

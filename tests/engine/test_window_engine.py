@@ -14,7 +14,7 @@ from onlooker.core.errors import InputError, ModelError, SessionClosed
 from onlooker.core.events import Answer, Closed, FrameTaken
 from onlooker.core.frame import Frame
 from onlooker.engine import Decoding, Engine
-from onlooker.engine.window import WindowEngine
+from onlooker.engine.window_engine import WindowEngine
 from onlooker.models import load, load_any
 from onlooker.models._window import WindowModel
 

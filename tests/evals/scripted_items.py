@@ -7,7 +7,7 @@ import numpy as np
 from onlooker.core.frame import Frame
 from onlooker.core.records import QueryRecord, VideoRecord
 from onlooker.evals.item import Item
-from onlooker.evals.systems import Question, Said, System, Watcher
+from onlooker.evals.systems import AskedQuestion, Said, System, Watcher
 
 
 def frames_of(seconds: int, fps: float, break_at: float | None = None) -> Iterator[Frame]:
@@ -51,6 +51,6 @@ class _Looker(Watcher):
     def watch(self, frame):
         self.last, self.seen = frame, self.seen + 1
 
-    def answer(self, question: Question) -> Said:
+    def answer(self, question: AskedQuestion) -> Said:
         assert self.last is not None
         return Said(f"{self.last.image[0, 0, 0]} {self.seen}", latest_used_s=self.last.time_s)

@@ -13,7 +13,7 @@ from onlooker.core import registry
 from onlooker.core.contracts import ModelSpec
 from onlooker.core.errors import ModelError
 from onlooker.kernels.coded_rows import COLUMNS, CodedRows, Form, Scratch, coding_kernels, encode_block
-from onlooker.kernels.packed_attention import PassTables, RowAttention, Rows, attend_plainly
+from onlooker.kernels.packed_attention import PassTables, RowAttention, SegmentRows, attend_plainly
 from onlooker.kernels.tiles import Tiles, tiles_for
 from onlooker.kvstore.coded import Coded, room
 
@@ -109,7 +109,7 @@ def check_attention(spec: ModelSpec, name: str, tiles: Tiles, tolerance: float, 
         coded = CodedRows(read, sum(sizes), table, 7) if sizes else None
         ledger = torch.zeros(LAYERS, past + sum(sizes) + before, device=spec.device) if cited else None
         segments.append(
-            Rows(
+            SegmentRows(
                 *(slab(past, past) for _ in range(2)),
                 *(slab(before, before + count) for _ in range(2)),
                 None,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
 from onlooker.core.errors import InputError, ModelError
-from onlooker.kernels.packed_attention import PassTables, RowAttention, Rows, attend_plainly
+from onlooker.kernels.packed_attention import PassTables, RowAttention, SegmentRows, attend_plainly
 from onlooker.kernels.tiles import Tiles, tiles_for
 
 pytest.importorskip("triton")
@@ -52,7 +52,7 @@ def make_rows(
     raw: bool,
     chosen: str = "",
     asked: int = 0,
-) -> Rows:
+) -> SegmentRows:
     """A segment whose rows lie in the middle of larger tensors, as they do in a store; unread rows are poisoned. With
     `chosen` every layer and head sees another number of past rows, and is noted apart ("heads") or not ("rows");
     or its new tokens all see each other ("together"). Of the last `asked` tokens the queries are kept."""
@@ -65,7 +65,7 @@ def make_rows(
 
     counts = torch.randint(0, past + 1, (LAYERS, KV_HEADS), generator=generator, dtype=torch.int32)
     ledger = (LAYERS, KV_HEADS, past) if chosen == "heads" else (LAYERS, past)
-    return Rows(
+    return SegmentRows(
         slab(past, past),
         slab(past, past),
         slab(before + count, before),
@@ -86,7 +86,7 @@ def make_rows(
     )
 
 
-def twin(rows: Rows) -> Rows:
+def twin(rows: SegmentRows) -> SegmentRows:
     """An independent copy with the strides of the original's own pieces."""
     copies = {
         field.name: value.clone(memory_format=torch.contiguous_format)

@@ -12,7 +12,7 @@ from onlooker.encode.stc_cacher._state import SideBySide
 
 
 @dataclass
-class Rows:
+class ChosenTokens:
     """Chosen tokens of several streams, some of each."""
 
     mask: Tensor
@@ -42,7 +42,7 @@ class Rows:
         """Write rows into `[streams, tokens, dim]`."""
         tokens.flatten(0, 1).index_copy_(0, self.flat, rows)
 
-    def among(self, others: "Rows") -> Tensor:
+    def among(self, others: "ChosenTokens") -> Tensor:
         """Where these rows are among those of a list that holds them all, int64 `[rows]`."""
         return self.mask.flatten().index_select(0, others.flat).nonzero()[:, 0]
 
@@ -115,17 +115,17 @@ def reuse_layer(
     return middle, seen, Chosen(changed.mask, looking.mask, working.mask)
 
 
-def _choose(tower: VisionTower, kind: str, number: int, now: Tensor, kept: SideBySide, count: int) -> Rows:
+def _choose(tower: VisionTower, kind: str, number: int, now: Tensor, kept: SideBySide, count: int) -> ChosenTokens:
     """The tokens that changed most since their sketches in a layer ("entered" or "middle"), which are brought up to
     `now`, `[streams, tokens, 32]`."""
     then, length = getattr(kept, kind)[number], kept.lengths[kind][number]
     change = changes(now, then, tower)
-    rows = Rows.of(most_changed(change, length, kept.thresholds[kind][number], count, tower))
+    rows = ChosenTokens.of(most_changed(change, length, kept.thresholds[kind][number], count, tower))
     rows.put(then, rows.take(now))
     return rows
 
 
-def _turn(tower: VisionTower, number: int, kept: SideBySide, changed: Rows) -> tuple[list[int], Rows]:
+def _turn(tower: VisionTower, number: int, kept: SideBySide, changed: ChosenTokens) -> tuple[list[int], ChosenTokens]:
     """Streams that have something new to see in this layer, and who looks: the changed tokens, and of these streams
     everyone else once in as many frames as there are ages."""
     every, active = kept.shifts.shape[2], []
@@ -141,10 +141,12 @@ def _turn(tower: VisionTower, number: int, kept: SideBySide, changed: Rows) -> t
             units[(-phase[number] - tower.pinned) % every :: every] = True
             due[number] -= 1
             phase[number] = (phase[number] + 1) % every
-    return active, Rows.of(mask)
+    return active, ChosenTokens.of(mask)
 
 
-def _look(layer: VisionLayer, number: int, rows: Tensor, kept: SideBySide, changed: Rows, looking: Rows) -> Tensor:
+def _look(
+    layer: VisionLayer, number: int, rows: Tensor, kept: SideBySide, changed: ChosenTokens, looking: ChosenTokens
+) -> Tensor:
     """New keys and values, and the attention of those who look, given and returned as `[rows, dim]`."""
     normed = layer.norm(rows[None])
     if len(changed.flat):
@@ -161,7 +163,13 @@ def _look(layer: VisionLayer, number: int, rows: Tensor, kept: SideBySide, chang
 
 
 def _learn(
-    tower: VisionTower, number: int, fresh: Tensor, kept: SideBySide, changed: Rows, looking: Rows, active: list[int]
+    tower: VisionTower,
+    number: int,
+    fresh: Tensor,
+    kept: SideBySide,
+    changed: ChosenTokens,
+    looking: ChosenTokens,
+    active: list[int],
 ) -> None:
     """Store the attention of those who looked (`[rows, dim]`). What those who only had their turn found new is, on
     average, what all others have missed since: that is kept by the age of what they know."""
@@ -171,7 +179,7 @@ def _learn(
         mask = looking.mask ^ changed.mask
         if tower.pinned:
             mask[:, : tower.pinned] = False
-        asked = Rows.of(mask)
+        asked = ChosenTokens.of(mask)
         mine, known = asked.among(looking), asked.take((ages + kept.first)[..., None])[:, 0]
         new = (
             (shifts, asked.stored(kept, "attention", number, fresh.dtype), fresh),

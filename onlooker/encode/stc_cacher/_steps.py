@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onlooker.core.contracts.packed import PackedLayer
-from onlooker.kernels.coded import CodedStep, Rows
+from onlooker.kernels.coded import ChosenRows, CodedStep
 from onlooker.kernels.rotary import turn_rows
 from onlooker.kernels.rows import Kernels
 
@@ -27,7 +27,7 @@ class StepLayers:
     def whole(self, hidden: Tensor, step: CodedStep) -> list[Tensor]:
         """All tokens of frames `[streams, tokens, dim]`, everything stored: output of every tapped layer, and the last
         one's, like `hidden`."""
-        everyone, outputs = Rows.all(step.shape, hidden.device), []
+        everyone, outputs = ChosenRows.all(step.shape, hidden.device), []
         x = hidden.reshape(-1, hidden.shape[2])
         normed = self.layers[0].norm(x)
         step.enter(x, keep=True)

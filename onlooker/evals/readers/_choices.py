@@ -7,13 +7,13 @@ from typing import Any
 from onlooker.core.records import QueryRecord, ReplyRecord
 from onlooker.evals import matching
 from onlooker.evals.benchmark import Mark
-from onlooker.evals.readers._rows import Options, Rows, lines
+from onlooker.evals.readers._rows import Options, QuestionRows, lines
 
 Parser = Callable[[str], str | None]
 
 
 def at_the_end(
-    rows: Rows, benchmark: str, name: str, video: str, task: str, words: str, options: Options,
+    rows: QuestionRows, benchmark: str, name: str, video: str, task: str, words: str, options: Options,
     *, duration_s: Any = None, prompt: str = "", meta: dict[str, Any] | None = None,
 ) -> QueryRecord:  # fmt: skip
     """A question about a whole video, asked when the file ends (or where the annotation says it does)."""

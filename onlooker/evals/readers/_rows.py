@@ -185,7 +185,7 @@ def duration_of(path: Path) -> float | None:
         return source.info.duration_s
 
 
-class Rows:
+class QuestionRows:
     """Collects questions by video. Use `with rows.row(where)` around each row: what it raises becomes a rejection."""
 
     def __init__(self, videos: Path, benchmark: str, probe: Callable[[Path], float | None] = duration_of) -> None:

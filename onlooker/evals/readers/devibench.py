@@ -17,21 +17,21 @@ from onlooker.core.records import QueryRecord, ReplyRecord
 from onlooker.evals.benchmark import Benchmark, ByTask, Mark, mean
 from onlooker.evals.item import Reading
 from onlooker.evals.readers import _choices, _open
-from onlooker.evals.readers._rows import Bad, Rows, by_any, lines, load, seconds
+from onlooker.evals.readers._rows import Bad, QuestionRows, by_any, lines, load, seconds
 
 SEGMENT_S = 5.0
 
 
 def read(annotations: Path, videos: Path) -> Reading:
     """The whole file; the published kind of question is the task."""
-    rows = Rows(videos, "devibench")
+    rows = QuestionRows(videos, "devibench")
     for number, row in enumerate(load(annotations)):
         with rows.row(f"{annotations.name} row {number}"):
             rows.add(_query(rows, f"devi-{number}", row))
     return rows.reading()
 
 
-def _query(rows: Rows, name: str, row: dict[str, Any]) -> QueryRecord:
+def _query(rows: QuestionRows, name: str, row: dict[str, Any]) -> QueryRecord:
     sample = f"sample_{str(row['sample_id']).removeprefix('sample_')}"
     video = rows.video(f"{sample}/video", sample)
     start, length = seconds(row["start_time"]), rows.duration(video)

@@ -12,12 +12,12 @@ from pathlib import Path
 from onlooker.evals.benchmark import Benchmark, ByTask, mean
 from onlooker.evals.item import Reading
 from onlooker.evals.readers import _choices
-from onlooker.evals.readers._rows import Bad, Rows, by_number, load
+from onlooker.evals.readers._rows import Bad, QuestionRows, by_number, load
 
 
 def read(annotations: Path, videos: Path) -> Reading:
     """The whole file."""
-    rows = Rows(videos, "egoschema")
+    rows = QuestionRows(videos, "egoschema")
     beside = annotations.with_name("subset_answers.json")
     known = load(beside) if beside.is_file() else {}
     for number, row in enumerate(load(annotations)):

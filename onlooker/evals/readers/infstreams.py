@@ -17,14 +17,14 @@ from onlooker.core.records import QueryRecord
 from onlooker.evals.benchmark import Benchmark, ByTask, mean
 from onlooker.evals.item import Reading
 from onlooker.evals.readers import _open
-from onlooker.evals.readers._rows import Bad, Rows, load, seconds
+from onlooker.evals.readers._rows import Bad, QuestionRows, load, seconds
 
 SEGMENT_S, LEAST_WORDS = 100.0, 200
 
 
 def read(annotations: Path, videos: Path) -> Reading:
     """The whole file; the segments of a game are one conversation."""
-    rows = Rows(videos, "infstreams")
+    rows = QuestionRows(videos, "infstreams")
     for number, row in enumerate(load(annotations)):
         where = f"{annotations.name} row {number}"
         with rows.row(where):

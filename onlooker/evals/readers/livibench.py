@@ -14,7 +14,7 @@ from typing import Any
 from onlooker.evals.benchmark import Benchmark, ByTask, mean
 from onlooker.evals.item import Reading
 from onlooker.evals.readers import _choices
-from onlooker.evals.readers._rows import Bad, Rows, by_any, load, seconds
+from onlooker.evals.readers._rows import Bad, QuestionRows, by_any, load, seconds
 
 GROUPS = ("coarse", "fine", "knowledge", "reasoning", "livestream")
 _SIDES = {"comments": "comment", "asr": "asr"}
@@ -24,7 +24,7 @@ _SHORT_S = 1.0
 
 def read(annotations: Path, videos: Path) -> Reading:
     """The whole file."""
-    rows = Rows(videos, "livibench")
+    rows = QuestionRows(videos, "livibench")
     for number, row in enumerate(load(annotations)):
         with rows.row(f"{annotations.name} row {number}"):
             path = str(row.get("video_path") or row["video"])

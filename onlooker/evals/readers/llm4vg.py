@@ -17,7 +17,7 @@ from onlooker.core.errors import InputError
 from onlooker.core.records import QueryRecord, ReplyRecord
 from onlooker.evals.benchmark import Benchmark, ByTask, Mark, mean
 from onlooker.evals.item import Reading
-from onlooker.evals.readers._rows import Bad, Rows, load, seconds
+from onlooker.evals.readers._rows import Bad, QuestionRows, load, seconds
 
 _LINE = re.compile(r"^(\S+) ([\d.]+) ([\d.]+)##(.+)$")
 _TIME = re.compile(r"\d+:\d{2}(?::\d{2})?(?:\.\d+)?|\d+(?:\.\d+)?")
@@ -25,7 +25,7 @@ _TIME = re.compile(r"\d+:\d{2}(?::\d{2})?(?:\.\d+)?|\d+(?:\.\d+)?")
 
 def read(annotations: Path, videos: Path) -> Reading:
     """The whole file."""
-    rows = Rows(videos, "llm4vg")
+    rows = QuestionRows(videos, "llm4vg")
     for number, row in enumerate(_rows(annotations)):
         with rows.row(f"{annotations.name} row {number}"):
             start, end = row["timestamps"] if "timestamps" in row else (row["start"], row["end"])

@@ -19,7 +19,7 @@ import numpy as np
 from onlooker.core.records import QueryRecord, ReplyRecord
 from onlooker.evals.benchmark import Answered, Benchmark, ByTask, Mark, mean
 from onlooker.evals.item import Reading
-from onlooker.evals.readers._rows import Bad, Rows, load
+from onlooker.evals.readers._rows import Bad, QuestionRows, load
 
 LEVELS = ("bad", "poor", "fair", "good", "excellent")
 WORDS = "How would you rate the quality of this video: bad, poor, fair, good or excellent? Answer with one word."
@@ -27,7 +27,7 @@ WORDS = "How would you rate the quality of this video: bad, poor, fair, good or 
 
 def read(annotations: Path, videos: Path) -> Reading:
     """The whole table."""
-    rows = Rows(videos, "lmm_vqa")
+    rows = QuestionRows(videos, "lmm_vqa")
     table = load(annotations)
     given = [value for row in table if (value := _number(row)) is not None]
     low, high = min(given, default=0.0), max(given, default=1.0)

@@ -19,12 +19,12 @@ from onlooker.evals.benchmark import Benchmark, ByTask, Mark, mean
 from onlooker.evals.controls import lot
 from onlooker.evals.item import Reading
 from onlooker.evals.readers import _choices
-from onlooker.evals.readers._rows import Rows, by_number, load, seconds
+from onlooker.evals.readers._rows import QuestionRows, by_number, load, seconds
 
 
 def read(annotations: Path, videos: Path) -> Reading:
     """The whole file; the group of lengths is the task."""
-    rows = Rows(videos, "longvideobench")
+    rows = QuestionRows(videos, "longvideobench")
     for number, row in enumerate(load(annotations)):
         with rows.row(f"{annotations.name} row {number}"):
             options = by_number(row["candidates"] if "candidates" in row else _columns(row), row["correct_choice"])

@@ -17,19 +17,19 @@ from onlooker.core.records import QueryRecord, ReplyRecord
 from onlooker.evals import matching
 from onlooker.evals.benchmark import Benchmark, ByTask, Mark, mean
 from onlooker.evals.item import Reading
-from onlooker.evals.readers._rows import Bad, Rows, load, seconds
+from onlooker.evals.readers._rows import Bad, QuestionRows, load, seconds
 
 
 def read(annotations: Path, videos: Path) -> Reading:
     """The whole file."""
-    rows = Rows(videos, "magqa")
+    rows = QuestionRows(videos, "magqa")
     for number, row in enumerate(load(annotations)):
         with rows.row(f"{annotations.name} row {number}"):
             rows.add(_query(rows, number, row))
     return rows.reading()
 
 
-def _query(rows: Rows, number: int, row: dict[str, Any]) -> QueryRecord:
+def _query(rows: QuestionRows, number: int, row: dict[str, Any]) -> QueryRecord:
     turn = next((turn for turn in row["conversation"] if turn["role"] == "user"), None)
     if turn is None:
         raise Bad("nobody asks anything")

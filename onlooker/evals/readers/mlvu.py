@@ -15,14 +15,14 @@ from onlooker.evals import matching
 from onlooker.evals.benchmark import Benchmark, ByTask, Mark, mean
 from onlooker.evals.item import Reading
 from onlooker.evals.readers import _choices
-from onlooker.evals.readers._rows import Rows, by_text, load
+from onlooker.evals.readers._rows import QuestionRows, by_text, load
 
 OPEN = ("sub_scene", "subPlot", "summary")
 
 
 def read(annotations: Path, videos: Path) -> Reading:
     """A file, or a folder of files."""
-    rows = Rows(videos, "mlvu")
+    rows = QuestionRows(videos, "mlvu")
     for path in sorted(annotations.glob("*.json")) if annotations.is_dir() else [annotations]:
         for number, row in enumerate(load(path)):
             with rows.row(f"{path.name} row {number}"):

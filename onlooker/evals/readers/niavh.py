@@ -14,12 +14,12 @@ from onlooker.core.records import QueryRecord, ReplyRecord
 from onlooker.evals import matching
 from onlooker.evals.benchmark import Benchmark, ByTask, Mark, mean
 from onlooker.evals.item import Reading
-from onlooker.evals.readers._rows import Bad, Rows, load
+from onlooker.evals.readers._rows import Bad, QuestionRows, load
 
 
 def read(annotations: Path, videos: Path) -> Reading:
     """The whole file; the depth is the task."""
-    rows = Rows(videos, "niavh")
+    rows = QuestionRows(videos, "niavh")
     for number, row in enumerate(load(annotations)):
         with rows.row(f"{annotations.name} row {number}"):
             length_s, depth = float(row["length"]), float(row["depth"])

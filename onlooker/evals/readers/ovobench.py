@@ -20,7 +20,7 @@ from onlooker.core.records import QueryRecord, ReplyRecord, Span
 from onlooker.evals import matching
 from onlooker.evals.benchmark import Benchmark, ByTask, Mark, group_means, mean, test_points
 from onlooker.evals.item import Reading
-from onlooker.evals.readers._rows import Bad, Rows, by_number, load, seconds
+from onlooker.evals.readers._rows import Bad, QuestionRows, by_number, load, seconds
 
 FAMILIES = {
     "Backward": ("EPM", "ASI", "HLD"),
@@ -32,7 +32,7 @@ _FAMILY = {task: family for family, tasks in FAMILIES.items() for task in tasks}
 
 def read(annotations: Path, videos: Path) -> Reading:
     """The whole file; a test point is a question put at its time."""
-    rows = Rows(videos, "ovobench")
+    rows = QuestionRows(videos, "ovobench")
     for number, row in enumerate(load(annotations)):
         points = len(row.get("test_info") or ()) if isinstance(row, dict) else 1
         where = f"{annotations.name} row {number}"
@@ -46,7 +46,7 @@ def read(annotations: Path, videos: Path) -> Reading:
     return rows.reading()
 
 
-def _choice(rows: Rows, row: dict[str, Any]) -> None:
+def _choice(rows: QuestionRows, row: dict[str, Any]) -> None:
     options = by_number(row["options"], row["gt"])
     listed = " ".join(f"{chr(65 + place)}. {option};" for place, option in enumerate(options.texts))
     prompt = f"Question: {row['question']}\nOptions: {listed}\nAnswer with the letter only."
@@ -58,7 +58,7 @@ def _choice(rows: Rows, row: dict[str, Any]) -> None:
     rows.add(query)
 
 
-def _forward(rows: Rows, row: dict[str, Any], where: str) -> None:
+def _forward(rows: QuestionRows, row: dict[str, Any], where: str) -> None:
     if not row["test_info"]:
         raise Bad("no test points")
     of_task = {"REC": _repetition, "SSR": _step, "CRR": _clue}[row["task"]]

@@ -17,12 +17,12 @@ from onlooker.core.records import QueryRecord, ReplyRecord
 from onlooker.evals.benchmark import Benchmark, ByTask, Mark, mean
 from onlooker.evals.item import Reading
 from onlooker.evals.readers import _choices, _open
-from onlooker.evals.readers._rows import Bad, Options, Rows, by_any, lines, load, seconds
+from onlooker.evals.readers._rows import Bad, Options, QuestionRows, by_any, lines, load, seconds
 
 
 def read(annotations: Path, videos: Path) -> Reading:
     """The whole file."""
-    rows = Rows(videos, "rekv_json")
+    rows = QuestionRows(videos, "rekv_json")
     for number, entry in enumerate(load(annotations)):
         for place, row in enumerate(entry.get("conversations") or [{}]):
             with rows.row(f"{annotations.name} entry {number} question {place}"):
@@ -35,7 +35,7 @@ def read(annotations: Path, videos: Path) -> Reading:
 
 
 def _query(
-    rows: Rows, name: str, video: str, entry: dict[str, Any], row: dict[str, Any], options: Options | None
+    rows: QuestionRows, name: str, video: str, entry: dict[str, Any], row: dict[str, Any], options: Options | None
 ) -> QueryRecord:
     length = rows.duration(video)
     end = row.get("end_time")

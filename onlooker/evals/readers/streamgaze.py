@@ -17,7 +17,7 @@ from onlooker.core.records import QueryRecord, ReplyRecord
 from onlooker.evals import matching
 from onlooker.evals.benchmark import Benchmark, ByTask, Mark, mean, test_points
 from onlooker.evals.item import Reading
-from onlooker.evals.readers._rows import Bad, Rows, by_letter, lines, load, seconds
+from onlooker.evals.readers._rows import Bad, QuestionRows, by_letter, lines, load, seconds
 
 LAST_MINUTE = ("OI-E", "OI-H", "OAR", "FAP", "present", "future")
 ALERTS = ("GTA", "OAA", "proactive")
@@ -26,7 +26,7 @@ MARKER = "The green dot in the frames shows where the wearer of the camera looks
 
 def read(annotations: Path, videos: Path) -> Reading:
     """A file, or a folder of files."""
-    rows = Rows(videos, "streamgaze")
+    rows = QuestionRows(videos, "streamgaze")
     for path in sorted(annotations.glob("*.json")) if annotations.is_dir() else [annotations]:
         for number, entry in enumerate(load(path)):
             for place, question in enumerate(entry.get("questions") or [{}]):
@@ -37,7 +37,7 @@ def read(annotations: Path, videos: Path) -> Reading:
     return rows.reading()
 
 
-def _query(rows: Rows, name: str, task: str, entry: dict[str, Any], row: dict[str, Any]) -> QueryRecord:
+def _query(rows: QuestionRows, name: str, task: str, entry: dict[str, Any], row: dict[str, Any]) -> QueryRecord:
     video = rows.video(entry["video_path"], Path(entry["video_path"]).name)
     words = str(row["question"])
     if points := row.get("test_info"):

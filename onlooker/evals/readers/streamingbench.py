@@ -19,7 +19,7 @@ from onlooker.evals import matching
 from onlooker.evals.asking import says_yes
 from onlooker.evals.benchmark import Benchmark, ByTask, Mark, weighted
 from onlooker.evals.item import Reading
-from onlooker.evals.readers._rows import Bad, Rows, by_letter, lines, load, seconds
+from onlooker.evals.readers._rows import Bad, QuestionRows, by_letter, lines, load, seconds
 
 TOLERANCE_S, LAST_POLL_S = 2.0, 4.0
 REAL_TIME = (
@@ -33,7 +33,7 @@ PROACTIVE = "Proactive Output"
 
 def read(annotations: Path, videos: Path, context_s: float | None = None) -> Reading:
     """One annotation file. `context_s` limits what a question may use (60 is the paper's second table)."""
-    rows = Rows(videos, "streamingbench")
+    rows = QuestionRows(videos, "streamingbench")
     for where, path, entry, chain in _entries(load(annotations)):
         for place, row in enumerate(_questions(entry)):
             with rows.row(f"{annotations.name} {where} question {place}"):
@@ -70,7 +70,12 @@ def _listed(text: Any) -> Any:
 
 
 def _query(
-    rows: Rows, name: str, path: str | None, row: dict[str, Any], chain: list[str] | None, context_s: float | None
+    rows: QuestionRows,
+    name: str,
+    path: str | None,
+    row: dict[str, Any],
+    chain: list[str] | None,
+    context_s: float | None,
 ) -> QueryRecord:
     ask_s = seconds(row["time_stamp"])
     if not path:

@@ -17,12 +17,12 @@ from onlooker.core.records import QueryRecord
 from onlooker.evals.benchmark import Benchmark, ByTask, mean
 from onlooker.evals.item import Reading
 from onlooker.evals.readers import _open
-from onlooker.evals.readers._rows import Bad, Rows, load, seconds
+from onlooker.evals.readers._rows import Bad, QuestionRows, load, seconds
 
 
 def read(annotations: Path, videos: Path) -> Reading:
     """Every file of `gt` (or of the folder itself)."""
-    rows = Rows(videos, "svbench")
+    rows = QuestionRows(videos, "svbench")
     folder = annotations / "gt" if (annotations / "gt").is_dir() else annotations
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else [folder]:
         chains, beside = load(path), path.parent.parent / "con" / path.name
@@ -65,7 +65,7 @@ def _turns(chain: dict[str, Any]) -> list[tuple[str, str, tuple[float, float]]]:
 
 
 def _query(
-    rows: Rows, stem: str, name: str, task: str, words: str, answer: str, span: tuple[float, float], group: str,
+    rows: QuestionRows, stem: str, name: str, task: str, words: str, answer: str, span: tuple[float, float], group: str,
     order: int, hangs_on: Mapping[int, tuple[str, ...]],
 ) -> QueryRecord:  # fmt: skip
     return QueryRecord(
@@ -75,7 +75,7 @@ def _query(
     )  # fmt: skip
 
 
-def _streaming(rows: Rows, stem: str, chains: Sequence[dict[str, Any]], links: Sequence[_Link]) -> None:
+def _streaming(rows: QuestionRows, stem: str, chains: Sequence[dict[str, Any]], links: Sequence[_Link]) -> None:
     """The linked questions of all chains as one conversation along the video, each once."""
     linked = {(link.of, place) for link in links for place in link.before}
     linked |= {(link.to, place) for link in links for place in link.after}
@@ -98,7 +98,7 @@ def _times(chain: dict[str, Any]) -> list[tuple[float, float]]:
     return [(seconds(starts), seconds(ends))] * len(chain["questions"])
 
 
-def _links(rows: Rows, chains: Sequence[dict[str, Any]], path: Path) -> list[_Link]:
+def _links(rows: QuestionRows, chains: Sequence[dict[str, Any]], path: Path) -> list[_Link]:
     """The links of a video. A link names its chains by when they start, not by their number."""
     starts = {_start(chain): number for number, chain in reversed(list(enumerate(chains))) if _start(chain) is not None}
     found = []

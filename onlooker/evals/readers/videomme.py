@@ -12,12 +12,12 @@ from pathlib import Path
 from onlooker.evals.benchmark import Benchmark, ByTask, mean
 from onlooker.evals.item import Reading
 from onlooker.evals.readers import _choices
-from onlooker.evals.readers._rows import Rows, by_letter, load
+from onlooker.evals.readers._rows import QuestionRows, by_letter, load
 
 
 def read(annotations: Path, videos: Path) -> Reading:
     """The whole file; the length of the video is the task."""
-    rows = Rows(videos, "videomme")
+    rows = QuestionRows(videos, "videomme")
     for number, entry in enumerate(load(annotations)):
         for place, row in enumerate(entry.get("questions", [entry])):
             with rows.row(f"{annotations.name} entry {number} question {place}"):

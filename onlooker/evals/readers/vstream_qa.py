@@ -15,12 +15,12 @@ from onlooker.core.records import QueryRecord, ReplyRecord
 from onlooker.evals.benchmark import Benchmark, ByTask, Mark, mean
 from onlooker.evals.item import Reading
 from onlooker.evals.readers import _choices, _open
-from onlooker.evals.readers._rows import Rows, by_any, lines, load, seconds
+from onlooker.evals.readers._rows import QuestionRows, by_any, lines, load, seconds
 
 
 def read(annotations: Path, videos: Path) -> Reading:
     """The whole file."""
-    rows = Rows(videos, "vstream_qa")
+    rows = QuestionRows(videos, "vstream_qa")
     for number, entry in enumerate(load(annotations)):
         name = str(entry.get("video_path") or entry.get("video_id"))
         for place, row in enumerate(entry.get("conversations", [entry])):
@@ -30,7 +30,7 @@ def read(annotations: Path, videos: Path) -> Reading:
     return rows.reading()
 
 
-def _query(rows: Rows, name: str, video: str, entry: dict[str, Any], row: dict[str, Any]) -> QueryRecord:
+def _query(rows: QuestionRows, name: str, video: str, entry: dict[str, Any], row: dict[str, Any]) -> QueryRecord:
     end = row.get("end_time", row.get("duration", entry.get("duration")))
     ask_s = seconds(end) if end is not None else rows.duration(video)
     if ask_s is None:

@@ -7,7 +7,7 @@ from onlooker.core.checks import number
 MAX_SLACK_S = 0.001
 
 
-class Sampler:
+class FrameSampler:
     """Takes, for each due time `start_s + k / fps` (k = 0, 1, ...), the first frame at or after it.
 
     A frame that is first for several due times (the stream is slower than `fps`, or has a gap) is taken once. With
@@ -24,9 +24,9 @@ class Sampler:
         self.slack_s = MAX_SLACK_S if fps is None else min(MAX_SLACK_S, 0.25 / fps)
         self._next_due = 0
 
-    def from_due(self, k: int) -> "Sampler":
+    def from_due(self, k: int) -> "FrameSampler":
         """A sampler of the same times whose next due time is number `k`, as if all before it had been served."""
-        later = Sampler(self.fps, self.start_s)
+        later = FrameSampler(self.fps, self.start_s)
         later._next_due = k
         return later
 
