@@ -173,8 +173,8 @@ def _over_own(
 
 @triton.jit
 def _rows_at(addresses, strides, layer, kv_head, like):
-    """Where one layer's and head's keys and values begin, of the format of `like`. The hints let loads be sixteen bytes wide: pointers from a
-    table carry no promise of their own."""
+    """Where one layer's and head's keys and values begin, in the format of `like`. The hints let loads be sixteen
+    bytes wide: pointers from a table carry no promise of their own."""
     at = tl.multiple_of(layer * tl.load(strides) + kv_head * tl.load(strides + 1), 16)
     keys = tl.multiple_of(tl.load(addresses).to(tl.pointer_type(like.dtype.element_ty)) + at, 16)
     values = tl.multiple_of(tl.load(addresses + 1).to(tl.pointer_type(like.dtype.element_ty)) + at, 16)

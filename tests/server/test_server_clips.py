@@ -23,7 +23,7 @@ from onlooker.video.clip import Clip, PacketRing
 from onlooker.video.live_keeper import Keeper
 from onlooker.video.live_link import Message
 from onlooker.video.live_place import locate_live
-from onlooker.video.live_reader import HEADER, Job, Reader
+from onlooker.video.live_reader import HEADER, Job, LiveReader
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_a_reader_tells_why_it_cannot_cut(ts):
     out, ring = io.BytesIO(), ring_of(ts)
     ring._stream = object()  # which no file can hold
     facts = dict.fromkeys(("fps", "size", "connect_s", "began_s", "last_s"))
-    reader = Reader(Job("", aspect="fit", transport="tcp", silence_s=1.0, max_lag_s=1.0, **facts), out)
+    reader = LiveReader(Job("", aspect="fit", transport="tcp", silence_s=1.0, max_lag_s=1.0, **facts), out)
     reader._ring = ring
     reader.clip(1, 0.0)
     told = json.loads(out.getvalue()[HEADER.size :])
