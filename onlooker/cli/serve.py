@@ -171,6 +171,13 @@ def serve(
             import aiortc  # noqa: F401
         except ModuleNotFoundError as error:
             raise _missing(error) from error
+    if any(os.environ.get(f"OTEL_EXPORTER_OTLP_{name}ENDPOINT") for name in ("", "TRACES_")):
+        try:
+            import opentelemetry.exporter.otlp.proto.http
+            import opentelemetry.sdk  # noqa: F401
+        except ModuleNotFoundError as error:
+            do = "pip install 'onlooker[otel]', or unset OTEL_EXPORTER_OTLP_ENDPOINT"
+            raise InputError("traces need packages that are not installed", given=str(error.name), do=do) from error
     name, there = wanted.model.name, f"http://{settings.host}:{settings.port}"
     models.check_name(name)
     _check_address(settings.host, settings.port)

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from opentelemetry.trace import TracerProvider
 from starlette.exceptions import HTTPException
 
 from onlooker import __version__
@@ -27,15 +28,20 @@ from onlooker.server.searching import history_routes
 from onlooker.server.service import Service
 from onlooker.server.sessions import session_routes
 from onlooker.server.settings import ServerSettings
+from onlooker.server.tracing import of_requests
 from onlooker.server.websocket import socket_routes
 
 
 def create_app(
-    settings: ServerSettings, make_engine: Callable[[], Engine], config: ConfigFile | None = None
+    settings: ServerSettings,
+    make_engine: Callable[[], Engine],
+    config: ConfigFile | None = None,
+    provider: TracerProvider | None = None,
 ) -> FastAPI:
     """An application whose worker loads the engine when the application starts. `app.state.service` is its service;
-    `config` is the file behind the settings, if there is one."""
-    service = Service(settings, make_engine, config)
+    `config` is the file behind the settings, if there is one; `provider` records spans (None: as the environment
+    says)."""
+    service = Service(settings, make_engine, config, provider)
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -60,6 +66,7 @@ def create_app(
         lifespan=life,
         docs_url=None,  # FastAPI's pages load their scripts from elsewhere
         redoc_url=None,
+        telemetry=of_requests(provider),
     )
     app.state.service = service
     app.include_router(session_routes(service))

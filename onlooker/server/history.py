@@ -4,12 +4,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onlooker.core.events import Alert
 from onlooker.server.clips import AFTER_S, LONGEST_S, Clips, Cut
 from onlooker.server.database import Attached, Database, Record, Retention
 from onlooker.server.stream import Event, Stream
+
+if TYPE_CHECKING:
+    from onlooker.server.settings import ServerSettings
 
 CUE_S = 4.0
 """Longest that a cue of an exported subtitle file is shown."""
@@ -31,6 +34,11 @@ class History:
         self.database = Database(folder, retention, url=url)
         self.sessions = sessions
         self.clips = Clips(cut, lambda event, clip: self.database.add(Attached(event, clip)))
+
+    @classmethod
+    def of(cls, settings: "ServerSettings", cut: Cut) -> "History":
+        """As a server is set up."""
+        return cls(settings.state, settings.retention, settings.keep_sessions, cut, settings.database)
 
     @property
     def keep_s(self) -> float:

@@ -8,7 +8,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from onlooker.core.events import Alert, Answer
-from onlooker.engine.stream_queue import Taken
+from onlooker.engine.stream_queue import QueuedFrame, Taken
 from onlooker.server.quality import TEXTS
 from onlooker.server.question import Question
 from onlooker.server.stream import Stream
@@ -79,7 +79,7 @@ class Metrics(Observer):
         self._batch.observe(num_frames)
         self._asked.observe(num_questions)
 
-    def took(self, taken: Taken) -> None:
+    def took(self, stream: Stream, queued: QueuedFrame, taken: Taken) -> None:
         self._taken.inc()
         self._lag.observe(taken.lag_s)
         if taken.event is not None:

@@ -2,7 +2,11 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+
+from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode
+from starlette.requests import Request
 
 from onlooker.core.events import Answer
 from onlooker.engine import Decoding
@@ -11,6 +15,7 @@ from onlooker.server.feed import Feed
 from onlooker.server.refusals import Refusal
 from onlooker.server.stops import Stops
 from onlooker.server.stream import Stream
+from onlooker.server.wire import until_gone
 
 SCHEMA_CHARS = 32_000
 """Longest JSON schema of an answer."""
@@ -60,6 +65,8 @@ class Question:
     """Name of the standing question it is, if the server asks by itself."""
     put_s: float = field(default_factory=time.monotonic)
     cancelled: bool = False
+    span: Span = INVALID_SPAN
+    """What is recorded of it (see `Tracing`)."""
 
     def __post_init__(self) -> None:
         # Room for every piece: nothing of an answer is ever dropped.
@@ -84,5 +91,15 @@ class Question:
 
     def end(self, last: Answer | Exception) -> None:
         """Hand over what ends it."""
+        if isinstance(last, Exception):
+            self.span.set_status(Status(StatusCode.ERROR, type(last).__name__))
+        self.span.end()
         self.pieces.add(last)
         self.pieces.close()
+
+
+async def cancel_when_gone(request: Request, question: Question, wake: Callable[[], None]) -> None:
+    """Wait until the client of a request has hung up, and cancel its question then."""
+    await until_gone(request.receive)
+    question.cancel()
+    wake()

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from opentelemetry.trace import TracerProvider
 from starlette.requests import Request
 
 from onlooker.core.errors import OnlookerError
@@ -29,14 +30,15 @@ from onlooker.server.moments import Finder
 from onlooker.server.outgoing import Outgoing
 from onlooker.server.pictures import read_picture
 from onlooker.server.quality import picture_alert
-from onlooker.server.question import Question, check_words, decoding_of
+from onlooker.server.question import Question, cancel_when_gone, check_words, decoding_of
 from onlooker.server.reconfigure import reconfigure
 from onlooker.server.refusals import Refusal, draining, gone, of_error, overloaded, unknown_session
 from onlooker.server.settings import ServerSettings
 from onlooker.server.sources import client_source
 from onlooker.server.stream import Event, Offered, Stream, StreamSettings
+from onlooker.server.tracing import Observers, Tracing
 from onlooker.server.watched import Watched
-from onlooker.server.wire import alert_facts, until_gone
+from onlooker.server.wire import alert_facts
 from onlooker.server.worker import Worker
 
 LOG = logging.getLogger("onlooker.server")
@@ -48,12 +50,18 @@ class Service:
     """One worker and everything around it. Its methods are called on the event loop, unless they say otherwise."""
 
     def __init__(
-        self, settings: ServerSettings, make_engine: Callable[[], Engine], config: ConfigFile | None = None
+        self,
+        settings: ServerSettings,
+        make_engine: Callable[[], Engine],
+        config: ConfigFile | None = None,
+        provider: TracerProvider | None = None,
     ) -> None:
         self.settings, self.limits, self.config = settings, settings.limits, config
         self.metrics = Metrics(settings.model)
         self.outgoing = Outgoing(settings)
-        self.worker = Worker(make_engine, self.metrics, settings.slo, self._send_alert, settings.schedule)
+        self.tracing = Tracing(provider)
+        told = Observers(self.metrics, self.tracing)
+        self.worker = Worker(make_engine, told, settings.slo, self._send_alert, settings.schedule)
         self.metrics.watch(self)
         self.keys = Keys(settings.all_keys)
         self.allowed = Allowed(settings.allowed_hosts)
@@ -61,8 +69,7 @@ class Service:
         self.watched = Watched(self, settings.sources)
         self.history = self.memories = self.finder = None
         if (settings.state or settings.database) is not None:
-            state, database, kept = settings.state, settings.database, settings.keep_sessions
-            self.history = History(state, settings.retention, kept, self.watched.clip, database)
+            self.history = History.of(settings, self.watched.clip)
             self.finder = Finder(self, self.history.database, settings.search)
         if settings.state is not None:
             self.memories = Memories(self, settings.state)
@@ -290,6 +297,7 @@ class Service:
             self.keys.check_pace(caller)
         decoding = decoding_of(sampling, limits.new_tokens)
         question = Question(stream, text, decoding, at, since, sampling.stop, standing)
+        self.tracing.asked(question)
         stream.questions += 1
         stream.touch()
         self.worker.ask(question)
@@ -316,7 +324,9 @@ class Service:
 
     async def answer(self, question: Question, request: Request | None = None) -> Answer:
         """The whole answer. If the client of `request` hangs up meanwhile, the question is cancelled."""
-        watcher = None if request is None else asyncio.create_task(_when_gone(request, question, self.worker))
+        watcher = (
+            None if request is None else asyncio.create_task(cancel_when_gone(request, question, self.worker.wake))
+        )
         try:
             async with contextlib.aclosing(self.pieces(question)) as pieces:
                 async for piece in pieces:
@@ -387,9 +397,3 @@ def told(error: Exception) -> Refusal:
     if not isinstance(error, Refusal | OnlookerError):
         LOG.error("unexpected error", exc_info=error)
     return of_error(error)
-
-
-async def _when_gone(request: Request, question: Question, worker: Worker) -> None:
-    await until_gone(request.receive)
-    question.cancel()
-    worker.wake()

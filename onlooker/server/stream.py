@@ -10,6 +10,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from opentelemetry.context import Context, get_current
+
 from onlooker.core.errors import InputError
 from onlooker.core.frame import Frame
 from onlooker.engine import Busy, Session, StreamQueue, Watch
@@ -62,6 +64,8 @@ class Arrived:
     frame: Frame
     thumbnail: bytes | None
     taken: "Future[Taken]" = field(default_factory=Future)
+    context: Context = field(default_factory=get_current)
+    """What it belongs to, for whoever records spans."""
 
     def __post_init__(self) -> None:
         # From here on it cannot be cancelled: a client that hangs up must not stand in the worker's way.

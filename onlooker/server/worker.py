@@ -18,7 +18,7 @@ from onlooker.core.frame import Frame
 from onlooker.engine import SLO, Busy, Engine, Scheduler, Session
 from onlooker.engine.report import Report, SchedulerStats
 from onlooker.engine.request import Request
-from onlooker.engine.stream_queue import StreamQueue, Taken
+from onlooker.engine.stream_queue import QueuedFrame, StreamQueue, Taken
 from onlooker.server.notes import tell_notes
 from onlooker.server.question import Question
 from onlooker.server.refusals import Refusal, gone
@@ -39,7 +39,7 @@ class Observer:
     def stepped(self, num_frames: int, num_questions: int, seconds: float) -> None:
         """A step was made."""
 
-    def took(self, taken: Taken) -> None:
+    def took(self, stream: Stream, queued: QueuedFrame, taken: Taken) -> None:
         """A frame came into memory."""
 
     def answered(self, question: Question, answer: Answer) -> None:
@@ -269,7 +269,7 @@ class Worker:
             if isinstance(event, Failed):
                 self._frame_failed(stream, event.error)
                 continue
-            self._observer.took(Taken(event, lag_s))
+            self._observer.took(stream, queued, Taken(event, lag_s))
             if stream.watch is not None:
                 scheduler.probe(stream.watch.due(queued.frame, event))
         self._tell_alerts(scheduler)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import av
 import httpx2
 import pytest
+from opentelemetry.trace import TracerProvider
 from PIL import Image
 
 from onlooker.engine import SLO, Engine
@@ -55,6 +56,7 @@ def running(
     *,
     loads: bool = True,
     config: ConfigFile | None = None,
+    provider: TracerProvider | None = None,
     **settings,
 ) -> Iterator[Running]:
     """A server on a free port of this machine, ready unless told that it will not load."""
@@ -63,7 +65,7 @@ def running(
         port = listener.getsockname()[1]
         settings = {"slo": PATIENT} | settings
         configured = ServerSettings(model="pocket", port=port, limits=limits or Limits(), **settings)
-        app = create_app(configured, make_engine, config)
+        app = create_app(configured, make_engine, config, provider)
         server = Server(app, configured)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
         thread.start()
