@@ -166,18 +166,7 @@ def serve(
     wanted = read_config(None, overrides) if file is None else file.config
     keys = read_keys(wanted.server.api_key_file)
     settings, engine = wanted.server_settings(keys, worker), wanted.engine_settings()
-    if wanted.server.whip:
-        try:
-            import aiortc  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise _missing(error) from error
-    if any(os.environ.get(f"OTEL_EXPORTER_OTLP_{name}ENDPOINT") for name in ("", "TRACES_")):
-        try:
-            import opentelemetry.exporter.otlp.proto.http
-            import opentelemetry.sdk  # noqa: F401
-        except ModuleNotFoundError as error:
-            do = "pip install 'onlooker[otel]', or unset OTEL_EXPORTER_OTLP_ENDPOINT"
-            raise InputError("traces need packages that are not installed", given=str(error.name), do=do) from error
+    _check_packages(wanted.server.whip)
     name, there = wanted.model.name, f"http://{settings.host}:{settings.port}"
     models.check_name(name)
     _check_address(settings.host, settings.port)
@@ -195,6 +184,22 @@ def serve(
         on_ready=lambda: note(f"serving {name} at {there}"),
         config=file,
     )
+
+
+def _check_packages(whip: bool) -> None:
+    """Raise `InputError` when what was asked for needs an extra that is not installed."""
+    if whip:
+        try:
+            import aiortc  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise _missing(error) from error
+    if any(os.environ.get(f"OTEL_EXPORTER_OTLP_{name}ENDPOINT") for name in ("", "TRACES_")):
+        try:
+            import opentelemetry.exporter.otlp.proto.http
+            import opentelemetry.sdk  # noqa: F401
+        except ModuleNotFoundError as error:
+            do = "pip install 'onlooker[otel]', or unset OTEL_EXPORTER_OTLP_ENDPOINT"
+            raise InputError("traces need packages that are not installed", given=str(error.name), do=do) from error
 
 
 def _missing(error: ModuleNotFoundError) -> InputError:
