@@ -12,17 +12,18 @@ like, and a target becomes 0.6 of itself and 0.4 of the mean of those (with one 
 - saliency is that of the tower's own last layer (see the models' pages), not of a second pass through a pooling head.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from onlooker.compress._batching import among_best, in_steps
+from onlooker.compress._batching import among_best, apart, in_steps
 from onlooker.compress._blending import blended
-from onlooker.compress._clip import ClipMethod, ClipState, segments
-from onlooker.compress._density import density_scores
+from onlooker.compress._clip import ClipMethod, ClipState, segments_of
+from onlooker.compress._density import density_scores, mean_of_members
+from onlooker.compress._likeness import likenesses
 from onlooker.core.tokens import VisualTokens
 
 PERIOD = 4
@@ -46,60 +47,63 @@ class FastVID(ClipMethod):
     alike: float = 0.9
     """Cosine of neighbouring frames below which a segment ends."""
 
-    def clip(self, tokens: VisualTokens, frames: int, state: ClipState) -> VisualTokens:
+    def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
         """Salient tokens, and targets with what has joined them."""
-        x = tokens.features.detach().float().unflatten(0, (frames, -1))
+        windows = len(states)
+        x = tokens.features.detach().unflatten(0, (windows * frames, -1))
         count = x.shape[1]
         budget = max(1, int(count * self.keep_ratio + 1e-6))
         context = int(CONTEXT * budget)
-        saliency = in_steps(tokens.extras["saliency"].detach().float().view(frames, -1) * count)
-        salient = among_best(saliency, torch.full((frames,), budget - context, device=x.device))
-        itself = torch.arange(frames * count, device=x.device)
-        owner, target = itself.clone(), torch.zeros_like(salient)
-        for first, end in segments(x.mean(1), round(frames * CUTS) + 1, self.alike):
-            part = slice(first, end)
-            dense = _targets(x[part], salient[part], context * (end - first))
-            target[part] = dense
-            if context:
-                owner[first * count : end * count] = first * count + _joined(x[part].flatten(0, 1), dense.flatten())
-        return _given(tokens, (salient | target).flatten(), owner)
+        saliency = in_steps(tokens.extras["saliency"].detach().float().view(len(x), -1) * count)
+        salient = among_best(saliency, torch.full((len(x),), budget - context, device=x.device))
+        parts = segments_of(x.mean(1, dtype=torch.float32), windows, round(frames * CUTS) + 1, self.alike)
+        target, owner = torch.zeros_like(salient), torch.arange(len(tokens), device=x.device)
+        if context:
+            target = _targets(x, salient, parts, context)
+            owner = _joined(x, target, parts, windows, context * frames)
+        return _given(tokens, (salient | target).flatten(), owner, windows)
 
 
-def _targets(x: Tensor, salient: Tensor, budget: int) -> Tensor:
-    """The densest of the other tokens of a segment's anchor frames, as many as the budget, bool `[frames, tokens]`."""
-    frames = len(x)
-    anchors = torch.arange(frames - 1, -1, -PERIOD, device=x.device).flip(0)
+def _targets(x: Tensor, salient: Tensor, parts: Sequence[tuple[int, int]], context: int) -> Tensor:
+    """The densest of the other tokens of the segments' anchor frames, `context` for each frame of a segment, bool
+    `[frames, tokens]`."""
+    asked: list[tuple[int, int]] = []
+    for first, end in parts:
+        anchors = range(end - 1, first - 1, -PERIOD)[::-1]
+        each, more = divmod(context * (end - first), len(anchors))
+        asked += [(anchor, each + (n < more)) for n, anchor in enumerate(anchors)]
+    anchors, each = torch.tensor(asked).to(x.device, non_blocking=True).T
     score, _ = density_scores(x[anchors], ~salient[anchors], k=NEAREST)
-    each = torch.full((len(anchors),), budget // len(anchors), device=x.device)
-    each[: budget % len(anchors)] += 1
-    found = torch.zeros_like(salient)
-    found[anchors] = among_best(score, each) & (score >= 0)
-    return found
+    return torch.zeros_like(salient).index_copy_(0, anchors, among_best(score, each) & (score >= 0))
 
 
-def _joined(x: Tensor, target: Tensor) -> Tensor:
-    """The target that each token of a segment is most like, int64 `[tokens]`; itself for targets."""
-    itself = torch.arange(len(x), device=x.device)
-    places = target.nonzero()[:, 0]
-    if not len(places):
-        return itself
-    unit = normalize(x, dim=-1)
-    nearest = places[in_steps(unit @ unit[places].T).argmax(1)]
-    return torch.where(target, itself, nearest)
+def _joined(x: Tensor, target: Tensor, parts: Sequence[tuple[int, int]], windows: int, most: int) -> Tensor:
+    """The target of its segment that each token is most like, int64 `[frames * tokens]`; itself for targets, and where
+    there is none. A window has `most` targets at most."""
+    frames, count = target.shape
+    part = torch.tensor([number for number, (first, end) in enumerate(parts) for _ in range(first, end)])
+    part = part.to(x.device, non_blocking=True).repeat_interleave(count, output_size=frames * count).view(windows, -1)
+    flat, of_window = x.unflatten(0, (windows, -1)).flatten(1, 2), target.view(windows, -1)
+    place = of_window.logical_not().byte().sort(dim=1, stable=True).indices[:, :most]
+    among = flat.gather(1, place[..., None].expand(-1, -1, flat.shape[2]))
+    fits = (part[:, :, None] == part.gather(1, place)[:, None, :]) & of_window.gather(1, place)[:, None, :]
+    best, nearest = in_steps(likenesses(flat, among)).masked_fill(~fits, -torch.inf).max(-1)
+    itself = torch.arange(frames * count, device=x.device).view(windows, -1)
+    joins = ~of_window & best.isfinite()
+    return torch.where(joins, place.gather(1, nearest) + itself[:, :1], itself).flatten()
 
 
-def _given(tokens: VisualTokens, kept: Tensor, owner: Tensor) -> VisualTokens:
-    """Kept tokens, of which targets take in the mean of those that they own."""
-    source = (~kept & kept[owner]).nonzero()[:, 0]
-    into = owner[source]
-    order, lengths = into.argsort(stable=True), into.bincount(minlength=len(owner))
-    number = lengths.float()
-    own = torch.maximum(1 / (number + 1), torch.full_like(number, LEAST_OWN))
+def _given(tokens: VisualTokens, kept: Tensor, owner: Tensor, windows: int) -> list[VisualTokens]:
+    """Kept tokens of each window, of which targets take in the mean of those that they own."""
+    joined = (~kept & kept[owner])[None]
+    _, number = mean_of_members(tokens.weight[None], owner[None], joined)
+    own = torch.maximum(1 / (number + 1), torch.full_like(number, LEAST_OWN))[0]
 
     def blend(value: Tensor) -> Tensor:
-        total = torch.segment_reduce(value[source[order]].contiguous(), "sum", lengths=lengths, unsafe=True)
-        shape = (-1, *[1] * (value.ndim - 1))
-        mean = total / number.clamp_min(1).view(shape)
-        return own.view(shape) * value + (1 - own.view(shape)) * mean
+        mean, _ = mean_of_members(value[None], owner[None], joined)
+        share = own.view(-1, *[1] * (value.ndim - 1))
+        return share * value + (1 - share) * mean[0]
 
-    return blended(tokens, kept.nonzero()[:, 0], 1 + number, blend)
+    counts = kept.view(windows, -1).sum(1).tolist()
+    place = kept.logical_not().byte().sort(stable=True).indices[: sum(counts)]
+    return apart(blended(tokens, place, 1 + number[0], blend), counts)

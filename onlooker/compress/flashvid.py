@@ -15,16 +15,18 @@ all questions cannot do. So compare by what is kept, or give `expansion=1`. Chan
 - when too few trees would be left, the weakest links are cut: what raising the threshold does.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import in_steps
-from onlooker.compress._clip import ClipMethod, ClipState, merged_into, segments
+from onlooker.compress._batching import STEPS, in_steps
+from onlooker.compress._clip import ClipMethod, ClipState, averaged, merged_into, segments_of
 from onlooker.compress._density import centres_of, density_scores
+from onlooker.compress._likeness import likenesses
 from onlooker.compress.adts import picked
 from onlooker.core.tokens import VisualTokens
 
@@ -48,58 +50,63 @@ class FlashVID(ClipMethod):
     event: bool = False
     """Weigh saliency by the relevance to the segment (the authors do for LLaVA and not for Qwen)."""
 
-    def clip(self, tokens: VisualTokens, frames: int, state: ClipState) -> VisualTokens:
+    def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
         """The picked tokens of all frames, and what the trees of each segment come to."""
-        x = tokens.features.detach().float().unflatten(0, (frames, -1))
-        saliency = tokens.extras["saliency"].detach().float().view(frames, -1)
-        means = x.mean(1)
-        parts = segments(means, max(1, frames // SEGMENT), 0.9)
+        x = tokens.features.detach().unflatten(0, (len(states) * frames, -1))
+        saliency = tokens.extras["saliency"].detach().float().view(len(x), -1)
+        means = x.mean(1, dtype=torch.float32)
+        parts = segments_of(means, len(states), max(1, frames // SEGMENT), 0.9)
         count = x.shape[1]
         budget = min(count, max(1, -int(-count * self.keep_ratio * self.expansion // 1)))
         diverse = min(budget, max(1, -int(-budget * DIVERSE // 1)))
         if self.event:
-            about = [cosine_similarity(x[a:b, :, None], means[None, None, a:b], dim=-1).mean(-1) for a, b in parts]
+            flat = x.float()
+            about = [cosine_similarity(flat[a:b, :, None], means[None, None, a:b], dim=-1).mean(-1) for a, b in parts]
             saliency = saliency * torch.cat(about).clamp_min(0)
         chosen = picked(x, saliency, diverse) > 0
-        parent = torch.cat([self._parents(x[a:b], chosen[a:b], budget - diverse) + a * count for a, b in parts])
-        root = parent.flatten()
+        root = self._parents(x, chosen, parts, count - budget).flatten()
         for _ in range(frames.bit_length()):  # every step doubles how far up a token looks
             root = root[root]
-        return merged_into(tokens, *_thinned(tokens, root, chosen, budget - diverse))
+        return merged_into(tokens, *_thinned(tokens, root, chosen, budget - diverse, len(states)))
 
-    def _parents(self, x: Tensor, chosen: Tensor, budget: int) -> Tensor:
-        """The token of the segment that each one joins, itself where none, int64 `[frames, tokens]`."""
+    def _parents(self, x: Tensor, chosen: Tensor, parts: Sequence[tuple[int, int]], spare: int) -> Tensor:
+        """The token of its segment that each one joins, itself where none, int64 `[frames, tokens]`. A segment has no
+        more links than `spare` for each frame, which is what its budget leaves: the strongest stay."""
         frames, count = chosen.shape
         itself = torch.arange(frames * count, device=x.device).view(frames, count)
-        if frames == 1:
-            return itself
-        unit = normalize(x, dim=-1)
-        likeness = in_steps(torch.bmm(unit[1:], unit[:-1].transpose(1, 2)))
-        likeness = likeness.masked_fill(chosen[:-1, None, :] | chosen[1:, :, None], -torch.inf)
+        likeness = in_steps(likenesses(x[1:], x[:-1])).masked_fill(
+            chosen[:-1, None, :] | chosen[1:, :, None], -torch.inf
+        )
         best, place = likeness.max(-1)
-        linked = best > in_steps(torch.tensor(self.alike, device=x.device))
-        # No more links than leave the budget: the strongest stay.
-        most = max(0, int((~chosen).sum()) - budget * frames)
-        strength = torch.where(linked, best, best.new_full((), -torch.inf)).flatten()
-        order = strength.sort(descending=True, stable=True).indices[:most]
-        stays = torch.zeros(strength.numel(), dtype=torch.bool, device=x.device)
-        stays[order] = True
-        joins = linked & stays.view_as(linked)
-        return torch.cat([itself[:1], torch.where(joins, place + itself[:-1, :1], itself[1:])])
+        best = torch.cat([best.new_full((1, count), -torch.inf), best])
+        parent = torch.cat([itself[:1], place + itself[:-1, :1]])
+        part = [number for number, (first, end) in enumerate(parts) for _ in range(first, end)]
+        opens = [first for first, _ in parts]
+        most = [(end - first) * spare for first, end in parts]
+        # What is the same for every token of a frame: its segment, whether that opens with it, the segment's first
+        # place in an order by segments, and how many links it may have. One copy to the device.
+        about = [[n, f in opens, opens[n] * count, most[n]] for f, n in enumerate(part)]
+        segment, opening, begins, limit = torch.tensor(about).to(x.device, non_blocking=True).T[:, :, None].unbind()
+        linked = (best > self.alike * STEPS) & (opening == 0)
+        strength = torch.where(linked, best, -torch.inf).flatten()
+        order = strength.sort(descending=True, stable=True).indices
+        order = order[segment.expand(-1, count).flatten()[order].sort(stable=True).indices]
+        rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device)).view(frames, count)
+        return torch.where(linked & (rank - begins < limit), parent, itself)
 
 
-def _thinned(tokens: VisualTokens, root: Tensor, chosen: Tensor, budget: int) -> tuple[Tensor, Tensor]:
-    """The token that each one goes into once the trees of every frame are merged around dense centres, and which of
-    those are kept."""
+def _thinned(
+    tokens: VisualTokens, root: Tensor, chosen: Tensor, budget: int, windows: int
+) -> tuple[Tensor, int, Tensor]:
+    """The token that each one goes into once the trees of every frame are merged around dense centres, the number of
+    windows, and which of those tokens are kept."""
     frames, count = chosen.shape
     itself = torch.arange(root.numel(), device=root.device)
     is_root = (root == itself).view(frames, count) & ~chosen
-    trees = merged_into(tokens, root)
-    merged = tokens.features.detach().float().clone()
-    merged[(root == itself).nonzero()[:, 0]] = trees.features.float()
+    merged = averaged(tokens, root).features.detach().unflatten(0, (frames, -1))
     wanted = is_root.sum(1).clamp_max(budget)
-    centre, owner = centres_of(*density_scores(merged.unflatten(0, (frames, -1)), is_root), wanted)
+    centre, owner = centres_of(*density_scores(merged, is_root), wanted)
     first = torch.arange(frames, device=root.device)[:, None] * count
     owner = torch.where(is_root, owner + first, itself.view(frames, count)).flatten()
     kept = (chosen | centre).flatten()
-    return torch.where(chosen.flatten(), itself, owner[root]), kept
+    return torch.where(chosen.flatten(), itself, owner[root]), windows, kept

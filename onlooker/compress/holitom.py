@@ -12,17 +12,18 @@ nearest to it. Changed:
   all questions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import among_best, in_steps
+from onlooker.compress._batching import STEPS, among_best, apart, in_steps
 from onlooker.compress._blending import blended
-from onlooker.compress._clip import ClipMethod, ClipState, merged_into
+from onlooker.compress._clip import ClipMethod, ClipState, averaged
 from onlooker.compress._density import centres_of, density_scores, mean_of_members
+from onlooker.compress._likeness import likeness
 from onlooker.core.tokens import VisualTokens
 
 BETA = 0.6
@@ -38,29 +39,31 @@ class HoliTom(ClipMethod):
     tau: float = 0.8
     """Cosine of neighbouring frames above which a place stands still (0.65 for budgets of a tenth)."""
 
-    def clip(self, tokens: VisualTokens, frames: int, state: ClipState) -> VisualTokens:
+    def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
         """Static tokens of each part, moving ones of each frame, at the budget."""
-        x = tokens.features.detach().float().unflatten(0, (frames, -1))
+        x = tokens.features.detach().unflatten(0, (len(states) * frames, -1))
         count = x.shape[1]
-        steps = in_steps(cosine_similarity(x[1:], x[:-1], dim=-1)) > in_steps(torch.tensor(self.tau, device=x.device))
-        itself = torch.arange(frames * count, device=x.device).view(frames, count)
+        alike = (in_steps(likeness(x[1:], x[:-1])) > round(self.tau * STEPS)).cpu()
+        itself = torch.arange(len(x) * count).view(len(x), count)
         still, owner = torch.zeros_like(itself, dtype=torch.bool), itself.clone()
-        for first, end in parts(steps):
-            if end - first > 1:
-                still[first:end] = steps[first : end - 1].all(0)
-                owner[first:end] = torch.where(still[first:end], itself[first], itself[first:end])
-        flat = owner.flatten()
-        owns = owner == itself
-        averaged = merged_into(tokens, flat)
-        share = self.keep_ratio * frames * count / owns.sum()
-        salient = in_steps(tokens.extras["saliency"].detach().float().view(frames, -1) * count)
-        moving = ~still
-        dominant = among_best(salient.masked_fill(still, -1), _shares(moving, share)) & moving
-        dense = tokens.features.detach().float().clone()
-        dense[owns.flatten().nonzero()[:, 0]] = averaged.features.float()
-        static = owns & still
-        centre, nearest = centres_of(*density_scores(dense.unflatten(0, (frames, -1)), static), _shares(static, share))
-        return _given(averaged, owns, nearest, static & ~centre, dominant | centre)
+        shares = []
+        for start in range(0, len(x), frames):
+            steps = alike[start : start + frames - 1]
+            for first, end in parts(steps):
+                if end - first > 1:
+                    here = slice(start + first, start + end)
+                    still[here] = steps[first : end - 1].all(0)
+                    owner[here] = torch.where(still[here], itself[start + first], itself[here])
+            owned = (owner == itself)[start : start + frames].sum()
+            shares += [self.keep_ratio * frames * count / owned] * frames
+        static, share = (owner == itself) & still, torch.stack(shares)
+        wanted = torch.stack([_shares(~still, share), _shares(static, share)]).to(x.device, non_blocking=True)
+        still, static, owner = still.to(x.device), static.to(x.device), owner.to(x.device)
+        whole = averaged(tokens, owner.flatten())
+        salient = in_steps(tokens.extras["saliency"].detach().float().view(len(x), -1) * count)
+        dominant = among_best(salient.masked_fill(still, -1), wanted[0]) & ~still
+        centre, nearest = centres_of(*density_scores(whole.features.detach().view(x.shape), static), wanted[1])
+        return _given(whole, nearest, static & ~centre, dominant | centre, len(states))
 
 
 def parts(steps: Tensor) -> list[tuple[int, int]]:
@@ -90,23 +93,16 @@ def _shares(among: Tensor, share: Tensor) -> Tensor:
     return torch.minimum((there * share.clamp_max(1) + 1e-6).long().clamp_min(1), there)
 
 
-def _given(averaged: VisualTokens, owns: Tensor, nearest: Tensor, joined: Tensor, kept: Tensor) -> VisualTokens:
-    """Kept tokens of those that own themselves, of which static centres take in the tokens nearest to them."""
-    frames, count = owns.shape
-    places = owns.flatten().nonzero()[:, 0]
-    lost = torch.zeros(frames, count, device=nearest.device)
-    _, number = mean_of_members(lost, nearest, joined)
-    weight = torch.zeros(frames * count, device=nearest.device)
-    weight[places] = averaged.weight
-    gained, _ = mean_of_members(weight.view(frames, count), nearest, joined)
-    total = (weight + (gained * number).flatten())[places]
-    takes = (number.flatten() > 0)[places]
+def _given(whole: VisualTokens, nearest: Tensor, joined: Tensor, kept: Tensor, windows: int) -> list[VisualTokens]:
+    """Kept tokens of each window, of which static centres take in the tokens nearest to them."""
+    gained, number = mean_of_members(whole.weight.view(joined.shape), nearest, joined)
+    takes = number.flatten() > 0
 
     def blend(value: Tensor) -> Tensor:
-        grid = value.new_zeros(frames * count, *value.shape[1:])
-        grid[places] = value
-        mean, _ = mean_of_members(grid.unflatten(0, (frames, count)), nearest, joined)
-        mixed = BETA * value + (1 - BETA) * mean.flatten(0, 1)[places]
+        mean, _ = mean_of_members(value.unflatten(0, joined.shape), nearest, joined)
+        mixed = BETA * value + (1 - BETA) * mean.flatten(0, 1)
         return torch.where(takes.view(-1, *[1] * (value.ndim - 1)), mixed, value)
 
-    return blended(averaged, kept.flatten()[places].nonzero()[:, 0], total, blend)
+    counts = kept.view(windows, -1).sum(1).tolist()
+    place = kept.flatten().logical_not().byte().sort(stable=True).indices[: sum(counts)]
+    return apart(blended(whole, place, whole.weight + (gained * number).flatten(), blend), counts)

@@ -11,12 +11,14 @@ section 3.2: all tokens of a segment of ten frames are merged as in ToMe, in rou
   token has one such row, the mean token.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from onlooker.compress._batching import apart
 from onlooker.compress._clip import ClipMethod, ClipState
 from onlooker.compress._keep import num_kept
 from onlooker.compress.tome import merged_in_rounds
@@ -54,18 +56,22 @@ class LongVLM(ClipMethod):
         """An empty segment."""
         return SegmentState()
 
-    def clip(self, tokens: VisualTokens, frames: int, state: ClipState) -> VisualTokens:
-        """A segment after as many rounds as its budget asks for."""
-        keep = num_kept(len(tokens), None, self.keep_ratio)
-        first, about = tokens, tokens.whole
-        tokens = merged_in_rounds(tokens, 1, keep)
+    def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
+        """Segments after as many rounds as their budget asks for."""
+        size = len(tokens) // len(states)
+        keep = num_kept(size, None, self.keep_ratio)
+        merged = apart(merged_in_rounds(tokens, len(states), keep), [keep] * len(states))
         if not self.global_rows:
-            return tokens
+            return merged
+        whole = apart(tokens, [size] * len(states))
+        return [self._with_rows(*one) for one in zip(merged, whole, states, strict=True)]
+
+    def _with_rows(self, tokens: VisualTokens, segment: VisualTokens, state: ClipState) -> VisualTokens:
         assert isinstance(state, SegmentState)
-        rows = about["global"].detach().float()
+        rows = segment.whole["global"].detach().float()
         total = rows.sum(0) if state.about is None else state.about + rows.sum(0)
         state.about, state.num_frames = total, state.num_frames + len(rows)
-        return _with_rows(tokens, first, total / state.num_frames)
+        return _with_rows(tokens, segment, total / state.num_frames)
 
 
 def _with_rows(tokens: VisualTokens, segment: VisualTokens, rows: Tensor) -> VisualTokens:

@@ -14,14 +14,15 @@ tokens nearest to it; up to 14 tokens stay as they are. Changed:
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from onlooker.compress._batching import in_steps
-from onlooker.compress._clip import ClipMethod, ClipState, merged_into
+from onlooker.compress._batching import STEPS, in_steps
+from onlooker.compress._clip import ClipMethod, ClipState, averaged, merged_into
 from onlooker.compress._density import centres_of, density_scores
 from onlooker.core.tokens import VisualTokens
 
@@ -40,33 +41,40 @@ class PruneVid(ClipMethod):
     static: float = 0.8
     """Mean cosine of a place's tokens above which it stands still."""
 
-    def clip(self, tokens: VisualTokens, frames: int, state: ClipState) -> VisualTokens:
+    def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
         """The centres of what stands still, and of what moves."""
-        x = tokens.features.detach().float().unflatten(0, (frames, -1))
+        x = tokens.features.detach().unflatten(0, (len(states) * frames, -1))
         count = x.shape[1]
-        itself = torch.arange(frames * count, device=x.device).view(frames, count)
-        still, owner = torch.zeros_like(itself, dtype=torch.bool), itself.clone()
-        for first, end in scenes(x.mean(1)):
-            if end - first > 1:
-                still[first:end] = self._still(x[first:end])
-                owner[first:end] = torch.where(still[first:end], itself[first], itself[first:end])
+        itself = torch.arange(len(tokens), device=x.device).view(len(x), count)
+        parts = scenes(x.mean(1, dtype=torch.float32).unflatten(0, (len(states), -1)))
+        opens = torch.tensor([first for first, end in parts for _ in range(first, end)]).to(x.device, non_blocking=True)
+        still = self._still(x, parts)
+        owner = torch.where(still, itself[opens], itself)
         owner = merged_around_centres(tokens, owner, still, self.keep_ratio)
-        return merged_into(tokens, owner)
+        return merged_into(tokens, owner, len(states))
 
-    def _still(self, x: Tensor) -> Tensor:
-        """Places that stand still over a scene `[frames, tokens, dim]`, bool `[tokens]`."""
-        unit, frames = normalize(x, dim=-1), len(x)
-        pairs = (unit.sum(0).square().sum(-1) - unit.square().sum((0, 2))) / (frames * (frames - 1))
-        return in_steps(pairs) > in_steps(torch.tensor(self.static, device=x.device))
+    def _still(self, x: Tensor, parts: Sequence[tuple[int, int]]) -> Tensor:
+        """Places that stand still over their scene, bool `[frames, tokens]`."""
+        unit, sizes = normalize(x.float(), dim=-1), [end - first for first, end in parts]
+        lengths = torch.tensor(sizes).to(x.device, non_blocking=True)
+        total = torch.segment_reduce(unit.flatten(1), "sum", lengths=lengths, unsafe=True).unflatten(1, x.shape[1:])
+        own = torch.segment_reduce(unit.square().sum(-1), "sum", lengths=lengths, unsafe=True)
+        pairs = (total.square().sum(-1) - own) / (lengths * (lengths - 1)).clamp_min(1)[:, None]
+        alike = (in_steps(pairs) > round(self.static * STEPS)) & (lengths > 1)[:, None]
+        return alike.repeat_interleave(lengths, dim=0, output_size=len(x))
 
 
 def scenes(means: Tensor) -> list[tuple[int, int]]:
-    """Frames of one cluster in a row, as first frame and the one behind the last."""
-    clusters = torch.tensor([max(1, round(len(means) * CLUSTERS))], device=means.device)
-    _, nearest = centres_of(*density_scores(means[None]), clusters)
-    labels = nearest[0].tolist()
-    edges = [0, *(n for n in range(1, len(labels)) if labels[n] != labels[n - 1]), len(labels)]
-    return list(itertools.pairwise(edges))
+    """Frames of one cluster in a row, as first frame and the one behind the last, of windows one after the other
+    (`[windows, frames, dim]`)."""
+    windows, frames = means.shape[:2]
+    clusters = torch.full((windows,), max(1, round(frames * CLUSTERS)), device=means.device)
+    _, nearest = centres_of(*density_scores(means), clusters)
+    found = []
+    for start, labels in zip(range(0, windows * frames, frames), nearest.tolist(), strict=True):
+        edges = [0, *(n for n in range(1, frames) if labels[n] != labels[n - 1]), frames]
+        found += [(first + start, end + start) for first, end in itertools.pairwise(edges)]
+    return found
 
 
 def merged_around_centres(tokens: VisualTokens, owner: Tensor, still: Tensor, share: float) -> Tensor:
@@ -75,9 +83,7 @@ def merged_around_centres(tokens: VisualTokens, owner: Tensor, still: Tensor, sh
     frames, count = owner.shape
     flat = owner.flatten()
     itself = torch.arange(frames * count, device=flat.device)
-    features = tokens.features.detach().float().clone()
-    features[(flat == itself).nonzero()[:, 0]] = merged_into(tokens, flat).features.float()
-    dense, owns = features.unflatten(0, (frames, -1)), (flat == itself).view(frames, count)
+    dense, owns = averaged(tokens, flat).features.detach().view(frames, count, -1), (flat == itself).view(frames, count)
     first = torch.arange(frames, device=flat.device)[:, None] * count
     into = itself.view(frames, count).clone()
     for among in (owns & still, owns & ~still):

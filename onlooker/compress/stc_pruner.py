@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from onlooker.compress._batching import in_steps
 from onlooker.compress._scorer import Scorer
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
 _SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)
-_STEPS = 1 << 15
-"""Steps of a score from 0 to 1. Tokens that look alike have scores that differ by rounding (1e-7), which depends on the
-device and on how many streams are scored together; within a step they are equal, and settled by position."""
 
 
 @dataclass
@@ -100,7 +98,7 @@ class STCPruner(Scorer):
             unit = normalize(features.gather(2, steady[:, None].expand(-1, features.shape[1], -1)), dim=-1)
             like_past = _gaussians(unit, normalize(past.gather(1, steady), dim=-1))
             like_present = _gaussians(unit, unit.mean(1))  # this anchor is left at its length, as in the source
-        return -torch.round((self.alpha * like_past + (1 - self.alpha) * like_present) * _STEPS)
+        return -in_steps(self.alpha * like_past + (1 - self.alpha) * like_present)
 
 
 def _gaussians(unit: Tensor, anchor: Tensor) -> Tensor:
@@ -111,9 +109,7 @@ def _gaussians(unit: Tensor, anchor: Tensor) -> Tensor:
 
 def _past_mean(state: StreamState, present: Tensor) -> Tensor:
     assert isinstance(state, PrunerState), type(state)
-    if state.history is None:
-        return present
-    return state.history[-min(state.num_frames, len(state.history)) :].mean(0)
+    return present if state.history is None else state.history[-state.num_frames :].mean(0)
 
 
 def _remember(state: StreamState, mean: Tensor, window: int | None) -> None:
@@ -121,7 +117,4 @@ def _remember(state: StreamState, mean: Tensor, window: int | None) -> None:
     assert isinstance(state, PrunerState), type(state)
     old = mean.new_zeros(window or 1, len(mean)) if state.history is None else state.history
     state.num_frames += 1
-    if window is None:
-        state.history = old + (mean - old) / state.num_frames
-    else:
-        state.history = torch.cat([old[1:], mean[None]])
+    state.history = torch.cat([old[1:], mean[None]]) if window else old + (mean - old) / state.num_frames

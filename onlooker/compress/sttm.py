@@ -13,15 +13,16 @@ Changed:
 - survivors keep their places (the authors number them anew, which `--layout pack` does here for every method).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import in_steps
+from onlooker.compress._batching import STEPS, apart, in_steps
 from onlooker.compress._clip import ClipState, WindowMethod, merged_into
+from onlooker.compress._likeness import likeness
 from onlooker.core.errors import InputError
 from onlooker.core.tokens import VisualTokens
 
@@ -48,28 +49,28 @@ class STTM(WindowMethod):
         """Lower thresholds: half way to everything."""
         return replace(self, space=self.space / 2, time=self.time / 2)
 
-    def clip(self, tokens: VisualTokens, frames: int, state: ClipState) -> VisualTokens:
+    def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
         """The squares of all frames, joined over time."""
-        x = tokens.features.detach().float().unflatten(0, (frames, -1))
-        if tokens.grid[0] * tokens.grid[1] != x.shape[1]:
-            return tokens  # thinned before: there are no squares
-        owner, value = self._squares(x, tokens.grid)
+        windows = len(states)
+        x = tokens.features.detach().float().unflatten(0, (windows * frames, -1))
         count = x.shape[1]
+        if tokens.grid[0] * tokens.grid[1] != count:  # thinned before: there are no squares
+            return apart(tokens, [frames * count] * windows)
+        owner, value = self._squares(x, tokens.grid)
         itself = torch.arange(count, device=x.device)
-        parent = (torch.arange(frames, device=x.device)[:, None] * count + itself).clone()
-        for n in range(1, frames):
-            alike = in_steps(cosine_similarity(value[n], value[n - 1], dim=-1)).long()
-            # Of all places of a square the one most like what was there before, the first of equals.
-            key = torch.full_like(itself, -(2**40)).scatter_reduce(0, owner[n], alike * count - itself, "amax")
-            place = (-key).remainder(count)
-            best = torch.div(key + place, count, rounding_mode="floor")
-            joins = (owner[n] == itself) & (best >= in_steps(torch.tensor(self.time, device=x.device)))
-            parent[n] = torch.where(joins, owner[n - 1][place] + (n - 1) * count, parent[n])
-        first = torch.arange(frames, device=x.device)[:, None] * count
-        root = parent.flatten()
+        first = torch.arange(0, len(tokens), count, device=x.device)[:, None]
+        alike = in_steps(likeness(value[1:], value[:-1])).long()
+        # Of all places of a square the one most like what was there before, the first of equals.
+        key = torch.full_like(owner[1:], -(2**40)).scatter_reduce(1, owner[1:], alike * count - itself, "amax")
+        place = (-key).remainder(count)
+        best = torch.div(key + place, count, rounding_mode="floor")
+        within = (first[1:] // count) % frames != 0  # a window has no frame before its first
+        joins = (owner[1:] == itself) & (best >= round(self.time * STEPS)) & within
+        later = torch.where(joins, owner[:-1].gather(1, place) + first[:-1], first[1:] + itself)
+        root = torch.cat([itself[None], later]).flatten()
         for _ in range(frames.bit_length()):
             root = root[root]
-        return merged_into(tokens, root[(owner + first).flatten()])
+        return merged_into(tokens, root[(owner + first).flatten()], windows)
 
     def _squares(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The first token of the square that each one belongs to, int64 `[frames, tokens]`, and the square's mean at
@@ -88,9 +89,9 @@ class STTM(WindowMethod):
         whole = torch.zeros(frames, x.shape[1], dtype=torch.bool, device=x.device)
         for level in range(levels - 1, 0, -1):
             label = labels[level]
-            alike = in_steps(cosine_similarity(means[level - 1], means[level], dim=-1))
-            apart = (alike < in_steps(torch.tensor(self.space, device=x.device))).float()
-            any_apart = torch.zeros_like(apart).scatter_reduce(1, label.expand(frames, -1), apart, "amax")
+            alike = in_steps(likeness(means[level - 1], means[level]))
+            differs = (alike < round(self.space * STEPS)).float()
+            any_apart = torch.zeros_like(differs).scatter_reduce(1, label.expand(frames, -1), differs, "amax")
             one = (any_apart[:, label] == 0) & ~whole
             place = torch.arange(len(label), device=x.device)
             first = torch.full_like(label, len(label)).scatter_reduce(0, label, place, "amin")[label]

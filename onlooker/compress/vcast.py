@@ -21,18 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from onlooker.compress._batching import (
-    LongRun,
-    alike,
-    among_best,
-    beside,
-    copies,
-    earlier,
-    in_steps,
-    nothings,
-    owned,
-    where,
-)
+from onlooker.compress import _batching
+from onlooker.compress._batching import LongRun, alike, among_best, beside, copies, earlier, in_steps, where
 from onlooker.compress._likeness import likeness
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -78,7 +68,7 @@ class VCast(LongRun):
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """What is kept of the frame before, of each stream; waits for the device once for all of one shape."""
         mine = [state for state in states if isinstance(state, VcastState)]
-        outs = nothings(batch)
+        outs = _batching.nothings(batch)
         for members in alike(batch):
             unit = normalize(beside(batch, members).mean(1, dtype=torch.float32), dim=1)
             means = dict(zip(members, copies(unit.unbind()), strict=True))
@@ -88,7 +78,7 @@ class VCast(LongRun):
                 given = self._given([mine[i] for i in some], torch.stack([means[i] for i in some]))
                 for i, out in zip(some, given, strict=True):
                     outs[i] = out
-            for (i, mean), waiting in zip(means.items(), owned(batch, members), strict=True):
+            for (i, mean), waiting in zip(means.items(), _batching.owned(batch, members), strict=True):
                 mine[i].before, mine[i].here, mine[i].waiting = mine[i].here, mean, waiting
         return outs
 
@@ -106,8 +96,7 @@ class VCast(LongRun):
         features = beside(held, range(len(held)))
         most = features.shape[1]
         weight = torch.exp(self._curvature([state.before for state in states], here, after) / TEMPERATURE)
-        blank = here.new_zeros(3)
-        sums = torch.stack([blank if state.sums is None else state.sums for state in states])
+        sums = torch.stack([here.new_zeros(3) if state.sums is None else state.sums for state in states])
         total, number = sums[:, 0] + weight, sums[:, 1] + 1
         wanted = (most * self.keep_ratio * weight * number / total).clamp(1, most) + sums[:, 2]
         count = wanted.round().clamp(1, most)

@@ -8,6 +8,7 @@ frame. STC-Pruner is its causal sibling. Changed: the clip is a window of the st
 position.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from onlooker.compress._batching import among_best, in_steps
-from onlooker.compress._clip import ClipMethod, ClipState
+from onlooker.compress._clip import ClipMethod, ClipState, chosen_of
 from onlooker.core.tokens import VisualTokens
 
 _SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)
@@ -26,21 +27,22 @@ TEMPERATURE = 0.01
 class VidCom2(ClipMethod):
     """Frame and token uniqueness over a window."""
 
-    def clip(self, tokens: VisualTokens, frames: int, state: ClipState) -> VisualTokens:
+    def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
         """Of every frame, as many tokens as its share, those that stand out."""
-        flat = tokens.features.detach().float()
-        steady = flat.var(0, correction=0).argsort(stable=True)[: max(1, flat.shape[1] // 2)]
-        unit = normalize(flat[:, steady], dim=-1).unflatten(0, (frames, -1))
-        of_clip = _gaussians(unit - unit.mean((0, 1)))
-        of_frame = _gaussians(unit - unit.mean(1, keepdim=True))
-        share = torch.softmax(-of_clip.mean(1) / TEMPERATURE, dim=0)
-        ratio = (self.keep_ratio * (1 + share - share.mean())).clamp_max(1)
-        count = (ratio * unit.shape[1]).round().clamp_min(1)
-        kept = among_best(-in_steps(of_clip + of_frame), count)
-        return tokens.select(kept.flatten().nonzero()[:, 0])
+        windows = tokens.features.detach().unflatten(0, (len(states), -1)).float()
+        steady = windows.var(1, correction=0).argsort(dim=1, stable=True)[:, : max(1, windows.shape[2] // 2)]
+        some = torch.stack([window.index_select(1, channels) for window, channels in zip(windows, steady, strict=True)])
+        unit = normalize(some, dim=-1).unflatten(1, (frames, -1))
+        of_clip = _gaussians(unit - unit.mean((1, 2), keepdim=True))
+        of_frame = _gaussians(unit - unit.mean(2, keepdim=True))
+        share = torch.softmax(-of_clip.mean(2) / TEMPERATURE, dim=1)
+        ratio = (self.keep_ratio * (1 + share - share.mean(1, keepdim=True))).clamp_max(1)
+        count = (ratio * unit.shape[2]).round().clamp_min(1)
+        kept = among_best(-in_steps(of_clip + of_frame).flatten(0, 1), count.flatten())
+        return chosen_of(tokens, kept.view(len(states), -1))
 
 
 def _gaussians(away: Tensor) -> Tensor:
-    """Likeness of tokens that are so far from an anchor, `[frames, tokens, dim]`, summed over five widths."""
-    distance = away.square().sum(-1)
-    return torch.stack([torch.exp(-distance / (2 * scale)) for scale in _SCALES]).sum(0)
+    """Likeness of tokens that are so far from an anchor, `[windows, frames, tokens, dim]`, summed over five widths."""
+    scales = torch.tensor(_SCALES, device=away.device)
+    return torch.exp(away.square().sum(-1) / (-2 * scales.view(-1, 1, 1, 1))).sum(0)

@@ -251,6 +251,15 @@ def run_picks() -> None:
     farthest_first(torch.rand(2, 196, 196), 40, picks_kernels())
 
 
+def run_likeness() -> None:
+    """Frames of Qwen2.5-VL."""
+    from onlooker.kernels.likeness import likeness_kernels, row_likeness
+
+    frames = torch.rand(2, 196, 3584, dtype=torch.bfloat16)
+    for before in (frames, frames[:, :1]):
+        row_likeness(frames, before, likeness_kernels())
+
+
 @torch.no_grad()
 def main() -> None:
     """Compile, and print a line of JSON for each machine code; nothing where Triton cannot."""
@@ -269,6 +278,7 @@ def main() -> None:
     run_coded(torch.bfloat16)
     run_language()
     run_picks()
+    run_likeness()
     run_codes()
     for each in compiler.compiled:
         print(json.dumps(each))
