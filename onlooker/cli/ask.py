@@ -58,6 +58,7 @@ def ask(
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
     kv: options.KV = "",
+    disk: options.Disk = "",
     arithmetic: options.Arithmetic = "model",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", rich_help_panel=ANSWER)] = 64,
     temperature: Temperature = None,
@@ -74,7 +75,7 @@ def ask(
     options.check_seconds("--since", since)
     if at is not None and since is not None and since > at:
         raise InputError("--since lies after --at", given=f"--since {since} --at {at}", do="give since <= at")
-    settings = options.engine_settings(methods, device_budget, host_budget, kv, arithmetic)
+    settings = options.engine_settings(methods, device_budget, host_budget, kv, arithmetic, disk)
     working = Working(progress, as_json)
     with working.loading(model):
         from onlooker.engine import Decoding, Engine
@@ -95,10 +96,9 @@ def ask(
         with working.loading(model):
             engine = Engine.from_pretrained(model, dtype=dtype, device=device, pairs=pairs, **settings)
         end = at if opened.duration_s is None else min(opened.duration_s, at or opened.duration_s)
-        total = None if end is None else round(end)
         with (
             engine.open(trace=writer is not None) as session,
-            working.counting("watching", "s of video", total) as watched,
+            working.counting("watching", "s of video", None if end is None else round(end)) as watched,
         ):
             options.write_prefixes(session, prefix)
             for frame in opened.frames:

@@ -45,6 +45,7 @@ def chapters(
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
     kv: options.KV = "",
+    disk: options.Disk = "",
     arithmetic: options.Arithmetic = "model",
 ) -> None:
     """Cut SOURCE into chapters while it is watched, and give each a title.
@@ -59,7 +60,7 @@ def chapters(
     from onlooker.core import registry
     from onlooker.core.subtitles import Cue, as_srt, as_vtt
 
-    settings = options.engine_settings(methods, device_budget, host_budget, kv, arithmetic)
+    settings = options.engine_settings(methods, device_budget, host_budget, kv, arithmetic, disk)
     policy = registry.make("response", response) if response else None
     working = Working(progress, as_json)
     with working.loading(model):

@@ -44,6 +44,7 @@ def narrate(
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
     kv: options.KV = "",
+    disk: options.Disk = "",
     arithmetic: options.Arithmetic = "model",
 ) -> None:
     """Tell what happens in SOURCE, second by second, in memory that does not grow.
@@ -58,7 +59,7 @@ def narrate(
     from onlooker.core import registry
     from onlooker.core.subtitles import Cue, as_srt, as_vtt
 
-    settings = options.engine_settings(methods, device_budget, host_budget, kv, arithmetic)
+    settings = options.engine_settings(methods, device_budget, host_budget, kv, arithmetic, disk)
     policy, working = registry.make("response", response), Working(progress, as_json)
     with working.loading(model):
         from onlooker.engine import Engine

@@ -73,19 +73,25 @@ def engine_settings(
     host_budget: str | None = None,
     kv: str = "",
     arithmetic: str = "model",
+    disk: str = "",
 ) -> dict[str, Any]:
     """The arguments of `Engine`, with every method made and checked, so that a typing error costs no loading.
 
     Raises `InputError` for unknown methods, settings or sizes.
     """
     from onlooker.core import registry
-    from onlooker.kvstore.tiers import tier_codecs
+    from onlooker.kvstore.tiers import store_settings
 
-    return {
-        **{kind: registry.make(kind, text) for kind, text in methods.items()},
+    budgets = {
         "device_budget_bytes": None if device_budget is None else num_bytes(device_budget),
         "host_budget_bytes": None if host_budget is None else num_bytes(host_budget),
-        "kv": tier_codecs(kv) and kv,
+    }
+    store_settings(kv, **budgets, disk=disk)
+    return {
+        **{kind: registry.make(kind, text) for kind, text in methods.items()},
+        **budgets,
+        "kv": kv,
+        "disk": disk,
         "arithmetic": arithmetic,
     }
 
@@ -152,6 +158,15 @@ HostBudget = Annotated[
         help="Most bytes a stream may park in the host's memory.",
         rich_help_panel=LIMITS,
         metavar="SIZE",
+    ),
+]
+Disk = Annotated[
+    str,
+    typer.Option(
+        "--disk",
+        help="Where parked blocks of a stream go beyond its host budget, such as [bold]/fast/kv:64GiB[/].",
+        rich_help_panel=LIMITS,
+        metavar="FOLDER:SIZE",
     ),
 ]
 KV = Annotated[

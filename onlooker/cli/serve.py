@@ -17,7 +17,7 @@ from onlooker.core.kinds import defaults
 SERVER, SAFETY = "Server", "Safety"
 KEYS = {
     **{name: f"model.{name}" for name in ("device", "dtype", "pairs", *defaults(scheduled=True))},
-    **{name: f"model.{name}" for name in ("device_budget", "host_budget", "kv", "arithmetic", "response")},
+    **{name: f"model.{name}" for name in ("device_budget", "host_budget", "kv", "disk", "arithmetic", "response")},
     **{name: f"server.{name}" for name in ("fps", "host", "port", "log", "snapshots", "state", "api_key_file")},
     **{name: f"server.{name}" for name in ("allow_host", "proxy", "whip", "devices")},
     **{name: f"limits.{name}" for name in ("max_sessions", "max_sessions_per_key", "max_memory", "thumbnails", "idle")},
@@ -142,6 +142,7 @@ def serve(
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
     kv: options.KV = "",
+    disk: options.Disk = "",
     arithmetic: options.Arithmetic = "model",
 ) -> None:
     """Serve MODEL: sessions, OpenAI's API and a page at http://127.0.0.1:8000.

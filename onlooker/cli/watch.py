@@ -89,6 +89,7 @@ def watch(
     device_budget: options.DeviceBudget = None,
     host_budget: options.HostBudget = None,
     kv: options.KV = "",
+    disk: options.Disk = "",
     arithmetic: options.Arithmetic = "model",
 ) -> None:
     """Watch SOURCE while you type questions, one a line, and tell when a rule's condition comes true.
@@ -107,7 +108,7 @@ def watch(
     With --json every answer, alert and note (with --scores every look of a rule) is one line, the summary too.
     """
     _check_source(source)
-    settings = options.engine_settings(methods, device_budget, host_budget, kv, arithmetic)
+    settings = options.engine_settings(methods, device_budget, host_budget, kv, arithmetic, disk)
     standing = alerts.AlertOptions.of(rule, rules, webhook, webhook_secret_file, evidence, response, scores)
     timed = TimedNotes(notes or (), as_json, ocr, read_speech(source, speech))
     working = Working(progress, as_json)
@@ -119,8 +120,8 @@ def watch(
             engine = Engine.from_pretrained(model, dtype=dtype, device=device, pairs=pairs, **settings)
         with engine.open() as session, standing.on(session, opened.name, as_json) as watching:
             options.write_prefixes(session, prefix)
-            typed = _typed(pace)
-            talk, began, behind_s = _Talk(session, typed, fps, as_json, opened.live), time.monotonic(), 0.0
+            talk = _Talk(session, typed := _typed(pace), fps, as_json, opened.live)
+            began, behind_s = time.monotonic(), 0.0
             with contextlib.closing(talk.frames_of(opened)) as frames:
                 for frame in frames:
                     if pace == "real" and not opened.is_live:
@@ -133,12 +134,17 @@ def watch(
             if session.time_s is None:
                 raise SourceError("the source showed no frame", given=source, do="check it, and --fps")
             if pace == "real":
-                _tell_at_terminal("the video has ended; ask on, or press Ctrl-D to leave")
-                typed.wait_for_end(talk.answer_now)
+                _ask_on(typed, talk)
             timed.write_before(session, (session.time_s or 0.0) + 1 / fps)
             timed.tell_rest()
             talk.answer_rest()
             _sum_up(session, opened, watching, behind_s, strange if as_json else None)
+
+
+def _ask_on(typed: TypedQuestions, talk: "_Talk") -> None:
+    """Answer what is typed once the video has ended."""
+    _tell_at_terminal("the video has ended; ask on, or press Ctrl-D to leave")
+    typed.wait_for_end(talk.answer_now)
 
 
 def _told_stranger(model: str, source: str, as_json: bool) -> list[str]:

@@ -231,6 +231,9 @@ class STCPublished(EncoderAccelerator):
             flags.append(
                 values is None
                 or branches is None
+                or state.gate is None
+                or (bool(self.age_weight) and state.waits is None)
+                or (self.refresh_on_cut is not None and state.patches is None)
                 or (values.shape, values.dtype, values.device, state.grid)
                 != (shape, hidden.dtype, hidden.device, tower.grid)
                 or bool(self.interval and state.age >= self.interval)

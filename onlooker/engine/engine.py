@@ -39,7 +39,7 @@ from onlooker.engine.seeing import Arrival, Patch, Seen
 from onlooker.engine.session import Session
 from onlooker.engine.stages import Stages
 from onlooker.engine.thinking import begin_thought, write_thoughts
-from onlooker.kvstore import KVStore, tier_codecs
+from onlooker.kvstore import KVStore, store_settings
 
 
 class Engine:
@@ -67,6 +67,7 @@ class Engine:
         device_budget_bytes: int | None = None,
         host_budget_bytes: int | None = None,
         kv: str | Mapping[str, str | Codec] = "",
+        disk: str = "",
         arithmetic: str = "model",
         profile: bool = False,
         passes: Literal["auto", "plain", "packed"] = "auto",
@@ -75,21 +76,17 @@ class Engine:
         if not isinstance(model, VideoModel):
             given = model if isinstance(model, str) else type(model).__name__
             raise InputError("an engine needs a loaded model", given=given, do=f"Engine.from_pretrained({given!r})")
-        for name, budget in (("device_budget_bytes", device_budget_bytes), ("host_budget_bytes", host_budget_bytes)):
-            if budget is not None:
-                whole(name, budget, least=1, do="a number of bytes, or None for no bound")
         if layout is not None and layout not in typing.get_args(Layout):
             do = f"one of: {', '.join(typing.get_args(Layout))}"
             raise InputError("there is no such layout of positions", given=str(layout), do=do)
         self._model = model
         self.serving = Methods(methods)
         wanted = self.serving.check(model) & model.described
-        codecs = tier_codecs(kv)
+        self._stored = store_settings(kv, device_budget_bytes, host_budget_bytes, disk)
+        codecs = {name: codec for name, codec in self._stored.items() if name.endswith("_codec")}
         for codec in codecs.values():
             codec.check(model)
         model.compute_in(arithmetic)
-        budgets = {"device_budget_bytes": device_budget_bytes, "host_budget_bytes": host_budget_bytes}
-        self._budgets: dict[str, Any] = budgets | codecs
         self.passes: Passes = make_passes(model, passes, codecs.get("device_codec"), asked=self.memory.num_queries > 0)
         self._begin(profile, layout or model.spec.layout)
         self.eye = Eye(model, self.serving, wanted, self.stages)
@@ -219,7 +216,7 @@ class Engine:
         """A store that holds the model's prefix, which is read once for all sessions."""
         if self._blank is None:
             wanted = self.methods["memory"].num_queries  # pyright: ignore[reportAttributeAccessIssue] - a memory
-            store = KVStore(self.model.spec, self.model.rotary, num_queries=wanted, **self._budgets)
+            store = KVStore(self.model.spec, self.model.rotary, num_queries=wanted, **self._stored)
             ids = self.model.prefix_ids()
             chunk = store.begin("prefix", 0.0, 0.0, *self.model.place_text(len(ids)))
             self.passes.run([Work(self.model.embed_text(ids), chunk)])

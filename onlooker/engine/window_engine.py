@@ -43,7 +43,7 @@ class WindowEngine(Engine):
         profile: bool = False,
         **given: Any,
     ) -> None:
-        settings = ("layout", "device_budget_bytes", "host_budget_bytes", "kv", "arithmetic", "passes")
+        settings = ("layout", "device_budget_bytes", "host_budget_bytes", "kv", "disk", "arithmetic", "passes")
         unused = {name: given.pop(name) for name in settings if name in given}
         self.serving = Methods(given, {"encoder": "full", "compressor": "identity", "memory": "last_frames"})
         fits = {

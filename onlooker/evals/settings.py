@@ -63,6 +63,7 @@ class RunSettings(_Methods):
     device_budget_bytes: int | None = None
     host_budget_bytes: int | None = None
     kv: str = ""
+    disk: str = ""
     arithmetic: str = "model"
     layout: str = ""
     name: str = ""
@@ -107,7 +108,7 @@ class RunSettings(_Methods):
         kinds = self.methods.keys()
         rest = {k: v for k, v in self.as_dict().items() if k not in ("name", "parallel", "device", *kinds)}
         rest |= telling(self.methods)
-        for name in ("kv", "prefix", "side"):
+        for name in ("kv", "disk", "prefix", "side"):
             if not rest[name]:  # as the keys were before there was a choice
                 del rest[name]
         for name, usual in (("pairs", None), ("arithmetic", "model")):
@@ -218,6 +219,7 @@ def _engine_system(settings: RunSettings, encoder: EncoderAccelerator | None) ->
             device_budget_bytes=settings.device_budget_bytes,
             host_budget_bytes=settings.host_budget_bytes,
             kv=settings.kv,
+            disk=settings.disk,
             arithmetic=settings.arithmetic,
         )
     prefixes = tuple(name for name in settings.prefix.split("+") if name)

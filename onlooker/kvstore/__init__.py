@@ -5,7 +5,7 @@ from onlooker.kvstore.catalog import Catalog, Spans
 from onlooker.kvstore.chunk import Chunk
 from onlooker.kvstore.question import Held, QuestionView
 from onlooker.kvstore.store import KVStore
-from onlooker.kvstore.tiers import tier_codecs
+from onlooker.kvstore.tiers import store_settings, tier_codecs
 
 __all__ = [
     "Catalog",
@@ -16,5 +16,6 @@ __all__ = [
     "QuestionView",
     "Segment",
     "Spans",
+    "store_settings",
     "tier_codecs",
 ]

@@ -26,6 +26,10 @@ class Coded:
     slab: Tensor
     """All of them as bytes, one behind the other."""
     num_tokens: int
+    codec: Codec
+    """What wrote it."""
+    on_disk: bool = False
+    """Whether the memory is that of a file."""
 
     @property
     def nbytes(self) -> int:
@@ -67,14 +71,19 @@ def hold(spec: ModelSpec, codec: Codec, num_tokens: int, given: Mapping[str, Ten
 def room(spec: ModelSpec, codec: Codec, num_tokens: int, device: torch.device) -> Coded:
     """Room for a block, to be filled once; pinned when it is in the host's memory and CUDA is there. Raises
     `CapacityError` when there is no memory."""
-    wanted, total = parts_of(spec, codec, num_tokens), encoded_bytes(spec, codec, num_tokens)
+    total = encoded_bytes(spec, codec, num_tokens)
     slab = allocate((total,), torch.uint8, device, pinned=device.type == "cpu" and spec.device.type == "cuda")
-    parts, start = {}, 0
+    return laid(spec, codec, num_tokens, slab)
+
+
+def laid(spec: ModelSpec, codec: Codec, num_tokens: int, slab: Tensor, on_disk: bool = False) -> Coded:
+    """A block in the bytes that are given, as `Coded.slab` of one of its size and codec."""
+    wanted, parts, start = parts_of(spec, codec, num_tokens), {}, 0
     for name, (shape, kind) in wanted.items():
         size = math.prod(shape) * kind.itemsize
         parts[name] = slab[start : start + size].view(kind).view(shape)
         start += _padded(size)
-    return Coded(parts, slab, num_tokens)
+    return Coded(parts, slab, num_tokens, codec, on_disk)
 
 
 def parts_of(spec: ModelSpec, codec: Codec, num_tokens: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -84,17 +93,17 @@ def parts_of(spec: ModelSpec, codec: Codec, num_tokens: int) -> dict[str, tuple[
 
 
 def decode(
-    blocks: "list[Coded]", codec: Codec, layers: slice, dtype: torch.dtype, device: torch.device
+    blocks: "list[Coded]", layers: slice, dtype: torch.dtype, device: torch.device
 ) -> list[tuple[Tensor, Tensor]]:
-    """Some layers of blocks of one size again: keys and values `[layers, kv_heads, tokens, head_dim]` of each, on a
-    device. Raises `CapacityError` when there is no memory for their parts there."""
+    """Some layers of blocks of one size and codec again: keys and values `[layers, kv_heads, tokens, head_dim]` of
+    each, on a device. Raises `CapacityError` when there is no memory for their parts there."""
     parts = {}
     for name, like in blocks[0].parts.items():
         shape = (len(blocks), *like[layers].shape)
         parts[name] = allocate(shape, like.dtype, device)
         for number, block in enumerate(blocks):
             parts[name][number].copy_(block.parts[name][layers], non_blocking=True)
-    keys, values = codec.decode(parts, dtype)
+    keys, values = blocks[0].codec.decode(parts, dtype)
     return list(zip(keys, values, strict=True))
 
 

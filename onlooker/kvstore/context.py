@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import Codec, ModelSpec
+from onlooker.core.contracts import ModelSpec
 from onlooker.kernels.coded_rows import CodedRows
 from onlooker.kvstore.arena import Arena, allocate
 from onlooker.kvstore.blocks import Block, Entry, Offset
@@ -101,11 +101,9 @@ class Sources:
     melted: Mapping[int, Melted]
     """Runs of blocks of which only some rows are left (see `Window`)."""
     host: Catalog[Coded]
-    """The parked blocks, as `codec` wrote them."""
-    codec: Codec
+    """The parked blocks."""
     coded: Catalog[Coded]
-    """Blocks on the device that lie in codes, as `device_codec` wrote them."""
-    device_codec: Codec
+    """Blocks on the device that lie in codes."""
     coded_rows: CodedRows | None
     """All of those."""
     placing: Placing
@@ -191,16 +189,15 @@ class Sources:
     def _fetch(self, chosen: tuple[int, ...], picked: slice, keys: Tensor, values: Tensor) -> None:
         """Copy some layers of these blocks one behind the other into keys and values `[layers, kv_heads, rows,
         head_dim]`, keys as they were written."""
-        coded: dict[tuple[bool, int], list[tuple[Coded, slice]]] = {}
+        coded: dict[tuple[int, int], list[tuple[Coded, slice]]] = {}
         runs: list[tuple[int, int, int]] = []
         anchors, at = [], 0
         for unit in self._units(chosen):
             block, count = unit.id, unit.num_tokens
             to = slice(at, at + count)
-            if (slab := self.host.get(block)) is not None:
-                coded.setdefault((False, count), []).append((slab, to))
-            elif (slab := self.coded.get(block)) is not None:
-                coded.setdefault((True, count), []).append((slab, to))
+            slab = self.host.get(block) or self.coded.get(block)
+            if slab is not None:
+                coded.setdefault((id(slab.codec), count), []).append((slab, to))
             else:
                 row = self.rows[block] - self.moved
                 if runs and runs[-1][0] + runs[-1][2] == row and runs[-1][1] + runs[-1][2] == at:
@@ -215,20 +212,17 @@ class Sources:
             values[:, :, to].copy_(self.arena.values[picked, :, rows])
         for written, to in anchors:
             keys[:, :, to].copy_(written[picked])
-        for (on_device, _), slabs in coded.items():  # of one size
-            codec = self.device_codec if on_device else self.codec
+        for slabs in coded.values():  # of one size and codec
             for first in range(0, len(slabs), BLOCKS_AT_ONCE):
-                self._decode(codec, slabs[first : first + BLOCKS_AT_ONCE], picked, keys, values)
+                self._decode(slabs[first : first + BLOCKS_AT_ONCE], picked, keys, values)
 
-    def _decode(
-        self, codec: Codec, slabs: list[tuple[Coded, slice]], picked: slice, keys: Tensor, values: Tensor
-    ) -> None:
+    def _decode(self, slabs: list[tuple[Coded, slice]], picked: slice, keys: Tensor, values: Tensor) -> None:
         """Bring some layers of blocks of one size and codec to their places."""
-        if codec.plain:
+        if slabs[0][0].codec.plain:
             for slab, to in slabs:
                 keys[:, :, to].copy_(slab.parts["keys"][picked], non_blocking=True)
                 values[:, :, to].copy_(slab.parts["values"][picked], non_blocking=True)
             return
-        decoded = decode([slab for slab, _ in slabs], codec, picked, keys.dtype, keys.device)
+        decoded = decode([slab for slab, _ in slabs], picked, keys.dtype, keys.device)
         for (_, to), (some_keys, some_values) in zip(slabs, decoded, strict=True):
             keys[:, :, to], values[:, :, to] = some_keys, some_values

@@ -14,14 +14,15 @@ from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.spans import Span, SpanKind, Tier
 from onlooker.kvstore.arena import Arena
 from onlooker.kvstore.blocks import Block, Entry
-from onlooker.kvstore.coded import encoded_bytes, hold, parts_of
+from onlooker.kvstore.coded import encoded_bytes, parts_of
 from onlooker.kvstore.melting import Melted, Packed
+from onlooker.kvstore.parked import Parked
 from onlooker.kvstore.placing import Placing
 
 if TYPE_CHECKING:
     from onlooker.kvstore.store import KVStore
 
-FORMAT = 6
+FORMAT = 7
 
 
 def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -37,7 +38,9 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
     none = torch.empty(store.spec.position_axes, 0, dtype=torch.int64)
     tensors["positions"] = torch.cat([none, *(entry.block.positions.cpu() for entry in entries)], dim=1)
     parked = [entry.span.id for entry in entries if entry.span.tier is Tier.HOST]
-    tensors |= {f"host.{block}.{name}": part for block in parked for name, part in store._host[block].parts.items()}
+    tensors |= {
+        f"host.{block}.{name}": part for block in parked for name, part in store._parked.blocks[block].parts.items()
+    }
     tensors |= {
         f"coded.{entry.block.id}.{name}": part.to("cpu", copy=True)
         for entry in entries
@@ -54,6 +57,7 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
         "sizes": _sizes(store),
         "device_codec": registry.describe(store.device_codec),
         "host_codec": registry.describe(store.host_codec),
+        "disk_codec": registry.describe(store._parked.disk_codec),
         "next_id": store._next_id,
         "blocks": [
             {
@@ -68,6 +72,7 @@ def export(store: "KVStore") -> tuple[dict[str, Tensor], dict[str, Any]]:
                 "written": list(entry.block.written),
                 "is_anchor": entry.block.id in window.written,
                 "is_coded": entry.block.id in window.coded,
+                "on_disk": (there := store._parked.blocks.get(entry.span.id)) is not None and there.on_disk,
                 "offset": list(window.offsets[entry.block.id]) if entry.block.id in window.offsets else None,
             }
             for entry in entries
@@ -89,12 +94,18 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
             do="open it with the model, dtype and version it was made with",
         )
     _check_blocks(store, facts)
-    written_by = _codec(store.host_codec, facts["host_codec"])
+    written_by = {False: _codec(store.host_codec, facts["host_codec"])}
+    written_by[True] = _codec(store._parked.disk_codec, facts["disk_codec"])
     coded_by = _codec(store.device_codec, facts["device_codec"])
     _check_tensors(store, coded_by, written_by, tensors, facts["blocks"])
     lead = _lead(store, coded_by, facts["blocks"])
     _check_budgets(store, tensors, facts["blocks"], lead)
+    parked = store._parked.blank()
+    for fact in facts["blocks"]:
+        if fact["offset"] is None:
+            _park(parked, fact, written_by[fact["on_disk"]], tensors)
     store._reset()
+    store._parked = parked
     window, device = store._window, store.spec.device
     runs, laid = _runs(facts["blocks"]), _Laid(store, coded_by, tensors)
     window.arena = Arena(store.spec, lead)
@@ -112,8 +123,6 @@ def load(store: "KVStore", tensors: Mapping[str, Tensor], facts: Mapping[str, An
             block = Block(name, size, fact["extent"], positions, fact["clock"], tuple(fact["written"]))
             if resident:
                 laid.lay(block, fact, in_rows=window.tail < lead)
-            else:
-                _park(store, block, written_by, tensors)
             store._position_bytes += block.positions.nbytes
         store._entries[span.id] = Entry(span, block)
     window.melted = {run: _melted(run, names, tensors, device) for run, names in runs.items()}
@@ -175,13 +184,10 @@ def _stays_as_it_is(fact: Mapping[str, Any]) -> bool:
     return fact["kind"] == "prefix" or fact["is_anchor"] or fact["run"] is not None
 
 
-def _park(store: "KVStore", block: Block, codec: Codec, tensors: Mapping[str, Tensor]) -> None:
-    names = codec.parts(1, 1, 2, store.spec.dtype)
-    parts = {name: tensors[f"host.{block.id}.{name}"] for name in names}
-    if registry.describe(codec) != registry.describe(store.host_codec):
-        parts = store.host_codec.encode(*codec.decode(parts, store.spec.dtype))
-    slab = store._host[block.id] = hold(store.spec, store.host_codec, block.num_tokens, parts)
-    store._host_bytes += slab.nbytes
+def _park(parked: Parked, fact: Mapping[str, Any], codec: Codec, tensors: Mapping[str, Tensor]) -> None:
+    names = codec.parts(1, 1, 2, parked.spec.dtype)
+    parts = {name: tensors[f"host.{fact['id']}.{name}"] for name in names}
+    parked.restore(fact["id"], fact["num_tokens"], parts, codec, fact["on_disk"])
 
 
 def _codec(own: Codec, told: Any) -> Codec:
@@ -203,8 +209,8 @@ def _runs(blocks: list[Mapping[str, Any]]) -> dict[int, tuple[int, ...]]:
     return runs
 
 
-_FACTS = {"format", "sizes", "device_codec", "host_codec", "next_id", "blocks"}
-_PLACE = {"extent", "clock", "written", "is_anchor", "is_coded", "offset"}
+_FACTS = {"format", "sizes", "device_codec", "host_codec", "disk_codec", "next_id", "blocks"}
+_PLACE = {"extent", "clock", "written", "is_anchor", "is_coded", "on_disk", "offset"}
 _BLOCK = {"id", "kind", "num_tokens", "run", "start_s", "end_s"} | _PLACE
 
 
@@ -250,6 +256,8 @@ def _check_blocks(store: "KVStore", facts: Mapping[str, Any]) -> None:
         stays = fact["offset"] is None or fact["run"] is not None or fact["is_anchor"] or fact["kind"] == "prefix"
         if not isinstance(fact["is_coded"], bool) or (stays and fact["is_coded"]):
             raise InputError(f"{name} cannot lie in codes", given=str(fact)[:200], do="take a new snapshot")
+        if not isinstance(fact["on_disk"], bool) or (fact["on_disk"] and fact["offset"] is not None):
+            raise InputError(f"{name} cannot lie on the disk", given=str(fact)[:200], do="take a new snapshot")
         if has_codes and fact["offset"] is not None and not fact["is_coded"]:
             raise InputError(f"{name} lies behind blocks in codes", given=str(fact)[:200], do="take a new snapshot")
         if fact["kind"] == "prefix" and (order or fact["offset"] is None):
@@ -258,7 +266,11 @@ def _check_blocks(store: "KVStore", facts: Mapping[str, Any]) -> None:
 
 
 def _check_tensors(
-    store: "KVStore", on_device: Codec, codec: Codec, tensors: Mapping[str, Tensor], blocks: list[Mapping[str, Any]]
+    store: "KVStore",
+    on_device: Codec,
+    parked: Mapping[bool, Codec],
+    tensors: Mapping[str, Tensor],
+    blocks: list[Mapping[str, Any]],
 ) -> None:
     """Raise `InputError` unless the tensors are of the shapes and types that these blocks need, and no others."""
     spec = store.spec
@@ -283,7 +295,7 @@ def _check_tensors(
             name, size = (fact["id"], fact["num_tokens"]) if run is None else (run, rows[run])
             wanted[f"written.{name}"] = (*row, size, spec.head_dim), spec.dtype
         if fact["offset"] is None or fact["is_coded"]:
-            tier, coder = ("coded", on_device) if fact["is_coded"] else ("host", codec)
+            tier, coder = ("coded", on_device) if fact["is_coded"] else ("host", parked[fact["on_disk"]])
             parts = parts_of(spec, coder, fact["num_tokens"])
             wanted |= {f"{tier}.{fact['id']}.{name}": part for name, part in parts.items()}
     found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
@@ -299,7 +311,7 @@ def _check_tensors(
 
 
 def _check_budgets(store: "KVStore", tensors: Mapping[str, Tensor], blocks: list[Mapping[str, Any]], lead: int) -> None:
-    parked = [fact["num_tokens"] for fact in blocks if fact["offset"] is None]
+    parked = [fact["num_tokens"] for fact in blocks if fact["offset"] is None and store._parked.tier is None]
     host = sum(encoded_bytes(store.spec, store.host_codec, size) for size in parked)
     elsewhere = ("host.", "coded.", "device.")
     device = sum(tensor.nbytes for name, tensor in tensors.items() if not name.startswith(elsewhere))

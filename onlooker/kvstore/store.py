@@ -20,7 +20,9 @@ from onlooker.kvstore.catalog import Catalog, Spans
 from onlooker.kvstore.chunk import Chunk
 from onlooker.kvstore.coded import Coded, encoded_bytes, hold, park
 from onlooker.kvstore.coded_window import new_window
+from onlooker.kvstore.disk import DiskTier
 from onlooker.kvstore.melting import Melted, Pick, check_pick, whole_counts
+from onlooker.kvstore.parked import Parked
 from onlooker.kvstore.question import Choose, Held, QuestionView
 from onlooker.kvstore.rotation import Rotary, by_steps, moved, rotate
 from onlooker.kvstore.signals import Signals
@@ -37,8 +39,8 @@ class KVStore:
     difference, into a copy; what is stored never changes.
 
     Device tier: what the stream sees while watching (see `Window` for its position rule). Host tier: parked blocks,
-    pinned where CUDA is there, one slab per block. Policies decide what goes where (`apply`); questions read the store
-    through a `QuestionView` and leave no trace. Not thread-safe.
+    pinned where CUDA is there, one slab per block; beyond the host budget, on the disk (see `Parked`). Policies decide
+    what goes where (`apply`); questions read the store through a `QuestionView` and leave no trace. Not thread-safe.
     """
 
     def __init__(
@@ -50,11 +52,14 @@ class KVStore:
         host_budget_bytes: int | None = None,
         device_codec: Codec = PLAIN,
         host_codec: Codec = PLAIN,
+        disk: DiskTier | None = None,
+        disk_codec: Codec | None = None,
         num_queries: int = 0,
     ) -> None:
         """`rotary` takes positions int64 `[axes, tokens]` to (cos, sin) float32 `[tokens, head_dim]`; `device_codec`
-        says how blocks lie on the device (see `CodedWindow`), and `host_codec` how parked ones do; `num_queries` of how
-        many of a new block's last tokens the queries are wanted.
+        says how blocks lie on the device (see `CodedWindow`), and `host_codec` how parked ones do; on `disk` lie those
+        that the host budget does not hold, the oldest first, as `disk_codec` says (default: as they lay);
+        `num_queries` of how many of a new block's last tokens the queries are wanted.
 
         The device budget covers the stream's rows (room to grow included), positions and signals. A question's context
         must fit beside them when it is gathered, but never stops the stream. While rows move to a larger arena, both
@@ -65,6 +70,7 @@ class KVStore:
         self.device_budget_bytes, self.host_budget_bytes = device_budget_bytes, host_budget_bytes
         self.num_queries = num_queries
         self.device_codec, self.host_codec = device_codec, host_codec
+        self._parked = Parked(spec, host_codec, host_budget_bytes, disk, disk_codec or host_codec)
         self._is_same_codec = registry.describe(device_codec) == registry.describe(host_codec)
         self._reset()
 
@@ -72,9 +78,9 @@ class KVStore:
         self._window = new_window(self.spec, self.turn, self.device_codec)
         self._signals = Signals(self.spec)
         self._entries: Catalog[Entry] = Catalog()
-        self._host: Catalog[Coded] = Catalog()
-        self._next_id = 0
-        self._host_bytes = self._position_bytes = 0
+        self._parked.close()
+        self._parked = self._parked.blank()
+        self._next_id = self._position_bytes = 0
         self._open: Chunk | None = None
         self._queries: dict[int, Tensor] = {}
         self._views: weakref.WeakSet[QuestionView] = weakref.WeakSet()
@@ -150,7 +156,7 @@ class KVStore:
         rows = self._window.num_rows + self._window.coded_tokens + num_tokens + TEXT_TOKENS
         # A row costs most where it is a block by itself.
         parked, device = rows * encoded_bytes(self.spec, self.host_codec, 1), self.device_budget_bytes
-        if self.host_budget_bytes is not None and self._host_bytes + parked > self.host_budget_bytes:
+        if not self._parked.is_sure_of_room(parked):
             return False
         beside = self._beside(num_tokens) + (rows - num_tokens) * self.spec.position_axes * 8
         return device is None or beside + rows * Arena.row_bytes(self.spec) <= device
@@ -204,17 +210,18 @@ class KVStore:
             return
         self._check(plan)
         slabs = {block: self._slab(block) for block in plan.park}
-        leaving = set(plan.park).union(block for block in plan.forget if block not in self._host)
+        spilled = self._parked.spilled(slabs, set(plan.forget))
+        leaving = set(plan.park).union(block for block in plan.forget if block not in self._parked.blocks)
         self._window.remove({self._entries[block].block.id for block in leaving})
-        for block, slab in slabs.items():
-            self._host[block] = slab
-            self._host_bytes += slab.nbytes
+        for block, slab in (slabs | spilled).items():
+            self._parked.put(block, slab)
+        for block in plan.park:
             entry = self._entries[block]
             self._entries[block] = Entry(dataclasses.replace(entry.span, tier=Tier.HOST), entry.block)
         for block in plan.forget:
             entry = self._entries.remove(block)
-            if block in self._host:
-                self._host_bytes -= self._host.remove(block).nbytes
+            if block in self._parked.blocks:
+                self._parked.remove(block)
             self._position_bytes -= entry.block.positions.nbytes
             self._signals.forget(block)
 
@@ -281,7 +288,7 @@ class KVStore:
             raise InputError(
                 "the prefix can be neither parked nor forgotten nor melted", given=str(prefix.id), do="leave it out"
             )
-        if parked := [block for block in plan.park + plan.melt if block in self._host]:
+        if parked := [block for block in plan.park + plan.melt if block in self._parked.blocks]:
             raise InputError(
                 "a plan parks or melts blocks that are parked already", given=str(parked), do="leave them out"
             )
@@ -293,16 +300,7 @@ class KVStore:
         if partly := [block for run in runs for block in self._window.melted[run].blocks if block not in plan.forget]:
             do = "forget all of them"
             raise InputError("blocks that were melted together leave together", given=f"{partly} would stay", do=do)
-        sizes = [self._entries[block].span.num_tokens for block in plan.park]
-        more = sum(encoded_bytes(self.spec, self.host_codec, size) for size in sizes)
-        less = sum(self._host[block].nbytes for block in plan.forget if block in self._host)
-        budget = self.host_budget_bytes
-        if budget is not None and more and self._host_bytes + more - less > budget:
-            raise CapacityError(
-                "the parked keys and values do not fit in host memory",
-                given=f"{self._host_bytes + more - less} bytes needed, {budget} allowed",
-                do="raise the host budget or let the memory forget (for example rekv:max_parked=...)",
-            )
+        self._parked.check([self._entries[block].span.num_tokens for block in plan.park], plan.forget)
 
     def _slab(self, block: int) -> Coded:
         """A resident block as it lies in the host tier: its keys as they were written, and its values, encoded."""
@@ -347,11 +345,12 @@ class KVStore:
             "device_positions": self._position_bytes,
             "device_owners": sum(one.owners.nbytes for one in self._window.melted.values()),
             "device_views": sum(view.num_bytes() for view in self._views),
-            "host_rows": self._host_bytes,
+            "host_rows": self._parked.host_bytes,
+            "disk_rows": self._parked.disk_bytes,
         }
 
     def fork(self) -> "KVStore":
-        """An independent copy. Host slabs are shared, since nobody ever writes to them; an open chunk is left out."""
+        """An independent copy. Parked blocks are shared, as nobody ever writes to them; an open chunk is left out."""
         twin = KVStore(
             self.spec,
             self.rotary,
@@ -359,13 +358,14 @@ class KVStore:
             host_budget_bytes=self.host_budget_bytes,
             device_codec=self.device_codec,
             host_codec=self.host_codec,
+            disk=self._parked.tier,
+            disk_codec=self._parked.disk_codec,
             num_queries=self.num_queries,
         )
         twin._window = self._window.twin()
         twin._signals.load(list(self._signals.rows), self._signals.export())
-        twin._entries, twin._host = self._entries.copy(), self._host.copy()
-        twin._next_id = self._next_id
-        twin._host_bytes, twin._position_bytes = self._host_bytes, self._position_bytes
+        twin._entries, twin._parked = self._entries.copy(), self._parked.twin()
+        twin._next_id, twin._position_bytes = self._next_id, self._position_bytes
         return twin
 
     def unshare(self) -> None:

@@ -19,7 +19,7 @@ from onlooker.core import registry
 from onlooker.core.errors import InputError, OnlookerError
 from onlooker.core.kinds import defaults
 from onlooker.core.sizes import num_bytes
-from onlooker.kvstore.tiers import tier_codecs
+from onlooker.kvstore.tiers import store_settings
 from onlooker.models import short_name
 from onlooker.server.config_sections import (
     DatabaseSection,
@@ -66,8 +66,9 @@ class Config(BaseSettings):
         one = self.model
         made: dict[str, Any] = {kind: registry.make(kind, getattr(one, kind)) for kind in defaults()}
         budgets = {"device_budget_bytes": one.device_budget, "host_budget_bytes": one.host_budget}
-        made |= {name: None if size is None else num_bytes(size) for name, size in budgets.items()}
-        return made | {"kv": tier_codecs(one.kv) and one.kv, "arithmetic": one.arithmetic}
+        sizes = {name: None if size is None else num_bytes(size) for name, size in budgets.items()}
+        store_settings(one.kv, **sizes, disk=one.disk)
+        return made | sizes | {"kv": one.kv, "disk": one.disk, "arithmetic": one.arithmetic}
 
     def server_settings(self, keys: tuple[str, ...] = (), worker: str = "w0") -> ServerSettings:
         """How the server is set up; `keys` are further plain keys. Raises `InputError`."""

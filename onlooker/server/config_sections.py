@@ -54,6 +54,7 @@ class ModelSection(_Methods):
     device_budget: Size | None = None
     host_budget: Size | None = None
     kv: str = ""
+    disk: str = ""
     arithmetic: Literal["model", "fp8"] = "model"
     response: str = "threshold"
     """Policy of the rules that name none."""
