@@ -53,6 +53,7 @@ def streams(
     dense: Annotated[
         bool, typer.Option(help="Also encoder=full, compressor=identity: with as many tokens, and as many seconds.")
     ] = True,
+    stock: Annotated[bool, typer.Option(help="Also Transformers' own generate over the dense window.")] = False,
     devices: Annotated[
         str | None, typer.Option(metavar="LIST", help="Search on several at once, and add up: 0,1 or cpu,cpu.")
     ] = None,
@@ -93,12 +94,31 @@ def streams(
             show_search(results[name], demand)
         if out is not None:
             out.write_text(json.dumps(sound(found)) + "\n", encoding="utf-8")
+    if stock:
+        found["stock"] = _stock(loaded, model, dtype, results, demand, as_json)
     if picture is not None:
         from onlooker.cli.curve import draw
 
         picture.write_bytes(draw(results, demand))
     if as_json:
         emit(found)
+
+
+def _stock(
+    loaded: "VideoModel", name: str, dtype: str, results: dict[str, Any], demand: "Demand", as_json: bool
+) -> dict[str, Any]:
+    """Transformers' own model at a question about as many tokens as the streams hold."""
+    from onlooker.cli.stock import stock_question
+
+    context = max(one["context_tokens"] for one in results.values())
+    told = stock_question(loaded, name, dtype, context, demand.answer_tokens)
+    if not as_json:
+        print(
+            f"Transformers' generate over {told['frames']} frames, {told['context_tokens']:,} tokens: "
+            f"{told['first_token_ms']:.0f} ms to the first token, {told['answer_ms']:.0f} ms to the last of "
+            f"{told['answer_tokens']}"
+        )
+    return told
 
 
 def _pipelines(

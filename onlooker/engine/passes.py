@@ -33,6 +33,9 @@ SCRATCH_ROWS = 1 << 18
 """Rows in codes that a packed pass lays out at most: 32 frames over 8,000 rows each, 512 MiB at the sizes of a 7B
 model. What is beyond is read from codes."""
 
+LEAST_LAID_OUT = 128
+"""Tokens up to which a pass reads codes where they lie: laying them out for one frame takes as long as it saves."""
+
 
 @dataclass
 class PassCounts:
@@ -210,7 +213,14 @@ class LanguageStep:
         self.num_tokens = num_tokens
         self._model, self._axes = model, spec.position_axes
         segments = min(num_tokens, MOST_SEGMENTS)
-        self.tables = PassTables(spec, num_tokens, segments, tiles_for(num_tokens), asked, scratch)
+        self.tables = PassTables(
+            spec,
+            num_tokens,
+            segments,
+            tiles_for(num_tokens, in_codes=form is not None),
+            asked,
+            scratch if num_tokens > LEAST_LAID_OUT else None,
+        )
         self._attention = RowAttention(self.tables, form) if kernels else PlainRowAttention(self.tables)
         self._embeddings = torch.zeros(num_tokens, spec.hidden_dim, dtype=spec.dtype, device=spec.device)
         # A graph reads the rows beside its tokens from where they were when it was captured.

@@ -16,11 +16,14 @@ class Tiles:
     stages: int = 3
     shares: int = 16
     """Programs that lay out one segment's rows in codes, in one head."""
-    share_warps: int = 4
+    share_warps: int = 8
 
 
-def tiles_for(num_tokens: int) -> Tiles:
-    """Few tokens leave most of a GPU idle unless the keys are shared out; many fill it by themselves."""
+def tiles_for(num_tokens: int, in_codes: bool = False) -> Tiles:
+    """Few tokens leave most of a GPU idle unless the keys are shared out; many fill it by themselves. `in_codes`: most
+    keys lie in codes."""
+    if num_tokens <= 16 and in_codes:
+        return Tiles(queries=16, keys=64, splits=8, warps=4, stages=2)
     if num_tokens <= 16:
         return Tiles(queries=16, keys=64, splits=16, warps=4, stages=3)
     if num_tokens <= 128:

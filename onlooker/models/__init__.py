@@ -27,6 +27,7 @@ __all__ = [
     "random_model",
     "shape_of",
     "short_name",
+    "stock_network",
 ]
 
 
@@ -96,6 +97,28 @@ def planned_towers(source: str) -> "list[SideTower]":
     )
     made = [_parts.made_for(file, spec, shape.vision_dim) for file in files if file.endswith(".py")]
     return [part for part in made if isinstance(part, SideTower)]
+
+
+def stock_network(source: str, dtype: str = "auto", device: str = "auto") -> Any:
+    """A LLaVA-OneVision network as Transformers makes it, by name, folder or shape (with random weights), for timing it
+    beside ours. Raises `ModelError` for other families."""
+    from onlooker.core.errors import ModelError
+    from onlooker.models._loading import choose_device, choose_dtype, load_network
+    from onlooker.models._random import random_network
+    from onlooker.models._shapes import QwenShape
+
+    place = choose_device(device)
+    shape = SHAPES.get(source)
+    folder, kind = (None, "qwen" if isinstance(shape, QwenShape) else "llava_onevision") if shape else _find(source)
+    if kind != "llava_onevision":
+        do = "leave the stock model out, or give a LLaVA-OneVision"
+        raise ModelError("the stock model is timed for one family only", given=f"{source} ({kind})", do=do)
+    if shape is not None or folder is None:
+        assert shape is not None
+        return random_network(shape, choose_dtype(dtype, place), place)
+    from transformers import LlavaOnevisionForConditionalGeneration
+
+    return load_network(LlavaOnevisionForConditionalGeneration, folder, choose_dtype(dtype, place), place)
 
 
 def check_name(name: str) -> None:

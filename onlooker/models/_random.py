@@ -27,7 +27,7 @@ def random_model(name: str | Shape, dtype: str = "auto", device: str = "auto") -
         from onlooker.models._qwen_random import random_qwen
 
         return random_qwen(shape, choose_dtype(dtype, place), place, _Wordless(shape.vocabulary))
-    network = _random_network(shape, choose_dtype(dtype, place), place)
+    network = random_network(shape, choose_dtype(dtype, place), place)
     wordless = _Wordless(shape.vocabulary)
     return LlavaOnevision(network, wordless, Pixels((shape.image_size, shape.image_size)), wordless, shape.name)  # pyright: ignore[reportArgumentType]
 
@@ -58,7 +58,8 @@ class _Wordless:
         return ""
 
 
-def _random_network(shape: Shape, dtype: Any, device: Any) -> Any:
+def random_network(shape: Shape, dtype: Any, device: Any) -> Any:
+    """A LLaVA-OneVision network of Transformers with random weights, in evaluation mode."""
     import torch
     from transformers import (
         LlavaOnevisionConfig,

@@ -152,8 +152,8 @@ def ask(stack: Stack, view, lengths: Sequence[int] = (4, 1, 1), scored: bool = F
 
 def written(store: KVStore, block: int) -> tuple[Tensor, Tensor]:
     """Copies of a block's keys as they were written, and of its values, from whichever tier."""
-    if block in store._host:
-        keys, values = store.host_codec.decode(store._host[block].parts, store.spec.dtype)
+    if block in store._parked.blocks:
+        keys, values = store.host_codec.decode(store._parked.blocks[block].parts, store.spec.dtype)
         return keys.clone(), values.clone()
     start = store._window.row_of(block)
     rows = slice(start, start + store._entries[block].span.num_tokens)

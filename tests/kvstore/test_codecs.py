@@ -93,9 +93,9 @@ def test_a_snapshot_of_one_codec_is_decoded_and_encoded_by_another(theirs, ours)
     for span in store.spans:
         if span.tier is not Tier.HOST:
             continue
-        given = store.host_codec.decode(store._host[span.id].parts, stack.spec.dtype)
+        given = store.host_codec.decode(store._parked.blocks[span.id].parts, stack.spec.dtype)
         wanted = given if ours == theirs else other.host_codec.decode(other.host_codec.encode(*given), stack.spec.dtype)
-        got = other.host_codec.decode(other._host[span.id].parts, stack.spec.dtype)
+        got = other.host_codec.decode(other._parked.blocks[span.id].parts, stack.spec.dtype)
         assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
     sizes = [
         encoded_bytes(other.spec, other.host_codec, span.num_tokens) for span in other.spans if span.tier is Tier.HOST
@@ -121,7 +121,7 @@ def test_a_snapshot_in_a_form_that_is_not_known_is_refused(told):
     [
         ("int8", "by tier"),
         ("host=int3", "no codec of that name"),
-        ("disk=int8", "no such tier"),
+        ("cellar=int8", "no such tier"),
         ("host=int8,host=int4", "twice"),
         ("host=int8:group=x", "of type int"),
         ("host=int4:group=0", "at least one"),

@@ -154,7 +154,7 @@ def test_codes_travel_to_the_host_and_back_as_they_are(codec):
         watch(stack, store, 4, number)
     known = {name: part.clone() for name, part in store._window.coded[2].parts.items()}
     store.apply(Plan(park=(2,)))
-    assert all(torch.equal(part, store._host[2].parts[name]) for name, part in known.items())
+    assert all(torch.equal(part, store._parked.blocks[2].parts[name]) for name, part in known.items())
 
 
 @pytest.mark.parametrize("theirs", ["bf16", *CODECS])

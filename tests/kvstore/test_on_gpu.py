@@ -51,7 +51,7 @@ def test_gpu_equals_cpu(dtype, tolerance):
     there = dataclasses.replace(make_spec(dtype=dtype), device=torch.device("cuda"))
     (wanted, _), (got, store) = live(make_spec()), live(there)
     torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance)
-    assert all(part.is_pinned() for slab in store._host.values() for part in slab.parts.values())
+    assert all(part.is_pinned() for slab in store._parked.blocks.values() for part in slab.parts.values())
     loaded = KVStore(there, rotary_there)
     loaded.load(*store.export())
     tensors, again = store.export()[0], loaded.export()[0]
