@@ -26,7 +26,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from benchmarks.half_hour import open_with
 from benchmarks.long_streams import Stream
 from onlooker import models
 from onlooker.core import provenance, registry
@@ -170,6 +169,14 @@ def is_told(query: QueryRecord, watched: Watched, right: set[Happening]) -> bool
     verb = {"when_left": "left"}.get(query.meta["form"], "came")
     asked = [one for one in asked if one.what.endswith(verb) or one.what.startswith("word")]
     return all(one in right for one in asked) if asked else None
+
+
+def open_with(engine: Engine, memory: str) -> Session:
+    """A stream with a memory of its own."""
+    session = engine.open()
+    session.memory = registry.make("memory", memory)
+    session.states["memory"] = session.memory.new_state()
+    return session
 
 
 def watch(engine: Engine, streams: Sequence[Watched], windows: Sequence[int]) -> dict[int, list[Session]]:
