@@ -54,24 +54,15 @@ SHARES = f"rekv:topk={FRAMES - 5},first=1,recent=4,score=shares,{WINDOW}"
 HEADS = f"retrieval_heads:{WINDOW}"
 TOLD = "told where to look"
 BY_TOKENS = (
-    (
-        SHARES,
-        SHARES,
-        HEADS,
-        HEADS + ",recent=4",
-        TOLD,
-        f"sliding_window:{WINDOW}",
-        f"rekv:topk={FRAMES - 4},recent=4,{WINDOW}",
-    ),
+    (SHARES, SHARES, f"sliding_window:{WINDOW}"),
+    (SHARES, HEADS, HEADS + ",recent=4"),
+    (SHARES, TOLD),
     (f"last_frames:frames={FRAMES}",),
+    (SHARES, f"rekv:topk={FRAMES - 4},recent=4,{WINDOW}"),
+    (SHARES, f"select_recent:recent=8,budget={FRAMES - 9}"),
+    (SHARES, f"streamingtom:recall_tokens={TOKENS},recent=4,{WINDOW}"),
+    (SHARES, SHARES + ",level=true"),
     ("full",),
-    (
-        SHARES,
-        SHARES + ",level=true",
-        f"select_recent:recent=8,budget={FRAMES - 9}",
-        f"select_recent:recent=24,budget={FRAMES - 25},bar=0",
-        f"streamingtom:recall_tokens={TOKENS},recent=4,{WINDOW}",
-    ),
     (f"infinipot_v:{WINDOW},keep_tokens={TOKENS * 3 // 4}",),
     (f"infinipot_v:{WINDOW},keep_tokens={TOKENS * 3 // 4},pack=true",),
     (f"livevlm:keep_tokens={TOKENS * 5 // 3},recent=16,pack=true",),
@@ -337,8 +328,7 @@ def main() -> None:
     parser.add_argument("--compressor", default="stc_pruner", help="the same for all memories")
     parser.add_argument("--also", action="append", default=[], metavar="MEMORY", help="watch under this one too")
     parser.add_argument("--fork", action="append", default=[], metavar="MEMORY", help="ask forks under this one too")
-    parser.add_argument("--only", action="store_true", help="only what --also and --fork name, and the controls")
-    parser.add_argument("--skip", type=int, default=0, help="leave out so many of the table's first jobs")
+    parser.add_argument("--match", default="", help="only memories of the table in whose jobs this expression is found")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--devices", default="auto", help="for example cuda:0,cuda:0,cpu: workers take them in turn")
     parser.add_argument("--workers", type=int, default=1)
@@ -347,14 +337,14 @@ def main() -> None:
     parser.add_argument("--seen", default="", help="folder for what is seen of streams (default: one that is deleted)")
     parser.add_argument("--out", default="half_hour.jsonl")
     given = parser.parse_args()
-    groups = [*TABLES[given.table][: 2 if given.only else None], *((name,) for name in given.also)]
-    groups += [(SHARES, *given.fork)] if given.fork else []
+    groups = [group for group in TABLES[given.table] if any(re.search(given.match, name) for name in group[-2:])]
+    groups += [*((name,) for name in given.also), *((SHARES, name) for name in given.fork)]
     for name in {name for group in groups for name in group} - {TOLD}:
         registry.make("memory", name.partition(" ")[0])  # a mistake is told before anything is done
     seeds = range(given.first_seed, given.first_seed + given.clips)
     parts = [tuple(seeds[at : at + given.together]) for at in range(0, given.clips, given.together)]
     names = given.models.split(",")
-    jobs = [Job(name, part, group) for group in groups[given.skip :] for name in names for part in parts]
+    jobs = [Job(name, part, group) for group in groups for name in names for part in parts]
     deadline, spawn = time.monotonic() + given.seconds, multiprocessing.get_context("spawn")
     begun, ready = spawn.Value("i", 0), spawn.Barrier(given.workers)
     with tempfile.TemporaryDirectory() as folder:

@@ -75,7 +75,7 @@ class SeenStream:
                 assert isinstance(state, Newest) and state.tokens is not None
                 times_s.append(frame.time_s)
                 parts.append(state.tokens)
-        joined = {name: torch.cat([getattr(tokens, name) for tokens in parts]) for name in COLUMNS}
+        joined: dict[str, Any] = {name: torch.cat([getattr(tokens, name) for tokens in parts]) for name in COLUMNS}
         extras = {name: torch.cat([tokens.extras[name] for tokens in parts]) for name in parts[0].extras}
         counts = torch.tensor([len(tokens) for tokens in parts])
         tokens = VisualTokens(**joined, grid=parts[0].grid, extras=extras)
@@ -97,7 +97,8 @@ class SeenStream:
         some = load_file(path, device=str(device))
         rows, cols, seen = some["sizes"].tolist()
         extras = {name.removeprefix("extra."): value for name, value in some.items() if name.startswith("extra.")}
-        tokens = VisualTokens(**{name: some[name] for name in COLUMNS}, grid=(rows, cols), extras=extras)
+        columns: dict[str, Any] = {name: some[name] for name in COLUMNS}
+        tokens = VisualTokens(**columns, grid=(rows, cols), extras=extras)
         return cls(tokens, some["counts"].cpu(), some["times_s"].cpu(), seen)
 
     def frames(self) -> Iterator[tuple[Frame, VisualTokens]]:
