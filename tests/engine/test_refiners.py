@@ -1,5 +1,7 @@
 """Refiners in an engine: on every family and kind of memory, in plain and packed passes, and never on the stream."""
 
+import random
+
 import pytest
 import torch
 from moving_pictures import make_frames
@@ -7,6 +9,7 @@ from stock_models import FAMILIES
 from tiny import make_family_folder
 
 from onlooker.core import registry
+from onlooker.core.contracts import Look
 from onlooker.core.errors import ModelError
 from onlooker.core.tokens import VisualTokens
 from onlooker.core.unread import Unread
@@ -121,3 +124,34 @@ def test_iva_reads_the_frame_that_fits_in_full_and_the_others_coarsely():
     read = registry.make("refiner", "iva:fine=1,coarse=2").refine(recalled, question)
     assert [len(one.content) for one in read] == [2, 2, 6, 2]
     assert all(float(one.content.weight.sum()) == 6 for one in read)
+
+
+@pytest.mark.proves("b_vllm", 1)
+@pytest.mark.parametrize("seed", range(40))
+def test_b_vllm_never_reads_more_than_its_budget(seed):
+    """Tokens of frames of any sizes, and rows of any blocks, by any words: counted one by one, notes left out."""
+    made, chance = torch.Generator().manual_seed(seed), random.Random(seed)
+    recalled = []
+    for number in range(chance.randint(1, 12)):
+        if number and chance.random() < 0.25:
+            recalled.append(Unread(torch.tensor([5, 6, 7]), float(number), float(number), "text"))
+            continue
+        rows, cols = chance.randint(1, 5), chance.randint(1, 5)
+        features = torch.randn(rows * cols, 8, generator=made) * chance.choice((0.0, 0.1, 3.0))
+        recalled.append(
+            Unread(VisualTokens.of_frame(features, (rows, cols), number, float(number)), float(number), float(number))
+        )
+    words = torch.randn(chance.randint(1, 9), 8, generator=made)
+    total = sum(len(one.content) for one in recalled if one.kind == "vision")
+    for budget in {1, chance.randint(1, total), total, total + 3}:
+        read = registry.make("refiner", f"b_vllm:tokens={budget}").refine(recalled, words)
+        assert 1 <= sum(len(one.content) for one in read if one.kind == "vision") <= budget
+        assert [one for one in read if one.kind != "vision"] == [one for one in recalled if one.kind != "vision"]
+    sizes = [chance.randint(1, 9) for _ in range(chance.randint(1, 10))]
+    block = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    vision = torch.tensor([n % 4 != 3 for n in range(len(sizes))])[block]
+    keys, own = (torch.randn(2, count, 16, generator=made) for count in (len(block), len(words)))
+    look = Look(0, 2, own.repeat(2, 1, 1), keys, own, 0.25, block, vision)
+    for budget in {1, chance.randint(1, int(vision.sum())), int(vision.sum()) + 1}:
+        kept = registry.make("refiner", f"b_vllm:tokens={budget}").refine_rows(look)
+        assert 1 <= int((kept & vision).sum()) <= budget
