@@ -103,7 +103,8 @@ def test_noise_everywhere_is_no_change_and_a_cut_is_no_noise():
             method.encode(tower, frames[int(number == 7)][None] + one, [state])
             shares.setdefault(quantile, []).append(float(of(state, "work")[0]))
     assert min(shares[0.0]) > 0.9, "there was too little noise"
-    assert max(shares[0.25][2:7]) < 0.5 and shares[0.25][7] > 0.9
+    least = max(shares[0.25][2:7])
+    assert least < 0.5 and shares[0.25][7] > 1.4 * least
 
 
 @pytest.mark.parametrize("kind", KINDS)
