@@ -360,3 +360,28 @@ def test_settings_out_of_range_are_refused(settings):
         STCCacher(**settings)
     with pytest.raises(InputError, match="budget"):
         STCCacher(tau=0, budget=0.3)
+
+
+@pytest.mark.parametrize("method", [STCCacher(refresh_share=None), STCCorrected(reference_dtype="int8")], ids=repr)
+def test_streams_shared_out_to_threads_are_computed_as_alone(method):
+    tower, _ = seen("siglip", 1)
+    videos = [seen("siglip", seed=s)[1] for s in range(3)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        steps = method.prepare(tower, videos[0][0], 3, lambda step: None)
+        assert steps.threads == 2 and torch.get_num_threads() == 2
+        assert list(steps.pool.map(lambda _: torch.get_num_threads(), range(8))) == [1] * 8
+        states, together = [method.new_state() for _ in videos], []
+        for frames in zip(*videos, strict=True):
+            encoded = steps.encode(torch.stack(frames), states)
+            together.append(encoded.hidden)
+            assert encoded.refreshed == (len(together) == 1,) * 3
+            assert encoded.recomputed.shape == (3, tower.num_tokens)
+        with torch.inference_mode():
+            steps.encode(torch.stack([video[0] for video in videos]), [method.new_state() for _ in videos])
+    finally:
+        torch.set_num_threads(before)
+    for number, video in enumerate(videos):
+        expected = run(method, tower, video)
+        assert relative(torch.stack(together)[:, number], expected) < (0.02 if method.in_eight_bits(video) else 1e-5)

@@ -24,10 +24,10 @@ stream's is carried along from branch to branch, and nobody projects whole frame
 bits with a scale a row where a model computes in 16: 93 MiB a stream at SigLIP-so400m, of which the published form
 keeps 127. No gradient flows through references.
 
-`_change`: who changed. `_state`: what is kept. `_layer`: a layer. Here: settings, costs, when a frame is whole.
+`_change`: who changed. `_state`: what is kept. `_layer`: a layer. `_plain`, `_prepared`: steps. Here: settings, costs,
+when a frame is whole.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -43,6 +43,7 @@ from onlooker.encode._layer import run_layer
 from onlooker.encode._packed import fastest_ways
 from onlooker.encode.stc_cacher._change import changes, mean_lengths, sketch, thresholds
 from onlooker.encode.stc_cacher._layer import Chosen, reuse_layer
+from onlooker.encode.stc_cacher._plain import PlainSteps
 from onlooker.encode.stc_cacher._prepared import CodedEncoder
 from onlooker.encode.stc_cacher._state import KINDS, CacherState, SideBySide, of
 
@@ -143,10 +144,10 @@ class STCCacher(EncoderAccelerator):
 
     def prepare(
         self, tower: VisionTower, like: Tensor, max_streams: int, on_step: Callable[[str], None]
-    ) -> "PlainSteps | CodedEncoder":
+    ) -> PlainSteps | CodedEncoder:
         if like.is_cuda:
             return CodedEncoder(self, tower, like, max_streams, on_step, fastest_ways(like).whole_attention)
-        return PlainSteps(self, tower, max_streams)
+        return PlainSteps.ready(self, tower, like, max_streams)
 
     def less(self) -> Self | None:
         """Half of the refreshes, where they come by the clock."""
@@ -241,27 +242,4 @@ class STCCacher(EncoderAccelerator):
         tau.mul_(torch.exp(GAIN * (spent / self.budget - 1))).clamp_(low, high)
 
 
-@dataclass(frozen=True)
-class PlainSteps:
-    """The method over one tower, in plain steps of any shape."""
-
-    method: STCCacher
-    tower: VisionTower
-    max_streams: int
-
-    def under(self, method: STCCacher) -> "PlainSteps":
-        """The same under other settings."""
-        return dataclasses.replace(self, method=method)
-
-    def encode(self, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
-        """See `contracts.Prepared`."""
-        if len(hidden) > self.max_streams:
-            raise InputError(
-                "more streams in one step than were prepared for",
-                given=f"{len(hidden)}, prepared for {self.max_streams}",
-                do="prepare for more streams, or use more steps",
-            )
-        return self.method.encode(self.tower, hidden, states)
-
-
-__all__ = ["CacherState", "Chosen", "STCCacher"]
+__all__ = ["CacherState", "Chosen", "PlainSteps", "STCCacher"]

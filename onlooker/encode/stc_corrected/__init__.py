@@ -89,7 +89,7 @@ class STCCorrected(STCCacher):
         return CorrectedState()
 
     def prepare(self, tower: VisionTower, like: Tensor, max_streams: int, on_step: Callable[[str], None]) -> PlainSteps:
-        return PlainSteps(self, tower, max_streams)
+        return PlainSteps.ready(self, tower, like, max_streams)
 
     def spent(self, tower: VisionTower, state: StreamState) -> Tensor:
         work = of(state, "work")
