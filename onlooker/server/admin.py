@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
@@ -105,10 +105,7 @@ def first_picture(url: str) -> bytes:
 
 def describe(source: Source, usual: ResponsePolicy | None = None) -> dict[str, Any]:
     """A source as an admin sees it; `usual` is the policy of rules that name none."""
-    questions = [
-        {"name": one.name, "text": one.text, "every_s": one.every_s, "max_tokens": one.max_tokens}
-        for one in source.questions
-    ]
+    questions = [asdict(one) for one in source.questions]
     told_of = {"name": source.name, "url": redact(source.url), "fps": source.fps, "lag_s": source.lag_s}
     told_of |= {"bad_pictures": source.bad_pictures}
     return told_of | {"rules": [rule.as_dict(usual) for rule in source.rules], "questions": questions}

@@ -107,6 +107,7 @@ def _fill(table: Table, source: Source, address: Mapping[str, str] | None, usual
     questions = [
         {"name": one.name, "text": one.text, "every_s": one.every_s}
         | ({"max_tokens": one.max_tokens} if one.max_tokens else {})
+        | ({"when": one.when} if one.when != "time" else {})
         for one in source.questions
     ]
     for key, items in (("rules", rules), ("questions", questions)):

@@ -218,6 +218,7 @@ class QuestionSection(Section):
     text: str = Field(min_length=1, max_length=2000)
     every_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 60.0
     max_tokens: int | None = Field(default=None, ge=1)
+    when: Literal["time", "change"] = "time"
 
 
 class SourceSection(Secret):

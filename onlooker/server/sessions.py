@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import re
 import time
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
@@ -10,7 +11,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from onlooker.core import registry
 from onlooker.core.events import Answer
+from onlooker.engine import Engine
 from onlooker.server import snapshots
 from onlooker.server.between import between_steps
 from onlooker.server.bodies import AskBody, FrameQuery, Name, NoteBody, NoteQuery, RuleBody, SessionBody
@@ -51,10 +54,13 @@ def _about(routes: APIRouter, service: Service) -> None:
 
     @routes.get("/config")
     async def config(caller: Asker) -> dict[str, Any]:
-        """Limits, models, accepted pictures."""
-        limits = service.limits
+        """Limits, models, methods, accepted pictures."""
+        limits, methods = service.limits, {}
+        if service.worker.is_ready:
+            methods = await asyncio.wrap_future(service.worker.call(_methods))
         return {
             "model": service.settings.model,
+            "methods": methods,
             "pictures": sorted(set(FORMATS) - {"image/jpg"}),
             "policies": ["freshest", "every"],
             "snapshots": service.settings.snapshots is not None,
@@ -72,6 +78,11 @@ def _about(routes: APIRouter, service: Service) -> None:
     async def sessions(caller: Asker) -> dict[str, Any]:
         """Your sessions and the shared ones."""
         return {"sessions": [stream.describe() for stream in service.visible(caller)]}
+
+
+def _methods(engine: Engine) -> dict[str, str]:
+    # Of a method of a file its name alone: where that file lies is nobody's business.
+    return {kind: re.sub(r"[^+(,=:]*/", "", registry.describe(one)) for kind, one in engine.methods.items()}
 
 
 def _lifetime(routes: APIRouter, service: Service) -> None:

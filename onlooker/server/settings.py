@@ -95,8 +95,10 @@ class StandingQuestion:
     name: str
     text: str
     every_s: float = 60.0
-    """Seconds from one asking to the next."""
+    """Least seconds from one asking to the next."""
     max_tokens: int | None = None
+    when: Literal["time", "change"] = "time"
+    """Asked whenever it is time, or only if the picture looks other than at the asking before."""
 
 
 BadPictures = Literal["tell", "alert", "refuse"]

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from onlooker.core.errors import OnlookerError
 from onlooker.server.bodies import Sampling
 from onlooker.server.refusals import Refusal
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from onlooker.video.clip import Clip
 
 LOG = logging.getLogger("onlooker.server")
+LOOKS_OTHER = 0.99
+"""Cosine of the mean tokens below which a picture looks other than one before."""
 
 
 class Watched:
@@ -171,13 +175,30 @@ class Watched:
     async def _ask_again(self, stream: Stream, standing: StandingQuestion) -> None:
         """Put a question every so many seconds until the stream ends; what is refused is counted and left out."""
         service, sampling = self._service, Sampling(max_tokens=standing.max_tokens)
+        seen: np.ndarray | None = None
         while stream.state == "live":
             await asyncio.sleep(standing.every_s)
+            if standing.when == "change":
+                before, seen = seen, await _changed(stream, seen)
+                if seen is before:
+                    continue
             try:
                 await service.answer(service.ask(stream, standing.text, sampling, standing=standing.name))
             except Refusal as refusal:
                 service.metrics.refused("standing_question")
                 LOG.warning("question %s to %s was not answered: %s", standing.name, stream.id, refusal.message)
+
+
+async def _changed(stream: Stream, before: np.ndarray | None) -> np.ndarray | None:
+    """What the picture is like, once it is other than before, by the model's own features; at the end, as before."""
+    while stream.state == "live":
+        trace = None if stream.session is None else stream.session.trace
+        if trace is not None and trace.gist is not None:
+            gist = trace.gist / max(float(np.linalg.norm(trace.gist)), 1e-12)
+            if before is None or float(gist @ before) < LOOKS_OTHER:
+                return gist
+        await asyncio.sleep(0.5)
+    return before
 
 
 def _tile(stream: Stream | None) -> dict[str, Any]:

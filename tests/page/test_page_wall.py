@@ -208,3 +208,36 @@ def test_every_view_fits_and_is_readable(open_wall, width: int, scheme: str) -> 
         page.wait_for_timeout(300)
         assert page.evaluate(fits), name
         keep(page, f"{name.lower()}_{width}_{scheme}")
+
+
+def test_standing_questions_settings_and_speech(open_wall, tmp_path):
+    """Standing questions come and go; what the stream runs with is told; speech where the browser has it."""
+    folder = Path(os.environ.get("ONLOOKER_PICTURES", tmp_path))
+    page = open_wall("#/yard")
+    page.locator("#standing summary").click()
+    page.fill("#stand-text", "what is there now?")
+    page.fill("#stand-every", "2")
+    page.select_option("#stand-when", "change")
+    page.click("#stand-add")
+    row = page.locator("#standing-list .rule")
+    expect(row).to_contain_text("when the picture changes, at most every 2 s")
+    page.screenshot(path=folder / "standing_desk.png")
+    page.locator("#setup summary").click()
+    expect(page.locator("#setup-list")).to_contain_text("memory")
+    expect(page.locator("#setup-list")).to_contain_text("rekv")
+    page.screenshot(path=folder / "setup_desk.png")
+    hears, speaks = page.evaluate(
+        "[Boolean(window.SpeechRecognition ?? window.webkitSpeechRecognition), Boolean(window.speechSynthesis)]"
+    )
+    assert page.locator("#speak").is_visible() == hears and page.locator("#aloud").is_visible() == speaks
+    if speaks:
+        page.evaluate("window.heard = []; speechSynthesis.speak = (one) => heard.push(one.text); null")
+        page.click("#aloud")
+        page.fill("#question", "how many shapes are visible now?")
+        page.click("#send")
+        page.wait_for_function("window.heard.length === 1 && window.heard[0].length > 0")
+    page.get_by_role("button", name="Ask no more: what is there now?").click()
+    expect(row).to_have_count(0)
+    dark = open_wall("#/yard", viewport={"width": 390, "height": 844}, color_scheme="dark")
+    dark.locator("#standing summary").click()
+    dark.screenshot(path=folder / "standing_phone_dark.png", full_page=True)

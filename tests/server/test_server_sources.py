@@ -7,12 +7,14 @@ import socket
 import threading
 import time
 
+import av
+import numpy as np
 import pytest
 from cameras import Camera, transport_stream
 from PIL import Image
 from running_server import WAIT_S, eventually, opened, running, web
 
-from onlooker.server.settings import Source
+from onlooker.server.settings import Source, StandingQuestion
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +131,34 @@ def test_a_source_that_is_coming_up_is_waited_for(pocket):
         begins.set()
         eventually(lambda: client.get("/v1/streaming/sessions/demo").status_code == 200)
         eventually(lambda: client.get("/v1/streaming/sources").json()["sources"][0]["state"] == "live")
+
+
+def test_a_standing_question_may_wait_for_a_change(pocket, tmp_path):
+    def film(colours: list[int]) -> str:
+        place = str(tmp_path / f"{len(colours)}.mp4")
+        with av.open(place, "w") as out:
+            video = out.add_stream("libx264", rate=4)
+            video.width = video.height = 64
+            video.pix_fmt = "yuv420p"
+            for grey in colours:
+                picture = np.full((64, 64, 3), grey, np.uint8)
+                out.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            out.mux(video.encode())
+        return place
+
+    text = "how many shapes are visible now?"
+    asked = (StandingQuestion("always", text, every_s=1.0), StandingQuestion("new", text, every_s=1.0, when="change"))
+    source = Source("still", film([40] * 48), questions=asked)
+    with (
+        running(pocket, sources=(source,), source_fps=2.0, state=tmp_path / "state") as server,
+        server.client() as client,
+    ):
+
+        def count(name: str) -> int:
+            events = client.get("/v1/search", params={"kind": "answer", "limit": 500}).json()["events"]
+            return sum(one["facts"]["standing"] == name for one in events)
+
+        eventually(lambda: count("always") >= 5)
+        assert count("new") == 1, "once, as nothing changes"
+        told = client.get("/v1/streaming/config").json()["methods"]
+        assert told["memory"].startswith("rekv") and all("/" not in one for one in told.values())
