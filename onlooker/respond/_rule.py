@@ -125,9 +125,17 @@ class Rule:
         if self.then != "alert":
             head |= {"then": self.then, "longest": self.longest} | ({"veto": self.veto} if self.veto else {})
         settings = {one.name: getattr(self.policy, one.name) for one in registry.settings(type(self.policy))}
-        method = registry.describe(self.policy).partition(":")[0]
-        unnamed = "threshold" if usual is None else registry.describe(usual).partition(":")[0]
-        return head | ({} if method == unnamed else {"policy": method}) | settings
+        unnamed = "threshold" if usual is None else _name_of(usual)
+        return head | ({} if self.method == unnamed else {"policy": self.method}) | settings
+
+    @property
+    def method(self) -> str:
+        """The name of its policy, or the path of its file."""
+        return _name_of(self.policy)
+
+
+def _name_of(policy: ResponsePolicy) -> str:
+    return registry.describe(policy).partition(":")[0]
 
 
 def read_rules(path: str | Path, policy: ResponsePolicy | None = None) -> list[Rule]:

@@ -15,6 +15,7 @@ from onlooker.server.bodies import Body
 from onlooker.server.config_sections import Above0, Fps, QuestionSection, SourceSection
 from onlooker.server.logs import redact
 from onlooker.server.refusals import Refusal, of_error
+from onlooker.server.rules import told as rule_told
 from onlooker.server.service import Service
 from onlooker.server.sessions import Asker
 from onlooker.server.settings import BadPictures, Source
@@ -108,7 +109,7 @@ def describe(source: Source, usual: ResponsePolicy | None = None) -> dict[str, A
     questions = [asdict(one) for one in source.questions]
     told_of = {"name": source.name, "url": redact(source.url), "fps": source.fps, "lag_s": source.lag_s}
     told_of |= {"bad_pictures": source.bad_pictures}
-    return told_of | {"rules": [rule.as_dict(usual) for rule in source.rules], "questions": questions}
+    return told_of | {"rules": [rule_told(rule, usual) for rule in source.rules], "questions": questions}
 
 
 def changed(name: str, before: Source | None, body: SourcePut, usual: ResponsePolicy | None = None) -> Source:

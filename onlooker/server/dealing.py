@@ -9,6 +9,7 @@ from typing import Any
 
 import tomlkit
 
+from onlooker.core import registry
 from onlooker.core.errors import OnlookerError
 from onlooker.respond import Rule
 from onlooker.server.config import Config, Faulty
@@ -63,8 +64,13 @@ class Dealing:
         """A source has these rules now, as its worker lists them: they are written into the file, if there is one."""
         source = self.source(name)
         assert source is not None, "asked of a source only"
+        usual = self.settings.response
+        named = None if usual is None else registry.describe(usual).partition(":")[0]
         settings = [{key: one[key] for key in one.keys() - STATUS if one[key] is not None} for one in listed]
-        source = replace(source, rules=tuple(Rule.from_dict(one, self.settings.response) for one in settings))
+        for one in settings:  # the usual policy is told by name, and may be a file, which no rule may name
+            if named is not None and one.get("policy") == named:
+                del one["policy"]
+        source = replace(source, rules=tuple(Rule.from_dict(one, usual) for one in settings))
         sources = tuple(source if one.name == name else one for one in self.settings.sources)
         self.settings = replace(self.settings, sources=sources)
         for place in self.places:

@@ -25,6 +25,12 @@ def rule_of(name: str, body: RuleBody, usual: ResponsePolicy | None = None) -> R
     return Rule.from_dict({"name": name} | body.model_dump(exclude_none=True), usual)
 
 
+def told(rule: Rule, usual: ResponsePolicy | None = None) -> dict[str, Any]:
+    """A rule as a client sees it: with the name of its policy, unless that is the one that all servers have."""
+    is_plain = rule.method == "threshold" and (usual is None or registry.describe(usual).startswith("threshold"))
+    return rule.as_dict(usual) | ({} if is_plain else {"policy": rule.method})
+
+
 def put_rule(stream: Stream, rule: Rule, most: int) -> None:
     """Add a rule, or replace the one of its name. Raises `Refusal` (422) when the stream has as many as may be."""
     assert stream.session is not None, "a stream is open before anyone gives it rules"
@@ -50,7 +56,7 @@ def describe_rules(stream: Stream, usual: ResponsePolicy | None = None) -> list[
         return []
     told_of = {status.name: status for status in stream.watch.status()}
     return [
-        rule.as_dict(usual)
+        told(rule, usual)
         | {"looks": told_of[rule.name].looks, "alerts": told_of[rule.name].alerts}
         | {"probability": told_of[rule.name].probability, "highest": told_of[rule.name].highest}
         | {"score": told_of[rule.name].score, "counts_from": told_of[rule.name].threshold}

@@ -23,6 +23,7 @@ from onlooker.server.notes import list_notes, write_note
 from onlooker.server.pictures import FORMATS, check_type
 from onlooker.server.refusals import Refusal
 from onlooker.server.rules import describe_rules, put_rule, remove_rule, rule_of
+from onlooker.server.rules import told as rule_told
 from onlooker.server.saving import restore, save
 from onlooker.server.service import Service, told
 from onlooker.server.stream import Event, Stream, StreamSettings
@@ -269,7 +270,7 @@ def _rules(routes: APIRouter, service: Service) -> None:
         rule = rule_of(name, body, service.settings.response)
         await between_steps(service, stream, lambda: put_rule(stream, rule, service.limits.rules_per_session))
         await service.note_rules(stream)
-        return rule.as_dict(service.settings.response)
+        return rule_told(rule, service.settings.response)
 
     @routes.delete("/sessions/{session_id}/rules/{name}")
     async def drop_rule(session_id: str, name: Name, caller: Asker) -> dict[str, Any]:

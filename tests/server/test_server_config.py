@@ -20,6 +20,7 @@ from onlooker.server.config_file import ConfigFile
 from onlooker.server.dealing import Dealing
 from onlooker.server.refusals import Refusal
 from onlooker.server.router import Router
+from onlooker.server.rules import told as rule_told
 from onlooker.server.workers import Workers
 
 READER, ASKER, ADMIN = "r" * 24, "a" * 24, "m" * 24
@@ -460,7 +461,7 @@ def test_rules_are_written_back_as_they_are_read_whatever_the_usual_policy(tmp_p
     body = {"name": "calm", "prompt": "say yes when it is calm."}
     rules = [Rule.from_dict(body, settings.response), Rule.from_dict(body | {"name": "plain", "policy": "threshold"})]
     listed = [
-        json.loads(json.dumps(rule.as_dict(settings.response)))
+        json.loads(json.dumps(rule_told(rule, settings.response)))
         | {"looks": 3, "alerts": 0, "probability": None, "highest": None}
         for rule in rules
     ]
