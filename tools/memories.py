@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -35,13 +36,20 @@ memory does, and its settings: [methods.md](methods.md). How to write one: [addi
 |---|---|---|
 | the last seconds only | `last_frames` | the tokens of a few frames |
 | the last minutes | `sliding_window` (its prompt never leaves) | keys and values of the window |
-| anything ever seen; host memory may grow | `rekv`, `select_recent` | all frames, parked (a quarter with `host=int4`) |
-| anything, on a fixed number of bytes | `livevlm`, `infinipot_v`, `flash_vstream`, `scene_tiling` | so many rows |
+| anything ever seen, and when | `retrieval_heads` | all frames, parked on the host (a quarter with `host=int4`) |
+| the same, on a fixed number of bytes | `retrieval_heads:max_parked=480,thin=true` with `host=int4` | so many frames |
+| anything ever seen, with a model whose heads nobody measured | `rekv` (the default) | all frames, parked |
 | what was said, for hours | `video_rag`, `streaming_vlm` | texts beside the newest frames |
 | a file, once, soon | `quickprefill`, `full` | a share of everything; everything |
 
-Which of the bounded ones keeps what you ask about is in the tables: none of them keeps everything.
-`select_recent` did not beat the default, which stays `rekv` with `first=1,score=shares`.
+`retrieval_heads` asks heads by number. Its default is right for the pocket models; for another model find them first
+(`python -m benchmarks.find_heads --model ...`). So it is not the default: that serves every model. `recent=4` tells
+more clock times, `recent=8` more of the present.
+
+What half an hour ago was is told apart by those that park and search only. Memories that keep few rows, or small
+frames, of everything (`infinipot_v`, `flash_vstream`, `curvestream`, `deep_sink`) are tied with the last frames there;
+`livevlm` is a little ahead. Rows whose positions grow with the stream (`infinipot_v` as published) lose the pocket
+models: `pack=true` mends that, not the loss of what was dropped.
 """
 
 
@@ -62,21 +70,32 @@ def read() -> tuple[dict[str, dict[str, list[Answer]]], dict[str, dict[str, list
     """Answers and rows by model and memory, and the files they are from."""
     answers: dict[str, dict[str, list[Answer]]] = defaultdict(lambda: defaultdict(list))
     rows: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
-    files = sorted(RESULTS.glob("memories_half_hour*.jsonl"))
+    files = sorted(RESULTS.glob("memories_*hour*.jsonl"))
     for path in files:
         for text in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(text)
-            name = f"{row['model']}, {row['minutes']:g} minutes"
+            world = "" if row.get("world", "plain") == "plain" else f", {row['world']} world"
+            equal = {"tokens": "", "bytes": ", equal bytes", "": ", an earlier run"}[row.get("table", "")]
+            name = f"{row['model']}, {row['minutes']:g} minutes{world}{equal}"
             rows[name][row["memory"]].append(row)
             stream = f"{row['split']}/{row['minutes']}/{row['stream']}"
             whens = [n for n, one in enumerate(row["answers"]) if one["task"] == "when"]
             answers[name][row["memory"]] += [
-                Answer(stream, n, one["task"], one["age_s"], one["worth"], one["tokens"], one["want"])
+                Answer(stream, n, one["task"], one["age_s"], worth(one, row), one["tokens"], one["want"])
                 for n, one in enumerate(row["answers"])
                 # Rows from before November 26 hold what never was twice, the second time behind the others.
                 if not (one["want"] == "no" and not one["age_s"] and whens and n > whens[0])
             ]
     return answers, rows, [path.relative_to(ROOT).as_posix() for path in files]
+
+
+def worth(one: dict, row: dict) -> float:
+    """What an answer is worth. A clock time is right to the distance of the frames that were seen."""
+    if one["task"] != "when":
+        return one["worth"]
+    told = [re.search(r"(\d+):(\d+)", one[name]) for name in ("want", "said")]
+    seconds = [60 * int(found[1]) + int(found[2]) for found in told if found]
+    return float(len(seconds) == 2 and abs(seconds[0] - seconds[1]) <= max(1.0, 1 / row.get("fps", 1.0)))
 
 
 def cell(some: Sequence[Answer]) -> str:
@@ -145,7 +164,8 @@ def section(name: str, answers: dict[str, list[Answer]], rows: dict[str, list[di
         f"{streams} streams ({', '.join(devices)}), encoder `{told['encoder']}`, compressor `{told['compressor']}`, "
         f"{told.get('fps', 1.0):g} frames a second. Mean and 95 % interval over streams. *ever*: did it ever appear? "
         "Half of it is about what did, that long ago, half about what never did: a constant answer gets half. *when*: "
-        "the time of its coming or going. Tokens: of the stream, read by an answer. Bytes: held at its end.\n",
+        "the time of its coming or going, right to the distance of two frames. Tokens: of the stream, read by an "
+        "answer. Bytes: held at its end.\n",
         "| memory | "
         + " | ".join(f"ever, {age}" if age != "now" else "now" for age, *_ in AGES)
         + " | when, 25 min and more | tokens | device | host |",
