@@ -4,8 +4,8 @@
 
 starts as many cameras (MPEG-TS over TCP, H.264, on this machine) and `onlooker serve pocket` with a file that names
 them, asks one after another all the time, kills and restarts the first camera so often, compares what `/metrics` says
-of every source with what its camera did, and prints one JSON object. Exits with 1 when a reply was lost, memory grew,
-or a metric was wrong.
+of every source with what its camera did, and prints one JSON object (`--out FILE` adds it there). Exits with 1 when a
+reply was lost, memory grew, or a metric was wrong.
 """
 
 import argparse
@@ -244,8 +244,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--patience", type=float, default=600.0, help="seconds until all sources must be up")
-    found = asyncio.run(measure(parser.parse_args()))
+    parser.add_argument("--out", type=Path, help="file that the row is added to, whether all is well or not")
+    args = parser.parse_args()
+    found = asyncio.run(measure(args))
     print(json.dumps(found, indent=2))
+    if args.out is not None:
+        with args.out.open("a") as file:
+            file.write(json.dumps({"benchmark": "server_sources"} | found) + "\n")
     if not found["ok"]:
         sys.exit(1)
 
