@@ -173,7 +173,7 @@ def chosen(options: argparse.Namespace) -> list[Item]:
 def clips_of(options: argparse.Namespace) -> list[list[Frame]]:
     """Their frames as a decoder gives them, one a second."""
     if options.packed:
-        return unpacked(options.packed)
+        return unpacked(options.packed)[: options.clips]
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for number, item in enumerate(chosen(options)):
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--level", default="L2")
     parser.add_argument("--rate", type=int, default=25, help="pictures a second that are encoded")
     parser.add_argument("--errors", action="store_true", help="no answers")
-    parser.add_argument("--packed", default="", help="a file of `pack`, of as many clips of the same level")
+    parser.add_argument("--packed", default="", help="a file of `pack`, of at least as many clips of the same level")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", required=True)
     options = parser.parse_args()

@@ -218,6 +218,34 @@ def codec(path: Path) -> str:
     return f"{_table(['', *(_name(form) for form in forms), 'codec said nothing'], body)}\n\n{about}\n"
 
 
+def forms(path: Path) -> str:
+    """Errors, answers and the tower's time of each form, a row each, beside the dense tower's answers."""
+    rows = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    dense = next((row for row in rows if row["selection"] == "full"), None)
+    some = sorted({row["interval"] for row in rows if row is not dense})
+    timed = all("ms" in row for row in rows if row is not dense)
+    found = {(row["selection"], row["interval"]): row for row in rows}
+    head = [""]
+    for interval in some:
+        head += [f"error, N={interval}", *(["right"] if dense else []), *(["ms"] if timed else [])]
+    body = []
+    for form in dict.fromkeys(row["selection"] for row in sorted(rows, key=lambda row: row["interval"])):
+        if form == "full":
+            continue
+        cells = [f"`{form}`"]
+        for interval in some:
+            row = found.get((form, interval), {})
+            cells += [f"{row['error']:.3f}" if row else "-"]
+            cells += [f"{row['right']:.1%}" if "right" in row else "-"] if dense else []
+            cells += [f"{row['ms']:.1f}" if row else "-"] if timed else []
+        body.append([*cells, f"{found.get((form, some[0]), found.get((form, some[-1]), {})).get('fallbacks', 0):.0%}"])
+    row = next(row for row in rows if row is not dense)
+    about = f"{row['model']}, level {row['level']}, {row['clips']} clips encoded at {row['rate']} pictures a second"
+    about += f"; dense {dense['right']:.1%}" if dense else ""
+    about += f", {row['dense_ms']:.1f} ms a frame" if timed else ""
+    return f"{_table([*head, 'codec said nothing'], body)}\n\n{about}; commit {row['commit']}, {row['versions']}.\n"
+
+
 def _codec_cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return "-"
@@ -231,6 +259,9 @@ def blocks() -> dict[str, str]:
     for name in ("footage", "world"):
         if (path := RESULTS / f"codec_cacher_{name}_2cores_202611.jsonl").is_file():
             made[f"codec_{name}"] = codec(path)
+    for name, file in (("moved", "codec_cacher_world_b_202611.jsonl"), ("branches", "cacher_branches_202611.jsonl")):
+        if (RESULTS / file).is_file():
+            made[f"codec_{name}"] = forms(RESULTS / file)
     for level in ("L2", "L0"):
         path = RESULTS / f"compressors_grid_{level}_202611.jsonl"
         if path.is_file():
