@@ -28,6 +28,7 @@ PAGES = [
 WITH_RESULTS = [page for page in PAGES if page.name in ("results.md", "MODEL_CARD.md")]
 sys.path.insert(0, str(ROOT))
 from benchmarks.arms_table import compare  # noqa: E402 - a command beside the package
+from recipes.pocket.export import NAMES
 
 
 def told(page: Path) -> Iterator[str]:
@@ -142,7 +143,8 @@ def results() -> list[Any]:
 
 def derived() -> Iterator[tuple[float, float, float]]:
     """(value, low, high) of rows that keep every mark, as the command of their table makes them."""
-    for line in compare([row for row in results() if isinstance(row, dict) and "marks" in row and "arm" in row]):
+    kept = [row for row in results() if isinstance(row, dict) and "marks" in row and row.get("arm") in NAMES]
+    for line in compare(kept):
         yield line["right"], line["low"], line["high"]
 
 
