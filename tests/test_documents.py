@@ -28,7 +28,7 @@ PAGES = [
 WITH_RESULTS = [page for page in PAGES if page.name in ("results.md", "MODEL_CARD.md")]
 sys.path.insert(0, str(ROOT))
 from benchmarks.arms_table import compare  # noqa: E402 - a command beside the package
-from recipes.pocket.export import NAMES
+from recipes.pocket.export import NAMES  # noqa: E402 - the same
 
 
 def told(page: Path) -> Iterator[str]:
@@ -96,6 +96,8 @@ class Parsed(Exception):
 def test_a_module_that_is_told_of_takes_these_words(line: str, monkeypatch) -> None:
     words = shlex.split(line)[2:]
     module = importlib.import_module(words[0])
+    if hasattr(module, "__path__"):  # a package is run by its main module
+        module = importlib.import_module(f"{words[0]}.__main__")
     if not hasattr(module, "argparse"):
         assert words[1:] == [], "it takes none"
         return
