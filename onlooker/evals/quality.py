@@ -54,7 +54,7 @@ class PictureQuality:
         except (OSError, SafetensorError, KeyError, AssertionError) as error:
             raise ModelError(
                 "the checkpoint has no head for the quality of pictures", given=f"{folder / FILE}: {error}",
-                do="use pocket-naive, or train one with recipes.pocket.quality",
+                do="train one with recipes.pocket.quality",
             ) from error  # fmt: skip
         return cls(model, weights)
 
