@@ -89,6 +89,24 @@ class Picked(NamedTuple):
         first = torch.arange(0, len(index) * num_tokens, num_tokens, device=index.device)
         return cls(index, (index + first[:, None]).flatten(), counts)
 
+    @classmethod
+    def among(cls, alike: Tensor, count: int, group: int = 1, pinned: int = 0, same: Tensor | None = None) -> "Picked":
+        """What `of` makes of what `least_alike` finds among `alike`, `[streams, tokens]`."""
+        tokens = alike.shape[1]
+        if alike.device.type == "cpu" and group == 1 and same is None and count < tokens:
+            # An operation on so few numbers costs more than its work on a CPU: step and position as one number, one
+            # partial sort, and no more where all of the tokens found have changed.
+            ranks = torch.add(torch.arange(tokens, dtype=torch.float64), in_steps(alike), alpha=tokens)
+            least = ranks.topk(count, dim=1, largest=False, sorted=False)
+            index, changed = least.indices, least.values < STEPS * tokens
+            if len(alike) == 1 and not bool(changed.all()):
+                index, changed = index[changed][None], changed[changed]
+            if len(changed) and bool(changed.all()):
+                index = index.sort(1).values
+                first = torch.arange(0, alike.numel(), tokens)[:, None] if len(alike) > 1 else 0
+                return cls(index, (index + first).flatten(), None)
+        return cls.of(*least_alike(alike, count, group, pinned, same), tokens)
+
     def mixed(self, new: Tensor, old: Tensor) -> Tensor:
         """`new` rows of the tokens that count, `old` rows of the others: `[streams, count, dim]` each."""
         return new if self.changed is None else torch.where(self.changed[:, :, None], new, old)

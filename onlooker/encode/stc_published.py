@@ -41,7 +41,7 @@ from onlooker.encode._motion import costly, find
 from onlooker.encode._packed import PackedTower, StepPlan, fastest_ways, packed_layers
 from onlooker.encode._prepared import PreparedEncoder
 from onlooker.encode._reference import CacherState, Reference, SideBySide, follow, kept_tensor, remember, side_by_side
-from onlooker.encode._selection import Metric, Picked, least_alike, similarity, take_rows, unchanged
+from onlooker.encode._selection import Metric, Picked, similarity, take_rows, unchanged
 
 
 @dataclass(frozen=True)
@@ -385,8 +385,7 @@ class STCPublished(EncoderAccelerator):
                 alike = alike.scatter(1, weight.topk(min(others, weight.shape[1]), dim=1).indices, -torch.inf)
         # With age_weight every token that waited has a reason.
         same = None if self.age_weight or moved is not None else unchanged(feature, old.gate[gate], self.metric)
-        found = least_alike(alike, self.recomputed_tokens(tower), tower.group, tower.pinned, same)
-        picked = Picked.of(*found, feature.shape[1])
+        picked = Picked.among(alike, self.recomputed_tokens(tower), tower.group, tower.pinned, same)
         if self.reference == "rolling":
             new.gate.append(picked.put(old.gate[gate], take_rows(feature, picked.flat)))
             if self.age_weight:

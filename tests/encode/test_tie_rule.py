@@ -141,3 +141,18 @@ def test_rows_without_a_change_have_no_place():
     chosen.choose(torch.tensor([[1.0, 1 + 2e-7, 0.4, 1.0, 1.0, 1.0], [0.1, 0.3, 0.2, 0.4, 1.0, 1.0]]), None)
     assert chosen.rows.tolist() == [-1, -1, 6, -1, -1, -1, 9, 11, 10, -1, -1, -1]
     assert chosen.times.tolist() == [[0, 0, 1, 0, 0, 0], [1, 1, 1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize("still", [0, 5, 14, 20], ids=lambda still: f"{still}still")
+def test_the_short_way_on_a_cpu_picks_the_same(streams: int, still: int) -> None:
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        alike = torch.rand(streams, 20, generator=generator) * 2 - 1
+        alike = (alike * 8).round() / 8 - 1e-4  # many ties
+        alike[:, torch.randperm(20, generator=generator)[:still]] = 1.0
+        for count in (1, 6, 19):
+            short, plain = Picked.among(alike, count), Picked.of(*least_alike(alike, count), 20)
+            assert torch.equal(short.index, plain.index) and torch.equal(short.flat, plain.flat)
+            assert (short.changed is None) == (plain.changed is None)
+            assert short.changed is None or torch.equal(short.changed, plain.changed)
