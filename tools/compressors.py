@@ -22,7 +22,7 @@ from onlooker.evals.statistics import detectable, holm, paired_gap
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, PICTURE, RESULTS = ROOT / "docs/compressors.md", ROOT / "docs/compressors.png", ROOT / "benchmarks/results"
-COST = RESULTS / "compressor_cost_h100_b_202611.jsonl"
+COST = RESULTS / "compressor_cost_h100_c_202611.jsonl"
 PLAIN = ("uniform", "lower resolution", "fewer frames")
 """Controls that stand for themselves; the seeds of random are one."""
 BESIDE = ("all tokens", "last 4 frames", "mean_pool", "carrier")
@@ -109,10 +109,11 @@ class Grid:
         spread = [gap.spread for gap, _ in self.against_random.values()]
         power = detectable(float(np.median(spread)), len(spread))
         row = next(iter(self.cells.values())).row
+        commits = ", ".join(dict.fromkeys(cell.row["commit"] for cell in self.cells.values()))
         note = (
             f"{questions} questions on {clips} clips ({self.about['clips']}), {row['settings']['model']}; "
             f"beside them, by tokens read: {', '.join(beside)}. A true gap of {100 * power:.0f} points from random is "
-            f"seen in four tables of five like this one. Commit {row['commit']}, {row['versions']}, {row['card']}."
+            f"seen in four tables of five like this one. Commit {commits}, {row['versions']}, {row['card']}."
         )
         return f"{_table(head, body)}\n\n{note}\n"
 
