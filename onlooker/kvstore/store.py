@@ -67,8 +67,7 @@ class KVStore:
         """
         self.spec, self.rotary = spec, rotary
         self.turn = by_steps(rotary, spec.position_axes, spec.device)
-        self.device_budget_bytes, self.host_budget_bytes = device_budget_bytes, host_budget_bytes
-        self.num_queries = num_queries
+        self.device_budget_bytes, self.num_queries = device_budget_bytes, num_queries
         self.device_codec, self.host_codec = device_codec, host_codec
         self._parked = Parked(spec, host_codec, host_budget_bytes, disk, disk_codec or host_codec)
         self._is_same_codec = registry.describe(device_codec) == registry.describe(host_codec)
@@ -84,6 +83,15 @@ class KVStore:
         self._open: Chunk | None = None
         self._queries: dict[int, Tensor] = {}
         self._views: weakref.WeakSet[QuestionView] = weakref.WeakSet()
+
+    @property
+    def host_budget_bytes(self) -> int | None:
+        """What parked blocks may take of the host's memory; set anew, it holds for what is parked from then on."""
+        return self._parked.host_budget_bytes
+
+    @host_budget_bytes.setter
+    def host_budget_bytes(self, num_bytes: int | None) -> None:
+        self._parked.host_budget_bytes = num_bytes
 
     # ----------------------------------------------------------------------------------------------------- writing
 

@@ -57,9 +57,9 @@ def no_room_on_the_device(engine, session):
 
 @contextlib.contextmanager
 def no_room_on_the_host(engine, session):
-    session.store._parked.host_budget_bytes = 1
+    session.store.host_budget_bytes = 1
     yield CapacityError
-    session.store._parked.host_budget_bytes = None
+    session.store.host_budget_bytes = None
 
 
 def breaking(owner_of, name):

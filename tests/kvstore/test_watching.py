@@ -219,6 +219,26 @@ def test_host_budget_is_refused_before_anything_is_moved():
     assert [span.id for span in store.spans if span.tier is Tier.HOST] == [2, 3]
 
 
+def test_a_host_budget_set_later_holds_also_in_a_fork_and_after_loading():
+    stack = Stack()
+    store = new_store(stack)
+    for number in range(5):
+        watch(stack, store, 4, number)
+    store.host_budget_bytes = 4 * stack.spec.kv_bytes_per_token
+    twin = store.fork()
+    assert twin.host_budget_bytes == store.host_budget_bytes
+    for one in (store, twin):
+        with pytest.raises(CapacityError, match="host memory"):
+            one.apply(Plan(park=(1, 2)))
+    store.host_budget_bytes = None
+    store.apply(Plan(park=(1, 2)))
+    with pytest.raises(CapacityError, match="host memory"):
+        twin.apply(Plan(park=(1, 2)))
+    twin.apply(Plan(park=(1,)))
+    with pytest.raises(CapacityError, match="host budget"):
+        twin.load(*store.export())
+
+
 @pytest.mark.proves("streamingllm", 2)
 @pytest.mark.parametrize(("budget", "frames"), [(None, 10_000), (20_000, 1001)])
 def test_bytes_stay_constant_from_frame_100_on(budget, frames):
