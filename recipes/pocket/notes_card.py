@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from onlooker.core.errors import InputError
 from onlooker.models import _adapter
 from onlooker.models._signals import FILE as HEADS_FILE
 from recipes.pocket.responses import HEADS
@@ -84,6 +85,20 @@ def card(checks: dict[str, dict[str, Any]], steps: dict[str, int], size: int, co
     return "\n".join(lines)
 
 
+def last_checked(path: Path) -> dict[str, Any]:
+    """The last line of a training that was checked; one that was cut before its check has none, and no card."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    checked = [row for row in rows if "checked" in row]
+    if not checked:
+        last = max((row.get("step", 0) for row in rows), default=0)
+        raise InputError(
+            "no row of a training was checked",
+            given=f"{path}, cut after {last} steps",
+            do="give the training time for its last check (it goes on from its state), or leave this file out",
+        )
+    return checked[-1]
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
@@ -97,12 +112,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, default=FOLDER, help="a folder beside that of the model")
     parser.add_argument("--command", required=True, help="the command of the training, for the card")
     given = parser.parse_args(argv)
-    adopt(BASE, given.to, given.adapter, given.heads)
     checks, steps = {}, {}
     for path in given.rows:
-        last = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][-1]
+        last = last_checked(path)
         name = f"{last['arm']}, seed {last['seed']}"
         checks[name], steps[name] = last["checked"], last["step"]
+    adopt(BASE, given.to, given.adapter, given.heads)
     size = (given.to / _adapter.FILE).stat().st_size
     (given.to / "MODEL_CARD.md").write_text(card(checks, steps, size, given.command), encoding="utf-8")
     print(given.to)

@@ -198,3 +198,17 @@ def test_an_adopted_folder_loads_as_its_neighbour_with_the_adapter_added(tmp_pat
     checks = {"notes, seed 0": {"note": 0.5, "heads": dict.fromkeys(("informative", "arrival", "silence"), 0.5)}}
     checks["notes, seed 0"]["heads"] |= {"chance_informative": 0.5, "chance_arrival": 0.3}
     assert "| notes of segments, wholly right | 0.50 |" in card(checks, {"notes, seed 0": 9}, 1000, "python")
+
+
+def test_a_card_is_made_of_the_last_check_and_refused_without_one_before_anything_is_written(tmp_path):
+    from onlooker.core.errors import InputError
+    from recipes.pocket import notes_card
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"step": 5, "checked": {"note": 0.1}}\n{"step": 9, "checked": {"note": 0.5}}\n{"step": 12}\n')
+    assert notes_card.last_checked(rows) == {"step": 9, "checked": {"note": 0.5}}
+    rows.write_text('{"set_up_s": 7.5, "from_step": 0}\n{"step": 1228, "note": 0.099}\n')
+    given = f"--adapter none --heads none --rows {rows} --to {tmp_path / 'to'} --command x".split()
+    with pytest.raises(InputError, match=r"rows\.jsonl, cut after 1228 steps"):
+        notes_card.main(given)
+    assert not (tmp_path / "to").exists()
