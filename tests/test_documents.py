@@ -25,8 +25,11 @@ PAGES = [
     *sorted((ROOT / "recipes").glob("**/README.md")),
     *sorted((ROOT / "onlooker" / "models").glob("*/MODEL_CARD.md")),
 ]
+TWINS = ROOT / "benchmarks" / "results" / "pocket_twins_h100_202611.jsonl"
+SHARE = r"(0\.\d+|1\.0+)\**(?: \| | \()(0\.\d+|1\.0+) to (0\.\d+|1\.0+)"
 WITH_RESULTS = [page for page in PAGES if page.name in ("results.md", "MODEL_CARD.md")]
 sys.path.insert(0, str(ROOT))
+from benchmarks import twins_table  # noqa: E402 - a command beside the package
 from benchmarks.arms_table import compare  # noqa: E402 - a command beside the package
 from recipes.pocket.export import NAMES  # noqa: E402 - the same
 
@@ -150,7 +153,15 @@ def derived() -> Iterator[tuple[float, float, float]]:
         yield line["right"], line["low"], line["high"]
 
 
-KEPT = {tuple(round(part, 4) for part in found) for row in results() for found in values(row)} | set(derived())
+def of_twins() -> Iterator[tuple[float, ...]]:
+    """(mean, low, high) that the table of twins prints of the rows that are kept."""
+    rows = [json.loads(line) for line in TWINS.read_text(encoding="utf-8").splitlines()]
+    for found in re.findall(SHARE, "\n".join([*twins_table.choices(rows, "L2"), *twins_table.gates(rows)])):
+        yield tuple(map(float, found))
+
+
+KEPT = {tuple(round(part, 4) for part in found) for row in results() for found in values(row)}
+KEPT |= {*derived(), *of_twins()}
 
 
 def has_row(value: str, low: str, high: str) -> bool:
@@ -167,7 +178,7 @@ def has_row(value: str, low: str, high: str) -> bool:
 @pytest.mark.parametrize("page", WITH_RESULTS, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_every_share_with_an_interval_has_a_row(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    shown = re.findall(r"(0\.\d+|1\.0+)\**(?: \| | \()(0\.\d+|1\.0+) to (0\.\d+|1\.0+)", text)
+    shown = re.findall(SHARE, text)
     assert shown or "95 % interval" not in text
     assert [" ".join(numbers) for numbers in shown if not has_row(*numbers)] == []
 

@@ -28,8 +28,11 @@ SAVE_EVERY = 100
 """Steps from one state written to the next."""
 
 
-def adapt(student: Student, batches: Iterator[Asked], out: Path, *, log_every: int = 20) -> list[dict]:
-    """Train the adapters; lines of history. A state is written every `SAVE_EVERY` steps, and gone on from."""
+def adapt(student: Student, batches: Iterator[Asked], out: Path, *, log_every: int = 20) -> tuple[list[dict], int]:
+    """Train the adapters; lines of history, and the steps made in all.
+
+    A state is written every `SAVE_EVERY` steps, and gone on from.
+    """
     out.mkdir(parents=True, exist_ok=True)
     settings, history = student.settings, []
     parameters = student.parameters
@@ -74,7 +77,7 @@ def adapt(student: Student, batches: Iterator[Asked], out: Path, *, log_every: i
         if step % SAVE_EVERY == 0:
             save()
     save()
-    return history
+    return history, step
 
 
 @torch.no_grad()
@@ -96,11 +99,14 @@ def measure(student: Student, asked: Asked, interval: int = 4, ratio: float = 0.
     return found
 
 
-def write_checkpoint(network: Any, student: Student, source: Path, out: Path) -> None:
-    """The merged checkpoint, with every file beside the weights that the given one has."""
+def write_checkpoint(network: Any, student: Student, source: Path, out: Path, made: int) -> None:
+    """The merged checkpoint, with every file beside the weights that the given one has.
+
+    Its config tells the settings and the steps made.
+    """
     student.merge()
     network.config.onlooker = (getattr(network.config, "onlooker", None) or {}) | {
-        "cache_aware": asdict(student.settings)
+        "cache_aware": asdict(student.settings) | {"steps_made": made}
     }
     network.save_pretrained(out)
     for path in source.iterdir():
@@ -127,11 +133,11 @@ def run(
         student = Student(network, words.prefix, settings, autocast=autocast)
         out.mkdir(parents=True, exist_ok=True)
         held_out = next(batches)
-        adapt(student, batches, out)
+        _, made = adapt(student, batches, out)
     found = measure(student, held_out)
     print(json.dumps(found), flush=True)
-    write_checkpoint(network, student, model, out)
-    print(f"{out}: adapted to STC-Cacher, {what}, {settings.steps} steps")
+    write_checkpoint(network, student, model, out, made)
+    print(f"{out}: adapted to STC-Cacher, {what}, {made} steps")
     return found
 
 

@@ -161,12 +161,17 @@ def test_a_training_that_was_ended_goes_on(checkpoint, monkeypatch, tmp_path):
         cache_aware.adapt(make_student(checkpoint), ends_early(), tmp_path)
     assert torch.load(tmp_path / cache_aware.STATE, weights_only=False)["step"] == 2
     student = make_student(checkpoint)
-    lines = cache_aware.adapt(student, (asked(seed) for seed in (2, 3)), tmp_path, log_every=1)
-    assert [line["step"] for line in lines] == [3, 4]
+    lines, made = cache_aware.adapt(student, (asked(seed) for seed in (2, 3)), tmp_path, log_every=1)
+    assert [line["step"] for line in lines] == [3, 4] and made == 4
     whole = make_student(checkpoint)
     cache_aware.adapt(whole, (asked(seed) for seed in range(4)), tmp_path / "whole")
     for one, two in zip(student.parameters, whole.parameters, strict=True):
         assert torch.equal(one, two)
+
+
+def test_a_training_that_ran_out_of_minutes_tells_the_steps_it_made(checkpoint, tmp_path):
+    student = make_student(checkpoint, replace(SETTINGS, steps=1000, minutes=1e-9))
+    assert cache_aware.adapt(student, iter(()), tmp_path) == ([], 0)
 
 
 def test_end_to_end_on_videos(checkpoint, videos, tmp_path):
@@ -189,7 +194,7 @@ def test_end_to_end_on_videos(checkpoint, videos, tmp_path):
             scores = again.reader.logits(ours, batch, said)
         with merged.switched(False):
             torch.testing.assert_close(merged.reader.logits(ours, batch, said), scores, atol=1e-4, rtol=1e-4)
-    assert network.config.onlooker["cache_aware"]["steps"] == SETTINGS.steps
+    assert network.config.onlooker["cache_aware"]["steps_made"] == SETTINGS.steps
     embeddings = load(checkpoint).get_input_embeddings().weight
     assert torch.equal(network.get_input_embeddings().weight, embeddings)
     engine = Engine.from_pretrained(str(out), encoder="stc_published", device="cpu")
