@@ -16,6 +16,8 @@ import typer
 
 from onlooker import cli
 from onlooker.cli.app import app
+from onlooker.evals import lines
+from onlooker.evals.statistics import estimate
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -26,7 +28,7 @@ PAGES = [
     *sorted((ROOT / "onlooker" / "models").glob("*/MODEL_CARD.md")),
 ]
 TWINS = ROOT / "benchmarks" / "results" / "pocket_twins_h100_202611.jsonl"
-SHARE = r"(0\.\d+|1\.0+)\**(?: \| | \()(0\.\d+|1\.0+) to (0\.\d+|1\.0+)"
+SHARE = r"(?<!to )(0\.\d+|1\.0+)\**(?: \| | \()(0\.\d+|1\.0+) to (0\.\d+|1\.0+)"
 WITH_RESULTS = [page for page in PAGES if page.name in ("results.md", "MODEL_CARD.md")]
 sys.path.insert(0, str(ROOT))
 from benchmarks import twins_table  # noqa: E402 - a command beside the package
@@ -147,10 +149,17 @@ def results() -> list[Any]:
 
 
 def derived() -> Iterator[tuple[float, float, float]]:
-    """(value, low, high) of rows that keep every mark, as the command of their table makes them."""
+    """(value, low, high) of rows that keep every mark, as the command of their table makes them, and of runs' lines."""
     kept = [row for row in results() if isinstance(row, dict) and "marks" in row and row.get("arm") in NAMES]
     for line in compare(kept):
         yield line["right"], line["low"], line["high"]
+    for path in (ROOT / "benchmarks" / "results").glob("*.jsonl"):
+        if path.read_text(encoding="utf-8").startswith('{"type": "questions"'):
+            about, runs = lines.read(path)
+            for run in runs:
+                if None not in run["worth"]:
+                    found = estimate(run["worth"], about["videos"])
+                    yield found.value, found.low, found.high
 
 
 def of_twins() -> Iterator[tuple[float, ...]]:
