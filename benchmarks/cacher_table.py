@@ -41,8 +41,8 @@ from onlooker.core.state import StreamState
 from onlooker.encode.full import Full
 from onlooker.engine import Engine
 from onlooker.evals.replay import replay
+from onlooker.evals.run_settings import RunSettings
 from onlooker.evals.score import marks
-from onlooker.evals.settings import RunSettings
 from onlooker.world import LEVEL_NAMES
 
 VARIANTS = (

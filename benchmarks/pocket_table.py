@@ -25,8 +25,8 @@ from onlooker.core.contracts import VideoModel
 from onlooker.engine import Engine
 from onlooker.evals import suites
 from onlooker.evals.replay import replay
+from onlooker.evals.run_settings import RunSettings
 from onlooker.evals.score import by_task, score
-from onlooker.evals.settings import RunSettings
 
 STC = "stc_published:interval=4,recompute_ratio=0.25"
 PRUNER = "stc_pruner:keep_ratio=0.3"

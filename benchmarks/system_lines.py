@@ -20,9 +20,9 @@ from pathlib import Path
 
 from onlooker.evals.compare import TOLERANCE, budget
 from onlooker.evals.lines import line as told
+from onlooker.evals.run_settings import RunSettings, from_dict
 from onlooker.evals.runs import Run
 from onlooker.evals.score import difference
-from onlooker.evals.settings import RunSettings, from_dict
 from onlooker.evals.workers import results, run_grid
 
 HELD = "last_frames:frames=64"

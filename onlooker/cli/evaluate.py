@@ -19,9 +19,9 @@ from onlooker.core.errors import InputError
 from onlooker.core.kinds import KINDS
 
 if TYPE_CHECKING:
+    from onlooker.evals.run_settings import RunSettings
     from onlooker.evals.runs import Run
     from onlooker.evals.score import Score
-    from onlooker.evals.settings import RunSettings
 
 RUN, FILES, LIVE = "Run", "Published benchmarks", "What is said unasked"
 Suite = Annotated[
@@ -133,7 +133,7 @@ def evaluate(
     if response or seconds or prompt:
         do = f"one of: {', '.join(SUITES)}"
         raise InputError("this suite has no policies, lengths or prompts", given=suite, do=do)
-    from onlooker.evals.settings import check, from_dict
+    from onlooker.evals.run_settings import check, from_dict
 
     values: dict[str, Any] = {
         "suite": suite, "limit": limit or 200, "seed": seed, "seeds": seeds, "level": level, "fps": fps,

@@ -17,7 +17,7 @@ from typing import Any
 
 from onlooker.core.errors import InputError
 from onlooker.evals.budgets import CLIPS, Knob, Setting, knobs, setting, tokens_of
-from onlooker.evals.settings import RunSettings, check, from_dict, load_items, model_of
+from onlooker.evals.run_settings import RunSettings, check, from_dict, load_items, model_of
 
 SHARES = (0.25, 0.1, 0.5, 0.05, 0.15)
 """Of the tokens of a stream, in the order in which they are run: what is cut off is missing everywhere."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from onlooker.core.errors import InputError
-from onlooker.evals.settings import RunSettings, check, from_dict
+from onlooker.evals.run_settings import RunSettings, check, from_dict
 
 _DENSE = {"encoder": "full", "memory": "full"}
 BUILT_IN: dict[str, list[dict[str, Any]]] = {

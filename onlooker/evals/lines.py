@@ -8,9 +8,9 @@ from typing import Any
 from onlooker.core import provenance
 from onlooker.core.errors import InputError
 from onlooker.evals.compare import budget, latency_ms
+from onlooker.evals.run_settings import RunSettings
 from onlooker.evals.runs import Run
 from onlooker.evals.score import worth
-from onlooker.evals.settings import RunSettings
 
 
 def start(path: Path, grid: Sequence[RunSettings]) -> list[RunSettings]:

@@ -26,7 +26,7 @@ from onlooker.core.errors import InputError
 from onlooker.core.records import QueryRecord, ReplyRecord, VideoRecord, from_json, to_json
 from onlooker.evals.causality import violations
 from onlooker.evals.replay import Outcome, VideoOutcome, replay
-from onlooker.evals.settings import RunSettings, load_items, make_system, rejected_row, settings_file
+from onlooker.evals.run_settings import RunSettings, load_items, make_system, rejected_row, settings_file
 from onlooker.evals.sharing import SharedTower, shared_items
 
 

@@ -23,7 +23,7 @@ from onlooker.core.state import StreamState
 from onlooker.encode.full import Full
 from onlooker.evals.budgets import tokens_of
 from onlooker.evals.item import Item, Reading
-from onlooker.evals.settings import RunSettings, load_items, model_of
+from onlooker.evals.run_settings import RunSettings, load_items, model_of
 
 _Row = tuple[Tensor, dict[int, Tensor]]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onlooker.core.errors import InputError
+from onlooker.evals.run_settings import RunSettings, load_items
 from onlooker.evals.runs import Run, execute, folder_of, open_run
-from onlooker.evals.settings import RunSettings, load_items
 from onlooker.evals.sharing import prepare
 
 POLL_S = 0.5

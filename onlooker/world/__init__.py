@@ -10,8 +10,8 @@ from onlooker.world.episode import Episode
 from onlooker.world.generate import KINDS, make_episode
 from onlooker.world.levels import LEVEL_NAMES, LEVELS, Level
 from onlooker.world.lexicon import COLOURS, LEVEL_TASKS, SHAPES, TASKS, TEMPLATES, VOCABULARY, corpus, split_words
-from onlooker.world.settings import WorldSettings
 from onlooker.world.tables import render_tables
+from onlooker.world.world_settings import WorldSettings
 
 if TYPE_CHECKING:
     from onlooker.world.export import video_record, write_records, write_video

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from onlooker.world.lexicon import COLOUR_NAMES, LAMP_ID, RADII, SHAPES, SIGN_ID, WORDS
 from onlooker.world.script import SIGN_SLOT, Motion, Sprite, Steps
-from onlooker.world.settings import WorldSettings
+from onlooker.world.world_settings import WorldSettings
 
 NEVER = 1e9
 

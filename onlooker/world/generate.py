@@ -11,7 +11,7 @@ from onlooker.world.episode import Episode, Split
 from onlooker.world.levels import level_named
 from onlooker.world.lexicon import COLOUR_NAMES, SHAPES, WORDS
 from onlooker.world.scenery import make_shots
-from onlooker.world.settings import WorldSettings
+from onlooker.world.world_settings import WorldSettings
 
 KINDS = (
     "mixed", "frozen_noise", "slow_drift", "pan", "cuts", "flicker", "small_blink", "static_hour", "long",

@@ -4,7 +4,7 @@ import math
 import random
 
 from onlooker.world.script import Shot
-from onlooker.world.settings import WorldSettings
+from onlooker.world.world_settings import WorldSettings
 
 BACKGROUNDS = ("marble", "stripes", "checks", "gradient", "blobs")
 """Kinds of background; all are sums of warped waves, grey to lightly tinted so that sprite colours stand out."""

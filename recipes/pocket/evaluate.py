@@ -14,7 +14,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from onlooker.core.contracts import EncoderAccelerator
 from onlooker.core.records import QueryRecord
 from onlooker.encode.stc_cacher import STCCacher
-from onlooker.evals.settings import RunSettings
+from onlooker.evals.run_settings import RunSettings
 from onlooker.models._loading import load_network
 from onlooker.models.llava_onevision import Vision
 from onlooker.world import LEVEL_NAMES, patch_labels, rasterise

@@ -11,8 +11,8 @@ from onlooker.core.errors import InputError
 from onlooker.core.frame import Frame
 from onlooker.engine import Engine
 from onlooker.engine.scheduler import Scheduler
+from onlooker.evals.run_settings import check, from_dict
 from onlooker.evals.runs import execute
-from onlooker.evals.settings import check, from_dict
 from onlooker.models import load
 from onlooker.respond import Rule
 from onlooker.server.bodies import RuleBody

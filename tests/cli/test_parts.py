@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from onlooker import models
 from onlooker.core.errors import InputError, ModelError
 from onlooker.engine import Engine
+from onlooker.evals.run_settings import from_dict
 from onlooker.evals.runs import execute
-from onlooker.evals.settings import from_dict
 from onlooker.models._parts import split
 from onlooker.server.bodies import NoteBody
 from onlooker.server.config import read_config

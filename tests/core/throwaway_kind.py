@@ -72,7 +72,7 @@ def main() -> None:
     """Use it from everywhere."""
     declare()
     from onlooker.cli import ask, bench_load, bench_streams, evaluate, serve, watch
-    from onlooker.evals.settings import RunSettings, from_dict
+    from onlooker.evals.run_settings import RunSettings, from_dict
     from onlooker.server.config import read_config
 
     commands = [ask.ask, watch.watch, evaluate.evaluate, serve.serve, bench_streams.streams, bench_load.soak]

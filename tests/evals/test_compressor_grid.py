@@ -13,8 +13,8 @@ from onlooker.compress.vidcom2 import VidCom2
 from onlooker.core.errors import InputError
 from onlooker.core.tokens import VisualTokens
 from onlooker.evals import budgets, compressors, lines, sharing
+from onlooker.evals.run_settings import from_dict, load_items
 from onlooker.evals.runs import execute
-from onlooker.evals.settings import from_dict, load_items
 
 
 def clips(count=2, frames=12, dim=24):

@@ -13,9 +13,9 @@ from onlooker.evals.replay import Outcome
 from onlooker.evals.report.failures import wrong
 from onlooker.evals.report.figures import AGES_S, age_class
 from onlooker.evals.report.page import write_report
+from onlooker.evals.run_settings import RunSettings
 from onlooker.evals.runs import execute
 from onlooker.evals.score import published
-from onlooker.evals.settings import RunSettings
 
 pytest.importorskip("matplotlib")
 

@@ -11,9 +11,9 @@ from onlooker.evals.compare import budget, compare
 from onlooker.evals.grid import BUILT_IN, expand
 from onlooker.evals.item import Reading, Rejected
 from onlooker.evals.report.table import markdown
+from onlooker.evals.run_settings import RunSettings, from_dict
 from onlooker.evals.runs import execute, folder_of, open_run
 from onlooker.evals.score import score
-from onlooker.evals.settings import RunSettings, from_dict
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from onlooker.evals.item import Item
 from onlooker.evals.lower_resolution import LowerResolution
 from onlooker.evals.oracle import OracleTokens, feed
 from onlooker.evals.replay import replay
+from onlooker.evals.run_settings import RunSettings, load_items
 from onlooker.evals.score import by_task, marks, score
-from onlooker.evals.settings import RunSettings, load_items
 from onlooker.evals.suites import pocketworld_temporal
 from onlooker.evals.timing import timing
 

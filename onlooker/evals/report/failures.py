@@ -5,9 +5,9 @@ from pathlib import Path
 from onlooker.evals.item import Item
 from onlooker.evals.oracle import feed
 from onlooker.evals.replay import Outcome
+from onlooker.evals.run_settings import load_items, make_system
 from onlooker.evals.runs import Run
 from onlooker.evals.score import marks
-from onlooker.evals.settings import load_items, make_system
 from onlooker.evals.systems import EngineSystem
 
 
