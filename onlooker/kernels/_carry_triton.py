@@ -19,37 +19,20 @@ def _sketches(address, layer, tokens, token):
     return at + (layer * tokens + token).to(tl.int64)[:, None] * SKETCH + tl.arange(0, SKETCH)[None, :]
 
 
+@triton.jit
+def _end_of_turn(counters, now, stream, layer):
+    """A layer's counter of a stream that has one takes the value that it has after this turn."""
+    counter = tl.load(counters + stream)
+    tl.store(counter.to(tl.pointer_type(tl.int32)) + layer, tl.load(now + stream), mask=counter != 0)
+
+
 @triton.jit(do_not_specialize=["layer", "next_layer"])
 def carry(
-    seen,
-    fresh,
-    place,
-    branches,
-    befores,
-    thens,
-    ages,
-    missed,
-    turn_state,
-    dues,
-    phases,
-    apart,
-    length,
-    times,
-    tokens,
-    layer,
-    next_layer,
-    factor,
-    room,
-    changed,
-    plane,
-    streams,
-    EARLY: tl.constexpr,
-    BRANCH: tl.constexpr,
-    SHIFT: tl.constexpr,
-    KEEP: tl.constexpr,
-    AGES: tl.constexpr,
+    seen, fresh, place, branches, befores, thens, ages, missed, turn_state, dues, phases, apart, length, times,
+    tokens, layer, next_layer, factor, room, changed, plane, streams,
+    EARLY: tl.constexpr, BRANCH: tl.constexpr, SHIFT: tl.constexpr, KEEP: tl.constexpr, AGES: tl.constexpr,
     R: tl.constexpr,
-):
+):  # fmt: skip
     """Sketches of tokens, brought from before a branch to behind it, and how far they are then from those in `thens`;
     KEEP: they are those from now on. `fresh` are sums over signs of fresh rows, of which `factor` makes sketches.
 
@@ -89,12 +72,8 @@ def carry(
             tl.store(looked, tl.load(looked, mask=taken, other=0.0) + 1.0, mask=taken)
             tl.store(times + row, tl.load(times + row, mask=changes, other=0.0) + 1.0, mask=changes)
             if tl.program_id(0) == 0:
-                due = tl.load(dues + stream)
-                due_at = due.to(tl.pointer_type(tl.int32)) + layer
-                tl.store(due_at, tl.load(turn_state + streams + stream), mask=due != 0)
-                phase = tl.load(phases + stream)
-                phase_at = phase.to(tl.pointer_type(tl.int32)) + layer
-                tl.store(phase_at, tl.load(turn_state + 2 * streams + stream), mask=phase != 0)
+                _end_of_turn(dues, turn_state + streams, stream, layer)
+                _end_of_turn(phases, turn_state + 2 * streams, stream, layer)
         else:
             tl.store(before, sketch, mask=(held & taken)[:, None])
             worked = times + 2 * plane + row
