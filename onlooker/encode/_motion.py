@@ -68,6 +68,8 @@ def find(states: Sequence[CacherState], tower: VisionTower, device: torch.device
     """Follow the newest frame of each stream: by what the encoder said (`by_codec`; where it is silent, which is
     counted, by search), or by search. Updates `shift` and `lost` of the states."""
     order = torch.arange(tower.num_tokens - tower.pinned, device=device) if tower.raster is None else tower.raster
+    if tower.grid[0] * tower.grid[1] != len(order):
+        return _nowhere(states, tower, device, by_codec)
     size = torch.tensor(tower.grid, dtype=torch.float32, device=device)
     own = torch.stack([order // tower.grid[1], order % tower.grid[1]], dim=1).float()
     inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=device))
@@ -97,6 +99,15 @@ def find(states: Sequence[CacherState], tower: VisionTower, device: torch.device
     leading = torch.arange(tower.pinned, device=device).expand(len(place), -1)
     pinned = left.amax(1, keepdim=True).expand(-1, tower.pinned)
     return Found(torch.cat([leading, place + tower.pinned], dim=1), torch.cat([pinned, left], dim=1))
+
+
+def _nowhere(states: Sequence[CacherState], tower: VisionTower, device: torch.device, by_codec: bool) -> Found:
+    """For towers that do not say where their tokens lie in the picture: all stay where they are."""
+    for state in states:
+        state.unsaid = True
+        state.num_fallbacks += by_codec
+    place = torch.arange(tower.num_tokens, device=device).expand(len(states), -1)
+    return Found(place, torch.full(place.shape, torch.nan, device=device))
 
 
 def _step(state: CacherState, order: Tensor, by_codec: bool) -> Tensor:

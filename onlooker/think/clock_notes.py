@@ -30,8 +30,8 @@ class ClockNotes(SegmentNotes):
     """Most tokens of a note."""
     prompt: str = f"what came or left or changed since {SINCE}?"
     """What the model is asked at the end of a segment; `{since}` becomes the stream time at which it began."""
-    most: int = 512
-    """Notes that are kept; the oldest go."""
+    most: int = 450
+    """Notes that are kept, an hour of them at the default pace; the oldest go."""
     read_tokens: int = 224
     """Tokens of notes that a question reads at most; 0 is all."""
 
