@@ -18,6 +18,7 @@ from onlooker.core.errors import InputError
 LOG = logging.getLogger("onlooker.server")
 WAITING = 256
 """Most messages that wait for the broker; further events are dropped and counted, further states sent later."""
+SHORTEST_PAUSE_S = 1
 LONGEST_PAUSE_S = 60
 """Most seconds between two attempts to connect; the first is after one, and each pause is twice the one before."""
 KEEPALIVE_S = 30
@@ -154,7 +155,7 @@ class Mqtt:
             client.tls_set_context(context)
         client.username_pw_set(name, password)
         client.max_queued_messages_set(WAITING)
-        client.reconnect_delay_set(1, LONGEST_PAUSE_S)
+        client.reconnect_delay_set(SHORTEST_PAUSE_S, LONGEST_PAUSE_S)
         client.will_set(self.status_topic, "offline", qos=1, retain=True)
         client.on_connect, client.on_disconnect = self._connected, self._disconnected
         client.on_connect_fail, client.on_publish, client.on_message = self._not_reached, self._delivered, self._heard

@@ -64,7 +64,7 @@ def test_a_person_watches_asks_and_is_alerted(open_page, served: str) -> None:
 
     page.get_by_role("tab", name="Alerts").click()
     page.get_by_label("What to look for").fill("say yes when you see a pink star.")
-    page.get_by_text("Settings").click()
+    page.get_by_text("Settings", exact=True).click()
     page.get_by_label("Hold, seconds").fill("1")
     page.get_by_role("button", name="Add").click()
     expect(page.locator(".rule")).to_contain_text("say yes when you see a pink star.")

@@ -73,7 +73,8 @@ class Home:
         self.wrong: list[str] = []
         self._lock = threading.Lock()
         self._client = Client(CallbackAPIVersion.VERSION2, "home")
-        self._client.on_connect = lambda client, *_: client.subscribe("#", 1)
+        self._connected = threading.Event()
+        self._client.on_connect = self._hear
         self._client.on_message = self._heard
         self._client.reconnect_delay_set(1, 1)
         self._client.connect_async("127.0.0.1", port)
@@ -87,7 +88,12 @@ class Home:
         self._client.loop_stop()
 
     def publish(self, topic: str, payload: str, retain: bool = False) -> None:
+        assert self._connected.wait(30), "the broker did not let us in"
         self._client.publish(topic, payload, 1, retain).wait_for_publish(30)
+
+    def _hear(self, client, *_) -> None:
+        client.subscribe("#", 1)
+        self._connected.set()
 
     def _heard(self, client, _, message) -> None:
         with self._lock:
