@@ -9,8 +9,8 @@ drawn, encoded and compressed once (`--seen` keeps that for other runs), and the
 `--table tokens`: every memory reads as many tokens at a question as 48 frames have. Memories that only search what is
 parked answer from forks of one session which watched through a window and parked everything older; the others watch
 themselves. Beside them `full` memory, and a search that is told where the evidence lies: what the model can do at all
-when the right frames are found. `--table bytes`: every memory reads no more than that, and holds no more bytes than
-the keys and values of 192 frames.
+when the right frames are found. `--table bytes`: every memory reads no more than that, and settings are chosen to hold
+about the bytes of 192 frames' keys and values; what each held is in its rows and in the table.
 
 One line a stream and memory, written when it has answered: every answer with its age, tokens read, bytes held at half
 time and at the end. `tools/memories.py` makes tables and pictures of them. Several processes (`--workers`) share the

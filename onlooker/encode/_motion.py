@@ -69,7 +69,7 @@ def find(states: Sequence[CacherState], tower: VisionTower, device: torch.device
     counted, by search), or by search. Updates `shift` and `lost` of the states."""
     order = torch.arange(tower.num_tokens - tower.pinned, device=device) if tower.raster is None else tower.raster
     if tower.grid[0] * tower.grid[1] != len(order):
-        return _nowhere(states, tower, device, by_codec)
+        return _nowhere(states, tower, device)
     size = torch.tensor(tower.grid, dtype=torch.float32, device=device)
     own = torch.stack([order // tower.grid[1], order % tower.grid[1]], dim=1).float()
     inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=device))
@@ -101,11 +101,11 @@ def find(states: Sequence[CacherState], tower: VisionTower, device: torch.device
     return Found(torch.cat([leading, place + tower.pinned], dim=1), torch.cat([pinned, left], dim=1))
 
 
-def _nowhere(states: Sequence[CacherState], tower: VisionTower, device: torch.device, by_codec: bool) -> Found:
-    """For towers that do not say where their tokens lie in the picture: all stay where they are."""
+def _nowhere(states: Sequence[CacherState], tower: VisionTower, device: torch.device) -> Found:
+    """For towers that do not say where their tokens lie in the picture: all stay where they are, which is counted."""
     for state in states:
         state.unsaid = True
-        state.num_fallbacks += by_codec
+        state.num_fallbacks += 1
     place = torch.arange(tower.num_tokens, device=device).expand(len(states), -1)
     return Found(place, torch.full(place.shape, torch.nan, device=device))
 
