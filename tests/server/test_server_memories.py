@@ -186,7 +186,8 @@ def test_killed_at_any_moment_it_has_what_it_said_was_kept(tmp_path):
                 frames = {name: seen[name]["frames"] for name in names}
                 # The server says how far its memory is on disk: that it must have, whenever it is killed from then on.
                 for name in names:
-                    eventually(lambda name=name: facts(client, name)["kept_s"] >= seen[name]["time_s"])  # noqa: B023
+                    kept_s = lambda name=name: facts(client, name)["kept_s"] or 0.0  # noqa: E731 - null: nothing yet
+                    eventually(lambda kept_s=kept_s, name=name: kept_s() >= seen[name]["time_s"])  # noqa: B023
                 eventually(lambda: found(client, word))  # noqa: B023
                 time.sleep(chance.uniform(0.0, 3.0))
                 server.send_signal(signal.SIGKILL)
