@@ -12,6 +12,7 @@ import json
 import time
 from pathlib import Path
 
+from benchmarks.profiling import functions, profiled
 from onlooker.cli.bench import load_for_timing
 from onlooker.core import provenance
 from onlooker.engine import Engine
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=8, help="longest answer")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--profile", action="store_true", help="also where the time of all at once goes")
     parser.add_argument("--out", default="")
     given = parser.parse_args()
     model, weights = load_for_timing(given.model, given.dtype, given.device)
@@ -51,6 +53,13 @@ def main() -> None:
         began = time.perf_counter()
         session.ask_many(questions, at_once=given.questions, **options)
         many.append(time.perf_counter() - began)
+    if given.profile:
+
+        def at_once() -> None:
+            session.ask_many(questions, at_once=given.questions, **options)
+
+        functions(at_once, times=2)
+        profiled(engine.device, at_once)
     own = sum(answer.usage.prompt_tokens for answer in alone)
     row = {
         "bench": "ask_many", "model": given.model, "weights": weights, "memory": given.memory,

@@ -5,17 +5,20 @@
 Time is compressed: blocks of the size of a frame are written into the memory and parked by its plan as they would be
 while watching, but filled with chance instead of being computed; before every measurement one true frame is watched.
 Questions of different lengths are put one after the other, each alone on the device. `--topk` says how many blocks a
-layer recalls, so that contexts on both sides of a boundary (8,192 rows) can be measured.
+layer recalls, so that contexts on both sides of a boundary (8,192 rows) can be measured. With `--profile`, one question
+of each size more under the profiler, and ten under Python's: kernels, copies, what the device waits for, functions.
 """
 
 import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.profiling import functions, profiled
 from onlooker.cli.bench import load_for_timing
 from onlooker.core import provenance
 from onlooker.core.frame import Frame
@@ -64,6 +67,7 @@ def main() -> None:
     parser.add_argument("--frame-tokens", type=int, default=60)
     parser.add_argument("--questions", type=int, default=32, help="at each hour and size")
     parser.add_argument("--seconds", type=float, default=3600.0, help="begin no hour after that")
+    parser.add_argument("--profile", action="store_true", help="also where the time goes")
     parser.add_argument("--out", default="")
     given = parser.parse_args()
     began = time.monotonic()
@@ -99,6 +103,11 @@ def main() -> None:
                     answer = fork.ask(" ".join(words) + "?", max_new_tokens=1)
                     taken.append(answer.timing.first_token_s)
                     tokens = answer.usage.context_tokens
+                where: dict[str, Any] = {}
+                if given.profile:
+                    functions(lambda fork=fork: fork.ask(WORDS, max_new_tokens=1))
+                    found = profiled(spec.device, lambda fork=fork: fork.ask(WORDS, max_new_tokens=1))
+                    where = {"profile": {name: found[name] for name in ("busy_ms", "kernels", "copies")}}
             held = session.stats().memory_bytes
             row = {
                 "bench": "first_token", "model": given.model, "weights": weights, "dtype": str(spec.dtype)[6:],
@@ -108,7 +117,7 @@ def main() -> None:
                 "p95_ms": round(1000 * float(np.percentile(taken, 95)), 1), "max_ms": round(1000 * max(taken), 1),
                 "host_bytes": held["host_rows"], "device_bytes": sum(v for k, v in held.items() if k != "host_rows"),
                 "fill_s": round(filled, 1), "commit": provenance.commit(), "versions": provenance.versions(),
-            }  # fmt: skip
+            } | where  # fmt: skip
             print(json.dumps({key: value for key, value in row.items() if key != "versions"}), flush=True)
             if given.out:
                 with Path(given.out).open("a", encoding="utf-8") as out:

@@ -9,22 +9,17 @@ time goes to (which the profiler makes longer). Last one JSON line.
 """
 
 import argparse
-import cProfile
 import json
-import pstats
 import statistics
 import time
 from typing import Any
 
-import torch
-
+from benchmarks.profiling import functions, profiled
 from onlooker.cli.timing import machine_card
 from onlooker.core.frame import Frame
 from onlooker.engine import Engine
 from onlooker.models import SHAPES, load, random_model
 from onlooker.world import make_episode
-
-SHOWN = 60
 
 
 def main() -> None:
@@ -72,79 +67,10 @@ def main() -> None:
     }
     print(f"\na step of {options.frames} frames: {result['wall_ms']} ms, of which the host {result['host_ms']} ms")
     if options.python:
-        _functions(step)
-    result |= _profiled(engine, step) | {"stages_ms": _stages(engine, sessions, step)}
+        functions(step)
+    result |= profiled(engine.device, step) | {"stages_ms": _stages(engine, sessions, step)}
     card |= {"kv": options.kv, "arithmetic": options.arithmetic}
     print(json.dumps({"bench": "profile_step"} | card | result), flush=True)
-
-
-def _functions(step: Any, steps: int = 10) -> None:
-    """Ten steps: Python functions by their own time, and by that of all they call."""
-    profiler = cProfile.Profile()
-    profiler.enable()
-    for _ in range(steps):
-        step()
-    profiler.disable()
-    for order in ("tottime", "cumtime"):
-        print(f"\n{steps} steps by {order}", flush=True)
-        pstats.Stats(profiler).strip_dirs().sort_stats(order).print_stats(SHOWN + 30)
-
-
-def _profiled(engine: Engine, step: Any) -> dict[str, Any]:
-    """One step: device time by kernel, host time by operator."""
-    gpu = engine.device.type == "cuda"
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if gpu:
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profiler:
-        step()
-    events = profiler.key_averages()
-    if gpu:
-        # Kernels and copies only: the operators that launched them are told the same time once more.
-        on_device = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
-        listed = [(e.key, e.self_device_time_total / 1000, e.count) for e in on_device if e.self_device_time_total]
-    else:
-        listed = [(e.key, e.self_cpu_time_total / 1000, e.count) for e in events]
-    listed.sort(key=lambda kernel: -kernel[1])
-    total, count = sum(ms for _, ms, _ in listed), sum(times for *_, times in listed)
-    print(f"{'device' if gpu else 'host'} busy {total:.2f} ms in {count} {'kernels' if gpu else 'operators'}")
-    for name, ms, times in listed[:SHOWN]:
-        print(f"{ms:9.3f} ms {times:5d} x  {name[:100]}", flush=True)
-    if gpu:
-        asked = sorted(((e.key, e.self_cpu_time_total / 1000, e.count) for e in events), key=lambda e: -e[1])
-        print("host, by operator:")
-        for name, ms, times in asked[:SHOWN]:
-            print(f"{ms:9.3f} ms {times:5d} x  {name[:100]}", flush=True)
-    idle = _gaps(profiler) if gpu else []
-    idle = _gaps(profiler) if gpu else []
-    copies = [(name, times) for name, _, times in listed if "emcpy" in name or "copy" in name.lower()]
-    print("copies: " + "; ".join(f"{times} x {name[:60]}" for name, times in copies), flush=True)
-    return {
-        "busy_ms": round(total, 3),
-        "kernels": count,
-        "longest": [[name[:90], round(ms, 3), times] for name, ms, times in listed[:SHOWN]],
-        "copies": copies,
-        "idle": idle,
-    }
-
-
-def _gaps(profiler: Any, shown: int = 12) -> list[Any]:
-    """Where the device had nothing to do between the first kernel and the last: milliseconds, the kernels before and
-    after, and when."""
-    device = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-    device.sort(key=lambda event: event.time_range.start)
-    gaps, last = [], device[0]
-    for event in device[1:]:
-        if (wait := event.time_range.start - last.time_range.end) > 0:
-            at = (event.time_range.start - device[0].time_range.start) / 1000
-            gaps.append([round(wait / 1000, 3), last.name[:60], event.name[:60], round(at, 2)])
-        last = max(last, event, key=lambda one: one.time_range.end)
-    span = (last.time_range.end - device[0].time_range.start) / 1000
-    print(f"from the first kernel to the last {span:.2f} ms, idle {sum(gap[0] for gap in gaps):.2f} ms of it:")
-    gaps.sort(reverse=True)
-    for wait, before, after, at in gaps[:shown]:
-        print(f"{wait:9.3f} ms at {at:7.2f}  between {before} and {after}", flush=True)
-    return gaps[:shown]
 
 
 def _stages(engine: Engine, sessions: Any, step: Any) -> dict[str, float]:
