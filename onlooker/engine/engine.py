@@ -3,6 +3,7 @@
 import typing
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -10,14 +11,7 @@ import numpy as np
 import torch
 
 from onlooker.core.checks import whole
-from onlooker.core.contracts import (
-    Adapter,
-    Codec,
-    MemoryPolicy,
-    Method,
-    SideTower,
-    VideoModel,
-)
+from onlooker.core.contracts import Adapter, Codec, MemoryPolicy, Method, SideTower, VideoModel
 from onlooker.core.errors import InputError
 from onlooker.core.events import Failed, FrameTaken
 from onlooker.core.frame import Frame
@@ -258,14 +252,21 @@ class Engine:
 
     @torch.no_grad()
     def advance(
-        self, arrivals: Sequence[tuple[Session, Frame]], requests: Sequence[InFlight]
+        self,
+        arrivals: Sequence[tuple[Session, Frame]],
+        requests: Sequence[InFlight],
+        looking: AbstractContextManager[None] | None = None,
     ) -> tuple[list[FrameTaken | Failed], list[str | Exception]]:
         """`step` and `step_requests` in one pass: an event per arrival, and the new text per question, or what it
-        failed of: the frames are in memory then, and the other questions are answered."""
-        return self._step(arrivals, requests)
+        failed of: the frames are in memory then, and the other questions are answered. `looking` is held while the
+        words are looked at, which waits for the device (see `Ahead.looking`)."""
+        return self._step(arrivals, requests, looking)
 
     def _step(
-        self, arrivals: Sequence[tuple[Session, Frame]], requests: Sequence[InFlight]
+        self,
+        arrivals: Sequence[tuple[Session, Frame]],
+        requests: Sequence[InFlight],
+        looking: AbstractContextManager[None] | None = None,
     ) -> tuple[list[FrameTaken | Failed], list[str | Exception]]:
         self.check_arrivals(arrivals)
         self.check_requests(requests)
@@ -281,7 +282,8 @@ class Engine:
                 events.append(self._remember(arrival, writer))
         ends = [(w.session, w.end) for w, event in zip(writers, events, strict=True) if isinstance(event, FrameTaken)]
         listen(self.model, ends)
-        return events, accept_all(requests, scores)
+        with looking or nullcontext():
+            return events, accept_all(requests, scores)
 
     def _to_read(self, arrival: Arrival) -> list[Reading]:
         if arrival.seen is None or self.serving.memory.holds_tokens:

@@ -1,9 +1,11 @@
 """What a scheduler tells: what one step did, and where things stand."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onlooker.core.errors import OnlookerError
 from onlooker.core.events import Failed, FrameTaken
+from onlooker.engine.probing import Aside
 from onlooker.engine.request import Request
 from onlooker.engine.stream_queue import QueueCounts, QueuedFrame, StreamQueue
 
@@ -69,3 +71,21 @@ class SchedulerStats:
     """Works of lower priority that were dropped: under load, or because they waited too long."""
     background_deferred: int = 0
     """Steps that such works have left to frames."""
+
+
+def told_of(
+    told: Sequence[str | Exception], requests: Sequence[Request], probes: Sequence[Aside]
+) -> tuple[tuple[tuple[Request, str], ...], tuple[tuple[Request, Exception], ...]]:
+    """What a pass gave of questions and the probes behind them: the texts, and the questions that failed. What failed
+    is over."""
+    for probe, text in zip(probes, told[len(requests) :], strict=True):
+        if isinstance(text, Exception):
+            probe.cancel()
+    texts, broken = [], []
+    for request, text in zip(requests, told, strict=False):
+        if isinstance(text, Exception):
+            request.abandon()
+            broken.append((request, text))
+        else:
+            texts.append((request, text))
+    return tuple(texts), tuple(broken)

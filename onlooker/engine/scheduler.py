@@ -12,10 +12,10 @@
 A frame is due `frame_lag_s` after it was submitted, a question's first token `first_token_s` after. Questions
 take part in every step; the streams that have waited longest go first, with as many frames as leave a step short enough
 for a question that may come. A stream holds one waiting frame (or a backlog, if it asked for one): when a newer one
-comes, the older is dropped and counted. When the work submitted exceeds what steps can do, all streams are
-degraded together, a level at a time (fewer frames, fewer tokens a frame, rarer refreshes), and restored when there is
-room: `stats().degrade_level` says where they are. If a step fails, everyone is stepped alone, and only who fails alone
-has failed.
+comes, the older is dropped and counted. When the work submitted exceeds what steps can do, all streams are degraded
+together, a level at a time (fewer frames, fewer tokens a frame, rarer refreshes), and restored when there is room:
+`stats().degrade_level` says where they are. If a step fails, everyone is stepped alone, and only who fails alone has
+failed. On a GPU the next step's frames are chosen and seen while this one's words are looked at (see `Ahead`).
 """
 
 import dataclasses
@@ -31,11 +31,12 @@ from onlooker.core.checks import number
 from onlooker.core.contracts import SchedulePolicy
 from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import Failed, FrameTaken
+from onlooker.engine.ahead import Ahead, arrivals_of
 from onlooker.engine.background import Background
 from onlooker.engine.engine import Engine
 from onlooker.engine.load import Recent, Share, StepCost
 from onlooker.engine.probing import Aside
-from onlooker.engine.report import Report, SchedulerStats
+from onlooker.engine.report import Report, SchedulerStats, told_of
 from onlooker.engine.request import InFlight, Request, release
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.session import Session
@@ -68,10 +69,11 @@ class Scheduler:
         *,
         levels: Sequence[DegradeLevel] | None = None,
         schedule: str | SchedulePolicy = "oldest_first",
+        ahead: bool | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`levels` go from everything to least (default: `default_levels`); `schedule` says whose frame is next;
-        `now` is the clock, in seconds."""
+        `ahead` lets the next step's frames be seen ahead (default: on a GPU); `now` is the clock, in seconds."""
         self.engine, self.slo, self.now = engine, slo or SLO(), now
         self.levels = tuple(levels) if levels is not None else default_levels(engine)
         if not self.levels:
@@ -86,6 +88,7 @@ class Scheduler:
         self._probes: list[Aside] = []
         self._background = Background(self.slo.most_background, self.slo.background_s, now)
         self.turns = Turns(registry.make("schedule", schedule))
+        self._ahead = Ahead(engine, ahead)
         self._gone = QueueCounts()
         self._refused = 0
         self._lags, self._first_tokens, self._questions = Recent(), Recent(), Share()
@@ -135,6 +138,9 @@ class Scheduler:
         self._background.end(queue.session)
         self._prune()
         queue.end(closed())
+        for queued in self._ahead.left(queue):
+            queue.counts.dropped += 1
+            queue.settle(queued, closed())
         self._gone.add(queue.counts)
         queue.session.close()
 
@@ -189,7 +195,7 @@ class Scheduler:
         """Take in the oldest waiting frames and move all questions on, in one pass; ends when the device is done."""
         self._settle()
         self._prune()
-        chosen = self.turns.choose(self._queues, self._frames_in_a_step(), self.now())
+        chosen = self._ahead.take() or self._choose()
         background = self._background.ready(gives_way=self._frames_wait())
         requests, probes = list(self._requests), [*self._probes, *background]
         if not chosen and not requests and not probes:
@@ -221,12 +227,12 @@ class Scheduler:
     ) -> tuple[list[FrameTaken | Failed], tuple[tuple[Request, str], ...], tuple[tuple[Request, Exception], ...]]:
         """Events of the frames, texts of the questions, and the questions that failed."""
         try:
-            events, told = self._pass(chosen, [*requests, *probes])
+            events, told = self._pass(chosen, [*requests, *probes], self._ahead.looking(self._choose))
         except Exception as error:
             LOG.warning("a step of %d frames and %d questions failed: %s", len(chosen), len(requests), error)
             release(error)
         else:
-            return self._told(events, told, requests, probes)
+            return (events, *told_of(told, requests, probes))
         # Not inside of `except`, where the error would still hold the memory of the step that failed.
         for probe in probes:
             probe.cancel()
@@ -242,34 +248,16 @@ class Scheduler:
                 told += self._pass([], [request])[1]
             except Exception as error:
                 told.append(release(error))
-        return self._told(events, told, requests, ())
+        return (events, *told_of(told, requests, ()))
 
-    def _told(
-        self,
-        events: list[FrameTaken | Failed],
-        told: Sequence[str | Exception],
-        requests: Sequence[Request],
-        probes: Sequence[Aside],
-    ) -> tuple[list[FrameTaken | Failed], tuple[tuple[Request, str], ...], tuple[tuple[Request, Exception], ...]]:
-        """What `_advance` gives; those that failed are over."""
-        for probe, text in zip(probes, told[len(requests) :], strict=True):
-            if isinstance(text, Exception):
-                probe.cancel()
-        texts, broken = [], []
-        for request, text in zip(requests, told, strict=False):
-            if isinstance(text, Exception):
-                request.abandon()
-                broken.append((request, text))
-            else:
-                texts.append((request, text))
-        return events, tuple(texts), tuple(broken)
+    def _choose(self) -> list[tuple[StreamQueue, QueuedFrame]]:
+        return self.turns.choose(self._queues, self._frames_in_a_step(), self.now())
 
     def _pass(
-        self, chosen: Sequence[tuple[StreamQueue, QueuedFrame]], requests: Sequence[InFlight]
+        self, chosen: Sequence[tuple[StreamQueue, QueuedFrame]], requests: Sequence[InFlight], looking: Any = None
     ) -> tuple[list[FrameTaken | Failed], list[str | Exception]]:
-        arrivals = [(queue.session, queued.picture or queued.frame) for queue, queued in chosen]
-        done = self.engine.advance(arrivals, requests)
-        self.engine.wait()
+        done = self.engine.advance(arrivals_of(chosen), requests, looking)
+        self._ahead.wait()
         return done
 
     def _count(self, queue: StreamQueue, queued: QueuedFrame, event: FrameTaken | Failed, lag: float) -> None:
@@ -315,7 +303,7 @@ class Scheduler:
             frames.add(queue.counts)
         return SchedulerStats(
             streams=len(self._queues),
-            waiting=sum(queue.num_waiting for queue in self._queues),
+            waiting=sum(queue.num_waiting for queue in self._queues) + len(self._ahead),
             questions=len(self._requests),
             degrade_level=self.degrade_level.name,
             level=self.level,
@@ -341,7 +329,7 @@ class Scheduler:
             raise SessionClosed("the scheduler was closed", do="make a new one")
 
     def _has_work(self) -> bool:
-        return bool(self._requests or self._probes or len(self._background)) or self._frames_wait()
+        return bool(self._requests or self._probes or self._ahead or len(self._background)) or self._frames_wait()
 
     def _frames_wait(self) -> bool:
         """Whether there are frames that may be taken now."""

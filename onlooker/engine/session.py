@@ -216,6 +216,7 @@ class Session:
     def export_unsealed(self) -> Saved:
         """As `export`, without the checksum, which takes its time: a server makes it on another thread."""
         self.check_open()
+        self.give_up()  # of a frame that was seen ahead nothing is saved
         return save(self, self._engine)
 
     def holders(self) -> dict[str, Any]:
@@ -225,6 +226,7 @@ class Session:
     def fork(self) -> "Session":
         """An independent session that has seen what this one has: what happens to one is not seen by the other."""
         self.check_open()
+        self.give_up()
         twin = copy.copy(self)
         twin.arrival = twin._working = None
         twin.states = {kind: state.fork() for kind, state in self.states.items()}

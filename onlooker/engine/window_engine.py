@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -109,12 +110,16 @@ class WindowEngine(Engine):
         return WindowRequest(self._clip_model, session, question, time_s, visible, decoding)
 
     def _step(
-        self, arrivals: Sequence[tuple[Session, Frame]], requests: Sequence[InFlight]
+        self,
+        arrivals: Sequence[tuple[Session, Frame]],
+        requests: Sequence[InFlight],
+        looking: AbstractContextManager[None] | None = None,
     ) -> tuple[list[FrameTaken | Failed], list[str | Exception]]:
         self.check_arrivals(arrivals)
         self.check_requests(requests)
         events: list[FrameTaken | Failed] = [self._keep(session, frame) for session, frame in arrivals]
-        return events, accept_all(requests, [None] * len(requests))
+        with looking or nullcontext():
+            return events, accept_all(requests, [None] * len(requests))
 
     def _keep(self, session: Session, frame: Frame) -> FrameTaken | Failed:
         session.begin(1)

@@ -289,10 +289,10 @@ def test_a_backlog_keeps_its_order_and_is_not_shed(engine):
 
 def test_who_fails_alone_fails_alone(tiny_model):
     class Fragile(Engine):
-        def _step(self, arrivals, requests):
+        def _step(self, arrivals, requests, looking=None):
             if any(session is self.bad for session, _ in arrivals) or any(one is self.bad for one in requests):
                 raise RuntimeError("this one cannot be stepped")
-            return super()._step(arrivals, requests)
+            return super()._step(arrivals, requests, looking)
 
     engine = Fragile(tiny_model, memory="full")
     engine.bad = None

@@ -26,12 +26,12 @@ class Flaky(Engine):
     broken = False
     poisoned: object = None
 
-    def _step(self, arrivals, requests):
+    def _step(self, arrivals, requests, looking=None):
         if type(self).broken:
             raise RuntimeError("the device is gone")
         if any(session is self.poisoned for session, _ in arrivals):
             raise RuntimeError("this session cannot be stepped")
-        return super()._step(arrivals, requests)
+        return super()._step(arrivals, requests, looking)
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ class Slow(Engine):
 
     frame_s = 0.2
 
-    def _step(self, arrivals, requests):
+    def _step(self, arrivals, requests, looking=None):
         time.sleep(self.frame_s * len(arrivals))
-        return super()._step(arrivals, requests)
+        return super()._step(arrivals, requests, looking)
 
 
 @pytest.fixture

@@ -65,7 +65,8 @@ class _Family:
                 do="prepare for more streams, or use more steps",
             )
         self.hidden[: len(frames)].copy_(frames)
-        table = torch.zeros(len(FIELDS), room, dtype=torch.int64)
+        # Pinned, so that the copy does not wait for what was asked of the device before.
+        table = torch.zeros(len(FIELDS), room, dtype=torch.int64, pin_memory=self.table.is_cuda)
         kept = [[getattr(state, field) for field in FIELDS] for state in states]
         # What there is no tensor of (scales of references that are not in 8 bits) nobody reads.
         addresses = [[0 if tensor is None else tensor.data_ptr() for tensor in tensors] for tensors in kept]
