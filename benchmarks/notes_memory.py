@@ -41,7 +41,7 @@ from onlooker.evals.statistics import estimate, holm, paired_gap
 from onlooker.think.none import NoThinker
 from onlooker.think.segment_notes import SegmentNotes
 from onlooker.world import Episode, make_episode
-from recipes.pocket.notes import happenings
+from recipes.pocket.notes_look import happenings
 from recipes.pocket.told import FROM_NOTES, Happening, Script, look_at, spoilt
 
 FRAME_TOKENS = 66

@@ -234,7 +234,7 @@ def make_units(script: Script, encoder: Encoder, settings: ToldSettings, rng: ra
     start, end = script.start, script.start + script.frames - 1
     makers: list[Callable[[], Unit | None]] = [lambda: _question(script, encoder, rng)] * (10 if settings.plain else 4)
     if not settings.plain:
-        makers += [lambda: _note(script, encoder, rng)] * 2 + [lambda: _live(script, encoder, rng)] * 4
+        makers += [lambda: _note(script, encoder, rng)] * 4 + [lambda: _live(script, encoder, rng)] * 3
         makers += [lambda: _change(script, encoder, rng), lambda: _sum(script, encoder, settings, rng)]
         makers += [lambda: _now(script, encoder, rng)] * (rng.random() < 0.5)
         makers += [lambda: _recalled(script, encoder, settings, rng)] * (4 if start > 8 else 1)
@@ -272,7 +272,7 @@ def _question(script: Script, encoder: Encoder, rng: random.Random) -> Unit | No
 
 def notes_before(script: Script, until: int, settings: ToldSettings, rng: random.Random) -> list[str]:
     """Notes of segments of one length, from the beginning of the stream up to a frame."""
-    every = rng.choice((4, 8, 8, 16))
+    every = rng.choice((1, 2, 4, 8, 16))
     edges = [-1, *range(every, until + 1, every)]
     texts = []
     for a, b in itertools.pairwise(edges):
@@ -298,7 +298,7 @@ def _recalled(script: Script, encoder: Encoder, settings: ToldSettings, rng: ran
 
 
 def _note(script: Script, encoder: Encoder, rng: random.Random) -> Unit | None:
-    every = rng.choice((4, 8, 8, 8, 12))
+    every = rng.choice((1, 1, 1, 2, 2, 4, 8, 8))
     if script.start == 0 and rng.random() < 0.3:
         since, after = 0, -1
     else:

@@ -9,13 +9,17 @@ import torch
 from safetensors.torch import load_file
 
 from onlooker.models import _adapter
+from onlooker.models._signals import FILE as HEADS_FILE
 from onlooker.world import render_tables
 from onlooker.world.lexicon import COLOUR_NAMES, SHAPES
-from recipes.pocket import notes
 from recipes.pocket.model import TINY
-from recipes.pocket.notes import Adapted, Feed, Settings, Trainer, frame_ends, happenings, look, train, write
+from recipes.pocket.notes import Settings, Trainer, train
+from recipes.pocket.notes_feed import Feed
+from recipes.pocket.notes_look import happenings, look, look_at_texts, make_checks
+from recipes.pocket.notes_model import Adapted, frame_ends, write
 from recipes.pocket.tokenizer import Encoder
 from recipes.pocket.told import KINDS, NEWLINE, ToldSettings, counts, draw_script, make_clip
+from recipes.pocket.told_texts import make_row
 
 TOLD = ToldSettings(frames=8, tokens=320)
 
@@ -124,15 +128,16 @@ def test_the_twin_has_only_questions_about_frames(encoder: Encoder):
 def test_a_training_goes_on_where_it_was_and_writes_its_adapter(encoder: Encoder, tmp_path):
     def made() -> Trainer:
         torch.manual_seed(1)
-        settings = Settings(clips=2, rank=2, seconds=1e9, steps=3)
+        settings = Settings(clips=2, rows=2, reading_share=0.3, rank=2, seconds=1e9, steps=3)
         return Trainer(Adapted(TINY, encoder, 2), settings, torch.device("cpu"))
 
     lines: list[dict] = []
     first = made()
-    feed = Feed(TOLD, replace(first.settings), 0)
+    feed, texts = (Feed(TOLD, first.settings, 0, texts=some) for some in (False, True))
     with first.model.eager():
-        train(first, feed, tmp_path / "state", lines.append)
+        train(first, feed, texts, tmp_path / "state", lines.append)
     assert first.steps == 3
+    assert feed.made == 2 and texts.made == 3  # the first step of three reads texts alone
     second = made()
     second.load(tmp_path / "state")
     assert second.steps == first.steps and second.seconds == first.seconds
@@ -153,7 +158,7 @@ def test_a_training_goes_on_where_it_was_and_writes_its_adapter(encoder: Encoder
 
 
 def test_a_look_tells_recall_and_what_the_heads_are_worth(trainer: Trainer, encoder: Encoder):
-    clips = notes.make_checks(2, TOLD, 0)
+    clips = make_checks(2, TOLD, 0)
     row = look(trainer, encoder, clips)
     assert {"note_recall", "note_precision", "live_recall", "heads"} <= set(row)
     assert json.loads(json.dumps(row))["heads"]["chance_arrival"] >= 0
@@ -180,7 +185,7 @@ def test_an_adopted_folder_loads_as_its_neighbour_with_the_adapter_added(tmp_pat
     torch.manual_seed(0)
     model = Adapted(PocketSizes(), Encoder(), 2)
     write(model, tmp_path / "made")
-    files = (tmp_path / "made" / _adapter.FILE, tmp_path / "made" / notes.HEADS_FILE)
+    files = (tmp_path / "made" / _adapter.FILE, tmp_path / "made" / HEADS_FILE)
     adopt(tmp_path / BASE.name, tmp_path / "taught", *files)
     same, plain = load(tmp_path / "taught", device="cpu"), load(tmp_path / BASE.name, device="cpu")
     assert same.head_names == ("informative", "arrival") and same.decider is not None and same.silence_ids
@@ -212,3 +217,37 @@ def test_a_card_is_made_of_the_last_check_and_refused_without_one_before_anythin
     with pytest.raises(InputError, match=r"rows\.jsonl, cut after 1228 steps"):
         notes_card.main(given)
     assert not (tmp_path / "to").exists()
+
+
+def test_a_text_is_read_as_if_it_stood_alone(trainer: Trainer, encoder: Encoder):
+    """Units of a row do not see each other, and what they ask is in their own notes."""
+    arrays, units = make_row(3, encoder, TOLD)
+    assert len(units) > 3 and {unit.kind for unit in units} == {"recalled"}
+    with torch.no_grad():
+        together = trainer.read_texts(trainer.copy({name: array[None] for name, array in arrays.items()}))[0]
+    at = 0
+    for unit in units[:4]:
+        alone = {name: np.zeros_like(array)[None] for name, array in arrays.items()}
+        alone["unit"][:] = -1
+        length = len(unit.ids)
+        alone["ids"][0, :length], alone["place"][0, :length], alone["unit"][0, :length] = unit.ids, range(length), 0
+        with torch.no_grad():
+            wanted = trainer.read_texts(trainer.copy(alone))[0, :length]
+        assert torch.allclose(together[at : at + length], wanted, atol=1e-4)
+        at += length
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_times_that_texts_are_asked_for_stand_in_them(seed: int, encoder: Encoder):
+    _, units = make_row(seed, encoder, TOLD)
+    asked = [unit for unit in units if unit.record is not None and unit.record.meta["form"] == "when_appeared"]
+    there = 0
+    for unit in asked:
+        answer = encoder.decode(unit.ids[unit.first :])
+        there += answer in encoder.decode([one for one in unit.ids[: unit.first] if one != NEWLINE])
+    assert there == len(asked) > 0
+
+
+def test_a_look_at_texts_tells_by_task(trainer: Trainer):
+    row = look_at_texts(trainer, TOLD, 4)
+    assert 0 <= row["text"] <= 1 and any(name.startswith("text when") for name in row)
