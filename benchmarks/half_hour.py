@@ -310,7 +310,7 @@ def work(number: int, given: argparse.Namespace, jobs: Sequence[Job], begun: Any
         worker.do(jobs[place], begun.get_lock())
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=TABLES, default="tokens", help="what is equal")
@@ -336,7 +336,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600.0, help="give up what is not done by then")
     parser.add_argument("--seen", default="", help="folder for what is seen of streams (default: one that is deleted)")
     parser.add_argument("--out", default="half_hour.jsonl")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     groups = [group for group in TABLES[given.table] if any(re.search(given.match, name) for name in group[-2:])]
     groups += [*((name,) for name in given.also), *((SHARES, name) for name in given.fork)]
     for name in {name for group in groups for name in group} - {TOLD}:

@@ -1,32 +1,56 @@
-"""Proof lines of the systems page that are a gap between settings: both sides on the same questions, opened once.
+"""Proof lines of the systems page that are a gap between settings: both sides on the same questions.
 
-    python -m benchmarks.system_lines --out rows.jsonl --workers 16
-    python -m benchmarks.system_lines --show rows.jsonl
+    python -m benchmarks.system_lines --answers answers.jsonl --out rows.jsonl --workers 12 --devices cuda:0,cuda:1
+    python -m benchmarks.system_lines --judge answers.jsonl --out rows.jsonl
 
 Each line of `LINES` names a system (`onlooker/core/systems.toml`), one of its proofs, and the settings whose answers
 decide it. The rest is the same on both sides: the model (trained with none of these methods), no cache in the tower,
-clips of a sealed name of the line's own. A line holds when the gap over the questions of its tasks is at least what it
-claims and, for a claim to be better, its interval over clips lies above zero. A row carries every gap, the tokens a
-second of video that each side read, and whether the line holds; `measured` in systems.toml points to it.
+clips of sealed names of the system's own, which chose nothing. A line holds when the gap over the questions of its
+tasks is at least what it claims and, for a claim to be better, the sign-flip test over clips says so at 5 %, corrected
+for all gaps of the file (Holm). `SWEEPS` are claims about cost at equal answers: of each side the setting whose
+questions see the fewest tokens and that stays within what is allowed of the reference; both sides are searched alike,
+on the same questions.
+
+Questions go in parts of `PART`, whose clips a process draws once for all sides; a line of answers is written as each
+side of a part is done, and what is there already is not asked again. A row carries every gap, what questions saw and
+streams held on each side, and whether the line holds; `measured` in systems.toml points to it.
 """
 
 import argparse
 import json
-import sys
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import multiprocessing
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from onlooker.evals.compare import TOLERANCE, budget
-from onlooker.evals.lines import line as told
-from onlooker.evals.run_settings import RunSettings, from_dict
-from onlooker.evals.runs import Run
-from onlooker.evals.score import difference
-from onlooker.evals.workers import results, run_grid
+import torch
+
+from onlooker.core import provenance
+from onlooker.core.frame import Frame
+from onlooker.evals.compare import TOLERANCE
+from onlooker.evals.item import Item, Reading
+from onlooker.evals.replay import Outcome, VideoOutcome, replay
+from onlooker.evals.run_settings import RunSettings, from_dict, load_items, make_system
+from onlooker.evals.score import worth
+from onlooker.evals.statistics import holm, paired_gap
 
 HELD = "last_frames:frames=64"
 """Holds the tokens of a whole clip, and reads what the refiner leaves of them when it is asked."""
+PART = 240
+Side = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What the lines of a system are asked."""
+
+    suite: str = "pocketworld"
+    level: str = "L2"
+    limit: int = 480
+    fixed: Side = field(default_factory=lambda: {"memory": HELD, "compressor": "identity"})
+    """Settings that all sides share."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +60,8 @@ class Line:
     key: str
     number: int
     """Which of the system's proofs, from 1."""
-    ours: dict[str, str]
-    rivals: tuple[dict[str, str], ...]
+    ours: Side
+    rivals: tuple[Side, ...]
     least: float
     """The least gap in accuracy; below zero where the line says "within"."""
     same: bool = False
@@ -48,147 +72,359 @@ class Line:
     """The tasks that count; all when empty."""
     equal_tokens: bool = True
     """Whether ours must not read more than the rival."""
-    suite: str = "pocketworld"
-    level: str = "L2"
-    limit: int = 480
-    fixed: dict[str, str] = field(default_factory=lambda: {"memory": HELD, "compressor": "identity"})
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """All settings that have to be asked."""
+        return (self.ours, *self.rivals)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One proof line: `ours` needs fewer tokens than `rivals` to stay within `least` of the reference."""
+
+    key: str
+    number: int
+    ours: tuple[Side, ...]
+    rivals: tuple[Side, ...]
+    reference: Side
+    least: float
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """All settings that have to be asked."""
+        return (self.reference, *self.ours, *self.rivals)
 
 
 NAMED = ("named_shape", "named_place", "named_colour")
 """Questions about a name that only a comment gives."""
 POOLED = "ppllava:frames=2,side=2,kernel="
+SUITES = {
+    "ppllava": Suite(level="L3"),
+    "b_vllm": Suite(level="L3"),
+    "iva": Suite(level="L3"),
+    "tifre": Suite(limit=720),
+    "ts_llava": Suite(limit=960, fixed={"memory": "full"}),
+    "video_rag": Suite("pocketworld_stories", "L0", 960, {"memory": "video_rag", "compressor": "identity"}),
+    "livibench": Suite("pocketworld_stories", "L0", 960, {"memory": "video_rag", "compressor": "identity"}),
+    "vidkv": Suite(level="L0", limit=1200, fixed={"memory": "full", "compressor": "identity"}),
+    "v_rex": Suite(fixed={"compressor": "identity"}),
+    "videoscan": Suite(level="L0", fixed={"compressor": "identity"}),
+}
 LINES = (
-    Line("ppllava", 1, {"refiner": POOLED + "fixed"}, ({"refiner": POOLED + "mean"},), 0.03, level="L3"),
-    Line("ppllava", 2, {"refiner": POOLED + "published"}, ({"refiner": POOLED + "mean"},), 0.0, same=True, level="L3"),
+    Line("video_rag", 1, {"side": "speech+comment"}, ({},), 0.2, tasks=NAMED, equal_tokens=False),
+    Line("livibench", 1, {"side": "comment"}, ({},), 0.2, tasks=NAMED, equal_tokens=False),
+    Line("ppllava", 1, {"refiner": POOLED + "fixed"}, ({"refiner": POOLED + "mean"},), 0.03),
+    Line("ppllava", 2, {"refiner": POOLED + "published"}, ({"refiner": POOLED + "mean"},), 0.0, same=True),
     Line("tifre", 1, {"refiner": "tifre:ratio=0.25"}, ({"refiner": "tifre:ratio=0.25,fold=0"},), 0.02),
     Line(
         "b_vllm", 2, {"refiner": "b_vllm:ratio=0.14"},
-        ({"compressor": "stc_pruner:keep=4"}, {"compressor": "identity", "fps": "0.0625"}), 0.03, level="L3",
+        ({"compressor": "stc_pruner:keep=4"}, {"compressor": "identity", "fps": "0.0625"}), 0.03,
     ),
-    Line(
-        "iva", 1, {"refiner": "iva:fine=2,coarse=2"}, ({},), 0.0, of=0.9, level="L3", equal_tokens=False,
-    ),
+    Line("iva", 1, {"refiner": "iva:fine=2,coarse=2"}, ({},), 0.0, of=0.9, equal_tokens=False),
     Line(
         "ts_llava", 1, {"gate": "thumbnail:every=8,side=2", "compressor": "thumbnail:every=8,sampled=8"},
         ({"compressor": "uniform:keep=15"},), 0.03, tasks=("before", "ever", "order", "since"),
-        limit=960, fixed={"memory": "full"},
     ),
-    Line(
-        "video_rag", 1, {"side": "speech+comment"}, ({},), 0.2, tasks=NAMED, suite="pocketworld_stories", limit=1000,
-        fixed={"memory": "video_rag", "compressor": "identity"}, equal_tokens=False,
-    ),
-    Line(
-        "livibench", 1, {"side": "comment"}, ({},), 0.2, tasks=NAMED, suite="pocketworld_stories", limit=1000,
-        fixed={"memory": "video_rag", "compressor": "identity"}, equal_tokens=False,
+    Line("videoscan", 2, {"memory": "carriers:bank=64,recent=1"}, ({"memory": "full"},), 0.0, of=0.85,
+         equal_tokens=False),
+    Line("vidkv", 2, {"kv": "device=vidkv:key_bits=2,value_bits=2"}, ({},), -0.01),
+    Line("vidkv", 3, {"kv": "device=vidkv:key_bits=1.5,value_bits=1.58"}, ({},), -0.02),
+)  # fmt: skip
+SWEEPS = (
+    Sweep(
+        "v_rex", 2,
+        tuple({"memory": f"resv:recent=1,share={share}"} for share in (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)),
+        tuple({"memory": f"rekv:recent=1,topk={topk}"} for topk in (4, 8, 12, 16, 20, 24, 28)),
+        {"memory": "full"}, -0.01,
     ),
 )  # fmt: skip
 
 
-def runs(line: Line, model: str, limit: int | None, device: str) -> list[RunSettings]:
-    """Ours first, then each rival."""
-    shared = {
-        "suite": line.suite, "limit": limit or line.limit, "level": line.level, "model": model, "device": device,
-        "seeds": f"sealed:systems-{line.key.replace('_', '-')}-202611", "encoder": "full", "parallel": 16, **line.fixed,
+def sealed(key: str, part: int) -> str:
+    """The name that the clips of a part are drawn from."""
+    return f"sealed:systems-{key.replace('_', '-')}-202611-{part}"
+
+
+def settings(key: str, side: Side, part: int, given: argparse.Namespace) -> RunSettings:
+    """One side on one part."""
+    suite = SUITES[key]
+    values = {
+        "suite": suite.suite, "level": suite.level, "limit": min(given.part, suite.limit - part * given.part),
+        "model": given.model, "device": given.device, "seeds": given.seeds or sealed(key, part), "encoder": "full",
+        "parallel": given.parallel, **suite.fixed, **side,
     }  # fmt: skip
-    made = []
-    for place, side in enumerate((line.ours, *line.rivals)):
-        values = shared | side | {"name": f"{line.key} {line.number}: {'rival' if place else 'ours'} {place}"}
-        made.append(from_dict(values | {"fps": float(values.get("fps", 1.0))}))
-    return made
+    return from_dict(values | {"fps": float(values.get("fps", 1.0))})
 
 
-def verdict(line: Line, ours: Run, rivals: Sequence[Run]) -> dict:
-    """The row of a line."""
-    chosen = [one for one in ours.outcomes if not line.tasks or one.query.task.split("/")[0] in line.tasks]
-    if not chosen:
-        raise SystemExit(f"{line.key} {line.number}: no question of {', '.join(line.tasks)} was asked")
-    gaps = []
-    for rival in rivals:
-        gap = difference(chosen, rival.outcomes)
-        wanted = {one.query.id for one in chosen}
-        base = told(rival)
-        theirs = [worth for outcome, worth in zip(_by_id(rival), base["worth"], strict=True)
-                  if outcome.query.id in wanted and worth is not None]  # fmt: skip
-        right = sum(theirs) / len(theirs)
-        ratio = budget(ours).tokens_per_second / max(1e-9, budget(rival).tokens_per_second)
-        row = {"rival": base["settings"], "rival_right": round(right, 4), "gap": round(gap.gap, 4),
-               "low": round(gap.low, 4), "high": round(gap.high, 4), "p": round(gap.p, 4),
-               "questions": gap.questions, "tokens_of_rival": round(ratio, 3)}  # fmt: skip
-        row["holds"] = _holds(line, row)
-        gaps.append(row)
-    ran = told(ours)
+def told(side: Side) -> str:
+    """A side in one word."""
+    return " ".join(f"{name}={value}" for name, value in sorted(side.items())) or "plain"
+
+
+@dataclass(frozen=True)
+class Job:
+    """All sides of a system on one part of its questions."""
+
+    key: str
+    part: int
+    sides: tuple[Side, ...]
+
+
+def jobs(only: Sequence[str] | None, part: int) -> list[Job]:
+    """First parts first."""
+    sides: dict[str, list[Side]] = {}
+    for line in (*LINES, *SWEEPS):
+        if not only or line.key in only:
+            known = sides.setdefault(line.key, [])
+            known += [side for side in line.sides if side not in known]
+    found = [Job(key, n, tuple(some)) for key, some in sides.items() for n in range(-(-SUITES[key].limit // part))]
+    return sorted(found, key=lambda job: job.part)
+
+
+class Drawn:
+    """Items of a part whose frames are drawn once for each rate."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._frames: dict[tuple[str, float], list[Frame]] = {}
+        self.items = tuple(replace(item, open=self._opening(item)) for item in reading.items)
+        self.reading = Reading(self.items, reading.rejected)
+
+    def _opening(self, item: Item) -> Any:
+        def frames(fps: float) -> Iterator[Frame]:
+            if (item.video.id, fps) not in self._frames:
+                self._frames[item.video.id, fps] = list(item.open(fps))
+            return iter(self._frames[item.video.id, fps])
+
+        return frames
+
+
+def do(job: Job, given: argparse.Namespace, known: set[tuple[str, int, str]], lock: Any, deadline: float) -> None:
+    """Ask every side of a part, and write a line for each."""
+    drawn = None
+    for side in job.sides:
+        if (job.key, job.part, told(side)) in known:
+            continue
+        run = settings(job.key, side, job.part, given)
+        drawn = drawn or Drawn(load_items(run))
+        began, videos = time.monotonic(), []
+        system = make_system(run, drawn.reading)
+        outcomes = replay(
+            system, drawn.items, fps=run.fps, parallel=run.parallel, max_new_tokens=run.max_new_tokens,
+            on_video=videos.append,
+        )  # fmt: skip
+        row = {"key": job.key, "part": job.part, "side": told(side), **answers(run, outcomes, videos)}
+        with lock, given.answers.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        took = time.monotonic() - began
+        print(f"{job.key} part {job.part}, {told(side)}: {row['right']:.3f} in {took:.0f} s", flush=True)
+        if time.monotonic() > deadline:
+            return
+
+
+def answers(run: RunSettings, outcomes: Sequence[Outcome], videos: Sequence[VideoOutcome]) -> dict[str, Any]:
+    """What is kept of one side on one part: what each answer was worth, and what it saw."""
+    marked = [(o, value) for o in outcomes if (value := worth(o)) is not None]
+    marked.sort(key=lambda pair: pair[0].query.id)
+    cuda = run.device.startswith("cuda")
     return {
-        "key": line.key, "line": line.number, "holds": all(row["holds"] for row in gaps), "ours": ran["settings"],
-        "ours_tokens_a_second": ran["tokens_a_second"], "ours_most_bytes": ran["most_bytes"], "gaps": gaps,
-        "least": line.least, "of": line.of, "tasks": list(line.tasks),
-        "commit": ran["commit"], "versions": ran["versions"], "card": ran["card"],
+        "ids": [o.query.id for o, _ in marked],
+        "tasks": [o.query.task.split("/")[0] for o, _ in marked],
+        "videos": [o.query.video for o, _ in marked],
+        "worth": [value for _, value in marked],
+        "tokens": [o.reply.meta.get("context_tokens", 0) if o.reply else 0 for o, _ in marked],
+        "failed": sum(bool(o.failure or not o.replies) for o in outcomes),
+        "right": sum(value for _, value in marked) / max(1, len(marked)),
+        "most_bytes": max((held for v in videos for _, held in v.stats.get("held", ())), default=0),
+        "settings": {k: v for k, v in run.as_dict().items() if v != RunSettings.__dataclass_fields__[k].default},
+        "commit": provenance.commit(), "versions": provenance.versions(),
+        "card": torch.cuda.get_device_name() if cuda else "cpu",
     }  # fmt: skip
 
 
-def _by_id(run: Run) -> list:
-    return sorted(run.outcomes, key=lambda outcome: outcome.query.id)
+def work(number: int, given: argparse.Namespace, todo: Sequence[Job], begun: Any, deadline: float) -> None:
+    """One process: takes jobs as long as there are any and there is time."""
+    torch.set_num_threads(1)
+    devices = given.devices.split(",")
+    given.device = devices[number % len(devices)]
+    known = {(row["key"], row["part"], row["side"]) for row in read([given.answers])}
+    while time.monotonic() < deadline:
+        with begun.get_lock():
+            place, begun.value = begun.value, begun.value + 1
+        if place >= len(todo):
+            return
+        do(todo[place], given, known, begun.get_lock(), deadline)
 
 
-def _holds(line: Line, row: dict) -> bool:
-    if line.equal_tokens and row["tokens_of_rival"] > 1 + TOLERANCE:
-        return False
-    if line.same:
-        return row["p"] > 0.05
-    if line.of is not None:
-        return row["rival_right"] + row["gap"] >= line.of * row["rival_right"]
-    return row["gap"] >= line.least and (line.least < 0 or row["low"] > 0)
+def read(paths: Sequence[Path]) -> list[dict]:
+    """Lines of files of answers; those that are not there yet have none."""
+    return [json.loads(t) for path in paths if path.exists() for t in path.read_text(encoding="utf-8").splitlines()]
+
+
+# ------------------------------------------------------------------------------------------------------------ judging
+
+
+@dataclass(frozen=True)
+class Answered:
+    """All that one side answered, by question: task, clip, worth, tokens seen."""
+
+    by_id: dict[str, tuple[str, str, float, float]]
+    most_bytes: int
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]]) -> "Answered":
+        """The parts of a side together."""
+        columns = ("ids", "tasks", "videos", "worth", "tokens")
+        found = {
+            one[0]: one[1:] for row in rows for one in zip(*(row[name] for name in columns), strict=True)
+        }  # fmt: skip
+        facts = {name: rows[0][name] for name in ("settings", "commit", "versions", "card")}
+        return cls(found, max(row["most_bytes"] for row in rows), facts)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two sides on the questions that both answered."""
+
+    ours: Answered
+    rival: Answered
+    tasks: tuple[str, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """The gap with its interval, and what each side saw."""
+        some = [n for n, one in self.ours.by_id.items() if n in self.rival.by_id and one[0] in (self.tasks or one[0])]
+        mine, other = ([side.by_id[n] for n in some] for side in (self.ours, self.rival))
+        gap = paired_gap([a[2] - b[2] for a, b in zip(mine, other, strict=True)], [one[1] for one in mine])
+        count = max(1, len(some))
+        return {
+            "questions": len(some), "ours_right": round(sum(one[2] for one in mine) / count, 4),
+            "rival_right": round(sum(one[2] for one in other) / count, 4), "gap": round(gap.gap, 4),
+            "low": round(gap.low, 4), "high": round(gap.high, 4), "p": round(gap.p, 5),
+            "tokens": round(sum(one[3] for one in mine) / count, 1),
+            "rival_tokens": round(sum(one[3] for one in other) / count, 1),
+            "most_bytes": self.ours.most_bytes, "rival_bytes": self.rival.most_bytes,
+        }  # fmt: skip
+
+
+def sides_of(key: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Answered]:
+    """What was answered for a system, by side."""
+    parts: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["key"] == key:
+            parts.setdefault(row["side"], []).append(row)
+    return {side: Answered.of(some) for side, some in parts.items()}
+
+
+def verdict(line: Line, rows: Sequence[Mapping[str, Any]]) -> dict | None:
+    """The row of a line before its p-values are corrected; None while one side has no answers."""
+    there = sides_of(line.key, rows)
+    if any(told(side) not in there for side in line.sides):
+        return None
+    ours = there[told(line.ours)]
+    gaps = []
+    for rival in line.rivals:
+        row = Pairs(ours, there[told(rival)], line.tasks).row()
+        fits = not line.equal_tokens or row["tokens"] <= row["rival_tokens"] * (1 + TOLERANCE)
+        gaps.append({"rival": told(rival), **row, "fits": fits})
+    claim = {"least": line.least, "same": line.same, "of": line.of, "tasks": list(line.tasks)}
+    return {"key": line.key, "line": line.number, "ours": told(line.ours), **claim, "gaps": gaps, **ours.facts}
+
+
+def swept(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> dict | None:
+    """The row of a sweep; None while a setting has no answers."""
+    there = sides_of(sweep.key, rows)
+    if any(told(side) not in there for side in sweep.sides):
+        return None
+    reference, needed, tried = there[told(sweep.reference)], [], []
+    for some in (sweep.ours, sweep.rivals):
+        found = [{"side": told(side), **Pairs(there[told(side)], reference).row()} for side in some]
+        tried += [{name: one[name] for name in ("side", "ours_right", "gap", "low", "high", "tokens")} for one in found]
+        needed.append(min((one["tokens"] for one in found if one["gap"] >= sweep.least), default=None))
+    holds = needed[0] is not None and (needed[1] is None or needed[0] < needed[1])
+    claim = {"least": sweep.least, "reference": told(sweep.reference), "tokens": needed[0], "rival_tokens": needed[1]}
+    return {"key": sweep.key, "line": sweep.number, **claim, "holds": holds, "tried": tried, **reference.facts}
+
+
+def judged(rows: Sequence[dict]) -> list[dict]:
+    """The rows with what they come to, once all p-values of claims to be better are corrected for their number."""
+    lines = [row for row in rows if "gaps" in row]
+    better = [gap for row in lines if _claims_better(row) for gap in row["gaps"]]
+    for gap, p in zip(better, holm([gap["p"] for gap in better]), strict=True):
+        gap["p_corrected"] = round(p, 5)
+    for row in lines:
+        for gap in row["gaps"]:
+            gap["holds"] = bool(gap["fits"] and _holds(row, gap))
+    return [row | {"holds": all(gap["holds"] for gap in row["gaps"])} if "gaps" in row else row for row in rows]
+
+
+def _claims_better(row: Mapping[str, Any]) -> bool:
+    return not row["same"] and row["of"] is None and row["least"] >= 0
+
+
+def _holds(row: Mapping[str, Any], gap: Mapping[str, Any]) -> bool:
+    if row["same"]:
+        return gap["p"] > 0.05
+    if row["of"] is not None:
+        return gap["ours_right"] >= row["of"] * gap["rival_right"]
+    return gap["gap"] >= row["least"] and (row["least"] < 0 or (gap["gap"] > 0 and gap["p_corrected"] <= 0.05))
 
 
 def show(rows: Sequence[dict]) -> str:
     """A table of what was found."""
-    out = ["| system | line | holds | right of the rival | gap | interval | questions | tokens of the rival's |",
-           "|---|--:|---|--:|--:|---|--:|--:|"]  # fmt: skip
+    out = ["| system | line | holds | ours | rival | gap | interval | p | questions | tokens seen |",
+           "|---|--:|---|--:|--:|--:|---|--:|--:|---|"]  # fmt: skip
     for row in rows:
-        for gap in row["gaps"]:
+        for gap in row.get("gaps", ()):
             out.append(
-                f"| {row['key']} | {row['line']} | {'yes' if gap['holds'] else 'no'} | {gap['rival_right']:.3f} | "
-                f"{gap['gap']:+.3f} | {gap['low']:+.3f} to {gap['high']:+.3f} | {gap['questions']} | "
-                f"{gap['tokens_of_rival']:.2f} |"
+                f"| {row['key']} | {row['line']} | {'yes' if gap['holds'] else 'no'} | {gap['ours_right']:.3f} | "
+                f"{gap['rival_right']:.3f} | {gap['gap']:+.3f} | {gap['low']:+.3f} to {gap['high']:+.3f} | "
+                f"{gap.get('p_corrected', gap['p']):.3f} | {gap['questions']} | "
+                f"{gap['tokens']:.0f} / {gap['rival_tokens']:.0f} |"
             )
+        if "tried" in row:
+            words = f"{row['tokens']} / {row['rival_tokens']}"
+            out.append(f"| {row['key']} | {row['line']} | {'yes' if row['holds'] else 'no'} | | | | | | | {words} |")
     return "\n".join(out)
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="rows, one JSON object a line; added to")
-    parser.add_argument("--show", type=Path, help="a table of the rows of a file, and nothing else")
-    parser.add_argument("--only", nargs="+", metavar="KEY", help="these systems' lines (default: all)")
+    parser.add_argument("--answers", type=Path, help="where answers go, side by side as they are done; gone on with")
+    parser.add_argument("--judge", type=Path, nargs="+", default=[], help="files of answers; nothing is asked")
+    parser.add_argument("--out", type=Path, required=True, help="rows of the lines, written anew")
+    parser.add_argument("--only", nargs="+", choices=SUITES, metavar="KEY", help="these systems' lines (default: all)")
     parser.add_argument("--model", default="pocket-naive")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--limit", type=int, help="questions of each run, for a quick look")
+    parser.add_argument("--devices", default="cpu", help="for example cuda:0,cuda:1: processes take them in turn")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--parallel", type=int, default=32, help="clips that are watched in the same steps")
+    parser.add_argument("--part", type=int, default=PART, help="questions of a part")
+    parser.add_argument("--seeds", default="", help="sealed:NAME instead of the lines' own, for a look beforehand")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="begin nothing more after that")
     given = parser.parse_args(argv)
-    if given.show:
-        print(show([json.loads(text) for text in given.show.read_text(encoding="utf-8").splitlines()]))
-        return
-    if given.out is None:
-        parser.error("--out or --show")
-    chosen = [line for line in LINES if not given.only or line.key in given.only]
-    grids = [runs(line, given.model, given.limit, given.device) for line in chosen]
-    flat = list(dict.fromkeys(run for grid in grids for run in grid))
-    total, rows = sum(run.limit for run in flat), []
-    with tempfile.TemporaryDirectory(prefix="onlooker-lines-") as folder:
-        done = run_grid(
-            flat, Path(folder), workers=given.workers,
-            on_progress=lambda done: print(f"\r{done} of {total} questions", end="", file=sys.stderr, flush=True),
-        )  # fmt: skip
-        for one in done:
-            if one.failure:
-                print(f"{one.settings.label}: {one.failure}", flush=True)
-        found = {run.settings.key: run for run in results(done)}
-        for line, grid in zip(chosen, grids, strict=True):
-            if all(run.key in found for run in grid):
-                ours, *rivals = (found[run.key] for run in grid)
-                rows.append(verdict(line, ours, rivals))
-                with given.out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
+    if not given.judge:
+        if given.answers is None:
+            parser.error("--answers or --judge")
+        todo = jobs(given.only, given.part)
+        deadline, spawn = time.monotonic() + given.seconds, multiprocessing.get_context("spawn")
+        begun = spawn.Value("i", 0)
+        workers = [
+            spawn.Process(target=work, args=(n, given, todo, begun, deadline)) for n in range(given.workers)
+        ]  # fmt: skip
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        given.judge = [given.answers]
+    known = read(given.judge)
+    chosen = [one for one in (*LINES, *SWEEPS) if not given.only or one.key in given.only]
+    found = [verdict(one, known) if isinstance(one, Line) else swept(one, known) for one in chosen]
+    rows = judged([row for row in found if row is not None])
+    given.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     print(show(rows))
+    if given.answers and any(worker.exitcode for worker in workers):
+        raise SystemExit("a process failed: see above; what the others wrote stands")
 
 
 if __name__ == "__main__":

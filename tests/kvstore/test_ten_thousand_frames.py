@@ -17,7 +17,9 @@ BLOCKS = [
     "streaming_vlm:vision_s=12",
     "infinipot_v:window_tokens=60,keep_tokens=40",
     "infinipot_v:window_tokens=60,keep_tokens=40,pack=true",
-    "livevlm:keep_tokens=40,recent=4,chunk=4,num_queries=4,pack=true",
+    pytest.param(
+        "livevlm:keep_tokens=40,recent=4,chunk=4,num_queries=4,pack=true", marks=pytest.mark.proves("livevlm", 3)
+    ),
     "participative:sink_frames=2,recent=2,top_tokens=24,num_queries=4,pack=true",
     "carriers:bank=12,recent=2,pack=true",
     "rekv:topk=4,window_tokens=40,max_parked=30",
