@@ -134,7 +134,7 @@ class Spans(Sequence[Span]):
     Made and cut at no cost; a catalog that is changed afterwards does not change it.
     """
 
-    __slots__ = ("_entries", "_first", "_last", "_lead")
+    __slots__ = ("_bounds", "_entries", "_first", "_last", "_lead")
 
     def __init__(self, entries: Catalog[Any], first: int = 0, last: int | None = None, *, prefix: bool = False) -> None:
         """Places `first` to `last` (not included) of `entries`, whose values have a `span`; with `prefix`, place 0
@@ -142,6 +142,8 @@ class Spans(Sequence[Span]):
         self._entries = entries
         self._lead = int(prefix)
         self._first, self._last = first, len(entries) if last is None else max(first, last)
+        self._bounds: tuple[Any, int, int] | None = None
+        """The prefix's entry, if it is among them, and the first and last number; looked up when it is first needed."""
 
     def __len__(self) -> int:
         return self._lead + self._last - self._first
@@ -169,12 +171,13 @@ class Spans(Sequence[Span]):
         entry = self._entries.get(number)
         if entry is None:
             return None
-        if self._lead and entry is self._entries.at(0):
-            return entry.span
-        if self._first == self._last:
-            return None
-        first, last = self._entries.at(self._first).span.id, self._entries.at(self._last - 1).span.id
-        return entry.span if first <= number <= last else None
+        if self._bounds is None:
+            first, last = 0, -1
+            if self._first < self._last:
+                first, last = self._entries.at(self._first).span.id, self._entries.at(self._last - 1).span.id
+            self._bounds = self._entries.at(0) if self._lead else None, first, last
+        lead, first, last = self._bounds
+        return entry.span if entry is lead or first <= number <= last else None
 
     def between(self, since_s: float, until_s: float) -> "Spans":
         """The prefix, if it is among them, and what lies wholly between two times, in seconds."""

@@ -4,11 +4,14 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from onlooker.core.contracts import Codec, ModelSpec
+from onlooker.kernels.ranges import copy_ranges
 from onlooker.kvstore.arena import allocate
 
 ALIGNED = 16
@@ -93,18 +96,25 @@ def parts_of(spec: ModelSpec, codec: Codec, num_tokens: int) -> dict[str, tuple[
 
 
 def decode(
-    blocks: "list[Coded]", layers: slice, dtype: torch.dtype, device: torch.device
-) -> list[tuple[Tensor, Tensor]]:
-    """Some layers of blocks of one size and codec again: keys and values `[layers, kv_heads, tokens, head_dim]` of
-    each, on a device. Raises `CapacityError` when there is no memory for their parts there."""
-    parts = {}
+    blocks: "list[Coded]", layers: slice, dtype: torch.dtype, device: torch.device, kernels: ModuleType | None = None
+) -> tuple[Tensor, Tensor]:
+    """Some layers of blocks of one size and codec again: keys and values `[blocks, layers, kv_heads, tokens, head_dim]`
+    on a device. With `kernels` (`kernels.ranges`) their parts are read where they lie, which has to be pinned memory or
+    the device's. Raises `CapacityError` when there is no memory for their parts there."""
+    parts, ranges = {}, []
     for name, like in blocks[0].parts.items():
         shape = (len(blocks), *like[layers].shape)
-        parts[name] = allocate(shape, like.dtype, device)
-        for number, block in enumerate(blocks):
-            parts[name][number].copy_(block.parts[name][layers], non_blocking=True)
-    keys, values = blocks[0].codec.decode(parts, dtype)
-    return list(zip(keys, values, strict=True))
+        parts[name] = to = allocate(shape, like.dtype, device)
+        if kernels is None:
+            for number, block in enumerate(blocks):
+                to[number].copy_(block.parts[name][layers], non_blocking=True)
+            continue
+        size = to[0].nbytes
+        start = like.data_ptr() - blocks[0].address + layers.start * (size // shape[1])
+        ranges += [(block.address + start, to.data_ptr() + n * size, size) for n, block in enumerate(blocks)]
+    if kernels is not None:
+        copy_ranges(np.array(ranges, dtype=np.int64), device, kernels)
+    return blocks[0].codec.decode(parts, dtype)
 
 
 def read_layer(blocks: Iterable[Coded], codec: Codec, layer: int, spec: ModelSpec) -> tuple[Tensor, Tensor]:

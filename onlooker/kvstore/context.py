@@ -1,18 +1,20 @@
 """What a question sees of the past: chosen blocks, gathered from both tiers and rotated once."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from onlooker.core.contracts import ModelSpec
 from onlooker.kernels.coded_rows import CodedRows
+from onlooker.kernels.ranges import range_kernels
 from onlooker.kvstore.arena import Arena, allocate
 from onlooker.kvstore.blocks import Block, Entry, Offset
 from onlooker.kvstore.catalog import Catalog
-from onlooker.kvstore.coded import BLOCKS_AT_ONCE, Coded, decode
+from onlooker.kvstore.coded import Coded
+from onlooker.kvstore.fetching import Fetch, Lent
 from onlooker.kvstore.melting import Melted
 from onlooker.kvstore.placing import Placing, lay_out
 from onlooker.kvstore.rotation import Rotary, rotate, spread
@@ -112,6 +114,8 @@ class Sources:
     """Rotates what is rotated already (`rotation.by_steps`)."""
     held: tuple[Block, ...] = ()
     """Blocks that are in no store: the question reads them itself, before its own words."""
+    lent: Lent = field(default_factory=Lent)
+    """Blocks that are being read: `end` it before the last reference to them may go."""
 
     def coded_blocks(self) -> Iterable[tuple[int, Coded]]:
         """Blocks on the device that lie in codes, by number."""
@@ -159,11 +163,12 @@ class Sources:
         melted together all rows are in it: see `rows.gathered`.
         """
         spec, picked = self.spec, slice(layers.start, layers.stop)
-        places, chosen = chosen, chosen if fetched is None else fetched
-        shape = (len(layers), spec.num_kv_heads, self.num_tokens(chosen), spec.head_dim)
+        units = self._units(chosen)
+        fetched_units = units if fetched is None else self._units(fetched)
+        chosen = chosen if fetched is None else fetched
+        shape = (len(layers), spec.num_kv_heads, sum(unit.num_tokens for unit in fetched_units), spec.head_dim)
         keys, values = (allocate(shape, spec.dtype, spec.device) for _ in range(2))
-        self._fetch(chosen, picked, keys, values)
-        units, fetched_units = self._units(places), self._units(chosen)
+        self._fetch(fetched_units, picked, keys, values)
         blocks = [*units, *self.held]
         offsets, reach = lay_out(blocks, spec.position_axes)
         if len(layers) < spec.num_layers or any(block.clock is not None for block in blocks):
@@ -181,48 +186,33 @@ class Sources:
             ]
             cos, sin = self.turn(spread(steps, counts, spec.device))
             for layer in range(len(layers)):
-                keys[layer] = rotate(keys[layer], cos, sin)
+                rotate(keys[layer], cos, sin, into=keys[layer])
         owners = self.owners(chosen, spec.num_layers) if self.melted else None
         owners = None if owners is None else owners[picked]
         return Context(keys, values, chosen, held, reach, keys.nbytes + values.nbytes, owners=owners)
 
-    def _fetch(self, chosen: tuple[int, ...], picked: slice, keys: Tensor, values: Tensor) -> None:
-        """Copy some layers of these blocks one behind the other into keys and values `[layers, kv_heads, rows,
-        head_dim]`, keys as they were written."""
-        coded: dict[tuple[int, int], list[tuple[Coded, slice]]] = {}
+    def _fetch(self, units: Sequence[Block], picked: slice, keys: Tensor, values: Tensor) -> None:
+        """Copy some layers of these one behind the other into keys and values `[layers, kv_heads, rows, head_dim]`,
+        keys as they were written."""
+        fetch = Fetch(picked, self.spec.num_layers, (keys, values), range_kernels(self.spec.device), self.lent)
         runs: list[tuple[int, int, int]] = []
         anchors, at = [], 0
-        for unit in self._units(chosen):
+        for unit in units:
             block, count = unit.id, unit.num_tokens
-            to = slice(at, at + count)
             slab = self.host.get(block) or self.coded.get(block)
             if slab is not None:
-                coded.setdefault((id(slab.codec), count), []).append((slab, to))
+                fetch.block(slab, slice(at, at + count))
             else:
                 row = self.rows[block] - self.moved
                 if runs and runs[-1][0] + runs[-1][2] == row and runs[-1][1] + runs[-1][2] == at:
                     runs[-1] = (*runs[-1][:2], runs[-1][2] + count)  # neighbours are one run, one copy
                 else:
                     runs.append((row, at, count))
-                anchors += [(self.written[block], to)] if block in self.written else []
+                anchors += [(self.written[block], slice(at, at + count))] if block in self.written else []
             at += count
         for row, start, count in runs:
-            rows, to = slice(row, row + count), slice(start, start + count)
-            keys[:, :, to].copy_(self.arena.keys[picked, :, rows])
-            values[:, :, to].copy_(self.arena.values[picked, :, rows])
+            rows = slice(row, row + count)
+            fetch.rows(self.arena.keys[:, :, rows], self.arena.values[:, :, rows], slice(start, start + count))
+        fetch.run()
         for written, to in anchors:
             keys[:, :, to].copy_(written[picked])
-        for slabs in coded.values():  # of one size and codec
-            for first in range(0, len(slabs), BLOCKS_AT_ONCE):
-                self._decode(slabs[first : first + BLOCKS_AT_ONCE], picked, keys, values)
-
-    def _decode(self, slabs: list[tuple[Coded, slice]], picked: slice, keys: Tensor, values: Tensor) -> None:
-        """Bring some layers of blocks of one size and codec to their places."""
-        if slabs[0][0].codec.plain:
-            for slab, to in slabs:
-                keys[:, :, to].copy_(slab.parts["keys"][picked], non_blocking=True)
-                values[:, :, to].copy_(slab.parts["values"][picked], non_blocking=True)
-            return
-        decoded = decode([slab for slab, _ in slabs], picked, keys.dtype, keys.device)
-        for (_, to), (some_keys, some_values) in zip(slabs, decoded, strict=True):
-            keys[:, :, to], values[:, :, to] = some_keys, some_values

@@ -260,6 +260,7 @@ class QuestionView:
             self._sources.arena.readers.discard(self._reader)
         self._closed, self._reader = True, None
         self._contexts, self._whole, self._ledgers, self._tail = [], None, [], self._new_tail(0)
+        self._sources.lent.end()
         self._forget_sources()
 
     def __enter__(self) -> "QuestionView":

@@ -135,6 +135,20 @@ def levelled(scores: Tensor, spans: Sequence[Span]) -> Tensor:
     return (values + slope * (times[-1] - times)).to(scores)
 
 
+def highest(scores: Tensor, count: int) -> list[int]:
+    """Places of so many highest scores `[spans]`, ascending; of equal ones the older, on every device. Does not sort
+    all of them: a day of stream has many blocks, and every layer asks."""
+    if count >= len(scores):
+        return list(range(len(scores)))
+    if count < 1:
+        return []
+    least = scores.topk(count).values[-1]
+    chosen = scores > least
+    level = (scores == least).nonzero()[: count - int(chosen.sum())]
+    chosen[level] = True
+    return chosen.nonzero().flatten().tolist()
+
+
 def prefix_length(spans: Sequence[Span]) -> int:
     """1 if the stream begins with a prefix, else 0."""
     return int(bool(spans) and spans[0].kind == "prefix")

@@ -30,7 +30,7 @@ from onlooker.core.contracts import MemoryPolicy
 from onlooker.core.errors import InputError
 from onlooker.core.spans import Plan, Recall, Scoring, Span
 from onlooker.core.state import StreamState
-from onlooker.memory._recent import ThinState, WindowState, levelled, park_and_forget, prefix_length
+from onlooker.memory._recent import ThinState, WindowState, highest, levelled, park_and_forget, prefix_length
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,5 @@ class ReKV(MemoryPolicy):
         start = min(len(spans), prefix_length(spans) + self.first)
         end = max(start, len(spans) - self.recent)
         past = levelled(scores[start:end], spans[start:end]) if self.level else scores[start:end]
-        # A stable sort: of equal scores the older block is recalled, on every device.
-        ranked = past.argsort(descending=True, stable=True)
-        best = ranked[: self.topk].sort().values.tolist()
-        places = [*range(start), *(start + place for place in best), *range(end, len(spans))]
+        places = [*range(start), *(start + place for place in highest(past, self.topk)), *range(end, len(spans))]
         return Recall(tuple(spans[place].id for place in places))

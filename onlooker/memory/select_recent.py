@@ -18,7 +18,7 @@ from onlooker.core.contracts import MemoryPolicy
 from onlooker.core.errors import InputError
 from onlooker.core.spans import Plan, Recall, Scoring, Span
 from onlooker.core.state import StreamState
-from onlooker.memory._recent import WindowState, count_new, levelled, oldest_beyond, prefix_length
+from onlooker.memory._recent import WindowState, count_new, highest, levelled, oldest_beyond, prefix_length
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,6 @@ class SelectRecent(MemoryPolicy):
         past, now = scores[start:end], scores[end:]
         past = levelled(past, spans[start:end]) if self.level else past
         bar = self.bar * float(now.mean()) if len(now) and self.bar else float("-inf")
-        # A stable sort: of equal scores the older block is recalled, on every device.
-        ranked = past.argsort(descending=True, stable=True)[: self.budget]
-        best = ranked[past[ranked] >= bar].sort().values.tolist()
+        best = [place for place in highest(past, self.budget) if past[place] >= bar]
         places = [*range(start), *(start + place for place in best), *range(end, len(spans))]
         return Recall(tuple(spans[place].id for place in places))

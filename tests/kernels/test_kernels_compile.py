@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -192,11 +193,13 @@ def run_codes() -> None:
     """Blocks in codes of every form: encoded, and read by passes from few tokens to many."""
     from onlooker.core import registry
     from onlooker.core.contracts import ModelSpec
-    from onlooker.kernels import _coded_rows_triton
+    from onlooker.kernels import _coded_rows_triton, _ranges_triton
     from onlooker.kernels.coded_rows import COLUMNS, Form, Scratch, encode_block
     from onlooker.kernels.packed_attention import PassTables, RowAttention
+    from onlooker.kernels.ranges import copy_ranges
     from onlooker.kernels.tiles import tiles_for
 
+    copy_ranges(np.array([[0, 16, 32], [0, 1, 2]]), torch.device("cpu"), _ranges_triton)
     spec = ModelSpec("7b", 1, 28, 4, 128, 3584, torch.bfloat16, torch.device("cpu"), max_positions=4096)
     rows, table = torch.zeros(1, 4, 60, 128, dtype=spec.dtype), torch.zeros(8, COLUMNS, dtype=torch.int64)
     for codec in ("int8", "int4", "fp8"):

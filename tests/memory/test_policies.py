@@ -10,7 +10,7 @@ import torch
 from onlooker.core import registry
 from onlooker.core.errors import InputError
 from onlooker.core.spans import Plan, Recall, Span, Tier
-from onlooker.memory._recent import WindowState, levelled
+from onlooker.memory._recent import WindowState, highest, levelled
 from onlooker.memory.full import Full
 from onlooker.memory.last_frames import LastFrames
 from onlooker.memory.rekv import ReKV
@@ -209,3 +209,13 @@ def test_without_a_drift_taking_it_out_changes_nothing():
     assert torch.equal(levelled(flat[:2], spans[:2]), flat[:2]) and torch.allclose(levelled(flat, spans), flat)
     same = [Span(i, "vision", 4, 1.0, 1.0) for i in range(5)]
     assert torch.equal(levelled(flat[:5], same), flat[:5]), "blocks of one moment have no trend"
+
+
+def test_the_highest_are_those_of_a_stable_sort():
+    """Also among equals, and for as many as there are, or none."""
+    chance = torch.Generator().manual_seed(0)
+    for steps in (3, 10**6):
+        scores = (torch.rand(50, generator=chance) * steps).round()
+        for count in (0, 1, 7, 49, 50, 60):
+            ranked = scores.argsort(descending=True, stable=True)[:count]
+            assert highest(scores, count) == ranked.sort().values.tolist()
