@@ -1,7 +1,9 @@
 """onlooker bench soak: whether time and memory stay flat for many hours."""
 
+import json
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +14,7 @@ from onlooker.cli.bench import bench, load_for_timing
 from onlooker.cli.loads import frame_of, pictures, show_card
 from onlooker.cli.output import emit, note, show_table, size_text
 from onlooker.cli.progress import Working
-from onlooker.cli.timing import machine_card, numbers_of
+from onlooker.cli.timing import machine_card
 from onlooker.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ def soak(
     methods: Any = None,
     frames: Annotated[int, typer.Option(help="Frames of the stream, one a second.", min=100)] = 100_000,
     early: Annotated[int, typer.Option(help="The frame whose step time is compared with the last's.", min=50)] = 1000,
+    seconds: Annotated[
+        float | None, typer.Option(help="End after so many seconds, with the frames seen by then.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file, at every mark.")] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
@@ -35,7 +41,7 @@ def soak(
 ) -> None:
     """Watch one stream for many hours, without its pauses: do step time and memory stay flat? A question now and then.
 
-    Example: onlooker bench soak --frames 5000
+    Example: onlooker bench soak --frames 5000 --out soak.json
     """
     if frames <= 2 * early:
         raise InputError("a soak is longer than its beginning", given=f"{frames} frames, compared with {early}")
@@ -49,32 +55,24 @@ def soak(
     shown = pictures(24)
     if loaded.spec.device.type == "cuda":
         engine.prepare(most_frames=1, most_tokens=256, picture=(shown[0].shape[0], shown[0].shape[1]))
-    marks = sorted({early, *numbers_of(",".join(str(frames * part // 4) for part in (1, 2, 3, 4)))})
-    width, rows, spent, worked = early // 2, [], [], []
-    with working.counting("watching", "frames", frames) as step, engine.open() as session:
-        for number in range(frames):
-            frame = frame_of(shown[number % len(shown)], float(number))
-            began, busy = time.perf_counter(), time.thread_time()
-            session.push(frame)
-            engine.wait()
-            spent.append(time.perf_counter() - began)
-            worked.append(time.thread_time() - busy)
-            del spent[: -2 * width], worked[: -2 * width]
-            if number % 500 == 499:
-                session.ask("What is happening now?", max_new_tokens=4)
-                step.to(number)
-            if number + 1 in marks:
-                times = {"step_ms": 1000 * statistics.median(spent), "cpu_ms": 1000 * statistics.median(worked)}
-                rows.append({"frame": number + 1} | times | _held(session))
-    first, last = rows[0], rows[-1]
-    verdict = {
-        "step_time_ratio": last["step_ms"] / first["step_ms"],
-        "cpu_time_ratio": last["cpu_ms"] / first["cpu_ms"],
-        "device_bytes_grown": last["device_bytes"] - first["device_bytes"],
-        "host_bytes_grown": last["host_bytes"] - first["host_bytes"],
-        "process_bytes_grown": last["process_bytes"] - first["process_bytes"],
-    }
+    marks = {early, *(mark for part in range(1, 11) if (mark := frames * part // 10) > early)}
     card = machine_card(loaded, weights) | methods
+    rows: list[dict[str, Any]] = []
+
+    def on_row(row: dict[str, Any]) -> None:
+        rows.append(row)
+        if out is not None:
+            out.write_text(
+                json.dumps({"bench": "soak"} | card | {"rows": rows} | _verdict(rows)) + "\n", encoding="utf-8"
+            )
+
+    with working.counting("watching", "frames", frames) as step, engine.open() as session:
+        _watch(engine, session, shown, frames, marks, early // 2, seconds, step, on_row)
+    if len(rows) < 2:
+        raise InputError(
+            "the time ended before two marks", given=f"{seconds} s, {len(rows)} marks", do="more --seconds"
+        )
+    verdict = _verdict(rows)
     if as_json:
         emit({"bench": "soak"} | card | {"rows": rows} | verdict)
         return
@@ -85,8 +83,45 @@ def soak(
         for r in rows
     ]
     show_table(["frame", "step ms", "CPU ms", "device", "host", "allocated", "process"], cells, numbers=True)
-    print(f"step time at frame {frames:,}: {verdict['step_time_ratio']:.3f} of that at frame {early:,}")
+    print(f"step time at frame {rows[-1]['frame']:,}: {verdict['step_time_ratio']:.3f} of that at frame {early:,}")
     note("medians; CPU time is the thread's own, for machines with other work; allocated is PyTorch's on the device")
+
+
+def _watch(
+    engine: Any, session: Any, shown: list[Any], frames: int, marks: set[int], width: int, seconds: float | None,
+    step: Any, on_row: Callable[[dict[str, Any]], None],
+) -> None:  # fmt: skip
+    """Push frames until all are seen or the time is over; a row at every mark, and at the end."""
+    began_all, spent, worked = time.perf_counter(), [], []
+    for number in range(frames):
+        frame = frame_of(shown[number % len(shown)], float(number))
+        began, busy = time.perf_counter(), time.thread_time()
+        session.push(frame)
+        engine.wait()
+        spent.append(time.perf_counter() - began)
+        worked.append(time.thread_time() - busy)
+        del spent[: -2 * width], worked[: -2 * width]
+        if number % 500 == 499:
+            session.ask("What is happening now?", max_new_tokens=4)
+            step.to(number)
+        over = seconds is not None and time.perf_counter() - began_all > seconds
+        if number + 1 in marks or over:
+            times = {"step_ms": 1000 * statistics.median(spent), "cpu_ms": 1000 * statistics.median(worked)}
+            on_row({"frame": number + 1} | times | _held(session))
+        if over:
+            return
+
+
+def _verdict(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The last mark against the first."""
+    first, last = rows[0], rows[-1]
+    return {
+        "step_time_ratio": last["step_ms"] / first["step_ms"],
+        "cpu_time_ratio": last["cpu_ms"] / first["cpu_ms"],
+        "device_bytes_grown": last["device_bytes"] - first["device_bytes"],
+        "host_bytes_grown": last["host_bytes"] - first["host_bytes"],
+        "process_bytes_grown": last["process_bytes"] - first["process_bytes"],
+    }
 
 
 def _held(session: Any) -> dict[str, int]:

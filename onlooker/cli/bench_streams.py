@@ -167,8 +167,8 @@ def _search(
     model: "VideoModel", settings: dict[str, str], how: dict[str, str], demand: "Demand", first: int, most: int,
     seconds: float, step: Step, tell: "Callable[[Trial], None] | None",
 ) -> dict[str, Any]:  # fmt: skip
-    from onlooker.cli.crowd import Crowd, find_most
-    from onlooker.cli.verdict import by_cost, judge
+    from onlooker.cli.crowd import Crowd
+    from onlooker.cli.verdict import by_cost, find_most, judge
     from onlooker.engine import Engine
 
     chosen: Any = _of_engine(settings) | how
@@ -188,7 +188,8 @@ def _search(
 
     tried = most if room is None else min(most, math.ceil(HEADROOM * room))
     best, trials = find_most(crowd, first, tried, seconds, on_trial)
-    costs = _costs(crowd, best, demand) if best else []
+    # Not beside the streams of a trial that did not hold, for which there may be no memory.
+    costs = _costs(crowd, best, demand) if best and crowd.gather(best.streams) else []
     share = max(0.0, best.busy - _frames_share(best, costs, demand)) if best else 0.0
     found = {
         "streams": best.streams if best else 0,

@@ -6,7 +6,7 @@ import random
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,8 @@ class Trial:
     """What was promised and not kept, the most telling first; nothing of a trial that holds."""
     step_ms_a_frame: float = 0.0
     """Milliseconds of all steps, those of questions included, per frame that they took in."""
+    allocation_retries: int = 0
+    """How often PyTorch found no memory on the device at first, and gave back what it held unused."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Crowd:
 
     def trial(self, streams: int) -> Trial:
         """Let so many streams come in evenly, and questions among them at random, for `SETTLE_S` and `trial_s`."""
-        if not self._gather(streams):
+        if not self.gather(streams):
             return _not_begun(streams, len(self._sessions))
         run = _Run(self, streams)
         run.go()
@@ -153,8 +155,14 @@ class Crowd:
 
         Stages are timed in steps of their own, as waiting for each of them takes time.
         """
-        if not self._gather(max(frames, len(self._sessions))):
+        if not self.gather(max(frames, len(self._sessions))):
             return None
+        try:
+            return self._timed(frames, repeats)
+        except _no_room():
+            return None
+
+    def _timed(self, frames: int, repeats: int) -> Cost:
         whole, before = [], {}
         for number in range(WARM_UPS + 2 * repeats):
             self.engine.stages.profile = number >= WARM_UPS + repeats
@@ -172,11 +180,15 @@ class Crowd:
         return Cost(frames, 1000 * step_s, 1000 * step_s / frames, stages)
 
     def question_alone(self) -> dict[str, float]:
-        """Milliseconds to the first token of a question that nothing delays, and of each further token."""
-        answers = [
-            self._sessions[0].ask(QUESTION, max_new_tokens=self.demand.answer_tokens, temperature=0.0)
-            for _ in range(COST_REPEATS)
-        ][1:]
+        """Milliseconds to the first token of a question that nothing delays, and of each further token; nothing where
+        there is no room for one."""
+        try:
+            answers = [
+                self._sessions[0].ask(QUESTION, max_new_tokens=self.demand.answer_tokens, temperature=0.0)
+                for _ in range(COST_REPEATS)
+            ][1:]
+        except _no_room():
+            return {}
         first = statistics.median(answer.timing.first_token_s for answer in answers)
         more = [
             (answer.timing.total_s - answer.timing.first_token_s) / (answer.usage.new_tokens - 1)
@@ -185,7 +197,7 @@ class Crowd:
         ]
         return {"first_token_ms": 1000 * first} | ({"decode_ms": 1000 * statistics.median(more)} if more else {})
 
-    def _gather(self, streams: int) -> bool:
+    def gather(self, streams: int) -> bool:
         """Have just so many streams; False when there is no memory for them."""
         # Those that a larger trial left would only take memory away.
         for session in self._sessions[streams:]:
@@ -255,6 +267,7 @@ class _Run:
         self._first_tokens: list[float] = []
         self._failures: Counter[str] = Counter()
         self._worked, self._steps, self._taken = 0.0, 0, 0
+        self._retries = _allocation_retries(crowd.engine)
 
     def go(self) -> None:
         """Until the time is over."""
@@ -315,6 +328,9 @@ class _Run:
             "first token": bool(firsts) and first[1] > demand.first_token_s,
             "frames left waiting": waiting > max(2, 0.3 * self._streams * demand.fps),
         }
+        retries = _allocation_retries(self._crowd.engine) - self._retries
+        if retries and any(broken.values()):  # each of them waits for the device and gives all free memory back
+            broken = {OUT_OF_MEMORY: True} | broken
         broke = tuple(name for name, is_broken in broken.items() if is_broken)
         return Trial(
             streams=self._streams,
@@ -333,7 +349,17 @@ class _Run:
             failures=dict(self._failures),
             broke=broke,
             step_ms_a_frame=1000 * self._worked / max(1, self._taken),
+            allocation_retries=retries,
         )
+
+
+def _allocation_retries(engine: "Engine") -> int:
+    """How often memory was asked for and found only after what was held unused had been given back."""
+    if engine.device.type != "cuda":
+        return 0
+    import torch
+
+    return torch.cuda.memory_stats(engine.device).get("num_alloc_retries", 0)
 
 
 def _no_room() -> tuple[type[Exception], ...]:
@@ -346,37 +372,6 @@ def _named(failures: Mapping[str, int]) -> str:
     """Memory, where frames failed for want of it; else what they failed of."""
     others = sorted(set(failures) - {kind.__name__ for kind in _no_room()})
     return f"failed frames ({', '.join(others)})" if others else OUT_OF_MEMORY
-
-
-def find_most(
-    crowd: Any, first: int, most: int, seconds: float, on_trial: Callable[[Trial], None]
-) -> tuple[Trial | None, list[Trial]]:
-    """The largest number of streams that hold: doubling from `first` while they do, then halving the gap.
-
-    Stops when the gap is five percent or the seconds are used up (see `Verdict`, which tells). Returns the best trial
-    (None: not even one stream holds) and all trials.
-    """
-    began, trials = time.perf_counter(), []
-    held, broken, streams = 0, most + 1, min(first, most)
-    best: Trial | None = None
-    while held < streams < broken:
-        trial = crowd.trial(streams)
-        trials.append(trial)
-        on_trial(trial)
-        if trial.holds:
-            held, best = streams, trial
-        else:
-            broken = streams
-        out_of_time = time.perf_counter() - began > seconds
-        if is_close(held, broken) or (out_of_time and held):
-            break
-        streams = min(2 * held, most) if broken > most else (held + broken) // 2
-    return best, trials
-
-
-def is_close(held: int, broken: int) -> bool:
-    """Whether a number that holds and one that does not are near enough for the limit to be found."""
-    return broken - held <= max(1, 0.05 * held)
 
 
 def _not_begun(streams: int, joined: int) -> Trial:

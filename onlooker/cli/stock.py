@@ -25,9 +25,10 @@ def stock_question(model: "VideoModel", name: str, dtype: str, tokens: int, answ
     config = network.config
     shown = pictures(24)
     with torch.no_grad():
-        # One frame tells how many tokens the stock model makes of it, and of the end of a video one.
-        one = torch.stack(model.preprocess(shown[:1]))[None].to(network.dtype)
-        of_frame = network.model.get_video_features(one).pooler_output.flatten(0, -2).shape[0] - 1
+        # What a second frame adds is a frame; the end of a video is one token more, which some versions add later.
+        one, two = (torch.stack(model.preprocess(shown[:count]))[None].to(network.dtype) for count in (1, 2))
+        of_one, of_two = (network.model.get_video_features(some).pooler_output for some in (one, two))
+        of_frame = of_two.flatten(0, -2).shape[0] - of_one.flatten(0, -2).shape[0]
     frames = max(1, tokens // of_frame)
     pixels = torch.stack(model.preprocess((shown * (1 + frames // 24))[:frames]))[None].to(network.dtype)
     video = config.video_token_index if hasattr(config, "video_token_index") else config.video_token_id

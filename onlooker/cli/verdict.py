@@ -1,10 +1,11 @@
 """Why a search for the most live streams ended where it did: only a limit that was reached is called one."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from onlooker.cli.crowd import Cost, Demand, Trial, is_close
+from onlooker.cli.crowd import Cost, Demand, Trial
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,34 @@ def by_cost(costs: Sequence[Cost], demand: Demand, question_share: float) -> dic
     fullest = max(costs, key=lambda cost: cost.frames)
     left = max(0.0, 1.0 - question_share)
     return {"frames_a_step": fullest.frames, "streams": left * 1000 / (fullest.frame_ms * demand.fps)}
+
+
+def find_most(
+    crowd: Any, first: int, most: int, seconds: float, on_trial: Callable[[Trial], None]
+) -> tuple[Trial | None, list[Trial]]:
+    """The largest number of streams that hold: doubling from `first` while they do, then halving the gap.
+
+    Stops when the gap is five percent or the seconds are used up (see `Verdict`, which tells). Returns the best trial
+    (None: not even one stream holds) and all trials.
+    """
+    began, trials = time.perf_counter(), []
+    held, broken, streams = 0, most + 1, min(first, most)
+    best: Trial | None = None
+    while held < streams < broken:
+        trial = crowd.trial(streams)
+        trials.append(trial)
+        on_trial(trial)
+        if trial.holds:
+            held, best = streams, trial
+        else:
+            broken = streams
+        out_of_time = time.perf_counter() - began > seconds
+        if is_close(held, broken) or (out_of_time and held):
+            break
+        streams = min(2 * held, most) if broken > most else (held + broken) // 2
+    return best, trials
+
+
+def is_close(held: int, broken: int) -> bool:
+    """Whether a number that holds and one that does not are near enough for the limit to be found."""
+    return broken - held <= max(1, 0.05 * held)

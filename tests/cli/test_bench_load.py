@@ -1,11 +1,18 @@
 """The benches of many streams and many hours: they find something, and say what nobody can do."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from onlooker.cli.crowd import Demand, SkippingClock, Trial, find_most
+from onlooker.cli.crowd import Crowd, Demand, SkippingClock, Trial
+from onlooker.cli.loads import pictures
+from onlooker.cli.stock import stock_question
+from onlooker.cli.verdict import find_most
 from onlooker.core.errors import InputError
+from onlooker.engine import Engine
+from onlooker.models import stock_network
 
 
 class FakeCrowd:
@@ -106,12 +113,58 @@ def test_a_device_that_fails_is_told_and_the_others_end(run, tiny_folder) -> Non
     assert ran.code != 0 and "1: nowhere" in ran.err and "Traceback" not in ran.err
 
 
-def test_a_soak_reports_time_and_bytes(run) -> None:
-    ran = run("bench", "soak", "--frames", 120, "--early", 50, "--json")
+def test_a_soak_reports_time_and_bytes(run, tmp_path) -> None:
+    ran = run("bench", "soak", "--frames", 120, "--early", 50, "--json", "--out", tmp_path / "soak.json")
     assert ran.code == 0, ran.err
     soak = json.loads(ran.out)
-    assert [row["frame"] for row in soak["rows"]] == [30, 50, 60, 90, 120]
+    assert [row["frame"] for row in soak["rows"]] == [50, 60, 72, 84, 96, 108, 120]
     assert soak["host_bytes_grown"] == 0 and soak["step_time_ratio"] > 0
+    assert json.loads((tmp_path / "soak.json").read_text()) == soak
+
+
+def test_a_soak_ends_with_its_time_and_tells_how_far_it_came(run) -> None:
+    ran = run("bench", "soak", "--frames", 10**7, "--early", 50, "--seconds", 1, "--json")
+    assert ran.code == 0, ran.err
+    first, last = json.loads(ran.out)["rows"]
+    assert first["frame"] == 50 < last["frame"] < 10**6
+
+
+def test_a_crowd_without_memory_for_a_timing_has_none(tiny_model) -> None:
+    class Full(Engine):
+        """Has no memory left once it is told so."""
+
+        is_full = False
+
+        def _step(self, arrivals, requests, looking=None):
+            if self.is_full:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super()._step(arrivals, requests, looking)
+
+    engine = Full(tiny_model, memory="sliding_window:window_tokens=40")
+    crowd = Crowd(engine, Demand(answer_tokens=2), pictures(4), 8)
+    assert crowd.cost(1, repeats=1) is not None and crowd.question_alone()
+    engine.is_full = True
+    assert crowd.cost(1, repeats=1) is None and crowd.question_alone() == {}
+
+
+@pytest.mark.parametrize("newline_later", [False, True])
+def test_the_stock_model_is_asked_about_whole_frames(monkeypatch, tiny_model, tiny_folder, newline_later) -> None:
+    """Some versions of Transformers add the token behind a video where they make its features, some where they use
+    them."""
+    network = stock_network(str(tiny_folder), "float32", "cpu")
+    features, asked = network.model.get_video_features, []
+
+    def without_the_last(pixels):
+        return SimpleNamespace(pooler_output=features(pixels).pooler_output[:, :-1])
+
+    if newline_later:
+        monkeypatch.setattr(network.model, "get_video_features", without_the_last)
+    monkeypatch.setattr(network, "generate", lambda **given: asked.append(given))
+    monkeypatch.setattr("onlooker.models.stock_network", lambda *_: network)
+    told = stock_question(tiny_model, str(tiny_folder), "float32", 3 * 4 + 1, 2)
+    assert told["frames"] == 3
+    ids, pixels = asked[0]["input_ids"], asked[0]["pixel_values_videos"]
+    assert int((ids == network.config.video_token_id).sum()) == features(pixels).pooler_output.shape[1] == 3 * 4 + 1
 
 
 @pytest.mark.parametrize(
