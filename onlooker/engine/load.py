@@ -9,26 +9,30 @@ REMEMBERED = 512
 
 
 class StepCost:
-    """Seconds of a step as `base + frame * frames + question * (any question)`, fitted to recent steps.
+    """Seconds of a step as `base + frame * frames + question * (any question) + work * (works but the first)`, fitted to
+    recent steps; works are those of lower priority, which are questions too.
 
-    Least squares with exponential forgetting: three numbers and a 3 x 3 matrix, whatever has passed.
+    Least squares with exponential forgetting: four numbers and a 4 x 4 matrix, whatever has passed.
     """
 
     FORGETTING = 0.98
 
     def __init__(self) -> None:
-        self._moments, self._sums = np.eye(3) * 1e-3, np.zeros(3)
-        self._cost = np.zeros(3)
+        self._moments, self._sums = np.eye(4) * 1e-3, np.zeros(4)
+        self._cost = np.zeros(4)
         self.steps = 0
+        self.steps_of_works = 0
+        """Those with more than one work of lower priority."""
 
-    def note(self, frames: int, questions: int, seconds: float) -> None:
+    def note(self, frames: int, questions: int, seconds: float, works: int = 0) -> None:
         """Take in one step."""
-        row = np.array([1.0, frames, float(questions > 0)])
-        self._moments = self._moments * self.FORGETTING + np.outer(row, row) + np.eye(3) * 1e-6
+        row = np.array([1.0, frames, float(questions > 0), max(0, works - 1)])
+        self._moments = self._moments * self.FORGETTING + np.outer(row, row) + np.eye(4) * 1e-6
         self._sums = self._sums * self.FORGETTING + row * seconds
         # A cost below zero is an accident of noise.
         self._cost = np.linalg.solve(self._moments, self._sums).clip(min=0.0)
         self.steps += 1
+        self.steps_of_works += works > 1
 
     @property
     def base_s(self) -> float:
@@ -45,6 +49,11 @@ class StepCost:
         """Seconds that questions in flight add, however many."""
         return float(self._cost[2])
 
+    @property
+    def work_s(self) -> float:
+        """Seconds that one more work of lower priority adds."""
+        return float(self._cost[3])
+
     def expected_s(self, frames: int, questions: int) -> float:
         """Seconds that a step should take."""
         return self.base_s + self.frame_s * frames + self.question_s * (questions > 0)
@@ -55,6 +64,18 @@ class StepCost:
         if self.frame_s <= 0:
             return most
         return int(min(most, max(1, left // self.frame_s)))
+
+
+    def works_within(self, share: float, frames: int, questions: int, most: int, learnt: int) -> int:
+        """How many works of lower priority may take part in a step: one, and as many more as add no more than a share
+        of its time; two until so many steps have told what one more costs."""
+        if self.steps_of_works < learnt:
+            return min(2, most)
+        expected = self.expected_s(frames, max(1, questions))
+        if expected <= 0:
+            return 1
+        # One that seems to cost nothing, which is noise, counts as a hundredth of the step.
+        return int(min(most, 1 + share * expected // max(self.work_s, 0.01 * expected)))
 
 
 class Share:

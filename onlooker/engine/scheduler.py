@@ -196,7 +196,7 @@ class Scheduler:
         self._settle()
         self._prune()
         chosen = self._ahead.take() or self._choose()
-        background = self._background.ready(gives_way=self._frames_wait())
+        background = self._background.ready(gives_way=self._frames_wait(), most=self._works_in_a_step(len(chosen)))
         requests, probes = list(self._requests), [*self._probes, *background]
         if not chosen and not requests and not probes:
             return Report()
@@ -205,7 +205,7 @@ class Scheduler:
         events, texts, broken = self._advance(chosen, [request for request, _ in requests], probes)
         spent = time.perf_counter() - began
         now = max(self.now(), began_s + spent)
-        self.cost.note(len(chosen), len(requests) + len(probes), spent)
+        self.cost.note(len(chosen), len(requests) + len(probes), spent, len(background))
         if requests or len(probes) > len(background):  # what gives way is no load
             alone = self.cost.question_s if chosen else spent
             self._questions.note(min(alone, spent), now)
@@ -341,6 +341,12 @@ class Scheduler:
         if self.cost.steps < LEARNING_STEPS:
             return slo.most_frames
         return self.cost.frames_within(slo.step_s or slo.first_token_s / 2, in_flight, slo.most_frames)
+
+    def _works_in_a_step(self, frames: int) -> int:
+        """So many works of lower priority that they add little to a step of so many frames."""
+        asked = len(self._requests) + len(self._probes)
+        most, share = self.slo.most_background, self.slo.background_share
+        return self.cost.works_within(share, frames, asked, most, LEARNING_STEPS)
 
     def _load(self) -> float:
         """Share of the engine's time that streams and questions ask for now."""

@@ -33,6 +33,8 @@ class SLO:
     """Questions in flight at once; more are refused."""
     most_background: int = 16
     """Works of lower priority in flight at once (thoughts, notes of rules); more are dropped, 0 is none."""
+    background_share: float = 0.1
+    """Share of a step's time that works of lower priority may add to it; one always may take part."""
     background_s: float = 20.0
     """Seconds after which a work of lower priority that found no time is dropped."""
     most_load: float = 0.85
@@ -55,6 +57,8 @@ class SLO:
         for name, least in (("most_frames", 1), ("most_questions", 1), ("workers", 0), ("most_background", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is at least {least}", given=str(getattr(self, name)))
+        if not 0.0 <= self.background_share <= 1.0:
+            raise InputError("background_share is a share", given=str(self.background_share), do="0.1")
         if not self.most_load > 0:
             raise InputError("most_load is a share above 0", given=str(self.most_load), do="most_load=0.85")
 

@@ -254,6 +254,21 @@ def test_estimates_settle_and_do_not_grow():
     assert recent.percentile(0) > 9000
 
 
+def test_works_of_lower_priority_take_a_share_of_a_step():
+    cost = StepCost()
+    assert cost.works_within(0.1, 4, 0, most=16, learnt=8) == 2, "nobody knows yet"
+    for number in range(200):
+        frames, works = number % 5, number % 4
+        cost.note(frames, works, 0.02 + 0.005 * frames + 0.004 * (works > 0) + 0.001 * max(0, works - 1), works)
+    assert cost.work_s == pytest.approx(0.001, rel=0.1)
+    assert cost.works_within(0.1, 0, 0, most=16, learnt=8) == 3, "a tenth of 24 ms"
+    assert cost.works_within(0.1, 4, 0, most=16, learnt=8) == 5, "a tenth of 44 ms"
+    assert cost.works_within(0.1, 4, 0, most=2, learnt=8) == 2
+    assert cost.works_within(0.0, 4, 0, most=16, learnt=8) == 1, "one always may"
+    with pytest.raises(InputError, match="background_share"):
+        SLO(background_share=-0.1)
+
+
 def test_a_fast_stream_does_not_lose_its_turn_by_submitting(engine):
     clock = Clock()
     scheduler = make_scheduler(engine, clock, most_frames=1)

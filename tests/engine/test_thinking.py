@@ -179,6 +179,29 @@ def test_notes_are_decoded_while_frames_come_and_are_the_same(tiny_model, passes
     scheduler.close()
 
 
+def test_notes_that_are_due_together_are_written_in_turn(tiny_model):
+    """Six streams' notes are due in one step: no step has more of them than may be, and all are written."""
+    engine, clock = engine_of(tiny_model, "segment_notes:every_s=4,longest=6"), Clock()
+    scheduler = Scheduler(engine, SLO(workers=0, step_s=60.0, first_token_s=120.0, background_share=0.0), now=clock)
+    queues, frames = [scheduler.open(fps=None) for _ in range(6)], clip(6)
+    most, finished = 0, []
+    for frame in frames:
+        for queue in queues:
+            queue.submit(frame)
+        scheduler.step()
+        for _ in range(60):
+            report = scheduler.step()
+            most = max(most, report.probes)
+            finished += [n for n, queue in enumerate(queues) if queue.session.notes() and n not in finished]
+    stats = scheduler.stats()
+    # Two at first, while nobody knows what one more costs; then one.
+    assert 1 <= most <= 2 and stats.background_deferred > 0 and stats.background_dropped == 0
+    assert finished == list(range(6)), "the oldest first"
+    alone = watched(engine, frames).notes()
+    assert [queue.session.notes() for queue in queues] == [alone] * 6 and alone
+    scheduler.close()
+
+
 def test_thoughts_give_way_to_frames_that_wait_and_are_dropped_when_too_old_or_too_many(tiny_model):
     engine, clock = engine_of(tiny_model, "vst:every_s=1,longest=30"), Clock()
     scheduler = Scheduler(
