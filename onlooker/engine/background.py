@@ -8,8 +8,8 @@ from onlooker.engine.probing import Aside
 class Background:
     """What is to be decoded when there is time. Bounded: what is too much, or waits too long, is dropped and counted.
 
-    It takes part in a step only when no frame is left waiting behind that step, and so many works at a time as add little
-    to what the step takes anyway, so that no frame waits for it longer than for the few tokens of a pass that it shares,
+    It takes part in a step only when no frame is left waiting behind that step, and so many works at a time as add
+    little to what the step takes anyway: no frame waits for it longer than for the few tokens of a pass that it shares,
     or for the one pass that it is in. The oldest go first, so streams whose notes are due together write them in turn.
     """
 

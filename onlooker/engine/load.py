@@ -9,8 +9,8 @@ REMEMBERED = 512
 
 
 class StepCost:
-    """Seconds of a step as `base + frame * frames + question * (any question) + work * (works but the first)`, fitted to
-    recent steps; works are those of lower priority, which are questions too.
+    """Seconds of a step as `base + frame * frames + question * (any question) + work * (works but the first)`, fitted
+    to recent steps; works are those of lower priority, which are questions too.
 
     Least squares with exponential forgetting: four numbers and a 4 x 4 matrix, whatever has passed.
     """
@@ -64,7 +64,6 @@ class StepCost:
         if self.frame_s <= 0:
             return most
         return int(min(most, max(1, left // self.frame_s)))
-
 
     def works_within(self, share: float, frames: int, questions: int, most: int, learnt: int) -> int:
         """How many works of lower priority may take part in a step: one, and as many more as add no more than a share
