@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.twins.no_sinks import WITHOUT_PROMPT, NoPrompt
 from onlooker.core.contracts import Encoded, MemoryPolicy, VideoModel, VisionTower
 from onlooker.core.frame import Frame
 from onlooker.core.state import StreamState
@@ -133,7 +134,9 @@ class Remembering(Eye):
 
 
 def remembering(model: VideoModel, memory: str, kv: str, **eyes: Any) -> Engine:
-    """An engine that watches streams which were seen before (`Remembering.next` says what comes next)."""
-    engine = Engine(model, memory=memory, kv=kv, **eyes)
+    """An engine that watches streams which were seen before (`Remembering.next` says what comes next). Instead of a
+    codec, `kv` may say that streams have no prompt."""
+    kind, kv = (NoPrompt, "") if kv == WITHOUT_PROMPT else (Engine, kv)
+    engine = kind(model, memory=memory, kv=kv, **eyes)
     engine.eye = Remembering(engine)
     return engine

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import half_hour
+from benchmarks.twins.no_sinks import WITHOUT_PROMPT
 from onlooker.evals.compare import TOLERANCE
 from onlooker.evals.run_settings import RunSettings
 from onlooker.evals.statistics import holm, paired_gap
@@ -35,6 +36,23 @@ class Streams:
 STREAMS = {
     "frames_256": Streams(
         32, ("--minutes", "8.55", "--fps", "0.5", "--early-minutes", "8.55", "--per-hour", "112", "--present", "6")
+    ),
+    "frames_256_whole": Streams(
+        32,
+        (
+            "--minutes",
+            "8.55",
+            "--fps",
+            "0.5",
+            "--early-minutes",
+            "8.55",
+            "--per-hour",
+            "112",
+            "--present",
+            "6",
+            "--compressor",
+            "identity",
+        ),
     ),
     "half_hour": Streams(12, ("--minutes", "35", "--fps", "0.5", "--present", "12")),
     "frames_2048": Streams(8, ("--minutes", "34.15", "--fps", "1", "--early-minutes", "34.15", "--present", "4")),
@@ -70,7 +88,7 @@ LINES = (
     Line("streamingvlm", 2, "half_hour", f"streaming_vlm:{VISION}", ((f"{TWINS}growing.py:{VISION}", 0.0),), age_s=NOW),
     Line(
         "streamingllm", 3, "half_hour", f"sliding_window:{half_hour.WINDOW}",
-        ((f"{TWINS}no_sinks.py:{half_hour.WINDOW}", 0.0),), age_s=NOW,
+        ((f"sliding_window:{half_hour.WINDOW} {WITHOUT_PROMPT}", 0.0),), age_s=NOW,
     ),
     Line("deep_forcing", 2, "half_hour", f"participative:{USED}", ((f"{TWINS}random_rows.py:{USED}", 0.0),)),
     Line(
@@ -86,7 +104,7 @@ LINES = (
         (30.0, float("inf")), equal_tokens=False,
     ),
     Line(
-        "curvestream", 3, "frames_256", "curvestream:frames=20", ((f"{TWINS}alternating.py:frames=26", 0.0),), PAST
+        "curvestream", 3, "frames_256_whole", "curvestream:frames=20", ((f"{TWINS}alternating.py:frames=26", 0.0),), PAST
     ),
     Line(
         "videoscan", 3, "frames_2048", "carriers:bank=64,recent=4,pack=true", (("last_frames:frames=4", 0.15),),

@@ -1,19 +1,15 @@
-"""`sliding_window` without sinks: the prompt leaves too, once the window is full."""
+"""An engine whose streams begin without a prompt: with `sliding_window`, window attention that has no sinks."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from onlooker.engine import Engine
+from onlooker.kvstore import KVStore
 
-from onlooker.core.spans import Plan, Span
-from onlooker.core.state import StreamState
-from onlooker.memory.sliding_window import SlidingWindow
+WITHOUT_PROMPT = "without_prompt"
+"""Behind the name of a memory in `benchmarks.half_hour`."""
 
 
-@dataclass(frozen=True)
-class NoSinks(SlidingWindow):
-    """The newest blocks and nothing else."""
+class NoPrompt(Engine):
+    """The first frame is the first thing that is remembered, and leaves like any other."""
 
-    def plan(self, spans: Sequence[Span], state: StreamState) -> Plan:
-        """Forget what no longer fits, and what the window began behind."""
-        gone = super().plan(spans, state).forget
-        lead = tuple(span.id for span in spans[:1] if span.kind == "prefix")
-        return Plan(forget=(*lead, *gone) if gone else ())
+    def new_store(self) -> KVStore:
+        """An empty one."""
+        return KVStore(self.model.spec, self.model.rotary, **self._stored)

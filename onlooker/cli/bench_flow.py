@@ -69,8 +69,9 @@ def flow(
     note(f"without as many of each class at random: {whole['random_mean']:.3f} (mean of {CONTROLS})")
 
 
-def right_answers(model: Any, questions: int, advance: Any) -> list[Any]:
-    """Questions on held-out clips that the model answers rightly, as dense sequences with its answers."""
+def right_answers(model: Any, questions: int, advance: Any, seed: int = 0) -> list[Any]:
+    """Questions on held-out clips, from this seed on, that the model answers rightly, as dense sequences with its
+    answers."""
     from onlooker.engine import Engine
     from onlooker.evals import flow as flows
     from onlooker.evals.matching import is_right
@@ -78,7 +79,7 @@ def right_answers(model: Any, questions: int, advance: Any) -> list[Any]:
 
     engine = Engine(model, encoder="full", compressor="identity", memory="last_frames:frames=100000", passes="plain")
     samples = []
-    for item in pocketworld.items(questions):
+    for item in pocketworld.items(questions, seed):
         for query in item.queries:
             frames = [frame for frame in item.open(1.0) if frame.time_s <= query.ask_time]
             ids = flows.greedy(model, sample := flows.sample_of(engine, frames, query.question))
