@@ -104,7 +104,8 @@ LINES = (
         (30.0, float("inf")), equal_tokens=False,
     ),
     Line(
-        "curvestream", 3, "frames_256_whole", "curvestream:frames=20", ((f"{TWINS}alternating.py:frames=26", 0.0),), PAST
+        "curvestream", 3, "frames_256_whole", "curvestream:frames=20",
+        ((f"{TWINS}alternating.py:frames=20", 0.0),), PAST,
     ),
     Line(
         "videoscan", 3, "frames_2048", "carriers:bank=64,recent=4,pack=true", (("last_frames:frames=4", 0.15),),
