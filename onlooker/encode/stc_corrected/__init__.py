@@ -11,8 +11,8 @@ model computes in 16), key, query and attention branch (in 4), log-sum-exp, and 
 1. *Changed* tokens, chosen as in `stc_cacher`, get a new key and value, look with a new query and are done. With
    `salience`, a change counts for more the less the token is like the mean of the frame: things before their ground.
 2. One in `look_every` of the others looks too, in turn: references in 8 bits that are only ever corrected would drift.
-   So do those whose softmax the change leaves little of, where a difference of rounded numbers would say nothing.
-3. All others are corrected in the changed columns.
+3. All others are corrected in the changed columns. Heads whose softmax the change leaves little of, where a difference
+   of rounded numbers would say nothing, attend to everything again with the stored query.
 4. Whose attended value moved by more than `project_tau` of a mean one's norm since its last output projection, and who
    changed, gets a new one. The others keep their attention branch.
 5. For a new MLP tokens are chosen by the stream behind it.

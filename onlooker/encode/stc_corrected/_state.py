@@ -18,8 +18,10 @@ FOUR = ("queries", "keys", "attention")
 """Kept in 4."""
 SKETCHES = ("entered", "middle", "attention_sketch", "mlp_sketch")
 """Kept in 8."""
-SCALED = (*EIGHT, *FOUR, *SKETCHES)
+SCALED = ("values", "mlp", *FOUR, *SKETCHES)
 """What has a scale a row, in the order of these."""
+OCTAVE, ONE = 8, 192
+"""What was attended to has a scale a head, in one byte: so many steps double it, and this one is 1."""
 WHOLE = (1.0, 1.0, 1.0, 0.0, 1.0)
 """`CorrectedState.work` of a frame that is computed whole."""
 
@@ -35,7 +37,9 @@ class CorrectedState(StreamState):
     values: Tensor | None = None
     """Value of every token, `[layers, tokens, dim]`, int8 or the model's dtype."""
     attended: Tensor | None = None
-    """Attention before its output projection, like `values`."""
+    """Attention before its output projection, like `values`, with a scale a head."""
+    attended_scales: Tensor | None = None
+    """Scales of `attended` (see `octaves`), uint8 `[layers, tokens, heads]`; None: there are none."""
     mlp: Tensor | None = None
     """MLP branch, like `values`."""
     queries: Tensor | None = None
@@ -46,11 +50,11 @@ class CorrectedState(StreamState):
     attention: Tensor | None = None
     """Attention behind its output projection, like `queries`."""
     sums: Tensor | None = None
-    """Log-sum-exp of the scores, `[layers, tokens, heads]`, float32 where the model computes in 16 bits."""
+    """Log-sum-exp of the scores, `[layers, tokens, heads]`: float16 beside 8 bits, at least float32 elsewhere."""
     missed: Tensor | None = None
     """How far `attended` moved since `attention` was made of it, `[layers, tokens]`: root of the sum of squares."""
     scales: Tensor | None = None
-    """What rows in 8 and 4 bits are multiplied with, float16 `[10, layers, tokens]`; None: there are none."""
+    """What rows in 8 and 4 bits are multiplied with, float16 `[9, layers, tokens]`; None: there are none."""
     entered: Tensor | None = None
     """Sketch of the input that key and value were computed from, `[layers, tokens, 64]`, int8 or float32."""
     middle: Tensor | None = None
@@ -62,7 +66,7 @@ class CorrectedState(StreamState):
     noise: Tensor | None = None
     """How far noise alone moves a token, float32 `[2, layers]`, of `entered` and `middle`; infinite: not known yet."""
     turn: Tensor | None = None
-    """Whose turn it is to look, int32 `[layers]`, on the CPU."""
+    """Whose turn it is to look, int32 `[layers]`."""
     tau: Tensor | None = None
     """The threshold now, float32, no axes; moves only with a budget."""
     work: Tensor | None = None
@@ -84,12 +88,13 @@ class CorrectedState(StreamState):
             setattr(self, kind, like.new_empty(layers, tokens, packed, dtype=torch.uint8 if int8 else like.dtype))
         for kind in SKETCHES:
             setattr(self, kind, like.new_empty(layers, tokens, SKETCH, dtype=torch.int8 if int8 else torch.float32))
-        wide = torch.float32 if like.element_size() < 4 else like.dtype
+        wide = torch.float16 if int8 else torch.float32 if like.element_size() < 4 else like.dtype
         self.sums = like.new_empty(layers, tokens, heads, dtype=wide)
+        self.attended_scales = like.new_empty(layers, tokens, heads, dtype=torch.uint8) if int8 else None
         self.missed = like.new_zeros(layers, tokens, dtype=torch.float16 if int8 else torch.float32)
         self.scales = like.new_empty(len(SCALED), layers, tokens, dtype=torch.float16) if int8 else None
         self.noise = torch.full((2, layers), torch.inf, device=like.device)
-        self.turn = torch.zeros(layers, dtype=torch.int32)
+        self.turn = torch.zeros(layers, dtype=torch.int32, device=like.device)
         if self.tau is None:
             self.tau = torch.full((), tau, dtype=torch.float32, device=like.device)
         self.work = torch.tensor(WHOLE, device=like.device)
@@ -112,7 +117,13 @@ class CorrectedState(StreamState):
         """Store one layer's rows `[rows, dim]` of these tokens (int64 `[rows]`; None: of all), and return them as they
         are stored."""
         rows = kept = rows.detach()
-        if self.scales is not None:
+        if self.attended_scales is not None and kind == "attended":
+            heads = rows.unflatten(-1, (self.attended_scales.shape[2], -1))
+            steps = octaves(heads)
+            codes = (heads.float() / of_octaves(steps)).round_().to(torch.int8)
+            write(self.attended_scales[layer], steps[..., 0], tokens)
+            rows, kept = codes.flatten(1), (codes * of_octaves(steps)).flatten(1).to(kept.dtype)
+        elif self.scales is not None:
             codes, scale = packed(rows) if kind in FOUR else coded(rows)
             rows, scale = codes, scale.half()
             write(self.scales[SCALED.index(kind), layer], scale, tokens)
@@ -127,6 +138,10 @@ class CorrectedState(StreamState):
         rows = rows if tokens is None else rows.index_select(0, tokens)
         if self.scales is None:
             return rows
+        if self.attended_scales is not None and kind == "attended":
+            steps = self.attended_scales[layer]
+            steps = steps if tokens is None else steps.index_select(0, tokens)
+            return (rows.unflatten(-1, (steps.shape[1], -1)) * of_octaves(steps)[..., None]).flatten(1).to(like.dtype)
         scale = self.scales[SCALED.index(kind), layer]
         return _numbers(kind, rows, scale if tokens is None else scale.index_select(0, tokens), like)
 
@@ -149,6 +164,17 @@ def rounded(sketches: Tensor, int8: bool) -> Tensor:
         return sketches
     codes, scale = coded(sketches.flatten(0, -2))
     return (codes * scale.half().float()[:, None]).view_as(sketches)
+
+
+def octaves(heads: Tensor) -> Tensor:
+    """The least scales in one byte with which heads `[..., dim]` fit 8 bits, uint8 `[..., 1]`."""
+    most = heads.abs().amax(-1, keepdim=True).float().clamp_min(1e-30) / 127
+    return (torch.log2(most) * OCTAVE).ceil_().add_(ONE).clamp_(0, 255).to(torch.uint8)
+
+
+def of_octaves(steps: Tensor) -> Tensor:
+    """The scales themselves, float32."""
+    return torch.exp2((steps.float() - ONE) / OCTAVE)
 
 
 def packed(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onlooker.encode.stc_corrected import STCCorrected
 
 LEAST = 0.25
-"""A token looks when less than this share of some head's softmax is left after a change."""
+"""A head of which less than this share of the softmax is left after a change attends to everything again."""
 FLAT = 0.25
 """Least salience of a token, as a share of the mean."""
 FORGET = 1.02
@@ -111,19 +111,14 @@ class Step:
         new = [state.stored(kind, number, x, changed)[None] for kind in ("keys", "values")]
         others = (~asking).nonzero()[:, 0]
         if len(others):
-            fresh, less, safe = self._corrected(layer, number, attended, others, changed, old, new)
-            asking |= self._whole_units(others[~safe], len(asking))
-            safe = safe & ~asking[others]
-            rows = others[safe]
-            attended = attended.index_copy(1, rows, fresh[:, safe])
-            sums.index_copy_(0, rows, less[safe])
-            state.keep("attended", number, fresh[0, safe], rows)
-            self.times[3, rows] += len(changed) / x.shape[1]
+            fresh = self._corrected(layer, number, x, attended, others, changed, old, new)
+            attended = attended.index_copy(1, others, fresh)
+            state.keep("attended", number, fresh[0], others)
         rows = asking.nonzero()[:, 0]
         queries = layer.queries(normed[:, rows])
         keys, values = (state.stored(kind, number, x)[None] for kind in ("keys", "values"))
         fresh = layer.attend(queries, keys, values, rows[None])
-        sums.index_copy_(0, rows, log_sums(layer, queries, keys, rows)[0])
+        sums.index_copy_(0, rows, log_sums(layer, queries, keys, rows)[0].to(sums.dtype))
         state.keep("queries", number, queries[0], rows)
         state.keep("attended", number, fresh[0], rows)
         self.times[1, rows] += 1
@@ -155,16 +150,18 @@ class Step:
         self,
         layer: VisionLayer,
         number: int,
+        x: Tensor,
         attended: Tensor,
         rows: Tensor,
         changed: Tensor,
         old: list[Tensor],
         new: list[Tensor],
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Attended values of some tokens with old columns out and new ones in, `[1, rows, dim]`; their log-sum-exps
-        `[rows, heads]`; and whether enough of every softmax is left to say so, bool `[rows]`."""
+    ) -> Tensor:
+        """Attended values of some tokens with old columns out and new ones in, `[1, rows, dim]`; their log-sum-exps go
+        into the state. Heads of whose softmax too little is left to say so attend to everything again."""
         queries = self.state.stored("queries", number, attended, rows)[None]
-        sums = of(self.state, "sums")[number, rows].T[None, :, :, None]
+        kept = of(self.state, "sums")[number]
+        sums = kept[rows].to(torch.promote_types(kept.dtype, torch.float32)).T[None, :, :, None]
         was, now = (
             (layer.scores(queries, keys, rows, changed) - sums).clamp_max_(30.0).exp_() for keys in (old[0], new[0])
         )
@@ -176,9 +173,22 @@ class Step:
             for part in (attended[:, rows], old[1], new[1])
         )
         fresh = (then - was @ before + now @ after) / total.clamp_min(LEAST / 2)[..., None]
-        safe = ((total >= LEAST) & (left >= LEAST))[0].all(0)
-        log_sums = sums[0, :, :, 0] + total[0].clamp_min(LEAST / 2).log()
-        return fresh.transpose(1, 2).flatten(2).to(attended.dtype), log_sums.T, safe
+        less = (sums[..., 0] + total.clamp_min(LEAST / 2).log())[0].T
+        fresh = fresh.transpose(1, 2).to(attended.dtype)  # [1, rows, heads, head_dim]
+        lost = ((total < LEAST) | (left < LEAST))[0].T
+        if bool(lost.any()):
+            again = self._whole_units(rows[lost.any(1)], x.shape[1])
+            again = again[rows].nonzero()[:, 0]  # places among the rows
+            asked, mine = queries[:, again], rows[again]
+            keys, values = (self.state.stored(kind, number, x)[None] for kind in ("keys", "values"))
+            seen = layer.attend(asked, keys, values, mine[None]).unflatten(-1, (heads, -1))
+            which = lost[again]
+            fresh[:, again] = torch.where(which[None, :, :, None], seen, fresh[:, again])
+            less[again] = torch.where(which, log_sums(layer, asked, keys, mine)[0].to(less.dtype), less[again])
+        kept.index_copy_(0, rows, less.to(kept.dtype))
+        # Of a pair corrected twice is counted, of a pair attended to once.
+        self.times[3, rows] += len(changed) / x.shape[1] + 0.5 * lost.float().mean(1)
+        return fresh.flatten(2)
 
 
 def log_sums(layer: VisionLayer, queries: Tensor, keys: Tensor, rows: Tensor | None = None) -> Tensor:
