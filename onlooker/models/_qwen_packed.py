@@ -35,7 +35,9 @@ class PackedVisionBlock:
         dim = len(weight[0])
         self.query_value = weights[: 2 * dim], biases[: 2 * dim]
         self.value_key = weights[dim:], biases[dim:]
+        self.query_value_key = weights, biases
         self.out = attention.proj
+        self.output = self.out.weight.detach(), self.out.bias.detach()
         self.feed = GatedFeed(module.mlp) if hasattr(module.mlp, "gate_proj") else GeluFeed(module.mlp)
 
     def keys(self, normed: Tensor) -> Tensor:

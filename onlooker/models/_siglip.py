@@ -71,6 +71,7 @@ class PackedEncoderLayer:
         weight, bias = (torch.cat([getattr(each, kind).detach() for each in three]) for kind in ("weight", "bias"))
         self.query_value = weight[: 2 * dim], bias[: 2 * dim]
         self.value_key = weight[dim:], bias[dim:]
+        self.query_value_key, self.output = (weight, bias), (self.out.weight.detach(), self.out.bias.detach())
         self._mlp, self._up, self._down = mlp, mlp.fc1, mlp.fc2
         # cuBLAS has the tanh form of GELU in its epilogue, which saves a pass over the widest tensor of the layer. Its
         # tanh is the device's approximation, which half precision does not show; float32 would be off by 1e-3.

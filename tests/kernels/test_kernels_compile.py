@@ -73,7 +73,12 @@ def test_kernels_compile_for_hopper():
     if not compiled:
         pytest.skip(f"this Triton has no compiler for NVIDIA GPUs: {done.stderr[-300:]}")
     assert {each["kernel"] for each in compiled} == kernel_names()
-    assert {each["kernel"] for each in compiled if each["products"]} >= {"attend", "attend_windows", "attend_rows"}
+    assert {each["kernel"] for each in compiled if each["products"]} >= {
+        "attend",
+        "attend_windows",
+        "attend_rows",
+        "mend",
+    }
     assert not {each["kernel"]: each["unwritten"] for each in compiled if each["unwritten"]}
     assert max(each["shared"] for each in compiled) <= SHARED_BYTES
 
@@ -189,6 +194,20 @@ def run_coded(dtype: torch.dtype) -> None:
                 encoder.encode(hidden, states)
 
 
+def run_corrected(dtype: torch.dtype) -> None:
+    """Frames that reuse references in 8 and 4 bits, and whole ones."""
+    from onlooker.encode.stc_corrected import STCCorrected
+    from onlooker.encode.stc_corrected._prepared import CorrectedEncoder
+
+    for tower, hidden in vision_models(dtype):
+        method = STCCorrected(reference_dtype="int8")
+        if method.has_kernels(tower, hidden):
+            encoder = CorrectedEncoder(method, tower, hidden[0], 2, lambda name: None, "torch")
+            states = [method.new_state() for _ in hidden]
+            for _ in range(2):
+                encoder.encode(hidden, states)
+
+
 def run_codes() -> None:
     """Blocks in codes of every form: encoded, and read by passes from few tokens to many."""
     from onlooker.core import registry
@@ -279,6 +298,7 @@ def main() -> None:
     rows._starts_early = lambda on: True  # as on the device that is compiled for, which nobody can ask here
     run_vision(torch.bfloat16)
     run_coded(torch.bfloat16)
+    run_corrected(torch.bfloat16)
     run_language()
     run_picks()
     run_likeness()

@@ -60,6 +60,10 @@ class PackedLayer(Protocol):
     """Weight `[2 * dim, dim]` and bias of the query and the value projection, one below the other."""
     value_key: tuple[Tensor, Tensor]
     """Weight `[2 * dim, dim]` and bias of the value and the key projection."""
+    query_value_key: tuple[Tensor, Tensor]
+    """Weight `[3 * dim, dim]` and bias of all three."""
+    output: tuple[Tensor, Tensor]
+    """Weight `[dim, dim]` and bias of the output projection."""
     heads: tuple[int, float] | None
     """Number and scale of heads in which every token attends to all of its frame, so that `head_attention` may read
     values where they are; None: attention is of another kind."""

@@ -145,11 +145,11 @@ class CodedEncoder:
                 int8 = method.in_eight_bits(hidden)
                 for b, state in zip(rows, some, strict=True):
                     state.begin(hidden[b], len(tower.layers), method.look_every, int8, method.tau)
-            made, times = family.run(hidden[rows[0] : rows[-1] + 1] if _adjacent(rows) else hidden[rows], some)
-            _put(output, 1, rows, made)
+            made, times = family.run(hidden[rows[0] : rows[-1] + 1] if adjacent(rows) else hidden[rows], some)
+            put(output, 1, rows, made)
             if not flag:
                 work = times / len(tower.layers)
-                _put(shares, 0, rows, self._share(work))
+                put(shares, 0, rows, self._share(work))
                 for state, one in zip(some, work.mean(2).T.contiguous(), strict=True):
                     state.work = one
             for state in some:
@@ -165,11 +165,12 @@ class CodedEncoder:
         return sum((part * row for part, row in zip(parts, work, strict=True)), torch.zeros_like(work[0]))
 
 
-def _adjacent(rows: Sequence[int]) -> bool:
+def adjacent(rows: Sequence[int]) -> bool:
+    """Whether these are neighbours in one piece."""
     return rows[-1] - rows[0] + 1 == len(rows)
 
 
-def _put(target: Tensor, axis: int, rows: Sequence[int], source: Tensor) -> None:
+def put(target: Tensor, axis: int, rows: Sequence[int], source: Tensor) -> None:
     """Write what was made for some streams, in as few copies as there are runs of neighbours."""
     first = 0
     for place in range(1, len(rows) + 1):

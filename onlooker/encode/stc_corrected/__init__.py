@@ -17,9 +17,11 @@ model computes in 16), key, query and attention branch (in 4), log-sum-exp, and 
    changed, gets a new one. The others keep their attention branch.
 5. For a new MLP tokens are chosen by the stream behind it.
 
-A layer without a changed token costs nothing but comparisons. There are no steps of fixed shape (graphs) for this.
+A layer without a changed token costs nothing but comparisons. On a GPU there are kernels and captured steps for towers
+in which every token attends to all others (`has_kernels`); where anything changed, these project all that was attended
+to.
 
-`_state`: what is kept. `_step`: a frame. Here: settings, costs, frames that are computed whole.
+`_state`: what is kept. `_step`: a frame. `_prepared`, `_layers`: captured steps. Here: settings, costs, whole frames.
 """
 
 from collections.abc import Callable
@@ -28,13 +30,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import Encoded, VisionTower
+from onlooker.core.contracts import Encoded, Prepared, VisionTower
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.encode._cost import corrected_flop, dense_flop
 from onlooker.encode._layer import run_layer
+from onlooker.encode._packed import fastest_ways, packed_layers
 from onlooker.encode.stc_cacher import PlainSteps, STCCacher
 from onlooker.encode.stc_cacher._state import of
+from onlooker.encode.stc_corrected._prepared import CorrectedEncoder
 from onlooker.encode.stc_corrected._state import CorrectedState, sketched
 from onlooker.encode.stc_corrected._step import Step, log_sums
 
@@ -88,8 +92,23 @@ class STCCorrected(STCCacher):
     def new_state(self) -> CorrectedState:  # pyright: ignore[reportIncompatibleMethodOverride] - a state of its own
         return CorrectedState()
 
-    def prepare(self, tower: VisionTower, like: Tensor, max_streams: int, on_step: Callable[[str], None]) -> PlainSteps:
+    def prepare(  # pyright: ignore[reportIncompatibleMethodOverride] - steps of another kind
+        self, tower: VisionTower, like: Tensor, max_streams: int, on_step: Callable[[str], None]
+    ) -> PlainSteps | CorrectedEncoder:
+        if like.is_cuda and self.has_kernels(tower, like):
+            return CorrectedEncoder(self, tower, like, max_streams, on_step, fastest_ways(like).whole_attention)
         return PlainSteps.ready(self, tower, like, max_streams)
+
+    def has_kernels(self, tower: VisionTower, like: Tensor) -> bool:
+        """Whether there are kernels for these tokens: every token attends to all others and is not turned by its place,
+        references are in 8 and 4 bits, and changes count in full."""
+        if not self.in_eight_bits(like) or self.noise_quantile or tower.pack is None or tower.group > 1 < tower.pinned:
+            return False
+        return all(layer.heads is not None and layer.angles is None for layer in packed_layers(tower))
+
+    def take_over(self, prepared: Prepared) -> Prepared:
+        assert isinstance(prepared, PlainSteps | CorrectedEncoder), "prepared by this method"
+        return prepared.under(self)
 
     def spent(self, tower: VisionTower, state: StreamState) -> Tensor:
         work = of(state, "work")

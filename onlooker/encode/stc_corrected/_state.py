@@ -8,18 +8,14 @@ from torch import Tensor
 from onlooker.core.state import StreamState
 from onlooker.encode.stc_cacher._change import sketch
 from onlooker.encode.stc_cacher._state import coded, of, write
+from onlooker.kernels.corrected import SCALED, SKETCH
 
-SKETCH = 64
-"""Channels of a sketch. With 32 some directions are underestimated for good, and what lies in them is never recomputed:
-small signs first (docs/log.md)."""
 EIGHT = ("values", "attended", "mlp")
 """Kept in 8 bits a number where a model computes in 16."""
 FOUR = ("queries", "keys", "attention")
 """Kept in 4."""
 SKETCHES = ("entered", "middle", "attention_sketch", "mlp_sketch")
 """Kept in 8."""
-SCALED = ("values", "mlp", *FOUR, *SKETCHES)
-"""What has a scale a row, in the order of these."""
 OCTAVE, ONE = 8, 192
 """What was attended to has a scale a head, in one byte: so many steps double it, and this one is 1."""
 WHOLE = (1.0, 1.0, 1.0, 0.0, 1.0)

@@ -1,0 +1,350 @@
+"""Triton kernels of the corrected Cacher beside its attention: sketches, choices, norms, sums, and what is kept.
+
+Imported only where Triton is there; `corrected` launches them, and the plain form of `stc_corrected` says what they
+must equal. References in 8 and 4 bits are read and written where each stream keeps them; address 0 is no stream.
+"""
+
+# Types and numbers are constants where a kernel calls another, and sums are no tuples.
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+
+import triton
+import triton.language as tl
+
+from onlooker.kernels._mend_triton import OCTAVE, ONE, ROUND, bytes_at, coded_row, packed_row, unpacked
+from onlooker.kernels._vision_triton import _store_norm, behind
+
+SKETCH = tl.constexpr(64)
+
+
+@triton.jit
+def _rounded(sketch):
+    """Sketches `[rows, 64]` in 8 bits: codes, their scales as they are kept, and the numbers that these make."""
+    scale = tl.maximum(tl.max(tl.abs(sketch), axis=1), 1e-8) / 127.0
+    code = (sketch / scale[:, None] + ROUND) - ROUND
+    scale = scale.to(tl.float16)
+    return code.to(tl.int8), scale, code * scale.to(tl.float32)[:, None]
+
+
+@triton.jit
+def _kept_sketches(table, scale, stream, row, place, there):
+    """Kept sketches of some tokens, float32; `place` counts scales through kinds and layers."""
+    channel = tl.arange(0, SKETCH)[None, :]
+    at = bytes_at(table, stream, tl.int8, 16) + row[:, None] * SKETCH + channel
+    code = tl.load(at, mask=there[:, None], other=0).to(tl.float32)
+    return code * tl.load(scale + place, mask=there, other=0.0).to(tl.float32)[:, None]
+
+
+@triton.jit
+def _keep_sketches(table, scale, stream, row, place, there, code, scales):
+    channel = tl.arange(0, SKETCH)[None, :]
+    at = bytes_at(table, stream, tl.int8, 16) + row[:, None] * SKETCH + channel
+    tl.store(at, code, mask=there[:, None])
+    tl.store(scale + place, scales, mask=there)
+
+
+@triton.jit
+def _measure(sketch, table, scale, stream, row, place, there, apart, length, at):
+    """How far sketches are from those in `table`, and how long these are."""
+    then = _kept_sketches(table, scale, stream, row, place, there)
+    _, _, now = _rounded(sketch)
+    difference = now - then
+    tl.store(apart + at, tl.sqrt(tl.sum(difference * difference, axis=1)), mask=there)
+    tl.store(length + at, tl.sqrt(tl.sum(then * then, axis=1)), mask=there)
+
+
+@triton.jit(do_not_specialize=["layer", "next_layer"])
+def carry_sketches(
+    seen, fresh, stride, counts, place, branches, thens, scales, apart, length, tokens, layer, next_layer, layers,
+    factor, B: tl.constexpr, T: tl.constexpr, EARLY: tl.constexpr, BRANCH: tl.constexpr, ROWS: tl.constexpr,
+    ALL: tl.constexpr, KEEP: tl.constexpr, R: tl.constexpr,
+):  # fmt: skip
+    """Sketches of tokens, brought from before a branch to behind it, and how far they are then from those in `thens`;
+    KEEP: they are those from now on. `fresh` (times `factor`) are sketches of the branch as it was computed: of all
+    tokens in streams in which anything changed (by ALL in all streams), or with ROWS, of the tokens that have a row in
+    `place`. These are kept; the others have those that were. Without BRANCH `fresh` are those of the tokens."""
+    behind(EARLY)
+    stream = tl.program_id(1).to(tl.int64)
+    scale = bytes_at(scales, stream, tl.float16, 2)
+    if tl.load(scales + stream) == 0:
+        return
+    token = tl.program_id(0) * R + tl.arange(0, R)
+    inside = token < tokens
+    channel = tl.arange(0, SKETCH)[None, :]
+    at = stream * tokens + token
+    own = seen + at[:, None] * SKETCH + channel
+    row = (layer * tokens + token).to(tl.int64)
+    from_row = at
+    taken = inside
+    if ROWS:
+        from_row = tl.load(place + at, mask=inside, other=-1).to(tl.int64)
+        taken = inside & (from_row >= 0)
+    elif ALL == 0:
+        taken = inside & (token * 0 + tl.load(counts + stream * 4) > 0)
+    new = tl.load(fresh + from_row[:, None] * stride + channel, mask=taken[:, None], other=0.0).to(tl.float32) * factor
+    code, scale_now, sketch = _rounded(new)
+    if BRANCH:
+        held = (B * layers + layer) * tokens + token
+        old = _kept_sketches(branches, scale, stream, row, held, inside & (taken == 0))
+        _keep_sketches(branches, scale, stream, row, held, taken, code, scale_now)
+        sketch = tl.where(taken[:, None], sketch, old) + tl.load(own, mask=inside[:, None], other=0.0)
+    tl.store(own, sketch, mask=inside[:, None])
+    row = (next_layer * tokens + token).to(tl.int64)
+    held = (T * layers + next_layer) * tokens + token
+    if KEEP:
+        code, scale_now, _ = _rounded(sketch)
+        _keep_sketches(thens, scale, stream, row, held, inside, code, scale_now)
+    else:
+        _measure(sketch, thens, scale, stream, row, held, inside, apart, length, at)
+
+
+@triton.jit(do_not_specialize=["layer"])
+def choose_rows(
+    apart, length, seen, taus, turns, missed, flat, place, others, counts, times,
+    tokens, units, most, room, layer, salience, flat_share, plane,
+    TURN: tl.constexpr, PINNED: tl.constexpr, EVERY: tl.constexpr, STEPS: tl.constexpr, GROUP: tl.constexpr,
+    SALIENT: tl.constexpr, CHANNELS: tl.constexpr, EARLY: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The `most` units of a stream that changed most, of those that changed enough. Their tokens come first in the
+    stream's `room` of `flat`; TURN: behind them the pinned ones and those whose turn it is to look, if anything
+    changed, and in `others` all others. `counts` says how many changed, look, and are others."""
+    behind(EARLY)
+    stream = tl.program_id(0).to(tl.int64)
+    address = tl.load(taus + stream)
+    if address == 0:
+        return
+    token = tl.arange(0, BLOCK)
+    inside = token < tokens
+    at = stream * tokens + token
+    unit = tl.arange(0, BLOCK // GROUP)
+    there = unit < units
+    mean = tl.maximum(tl.sum(tl.load(length + at, mask=inside, other=0.0), axis=0) / tokens, 1e-12)
+    change = tl.load(apart + at, mask=inside, other=0.0)
+    change = tl.sum(tl.reshape(change, (BLOCK // GROUP, GROUP)), axis=1) / GROUP
+    if SALIENT:
+        square = tl.full((BLOCK,), 0.0, tl.float32)
+        for begin in range(0, SKETCH, CHANNELS):
+            channel = begin + tl.arange(0, CHANNELS)
+            value = tl.load(seen + at[:, None] * SKETCH + channel[None, :], mask=inside[:, None], other=0.0)
+            middle = tl.sum(value, axis=0) / tokens
+            value = tl.where(inside[:, None], value - middle[None, :], 0.0)
+            square += tl.sum(value * value, axis=1)
+        far = tl.sum(tl.reshape(tl.sqrt(square), (BLOCK // GROUP, GROUP)), axis=1) / GROUP
+        far = tl.maximum(far / tl.maximum(tl.sum(far, axis=0) / units, 1e-12), flat_share)
+        change *= tl.exp2(tl.log2(far) * salience)
+    tau = tl.load(address.to(tl.pointer_type(tl.float32)))
+    limit = ((tau * STEPS + 0.5).to(tl.int32).to(tl.float32) + 0.5) * mean / STEPS
+    steps = tl.minimum(change * (STEPS / mean) + 0.5, 1073741824.0).to(tl.int32)
+    steps = tl.where(there & (change >= limit), steps, -1)
+    taken = (steps >= 0).to(tl.int32)
+    if tl.sum(taken, axis=0) > most:
+        low, high = tl.max(steps, axis=0) * 0, tl.max(steps, axis=0) + 1
+        while high - low > 1:
+            half = low + (high - low) // 2
+            enough = (tl.sum((steps >= half).to(tl.int32), axis=0) >= most).to(tl.int32)
+            low = tl.where(enough > 0, half, low)
+            high = tl.where(enough > 0, high, half)
+        above = (steps > low).to(tl.int32)
+        tied = (steps == low).to(tl.int32)
+        taken = above + tied * (tl.cumsum(tied, axis=0) <= most - tl.sum(above, axis=0)).to(tl.int32)
+    spread = tl.reshape(tl.broadcast_to(taken[:, None], (BLOCK // GROUP, GROUP)), (BLOCK,))
+    taken = spread * inside.to(tl.int32)
+    changed = tl.sum(taken, axis=0)
+    row = stream * room + tl.cumsum(taken, axis=0) - 1
+    tl.store(flat + row, at, mask=taken > 0)
+    found = tl.where(taken > 0, row, -1)
+    if TURN:
+        active = (changed > 0).to(tl.int32)
+        counter = tl.load(turns + stream).to(tl.pointer_type(tl.int32)) + layer
+        turn = tl.load(counter)
+        number = (token - PINNED) // GROUP
+        due = (token < PINNED) | ((token >= PINNED) & ((number + EVERY - turn % EVERY) % EVERY == 0))
+        looks = (due & inside).to(tl.int32) * (1 - taken) * active
+        looking = changed + tl.sum(looks, axis=0)
+        at_turn = stream * room + changed + tl.cumsum(looks, axis=0) - 1
+        tl.store(flat + at_turn, at, mask=looks > 0)
+        found = tl.where(looks > 0, at_turn, found)
+        rest = inside.to(tl.int32) * (1 - taken) * (1 - looks) * active
+        tl.store(others + stream * tokens + tl.cumsum(rest, axis=0) - 1, token, mask=rest > 0)
+        tl.store(counts + stream * 4, changed)
+        tl.store(counts + stream * 4 + 1, looking)
+        tl.store(counts + stream * 4 + 2, tl.sum(rest, axis=0))
+        gone = tl.load(missed + stream).to(tl.pointer_type(tl.float16)) + (layer * tokens + token).to(tl.int64)
+        tl.store(gone, tl.full((BLOCK,), 0.0, tl.float16), mask=inside & (token * 0 + active > 0))
+        _count(times + at, taken, inside)
+        _count(times + plane + at, taken + looks, inside)
+        _count(times + 3 * plane + at, rest.to(tl.float32) * changed / tokens, inside)
+        _count(times + 4 * plane + at, taken * 0 + active, inside)
+        tl.debug_barrier()
+        tl.store(counter, (turn + active) % EVERY)
+    else:
+        tl.store(counts + stream * 4 + 3, changed)
+        _count(times + 2 * plane + at, taken, inside)
+    tl.store(place + at, found.to(tl.int32), mask=inside)
+
+
+@triton.jit
+def _count(at, what, inside):
+    tl.store(at, tl.load(at, mask=inside, other=0.0) + what.to(tl.float32), mask=inside)
+
+
+@triton.jit
+def _kept_attention(table, scale, stream, row, place, dim, BLOCK: tl.constexpr):
+    """A kept attention branch of one token, float32."""
+    half = tl.arange(0, BLOCK // 2)
+    at = bytes_at(table, stream, tl.uint8, 16) + row * (dim // 2)
+    code = unpacked(tl.load(at + half, mask=half < dim // 2, other=136))
+    return code.to(tl.float32) * tl.load(scale + place).to(tl.float32)
+
+
+@triton.jit(do_not_specialize=["layer"])
+def norm_chosen(
+    x, branch, stride, flat, counts, seen, codes, thens, scales, weight, bias, normed,
+    tokens, layer, layers, dim, room, eps,
+    A: tl.constexpr, T: tl.constexpr, MIDDLE: tl.constexpr, RMS: tl.constexpr, EARLY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The norm of chosen rows, MIDDLE: behind their attention branch, which is fresh in streams in which anything
+    changed. The sketches of those that changed are kept in `thens`."""
+    behind(EARLY)
+    slot, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    changed = tl.load(counts + stream * 4 + 3 * MIDDLE)
+    if slot >= tl.load(counts + stream * 4 + (3 if MIDDLE else 1)):
+        return
+    row = stream * room + slot
+    cols = tl.arange(0, BLOCK)
+    inside = cols < dim
+    source = tl.load(flat + row).to(tl.int64)
+    token = (source - stream * tokens).to(tl.int32)
+    scale = bytes_at(scales, stream, tl.float16, 2)
+    at = (layer * tokens + token).to(tl.int64)
+    value = tl.load(x + source * dim + cols, mask=inside, other=0.0).to(tl.float32)
+    if MIDDLE:
+        if tl.load(counts + stream * 4) > 0:
+            value += tl.load(branch + source * stride + cols, mask=inside, other=0.0).to(tl.float32)
+        else:
+            value += _kept_attention(codes, scale, stream, at, (A * layers + layer) * tokens + token, dim, BLOCK)
+        value = value.to(x.dtype.element_ty).to(tl.float32)
+    _store_norm(value, weight, bias, normed, row, dim, eps, cols, inside, RMS)
+    if slot < changed:
+        channel = tl.arange(0, SKETCH)
+        code, now = coded_row(tl.load(seen + source * SKETCH + channel))
+        tl.store(bytes_at(thens, stream, tl.int8, 16) + at * SKETCH + channel, code)
+        tl.store(scale + (T * layers + layer) * tokens + token, now.to(tl.float16))
+
+
+@triton.jit(do_not_specialize=["layer"])
+def finish_corrected(
+    x, total, branch, stride, mlp, working, counts, attention_codes, mlp_codes, scales, tokens, layer, layers, dim,
+    A: tl.constexpr, P: tl.constexpr, EARLY: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One token behind both branches of a layer, each fresh, which is then kept, or as it is kept."""
+    behind(EARLY)
+    token, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    if tl.load(scales + stream) == 0:
+        return
+    source = stream * tokens + token
+    cols = tl.arange(0, BLOCK)
+    inside = cols < dim
+    scale = bytes_at(scales, stream, tl.float16, 2)
+    row = (layer * tokens + token).to(tl.int64)
+    wide = tl.load(x + source * dim + cols, mask=inside, other=0.0).to(tl.float32)
+    place = scale + (A * layers + layer) * tokens + token
+    if tl.load(counts + stream * 4) > 0:
+        fresh = tl.load(branch + source * stride + cols, mask=inside, other=0.0).to(tl.float32)
+        code, now = packed_row(fresh, BLOCK)
+        half = tl.arange(0, BLOCK // 2)
+        at = bytes_at(attention_codes, stream, tl.uint8, 16) + row * (dim // 2)
+        tl.store(at + half, code, mask=half < dim // 2)
+        tl.store(place, now.to(tl.float16))
+        wide += fresh
+    else:
+        wide += _kept_attention(attention_codes, scale, stream, row, (A * layers + layer) * tokens + token, dim, BLOCK)
+    wide = wide.to(x.dtype.element_ty).to(tl.float32)
+    place = scale + (P * layers + layer) * tokens + token
+    at = bytes_at(mlp_codes, stream, tl.int8, 16) + row * dim + cols
+    worked = tl.load(working + source).to(tl.int64)
+    if worked >= 0:
+        fresh = tl.load(mlp + worked * dim + cols, mask=inside, other=0.0).to(tl.float32)
+        code, now = coded_row(fresh)
+        tl.store(at, code, mask=inside)
+        tl.store(place, now.to(tl.float16))
+        wide += fresh
+    else:
+        wide += tl.load(at, mask=inside, other=0).to(tl.float32) * tl.load(place).to(tl.float32)
+    tl.store(total + source * dim + cols, wide.to(x.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _keep_row(rows, table, scale, stream, row, place, dim, cols, NARROW: tl.constexpr, BLOCK: tl.constexpr):
+    """Keep one row, in 4 bits if NARROW, else in 8."""
+    value = tl.load(rows + cols, mask=cols < dim, other=0.0).to(tl.float32)
+    if NARROW:
+        half = tl.arange(0, BLOCK // 2)
+        code, now = packed_row(value, BLOCK)
+        tl.store(bytes_at(table, stream, tl.uint8, 16) + row * (dim // 2) + half, code, mask=half < dim // 2)
+    else:
+        code, now = coded_row(value)
+        tl.store(bytes_at(table, stream, tl.int8, 16) + row * dim + cols, code, mask=cols < dim)
+    tl.store(scale + place, now.to(tl.float16))
+
+
+@triton.jit(do_not_specialize=["layer"])
+def keep_looked(
+    fresh, attended, logs, queries, keys, values, attended_codes, attended_scales, sums, missed, scales,
+    tokens, layer, layers, dim, heads,
+    Q: tl.constexpr, K: tl.constexpr, V: tl.constexpr, HEAD: tl.constexpr, WIDE: tl.constexpr, HEADS: tl.constexpr,
+    EARLY: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One token of a whole frame: query, value and key (`[rows, 3 * dim]`), what it attended to, and the log-sum-exps
+    `[streams, heads, tokens]` are kept."""
+    behind(EARLY)
+    token, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    if tl.load(scales + stream) == 0:
+        return
+    source = stream * tokens + token
+    cols = tl.arange(0, BLOCK)
+    scale = bytes_at(scales, stream, tl.float16, 2) + layer * tokens + token
+    row = (layer * tokens + token).to(tl.int64)
+    mine = fresh + source * 3 * dim
+    each = layers * tokens
+    _keep_row(mine, queries, scale, stream, row, Q * each, dim, cols, True, BLOCK)
+    _keep_row(mine + dim, values, scale, stream, row, V * each, dim, cols, False, BLOCK)
+    _keep_row(mine + 2 * dim, keys, scale, stream, row, K * each, dim, cols, True, BLOCK)
+    head, channel = tl.arange(0, HEADS), tl.arange(0, WIDE)[None, :]
+    there = head < heads
+    held = there[:, None] & (channel < HEAD)
+    at = head[:, None] * HEAD + channel
+    value = tl.load(attended + source * dim + at, mask=held, other=0.0).to(tl.float32)
+    steps = tl.ceil(tl.log2(tl.maximum(tl.max(tl.abs(value), axis=1), 1e-30) / 127.0) * OCTAVE) + ONE
+    steps = tl.minimum(tl.maximum(steps, 0.0), 255.0)
+    code = (value / tl.exp2((steps - ONE) / OCTAVE)[:, None] + ROUND) - ROUND
+    tl.store(bytes_at(attended_codes, stream, tl.int8, 8) + row * dim + at, code.to(tl.int8), mask=held)
+    tl.store(bytes_at(attended_scales, stream, tl.uint8, 1) + row * heads + head, steps.to(tl.uint8), mask=there)
+    log = tl.load(logs + (stream * heads + head) * tokens + token, mask=there, other=0.0)
+    tl.store(bytes_at(sums, stream, tl.float16, 2) + row * heads + head, log.to(tl.float16), mask=there)
+    tl.store(bytes_at(missed, stream, tl.float16, 2) + row, 0.0)
+
+
+@triton.jit(do_not_specialize=["layer"])
+def keep_branch(
+    x, branch, stride, codes, scales, weight, bias, total, normed, tokens, layer, layers, dim, eps,
+    B: tl.constexpr, NARROW: tl.constexpr, NORM: tl.constexpr, RMS: tl.constexpr, EARLY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One token of a whole frame behind a branch, which is kept, and NORM: its norm."""
+    behind(EARLY)
+    token, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    source = stream * tokens + token
+    cols = tl.arange(0, BLOCK)
+    inside = cols < dim
+    wide = tl.load(x + source * dim + cols, mask=inside, other=0.0).to(tl.float32)
+    wide += tl.load(branch + source * stride + cols, mask=inside, other=0.0).to(tl.float32)
+    rounded = wide.to(x.dtype.element_ty)
+    tl.store(total + source * dim + cols, rounded, mask=inside)
+    if NORM:
+        _store_norm(rounded.to(tl.float32), weight, bias, normed, source, dim, eps, cols, inside, RMS)
+    if tl.load(scales + stream) != 0:
+        scale = bytes_at(scales, stream, tl.float16, 2)
+        row = (layer * tokens + token).to(tl.int64)
+        place = (B * layers + layer) * tokens + token
+        _keep_row(branch + source * stride, codes, scale, stream, row, place, dim, cols, NARROW, BLOCK)

@@ -1,0 +1,274 @@
+"""Triton kernels of the corrected Cacher's attention: columns are taken out of a softmax and others put in.
+
+Imported only where Triton is there; `corrected` launches them, and the plain form of `stc_corrected` says what they
+must equal. References in 8 and 4 bits are read and written where each stream keeps them.
+"""
+
+# Types and numbers are constants where a kernel calls another, and sums are no tuples.
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+
+import triton
+import triton.language as tl
+
+from onlooker.kernels._vision_triton import behind
+
+ROUND = tl.constexpr(12582912.0)
+"""1.5 * 2^23: adding and taking it away rounds half to even."""
+LOG2E = tl.constexpr(1.4426950408889634)
+OCTAVE, ONE = tl.constexpr(8.0), tl.constexpr(192.0)
+"""Scales of what was attended to: see `stc_corrected._state.octaves`."""
+
+
+@triton.jit
+def bytes_at(table, stream, of_what: tl.constexpr, ALIGNED: tl.constexpr):
+    """Where a stream's tensor begins; 0: there is no stream."""
+    address = tl.load(table + stream)
+    return tl.multiple_of(address.to(tl.pointer_type(of_what)), ALIGNED)
+
+
+@triton.jit
+def unpacked(packed):
+    """Numbers of bytes `[..., n]` that hold two each, `[..., 2 n]`, -7 to 7; 136 is two zeros."""
+    low = (packed & 15).to(tl.int8) - 8
+    high = (packed >> 4).to(tl.int8) - 8
+    return tl.interleave(low, high)
+
+
+@triton.jit
+def packed_row(wide, BLOCK: tl.constexpr):
+    """A row in 4 bits, two numbers in a byte, uint8 `[BLOCK / 2]`, and its scale, float32."""
+    scale = tl.maximum(tl.max(tl.abs(wide), axis=0) / 7.0, 6e-8)
+    code = ((wide / scale + ROUND) - ROUND).to(tl.int32) + 8
+    low, high = tl.split(tl.reshape(code, (BLOCK // 2, 2)))
+    return (low + 16 * high).to(tl.uint8), scale
+
+
+@triton.jit
+def coded_row(wide):
+    """A row in 8 bits, int8, and its scale, float32."""
+    scale = tl.maximum(tl.max(tl.abs(wide), axis=0), 1e-8) / 127.0
+    return ((wide / scale + ROUND) - ROUND).to(tl.int8), scale
+
+
+@triton.jit
+def _swap(
+    fresh, old_to, new_to, codes, scales, place, source, dim, cols,
+    NARROW: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One row of a kind: as it was kept goes to `old_to`, the fresh one is kept, and as it is kept goes to `new_to`."""
+    inside = cols < dim
+    value = tl.load(fresh + cols, mask=inside, other=0.0).to(tl.float32)
+    scale = scales + place
+    before = tl.load(scale).to(tl.float32)
+    if NARROW:
+        half = tl.arange(0, BLOCK // 2)
+        at = codes + source * (dim // 2) + half
+        held = half < dim // 2
+        old = unpacked(tl.load(at, mask=held, other=136)).to(tl.float32)
+        tl.store(old_to + cols, (old * before).to(old_to.dtype.element_ty), mask=inside)
+        code, now = packed_row(value, BLOCK)
+        now = now.to(tl.float16)
+        tl.store(at, code, mask=held)
+        new = unpacked(code).to(tl.float32)
+    else:
+        at = codes + source * dim + cols
+        old = tl.load(at, mask=inside, other=0).to(tl.float32)
+        tl.store(old_to + cols, (old * before).to(old_to.dtype.element_ty), mask=inside)
+        code, now = coded_row(value)
+        now = now.to(tl.float16)
+        tl.store(at, code, mask=inside)
+        new = code.to(tl.float32)
+    tl.store(scale, now)
+    tl.store(new_to + cols, (new * now.to(tl.float32)).to(new_to.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["layer"])
+def swap_rows(
+    fresh, flat, counts, columns, queries, keys, values, scales, tokens, layer, layers, dim, room, count, plane,
+    Q: tl.constexpr, K: tl.constexpr, V: tl.constexpr, EARLY: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Rows that look, `[streams * room, 3 * dim]`: their queries are kept; of those that changed, which come first,
+    keys and values too. These are written to `columns` (`[old or new, key or value, streams * count, dim]`) as they
+    were kept and as they are kept now. Q, K and V are places of scales among kinds."""
+    behind(EARLY)
+    slot, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    changed = tl.load(counts + stream * 4)
+    looking = tl.load(counts + stream * 4 + 1)
+    if slot >= looking:
+        return
+    row = stream * room + slot
+    token = (tl.load(flat + row) - stream * tokens).to(tl.int32)
+    source = (layer * tokens + token).to(tl.int64)
+    cols = tl.arange(0, BLOCK)
+    half = tl.arange(0, BLOCK // 2)
+    fresh += row * 3 * dim
+    scale = bytes_at(scales, stream, tl.float16, 2)
+    asked = tl.load(fresh + cols, mask=cols < dim, other=0.0).to(tl.float32)
+    code, now = packed_row(asked, BLOCK)
+    at = bytes_at(queries, stream, tl.uint8, 4) + source * (dim // 2)
+    tl.store(at + half, code, mask=half < dim // 2)
+    tl.store(scale + (Q * layers + layer) * tokens + token, now.to(tl.float16))
+    if slot < changed:
+        to = columns + (stream * count + slot) * dim
+        _swap(
+            fresh + 2 * dim, to, to + 2 * plane, bytes_at(keys, stream, tl.uint8, 4), scale,
+            (K * layers + layer) * tokens + token, source, dim, cols, True, BLOCK,
+        )  # fmt: skip
+        _swap(
+            fresh + dim, to + plane, to + 3 * plane, bytes_at(values, stream, tl.int8, 8), scale,
+            (V * layers + layer) * tokens + token, source, dim, cols, False, BLOCK,
+        )  # fmt: skip
+
+
+@triton.jit
+def _keep_heads(
+    main_part, rest_part, main, rest, at, codes, scale_at, there, HEAD: tl.constexpr, MAIN: tl.constexpr
+):  # fmt: skip
+    """Store one head of some rows in 8 bits with a scale in one byte."""
+    most = tl.max(tl.abs(main_part), axis=1)
+    if HEAD > MAIN:
+        most = tl.maximum(most, tl.max(tl.abs(rest_part), axis=1))
+    steps = tl.ceil(tl.log2(tl.maximum(most, 1e-30) / 127.0) * OCTAVE) + ONE
+    steps = tl.minimum(tl.maximum(steps, 0.0), 255.0)
+    scale = tl.exp2((steps - ONE) / OCTAVE)[:, None]
+    to = codes + at[:, None]
+    tl.store(to + main, ((main_part / scale + ROUND) - ROUND).to(tl.int8), mask=there[:, None] & (main < HEAD))
+    if HEAD > MAIN:
+        narrow = there[:, None] & (rest < HEAD - MAIN)
+        tl.store(to + MAIN + rest, ((rest_part / scale + ROUND) - ROUND).to(tl.int8), mask=narrow)
+    tl.store(scale_at, steps.to(tl.uint8), mask=there)
+
+
+@triton.jit(do_not_specialize=["layer"])
+def mend(
+    fresh, flat, others, counts, columns, out, queries, keys, values, attended, attended_scales, sums, scales, times,
+    tokens, layer, layers, dim, room, count, plane, heads, scale, least, first, tile_plane,
+    Q: tl.constexpr, K: tl.constexpr, V: tl.constexpr, EARLY: tl.constexpr,
+    HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Attention of one head of M rows of one stream, before the output projection, kept and written to `out`.
+
+    The first tiles are rows that look: fresh queries over all keys and values. The others are rows of which the kept
+    query stays: of what they attended to, columns as they were are taken out and put in as they are. Where less than
+    `least` of a softmax is left, they too attend to everything."""
+    behind(EARLY)
+    tile, head, stream = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    changed = tl.load(counts + stream * 4)
+    looks = (tile < first).to(tl.int32)
+    begin = (tile - first * (1 - looks)) * M
+    limit = tl.load(counts + stream * 4 + 2 - looks)
+    if begin >= limit:
+        return
+    slot = begin + tl.arange(0, M)
+    there = slot < limit
+    main, rest = tl.arange(0, MAIN)[None, :], tl.arange(0, REST)[None, :]
+    half, rest_half = tl.arange(0, MAIN // 2)[None, :], tl.arange(0, REST // 2)[None, :]
+    kind = out.dtype.element_ty
+    scale_of = bytes_at(scales, stream, tl.float16, 2) + layer * tokens
+    if looks:
+        token = (tl.load(flat + stream * room + slot, mask=there, other=0) - stream * tokens).to(tl.int32)
+        token = tl.where(there, token, 0)
+        at = fresh + ((stream * room + slot) * 3 * dim)[:, None] + head * HEAD
+        q_main = tl.load(at + main, mask=there[:, None] & (main < HEAD), other=0.0)
+        q_rest = tl.load(at + MAIN + rest, mask=there[:, None] & (rest < HEAD - MAIN), other=0.0)
+        q_scale = tl.full((M,), 1.0, tl.float32)
+    else:
+        token = tl.load(others + stream * tokens + slot, mask=there, other=0)
+        asked = bytes_at(queries, stream, tl.uint8, 4)
+        asked += ((layer * tokens + token).to(tl.int64) * (dim // 2))[:, None] + head * (HEAD // 2)
+        empty = there[:, None] & (half < HEAD // 2)
+        q_main = unpacked(tl.load(asked + half, mask=empty, other=136)).to(kind)
+        empty = there[:, None] & (rest_half < (HEAD - MAIN) // 2)
+        q_rest = unpacked(tl.load(asked + MAIN // 2 + rest_half, mask=empty, other=136)).to(kind)
+        q_scale = tl.load(scale_of + Q * layers * tokens + token, mask=there, other=0.0).to(tl.float32)
+    q_scale *= scale * LOG2E
+    row = (layer * tokens + token).to(tl.int64)
+    # ------------------------------------------------------------------------------- changed columns out, and in again
+    sum_at = bytes_at(sums, stream, tl.float16, 2) + row * heads + head
+    before = tl.load(sum_at, mask=there, other=0.0).to(tl.float32) * LOG2E
+    kept_at = bytes_at(attended, stream, tl.int8, 8)
+    kept_scale = bytes_at(attended_scales, stream, tl.uint8, 1) + row * heads + head
+    steps = tl.load(kept_scale, mask=there, other=0).to(tl.float32)
+    kept = tl.exp2((steps - ONE) / OCTAVE)[:, None]
+    at = row * dim + head * HEAD
+    use = (there & (slot * 0 + looks == 0))[:, None]
+    sum_main = tl.load(kept_at + at[:, None] + main, mask=use & (main < HEAD), other=0).to(tl.float32) * kept
+    narrow = use & (rest < HEAD - MAIN)
+    sum_rest = tl.load(kept_at + at[:, None] + MAIN + rest, mask=narrow, other=0).to(tl.float32) * kept
+    was, now = tl.full((M,), 0.0, tl.float32), tl.full((M,), 0.0, tl.float32)
+    each = tl.cdiv(changed * (1 - looks), N)
+    for turn in range(2 * each):
+        new = turn // each
+        col = (turn - new * each) * N + tl.arange(0, N)
+        seen = (col < changed)[:, None]
+        k_at = columns + new * 2 * plane + ((stream * count + col) * dim)[:, None] + head * HEAD
+        k_main = tl.load(k_at + main, mask=seen & (main < HEAD), other=0.0)
+        score = tl.dot(q_main, tl.trans(k_main), input_precision="ieee")
+        if HEAD > MAIN:
+            k_rest = tl.load(k_at + MAIN + rest, mask=seen & (rest < HEAD - MAIN), other=0.0)
+            score = tl.dot(q_rest, tl.trans(k_rest), score, input_precision="ieee")
+        weight = tl.exp2(tl.minimum(score * q_scale[:, None] - before[:, None], 30.0 * LOG2E))
+        weight = tl.where(tl.trans(seen), weight, 0.0)
+        mass = tl.sum(weight, axis=1)
+        was += mass * (1 - new)
+        now += mass * new
+        signed = (weight * (2 * new - 1)).to(kind)
+        v_main = tl.load(k_at + plane + main, mask=seen & (main < HEAD), other=0.0)
+        sum_main = tl.dot(signed, v_main, sum_main, input_precision="ieee")
+        if HEAD > MAIN:
+            v_rest = tl.load(k_at + plane + MAIN + rest, mask=seen & (rest < HEAD - MAIN), other=0.0)
+            sum_rest = tl.dot(signed, v_rest, sum_rest, input_precision="ieee")
+    left = tl.maximum(1.0 - was, 0.0)
+    total = left + now
+    lost = there & ((total < least) | (left < least) | (slot * 0 + looks > 0))
+    total = tl.maximum(total, 0.5 * least)
+    sum_main, sum_rest = sum_main / total[:, None], sum_rest / total[:, None]
+    less = before + tl.log2(total)
+    # --------------------------------------------------------------------------------- everything, where that is needed
+    wanted = tl.max(lost.to(tl.int32), axis=0)
+    top = tl.full((M,), -1e30, tl.float32)
+    mass = tl.full((M,), 0.0, tl.float32)
+    all_main, all_rest = tl.full((M, MAIN), 0.0, tl.float32), tl.full((M, REST), 0.0, tl.float32)
+    before_it = tl.cast(layer, tl.int64) * tokens
+    key_start = bytes_at(keys, stream, tl.uint8, 4) + before_it * (dim // 2) + head * (HEAD // 2)
+    value_start = bytes_at(values, stream, tl.int8, 8) + before_it * dim + head * HEAD
+    for start in range(0, tokens * wanted, N):
+        col = start + tl.arange(0, N)
+        seen = (col < tokens)[:, None]
+        k_scale = tl.load(scale_of + K * layers * tokens + col, mask=col < tokens, other=0.0).to(tl.float32)
+        v_scale = tl.load(scale_of + V * layers * tokens + col, mask=col < tokens, other=0.0).to(tl.float32)
+        k_at = key_start + (col * (dim // 2))[:, None]
+        k_main = unpacked(tl.load(k_at + half, mask=seen & (half < HEAD // 2), other=136)).to(kind)
+        score = tl.dot(q_main, tl.trans(k_main), input_precision="ieee")
+        if HEAD > MAIN:
+            empty = seen & (rest_half < (HEAD - MAIN) // 2)
+            k_rest = unpacked(tl.load(k_at + MAIN // 2 + rest_half, mask=empty, other=136)).to(kind)
+            score = tl.dot(q_rest, tl.trans(k_rest), score, input_precision="ieee")
+        score = score * q_scale[:, None] * k_scale[None, :]
+        score = tl.where(tl.trans(seen), score, -1e30)
+        higher = tl.maximum(top, tl.max(score, axis=1))
+        weight = tl.exp2(score - higher[:, None])
+        shrink = tl.exp2(top - higher)
+        mass = mass * shrink + tl.sum(weight, axis=1)
+        weight = (weight * v_scale[None, :]).to(kind)
+        v_at = value_start + (col * dim)[:, None]
+        v_main = tl.load(v_at + main, mask=seen & (main < HEAD), other=0).to(kind)
+        all_main = tl.dot(weight, v_main, all_main * shrink[:, None], input_precision="ieee")
+        if HEAD > MAIN:
+            v_rest = tl.load(v_at + MAIN + rest, mask=seen & (rest < HEAD - MAIN), other=0).to(kind)
+            all_rest = tl.dot(weight, v_rest, all_rest * shrink[:, None], input_precision="ieee")
+        top = higher
+    mass = tl.where(lost, mass, 1.0)
+    sum_main = tl.where(lost[:, None], all_main / mass[:, None], sum_main)
+    sum_rest = tl.where(lost[:, None], all_rest / mass[:, None], sum_rest)
+    less = tl.where(lost, top + tl.log2(mass), less)
+    # ---------------------------------------------------------------------------------------------------- kept and told
+    to = out + ((stream * tokens + token) * dim)[:, None] + head * HEAD
+    tl.store(to + main, sum_main.to(kind), mask=there[:, None] & (main < HEAD))
+    if HEAD > MAIN:
+        tl.store(to + MAIN + rest, sum_rest.to(kind), mask=there[:, None] & (rest < HEAD - MAIN))
+    sum_main, sum_rest = sum_main.to(kind).to(tl.float32), sum_rest.to(kind).to(tl.float32)
+    _keep_heads(sum_main, sum_rest, main, rest, at, kept_at, kept_scale, there, HEAD, MAIN)
+    tl.store(sum_at, (less / LOG2E).to(tl.float16), mask=there)
+    again = lost & (slot * 0 + looks == 0)
+    tl.atomic_add(times + tile_plane + stream * tokens + token, 0.5 / heads, mask=again)

@@ -1,0 +1,384 @@
+"""Steps of the corrected Cacher by kernels: references in 8 and 4 bits, read and written where each stream keeps them.
+
+Who is computed is found on the device. Lists of rows have a fixed length, of which `counts` says how many count:
+kernels leave the others alone, products compute them for nothing. What the functions here must equal is the plain form
+of the method, `onlooker.encode.stc_corrected`, with every output projection made anew where anything changed; address 0
+stands for no stream, which is computed and never written.
+"""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onlooker.core.contracts.packed import Norm
+from onlooker.core.errors import ModelError
+from onlooker.kernels.rows import launched, norm_weights, power_of_two
+
+SCALED = ("values", "mlp", "queries", "keys", "attention", "entered", "middle", "attention_sketch", "mlp_sketch")
+"""What has a scale a row, in the order of these."""
+PLACES: dict[str, Any] = {kind[0].upper(): SCALED.index(kind) for kind in ("queries", "keys", "values")}
+"""Of what attention reads, as the kernels call it."""
+FIELDS = (*SCALED, "attended", "attended_scales", "sums", "missed", "scales", "turn", "tau")
+"""Tensors of a stream, in the order of the table of addresses."""
+SKETCH = 64
+"""Channels of a sketch. With 32 some directions are underestimated for good, and what lies in them is never recomputed:
+small signs first (docs/log.md)."""
+AT_ONCE = 16384
+"""Numbers of sketches that the program which chooses holds at a time."""
+
+
+def corrected_kernels() -> tuple[ModuleType, ModuleType]:
+    """The kernels of attention, and the others. Raises `ModelError` where Triton is not installed."""
+    try:
+        from onlooker.kernels import _corrected_triton, _mend_triton
+    except ImportError as error:
+        raise ModelError("the vision kernels need Triton", given=str(error), do="install triton") from error
+    return _mend_triton, _corrected_triton
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the method says of choices."""
+
+    steps: int
+    """Steps of change: see `stc_cacher._change`."""
+    every: int
+    """Frames in which everyone has had a turn to look."""
+    salience: float
+    flat: float
+    """Least salience."""
+    least: float
+    """Share of a softmax that must be left."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is the same in all layers of a step."""
+
+    streams: int
+    tokens: int
+    dim: int
+    layers: int
+    heads: int
+    scale: float
+    """Of scores."""
+    count: int
+    """Tokens of a stream that may be computed anew in a layer, whole groups."""
+    rules: Rules
+    group: int = 1
+    pinned: int = 0
+
+    @property
+    def units(self) -> int:
+        """What is chosen as a whole."""
+        return self.tokens // self.group
+
+    @property
+    def room(self) -> int:
+        """Rows of a stream that may look."""
+        turns = -(-self.units // self.rules.every) * self.group
+        return min(self.tokens, self.count + self.pinned + turns)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Shape of one program of attention."""
+
+    rows: int = 64
+    columns: int = 64
+    warps: int = 4
+    stages: int = 3
+
+
+TILE = Tile()
+WARPS = 4
+"""Warps that share a row."""
+CHOOSING = 16
+"""Warps that choose for a stream."""
+
+
+@dataclass
+class SketchStep:
+    """What steps of both kinds have: `table` holds addresses, int64 `[fields, streams]`, and sketches are carried."""
+
+    shape: Shape
+    table: Tensor
+    like: Tensor
+    """Any tensor of the model's dtype on the device."""
+    signs: Tensor
+    """Signs of the projection, `[dim, 64]`, +-1 in the model's dtype."""
+
+    def __post_init__(self) -> None:
+        self.mending, self.others = corrected_kernels()
+        shape, device = self.shape, self.like.device
+        head = shape.dim // shape.heads
+        if shape.dim % 16 or head * self.like.element_size() % 16 or head % 4:
+            given = f"rows of {shape.dim}, heads of {head}"
+            raise ModelError("these kernels read heads by 16 bytes", given=given, do="use no graphs")
+        rows, streams = shape.streams * shape.tokens, shape.streams
+        self.times = torch.zeros(5, streams, shape.tokens, device=device)
+        """See `stc_corrected._step.Step.times`; float32."""
+        self.counts = torch.zeros(streams, 4, dtype=torch.int32, device=device)
+        """How many tokens of each stream changed, look, are others, and get a new MLP."""
+        self.work_place = torch.full((rows,), -1, dtype=torch.int32, device=device)
+        """Row of every token among those that get a new MLP; -1: none."""
+        self.seen = torch.zeros(rows, SKETCH, device=device)
+        """Sketch of every token."""
+        self.apart, self.length = (torch.zeros(rows, device=device) for _ in range(2))
+
+    def at(self, name: str) -> Tensor:
+        """Addresses of one kind of tensor, int64 `[streams]`."""
+        return self.table[FIELDS.index(name)]
+
+    def sums(self, rows: Tensor) -> Tensor:
+        """Sums of rows over the signs of the projection, float32 `[rows, 64]`."""
+        if rows.is_cuda and rows.element_size() == 2:
+            return torch.mm(rows, self.signs, out_dtype=torch.float32)
+        return rows.float() @ self.signs.float()
+
+    def carry(
+        self,
+        fresh: Tensor,
+        factor: float,
+        kind: str | None,
+        layer: int,
+        then: tuple[str, int],
+        rows: bool = False,
+        keep: bool = False,
+        everyone: bool = False,
+    ) -> None:
+        """Sketches go behind a branch: see `carry_sketches`."""
+        shape, many = self.shape, 32
+        self.others.carry_sketches[(-(-shape.tokens // many), shape.streams)](
+            self.seen,
+            fresh,
+            fresh.stride(0),
+            self.counts,
+            self.work_place,
+            self.at(kind or "entered"),
+            self.at(then[0]),
+            self.at("scales"),
+            self.apart,
+            self.length,
+            shape.tokens,
+            layer,
+            then[1],
+            shape.layers,
+            factor,
+            B=SCALED.index(kind or "entered"),
+            T=SCALED.index(then[0]),
+            BRANCH=kind is not None,
+            ROWS=rows,
+            ALL=everyone,
+            KEEP=keep,
+            R=many,
+            **launched(self.like.device),
+        )
+
+
+@dataclass
+class CorrectedStep(SketchStep):
+    """The kernels over streams of which what changed is computed."""
+
+    tile: Tile = TILE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shape, device = self.shape, self.like.device
+        rows, streams = shape.streams * shape.tokens, shape.streams
+        self._flat, self._working = (
+            torch.zeros(streams * room, dtype=torch.int64, device=device) for room in (shape.room, shape.count)
+        )
+        self._place = torch.full((rows,), -1, dtype=torch.int32, device=device)
+        self._rest = torch.zeros(rows, dtype=torch.int32, device=device)
+        self._columns = torch.zeros(2, 2, streams * shape.count, shape.dim, dtype=self.like.dtype, device=device)
+        self._attended = torch.zeros(rows, shape.dim, dtype=self.like.dtype, device=device)
+
+    def enter(self, x: Tensor) -> None:
+        """Sketches of the tokens before the first layer, `[streams * tokens, dim]`, compared with those that keys were
+        computed from."""
+        self.carry(self.sums(x), SKETCH**-0.5, None, 0, ("entered", 0), everyone=True)
+
+    def carry_attention(self, sketches: Tensor, layer: int) -> None:
+        """Sketches go behind attention, of which `sketches` (`[streams * tokens, 64]`, rows may lie apart) are the
+        fresh ones, and are compared with those that MLPs were computed from."""
+        self.carry(sketches, 1.0, "attention_sketch", layer, ("middle", layer))
+
+    def carry_mlp(self, mlp: Tensor, layer: int) -> None:
+        """The same behind the MLP, of which `mlp` are the fresh rows, to the next layer."""
+        after = ("entered", min(layer + 1, self.shape.layers - 1))
+        self.carry(self.sums(mlp), SKETCH**-0.5, "mlp_sketch", layer, after, rows=True)
+
+    def choose(self, layer: int, middle: bool = False) -> None:
+        """Who changed most of those just measured and, before attention, who looks and who does not."""
+        shape, rules = self.shape, self.shape.rules
+        block = power_of_two(shape.tokens)
+        self.others.choose_rows[(shape.streams,)](
+            self.apart,
+            self.length,
+            self.seen,
+            self.at("tau"),
+            self.at("turn"),
+            self.at("missed"),
+            self._working if middle else self._flat,
+            self.work_place if middle else self._place,
+            self._rest,
+            self.counts,
+            self.times,
+            shape.tokens,
+            shape.units,
+            shape.count // shape.group,
+            shape.count if middle else shape.room,
+            layer,
+            rules.salience,
+            rules.flat,
+            shape.streams * shape.tokens,
+            TURN=not middle,
+            PINNED=shape.pinned,
+            EVERY=rules.every,
+            STEPS=rules.steps,
+            GROUP=shape.group,
+            SALIENT=rules.salience > 0,
+            CHANNELS=max(1, min(16, AT_ONCE // block)),
+            BLOCK=block,
+            **launched(self.like.device, CHOOSING),
+        )
+
+    def norm_looking(self, x: Tensor, layer: int, norm: Norm) -> Tensor:
+        """The norm of the rows that look, `[streams * room, dim]`; what they are is their reference now."""
+        return self._norm(x, None, layer, norm)
+
+    def norm_middle(self, x: Tensor, branch: Tensor, layer: int, norm: Norm) -> Tensor:
+        """The norm of the rows that get a new MLP, behind their attention branch, `[streams * count, dim]`."""
+        return self._norm(x, branch, layer, norm)
+
+    def _norm(self, x: Tensor, branch: Tensor | None, layer: int, norm: Norm) -> Tensor:
+        shape, room = self.shape, self.shape.room if branch is None else self.shape.count
+        normed = x.new_empty(shape.streams * room, shape.dim)
+        given = x if branch is None else branch
+        kind = "entered" if branch is None else "middle"
+        self.others.norm_chosen[(room, shape.streams)](
+            x,
+            given,
+            given.stride(0),
+            self._flat if branch is None else self._working,
+            self.counts,
+            self.seen,
+            self.at("attention"),
+            self.at(kind),
+            self.at("scales"),
+            *norm_weights(norm),
+            normed,
+            shape.tokens,
+            layer,
+            shape.layers,
+            shape.dim,
+            room,
+            norm.eps,
+            A=SCALED.index("attention"),
+            T=SCALED.index(kind),
+            MIDDLE=branch is not None,
+            RMS=norm.bias is None,
+            BLOCK=power_of_two(shape.dim),
+            **launched(x.device, WARPS),
+        )
+        return normed
+
+    def attend(self, fresh: Tensor, layer: int) -> Tensor:
+        """What all tokens attended to, before its output projection, `[streams * tokens, dim]`, given queries, values
+        and keys of the rows that look, `[streams * room, 3 * dim]`. Everything of it is kept. In streams in which
+        nothing changed, and of tokens that are not there, it is whatever it was."""
+        shape, tile = self.shape, self.tile
+        plane = shape.streams * shape.count * shape.dim
+        self.mending.swap_rows[(shape.room, shape.streams)](
+            fresh,
+            self._flat,
+            self.counts,
+            self._columns,
+            self.at("queries"),
+            self.at("keys"),
+            self.at("values"),
+            self.at("scales"),
+            shape.tokens,
+            layer,
+            shape.layers,
+            shape.dim,
+            shape.room,
+            shape.count,
+            plane,
+            **PLACES,
+            BLOCK=power_of_two(shape.dim),
+            **launched(fresh.device, WARPS),
+        )
+        head = shape.dim // shape.heads
+        main = max(16, 1 << (head.bit_length() - 1))
+        first = -(-shape.room // tile.rows)
+        self.mending.mend[(first + -(-shape.tokens // tile.rows), shape.heads, shape.streams)](
+            fresh,
+            self._flat,
+            self._rest,
+            self.counts,
+            self._columns,
+            self._attended,
+            self.at("queries"),
+            self.at("keys"),
+            self.at("values"),
+            self.at("attended"),
+            self.at("attended_scales"),
+            self.at("sums"),
+            self.at("scales"),
+            self.times,
+            shape.tokens,
+            layer,
+            shape.layers,
+            shape.dim,
+            shape.room,
+            shape.count,
+            plane,
+            shape.heads,
+            shape.scale,
+            shape.rules.least,
+            first,
+            3 * shape.streams * shape.tokens,
+            **PLACES,
+            HEAD=head,
+            MAIN=main,
+            REST=power_of_two(head - main) if head > main else 16,
+            M=tile.rows,
+            N=tile.columns,
+            **launched(fresh.device, tile.warps),
+            num_stages=tile.stages,
+        )
+        return self._attended
+
+    def finish(self, x: Tensor, branch: Tensor, mlp: Tensor, layer: int) -> Tensor:
+        """All tokens behind a layer, `[streams * tokens, dim]`: `x` plus both branches, fresh ones where there are any,
+        which are kept, others as they are kept."""
+        shape, total = self.shape, torch.empty_like(x)
+        self.others.finish_corrected[(shape.tokens, shape.streams)](
+            x,
+            total,
+            branch,
+            branch.stride(0),
+            mlp,
+            self.work_place,
+            self.counts,
+            self.at("attention"),
+            self.at("mlp"),
+            self.at("scales"),
+            shape.tokens,
+            layer,
+            shape.layers,
+            shape.dim,
+            A=SCALED.index("attention"),
+            P=SCALED.index("mlp"),
+            BLOCK=power_of_two(shape.dim),
+            **launched(x.device, WARPS),
+        )
+        return total
+
+
+__all__ = ["FIELDS", "SCALED", "CorrectedStep", "Rules", "Shape", "SketchStep", "Tile"]

@@ -1,0 +1,127 @@
+"""The corrected form by kernels equals its plain form: streams join and leave, with padding, first frames beside."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_coded_steps import EACH_DEVICE, INTERPRETED, check, real_tower, together
+from towers import make_frames, make_tower
+
+from onlooker.encode.stc_cacher._state import of
+from onlooker.encode.stc_corrected import STCCorrected
+from onlooker.encode.stc_corrected._prepared import CorrectedEncoder
+from onlooker.kernels.corrected import Tile
+from onlooker.models._siglip import take_apart
+
+METHODS = {
+    "fixed": STCCorrected(tau=0.0, recompute_ratio=0.25, project_tau=0, reference_dtype="int8"),
+    "turns": STCCorrected(tau=0.2, look_every=3, interval=4, salience=0.5, project_tau=0, reference_dtype="int8"),
+    "cuts": STCCorrected(tau=0.3, salience=0, refresh_share=0.9, project_tau=0, reference_dtype="int8"),
+}
+
+
+@pytest.fixture
+def ready(on):
+    if on == "cpu" and not INTERPRETED:
+        pytest.skip("runs inside test_in_the_interpreter")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED, reason="is the outer one")
+def test_in_the_interpreter():
+    """Triton reads its mode when it is first imported, so interpreted kernels have a process of their own."""
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu", "-k", "cpu", __file__]
+    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "passed" in done.stdout and "skipped" not in done.stdout, done.stdout[-300:]
+
+
+@EACH_DEVICE
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", ["siglip", "clip"])
+@torch.no_grad()
+def test_kernels_equal_the_method(on, ready, kind, name):
+    module, _ = make_tower(kind, image_size=24, num_layers=2)
+    videos = [make_frames(module, 6, seed=seed).to(on) for seed in range(3)]
+    tower, made = take_apart(module.to(on)), []
+    prepared = CorrectedEncoder(METHODS[name], tower, videos[0][0], 3, made.append, "torch")
+    assert len(made) == len(set(made)) == 6
+    check(together(METHODS[name], tower, prepared, videos, 1, 8))
+
+
+@EACH_DEVICE
+@torch.no_grad()
+def test_everything_that_is_kept_is_what_the_plain_form_keeps(on, ready):
+    module, _ = make_tower("clip", image_size=24, num_layers=2)
+    frames = make_frames(module, 3).to(on)
+    tower, method = take_apart(module.to(on)), METHODS["turns"]
+    prepared = CorrectedEncoder(method, tower, frames[0], 1, lambda step: None, "torch", tile=Tile(16, 16))
+    ours, plain = method.new_state(), method.new_state()
+    for frame in frames:
+        prepared.encode(frame[None], [ours])
+        method.encode(tower, frame[None], [plain])
+    for kind in ("values", "attended", "mlp", "queries", "keys", "attention"):
+        for layer in range(2):
+            got, wanted = (state.stored(kind, layer, frames[0]) for state in (ours, plain))
+            assert float((got - wanted).norm() / wanted.norm()) < 2e-3, kind
+    for name in ("sums", "entered", "middle", "attention_sketch", "mlp_sketch", "turn", "missed", "work"):
+        got, wanted = (of(state, name).float() for state in (ours, plain))
+        assert float((got - wanted).norm()) <= 5e-3 * float(wanted.norm()), name
+
+
+@EACH_DEVICE
+@torch.no_grad()
+def test_a_softmax_of_which_little_is_left_is_made_anew(on, ready):
+    """One token gathers all attention and then goes away."""
+    module, _ = make_tower("siglip", image_size=24, num_layers=1)
+    frames = make_frames(module, 1).to(on)
+    tower = take_apart(module.to(on))
+    method = STCCorrected(tau=0.2, look_every=250, project_tau=0, reference_dtype="int8")
+    prepared = CorrectedEncoder(method, tower, frames[0], 1, lambda step: None, "torch")
+    state, layer, place = method.new_state(), tower.layers[0], 3
+    prepared.encode(frames, [state])
+    like = frames[0]
+    keys = state.stored("keys", 0, like).clone()
+    keys[place] *= 40
+    state.keep("keys", 0, keys)
+    parts = tuple(state.stored(name, 0, like)[None] for name in ("queries", "keys", "values"))
+    state.keep("attended", 0, layer.attend(*parts)[0])
+    of(state, "sums")[0].copy_(layer.scores(parts[0], parts[1], None, None).logsumexp(-1)[0].T)
+    moved = frames.clone()
+    moved[0, place] += 3
+    prepared.encode(moved, [state])
+    assert float(of(state, "work")[3]) > 0.05
+    parts = tuple(state.stored(name, 0, like)[None] for name in ("queries", "keys", "values"))
+    wanted, got = layer.attend(*parts)[0], state.stored("attended", 0, like)
+    others = torch.arange(len(like), device=like.device) != place  # whose own query was not rounded
+    assert float((got - wanted)[others].norm() / wanted[others].norm()) < 0.02
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_graphs_in_half_precision_at_real_sizes():
+    """As near to the plain form as rounding lets choices be, streams of other phases beside."""
+    tower, like = real_tower("llava-onevision-7b")
+    method = STCCorrected(tau=0.2, recompute_ratio=0.25, project_tau=0)
+    prepared = method.prepare(tower, like[0], 5, lambda step: None)
+    assert isinstance(prepared, CorrectedEncoder)
+    make = torch.Generator("cuda").manual_seed(0)
+    still = like + 0.3 * torch.randn(5, *like.shape[1:], device="cuda", dtype=like.dtype, generator=make)
+    ours, plain = ([method.new_state() for _ in range(5)] for _ in range(2))
+    for turn in range(5):
+        frames = still.clone()
+        where = torch.rand(5, tower.num_tokens, generator=make, device="cuda") < 0.15
+        noise = torch.randn(still.shape, device="cuda", dtype=like.dtype, generator=make)
+        frames = torch.where(where[..., None], noise * still.std() * 2, frames)
+        here = [b for b in range(5) if turn == 0 or (b + turn) % 4]
+        got = prepared.encode(frames[here], [ours[b] for b in here])
+        wanted = method.encode(tower, frames[here], [plain[b] for b in here])
+        assert got.refreshed == wanted.refreshed == (turn == 0,) * len(here)
+        assert not torch.isnan(got.hidden).any()
+        apart = (got.hidden.float() - wanted.hidden.float()).norm(dim=-1) / wanted.hidden.float().norm(dim=-1)
+        assert float(apart.median()) < 0.02 and float(apart.square().mean().sqrt()) < 0.15, f"turn {turn}"
+        assert got.recomputed is not None and wanted.recomputed is not None
+        assert float((got.recomputed - wanted.recomputed).abs().mean()) < 0.03
