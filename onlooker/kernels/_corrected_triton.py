@@ -97,6 +97,20 @@ def carry_sketches(
         _measure(sketch, thens, scale, stream, row, held, inside, apart, length, at)
 
 
+@triton.jit
+def _most(steps, most):
+    """The `most` units of the most steps, of equal ones the first, int32."""
+    low, high = tl.max(steps, axis=0) * 0, tl.max(steps, axis=0) + 1
+    while high - low > 1:
+        half = low + (high - low) // 2
+        enough = (tl.sum((steps >= half).to(tl.int32), axis=0) >= most).to(tl.int32)
+        low = tl.where(enough > 0, half, low)
+        high = tl.where(enough > 0, high, half)
+    above = (steps > low).to(tl.int32)
+    tied = (steps == low).to(tl.int32)
+    return above + tied * (tl.cumsum(tied, axis=0) <= most - tl.sum(above, axis=0)).to(tl.int32)
+
+
 @triton.jit(do_not_specialize=["layer"])
 def choose_rows(
     apart, length, seen, taus, turns, missed, flat, place, others, counts, times,
@@ -137,15 +151,7 @@ def choose_rows(
     steps = tl.where(there & (change >= limit), steps, -1)
     taken = (steps >= 0).to(tl.int32)
     if tl.sum(taken, axis=0) > most:
-        low, high = tl.max(steps, axis=0) * 0, tl.max(steps, axis=0) + 1
-        while high - low > 1:
-            half = low + (high - low) // 2
-            enough = (tl.sum((steps >= half).to(tl.int32), axis=0) >= most).to(tl.int32)
-            low = tl.where(enough > 0, half, low)
-            high = tl.where(enough > 0, high, half)
-        above = (steps > low).to(tl.int32)
-        tied = (steps == low).to(tl.int32)
-        taken = above + tied * (tl.cumsum(tied, axis=0) <= most - tl.sum(above, axis=0)).to(tl.int32)
+        taken = _most(steps, most)
     spread = tl.reshape(tl.broadcast_to(taken[:, None], (BLOCK // GROUP, GROUP)), (BLOCK,))
     taken = spread * inside.to(tl.int32)
     changed = tl.sum(taken, axis=0)

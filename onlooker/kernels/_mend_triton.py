@@ -121,10 +121,15 @@ def swap_rows(
 
 
 @triton.jit
-def _keep_heads(
-    main_part, rest_part, main, rest, at, codes, scale_at, there, HEAD: tl.constexpr, MAIN: tl.constexpr
+def _tell(
+    main_part, rest_part, main, rest, out, at, codes, scale_at, there, HEAD: tl.constexpr, MAIN: tl.constexpr
 ):  # fmt: skip
-    """Store one head of some rows in 8 bits with a scale in one byte."""
+    """Write one head of some rows to `out`, and keep it in 8 bits with a scale in one byte."""
+    kind = out.dtype.element_ty
+    tl.store(out + main, main_part.to(kind), mask=there[:, None] & (main < HEAD))
+    if HEAD > MAIN:
+        tl.store(out + MAIN + rest, rest_part.to(kind), mask=there[:, None] & (rest < HEAD - MAIN))
+    main_part, rest_part = main_part.to(kind).to(tl.float32), rest_part.to(kind).to(tl.float32)
     most = tl.max(tl.abs(main_part), axis=1)
     if HEAD > MAIN:
         most = tl.maximum(most, tl.max(tl.abs(rest_part), axis=1))
@@ -137,6 +142,85 @@ def _keep_heads(
         narrow = there[:, None] & (rest < HEAD - MAIN)
         tl.store(to + MAIN + rest, ((rest_part / scale + ROUND) - ROUND).to(tl.int8), mask=narrow)
     tl.store(scale_at, steps.to(tl.uint8), mask=there)
+
+
+@triton.jit
+def _head_in_4(at, there, kind, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr):
+    """One head of some rows that are kept in 4 bits, without their scales: the first columns, and the rest."""
+    half, rest_half = tl.arange(0, MAIN // 2)[None, :], tl.arange(0, REST // 2)[None, :]
+    main = unpacked(tl.load(at + half, mask=there & (half < HEAD // 2), other=136)).to(kind)
+    narrow = there & (rest_half < (HEAD - MAIN) // 2)
+    return main, unpacked(tl.load(at + MAIN // 2 + rest_half, mask=narrow, other=136)).to(kind)
+
+
+@triton.jit
+def _exchanged(
+    q_main, q_rest, q_scale, before, sum_main, sum_rest, columns, first, changed, plane, dim, main, rest, kind,
+    HEAD: tl.constexpr, MAIN: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Columns out of sums as they were, and in as they are: both sums, and the share of each softmax that went and
+    came, by what it was before."""
+    was, now = before * 0.0, before * 0.0
+    each = tl.cdiv(changed, N)
+    for turn in range(2 * each):
+        new = turn // each
+        col = (turn - new * each) * N + tl.arange(0, N)
+        seen = (col < changed)[:, None]
+        k_at = columns + new * 2 * plane + ((first + col) * dim)[:, None]
+        k_main = tl.load(k_at + main, mask=seen & (main < HEAD), other=0.0)
+        score = tl.dot(q_main, tl.trans(k_main), input_precision="ieee")
+        if HEAD > MAIN:
+            k_rest = tl.load(k_at + MAIN + rest, mask=seen & (rest < HEAD - MAIN), other=0.0)
+            score = tl.dot(q_rest, tl.trans(k_rest), score, input_precision="ieee")
+        weight = tl.exp2(tl.minimum(score * q_scale[:, None] - before[:, None], 30.0 * LOG2E))
+        weight = tl.where(tl.trans(seen), weight, 0.0)
+        mass = tl.sum(weight, axis=1)
+        was += mass * (1 - new)
+        now += mass * new
+        signed = (weight * (2 * new - 1)).to(kind)
+        v_main = tl.load(k_at + plane + main, mask=seen & (main < HEAD), other=0.0)
+        sum_main = tl.dot(signed, v_main, sum_main, input_precision="ieee")
+        if HEAD > MAIN:
+            v_rest = tl.load(k_at + plane + MAIN + rest, mask=seen & (rest < HEAD - MAIN), other=0.0)
+            sum_rest = tl.dot(signed, v_rest, sum_rest, input_precision="ieee")
+    return sum_main, sum_rest, was, now
+
+
+@triton.jit
+def _everything(
+    q_main, q_rest, q_scale, keys, values, key_scales, value_scales, tokens, dim, kind, wanted,
+    HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Attention to all tokens, if `wanted`: both sums before their division, the divisor, and the highest score."""
+    main, rest = tl.arange(0, MAIN)[None, :], tl.arange(0, REST)[None, :]
+    top = tl.full((M,), -1e30, tl.float32)
+    mass = tl.full((M,), 0.0, tl.float32)
+    all_main, all_rest = tl.full((M, MAIN), 0.0, tl.float32), tl.full((M, REST), 0.0, tl.float32)
+    for start in range(0, tokens * wanted, N):
+        col = start + tl.arange(0, N)
+        seen = (col < tokens)[:, None]
+        k_scale = tl.load(key_scales + col, mask=col < tokens, other=0.0).to(tl.float32)
+        v_scale = tl.load(value_scales + col, mask=col < tokens, other=0.0).to(tl.float32)
+        k_at = keys + (col * (dim // 2))[:, None]
+        k_main, k_rest = _head_in_4(k_at, seen, kind, HEAD, MAIN, REST)
+        score = tl.dot(q_main, tl.trans(k_main), input_precision="ieee")
+        if HEAD > MAIN:
+            score = tl.dot(q_rest, tl.trans(k_rest), score, input_precision="ieee")
+        score = score * q_scale[:, None] * k_scale[None, :]
+        score = tl.where(tl.trans(seen), score, -1e30)
+        higher = tl.maximum(top, tl.max(score, axis=1))
+        weight = tl.exp2(score - higher[:, None])
+        shrink = tl.exp2(top - higher)
+        mass = mass * shrink + tl.sum(weight, axis=1)
+        weight = (weight * v_scale[None, :]).to(kind)
+        v_at = values + (col * dim)[:, None]
+        v_main = tl.load(v_at + main, mask=seen & (main < HEAD), other=0).to(kind)
+        all_main = tl.dot(weight, v_main, all_main * shrink[:, None], input_precision="ieee")
+        if HEAD > MAIN:
+            v_rest = tl.load(v_at + MAIN + rest, mask=seen & (rest < HEAD - MAIN), other=0).to(kind)
+            all_rest = tl.dot(weight, v_rest, all_rest * shrink[:, None], input_precision="ieee")
+        top = higher
+    return all_main, all_rest, mass, top
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -162,7 +246,6 @@ def mend(
     slot = begin + tl.arange(0, M)
     there = slot < limit
     main, rest = tl.arange(0, MAIN)[None, :], tl.arange(0, REST)[None, :]
-    half, rest_half = tl.arange(0, MAIN // 2)[None, :], tl.arange(0, REST // 2)[None, :]
     kind = out.dtype.element_ty
     scale_of = bytes_at(scales, stream, tl.float16, 2) + layer * tokens
     if looks:
@@ -176,14 +259,10 @@ def mend(
         token = tl.load(others + stream * tokens + slot, mask=there, other=0)
         asked = bytes_at(queries, stream, tl.uint8, 4)
         asked += ((layer * tokens + token).to(tl.int64) * (dim // 2))[:, None] + head * (HEAD // 2)
-        empty = there[:, None] & (half < HEAD // 2)
-        q_main = unpacked(tl.load(asked + half, mask=empty, other=136)).to(kind)
-        empty = there[:, None] & (rest_half < (HEAD - MAIN) // 2)
-        q_rest = unpacked(tl.load(asked + MAIN // 2 + rest_half, mask=empty, other=136)).to(kind)
+        q_main, q_rest = _head_in_4(asked, there[:, None], kind, HEAD, MAIN, REST)
         q_scale = tl.load(scale_of + Q * layers * tokens + token, mask=there, other=0.0).to(tl.float32)
     q_scale *= scale * LOG2E
     row = (layer * tokens + token).to(tl.int64)
-    # ------------------------------------------------------------------------------- changed columns out, and in again
     sum_at = bytes_at(sums, stream, tl.float16, 2) + row * heads + head
     before = tl.load(sum_at, mask=there, other=0.0).to(tl.float32) * LOG2E
     kept_at = bytes_at(attended, stream, tl.int8, 8)
@@ -195,80 +274,31 @@ def mend(
     sum_main = tl.load(kept_at + at[:, None] + main, mask=use & (main < HEAD), other=0).to(tl.float32) * kept
     narrow = use & (rest < HEAD - MAIN)
     sum_rest = tl.load(kept_at + at[:, None] + MAIN + rest, mask=narrow, other=0).to(tl.float32) * kept
-    was, now = tl.full((M,), 0.0, tl.float32), tl.full((M,), 0.0, tl.float32)
-    each = tl.cdiv(changed * (1 - looks), N)
-    for turn in range(2 * each):
-        new = turn // each
-        col = (turn - new * each) * N + tl.arange(0, N)
-        seen = (col < changed)[:, None]
-        k_at = columns + new * 2 * plane + ((stream * count + col) * dim)[:, None] + head * HEAD
-        k_main = tl.load(k_at + main, mask=seen & (main < HEAD), other=0.0)
-        score = tl.dot(q_main, tl.trans(k_main), input_precision="ieee")
-        if HEAD > MAIN:
-            k_rest = tl.load(k_at + MAIN + rest, mask=seen & (rest < HEAD - MAIN), other=0.0)
-            score = tl.dot(q_rest, tl.trans(k_rest), score, input_precision="ieee")
-        weight = tl.exp2(tl.minimum(score * q_scale[:, None] - before[:, None], 30.0 * LOG2E))
-        weight = tl.where(tl.trans(seen), weight, 0.0)
-        mass = tl.sum(weight, axis=1)
-        was += mass * (1 - new)
-        now += mass * new
-        signed = (weight * (2 * new - 1)).to(kind)
-        v_main = tl.load(k_at + plane + main, mask=seen & (main < HEAD), other=0.0)
-        sum_main = tl.dot(signed, v_main, sum_main, input_precision="ieee")
-        if HEAD > MAIN:
-            v_rest = tl.load(k_at + plane + MAIN + rest, mask=seen & (rest < HEAD - MAIN), other=0.0)
-            sum_rest = tl.dot(signed, v_rest, sum_rest, input_precision="ieee")
+    sum_main, sum_rest, was, now = _exchanged(
+        q_main, q_rest, q_scale, before, sum_main, sum_rest, columns + head * HEAD, stream * count,
+        changed * (1 - looks), plane, dim, main, rest, kind, HEAD, MAIN, N,
+    )  # fmt: skip
     left = tl.maximum(1.0 - was, 0.0)
     total = left + now
     lost = there & ((total < least) | (left < least) | (slot * 0 + looks > 0))
     total = tl.maximum(total, 0.5 * least)
     sum_main, sum_rest = sum_main / total[:, None], sum_rest / total[:, None]
     less = before + tl.log2(total)
-    # --------------------------------------------------------------------------------- everything, where that is needed
     wanted = tl.max(lost.to(tl.int32), axis=0)
-    top = tl.full((M,), -1e30, tl.float32)
-    mass = tl.full((M,), 0.0, tl.float32)
-    all_main, all_rest = tl.full((M, MAIN), 0.0, tl.float32), tl.full((M, REST), 0.0, tl.float32)
     before_it = tl.cast(layer, tl.int64) * tokens
     key_start = bytes_at(keys, stream, tl.uint8, 4) + before_it * (dim // 2) + head * (HEAD // 2)
     value_start = bytes_at(values, stream, tl.int8, 8) + before_it * dim + head * HEAD
-    for start in range(0, tokens * wanted, N):
-        col = start + tl.arange(0, N)
-        seen = (col < tokens)[:, None]
-        k_scale = tl.load(scale_of + K * layers * tokens + col, mask=col < tokens, other=0.0).to(tl.float32)
-        v_scale = tl.load(scale_of + V * layers * tokens + col, mask=col < tokens, other=0.0).to(tl.float32)
-        k_at = key_start + (col * (dim // 2))[:, None]
-        k_main = unpacked(tl.load(k_at + half, mask=seen & (half < HEAD // 2), other=136)).to(kind)
-        score = tl.dot(q_main, tl.trans(k_main), input_precision="ieee")
-        if HEAD > MAIN:
-            empty = seen & (rest_half < (HEAD - MAIN) // 2)
-            k_rest = unpacked(tl.load(k_at + MAIN // 2 + rest_half, mask=empty, other=136)).to(kind)
-            score = tl.dot(q_rest, tl.trans(k_rest), score, input_precision="ieee")
-        score = score * q_scale[:, None] * k_scale[None, :]
-        score = tl.where(tl.trans(seen), score, -1e30)
-        higher = tl.maximum(top, tl.max(score, axis=1))
-        weight = tl.exp2(score - higher[:, None])
-        shrink = tl.exp2(top - higher)
-        mass = mass * shrink + tl.sum(weight, axis=1)
-        weight = (weight * v_scale[None, :]).to(kind)
-        v_at = value_start + (col * dim)[:, None]
-        v_main = tl.load(v_at + main, mask=seen & (main < HEAD), other=0).to(kind)
-        all_main = tl.dot(weight, v_main, all_main * shrink[:, None], input_precision="ieee")
-        if HEAD > MAIN:
-            v_rest = tl.load(v_at + MAIN + rest, mask=seen & (rest < HEAD - MAIN), other=0).to(kind)
-            all_rest = tl.dot(weight, v_rest, all_rest * shrink[:, None], input_precision="ieee")
-        top = higher
+    each = layers * tokens
+    all_main, all_rest, mass, top = _everything(
+        q_main, q_rest, q_scale, key_start, value_start, scale_of + K * each, scale_of + V * each, tokens, dim, kind,
+        wanted, HEAD, MAIN, REST, M, N,
+    )  # fmt: skip
     mass = tl.where(lost, mass, 1.0)
     sum_main = tl.where(lost[:, None], all_main / mass[:, None], sum_main)
     sum_rest = tl.where(lost[:, None], all_rest / mass[:, None], sum_rest)
     less = tl.where(lost, top + tl.log2(mass), less)
-    # ---------------------------------------------------------------------------------------------------- kept and told
     to = out + ((stream * tokens + token) * dim)[:, None] + head * HEAD
-    tl.store(to + main, sum_main.to(kind), mask=there[:, None] & (main < HEAD))
-    if HEAD > MAIN:
-        tl.store(to + MAIN + rest, sum_rest.to(kind), mask=there[:, None] & (rest < HEAD - MAIN))
-    sum_main, sum_rest = sum_main.to(kind).to(tl.float32), sum_rest.to(kind).to(tl.float32)
-    _keep_heads(sum_main, sum_rest, main, rest, at, kept_at, kept_scale, there, HEAD, MAIN)
+    _tell(sum_main, sum_rest, main, rest, to, at, kept_at, kept_scale, there, HEAD, MAIN)
     tl.store(sum_at, (less / LOG2E).to(tl.float16), mask=there)
     again = lost & (slot * 0 + looks == 0)
     tl.atomic_add(times + tile_plane + stream * tokens + token, 0.5 / heads, mask=again)
