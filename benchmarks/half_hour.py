@@ -54,30 +54,32 @@ SHARES = f"rekv:topk={FRAMES - 5},first=1,recent=4,score=shares,{WINDOW}"
 HEADS = f"retrieval_heads:{WINDOW}"
 TOLD = "told where to look"
 BY_TOKENS = (
-    (SHARES, SHARES, f"sliding_window:{WINDOW}"),
-    (SHARES, HEADS, HEADS + ",recent=4"),
-    (SHARES, TOLD),
     (f"last_frames:frames={FRAMES}",),
-    (SHARES, f"rekv:topk={FRAMES - 4},recent=4,{WINDOW}"),
-    (SHARES, f"select_recent:recent=8,budget={FRAMES - 9}"),
-    (SHARES, f"streamingtom:recall_tokens={TOKENS},recent=4,{WINDOW}"),
-    (SHARES, SHARES + ",level=true"),
+    (SHARES, SHARES, HEADS, HEADS + ",recent=4", TOLD),
+    (
+        SHARES,
+        f"select_recent:recent=8,budget={FRAMES - 9}",
+        f"sliding_window:{WINDOW}",
+        f"rekv:topk={FRAMES - 4},recent=4,{WINDOW}",
+        f"streamingtom:recall_tokens={TOKENS},recent=4,{WINDOW}",
+        SHARES + ",level=true",
+    ),
+    ("flash_vstream:form=csm_dam,clusters=26,details=24",),
+    ("streamforest:short_frames=24,event_frames=190",),
+    ("scene_tiling:scenes=40,frames=8",),
+    ("participative:sink_frames=24,recent=8,top_tokens=336,pack=true",),
+    ("video_streaming:topk=9",),
+    ("carriers:bank=231,tokens=4,pack=true",),
+    (f"resv:share=0.5,{WINDOW}",),
     ("full",),
     (f"infinipot_v:{WINDOW},keep_tokens={TOKENS * 3 // 4}",),
     (f"infinipot_v:{WINDOW},keep_tokens={TOKENS * 3 // 4},pack=true",),
     (f"livevlm:keep_tokens={TOKENS * 5 // 3},recent=16,pack=true",),
     ("flash_vstream:form=star,clusters=48",),
-    ("flash_vstream:form=csm_dam,clusters=26,details=24",),
-    ("streamforest:short_frames=24,event_frames=190",),
-    ("scene_tiling:scenes=40,frames=8",),
     (f"curvestream:frames={FRAMES - 1}",),
     (f"deep_sink:window_frames={FRAMES},sink_frames={FRAMES // 2}",),
-    ("participative:sink_frames=24,recent=8,top_tokens=336,pack=true",),
-    ("video_streaming:topk=9",),
-    ("carriers:bank=231,tokens=4,pack=true",),
     (f"streaming_vlm:vision_s={2 * FRAMES}",),
     ("quickprefill:keep_ratio=0.05",),
-    (f"resv:share=0.5,{WINDOW}",),
 )
 """What a job watches under, and under what forks of that are asked; alone: it is asked itself. A codec of parked blocks
 stands behind a space."""
@@ -102,8 +104,8 @@ BY_BYTES = (
     ("participative:sink_frames=24,recent=8,top_tokens=336,pack=true",),
 )
 TABLES = {"tokens": BY_TOKENS, "bytes": BY_BYTES}
-AT_ONCE = 64
-"""Questions in one step."""
+AT_ONCE = 96
+"""Questions in one step: about those of one stream."""
 
 
 @dataclass(frozen=True)
@@ -164,24 +166,18 @@ def watch(
 
 def ask_all(
     streams: Sequence[Stream], sessions: Sequence[Session], engine: Engine, group: Sequence[str]
-) -> Iterator[tuple[str, list[Outcome]]]:
-    """Put every stream's questions under every memory of a group."""
-
-    def questions(some: Sequence[Session], told: MemoryPolicy | None = None) -> list[Asked]:
-        return [Asked(one, query, told) for one, s in zip(some, streams, strict=True) for query in s.queries]
-
-    if len(group) == 1:
-        yield group[0], answers(engine, questions(sessions))
-    for name in group[1:]:
-        if name == TOLD:
-            yield name, answers(engine, questions(sessions, sessions[0].memory))
-            continue
-        forks = [session.fork() for session in sessions]
-        for fork in forks:
-            fork.memory = registry.make("memory", name)
-        yield name, answers(engine, questions(forks))
-        for fork in forks:
-            fork.close()
+) -> Iterator[tuple[str, int, list[Outcome]]]:
+    """Put every stream's questions under every memory of a group: the memory, the stream's place, what it said."""
+    for name in group[1:] or group:
+        for place, (stream, session) in enumerate(zip(streams, sessions, strict=True)):
+            told = session.memory if name == TOLD else None
+            asked = session
+            if len(group) > 1 and told is None:
+                asked = session.fork()
+                asked.memory = registry.make("memory", name)
+            yield name, place, answers(engine, [Asked(asked, query, told) for query in stream.queries])
+            if asked is not session:
+                asked.close()
 
 
 def line(
@@ -274,21 +270,28 @@ class Worker:
             "minutes": given.minutes, "fps": given.fps, **self.eyes, "device": self.card,
             "commit": provenance.commit(), "versions": provenance.versions(),
         }  # fmt: skip
-        for name, outcomes in ask_all(streams, sessions, engine, job.group):
-            rows, at = [], 0
-            for stream, session, held in zip(streams, sessions, half, strict=True):
-                own = outcomes[at : at + len(stream.queries)]
-                at += len(own)
-                rows.append(line(name, session, held, own, facts | {"stream": stream.episode.seed}))
+        worths: dict[str, list[float]] = {}
+        for name, place, outcomes in ask_all(streams, sessions, engine, job.group):
+            row = line(name, sessions[place], half[place], outcomes, facts | {"stream": streams[place].episode.seed})
             with lock, Path(given.out).open("a", encoding="utf-8") as out:
-                out.writelines(json.dumps(row) + "\n" for row in rows)
-            worths = [answer["worth"] for row in rows for answer in row["answers"]]
-            tokens = sum(answer["tokens"] for row in rows for answer in row["answers"]) / len(worths)
-            print(f"  {name:76} {sum(worths) / len(worths):.3f} {tokens:6.0f} tokens, {job.model}", flush=True)
+                out.write(json.dumps(row) + "\n")
+            so_far = worths.setdefault(name, [])
+            so_far += [answer["worth"] for answer in row["answers"]]
+            if place == len(streams) - 1:
+                print(f"  {name:76} {sum(so_far) / len(so_far):.3f} {job.model}", flush=True)
+            if time.monotonic() > self.deadline:
+                print(f"  given up: {job.group[0]} behind {name}, stream {job.seeds[place]}", flush=True)
+                return
         whole = time.monotonic() - began
         print(
             f"{len(streams)} streams, {job.model}, {job.group[0]}: {seconds:.0f} + {whole - seconds:.0f} s", flush=True
         )
+
+
+def matching(group: tuple[str, ...], wanted: str) -> tuple[str, ...]:
+    """The group with only those that are asked in whose names an expression is found; empty if in none."""
+    asked = tuple(name for name in group[1:] or group if re.search(wanted, name))
+    return asked if len(group) == 1 or not asked else (group[0], *asked)
 
 
 def work(number: int, given: argparse.Namespace, jobs: Sequence[Job], begun: Any, ready: Any, deadline: float) -> None:
@@ -302,6 +305,8 @@ def work(number: int, given: argparse.Namespace, jobs: Sequence[Job], begun: Any
         ready.abort()
         raise
     ready.wait(max(1.0, deadline - time.monotonic()))
+    if number >= (given.watchers or given.workers):
+        return
     while time.monotonic() < deadline:
         with begun.get_lock():
             place, begun.value = begun.value, begun.value + 1
@@ -328,16 +333,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--compressor", default="stc_pruner", help="the same for all memories")
     parser.add_argument("--also", action="append", default=[], metavar="MEMORY", help="watch under this one too")
     parser.add_argument("--fork", action="append", default=[], metavar="MEMORY", help="ask forks under this one too")
-    parser.add_argument("--match", default="", help="only memories of the table in whose jobs this expression is found")
+    parser.add_argument("--match", default="", help="only memories in whose names this expression is found")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--devices", default="auto", help="for example cuda:0,cuda:0,cpu: workers take them in turn")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--watchers", type=int, default=0, help="of the workers, go on when streams are seen (0: all)")
     parser.add_argument("--together", type=int, default=6, help="streams that are watched in the same steps")
     parser.add_argument("--seconds", type=float, default=3600.0, help="give up what is not done by then")
     parser.add_argument("--seen", default="", help="folder for what is seen of streams (default: one that is deleted)")
     parser.add_argument("--out", default="half_hour.jsonl")
     given = parser.parse_args(argv)
-    groups = [group for group in TABLES[given.table] if any(re.search(given.match, name) for name in group[-2:])]
+    groups = [matching(group, given.match) for group in TABLES[given.table]]
+    groups = [group for group in groups if group]
     groups += [*((name,) for name in given.also), *((SHARES, name) for name in given.fork)]
     for name in {name for group in groups for name in group} - {TOLD}:
         registry.make("memory", name.partition(" ")[0])  # a mistake is told before anything is done

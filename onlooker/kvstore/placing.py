@@ -1,6 +1,5 @@
 """Where blocks start on each axis of positions: one behind the other, or in step with the clock of one long video."""
 
-import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,7 +94,11 @@ class Placing:
 
     def copy(self) -> "Placing":
         """An independent copy."""
-        return copy.deepcopy(self)
+        twin, video = Placing(len(self._start)), self._video
+        twin._start = self._start
+        if video is not None:
+            twin._video = _Video(video.first, video.last, video.num_blocks, video.extents.copy())
+        return twin
 
 
 def lay_out(blocks: Iterable[Block], axes: int) -> tuple[list[Offset], Offset]:

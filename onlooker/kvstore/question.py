@@ -16,7 +16,7 @@ from onlooker.kvstore.blocks import Block, Entry
 from onlooker.kvstore.catalog import Catalog, Spans
 from onlooker.kvstore.context import Context, Sources
 from onlooker.kvstore.refining import Pick, RefiningSegment
-from onlooker.kvstore.rows import block_shares, gathered, new_ledger, pick_rows, rows_seen, side_by_side, wanted_rows
+from onlooker.kvstore.rows import block_shares, gathered, layers_alike, new_ledger, pick_rows, side_by_side, wanted_rows
 from onlooker.kvstore.segments import Retrieval, TailSegment
 from onlooker.kvstore.signals import tell_scores
 
@@ -230,16 +230,17 @@ class QuestionView:
         self._settle()
         own = self.held_spans if self._held_tokens and self._contexts else ()
         counts = {span.id: len(self._contexts) for span in own}
-        for context in self._contexts:
-            for block, rows in rows_seen(context, self._sources.entries).items():
-                counts[block] = counts.get(block, 0) + (rows > 0)
+        for rows, layers in layers_alike(self._contexts, self._sources.entries):
+            for block, seen in rows.items():
+                counts[block] = counts.get(block, 0) + layers * (seen > 0)
         return counts
 
     def context_tokens(self) -> float:
         """Tokens that the question saw of what was before it, mean over layers and heads."""
         self._settle()
-        entries, layers = self._sources.entries, max(1, len(self._contexts))
-        return self._held_tokens + sum(sum(rows_seen(one, entries).values()) for one in self._contexts) / layers
+        alike = layers_alike(self._contexts, self._sources.entries)
+        total = sum(layers * sum(rows.values()) for rows, layers in alike)
+        return self._held_tokens + total / max(1, len(self._contexts))
 
     def find(self, block: int) -> Span | None:
         """A block there was to choose from, or that was held; None for another."""

@@ -1,7 +1,8 @@
 """Contexts in which layers and heads see single rows instead of whole blocks."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -127,6 +128,19 @@ def new_ledger(context: Context, held_tokens: int, apart: bool = False) -> Tenso
     return allocate((layers, *heads, rows + held_tokens), torch.float32, context.keys.device).zero_()
 
 
+def layers_alike(contexts: Sequence[Context], entries: Catalog[Entry]) -> Iterator[tuple[dict[int, float], int]]:
+    """How many rows of each block neighbouring layers see, and how many layers those are: where all see whole blocks,
+    the same ones, that is counted once."""
+    for _, same in itertools.groupby(enumerate(contexts), key=lambda layer: _what_is_seen(*layer)):
+        some = [context for _, context in same]
+        yield rows_seen(some[0], entries), len(some)
+
+
+def _what_is_seen(number: int, context: Context) -> tuple[int, ...]:
+    """The same of layers that see the same whole blocks; of its own where single rows are seen."""
+    return context.blocks if context.owners is None else (-1 - number,)
+
+
 def rows_seen(context: Context, entries: Catalog[Entry]) -> dict[int, float]:
     """How many rows of each of its blocks the layer of a context sees, mean over its heads."""
     if context.owners is None:
@@ -163,7 +177,14 @@ def block_shares(
 
     total = torch.zeros(len(names), dtype=torch.float32, device=device)
     beside = numbers(tuple(held))
-    for context, weight in zip(contexts, weights, strict=True):
+
+    def what(number: int) -> tuple[object, ...]:
+        return _what_is_seen(number, contexts[number]), weights[number].shape
+
+    for _, same in itertools.groupby(range(len(contexts)), key=what):
+        layers = list(same)
+        context = contexts[layers[0]]
+        weight = weights[layers[0]] if len(layers) == 1 else torch.stack([weights[n] for n in layers]).sum(0)
         on_context, on_held = weight.split((weight.shape[-1] - len(beside), len(beside)), dim=-1)
         if context.owners is None:
             own = numbers(context.blocks)

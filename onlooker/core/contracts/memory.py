@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from onlooker.core.contracts.method import Method
-from onlooker.core.spans import Hint, Plan, Recall, Scoring, Span
+from onlooker.core.spans import Hint, Plan, Recall, Scoring, Span, Tier
 from onlooker.core.state import StreamState
 from onlooker.core.unread import Unread
 
@@ -84,7 +84,7 @@ class MemoryPolicy(Method):
 
         The default is everything on the device. Must not change `state`.
         """
-        return Recall(tuple(span.id for span in spans if span.tier.value == "device"))
+        return Recall(tuple(span.id for span in spans if span.tier is Tier.DEVICE))
 
     def recall_layer(self, layer: int, num_layers: int, spans: Sequence[Span], state: StreamState) -> Recall:
         """What a question may see in one of so many layers, if `layered`. Must not change `state`."""
