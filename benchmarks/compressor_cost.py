@@ -4,7 +4,8 @@
 
 Streams are in different phases, as in life: each has seen another number of frames. Time is wall-clock from the call to
 the end of the device's work, over frames of the whole measurement, so that a window's burst counts. State is that of
-one stream after the last frame, what is held included.
+one stream after the last frame, what is held included. `ms_a_frame` is with steps of fixed shape prepared, as an engine
+that was prepared has them (on CUDA they are graphs), `ms_unprepared` without; `prepared` says how many there are.
 """
 
 import argparse
@@ -13,13 +14,14 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from onlooker.core import provenance, registry
-from onlooker.core.contracts import Compressor
-from onlooker.core.errors import OnlookerError
+from onlooker.core.contracts import Compress, Compressor
+from onlooker.core.errors import ModelError, OnlookerError
 from onlooker.core.tokens import VisualTokens
 
 
@@ -51,7 +53,8 @@ def main() -> None:
         rows.append(measured(name, method, options, device, dtype))
         row = rows[-1]
         print(
-            f"{name:12} {row['ms_a_frame']:8.4f} ms a frame, keeps {row['kept']:6.1%}, {row['state_bytes']:>12,} bytes"
+            f"{name:12} {row['ms_a_frame']:8.4f} ms a frame ({row['ms_unprepared']:.4f} without"
+            f" {row['prepared']} steps), keeps {row['kept']:6.1%}, {row['state_bytes']:>12,} bytes {row['refused']}"
         )
         sys.stdout.flush()
     about = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
@@ -99,29 +102,46 @@ def measured(
     name: str, method: Compressor, options: argparse.Namespace, device: torch.device, dtype: torch.dtype
 ) -> dict[str, object]:
     """Cost, share and state of one method."""
-    frames = clips(method, options, device, dtype)
-    states = [method.new_state() for _ in range(options.streams)]
+    frames, steps = clips(method, options, device, dtype), list[str]()
+    try:
+        prepared = method.prepare(frames[0][0], options.streams, steps.append)
+    except ModelError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        prepared, steps = method.compress_streams, [str(error)]
+    plain, _, _ = spent(method, method.compress_streams, frames, options)
+    took, kept, state = spent(method, prepared, frames, options)
+    return {
+        "compressor": name,
+        "settings": registry.describe(method),
+        "ms_a_frame": round(took, 5),
+        "ms_unprepared": round(plain, 5),
+        "prepared": len(steps) if prepared != method.compress_streams else 0,
+        "refused": steps[0] if steps and prepared == method.compress_streams else "",
+        "kept": round(kept, 4),
+        "state_bytes": state,
+        "lookahead": method.lookahead,
+    }
+
+
+def spent(
+    method: Compressor, run: Compress, frames: Sequence[list[VisualTokens]], options: argparse.Namespace
+) -> tuple[float, float, int]:
+    """Milliseconds a frame, the share that is kept, and the bytes of a stream's state."""
+    states, device = [method.new_state() for _ in range(options.streams)], frames[0][0].features.device
     for number in range(options.streams):  # stream n starts n frames late
-        method.compress_streams(frames[number % 24][: number + 1], states[: number + 1])
-    spent, kept, seen = [], 0, 0
+        run(frames[number % 24][: number + 1], states[: number + 1])
+    took, kept, seen = [], 0, 0
     for repeat in range(options.repeats + 1):
         wait(device)
         began = time.perf_counter()
         for number in range(options.frames):
-            outs = method.compress_streams(frames[number % 24], states)
+            outs = run(frames[number % 24], states)
             if repeat:
                 kept += sum(map(len, outs))
                 seen += options.streams * options.tokens
         wait(device)
-        spent.append((time.perf_counter() - began) * 1000 / options.frames / options.streams)
-    return {
-        "compressor": name,
-        "settings": registry.describe(method),
-        "ms_a_frame": round(statistics.median(spent[1:]), 5),
-        "kept": round(kept / seen, 4),
-        "state_bytes": max(state.num_bytes() for state in states),
-        "lookahead": method.lookahead,
-    }
+        took.append((time.perf_counter() - began) * 1000 / options.frames / options.streams)
+    return statistics.median(took[1:]), kept / seen, max(state.num_bytes() for state in states)
 
 
 def wait(device: torch.device) -> None:

@@ -128,19 +128,6 @@ def in_steps(scores: Tensor) -> Tensor:
     return torch.round(scores * STEPS)
 
 
-def where(batch: Sequence[VisualTokens], members: Sequence[int], mask: Tensor) -> list[VisualTokens]:
-    """The tokens where `mask` (bool `[streams, tokens]`) is true, of some streams of one shape. Waits for the device
-    once for all of them."""
-    counts = mask.sum(1).tolist()
-    order = mask.logical_not().byte().sort(dim=1, stable=True).indices
-    if len(members) == 1:
-        return [batch[members[0]].select(order[0, : counts[0]])]
-    size = mask.shape[1]
-    order = order + torch.arange(0, len(members) * size, size, device=order.device)[:, None]
-    place = torch.cat([row[:count] for row, count in zip(order, counts, strict=True)])
-    return apart(together(batch, members).select(place), counts)
-
-
 def among_best(scores: Tensor, count: Tensor) -> Tensor:
     """Which of `scores` (`[streams, tokens]`) are among the `count` highest of their stream (`[streams]`), bool; of
     equal scores the earlier token wins. Nothing waits for the device."""
@@ -154,7 +141,10 @@ def earlier(rows: Sequence[Tensor | None], now: Tensor) -> tuple[Tensor, Tensor]
     `[streams]`); the frames of the others are their own past (`now`)."""
     fits = [row is not None and row.shape == frame.shape for row, frame in zip(rows, now, strict=True)]
     past = [row if fit else frame for row, frame, fit in zip(rows, now, fits, strict=True)]
-    known = torch.tensor(fits).to(now.device, non_blocking=True)
+    # Most often all do, and nothing has to come from the host.
+    known = torch.ones(len(fits), dtype=torch.bool, device=now.device)
+    if not all(fits):
+        known = torch.tensor(fits).to(now.device, non_blocking=True)
     there = [one for one in past if one is not None]
     if len({one.dtype for one in there}) > 1:
         there = [one.float() for one in there]

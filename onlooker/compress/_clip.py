@@ -1,8 +1,8 @@
 """Methods that look at several frames together: a window of the stream is a clip to them."""
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar, Self
 
 import torch
@@ -11,8 +11,9 @@ from torch.nn.functional import cosine_similarity
 
 from onlooker.compress._batching import alike, apart, nothings, owned
 from onlooker.compress._keep import check_keep
+from onlooker.compress._steps import CapturedSteps, Kept, Stepped, masked
 from onlooker.core.checks import whole
-from onlooker.core.contracts import Compressor
+from onlooker.core.contracts import Compress, Compressor
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens, join
 
@@ -61,6 +62,10 @@ class WindowMethod(Compressor):
 
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """The windows of those streams whose frame completes one; those of one shape together."""
+        return self._pass(batch, states, self._whole)
+
+    def _pass(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
+        """`run` gets the frames of windows that are complete, one window after the other."""
         outs = nothings(batch)
         for members in alike(batch):
             full: list[int] = []
@@ -71,23 +76,25 @@ class WindowMethod(Compressor):
                     outs[i] = self.flush(state) or outs[i]
                 state.waiting = [*state.waiting, tokens]
                 full += [i] if len(state.waiting) == self.frames else []
-            for i, out in zip(full, self._given([states[i] for i in full]) if full else (), strict=True):
+            for i, out in zip(full, self._given([states[i] for i in full], run) if full else (), strict=True):
                 outs[i] = out
         return outs
 
     def flush(self, state: StreamState) -> VisualTokens | None:
         """The window as it is."""
         assert isinstance(state, ClipState)
-        return self._given([state])[0] if state.waiting else None
+        return self._given([state], self._whole)[0] if state.waiting else None
 
-    def _given(self, states: Sequence[StreamState]) -> list[VisualTokens]:
+    def _given(self, states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
         """What is kept of windows of one shape, which are empty then."""
+        parts = [one for state in states for one in _waiting(state)]
+        for state in states:
+            _waiting(state).clear()
+        return run(parts, states)
+
+    def _whole(self, parts: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         mine = [state for state in states if isinstance(state, ClipState)]
-        frames = len(mine[0].waiting)
-        tokens = join(one for state in mine for one in state.waiting)
-        for state in mine:
-            state.waiting = []
-        return self.clips(tokens, frames, mine)
+        return self.clips(join(parts), len(parts) // len(mine), mine)
 
     def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
         """What is kept of the windows of several streams, one after the other in `tokens`, of so many frames each.
@@ -121,40 +128,34 @@ def _waiting(state: StreamState) -> list[VisualTokens]:
     return state.waiting
 
 
-def merged_into(tokens: VisualTokens, owner: Tensor, windows: int, kept: Tensor | None = None) -> list[VisualTokens]:
+class SteppedWindows(WindowMethod, Stepped):
+    """One whose windows are seen in steps of fixed shape: fill in `step`."""
+
+    def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
+        """A step as it is."""
+        kept = self.step(tokens, len(states), frames, self.recalled(tokens, states))
+        return kept.given(len(states))
+
+    def prepare(
+        self, like: VisualTokens, most_streams: int, on_step: Callable[[str], None], capture: bool = True
+    ) -> Compress:
+        """Windows of such frames by captured steps; those that end early as they are."""
+        if not self.steady:
+            return self.compress_streams
+        steps = CapturedSteps(self, [like] * self.frames, most_streams, on_step, capture)
+        return partial(self._pass, run=steps.run)
+
+
+def merged_into(tokens: VisualTokens, owner: Tensor, windows: int, kept: Tensor | None = None) -> Kept:
     """Of each of some windows of one size, one after the other, the tokens that own themselves, each the mean, by
     weight, of all tokens that it owns, at its own place.
 
     `owner` is int64 `[tokens]`, the number of a token that owns itself. `kept` (bool `[tokens]`) leaves the groups of
-    some owners out. Waits for the device once.
+    some owners out.
     """
-    itself = owner == torch.arange(len(owner), device=owner.device)
-    given = itself if kept is None else itself & kept
-    groups, counts = torch.stack([itself, given]).view(2, windows, -1).sum(2).tolist()
-    owners = given.logical_not().byte().sort(stable=True).indices[: sum(counts)]
-    number = itself.cumsum(0) - 1
-    merged = tokens.merge(number[owner], sum(groups))
-    merged = merged if kept is None else merged.select(number[owners])
-    placed = replace(
-        merged,
-        frame=tokens.frame[owners],
-        time_s=tokens.time_s[owners],
-        row=tokens.row[owners],
-        col=tokens.col[owners],
-        extras={
-            name: value if value.is_floating_point() else tokens.extras[name][owners]
-            for name, value in merged.extras.items()
-        },
-    )
-    return apart(placed, counts)
-
-
-def chosen_of(tokens: VisualTokens, mask: Tensor) -> list[VisualTokens]:
-    """The tokens of some windows, one after the other, where `mask` (bool `[windows, tokens]`) is true. Waits for the
-    device once."""
-    counts = mask.sum(1).tolist()
-    place = mask.flatten().logical_not().byte().sort(stable=True).indices[: sum(counts)]
-    return apart(tokens.select(place), counts)
+    given = owner == torch.arange(len(owner), device=owner.device)
+    given = given if kept is None else given & kept
+    return masked(averaged(tokens, owner), given.view(windows, -1))
 
 
 def averaged(tokens: VisualTokens, owner: Tensor) -> VisualTokens:
@@ -182,28 +183,34 @@ def averaged(tokens: VisualTokens, owner: Tensor) -> VisualTokens:
     )
 
 
-def segments(means: Tensor, least: int, below: float) -> list[tuple[int, int]]:
-    """Parts of a clip, as first frame and the one behind the last, by its frames' mean tokens (`[frames, dim]`): cut
-    where neighbours are less alike than `below`, and at the least alike places until there are `least` parts."""
-    return _cut(cosine_similarity(means[1:], means[:-1], dim=1).tolist(), least, below)
+@dataclass(frozen=True)
+class Parts:
+    """Parts of windows, as frames in a row, int64 `[frames]` each, counted over all windows: of every frame the number
+    of its part, the part's first frame, and how many it has."""
+
+    number: Tensor
+    first: Tensor
+    length: Tensor
+
+    @classmethod
+    def opened(cls, opens: Tensor) -> "Parts":
+        """By the frames that open a part (bool `[windows, frames]`); the first of a window does. Nothing waits for the
+        device."""
+        flat = opens.clone()
+        flat[:, 0].fill_(True)
+        flat = flat.flatten()
+        number = flat.long().cumsum(0) - 1
+        place = torch.arange(len(flat), device=flat.device)
+        first = (place * flat).cummax(0).values
+        length = torch.zeros_like(number).index_add_(0, number, torch.ones_like(number))[number]
+        return cls(number, first, length)
 
 
-def segments_of(means: Tensor, windows: int, least: int, below: float) -> list[tuple[int, int]]:
-    """The same of several windows, one after the other; no part is in two of them."""
-    frames = len(means) // windows
-    every = cosine_similarity(means[1:], means[:-1], dim=1).tolist()
-    return [
-        (first + start, end + start)
-        for start in range(0, len(means), frames)
-        for first, end in _cut(every[start : start + frames - 1], least, below)
-    ]
-
-
-def _cut(likeness: list[float], least: int, below: float) -> list[tuple[int, int]]:
-    cuts = {n + 1 for n, alike in enumerate(likeness) if alike < below}
-    for n in sorted(range(len(likeness)), key=lambda n: (likeness[n], n)):
-        if len(cuts) + 1 >= least:
-            break
-        cuts.add(n + 1)
-    edges = [0, *sorted(cuts), len(likeness) + 1]
-    return list(itertools.pairwise(edges))
+def segments(means: Tensor, windows: int, least: int, below: float) -> Parts:
+    """Parts of windows by their frames' mean tokens (`[windows * frames, dim]`): cut where neighbours are less alike
+    than `below`, and at the least alike places until a window has `least` parts."""
+    each = means.unflatten(0, (windows, -1))
+    alike = cosine_similarity(each[:, 1:], each[:, :-1], dim=2)
+    order = alike.sort(dim=1, stable=True).indices
+    cuts = (alike < below).scatter(1, order[:, : least - 1], True)
+    return Parts.opened(torch.cat([cuts.new_zeros(windows, 1), cuts], dim=1))

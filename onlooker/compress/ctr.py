@@ -19,11 +19,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import STEPS, Batched, alike, among_best, beside, copies, earlier, in_steps
-from onlooker.compress._blending import blended_streams
+from onlooker.compress._batching import STEPS, among_best, copies, earlier, in_steps
+from onlooker.compress._blending import blended_flat
 from onlooker.compress._density import centres_of, density_scores, mean_of_members
 from onlooker.compress._keep import Budgeted
 from onlooker.compress._likeness import likeness
+from onlooker.compress._steps import Kept, SteppedFrames
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -40,7 +41,7 @@ class CtrState(StreamState):
 
 
 @dataclass(frozen=True)
-class CTR(Budgeted, Batched):
+class CTR(Budgeted, SteppedFrames):
     """Causal temporal reduction."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
@@ -60,32 +61,35 @@ class CTR(Budgeted, Batched):
         """No frame before: all is dynamic."""
         return CtrState()
 
-    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
-        """One frame of each stream, those of one shape together; nothing waits for the device but what is new."""
-        kept = list(batch)
-        for members in alike(batch):
-            mine = [state for i in members if isinstance(state := states[i], CtrState)]
-            now = beside(batch, members)
-            before, known = earlier([state.before for state in mine], now)
-            for state, frame in zip(mine, copies(now.unbind()), strict=True):
-                state.before = frame
-            keep = self.num_kept(now.shape[1])
-            if keep == now.shape[1]:
-                continue
-            static = (in_steps(likeness(now, before)) > self.tau * STEPS) & known[:, None]
-            saliency = torch.stack([batch[i].extras["saliency"].detach().float() for i in members])
-            dynamic, centre, owner = _dealt(now, saliency, static, keep)
-            joined = static & ~centre
-            _, number = mean_of_members(saliency, owner, joined)
-            order = (dynamic | centre).logical_not().byte().sort(dim=1, stable=True).indices[:, :keep]
+    def recalled(self, tokens: VisualTokens, states: Sequence[StreamState]) -> tuple[Tensor, ...]:
+        """The frame before, and whether there was one."""
+        now = tokens.features.detach().unflatten(0, (len(states), -1))
+        return earlier([state.before for state in states if isinstance(state, CtrState)], now)
 
-            def blend(value: Tensor, owner: Tensor = owner, joined: Tensor = joined) -> Tensor:
-                mean, _ = mean_of_members(value, owner, joined)
-                return self.beta * value + (1 - self.beta) * mean
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
+        """Dynamic tokens, and static ones merged into centres."""
+        now, (before, known) = tokens.features.detach().unflatten(0, (streams, -1)), past
+        keep = self.num_kept(now.shape[1])
+        if keep == now.shape[1]:
+            return Kept(tokens, past=(now,))
+        static = (in_steps(likeness(now, before)) > self.tau * STEPS) & known[:, None]
+        saliency = tokens.extras["saliency"].detach().float().view(streams, -1)
+        dynamic, centre, owner = _dealt(now, saliency, static, keep)
+        joined = static & ~centre
+        _, number = mean_of_members(saliency, owner, joined)
+        order = (dynamic | centre).logical_not().byte().sort(dim=1, stable=True).indices[:, :keep]
 
-            for i, out in zip(members, blended_streams(batch, members, order, 1 + number, blend), strict=True):
-                kept[i] = out
-        return kept
+        def blend(value: Tensor) -> Tensor:
+            mean, _ = mean_of_members(value, owner, joined)
+            return self.beta * value + (1 - self.beta) * mean
+
+        return Kept(blended_flat(tokens, order, 1 + number, blend), past=(now,))
+
+    def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
+        """This frame is the one before the next."""
+        mine = [state for state in states if isinstance(state, CtrState)]
+        for state, frame in zip(mine, copies(kept.past[0].unbind()), strict=True):
+            state.before = frame
 
 
 def _dealt(now: Tensor, saliency: Tensor, static: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,8 +18,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import LongRun, alike, beside, copies, earlier, where
+from onlooker.compress._batching import LongRun, copies, earlier
 from onlooker.compress._likeness import likeness
+from onlooker.compress._steps import Kept, SteppedFrames, masked
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -41,7 +42,7 @@ class EvsState(StreamState):
 
 
 @dataclass(frozen=True)
-class EVS(LongRun):
+class EVS(LongRun, SteppedFrames):
     """Efficient video sampling, causal."""
 
     whole_frames: ClassVar[bool] = True
@@ -58,27 +59,32 @@ class EVS(LongRun):
         """No frame before, nothing counted."""
         return EvsState()
 
-    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
-        """One frame of each stream, those of one shape together; waits for the device once for them."""
-        kept = list(batch)
-        for members in alike(batch):
-            mine = [state for i in members if isinstance(state := states[i], EvsState)]
-            now = beside(batch, members)
-            before, known = earlier([state.before for state in mine], now)
-            place = _bins(1 - likeness(now, before))
-            empty = torch.zeros(OCTAVES * BINS, device=now.device)
-            counted = torch.stack([empty if state.histogram is None else state.histogram for state in mine])
-            seen = torch.zeros_like(counted).scatter_add_(1, place, torch.ones_like(place, dtype=counted.dtype))
-            counted = counted * (1 - 1 / self.horizon) + seen * known[:, None]
-            total = counted.cumsum(1)
-            # The first bin up to which all that is not to be kept lies; a hair of grace for sums of shares.
-            edge = (total < (1 - self.keep_ratio) * total[:, -1:] * (1 - 1e-6)).sum(1, keepdim=True)
-            mask = (place > edge) | ~known[:, None] if self.keep_ratio < 1 else torch.ones_like(place, dtype=torch.bool)
-            given = where(batch, members, mask)
-            frames, counts = copies(now.unbind()), copies(counted.unbind())
-            for state, i, frame, count, out in zip(mine, members, frames, counts, given, strict=True):
-                state.before, state.histogram, kept[i] = frame, count, out
-        return kept
+    def recalled(self, tokens: VisualTokens, states: Sequence[StreamState]) -> tuple[Tensor, ...]:
+        """The frame before, whether there was one, and the histogram."""
+        mine = [state for state in states if isinstance(state, EvsState)]
+        now = tokens.features.detach().unflatten(0, (len(states), -1))
+        empty = torch.zeros(OCTAVES * BINS, device=now.device)
+        counted = torch.stack([empty if state.histogram is None else state.histogram for state in mine])
+        return *earlier([state.before for state in mine], now), counted
+
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
+        """The tokens above the edge of the share."""
+        now, (before, known, counted) = tokens.features.detach().unflatten(0, (streams, -1)), past
+        place = _bins(1 - likeness(now, before))
+        seen = torch.zeros_like(counted).scatter_add_(1, place, torch.ones_like(place, dtype=counted.dtype))
+        counted = counted * (1 - 1 / self.horizon) + seen * known[:, None]
+        total = counted.cumsum(1)
+        # The first bin up to which all that is not to be kept lies; a hair of grace for sums of shares.
+        edge = (total < (1 - self.keep_ratio) * total[:, -1:] * (1 - 1e-6)).sum(1, keepdim=True)
+        mask = (place > edge) | ~known[:, None] if self.keep_ratio < 1 else torch.ones_like(place, dtype=torch.bool)
+        return masked(tokens, mask, (now, counted))
+
+    def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
+        """This frame is the one before the next; what was counted."""
+        mine = [state for state in states if isinstance(state, EvsState)]
+        frames, counts = (copies(one.unbind()) for one in kept.past)
+        for state, frame, count in zip(mine, frames, counts, strict=True):
+            state.before, state.histogram = frame, count
 
 
 def _bins(worth: Tensor) -> Tensor:

@@ -12,18 +12,18 @@ like, and a target becomes 0.6 of itself and 0.4 of the mean of those (with one 
 - saliency is that of the tower's own last layer (see the models' pages), not of a second pass through a pooling head.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import among_best, apart, in_steps
+from onlooker.compress._batching import among_best, in_steps
 from onlooker.compress._blending import blended
-from onlooker.compress._clip import ClipMethod, ClipState, segments_of
+from onlooker.compress._clip import ClipMethod, Parts, SteppedWindows, segments
 from onlooker.compress._density import density_scores, mean_of_members
 from onlooker.compress._likeness import likenesses
+from onlooker.compress._steps import Kept, masked
 from onlooker.core.tokens import VisualTokens
 
 PERIOD = 4
@@ -39,7 +39,7 @@ CUTS = 7 / 32
 
 
 @dataclass(frozen=True)
-class FastVID(ClipMethod):
+class FastVID(SteppedWindows, ClipMethod):
     """Density pruning on windows of a stream."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
@@ -47,42 +47,38 @@ class FastVID(ClipMethod):
     alike: float = 0.9
     """Cosine of neighbouring frames below which a segment ends."""
 
-    def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
         """Salient tokens, and targets with what has joined them."""
-        windows = len(states)
-        x = tokens.features.detach().unflatten(0, (windows * frames, -1))
+        x = tokens.features.detach().unflatten(0, (streams * frames, -1))
         count = x.shape[1]
         budget = max(1, int(count * self.keep_ratio + 1e-6))
         context = int(CONTEXT * budget)
         saliency = in_steps(tokens.extras["saliency"].detach().float().view(len(x), -1) * count)
         salient = among_best(saliency, torch.full((len(x),), budget - context, device=x.device))
-        parts = segments_of(x.mean(1, dtype=torch.float32), windows, round(frames * CUTS) + 1, self.alike)
+        parts = segments(x.mean(1, dtype=torch.float32), streams, round(frames * CUTS) + 1, self.alike)
         target, owner = torch.zeros_like(salient), torch.arange(len(tokens), device=x.device)
         if context:
             target = _targets(x, salient, parts, context)
-            owner = _joined(x, target, parts, windows, context * frames)
-        return _given(tokens, (salient | target).flatten(), owner, windows)
+            owner = _joined(x, target, parts, streams, context * frames)
+        return _given(tokens, (salient | target).flatten(), owner, streams)
 
 
-def _targets(x: Tensor, salient: Tensor, parts: Sequence[tuple[int, int]], context: int) -> Tensor:
+def _targets(x: Tensor, salient: Tensor, parts: Parts, context: int) -> Tensor:
     """The densest of the other tokens of the segments' anchor frames, `context` for each frame of a segment, bool
     `[frames, tokens]`."""
-    asked: list[tuple[int, int]] = []
-    for first, end in parts:
-        anchors = range(end - 1, first - 1, -PERIOD)[::-1]
-        each, more = divmod(context * (end - first), len(anchors))
-        asked += [(anchor, each + (n < more)) for n, anchor in enumerate(anchors)]
-    anchors, each = torch.tensor(asked).to(x.device, non_blocking=True).T
-    score, _ = density_scores(x[anchors], ~salient[anchors], k=NEAREST)
-    return torch.zeros_like(salient).index_copy_(0, anchors, among_best(score, each) & (score >= 0))
+    behind = parts.first + parts.length - 1 - torch.arange(len(x), device=x.device)  # frames of the segment to come
+    anchors = (parts.length + PERIOD - 1) // PERIOD
+    dealt = context * parts.length
+    each = dealt // anchors + (anchors - 1 - behind // PERIOD < dealt % anchors)
+    score, _ = density_scores(x, ~salient, k=NEAREST)
+    return among_best(score, each * (behind % PERIOD == 0)) & (score >= 0)
 
 
-def _joined(x: Tensor, target: Tensor, parts: Sequence[tuple[int, int]], windows: int, most: int) -> Tensor:
+def _joined(x: Tensor, target: Tensor, parts: Parts, windows: int, most: int) -> Tensor:
     """The target of its segment that each token is most like, int64 `[frames * tokens]`; itself for targets, and where
     there is none. A window has `most` targets at most."""
     frames, count = target.shape
-    part = torch.tensor([number for number, (first, end) in enumerate(parts) for _ in range(first, end)])
-    part = part.to(x.device, non_blocking=True).repeat_interleave(count, output_size=frames * count).view(windows, -1)
+    part = parts.number[:, None].expand(-1, count).reshape(windows, -1)
     flat, of_window = x.unflatten(0, (windows, -1)).flatten(1, 2), target.view(windows, -1)
     place = of_window.logical_not().byte().sort(dim=1, stable=True).indices[:, :most]
     among = flat.gather(1, place[..., None].expand(-1, -1, flat.shape[2]))
@@ -93,7 +89,7 @@ def _joined(x: Tensor, target: Tensor, parts: Sequence[tuple[int, int]], windows
     return torch.where(joins, place.gather(1, nearest) + itself[:, :1], itself).flatten()
 
 
-def _given(tokens: VisualTokens, kept: Tensor, owner: Tensor, windows: int) -> list[VisualTokens]:
+def _given(tokens: VisualTokens, kept: Tensor, owner: Tensor, windows: int) -> Kept:
     """Kept tokens of each window, of which targets take in the mean of those that they own."""
     joined = (~kept & kept[owner])[None]
     _, number = mean_of_members(tokens.weight[None], owner[None], joined)
@@ -104,6 +100,4 @@ def _given(tokens: VisualTokens, kept: Tensor, owner: Tensor, windows: int) -> l
         share = own.view(-1, *[1] * (value.ndim - 1))
         return share * value + (1 - share) * mean[0]
 
-    counts = kept.view(windows, -1).sum(1).tolist()
-    place = kept.logical_not().byte().sort(stable=True).indices[: sum(counts)]
-    return apart(blended(tokens, place, 1 + number[0], blend), counts)
+    return masked(blended(tokens, None, 1 + number[0], blend), kept.view(windows, -1))

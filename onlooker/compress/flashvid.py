@@ -15,18 +15,18 @@ all questions cannot do. So compare by what is kept, or give `expansion=1`. Chan
 - when too few trees would be left, the weakest links are cut: what raising the threshold does.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import normalize
 
 from onlooker.compress._batching import STEPS, in_steps
-from onlooker.compress._clip import ClipMethod, ClipState, averaged, merged_into, segments_of
+from onlooker.compress._clip import ClipMethod, Parts, SteppedWindows, averaged, merged_into, segments
 from onlooker.compress._density import centres_of, density_scores
 from onlooker.compress._likeness import likenesses
+from onlooker.compress._steps import Kept
 from onlooker.compress.adts import picked
 from onlooker.core.tokens import VisualTokens
 
@@ -37,7 +37,7 @@ DIVERSE = 0.7
 
 
 @dataclass(frozen=True)
-class FlashVID(ClipMethod):
+class FlashVID(SteppedWindows, ClipMethod):
     """ADTS and TSTM on windows of a stream."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
@@ -50,26 +50,24 @@ class FlashVID(ClipMethod):
     event: bool = False
     """Weigh saliency by the relevance to the segment (the authors do for LLaVA and not for Qwen)."""
 
-    def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
         """The picked tokens of all frames, and what the trees of each segment come to."""
-        x = tokens.features.detach().unflatten(0, (len(states) * frames, -1))
+        x = tokens.features.detach().unflatten(0, (streams * frames, -1))
         saliency = tokens.extras["saliency"].detach().float().view(len(x), -1)
         means = x.mean(1, dtype=torch.float32)
-        parts = segments_of(means, len(states), max(1, frames // SEGMENT), 0.9)
+        parts = segments(means, streams, max(1, frames // SEGMENT), 0.9)
         count = x.shape[1]
         budget = min(count, max(1, -int(-count * self.keep_ratio * self.expansion // 1)))
         diverse = min(budget, max(1, -int(-budget * DIVERSE // 1)))
         if self.event:
-            flat = x.float()
-            about = [cosine_similarity(flat[a:b, :, None], means[None, None, a:b], dim=-1).mean(-1) for a, b in parts]
-            saliency = saliency * torch.cat(about).clamp_min(0)
+            saliency = saliency * _relevance(x, means, parts, streams)
         chosen = picked(x, saliency, diverse) > 0
         root = self._parents(x, chosen, parts, count - budget).flatten()
         for _ in range(frames.bit_length()):  # every step doubles how far up a token looks
             root = root[root]
-        return merged_into(tokens, *_thinned(tokens, root, chosen, budget - diverse, len(states)))
+        return merged_into(tokens, *_thinned(tokens, root, chosen, budget - diverse, streams))
 
-    def _parents(self, x: Tensor, chosen: Tensor, parts: Sequence[tuple[int, int]], spare: int) -> Tensor:
+    def _parents(self, x: Tensor, chosen: Tensor, parts: Parts, spare: int) -> Tensor:
         """The token of its segment that each one joins, itself where none, int64 `[frames, tokens]`. A segment has no
         more links than `spare` for each frame, which is what its budget leaves: the strongest stay."""
         frames, count = chosen.shape
@@ -80,19 +78,22 @@ class FlashVID(ClipMethod):
         best, place = likeness.max(-1)
         best = torch.cat([best.new_full((1, count), -torch.inf), best])
         parent = torch.cat([itself[:1], place + itself[:-1, :1]])
-        part = [number for number, (first, end) in enumerate(parts) for _ in range(first, end)]
-        opens = [first for first, _ in parts]
-        most = [(end - first) * spare for first, end in parts]
-        # What is the same for every token of a frame: its segment, whether that opens with it, the segment's first
-        # place in an order by segments, and how many links it may have. One copy to the device.
-        about = [[n, f in opens, opens[n] * count, most[n]] for f, n in enumerate(part)]
-        segment, opening, begins, limit = torch.tensor(about).to(x.device, non_blocking=True).T[:, :, None].unbind()
-        linked = (best > self.alike * STEPS) & (opening == 0)
-        strength = torch.where(linked, best, -torch.inf).flatten()
+        segment, first, limit = (one[:, None] for one in (parts.number, parts.first, parts.length * spare))
+        linked = (best > self.alike * STEPS) & (itself[:, :1] != first * count)
+        strength = best.masked_fill(~linked, -torch.inf).flatten()
         order = strength.sort(descending=True, stable=True).indices
         order = order[segment.expand(-1, count).flatten()[order].sort(stable=True).indices]
         rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device)).view(frames, count)
-        return torch.where(linked & (rank - begins < limit), parent, itself)
+        return torch.where(linked & (rank - first * count < limit), parent, itself)
+
+
+def _relevance(x: Tensor, means: Tensor, parts: Parts, windows: int) -> Tensor:
+    """The mean cosine of every token with the frames of its segment, not below 0, `[frames, tokens]`."""
+    unit, each = (normalize(one.float(), dim=-1).unflatten(0, (windows, -1)) for one in (x, means))
+    number = parts.number.view(windows, -1)
+    together = number[:, :, None] == number[:, None, :]
+    cosine = (unit @ each[:, None].transpose(2, 3)) * together[:, :, None]
+    return (cosine.sum(3).flatten(0, 1) / parts.length[:, None]).clamp_min(0)
 
 
 def _thinned(

@@ -12,18 +12,18 @@ nearest to it. Changed:
   all questions.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import STEPS, among_best, apart, in_steps
+from onlooker.compress._batching import STEPS, among_best, in_steps
 from onlooker.compress._blending import blended
-from onlooker.compress._clip import ClipMethod, ClipState, averaged
+from onlooker.compress._clip import ClipMethod, Parts, SteppedWindows, averaged
 from onlooker.compress._density import centres_of, density_scores, mean_of_members
 from onlooker.compress._likeness import likeness
+from onlooker.compress._steps import Kept, masked
 from onlooker.core.tokens import VisualTokens
 
 BETA = 0.6
@@ -31,7 +31,7 @@ BETA = 0.6
 
 
 @dataclass(frozen=True)
-class HoliTom(ClipMethod):
+class HoliTom(SteppedWindows, ClipMethod):
     """Temporal merging by dynamic programming, then saliency and density."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
@@ -39,52 +39,67 @@ class HoliTom(ClipMethod):
     tau: float = 0.8
     """Cosine of neighbouring frames above which a place stands still (0.65 for budgets of a tenth)."""
 
-    def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
         """Static tokens of each part, moving ones of each frame, at the budget."""
-        x = tokens.features.detach().unflatten(0, (len(states) * frames, -1))
-        count = x.shape[1]
-        alike = (in_steps(likeness(x[1:], x[:-1])) > round(self.tau * STEPS)).cpu()
-        itself = torch.arange(len(x) * count).view(len(x), count)
-        still, owner = torch.zeros_like(itself, dtype=torch.bool), itself.clone()
-        shares = []
-        for start in range(0, len(x), frames):
-            steps = alike[start : start + frames - 1]
-            for first, end in parts(steps):
-                if end - first > 1:
-                    here = slice(start + first, start + end)
-                    still[here] = steps[first : end - 1].all(0)
-                    owner[here] = torch.where(still[here], itself[start + first], itself[here])
-            owned = (owner == itself)[start : start + frames].sum()
-            shares += [self.keep_ratio * frames * count / owned] * frames
-        static, share = (owner == itself) & still, torch.stack(shares)
-        wanted = torch.stack([_shares(~still, share), _shares(static, share)]).to(x.device, non_blocking=True)
-        still, static, owner = still.to(x.device), static.to(x.device), owner.to(x.device)
+        x = tokens.features.detach().unflatten(0, (streams * frames, -1))
+        count, each = x.shape[1], x.unflatten(0, (streams, frames))
+        steps = likeness(each[:, 1:].reshape(-1, *x.shape[1:]), each[:, :-1].reshape(-1, *x.shape[1:]))
+        steps = (in_steps(steps) > round(self.tau * STEPS)).view(streams, frames - 1, count)
+        parts = divided(steps)
+        itself = torch.arange(len(x) * count, device=x.device).view(len(x), count)
+        still = _still(steps, parts)
+        owner = torch.where(still, itself[parts.first], itself)
+        own = owner == itself
+        owned = own.view(streams, -1).sum(1)
+        share = (self.keep_ratio * frames * count / owned).repeat_interleave(frames, output_size=len(x))
+        static = own & still
         whole = averaged(tokens, owner.flatten())
         salient = in_steps(tokens.extras["saliency"].detach().float().view(len(x), -1) * count)
-        dominant = among_best(salient.masked_fill(still, -1), wanted[0]) & ~still
-        centre, nearest = centres_of(*density_scores(whole.features.detach().view(x.shape), static), wanted[1])
-        return _given(whole, nearest, static & ~centre, dominant | centre, len(states))
+        dominant = among_best(salient.masked_fill(still, -1), _shares(~still, share)) & ~still
+        scores = density_scores(whole.features.detach().view(x.shape), static)
+        centre, nearest = centres_of(*scores, _shares(static, share))
+        return _given(whole, nearest, static & ~centre, dominant | centre, streams)
 
 
-def parts(steps: Tensor) -> list[tuple[int, int]]:
-    """The division of a clip into parts, as first frame and the one behind the last, of the greatest gain: places that
-    are the same in all steps of a part (bool `[frames - 1, tokens]`), times its number of steps."""
-    frames = len(steps) + 1
-    same = [steps[first:].int().cumprod(0).sum(1) for first in range(frames - 1)]
-    table = [row.tolist() for row in torch.nn.utils.rnn.pad_sequence(same)] if same else []
-    best, since = [0], [0]
+def divided(steps: Tensor) -> Parts:
+    """The division of each clip into parts, of the greatest gain: places that are the same in all steps of a part
+    (bool `[clips, frames - 1, tokens]`), times its number of steps; of equal gains the longest last part."""
+    clips, frames = steps.shape[0], steps.shape[1] + 1
+    place = torch.arange(frames, device=steps.device)
+    # A part from `first` up to step t stands still where no step from `first` to t differs.
+    same = (_differed(steps)[:, None] < place[:-1, None, None]).sum(3)
+    table = same * (place[None, :-1] + 1 - place[:-1, None]).clamp_min(0)
+    gains, since = torch.zeros(clips, 1, dtype=torch.int64, device=steps.device), []
     for end in range(1, frames + 1):
-        gains = []
-        for first in range(end):
-            length = end - 1 - first
-            gains.append(best[first] + (table[length - 1][first] * length if length else 0))
-        since.append(max(range(end), key=lambda first, gains=gains: (gains[first], -first)))
-        best.append(gains[since[-1]])
-    found, end = [], frames
-    while end:
-        found.append((since[end], end))
-        end = since[end]
-    return found[::-1]
+        # What was best up to each frame, and what a part from it to here gains; nothing, if it is one frame.
+        here = gains + torch.nn.functional.pad(table[:, : end - 1, end - 2], (0, 1)) if end > 1 else gains
+        since.append(here.argmax(1, keepdim=True))
+        gains = torch.cat([gains, here.amax(1, keepdim=True)], 1)
+    came = torch.cat([torch.zeros_like(since[0]), *since], 1)
+    opens = torch.zeros(clips, frames, dtype=torch.bool, device=steps.device)
+    at = torch.full_like(since[0], frames)
+    for _ in range(frames):
+        at = came.gather(1, at)
+        opens = opens.scatter(1, at, True)
+    return Parts.opened(opens)
+
+
+def _differed(steps: Tensor) -> Tensor:
+    """Up to each step, the last one in which a place was not the same, -1 where there is none; int64
+    `[clips, frames - 1, tokens]`."""
+    place = torch.arange(steps.shape[1], device=steps.device)[:, None].expand(steps.shape)
+    return place.masked_fill(steps, -1).cummax(1).values
+
+
+def _still(steps: Tensor, parts: Parts) -> Tensor:
+    """Places that are the same in all steps of their part, bool `[frames, tokens]`; not in parts of one frame."""
+    clips, frames = steps.shape[0], steps.shape[1] + 1
+    if frames == 1:
+        return steps.new_zeros(clips, steps.shape[2])
+    first = (parts.first % frames).view(clips, frames, 1)
+    last = first + parts.length.view(clips, frames, 1) - 2
+    differed = _differed(steps).gather(1, last.clamp_min(0).expand(-1, -1, steps.shape[2]))
+    return ((differed < first) & (last >= first)).flatten(0, 1)
 
 
 def _shares(among: Tensor, share: Tensor) -> Tensor:
@@ -93,7 +108,7 @@ def _shares(among: Tensor, share: Tensor) -> Tensor:
     return torch.minimum((there * share.clamp_max(1) + 1e-6).long().clamp_min(1), there)
 
 
-def _given(whole: VisualTokens, nearest: Tensor, joined: Tensor, kept: Tensor, windows: int) -> list[VisualTokens]:
+def _given(whole: VisualTokens, nearest: Tensor, joined: Tensor, kept: Tensor, windows: int) -> Kept:
     """Kept tokens of each window, of which static centres take in the tokens nearest to them."""
     gained, number = mean_of_members(whole.weight.view(joined.shape), nearest, joined)
     takes = number.flatten() > 0
@@ -103,6 +118,5 @@ def _given(whole: VisualTokens, nearest: Tensor, joined: Tensor, kept: Tensor, w
         mixed = BETA * value + (1 - BETA) * mean.flatten(0, 1)
         return torch.where(takes.view(-1, *[1] * (value.ndim - 1)), mixed, value)
 
-    counts = kept.view(windows, -1).sum(1).tolist()
-    place = kept.flatten().logical_not().byte().sort(stable=True).indices[: sum(counts)]
-    return apart(blended(whole, place, whole.weight + (gained * number).flatten(), blend), counts)
+    weight = whole.weight + (gained * number).flatten()
+    return masked(blended(whole, None, weight, blend), kept.view(windows, -1))

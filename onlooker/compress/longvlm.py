@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from onlooker.compress._batching import apart
-from onlooker.compress._clip import ClipMethod, ClipState
+from onlooker.compress._clip import ClipMethod, ClipState, SteppedWindows
 from onlooker.compress._keep import num_kept
+from onlooker.compress._steps import Kept
 from onlooker.compress.tome import merged_in_rounds
 from onlooker.core.tokens import VisualTokens
 
@@ -35,7 +36,7 @@ class SegmentState(ClipState):
 
 
 @dataclass(frozen=True)
-class LongVLM(ClipMethod):
+class LongVLM(SteppedWindows, ClipMethod):
     """Hierarchical merging of a segment to a constant number of tokens."""
 
     realises: ClassVar[tuple[str, ...]] = ("longvlm",)
@@ -56,14 +57,21 @@ class LongVLM(ClipMethod):
         """An empty segment."""
         return SegmentState()
 
-    def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
+    @property
+    def steady(self) -> bool:
+        """Not with rows that are put in where there is room for them."""
+        return not self.global_rows
+
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
         """Segments after as many rounds as their budget asks for."""
-        size = len(tokens) // len(states)
-        keep = num_kept(size, None, self.keep_ratio)
-        merged = apart(merged_in_rounds(tokens, len(states), keep), [keep] * len(states))
+        return Kept(merged_in_rounds(tokens, streams, num_kept(len(tokens) // streams, None, self.keep_ratio)))
+
+    def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
+        """Merged segments, behind the rows that are put in."""
+        merged = super().clips(tokens, frames, states)
         if not self.global_rows:
             return merged
-        whole = apart(tokens, [size] * len(states))
+        whole = apart(tokens, [len(tokens) // len(states)] * len(states))
         return [self._with_rows(*one) for one in zip(merged, whole, states, strict=True)]
 
     def _with_rows(self, tokens: VisualTokens, segment: VisualTokens, state: ClipState) -> VisualTokens:

@@ -13,8 +13,6 @@ tokens nearest to it; up to 14 tokens stay as they are. Changed:
   all questions.
 """
 
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +20,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from onlooker.compress._batching import STEPS, in_steps
-from onlooker.compress._clip import ClipMethod, ClipState, averaged, merged_into
+from onlooker.compress._clip import ClipMethod, Parts, SteppedWindows, averaged, merged_into
 from onlooker.compress._density import centres_of, density_scores
+from onlooker.compress._steps import Kept
 from onlooker.core.tokens import VisualTokens
 
 CLUSTERS = 0.25
@@ -33,7 +32,7 @@ FEW = 14
 
 
 @dataclass(frozen=True)
-class PruneVid(ClipMethod):
+class PruneVid(SteppedWindows, ClipMethod):
     """Stage 1: merging over time, then within pictures."""
 
     keep_ratio: float = 0.5
@@ -41,40 +40,34 @@ class PruneVid(ClipMethod):
     static: float = 0.8
     """Mean cosine of a place's tokens above which it stands still."""
 
-    def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
         """The centres of what stands still, and of what moves."""
-        x = tokens.features.detach().unflatten(0, (len(states) * frames, -1))
+        x = tokens.features.detach().unflatten(0, (streams * frames, -1))
         count = x.shape[1]
         itself = torch.arange(len(tokens), device=x.device).view(len(x), count)
-        parts = scenes(x.mean(1, dtype=torch.float32).unflatten(0, (len(states), -1)))
-        opens = torch.tensor([first for first, end in parts for _ in range(first, end)]).to(x.device, non_blocking=True)
+        parts = scenes(x.mean(1, dtype=torch.float32).unflatten(0, (streams, -1)))
         still = self._still(x, parts)
-        owner = torch.where(still, itself[opens], itself)
+        owner = torch.where(still, itself[parts.first], itself)
         owner = merged_around_centres(tokens, owner, still, self.keep_ratio)
-        return merged_into(tokens, owner, len(states))
+        return merged_into(tokens, owner, streams)
 
-    def _still(self, x: Tensor, parts: Sequence[tuple[int, int]]) -> Tensor:
+    def _still(self, x: Tensor, parts: Parts) -> Tensor:
         """Places that stand still over their scene, bool `[frames, tokens]`."""
-        unit, sizes = normalize(x.float(), dim=-1), [end - first for first, end in parts]
-        lengths = torch.tensor(sizes).to(x.device, non_blocking=True)
+        unit, number = normalize(x.float(), dim=-1), parts.number
+        lengths = torch.zeros_like(number).index_add_(0, number, torch.ones_like(number))
         total = torch.segment_reduce(unit.flatten(1), "sum", lengths=lengths, unsafe=True).unflatten(1, x.shape[1:])
         own = torch.segment_reduce(unit.square().sum(-1), "sum", lengths=lengths, unsafe=True)
         pairs = (total.square().sum(-1) - own) / (lengths * (lengths - 1)).clamp_min(1)[:, None]
         alike = (in_steps(pairs) > round(self.static * STEPS)) & (lengths > 1)[:, None]
-        return alike.repeat_interleave(lengths, dim=0, output_size=len(x))
+        return alike[number]
 
 
-def scenes(means: Tensor) -> list[tuple[int, int]]:
-    """Frames of one cluster in a row, as first frame and the one behind the last, of windows one after the other
-    (`[windows, frames, dim]`)."""
+def scenes(means: Tensor) -> Parts:
+    """Frames of one cluster in a row, of windows by their frames' means (`[windows, frames, dim]`)."""
     windows, frames = means.shape[:2]
     clusters = torch.full((windows,), max(1, round(frames * CLUSTERS)), device=means.device)
     _, nearest = centres_of(*density_scores(means), clusters)
-    found = []
-    for start, labels in zip(range(0, windows * frames, frames), nearest.tolist(), strict=True):
-        edges = [0, *(n for n in range(1, frames) if labels[n] != labels[n - 1]), frames]
-        found += [(first + start, end + start) for first, end in itertools.pairwise(edges)]
-    return found
+    return Parts.opened(torch.nn.functional.pad(nearest[:, 1:] != nearest[:, :-1], (1, 0)))
 
 
 def merged_around_centres(tokens: VisualTokens, owner: Tensor, still: Tensor, share: float) -> Tensor:

@@ -9,8 +9,9 @@ A scene that stands still keeps less: there is nothing to keep.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -18,7 +19,7 @@ import torch
 from onlooker.compress._batching import Batched
 from onlooker.compress.dtd import DTD
 from onlooker.core.checks import number
-from onlooker.core.contracts import Compressor, VideoModel
+from onlooker.core.contracts import Compress, Compressor, VideoModel
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -75,8 +76,17 @@ class Rate(Batched):
 
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """One frame of each stream, as the method within does; waits for the device once for their times."""
+        return self._pass(batch, states, self.inner.compress_streams)
+
+    def prepare(
+        self, like: VisualTokens, most_streams: int, on_step: Callable[[str], None], capture: bool = True
+    ) -> Compress:
+        """By the steps of the method within."""
+        return partial(self._pass, run=self.inner.prepare(like, most_streams, on_step, capture))
+
+    def _pass(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
         mine = [state for state in states if isinstance(state, RateState)]
-        kept = self.inner.compress_streams(batch, [state.inner for state in mine])
+        kept = run(batch, [state.inner for state in mine])
         there = [n for n, tokens in enumerate(batch) if len(tokens)]
         times = torch.stack([batch[n].time_s[0] for n in there]).tolist() if there else []
         for n, now in zip(there, times, strict=True):

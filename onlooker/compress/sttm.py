@@ -13,16 +13,16 @@ Changed:
 - survivors keep their places (the authors number them anew, which `--layout pack` does here for every method).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import STEPS, apart, in_steps
-from onlooker.compress._clip import ClipState, WindowMethod, merged_into
+from onlooker.compress._batching import STEPS, in_steps
+from onlooker.compress._clip import SteppedWindows, merged_into
 from onlooker.compress._likeness import likeness
+from onlooker.compress._steps import Kept
 from onlooker.core.errors import InputError
 from onlooker.core.tokens import VisualTokens
 
@@ -31,7 +31,7 @@ ROOTS = 4
 
 
 @dataclass(frozen=True)
-class STTM(WindowMethod):
+class STTM(SteppedWindows):
     """Quadtrees in space, unions in time."""
 
     space: float = 0.85
@@ -49,13 +49,12 @@ class STTM(WindowMethod):
         """Lower thresholds: half way to everything."""
         return replace(self, space=self.space / 2, time=self.time / 2)
 
-    def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
         """The squares of all frames, joined over time."""
-        windows = len(states)
-        x = tokens.features.detach().float().unflatten(0, (windows * frames, -1))
+        x = tokens.features.detach().float().unflatten(0, (streams * frames, -1))
         count = x.shape[1]
         if tokens.grid[0] * tokens.grid[1] != count:  # thinned before: there are no squares
-            return apart(tokens, [frames * count] * windows)
+            return Kept(tokens)
         owner, value = self._squares(x, tokens.grid)
         itself = torch.arange(count, device=x.device)
         first = torch.arange(0, len(tokens), count, device=x.device)[:, None]
@@ -70,7 +69,7 @@ class STTM(WindowMethod):
         root = torch.cat([itself[None], later]).flatten()
         for _ in range(frames.bit_length()):
             root = root[root]
-        return merged_into(tokens, root[(owner + first).flatten()], windows)
+        return merged_into(tokens, root[(owner + first).flatten()], streams)
 
     def _squares(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The first token of the square that each one belongs to, int64 `[frames, tokens]`, and the square's mean at
@@ -79,11 +78,11 @@ class STTM(WindowMethod):
         owner = torch.arange(x.shape[1], device=x.device).expand(frames, -1)
         value = x
         means, labels = [x], [torch.arange(x.shape[1], device=x.device)]
-        sides = [_sides(side) for side in grid]
+        sides = [_sides(side, x.device) for side in grid]
         levels = max(len(one) for one in sides)
         for level in range(1, levels):
-            rows, cols = (one[min(level, len(one) - 1)].to(x.device) for one in sides)
-            label = (rows[:, None] * (cols.max() + 1) + cols).flatten()
+            (rows, _), (cols, across) = (one[min(level, len(one) - 1)] for one in sides)
+            label = (rows[:, None] * across + cols).flatten()
             means.append(_mean(means[-1], labels[-1], label))
             labels.append(label)
         whole = torch.zeros(frames, x.shape[1], dtype=torch.bool, device=x.device)
@@ -100,19 +99,20 @@ class STTM(WindowMethod):
         return owner, value
 
 
-def _sides(length: int) -> list[Tensor]:
-    """Of the places along a side, the part that each is in, level by level, up to `ROOTS` parts."""
-    levels, count = [torch.arange(length)], length
+def _sides(length: int, device: torch.device) -> list[tuple[Tensor, int]]:
+    """Of the places along a side, the part that each is in and how many there are, level by level, up to `ROOTS`."""
+    part, count = torch.arange(length, device=device), length
+    levels = [(part, count)]
     while count > ROOTS:
-        part = (levels[-1] + count % 2) // 2
-        levels.append(part)
-        count = int(part.max()) + 1
+        part, count = (part + count % 2) // 2, (count + 1) // 2
+        levels.append((part, count))
     return levels
 
 
 def _mean(parts: Tensor, part: Tensor, label: Tensor) -> Tensor:
     """The mean of a square's parts, each counted once, at all of its tokens, `[frames, tokens, dim]`."""
-    share = 1 / part.bincount(minlength=len(part))[part].float()  # a part is there once for each of its tokens
+    # A part is there once for each of its tokens.
+    share = 1 / torch.zeros_like(part).index_add_(0, part, torch.ones_like(part))[part].float()
     groups = torch.zeros(len(label), len(label), device=parts.device)
     groups[label, torch.arange(len(label), device=parts.device)] = share
     total = groups @ parts

@@ -11,43 +11,30 @@ averaged by how many tokens each stands for. Changed:
 - attention is not raised by the logarithm of the weight: the language model is the stock one.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import alike, apart, in_steps, together
+from onlooker.compress._batching import in_steps
 from onlooker.compress._keep import Budgeted
 from onlooker.compress._likeness import likenesses
+from onlooker.compress._steps import Kept, SteppedFrames
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
 
 @dataclass(frozen=True)
-class ToMe(Budgeted):
+class ToMe(Budgeted, SteppedFrames):
     """Bipartite soft matching within one frame."""
 
     def new_state(self) -> StreamState:
         """Nothing to remember."""
         return StreamState()
 
-    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
-        """The frame after as many rounds as its budget asks for."""
-        return self.compress_streams([tokens], [state])[0]
-
-    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
-        """One frame of each stream, the rounds of those of one shape together."""
-        kept = list(batch)
-        for members in alike(batch):
-            size = len(batch[members[0]])
-            keep = self.num_kept(size)
-            if keep == size:
-                continue
-            merged = merged_in_rounds(together(batch, members), len(members), keep)
-            for i, out in zip(members, apart(merged, [keep] * len(members)), strict=True):
-                kept[i] = out
-        return kept
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
+        """Frames after as many rounds as their budget asks for."""
+        return Kept(merged_in_rounds(tokens, streams, self.num_kept(len(tokens) // streams)))
 
 
 def merged_in_rounds(tokens: VisualTokens, streams: int, keep: int) -> VisualTokens:

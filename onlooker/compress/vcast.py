@@ -13,8 +13,9 @@ a frame those tokens stay that are least like its mean and longest: `1 - cos(x, 
   forth, and curvature would be largest where nothing happens (1.5 for pure noise, 1 for a cut).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -22,8 +23,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from onlooker.compress import _batching
-from onlooker.compress._batching import LongRun, alike, among_best, beside, copies, earlier, in_steps, where
+from onlooker.compress._batching import LongRun, alike, among_best, beside, copies, earlier, in_steps
 from onlooker.compress._likeness import likeness
+from onlooker.compress._steps import CapturedSteps, Kept, Stepped, masked
+from onlooker.core.contracts import Compress
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -38,15 +41,16 @@ class VcastState(StreamState):
 
     waiting: VisualTokens | None = None
     here: Tensor | None = None
-    """Its mean token at unit length, float32 `[dim]`."""
+    """Its mean token at unit length, float32 `[dim]`; and those of the frames before and after it."""
     before: Tensor | None = None
+    after: Tensor | None = None
     sums: Tensor | None = None
     """Weights of all frames that were given out, their number, and the tokens that rounding has left over, float32
     `[3]`."""
 
 
 @dataclass(frozen=True)
-class VCast(LongRun):
+class VCast(LongRun, Stepped):
     """Budgets by curvature, tokens by how they stand out."""
 
     still: float = 0.02
@@ -67,54 +71,71 @@ class VCast(LongRun):
 
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """What is kept of the frame before, of each stream; waits for the device once for all of one shape."""
+        return self._pass(batch, states, self.plainly)
+
+    def prepare(
+        self, like: VisualTokens, most_streams: int, on_step: Callable[[str], None], capture: bool = True
+    ) -> Compress:
+        """Frames of this shape by captured steps."""
+        return partial(self._pass, run=CapturedSteps(self, [like], most_streams, on_step, capture).run)
+
+    def _pass(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
         mine = [state for state in states if isinstance(state, VcastState)]
         outs = _batching.nothings(batch)
         for members in alike(batch):
             unit = normalize(beside(batch, members).mean(1, dtype=torch.float32), dim=1)
-            means = dict(zip(members, copies(unit.unbind()), strict=True))
+            for i, mean in zip(members, copies(unit.unbind()), strict=True):
+                mine[i].after = mean
             held = {i: waiting for i in members if (waiting := mine[i].waiting) is not None}
             for same in alike(list(held.values())):  # a picture of another size may wait
                 some = [list(held)[n] for n in same]
-                given = self._given([mine[i] for i in some], torch.stack([means[i] for i in some]))
-                for i, out in zip(some, given, strict=True):
+                for i, out in zip(some, run([held[i] for i in some], [mine[i] for i in some]), strict=True):
                     outs[i] = out
-            for (i, mean), waiting in zip(means.items(), _batching.owned(batch, members), strict=True):
-                mine[i].before, mine[i].here, mine[i].waiting = mine[i].here, mean, waiting
+            for i, waiting in zip(members, _batching.owned(batch, members), strict=True):
+                mine[i].before, mine[i].here, mine[i].after, mine[i].waiting = (
+                    mine[i].here,
+                    mine[i].after,
+                    None,
+                    waiting,
+                )
         return outs
 
     def flush(self, state: StreamState) -> VisualTokens | None:
         """What is kept of the newest frame, as the last one of a clip."""
         assert isinstance(state, VcastState)
-        out = None if state.waiting is None else self._given([state], None)[0]
+        out = None if state.waiting is None else self.plainly([state.waiting], [state])[0]
         state.waiting = None
         return out
 
-    def _given(self, states: Sequence[VcastState], after: Tensor | None) -> list[VisualTokens]:
-        """The tokens that are kept of the frames that wait, of one shape, now that the next ones' means are known."""
-        held = [tokens for state in states if (tokens := state.waiting) is not None]
-        here = torch.stack([mean for state in states if (mean := state.here) is not None])
-        features = beside(held, range(len(held)))
+    def recalled(self, tokens: VisualTokens, states: Sequence[StreamState]) -> tuple[Tensor, ...]:
+        """The means before, of and after the frame, whether there are three, and the sums."""
+        mine = [state for state in states if isinstance(state, VcastState)]
+        blank = torch.zeros(3 + tokens.features.shape[1], device=tokens.features.device)
+        here = torch.stack([blank[3:] if state.here is None else state.here for state in mine])
+        before, came = earlier([state.before for state in mine], here)
+        after, goes_on = earlier([state.after for state in mine], here)
+        sums = torch.stack([blank[:3] if state.sums is None else state.sums for state in mine])
+        return here, before, after, came & goes_on, sums
+
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
+        """So many tokens as the curvature is worth, those that stand out."""
+        features, (here, before, after, inside, sums) = tokens.features.detach().unflatten(0, (streams, -1)), past
         most = features.shape[1]
-        weight = torch.exp(self._curvature([state.before for state in states], here, after) / TEMPERATURE)
-        sums = torch.stack([here.new_zeros(3) if state.sums is None else state.sums for state in states])
+        to, away = here - before, after - here
+        moves = (to.norm(dim=1) > self.still) & (away.norm(dim=1) > self.still)
+        curvature = ((1 - cosine_similarity(to, away, dim=1)) * moves).masked_fill(~inside, 1)  # 1 at a stream's ends
+        weight = torch.exp(curvature / TEMPERATURE)
         total, number = sums[:, 0] + weight, sums[:, 1] + 1
         wanted = (most * self.keep_ratio * weight * number / total).clamp(1, most) + sums[:, 2]
         count = wanted.round().clamp(1, most)
         new = torch.stack([total, number, (wanted - count).clamp(-1, 1)], dim=1)
         length = torch.linalg.vector_norm(features, dim=2, dtype=torch.float32)
         length = length - length.amin(1, keepdim=True)
-        stands_out = 1 - likeness(features, here[:, None])
-        score = in_steps(stands_out + length / length.amax(1, keepdim=True).clamp_min(1e-12))
-        for state, row in zip(states, copies(new.unbind()), strict=True):
-            state.sums = row
-        return where(held, range(len(held)), among_best(score, count))
+        score = in_steps(1 - likeness(features, here[:, None]) + length / length.amax(1, keepdim=True).clamp_min(1e-12))
+        return masked(tokens, among_best(score, count), (new,))
 
-    def _curvature(self, before: Sequence[Tensor | None], here: Tensor, after: Tensor | None) -> Tensor:
-        """0 to 2, `[streams]`; 1 at the ends of a stream."""
-        if after is None:
-            return here.new_ones(len(here))
-        past, known = earlier(before, here)
-        to, away = here - past, after - here
-        moves = (to.norm(dim=1) > self.still) & (away.norm(dim=1) > self.still)
-        turn = (1 - cosine_similarity(to, away, dim=1)) * moves
-        return torch.where(known, turn, torch.ones_like(turn))
+    def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
+        """What was dealt so far."""
+        mine = [state for state in states if isinstance(state, VcastState)]
+        for state, row in zip(mine, copies(kept.past[0].unbind()), strict=True):
+            state.sums = row

@@ -8,7 +8,6 @@ frame. STC-Pruner is its causal sibling. Changed: the clip is a window of the st
 position.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from onlooker.compress._batching import among_best, in_steps
-from onlooker.compress._clip import ClipMethod, ClipState, chosen_of
+from onlooker.compress._clip import ClipMethod, SteppedWindows
+from onlooker.compress._steps import Kept, masked
 from onlooker.core.tokens import VisualTokens
 
 _SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)
@@ -24,12 +24,12 @@ TEMPERATURE = 0.01
 
 
 @dataclass(frozen=True)
-class VidCom2(ClipMethod):
+class VidCom2(SteppedWindows, ClipMethod):
     """Frame and token uniqueness over a window."""
 
-    def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
         """Of every frame, as many tokens as its share, those that stand out."""
-        windows = tokens.features.detach().unflatten(0, (len(states), -1)).float()
+        windows = tokens.features.detach().unflatten(0, (streams, -1)).float()
         steady = windows.var(1, correction=0).argsort(dim=1, stable=True)[:, : max(1, windows.shape[2] // 2)]
         some = torch.stack([window.index_select(1, channels) for window, channels in zip(windows, steady, strict=True)])
         unit = normalize(some, dim=-1).unflatten(1, (frames, -1))
@@ -39,10 +39,10 @@ class VidCom2(ClipMethod):
         ratio = (self.keep_ratio * (1 + share - share.mean(1, keepdim=True))).clamp_max(1)
         count = (ratio * unit.shape[2]).round().clamp_min(1)
         kept = among_best(-in_steps(of_clip + of_frame).flatten(0, 1), count.flatten())
-        return chosen_of(tokens, kept.view(len(states), -1))
+        return masked(tokens, kept.view(streams, -1))
 
 
 def _gaussians(away: Tensor) -> Tensor:
     """Likeness of tokens that are so far from an anchor, `[windows, frames, tokens, dim]`, summed over five widths."""
-    scales = torch.tensor(_SCALES, device=away.device)
-    return torch.exp(away.square().sum(-1) / (-2 * scales.view(-1, 1, 1, 1))).sum(0)
+    square = away.square().sum(-1)
+    return torch.stack([torch.exp(square / (-2 * scale)) for scale in _SCALES]).sum(0)

@@ -11,18 +11,18 @@ of those that joined. Changed:
 - `average`: the mean of target and joined, weighted by how many there are, as the sum doubles a token's length.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import Batched, alike, among_best, beside, in_steps
-from onlooker.compress._blending import blended_streams
+from onlooker.compress._batching import among_best, in_steps
+from onlooker.compress._blending import blended_flat
 from onlooker.compress._density import mean_of_members
 from onlooker.compress._keep import Budgeted
 from onlooker.compress._likeness import likenesses
+from onlooker.compress._steps import Kept, SteppedFrames
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -31,7 +31,7 @@ DOMINANT = 54 / 64
 
 
 @dataclass(frozen=True)
-class VisionZip(Budgeted, Batched):
+class VisionZip(Budgeted, SteppedFrames):
     """Dominant and contextual tokens of one frame."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
@@ -43,27 +43,23 @@ class VisionZip(Budgeted, Batched):
         """Nothing to remember: every frame is by itself."""
         return StreamState()
 
-    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
-        """One frame of each stream, those of one shape together."""
-        kept = list(batch)
-        for members in alike(batch):
-            features = beside(batch, members)
-            keep = self.num_kept(features.shape[1])
-            if keep == features.shape[1]:
-                continue
-            saliency = torch.stack([batch[i].extras["saliency"].detach().float() for i in members])
-            taken, owner, joined = _dealt(features, saliency, keep)
-            _, number = mean_of_members(saliency, owner, joined)
-            order = (~taken).byte().sort(dim=1, stable=True).indices[:, :keep]
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
+        """Dominant tokens, and targets with what has joined them."""
+        features = tokens.features.detach().unflatten(0, (streams, -1))
+        keep = self.num_kept(features.shape[1])
+        if keep == features.shape[1]:
+            return Kept(tokens)
+        saliency = tokens.extras["saliency"].detach().float().view(streams, -1)
+        taken, owner, joined = _dealt(features, saliency, keep)
+        _, number = mean_of_members(saliency, owner, joined)
+        order = (~taken).byte().sort(dim=1, stable=True).indices[:, :keep]
 
-            def blend(value: Tensor, owner: Tensor = owner, joined: Tensor = joined, number: Tensor = number) -> Tensor:
-                mean, _ = mean_of_members(value, owner, joined)
-                count = number.view(*number.shape, *[1] * (value.ndim - 2))
-                return (value + mean * count) / (1 + count) if self.average else value + mean
+        def blend(value: Tensor) -> Tensor:
+            mean, _ = mean_of_members(value, owner, joined)
+            count = number.view(*number.shape, *[1] * (value.ndim - 2))
+            return (value + mean * count) / (1 + count) if self.average else value + mean
 
-            for i, out in zip(members, blended_streams(batch, members, order, 1 + number, blend), strict=True):
-                kept[i] = out
-        return kept
+        return Kept(blended_flat(tokens, order, 1 + number, blend))
 
 
 def _dealt(features: Tensor, saliency: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:

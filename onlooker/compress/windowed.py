@@ -6,13 +6,13 @@ those who compare windows and not methods. The look-ahead is that of the window:
 less one later, and a question reads the window as it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 from onlooker.compress._clip import WindowMethod
 from onlooker.compress.flashvid import FlashVID
-from onlooker.core.contracts import Compressor, VideoModel
+from onlooker.core.contracts import Compress, Compressor, VideoModel
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -77,6 +77,12 @@ class Windowed(Compressor):
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """As the method within does for several streams."""
         return self._method.compress_streams(batch, states)
+
+    def prepare(
+        self, like: VisualTokens, most_streams: int, on_step: Callable[[str], None], capture: bool = True
+    ) -> Compress:
+        """As the method within does."""
+        return self._method.prepare(like, most_streams, on_step, capture)
 
     def flush(self, state: StreamState) -> VisualTokens | None:
         """The window as it is."""

@@ -13,16 +13,10 @@ from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.encode._packed import PackedTower, References
 from onlooker.encode._reference import kept_tensor
-from onlooker.kernels.graph import CapturedStep
+from onlooker.kernels.graph import CapturedStep, bucket_sizes
 from onlooker.kernels.rows import Stored
 
 KINDS = ("gate", "values", "trail")
-
-
-def bucket_sizes(most: int) -> list[int]:
-    """Numbers of streams that steps are made for, up to `most`: doubling, with one between, so a third is padding."""
-    sizes = sorted({base * factor // 2 for base in (2 << n for n in range(most.bit_length() + 1)) for factor in (2, 3)})
-    return [1, *(size for size in sizes if 1 < size < most), most] if most > 1 else [1]
 
 
 @dataclass

@@ -1,14 +1,14 @@
 """From pictures to what the compressor gives out: the tower with the methods in place, for many streams at once."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 
-from onlooker.core.contracts import Encoded, Prepared, SideTower, VideoModel, VisionTower
+from onlooker.core.contracts import Compress, Compressor, Encoded, Prepared, SideTower, VideoModel, VisionTower
 from onlooker.core.frame import Frame
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -38,6 +38,7 @@ class Eye:
         self._prepared: dict[tuple[int, ...], Prepared] = {}
         self._prepared_beside: dict[tuple[str, tuple[int, ...]], Prepared] = {}
         self._most_frames = 0
+        self._compress: tuple[Compressor, Compress] = methods.compressor, methods.compressor.compress_streams
 
     def prepare(
         self, picture: tuple[int, int], most_frames: int, on_step: Callable[[str], None]
@@ -61,7 +62,12 @@ class Eye:
             self._prepared_beside[side.name, tuple(own.shape)] = beside
             encoded = side.fuse(encoded, beside.encode(first[None], [encoder.new_state()]), self.tower(shape))
         self._prepared, self._most_frames = {shape: prepared}, most_frames
-        return {name: rows[0] for name, rows in self._model.project(encoded, shape)[2].items()}
+        features, grid, extras = self._model.project(encoded, shape)
+        if not self._model.side_towers and not self._model.adapters:  # which change what the compressor sees
+            tokens = self._tokens(features, grid, extras, encoded, pixels[None], [Patch((Frame(blank, 0.0),))], [0])[0]
+            compressor = self._methods.compressor
+            self._compress = compressor, compressor.prepare(tokens, most_frames, on_step)
+        return {name: rows[0] for name, rows in extras.items()}
 
     def take_over(self) -> None:
         """Go on with the prepared steps under the encoder's new settings."""
@@ -119,24 +125,11 @@ class Eye:
                 encoded, own = self._encode(tower, images, [beside[n] for n in members], working)
             with self._stages("project", some, self._device):
                 features, grid, extras = self._model.project(encoded, shape)
-                more, about = (
-                    self._model.describe(self._wanted, encoded, images, features) if self._wanted else ({}, {})
-                )
-                extras = extras | more
                 added = [side.beside(seen, grid) for (side, _), seen in zip(further, own, strict=True)]
             with self._stages("compress", some, self._device):
-                whole = [
-                    VisualTokens.of_frame(
-                        features[row],
-                        grid,
-                        session.next_number,
-                        (patches[n][1].start_s + patches[n][1].end_s) / 2,
-                        {name: value[row] for name, value in extras.items()}
-                        | (told(patches[n][1], grid, features.device) if self._methods.compressor.hears_codec else {}),
-                        {name: value[row : row + 1] for name, value in about.items()},
-                    )
-                    for row, (n, session) in enumerate(zip(members, some, strict=True))
-                ]
+                shown = [patches[n][1] for n in members]
+                numbers = [session.next_number for session in some]
+                whole = self._tokens(features, grid, extras, encoded, images, shown, numbers)
                 for rows in added:
                     if rows is not None:
                         blank = self._model.language_extras
@@ -144,7 +137,8 @@ class Eye:
                 for adapter in self._model.adapters:
                     whole = adapter.adapt_streams(whole, [one[adapter.name] for one in working])
                 compressor, pruned = self._methods.compressor, [one["compressor"] for one in working]
-                kept = compressor.compress_streams(whole, pruned)
+                made_for, compress = self._compress
+                kept = (compress if made_for == compressor else compressor.compress_streams)(whole, pruned)
                 for row, n in enumerate(members):
                     session, patch = patches[n]
                     newest = Pending(
@@ -154,6 +148,32 @@ class Eye:
                     emission = emitted(compressor, kept[row], (*session.pending, newest), pruned[row], ends)
                     found[n] = Seen(patch, grid, emission, tower, encoded, row)
         return [found[n] for n in range(len(patches))]
+
+    def _tokens(
+        self,
+        features: torch.Tensor,
+        grid: tuple[int, int],
+        extras: Mapping[str, torch.Tensor],
+        encoded: Encoded,
+        images: torch.Tensor,
+        patches: Sequence[Patch],
+        numbers: Sequence[int],
+    ) -> list[VisualTokens]:
+        """What the compressor sees of one patch of each of several streams, by the frames' numbers in them."""
+        more, about = self._model.describe(self._wanted, encoded, images, features) if self._wanted else ({}, {})
+        hears = self._methods.compressor.hears_codec
+        return [
+            VisualTokens.of_frame(
+                features[row],
+                grid,
+                number,
+                (patch.start_s + patch.end_s) / 2,
+                {name: value[row] for name, value in (*extras.items(), *more.items())}
+                | (told(patch, grid, features.device) if hears else {}),
+                {name: value[row : row + 1] for name, value in about.items()},
+            )
+            for row, (patch, number) in enumerate(zip(patches, numbers, strict=True))
+        ]
 
     def _encode(
         self,

@@ -15,6 +15,12 @@ WARM_UPS = 2
 Outputs = tuple[Tensor, ...]
 
 
+def bucket_sizes(most: int) -> list[int]:
+    """Numbers of streams that steps are made for, up to `most`: doubling, with one between, so a third is padding."""
+    sizes = sorted({base * factor // 2 for base in (2 << n for n in range(most.bit_length() + 1)) for factor in (2, 3)})
+    return [1, *(size for size in sizes if 1 < size < most), most] if most > 1 else [1]
+
+
 class CapturedStep:
     """`function(*inputs)`, a tuple of tensors, for inputs of fixed shape, dtype and device.
 

@@ -21,7 +21,7 @@ One page for each reader, all names importable from here:
 
 from onlooker.core.contracts.adapt import Adapter
 from onlooker.core.contracts.codec import Codec
-from onlooker.core.contracts.compress import Compressor
+from onlooker.core.contracts.compress import Compress, Compressor
 from onlooker.core.contracts.decide import Decider
 from onlooker.core.contracts.encode import CELLS, EncoderAccelerator, Prepared
 from onlooker.core.contracts.gate import PICTURE_SIZES, Gate, MemoryView
@@ -53,6 +53,7 @@ __all__ = [
     "ClipAnswer",
     "ClipModel",
     "Codec",
+    "Compress",
     "Compressor",
     "Decider",
     "Decision",

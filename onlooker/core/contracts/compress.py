@@ -1,12 +1,15 @@
 """What a compressor fills in."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from onlooker.core.contracts.method import Method
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
+
+Compress = Callable[[Sequence[VisualTokens], Sequence[StreamState]], list[VisualTokens]]
+"""One frame of each of some streams, and their states, to what is given out of each (`Compressor.compress_streams`)."""
 
 
 class Compressor(Method):
@@ -41,6 +44,16 @@ class Compressor(Method):
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """The newest frame of several streams. Methods may override this to work on all of them at once."""
         return [self.compress(tokens, state) for tokens, state in zip(batch, states, strict=True)]
+
+    def prepare(
+        self, like: VisualTokens, most_streams: int, on_step: Callable[[str], None], capture: bool = True
+    ) -> Compress:
+        """`compress_streams`, with steps of fixed shape for up to so many streams of frames like this one, captured as
+        graphs on CUDA (not without `capture`); what does not fit them is done as it is. By default there are none.
+
+        `on_step` is told the name of every step when it is ready. Raises `ModelError` where a step cannot be captured.
+        """
+        return self.compress_streams
 
     def num_held(self, state: StreamState) -> int:
         """How many of the newest frames are not given out yet, at most `lookahead`."""

@@ -1,0 +1,214 @@
+"""Work of fixed shape: what a method does with frames of one shape without waiting for the device.
+
+Launched one by one, the fifty to five hundred small kernels of a method keep the host busy for longer than they take
+the device. As a step of fixed shape they are captured once, as a CUDA graph, and replayed (see `kernels.graph`).
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onlooker.compress._batching import Batched, alike, apart
+from onlooker.core.contracts import Compress, Compressor
+from onlooker.core.state import StreamState
+from onlooker.core.tokens import VisualTokens, join
+from onlooker.kernels.graph import CapturedStep, bucket_sizes
+
+COLUMNS = ("features", "frame", "time_s", "row", "col", "weight")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of the frames of several streams, which lie one stream after the other."""
+
+    tokens: VisualTokens
+    """Those that are kept, if there is no order; all that they are chosen of, otherwise."""
+    order: Tensor | None = None
+    """Places in `tokens`, of each stream those first that are kept, ascending; int64 `[streams, tokens]`."""
+    counts: Tensor | None = None
+    """How many of them are kept of each stream, int64 `[streams]`; None: all."""
+    past: tuple[Tensor, ...] = ()
+    """What the streams remember from now on, `[streams, ...]` each."""
+
+    def given(self, streams: int) -> list[VisualTokens]:
+        """The tokens of each stream. Waits for the device once, where there are `counts`."""
+        if self.order is None:
+            return apart(self.tokens, [len(self.tokens) // streams] * streams)
+        if self.counts is None:
+            return apart(self.tokens.select(self.order.flatten()), [self.order.shape[1]] * streams)
+        counts = self.counts.tolist()
+        place = torch.cat([row[:count] for row, count in zip(self.order, counts, strict=True)])
+        return apart(self.tokens.select(place), counts)
+
+
+def masked(tokens: VisualTokens, mask: Tensor, past: tuple[Tensor, ...] = ()) -> Kept:
+    """The tokens where `mask` (bool `[streams, tokens]`) is true."""
+    streams, size = mask.shape
+    order = mask.logical_not().byte().sort(dim=1, stable=True).indices
+    order = order + torch.arange(0, streams * size, size, device=order.device)[:, None]
+    return Kept(tokens, order, mask.sum(1), past)
+
+
+class Stepped(Compressor):
+    """A compressor that does its work in steps of fixed shape: fill in `step`, and `recalled` and `remember` where it
+    remembers something."""
+
+    @abstractmethod
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
+        """What is kept of so many frames of each of so many streams, all of one shape, stream after stream in `tokens`.
+
+        Nothing here may wait for the device, or come from the host; `past` is what `recalled` gave.
+        """
+
+    def recalled(self, tokens: VisualTokens, states: Sequence[StreamState]) -> tuple[Tensor, ...]:
+        """What a step has to know of what the streams remember, `[streams, ...]` each, of equal shapes and formats for
+        equal frames; states stay as they are."""
+        return ()
+
+    def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
+        """Write down what a step found, in memory of its own: that of the step is overwritten by the next."""
+
+    @property
+    def steady(self) -> bool:
+        """Whether a step can be captured under these settings."""
+        return True
+
+    def plainly(self, parts: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+        """A step as it is, over the frames of some streams of one shape."""
+        tokens, streams = join(parts), len(states)
+        kept = self.step(tokens, streams, len(parts) // streams, self.recalled(tokens, states))
+        outs = kept.given(streams)
+        self.remember(states, kept, outs)
+        return outs
+
+
+class SteppedFrames(Stepped, Batched):
+    """One whose steps see one frame of each stream."""
+
+    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+        """One frame of each stream, those of one shape together."""
+        return by_shape(batch, states, self.plainly)
+
+    def prepare(
+        self, like: VisualTokens, most_streams: int, on_step: Callable[[str], None], capture: bool = True
+    ) -> Compress:
+        """Frames of this shape by captured steps, others as they are."""
+        if not self.steady:
+            return self.compress_streams
+        steps = CapturedSteps(self, [like], most_streams, on_step, capture)
+        return lambda batch, states: by_shape(batch, states, steps.run)
+
+
+def by_shape(batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
+    """One frame of each stream, those of one shape together; frames without tokens stay as they are."""
+    outs = list(batch)
+    for members in alike(batch):
+        given = run([batch[i] for i in members], [states[i] for i in members])
+        for i, out in zip(members, given, strict=True):
+            outs[i] = out
+    return outs
+
+
+class CapturedSteps:
+    """A method's steps for so many streams, over buffers that all of them share."""
+
+    def __init__(
+        self,
+        method: Stepped,
+        like: Sequence[VisualTokens],
+        most_streams: int,
+        on_step: Callable[[str], None],
+        capture: bool = True,
+    ) -> None:
+        """`like` are the frames of one stream. Raises `ModelError` where a step waits for the device."""
+        self._method, self._like, self._forms = method, [replace(one, whole={}) for one in like], {}
+        flat = join(self._like * most_streams).owned()
+        self._columns = {name: getattr(flat, name) for name in COLUMNS} | dict(flat.extras)
+        self._past = method.recalled(flat, [method.new_state() for _ in range(most_streams)])
+        self._steps: dict[int, CapturedStep] = {}
+        pool = CapturedStep.new_pool(flat.features.device)
+        for size in reversed(bucket_sizes(most_streams)):
+            inputs = (*(self._rows(value, size) for value in self._columns.values()), *(p[:size] for p in self._past))
+            name = f"compress {size}"
+            self._steps[size] = CapturedStep(name, self._function(size), inputs, pool=pool, capture=capture)
+            on_step(name)
+
+    def run(self, parts: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+        """As `Stepped.plainly`, by a captured step; plainly where none fits."""
+        streams, frames = len(states), len(self._like)
+        size = next((size for size in sorted(self._steps) if size >= streams), None)
+        if size is None or len(parts) != streams * frames or not self._fits(parts[0]):
+            return self._method.plainly(parts, states)
+        with torch.no_grad():
+            padded = [*parts, *list(parts[-frames:]) * (size - streams)]
+            for name, buffer in self._columns.items():
+                torch.cat([_column(part, name) for part in padded], out=self._rows(buffer, size))
+            past = self._method.recalled(self._tokens(size), [*states, *[states[-1]] * (size - streams)])
+            for own, new in zip(self._past, past, strict=True):
+                own[:size].copy_(new)
+            outputs = self._steps[size].replay()
+            kept = self._own(self._forms[size](outputs), parts, streams, size)
+            outs = kept.given(streams)
+        self._method.remember(states, kept, outs)
+        return outs
+
+    def _function(self, size: int) -> Callable[..., tuple[Tensor, ...]]:
+        def run(*given: Tensor) -> tuple[Tensor, ...]:
+            kept = self._method.step(self._tokens(size), size, len(self._like), given[len(self._columns) :])
+            made = [getattr(kept.tokens, name) for name in COLUMNS] + [*kept.tokens.extras.values()]
+            found = [one for one in (kept.order, kept.counts) if one is not None]
+            self._forms[size] = lambda outputs: _built(kept, outputs)
+            return (*made, *found, *kept.past)
+
+        return run
+
+    def _rows(self, buffer: Tensor, size: int) -> Tensor:
+        return buffer[: size * sum(map(len, self._like))]
+
+    def _tokens(self, size: int) -> VisualTokens:
+        """Those of so many streams in the buffers."""
+        rows = {name: self._rows(value, size) for name, value in self._columns.items()}
+        like = self._like[0]
+        columns: dict[str, Any] = {name: rows[name] for name in COLUMNS}
+        return VisualTokens(**columns, grid=like.grid, extras={name: rows[name] for name in like.extras})
+
+    def _fits(self, part: VisualTokens) -> bool:
+        like = self._like[0]
+        return (
+            part.grid == like.grid
+            and part.extras.keys() == like.extras.keys()
+            and all(
+                (_column(part, name).shape, _column(part, name).dtype) == (_column(like, name).shape, value.dtype)
+                for name, value in self._columns.items()
+            )
+        )
+
+    def _own(self, kept: Kept, parts: Sequence[VisualTokens], streams: int, size: int) -> Kept:
+        """Without padding; where nothing is chosen of the tokens any more, in memory of its own."""
+        names = parts[0].whole
+        whole = {name: torch.cat([part.whole[name] for part in parts]) for name in names}
+        tokens = replace(kept.tokens, whole=whole)
+        if kept.order is None:
+            each = slice(len(tokens) // size * streams)
+            rows = {name: getattr(tokens, name)[each].clone() for name in COLUMNS}
+            extras = {name: value[each].clone() for name, value in tokens.extras.items()}
+            tokens = replace(tokens, **rows, extras=extras)
+        order, counts = (None if one is None else one[:streams] for one in (kept.order, kept.counts))
+        return Kept(tokens, order, counts, tuple(one[:streams] for one in kept.past))
+
+
+def _column(part: VisualTokens, name: str) -> Tensor:
+    return getattr(part, name) if name in COLUMNS else part.extras[name]
+
+
+def _built(kept: Kept, outputs: Sequence[Tensor]) -> Kept:
+    """What a step gives, of this form, with other tensors in it."""
+    left = iter(outputs)
+    rows = {name: next(left) for name in COLUMNS}
+    extras = {name: next(left) for name in kept.tokens.extras}
+    order, counts = (None if one is None else next(left) for one in (kept.order, kept.counts))
+    return Kept(replace(kept.tokens, **rows, extras=extras), order, counts, tuple(left))
