@@ -1,10 +1,10 @@
-"""Encode times of one frame of each of many streams: dense, the published Cacher, and ours, treated alike in one run.
+"""Encode times of one frame of many streams: dense, the published Cacher, and both forms of ours, alike in one run.
 
     python -m benchmarks.cacher_streams --streams 16,1 --ratios 0.25,0.15 --seconds 80
 
 A vision tower of the named sizes with random weights sees moving Pocket World frames. Every row is a prepared encoder
 called as the engine calls it (states, addresses and refresh rule included), wall clock from call to finished result,
-in turns with the others. `mean` is that of a stream over time: the published form refreshes once in `--interval`
+in turns with the others. `ours` is `stc_cacher`, `corrected` `stc_corrected` (in its own `look_every`). `mean` is that of a stream over time: the published form refreshes once in `--interval`
 frames, ours when a frame asks for it, so its mean is that of a reusing frame, and `--refreshes` is the share of whole
 frames that is added. First a card, then tables, last one JSON line; its profile says where the time of a layer goes.
 """
@@ -26,6 +26,7 @@ from onlooker.core.contracts import EncoderAccelerator, Prepared
 from onlooker.core.state import StreamState
 from onlooker.encode.full import Full
 from onlooker.encode.stc_cacher import STCCacher
+from onlooker.encode.stc_corrected import STCCorrected
 from onlooker.encode.stc_published import STCPublished
 from onlooker.models._loading import choose_device, choose_dtype
 from onlooker.models._shapes import shape_of
@@ -78,15 +79,15 @@ class Bench:
             refresh_share=None,
             reference_dtype=self.options.references,
         )
-        # A step of fixed shape has room for all that may be computed, whatever `tau` finds.
-        default = STCCacher(refresh_share=None)
+        corrected = STCCorrected(tau=0.0, recompute_ratio=ratio, reference_dtype=self.options.references)
         actions = {
             "dense": self._encoder(Full(), count),
             "published, reusing": self._encoder(published, count, age=1),
             "published, whole": self._encoder(published, count, age=0),
             "ours, reusing": self._encoder(ours, count, age=1),
             "ours, whole": self._encoder(ours, count, age=0),
-            "ours, as by default": self._encoder(default, count, age=1),
+            "corrected, reusing": self._encoder(corrected, count, age=1),
+            "corrected, whole": self._encoder(corrected, count, age=0),
         }
         for text in self.options.variants:
             actions[text] = self._encoder(registry.make("encoder", text), count, age=1)
@@ -94,7 +95,8 @@ class Bench:
         ms = {name: timed[f"{name}_ms"] for name in actions}
         interval, share = self.options.interval, self.options.refreshes
         ms["published, mean"] = (ms["published, whole"] + (interval - 1) * ms["published, reusing"]) / interval
-        ms["ours, mean"] = share * ms["ours, whole"] + (1 - share) * ms["ours, reusing"]
+        for name in ("ours", "corrected"):
+            ms[f"{name}, mean"] = share * ms[f"{name}, whole"] + (1 - share) * ms[f"{name}, reusing"]
         print(f"\n{count} streams, ratio {ratio}", flush=True)
         for name, value in ms.items():
             row = {"streams": count, "ratio": ratio, "what": name, "ms": round(value, 3)}
@@ -103,7 +105,7 @@ class Bench:
             self.rows.append(row)
             print(f"{name:32s} {value:9.3f} ms  p95 {row['p95_ms']:9.3f}  {row['of_dense']:.3f} of dense", flush=True)
         if self.device.type == "cuda":
-            for name in ("ours, reusing", "ours, whole"):
+            for name in ("corrected, reusing", "corrected, whole"):
                 self._profile(f"{name}, {count} streams, ratio {ratio}", actions[name])
 
     def _encoder(self, method: EncoderAccelerator, count: int, age: int | None = None) -> Action:
