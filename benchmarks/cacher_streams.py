@@ -4,7 +4,7 @@
 
 A vision tower of the named sizes with random weights sees moving Pocket World frames. Every row is a prepared encoder
 called as the engine calls it (states, addresses and refresh rule included), wall clock from call to finished result, in
-turns with the others. `ours` is `stc_cacher`, `corrected` is `stc_corrected` (with its own `look_every`). `mean` is that
+turns with the others. `ours` is `stc_cacher`, `corrected` `stc_corrected` (with its own `look_every`). `mean` is that
 of a stream over time: the published form refreshes once in `--interval` frames, ours when a frame asks for it, so its
 mean is that of a reusing frame, and `--refreshes` is the share of whole frames that is added. First a card, then
 tables, last one JSON line; its profile says where the time of a layer goes.
