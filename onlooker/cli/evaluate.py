@@ -127,7 +127,7 @@ def evaluate(
     if suite in SUITES:
         _live(suite, response, seconds, methods, limit, as_json, Working(progress, as_json), {
             "model": model, "device": device, "seed": seed, "level": level, "fps": fps, "workers": workers, "out": out,
-            "prompt": prompt,
+            "prompt": prompt, "parallel": parallel,
         })  # fmt: skip
         return
     if response or seconds or prompt:

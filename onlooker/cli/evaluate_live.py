@@ -29,6 +29,8 @@ class LiveOptions:
     fps: float
     seconds: float
     workers: int
+    parallel: int
+    """Streams that a process watches side by side (proactive)."""
     responses: tuple[str, ...]
     memory: str
     prompt: str
@@ -50,8 +52,9 @@ def evaluate_live(suite: str, given: LiveOptions, as_json: bool, working: Workin
     seeds = range(given.seed, given.seed + given.streams)
     common = {"device": given.device, "seconds": given.seconds, "fps": given.fps, "level": given.level}
     if suite == "proactive":
-        jobs: Sequence[Any] = [proactive.Job(given.model, seed, **common) for seed in seeds]
-        do, table = proactive.do, proactive.table
+        groups = [tuple(seeds[n : n + given.parallel]) for n in range(0, len(seeds), given.parallel)]
+        jobs: Sequence[Any] = [proactive.Job(given.model, group, **common) for group in groups]
+        do, table, number = proactive.do, proactive.table, len(seeds)
     else:
         names = given.responses or tuple(narration.NARRATORS)
         if unknown := sorted(set(names) - set(narration.NARRATORS)):
@@ -59,9 +62,9 @@ def evaluate_live(suite: str, given: LiveOptions, as_json: bool, working: Workin
             raise InputError("there is no such narrator", given=", ".join(unknown), do=f"one of: {known}")
         common |= {"prompt": given.prompt or narration.NEWEST}
         jobs = [narration.Job(given.model, seed, name, **common) for seed in seeds for name in names]
-        do, table = narration.do, narration.table
+        do, table, number = narration.do, narration.table, len(jobs)
     rows = []
-    with _lines(given.out) as file, working.counting("watching", "streams", len(jobs)) as step:
+    with _lines(given.out) as file, working.counting("watching", "streams", number) as step:
         for row in run_all(do, jobs, given.workers):
             rows.append(row)
             _write(file, {"model": given.model, "level": given.level, **row})

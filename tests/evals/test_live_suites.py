@@ -7,7 +7,7 @@ from onlooker.core.contracts import Moment
 from onlooker.evals.live import hours, proactive
 from onlooker.evals.live.judging import Judged, judge, merged
 from onlooker.evals.live.narration import AtTimes, claims, marks
-from onlooker.evals.live.recording import Recorded, play
+from onlooker.evals.live.recording import Recorded, play, record
 from onlooker.evals.live.scenes import Event, events, scene
 from onlooker.respond import Clock, Dispider
 
@@ -100,6 +100,20 @@ def test_policies_play_on_what_was_recorded():
     assert found["anything|oracle|"].area == 1.0 and found["anything|never|"].recall == 0.0
     assert found["requests|always|"].false > found["requests|clock|8"].false > 0 == found["requests|oracle|"].false
     assert "anything|silence|0.1" not in found, "what the model does not offer is not in the table"
+
+
+def test_streams_side_by_side_are_recorded_as_each_alone(tiny_model):
+    shows = [scene(seed, "validation", 12.0) for seed in (1, 4)]
+    together = record(tiny_model, shows)
+    for show, found in zip(shows, together, strict=True):
+        (alone,) = record(tiny_model, [show])
+        assert found.moments.keys() == alone.moments.keys() == {asked.name for asked in show.asked}
+        for name, moments in alone.moments.items():
+            assert len(moments) == len(found.moments[name]) == 12
+            for one, other in zip(moments, found.moments[name], strict=True):
+                assert one.kept_ratio == other.kept_ratio and one.time_s == other.time_s
+                assert one.speak_probability == pytest.approx(other.speak_probability, abs=1e-4)
+                assert one.surprise == other.surprise or one.surprise == pytest.approx(other.surprise, abs=1e-3)
 
 
 def test_the_table_chooses_on_one_half_and_tells_the_other():

@@ -168,21 +168,21 @@ class Job:
     prompt: str = NEWEST
 
 
-def do(job: Job) -> dict[str, Any]:
-    """Have one stream told by one narrator."""
+def do(job: Job) -> list[dict[str, Any]]:
+    """Have one stream told by one narrator: a row."""
     model = load(job.model, job.device)
     show = scene(job.seed, job.split, job.seconds, job.fps, level=job.level)
     text, remembers = NARRATORS[job.narrator]
     policy = AtTimes(e.start_s for e in show.arrivals) if not text else registry.make("response", text)
     if not policy.needs <= model.offers | {"surprise", "said_perplexity", "speak_probability"}:
-        return {"seed": job.seed, "narrator": job.narrator, "told": None}
+        return [{"seed": job.seed, "narrator": job.narrator, "told": None}]
     compressor = "dtd" if job.narrator == "drop_ratio" else "identity"
     steps = list(narrate(model, show, policy, remembers, compressor=compressor, prompt=job.prompt))
     texts = [(at, said) for at, said, _, _ in steps if said is not None]
     found = judge(texts, show.arrivals, show.episode.duration_s)
     perfect = judge([(e.start_s, e.what) for e in show.arrivals], show.arrivals, show.episode.duration_s)
     told = {"told": asdict(found), "oracle": asdict(perfect), "texts": texts}
-    return {"seed": job.seed, "narrator": job.narrator} | told
+    return [{"seed": job.seed, "narrator": job.narrator} | told]
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

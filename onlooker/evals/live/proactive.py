@@ -43,10 +43,10 @@ FORGETFUL = "dispider, forgetful"
 
 @dataclass(frozen=True)
 class Job:
-    """One stream to watch."""
+    """Streams to watch side by side."""
 
     model: str
-    seed: int
+    seeds: tuple[int, ...]
     device: str = "auto"
     split: Split = "test"
     seconds: float = 180.0
@@ -54,11 +54,14 @@ class Job:
     level: str = "L0"
 
 
-def do(job: Job) -> dict[str, Any]:
-    """Watch one stream, let every policy decide, and judge it: counts by task, policy and threshold."""
+def do(job: Job) -> list[dict[str, Any]]:
+    """Watch streams, let every policy decide, and judge them: of each its counts by task, policy and threshold."""
     model = load(job.model, job.device)
-    recorded = record(model, scene(job.seed, job.split, job.seconds, job.fps, level=job.level))
-    return {"seed": job.seed, "judged": {key: asdict(one) for key, one in judged(recorded).items()}}
+    recorded = record(model, [scene(seed, job.split, job.seconds, job.fps, level=job.level) for seed in job.seeds])
+    return [
+        {"seed": seed, "judged": {key: asdict(one) for key, one in judged(found).items()}}
+        for seed, found in zip(job.seeds, recorded, strict=True)
+    ]
 
 
 def judged(recorded: Recorded) -> dict[str, Judged]:

@@ -6,15 +6,17 @@ computed again here: so one run of the model serves every policy at every thresh
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from onlooker.core.contracts import SILENT, Decider, Decision, Moment, ResponsePolicy, VideoModel
+from onlooker.core.events import Failed, FrameTaken
 from onlooker.core.state import StreamState
-from onlooker.engine import Engine
+from onlooker.engine import Engine, Session
 from onlooker.engine.hearing import to_decide
+from onlooker.engine.watching import Watch
 from onlooker.evals.live.scenes import Asked, Scene
 from onlooker.respond import Rule
 
@@ -53,28 +55,64 @@ class Recorded:
     decider: Decider | None
 
 
-def record(model: VideoModel, scene: Scene, *, memory: str = MEMORY) -> Recorded:
-    """Watch a stream with all its requests, all tokens read. The share of tokens that could be dropped comes from a
-    second look through TimeChat-Online's compressor, which nothing is read from."""
+def record(model: VideoModel, scenes: Sequence[Scene], *, memory: str = MEMORY) -> list[Recorded]:
+    """Watch streams side by side with all their requests, all tokens read. The share of tokens that could be dropped
+    comes from a second look through TimeChat-Online's compressor, which nothing is read from."""
     needs = frozenset({"speak_probability", "surprise", *(name for name in OFFERED if name in model.offers)})
     engine = Engine(model, encoder="full", compressor="identity", memory=memory)
     dropping = Engine(model, encoder="full", compressor="dtd", memory="last_frames:frames=1")
-    recorders = {asked.name: Recorder(needs) for asked in scene.asked}
-    rules = [Rule(asked.name, asked.prompt, recorders[asked.name], 0.0) for asked in scene.asked]
-    kept, carriers = [], []
-    with engine.open() as session, dropping.open() as other:
-        watch = session.watch(rules)
-        for frame in scene.frames():
-            watch.look(frame, session.push(frame))
-            carriers.append(session.carriers)
-            seen = other.push(frame)
-            kept.append(seen.tokens_kept / max(1, seen.tokens_seen))
-    moments = {
-        name: [dataclasses.replace(moment, kept_ratio=share) for moment, share in zip(one.moments, kept, strict=True)]
-        for name, one in recorders.items()
-    }
-    words = {a.name: to_decide(model, a.prompt).words for a in scene.asked} if model.decider else {}
-    return Recorded(scene, moments, carriers, words, model.decider)
+    watched = [_Watched.of(scene, engine, dropping, needs) for scene in scenes]
+    for frames in zip(*(scene.frames() for scene in scenes), strict=True):
+        pairs = list(zip(watched, frames, strict=True))
+        taken = [_taken(event) for event in engine.step([(one.session, frame) for one, frame in pairs])]
+        asides = []
+        for (one, frame), event in zip(pairs, taken, strict=True):
+            asides += one.watch.due(frame, event)
+            one.carriers.append(one.session.carriers)
+        while pending := [aside for aside in asides if not aside.done]:
+            engine.step_requests(pending)
+        seen = [_taken(event) for event in dropping.step([(one.dropping, frame) for one, frame in pairs])]
+        for one, event in zip(watched, seen, strict=True):
+            one.watch.take()
+            one.kept.append(event.tokens_kept / max(1, event.tokens_seen))
+    return [one.recorded(model) for one in watched]
+
+
+def _taken(event: FrameTaken | Failed) -> FrameTaken:
+    if isinstance(event, Failed):
+        raise event.error
+    return event
+
+
+@dataclass
+class _Watched:
+    """A stream that is being recorded."""
+
+    scene: Scene
+    session: Session
+    dropping: Session
+    watch: Watch
+    recorders: Mapping[str, Recorder]
+    kept: list[float] = field(default_factory=list)
+    carriers: list[Tensor | None] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, scene: Scene, engine: Engine, dropping: Engine, needs: frozenset[str]) -> "_Watched":
+        recorders = {asked.name: Recorder(needs) for asked in scene.asked}
+        session = engine.open()
+        watch = session.watch([Rule(asked.name, asked.prompt, recorders[asked.name], 0.0) for asked in scene.asked])
+        return cls(scene, session, dropping.open(), watch, recorders)
+
+    def recorded(self, model: VideoModel) -> Recorded:
+        """What came of it; its sessions are closed."""
+        moments = {
+            name: [dataclasses.replace(m, kept_ratio=share) for m, share in zip(one.moments, self.kept, strict=True)]
+            for name, one in self.recorders.items()
+        }
+        self.session.close()
+        self.dropping.close()
+        words = {a.name: to_decide(model, a.prompt).words for a in self.scene.asked} if model.decider else {}
+        return Recorded(self.scene, moments, self.carriers, words, model.decider)
 
 
 @dataclass

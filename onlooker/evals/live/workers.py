@@ -1,4 +1,4 @@
-"""Streams over processes: each loads its model once, and a row is told as soon as it is there."""
+"""Streams over processes: each loads its model once, and rows are told as soon as they are there."""
 
 import functools
 import multiprocessing
@@ -13,17 +13,20 @@ from onlooker.core.errors import ModelError
 Job = TypeVar("Job")
 
 
-def run_all(do: Callable[[Job], dict[str, Any]], jobs: Sequence[Job], workers: int = 1) -> Iterator[dict[str, Any]]:
+def run_all(
+    do: Callable[[Job], list[dict[str, Any]]], jobs: Sequence[Job], workers: int = 1
+) -> Iterator[dict[str, Any]]:
     """The rows of all jobs, as they end."""
     if workers <= 1:
-        yield from map(do, jobs)
+        for job in jobs:
+            yield from do(job)
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
     # A fresh interpreter each: a forked one would share torch's threads, and CUDA forbids it.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_set_threads, initargs=(threads,)) as pool:
         for future in as_completed([pool.submit(do, job) for job in jobs]):
-            yield future.result()
+            yield from future.result()
 
 
 @functools.cache
