@@ -20,8 +20,9 @@ from onlooker.core import provenance
 from onlooker.video import open_video
 
 
-def make_film(path: Path, seconds: int) -> Path:
-    """30 pictures a second of noise that moves, a keyframe every two seconds."""
+def make_film(path: Path, seconds: int, encoded_s: int = 20) -> Path:
+    """30 pictures a second of noise that moves, a keyframe every two seconds; what was encoded comes again and again
+    until the film is long enough."""
     import av
 
     chance = np.random.default_rng(0)
@@ -29,11 +30,20 @@ def make_film(path: Path, seconds: int) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"preset": "veryfast", "g": "60"})
         stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
-        for number in range(30 * seconds):
+        packets = []
+        for number in range(30 * min(seconds, encoded_s)):
             frame = av.VideoFrame.from_ndarray(np.roll(noise, 3 * number, axis=1), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, 30)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+            packets += stream.encode(frame)
+        packets += stream.encode()
+        taken = [(bytes(one), one.pts, one.dts, one.is_keyframe, one.time_base) for one in packets]
+        for round_ in range(-(-seconds // encoded_s)):
+            for data, pts, dts, is_keyframe, time_base in taken:
+                packet = av.Packet(data)
+                later = round(round_ * encoded_s / time_base)
+                packet.pts, packet.dts, packet.time_base = pts + later, dts + later, time_base
+                packet.is_keyframe, packet.stream = is_keyframe, stream
+                container.mux(packet)
     return path
 
 
@@ -41,10 +51,11 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path)
-    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--seconds", type=int, default=240)
     parser.add_argument("--workers", default="1,2,4,8,16")
     parser.add_argument("--fps", type=float, default=1.0)
     parser.add_argument("--size", type=int, default=448)
+    parser.add_argument("--out", default="", help="add the rows to this file")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = given.file or make_film(Path(folder) / "film.mp4", given.seconds)
@@ -60,6 +71,9 @@ def main() -> None:
                 "cores": os.cpu_count(), "commit": provenance.commit(),
             }  # fmt: skip
             print(json.dumps(row), flush=True)
+            if given.out:
+                with Path(given.out).open("a", encoding="utf-8") as out:
+                    out.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":
