@@ -61,9 +61,13 @@ class Learned(ChangeFirst):
                 rows.append(self.features(one, now_s, state))
                 places.append(place)
         if rows:
-            for place, value in zip(places, value_model()(torch.stack(rows)).tolist(), strict=True):
+            for place, value in zip(places, self.values(torch.stack(rows)).tolist(), strict=True):
                 urgency[place] = 2, -value, waiting[place].since_s, waiting[place].stream
         return sorted(range(len(waiting)), key=urgency.__getitem__)
+
+    def values(self, rows: Tensor) -> Tensor:
+        """Of looks at streams, from their features `[streams, FEATURES]`; higher is more likely to find something."""
+        return value_model()(rows)
 
     def features(self, one: Waiting, now_s: float, state: Usual) -> Tensor:
         """What the value of a look at this stream is told from, float32 `[FEATURES]`."""
