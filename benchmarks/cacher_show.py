@@ -24,15 +24,19 @@ def show(out: Path) -> None:
             print("|---|--:|--:|--:|--:|---|---|---|")
             _show_answers([row for row in mine if _family(row) == over])
     films = [row for row in rows if row["part"] == "footage"]
-    if films:
-        print("\nfootage: error against dense (arithmetic)\n")
-        columns = sorted({(row["clip"], row["fps"]) for row in films})
-        print("| variant | " + " | ".join(f"{clip} {fps:g}" for clip, fps in columns) + " |")
-        print("|---" * (len(columns) + 1) + "|")
-        for variant in dict.fromkeys(row["variant"] for row in films):
-            cells = {(r["clip"], r["fps"]): r for r in films if r["variant"] == variant}
-            texts = [f"{cells[c]['error']:.3f} ({cells[c]['arithmetic']:.2f})" if c in cells else "" for c in columns]
-            print(f"| {variant} | " + " | ".join(texts) + " |")
+    for model in sorted({row["over"].split()[0] for row in films}):
+        _show_films(model, [row for row in films if row["over"].split()[0] == model])
+
+
+def _show_films(model: str, films: Sequence[dict[str, Any]]) -> None:
+    print(f"\nfootage, {model}: error against dense (arithmetic)\n")
+    columns = sorted({(row["clip"], row["fps"]) for row in films})
+    print("| variant | " + " | ".join(f"{clip} {fps:g}" for clip, fps in columns) + " |")
+    print("|---" * (len(columns) + 1) + "|")
+    for variant in dict.fromkeys(row["variant"] for row in films):
+        cells = {(r["clip"], r["fps"]): r for r in films if r["variant"] == variant}
+        texts = [f"{cells[c]['error']:.3f} ({cells[c]['arithmetic']:.2f})" if c in cells else "" for c in columns]
+        print(f"| {variant} | " + " | ".join(texts) + " |")
 
 
 def _family(row: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@
 
 *answers*: Pocket World clips of 24 s, eight questions each, full memory, nothing but the encoder differs. *long*:
 streams of clips one after another for so many minutes, the last of which is asked about; the encoder's state comes from
-the first. *footage*: relative error of the tower's output against dense on video files (or .npz with `frames`, uint8
+the first (`full` keeps nothing of a frame, so it is only shown the last). *footage*: relative error of the tower's output against dense on video files (or .npz with `frames`, uint8
 `[frames, rows, cols, 3]`, and `times_s`) at 1 and 4 frames per second, and on a still second of a noisy camera.
 
 Everything is computed in float32. Arithmetic is counted for SigLIP-so400m at 384 pixels, as a share of dense: of all
@@ -120,7 +120,7 @@ def long(given: argparse.Namespace, variant: str, seeds: Sequence[int], folder: 
     model, method, tally = _model(given), registry.make("encoder", variant), Tally()
     encoder, states = Counted(method, tally, compare=False), [method.new_state() for _ in seeds]
     bins: list[list[float]] = [[] for _ in range(6)]
-    before = _before(given, seeds[0])
+    before = [] if variant == "full" else _before(given, seeds[0])
     for place in range(len(before)):
         clips = [images_of(_before(given, seed)[place], given.split, folder, given.level) for seed in seeds]
         for number in range(CLIP_S):
@@ -132,7 +132,8 @@ def long(given: argparse.Namespace, variant: str, seeds: Sequence[int], folder: 
                 off = (out - dense).flatten(1).norm(dim=1) / dense.flatten(1).norm(dim=1)
                 bins[place * len(bins) // len(before)] += off.tolist()
     row = _asked(given, Counted(method, tally, compare=False), seeds, folder, states)
-    return [row | tally.summary() | {"error_by_sixth": [float(np.mean(one)) for one in bins]}]
+    errors = {"error_by_sixth": [float(np.mean(one)) for one in bins]} if before else {}
+    return [row | tally.summary() | errors]
 
 
 def _before(given: argparse.Namespace, seed: int) -> list[int]:
@@ -204,7 +205,8 @@ def run(given: argparse.Namespace) -> None:
         if given.part != "footage" and tasks:
             needed = {seed for _, part in tasks for seed in part}
             if given.part == "long":
-                needed |= {other for seed in set(needed) for other in _before(given, seed)}
+                watching = {seed for variant, part in tasks for seed in part if variant != "full"}
+                needed |= {other for seed in watching for other in _before(given, seed)}
             with ProcessPoolExecutor(given.renderers, spawn) as pool:
                 jobs = [pool.submit(make_frames, seed, given.split, folder, given.level) for seed in sorted(needed)]
                 for number, job in enumerate(as_completed(jobs), 1):
