@@ -7,8 +7,9 @@
 
 *answers*: Pocket World clips of 24 s, eight questions each, full memory, nothing but the encoder differs. *long*:
 streams of clips one after another for so many minutes, the last of which is asked about; the encoder's state comes from
-the first (`full` keeps nothing of a frame, so it is only shown the last). *footage*: relative error of the tower's output against dense on video files (or .npz with `frames`, uint8
-`[frames, rows, cols, 3]`, and `times_s`) at 1 and 4 frames per second, and on a still second of a noisy camera.
+the first (`full` keeps nothing of a frame, so it is only shown the last). *footage*: relative error of the tower's
+output against dense on video files (or .npz with `frames`, uint8 `[frames, rows, cols, 3]`, and `times_s`) at 1 and 4
+frames per second, and on a still second of a noisy camera.
 
 Everything is computed in float32. Arithmetic is counted for SigLIP-so400m at 384 pixels, as a share of dense: of all
 frames, and of all but the first of each stream. Rows are added to the file as they come; what it has is not done again.

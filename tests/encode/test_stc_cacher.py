@@ -254,6 +254,16 @@ def test_a_budget_moves_the_threshold_until_it_is_met():
     assert spent > 0.36 and met == pytest.approx(0.3, abs=0.04)
 
 
+@torch.no_grad()
+def test_a_budget_is_met_within_a_shot_the_first_whole_frame_counted():
+    tower, frames = seen("siglip", 16, change=0.1)
+    held = STCCacher(tau=0.1, recompute_ratio=1, look_every=3, refresh_share=None, budget=0.4)
+    state = held.new_state()
+    shares = torch.stack([held.encode(tower, frame[None], [state]).recomputed.mean() for frame in frames])
+    assert float(shares.mean()) <= 0.4 + 1 / 16
+    assert float(shares[4:].mean()) == pytest.approx(0.4, abs=0.1)
+
+
 @EACH
 @torch.no_grad()
 def test_a_fork_and_a_saved_state_go_on_alike_and_apart(method):

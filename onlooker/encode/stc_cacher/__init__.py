@@ -47,9 +47,9 @@ from onlooker.encode.stc_cacher._plain import PlainSteps
 from onlooker.encode.stc_cacher._prepared import CodedEncoder
 from onlooker.encode.stc_cacher._state import KINDS, CacherState, SideBySide, of
 
-GAIN = 0.1
-"""How fast the threshold follows the budget: about ten frames."""
-REACH = (0.25, 4.0)
+GAIN = 1.0
+"""How fast the threshold follows the budget: about four frames, so that a shot of a few seconds is within it."""
+REACH = (1 / 16, 16.0)
 """How far it may move, as multiples of `tau`."""
 
 
