@@ -10,9 +10,10 @@ computed whole left out. *world*: Pocket World clips that went through an H.264 
 (`--rate`), read back at one a second: the error, and the answers to eight questions each. Every form recomputes as many
 tokens; `random` draws them. Behind a + is what moves the reference along before anything is compared with it.
 `fallbacks` is the share of frames of which the encoder said nothing, `ms` the tower's time for a frame that is not
-computed whole (process time of one thread), `dense_ms` that of one that is. *branches*: the same for which branch of a
-layer is reused, and what change is measured on (the paper's own ablation), with `cost`, the share of the dense tower's
-work. *pack* writes the encoded clips, and what was said of them, for a machine that has no decoder.
+computed whole (on a CPU process time of one thread; on a GPU by the wall, one stream at a time and without graphs),
+`dense_ms` that of one that is. `--errors` and `--answers` leave the other out. *branches*: the same for which branch of
+a layer is reused, and what change is measured on (the paper's own ablation), with `cost`, the share of the dense
+tower's work. *pack* writes the encoded clips, and what was said of them, for a machine that has no decoder.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,14 @@ class Watched:
         }
 
 
+def _now(device: torch.device) -> float:
+    """Seconds, of the process or, behind all that the device was asked to do, of the wall."""
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 @torch.no_grad()
 def watch(model: Any, clips: Sequence[Sequence[Frame]], encoder: STCPublished) -> dict[str, float]:
     """Errors against dense, and what they took."""
@@ -105,15 +115,15 @@ def watch(model: Any, clips: Sequence[Sequence[Frame]], encoder: STCPublished) -
         for frame in frames:
             (pixels,) = model.preprocess([frame.image])
             tower, hidden = model.tower(tuple(pixels.shape)), model.embed_patches(pixels[None])
-            began = time.process_time()
+            began = _now(hidden.device)
             if encoder.hears_codec or encoder.sees_pictures:
                 hand_on(encoder, [Patch((frame,))], [{"encoder": state}], tower, hidden.device)
             got = encoder.encode(tower, hidden, [state])
-            ended = time.process_time()
+            ended = _now(hidden.device)
             if got.refreshed[0]:
                 continue
             true = dense.encode(tower, hidden, [state]).hidden
-            found.dense_seconds.append(time.process_time() - ended)
+            found.dense_seconds.append(_now(hidden.device) - ended)
             found.seconds.append(ended - began)
             found.errors.append(float((got.hidden - true).norm() / true.norm()))
         found.silent += state.num_fallbacks
@@ -174,12 +184,17 @@ def clips_of(options: argparse.Namespace) -> list[list[Frame]]:
     """Their frames as a decoder gives them, one a second."""
     if options.packed:
         return unpacked(options.packed)[: options.clips]
-    found = []
+    if options.workers == 1:
+        return [clip_of(options, number) for number in range(len(chosen(options)))]
+    with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(partial(clip_of, options), range(len(chosen(options)))))
+
+
+def clip_of(options: argparse.Namespace, number: int) -> list[Frame]:
+    """One of them."""
     with tempfile.TemporaryDirectory() as folder:
-        for number, item in enumerate(chosen(options)):
-            path = encoded(item.open(float(options.rate)), Path(folder) / f"{number}.mp4", options.rate)
-            found.append(read(path, 1.0))
-    return found
+        shown = chosen(options)[number].open(float(options.rate))
+        return read(encoded(shown, Path(folder) / "clip.mp4", options.rate), 1.0)
 
 
 def pack(options: argparse.Namespace) -> None:
@@ -222,7 +237,7 @@ def asked(options: argparse.Namespace, clips: list[list[Frame]], form: str, inte
     torch.set_num_threads(1)
     model, encoder = models.load(options.model), Full() if form == "full" else method(form, interval)
     row = {"what": options.what, "level": options.level, "clips": len(clips), "interval": interval, "selection": form}
-    if isinstance(encoder, STCPublished):
+    if isinstance(encoder, STCPublished) and not options.answers:
         (pixels,) = model.preprocess([clips[0][0].image])
         row |= watch(model, clips, encoder) | {"cost": round(encoder.cost(model.tower(tuple(pixels.shape))), 4)}
     if not options.errors:
@@ -233,7 +248,13 @@ def asked(options: argparse.Namespace, clips: list[list[Frame]], form: str, inte
         engine = Engine(model, encoder=encoder, compressor="identity", memory="full")
         marks = [worth(outcome) or 0.0 for outcome in replay(engine, shown, parallel=len(shown))]
         row |= {"right": sum(marks) / len(marks), "worth": marks}
-    return row | {"rate": options.rate, "model": options.model, "card": f"cpu ({platform.machine()}), one thread"}
+    return row | {"rate": options.rate, "model": options.model, "card": _card(model.spec.device)}
+
+
+def _card(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({platform.machine()}), one thread"
 
 
 def world(options: argparse.Namespace) -> None:
@@ -245,7 +266,7 @@ def world(options: argparse.Namespace) -> None:
         for form, interval in jobs:
             add(options.out, asked(options, clips, form, interval))
         return
-    with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.processes or options.workers, multiprocessing.get_context("spawn")) as pool:
         for done in as_completed([pool.submit(asked, options, clips, *job) for job in jobs]):
             add(options.out, done.result())
 
@@ -261,8 +282,10 @@ def main() -> None:
     parser.add_argument("--level", default="L2")
     parser.add_argument("--rate", type=int, default=25, help="pictures a second that are encoded")
     parser.add_argument("--errors", action="store_true", help="no answers")
+    parser.add_argument("--answers", action="store_true", help="no errors")
     parser.add_argument("--packed", default="", help="a file of `pack`, of at least as many clips of the same level")
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="that make the clips, and measure")
+    parser.add_argument("--processes", type=int, default=0, help="that measure, if they are fewer: those on one GPU")
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
     {"footage": footage, "pack": pack}.get(options.what, world)(options)

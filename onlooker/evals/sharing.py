@@ -48,12 +48,17 @@ class SharedTower(EncoderAccelerator):
         if new:
             out = Full().encode(tower, hidden[new], [states[n] for n in new])
             for place, n in enumerate(new):
-                rows[keys[n]] = (out.hidden[place].clone(), {k: tap[place].clone() for k, tap in out.taps.items()})
+                rows[keys[n]] = (_held(out.hidden[place]), {k: _held(tap[place]) for k, tap in out.taps.items()})
             if self.learns:
                 self.rows.update(rows)
         stacked = torch.stack([rows[key][0] for key in keys]).to(hidden.device)
         taps = {k: torch.stack([rows[key][1][k] for key in keys]).to(hidden.device) for k in tower.tap_layers}
         return Encoded(stacked, taps, refreshed=(True,) * len(states))
+
+
+def _held(row: Tensor) -> Tensor:
+    """In memory of its own, of the host: a file is mapped there."""
+    return row.detach().to("cpu", copy=True)
 
 
 def _key(tower: VisionTower, row: Tensor) -> str:
