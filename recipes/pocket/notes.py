@@ -63,7 +63,9 @@ class Settings:
     warm_share: float = 0.03
     head_weight: float = 0.5
     most_uses: int = 3
-    """How often a batch may be used while processes fall behind."""
+    """How often a batch of clips may be used while processes fall behind."""
+    most_text_uses: int = 6
+    """The same of texts."""
     seed: int = 0
 
 
@@ -293,6 +295,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, default=Settings.rate)
     parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--workers", type=int, default=14, help="processes that make clips")
+    parser.add_argument("--text-workers", type=int, default=6, help="processes that make texts")
     parser.add_argument("--check-clips", type=int, default=192, help="validation clips to look at in the end")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--eager", action="store_true", help="do not compile")
@@ -317,7 +320,7 @@ def main(argv: list[str] | None = None) -> None:
     feed = Feed(told, settings, given.workers, own + at["next_part"])
     texts = None
     if given.arm == "notes":
-        texts = Feed(told, settings, -(-given.workers // 4), own + at["next_text"], texts=True)
+        texts = Feed(told, settings, given.text_workers, own + at["next_text"], texts=True)
     try:
         on_gpu = torch.cuda.is_available() if given.device == "auto" else given.device.startswith("cuda")
         device = torch.device("cuda" if on_gpu else "cpu")

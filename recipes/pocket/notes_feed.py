@@ -37,13 +37,14 @@ def encoder_of() -> Encoder:
 
 class Feed:
     """Batches of clips, or with `texts` of texts alone, from forked processes; made on the spot with `workers` 0. While
-    processes fall behind, recent batches are given again, `most_uses` times in all."""
+    processes fall behind, recent batches are given again, a few times in all."""
 
     def __init__(
         self, told: ToldSettings, settings: "Settings", workers: int, first: int = 0, *, texts: bool = False
     ) -> None:
         self.told, self.settings, self.next_part, self.texts = told, settings, first, texts
         self.size = settings.rows if texts else settings.clips
+        self.most_uses = settings.most_text_uses if texts else settings.most_uses
         self.made = self.reused = 0
         self._recent: deque[list[Any]] = deque(maxlen=192)
         self._random = random.Random(first)
@@ -60,7 +61,7 @@ class Feed:
                 if (part := self._part()) is not None:
                     self._have.append(part)
                     continue
-                usable = [entry for entry in self._recent if entry[1] < self.settings.most_uses]
+                usable = [entry for entry in self._recent if entry[1] < self.most_uses]
                 if usable:
                     entry = self._random.choice(usable)
                     entry[1] += 1
