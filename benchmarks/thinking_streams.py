@@ -6,7 +6,9 @@ Every stream pushes a frame at its rate into one scheduler. In the second arm a 
 every `--every` seconds, on all streams at once (small models end theirs sooner); in the third one stream is always
 giving an answer of just `--longest` tokens, one after the other, that is not let end before. All arms run in turn,
 `--rounds` times, in one process; the lag of a frame is from being submitted to being in memory, as the scheduler
-reports it. `--prepare` makes the captured steps that a server has (CUDA).
+reports it. `--arms` names others (a thinker, `none`, `answering`). With `--deciding dispider` a rule of that policy
+looks at every frame of every stream, and the lag is until it has decided. `--prepare` makes the captured steps that a
+server has (CUDA).
 """
 
 import argparse
@@ -15,14 +17,17 @@ import time
 
 import numpy as np
 
-from onlooker.core import provenance
+from onlooker.core import provenance, registry
+from onlooker.core.events import FrameTaken
 from onlooker.core.frame import Frame
 from onlooker.engine import SLO, Engine, Scheduler
 from onlooker.engine.sampling import Decoding
+from onlooker.respond import Rule
 from onlooker.world import make_episode
 
 ANSWERING = "answering"
 QUESTION = "which shape came last?"
+REQUEST = "tell me when a red star appears"
 
 
 def lags(model, arm: str, given: argparse.Namespace) -> tuple[list[float], dict]:
@@ -36,6 +41,8 @@ def lags(model, arm: str, given: argparse.Namespace) -> tuple[list[float], dict]
     scheduler = Scheduler(engine, SLO(most_load=1000.0, patience_s=1e6, background_s=1e6))
     pictures = [frame.image for frame in make_episode(1, "test", duration_s=24.0).frames(fps=1.0)]
     queues = [scheduler.open(fps=None) for _ in range(streams)]
+    rule = Rule("told", REQUEST, registry.make("response", given.deciding), 0.0) if given.deciding else None
+    watches = {queue: queue.session.watch([rule] if rule else []) for queue in queues}
     found: list[float] = []
     began, sent = time.monotonic(), 0
     while (now := time.monotonic() - began) < seconds:
@@ -47,7 +54,13 @@ def lags(model, arm: str, given: argparse.Namespace) -> tuple[list[float], dict]
             words += len(answer.said) if answer is not None else 0
             answer = scheduler.ask(queues[0], QUESTION, decoding=decoding)
         report = scheduler.step()
-        found += report.lags_s
+        ended = time.monotonic()
+        for (queue, event), queued, lag in zip(report.events, report.frames_queued, report.lags_s, strict=True):
+            assert isinstance(event, FrameTaken)
+            if rule:
+                assert not watches[queue].due(queued.frame, event), "a policy that asks beside the stream"
+                watches[queue].take()
+            found.append(lag + (time.monotonic() - ended if rule else 0.0))
         if report.idle:
             scheduler.wait(max(0.0, sent / fps - (time.monotonic() - began)))
     totals = [queue.session.stats() for queue in queues]
@@ -75,13 +88,16 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=10.0)
     parser.add_argument("--longest", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="none, answering or a thinker, in this order")
+    parser.add_argument("--deciding", default="", metavar="POLICY", help="a rule of this policy looks at every frame")
     parser.add_argument("--prepare", action="store_true", help="captured steps, as a server makes them")
     given = parser.parse_args()
     from onlooker import models
 
     model = models.load(given.model, device=given.device)
     thinking = f"segment_notes:every_s={given.every:g},longest={given.longest}"
-    arms: dict[str, tuple[list[float], list[dict]]] = {"none": ([], []), thinking: ([], []), ANSWERING: ([], [])}
+    named = given.arms or ["none", thinking, ANSWERING]
+    arms: dict[str, tuple[list[float], list[dict]]] = {arm: ([], []) for arm in named}
     for _ in range(given.rounds):
         for think, (found, counts) in arms.items():
             more, count = lags(model, think, given)
@@ -93,6 +109,7 @@ def main() -> None:
         }
         about = {"model": given.model, "streams": given.streams, "fps": given.fps, "device": str(model.spec.device)}
         about |= {"frames": len(found), "commit": provenance.commit(), "versions": provenance.versions()}
+        about |= {"deciding": given.deciding}
         print(json.dumps({"arm": think} | figures | about | {"rounds": counts}), flush=True)
 
 
