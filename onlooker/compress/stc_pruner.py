@@ -82,10 +82,8 @@ class STCPruner(Scorer):
         present = features.mean(1)
         novelty = None
         if pruned:
-            anchors = torch.stack([_past_mean(state, mean) for state, mean in zip(states, present, strict=True)])
-            novelty = self._novelty(features, anchors, present)
-        for state, mean in zip(states, present, strict=True):
-            _remember(state, mean, self.window)
+            novelty = self._novelty(features, _past_means(states, present), present)
+        _remember(states, present, self.window)
         return novelty
 
     def _novelty(self, features: Tensor, past: Tensor, present: Tensor) -> Tensor:
@@ -107,14 +105,43 @@ def _gaussians(unit: Tensor, anchor: Tensor) -> Tensor:
     return torch.stack([torch.exp(-distance / (2 * scale)) for scale in _SCALES]).sum(0)
 
 
-def _past_mean(state: StreamState, present: Tensor) -> Tensor:
-    assert isinstance(state, PrunerState), type(state)
-    return present if state.history is None else state.history[-state.num_frames :].mean(0)
+def _past_means(states: Sequence[StreamState], present: Tensor) -> Tensor:
+    """Of each stream the mean of its past, `[streams, dim]`; where there is none, the present frame's."""
+    known = [state for state in states if isinstance(state, PrunerState) and state.history is not None]
+    if not known:
+        return present
+    # Rows that no frame has filled yet are zeros.
+    pasts = torch.stack([state.history for state in known if state.history is not None])
+    counts = [min(state.num_frames, pasts.shape[1]) for state in known]
+    means = pasts.sum(1) / _numbers(counts, pasts)
+    if len(known) == len(states):
+        return means
+    rows = iter(means)
+    mine = zip(states, present, strict=True)
+    return torch.stack([next(rows) if any(state is one for one in known) else mean for state, mean in mine])
 
 
-def _remember(state: StreamState, mean: Tensor, window: int | None) -> None:
-    # New tensors throughout, not writes in place: a row of the batch would keep the whole batch alive.
-    assert isinstance(state, PrunerState), type(state)
-    old = mean.new_zeros(window or 1, len(mean)) if state.history is None else state.history
-    state.num_frames += 1
-    state.history = torch.cat([old[1:], mean[None]]) if window else old + (mean - old) / state.num_frames
+def _remember(states: Sequence[StreamState], present: Tensor, window: int | None) -> None:
+    # New tensors throughout, not writes in place: forks share them. Each in memory of its own, as a row of the batch
+    # would keep the whole batch alive; all by as many launches as one.
+    mine: list[PrunerState] = list(states)  # pyright: ignore[reportAssignmentType] - made by the method
+    old = [present.new_zeros(window or 1, present.shape[1]) if s.history is None else s.history for s in mine]
+    new = [torch.empty_like(history) for history in old]
+    for state in mine:
+        state.num_frames += 1
+    if window:
+        torch._foreach_copy_([one[-1] for one in new], list(present.unbind(0)))
+        if window > 1:
+            torch._foreach_copy_([one[:-1] for one in new], [one[1:] for one in old])
+    else:
+        means = torch.cat(old)
+        means = means + (present - means) / _numbers([state.num_frames for state in mine], means)
+        torch._foreach_copy_(new, list(means.split(1)))
+    for state, history in zip(mine, new, strict=True):
+        state.history = history
+
+
+def _numbers(counts: Sequence[int], like: Tensor) -> Tensor:
+    """Float32 `[streams, 1]`, without waiting for the device."""
+    numbers = torch.tensor(list(counts), dtype=torch.float32, pin_memory=like.is_cuda)
+    return numbers.to(like.device, non_blocking=True)[:, None]

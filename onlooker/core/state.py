@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import inspect
+import itertools
 import types
 import typing
 from collections import deque
@@ -40,7 +41,7 @@ class StreamState:
 
     def __init_subclass__(cls) -> None:
         """Raise `TypeError` for a field that would hide what every state can do."""
-        if hidden := sorted({"num_bytes", "fork", "export", "load"} & inspect.get_annotations(cls).keys()):
+        if hidden := sorted({"num_bytes", "exceeds", "fork", "export", "load"} & inspect.get_annotations(cls).keys()):
             raise TypeError(
                 f"a state cannot have a field of the name {hidden[0]}: every state has a method of that name"
             )
@@ -48,6 +49,11 @@ class StreamState:
     def num_bytes(self) -> int:
         """Bytes of all tensors held."""
         return sum(t.numel() * t.element_size() for t in _tensors(vars(self)))
+
+    def exceeds(self, num_bytes: int) -> bool:
+        """Whether its tensors hold more bytes."""
+        held = itertools.accumulate((t.numel() * t.element_size() for t in _tensors(vars(self))), initial=0)
+        return any(total > num_bytes for total in held)
 
     def fork(self) -> Self:
         """An independent copy: what happens to one is not seen by the other."""

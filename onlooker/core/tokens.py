@@ -1,6 +1,6 @@
 """Visual tokens that remember where and when they came from."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -66,6 +66,33 @@ class VisualTokens:
             extras=dict(extras or {}),
             whole=dict(whole or {}),
         )
+
+    @classmethod
+    def of_frames(
+        cls,
+        features: Tensor,
+        grid: tuple[int, int],
+        frames: Sequence[int],
+        times_s: Sequence[float],
+        extras: Sequence[Mapping[str, Tensor]],
+        whole: Sequence[Mapping[str, Tensor]],
+    ) -> list["VisualTokens"]:
+        """As `of_frame`, a frame of each of several streams, `[streams, rows * cols, dim]`: what is the same for all
+        lies once, and numbers and times are brought to the device together, without waiting for it."""
+        rows, cols = grid
+        streams, count = features.shape[:2]
+        assert count == rows * cols, f"{count} tokens do not fill a grid of {rows} x {cols}"
+        place = torch.arange(count, device=features.device)
+        row, col, weight = place // cols, place % cols, torch.ones(count, dtype=torch.float32, device=place.device)
+        facts = torch.empty(2, streams, dtype=torch.int64, pin_memory=features.is_cuda)
+        facts[0] = torch.tensor(list(frames), dtype=torch.int64)
+        facts[1].view(torch.float64)[:] = torch.tensor(list(times_s), dtype=torch.float64)
+        numbers, bits = facts.to(features.device, non_blocking=True)[:, :, None].expand(-1, -1, count).unbind(0)
+        parts = zip(features.unbind(0), numbers.unbind(0), bits.unbind(0), extras, whole, strict=True)
+        return [
+            cls(one, number, bit.view(torch.float64), row, col, grid, weight, dict(more), dict(about))
+            for one, number, bit, more, about in parts
+        ]
 
     def __len__(self) -> int:
         return self.features.shape[0]

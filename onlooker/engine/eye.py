@@ -162,18 +162,18 @@ class Eye:
         """What the compressor sees of one patch of each of several streams, by the frames' numbers in them."""
         more, about = self._model.describe(self._wanted, encoded, images, features) if self._wanted else ({}, {})
         hears = self._methods.compressor.hears_codec
-        return [
-            VisualTokens.of_frame(
-                features[row],
-                grid,
-                number,
-                (patch.start_s + patch.end_s) / 2,
-                {name: value[row] for name, value in (*extras.items(), *more.items())}
-                | (told(patch, grid, features.device) if hears else {}),
-                {name: value[row : row + 1] for name, value in about.items()},
-            )
-            for row, (patch, number) in enumerate(zip(patches, numbers, strict=True))
-        ]
+        heard = [told(patch, grid, features.device) if hears else {} for patch in patches]
+        return VisualTokens.of_frames(
+            features,
+            grid,
+            numbers,
+            [(patch.start_s + patch.end_s) / 2 for patch in patches],
+            [
+                {name: value[row] for name, value in (*extras.items(), *more.items())} | heard[row]
+                for row in range(len(patches))
+            ],
+            [{name: value[row : row + 1] for name, value in about.items()} for row in range(len(patches))],
+        )
 
     def _encode(
         self,

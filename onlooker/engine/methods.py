@@ -96,6 +96,8 @@ class Methods:
 
 def working_state(kind: str, state: StreamState, is_sure: bool) -> StreamState:
     """What a method may write into for the next frame; `is_sure` of the room for it."""
+    if not vars(state):  # nothing is remembered
+        return state
     known = kinds.KINDS.get(kind.partition(".")[0])  # an encoder has a state in every tower
     may_stay = is_sure and known is not None and known.renewable and not state.replaces
-    return state if may_stay and state.num_bytes() > LARGE_STATE_BYTES else state.fork()
+    return state if may_stay and state.exceeds(LARGE_STATE_BYTES) else state.fork()

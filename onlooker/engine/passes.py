@@ -271,7 +271,7 @@ def pass_sizes(most_tokens: int) -> tuple[int, ...]:
     sizes = [16]
     while sizes[-1] < most_tokens:
         last = sizes[-1]
-        steps = ((32, 16), (128, 32), (512, 64), (1024, 128), (2**60, 256))
+        steps = ((32, 16), (128, 32), (1024, 64), (2048, 128), (2**60, 256))
         sizes.append(last + next(step for below, step in steps if last < below))
     return tuple(sizes)
 

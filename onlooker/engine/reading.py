@@ -48,21 +48,22 @@ def reading_of(
     """What the model reads of tokens that were seen from one stream time to another, or that stand for another time."""
     told_s = (start_s + end_s) / 2 if place_s is None else place_s
     before, after = model.frame_ids(told_s), model.frame_closing_ids()
-    before_place, seen_from = model.place_text(len(before))
-    place, reach = model.place_tokens(tokens, layout)
-    after_place, after_reach = model.place_text(len(after))
-    after_from = seen_from + reach
-    positions = torch.cat([before_place, place + seen_from, after_place + after_from], dim=1)
-    features = tokens.features.to(model.spec.dtype)
-    embeddings = torch.cat([model.embed_text(before), features, model.embed_text(after)])
-    extras = {
-        name: torch.cat([_zeros(rows, len(before)), rows, _zeros(rows, len(after))])
-        for name, rows in tokens.extras.items()
-        if name in model.language_extras
-    }
+    positions, reach = model.place_tokens(tokens, layout)
+    embeddings = tokens.features.to(model.spec.dtype)
+    extras = {name: rows for name, rows in tokens.extras.items() if name in model.language_extras}
+    if before or after:  # without text there is nothing to put together, for each of many streams
+        before_place, seen_from = model.place_text(len(before))
+        after_place, after_reach = model.place_text(len(after))
+        after_from = seen_from + reach
+        positions = torch.cat([before_place, positions + seen_from, after_place + after_from], dim=1)
+        embeddings = torch.cat([model.embed_text(before), embeddings, model.embed_text(after)])
+        extras = {
+            name: torch.cat([_zeros(rows, len(before)), rows, _zeros(rows, len(after))])
+            for name, rows in extras.items()
+        }
+        reach = after_from + after_reach
     clock = model.clock(start_s if place_s is None else place_s)
-    held = Held(start_s, end_s, positions, after_from + after_reach, clock)
-    return Reading(embeddings, held, extras or None)
+    return Reading(embeddings, Held(start_s, end_s, positions, reach, clock), extras or None)
 
 
 def note_reading(model: VideoModel, content: Sequence[int] | Tensor, time_s: float, kind: SpanKind) -> Reading:

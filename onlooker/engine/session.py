@@ -292,7 +292,7 @@ class Session:
     def give_up(self) -> None:
         """The frame that is being worked on is not remembered. A state that was written in place is dropped."""
         for kind, written in (self._working or {}).items():
-            if self.states[kind] is written:
+            if self.states[kind] is written and vars(written):
                 self.states[kind] = self._engine.new_states()[kind]
         self._working, self.arrival = None, None
 

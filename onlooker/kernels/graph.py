@@ -16,9 +16,12 @@ Outputs = tuple[Tensor, ...]
 
 
 def bucket_sizes(most: int) -> list[int]:
-    """Numbers of streams that steps are made for, up to `most`: doubling, with one between, so a third is padding."""
-    sizes = sorted({base * factor // 2 for base in (2 << n for n in range(most.bit_length() + 1)) for factor in (2, 3)})
-    return [1, *(size for size in sizes if 1 < size < most), most] if most > 1 else [1]
+    """Numbers of streams that steps are made for, up to `most`: a fifth of a large step is padding at most, a third of
+    a small one."""
+    sizes, steps = [1], ((4, 1), (8, 2), (32, 4), (64, 8), (2**60, 16))
+    while sizes[-1] < most:
+        sizes.append(sizes[-1] + next(step for below, step in steps if sizes[-1] < below))
+    return [*sizes[:-1], most] if most > 1 else sizes
 
 
 class CapturedStep:

@@ -64,6 +64,9 @@ def spoil(state: Rich) -> None:
 def test_bytes_are_those_of_the_tensors() -> None:
     assert rich().num_bytes() == 4 * (4 + 2 + 2 + 2 + 1 + 3) + 2
     assert StreamState().num_bytes() == 0
+    for state in (rich(), StreamState()):
+        held = state.num_bytes()
+        assert state.exceeds(held - 1) and not state.exceeds(held)
 
 
 def test_a_fork_is_independent() -> None:

@@ -118,3 +118,24 @@ def test_unlike_parts_cannot_be_joined() -> None:
         join([frame(0), VisualTokens.of_frame(torch.zeros(6, 5), (2, 3), 1, 0.5)])
     with pytest.raises(AssertionError, match="nothing"):
         join([])
+
+
+def test_frames_of_many_streams_are_each_as_one_alone():
+    features, saliency = torch.randn(3, 6, 4), torch.randn(3, 6)
+    extras = [{"saliency": row} for row in saliency]
+    whole = [{"cls": features[n, :1]} for n in range(3)]
+    numbers, times = (2**40 + 7, 0, 3), (3.25, 1e6 + 1 / 3, 0.0)
+    together = VisualTokens.of_frames(features, (2, 3), numbers, times, extras, whole)
+    for n, one in enumerate(together):
+        alone = VisualTokens.of_frame(features[n], (2, 3), numbers[n], times[n], extras[n], whole[n])
+        for name, value in vars(alone).items():
+            other = getattr(one, name)
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, other) and value.dtype == other.dtype, name
+        assert one.grid == alone.grid and torch.equal(one.extras["saliency"], saliency[n])
+        assert torch.equal(one.whole["cls"], alone.whole["cls"])
+        owned = one.owned()
+        owned.frame[0] = 5
+        assert one.frame[0] == numbers[n]
+    with pytest.raises(AssertionError, match="grid"):
+        VisualTokens.of_frames(features, (2, 2), numbers, times, extras, whole)
