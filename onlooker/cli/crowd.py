@@ -7,7 +7,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,9 +168,10 @@ class Crowd:
             self.engine.stages.profile = number >= WARM_UPS + repeats
             if number == WARM_UPS + repeats:
                 before = self._stages(frames)
+            arrivals = [(session, self._resized(n)) for n, session in enumerate(self._sessions[:frames])]
             self.engine.wait()
             began = time.perf_counter()
-            self.engine.step([(session, self._next_frame(n)) for n, session in enumerate(self._sessions[:frames])])
+            self.engine.step(arrivals)
             self.engine.wait()
             if WARM_UPS <= number < WARM_UPS + repeats:
                 whole.append(time.perf_counter() - began)
@@ -214,6 +215,11 @@ class Crowd:
         """The next frame of a stream."""
         self._next[number] += 1
         return self._frame(self._next[number] - 1, number)
+
+    def _resized(self, number: int) -> "Frame":
+        """The next frame of a stream at the model's size, as a scheduler's threads hand it to a step."""
+        frame = self._next_frame(number)
+        return replace(frame, image=self.engine.resize(frame.image))
 
     def _join(self, other: "Session", number: int) -> None:
         """One more stream: it has seen what the other has, and one frame more. So every stream's memory has found the
