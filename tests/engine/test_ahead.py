@@ -8,8 +8,10 @@ from onlooker.core.errors import SessionClosed
 from onlooker.core.events import Failed
 from onlooker.core.frame import Frame
 from onlooker.engine import Decoding, Engine
+from onlooker.engine.saving import Saved
 from onlooker.engine.scheduler import SLO, Scheduler
 from onlooker.engine.stream_queue import StreamQueue
+from onlooker.models import load
 
 QUESTION = "which shape left first ?"
 WRITTEN_IN_PLACE = "stc_published:interval=4,recompute_ratio=0.5"
@@ -30,9 +32,9 @@ def no_small_states(monkeypatch):
     monkeypatch.setattr("onlooker.engine.methods.LARGE_STATE_BYTES", 0)
 
 
-def watched(tiny_model, ahead) -> tuple[list[str], list[dict]]:
+def watched(engine, ahead) -> tuple[list[str], list[Saved]]:
     """Three streams through twelve frames each, of which two wait at a time, and questions between them."""
-    scheduler = make_scheduler(make_engine(tiny_model), ahead)
+    scheduler = make_scheduler(engine, ahead)
     queues = [scheduler.adopt(scheduler.engine.open(), 1.0, backlog=2) for _ in range(3)]
     clips = [make_frames(12, seed=number) for number in range(3)]
     requests = []
@@ -52,7 +54,7 @@ def watched(tiny_model, ahead) -> tuple[list[str], list[dict]]:
 
 
 def test_streams_and_answers_are_the_same(tiny_model):
-    (told, ahead), (told_plainly, plain) = watched(tiny_model, True), watched(tiny_model, False)
+    (told, ahead), (told_plainly, plain) = (watched(make_engine(tiny_model), way) for way in (True, False))
     assert told == told_plainly
     for one, other in zip(ahead, plain, strict=True):
         assert one.facts["frames"] == other.facts["frames"]
@@ -149,3 +151,21 @@ def test_not_where_somebody_looks_between_steps(tiny_model, kind):
 
 def test_by_itself_only_where_the_device_works_beside_the_host(tiny_model):
     assert not make_scheduler(make_engine(tiny_model), None)._ahead.is_on
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("prepared", [False, True])
+def test_on_a_card_streams_and_answers_are_the_same(tiny_folder, prepared):
+    model = load(tiny_folder, device="cuda", dtype="float32")
+    seen = []
+    for ahead in (False, True):
+        engine = make_engine(model, encoder="stc_cacher")
+        if prepared:
+            picture = make_frames(1)[0].image.shape[:2]
+            engine.prepare(most_frames=4, most_tokens=64, picture=picture)
+        seen.append(watched(engine, ahead))
+    (told_plainly, plain), (told, others) = seen
+    assert told == told_plainly
+    for one, other in zip(others, plain, strict=True):
+        assert one.tensors.keys() == other.tensors.keys()
+        assert all(torch.allclose(one.tensors[n].float(), other.tensors[n].float(), atol=1e-3) for n in one.tensors)
