@@ -53,9 +53,11 @@ def test_kernels_equal_the_method(on, ready, kind, name):
 
 
 @EACH_DEVICE
+@pytest.mark.parametrize("dim", [32, 96])
 @torch.no_grad()
-def test_everything_that_is_kept_is_what_the_plain_form_keeps(on, ready):
-    module, _ = make_tower("clip", image_size=24, num_layers=2)
+def test_everything_that_is_kept_is_what_the_plain_form_keeps(on, ready, dim):
+    """Heads of 8 columns, and of 24, which are worked on as 16 and 8."""
+    module, _ = make_tower("clip", image_size=24, num_layers=2, dim=dim)
     frames = make_frames(module, 3).to(on)
     tower, method = take_apart(module.to(on)), METHODS["turns"]
     prepared = CorrectedEncoder(method, tower, frames[0], 1, lambda step: None, "torch", tile=Tile(16, 16))

@@ -42,26 +42,32 @@ class Step:
         """A layer's output `[1, tokens, dim]` and its sketch, given its input and the sketch of that."""
         layer, state = self.tower.layers[number], self.state
         changed = self._choose("entered", number, seen)
-        attention = state.stored("attention", number, x)[None]
+        rows, fresh = changed, x[0, :0]
         if len(changed):
             attended = self._attend(layer, number, x, changed)
             rows = self._projecting(number, attended, changed)
-            fresh = layer.out(attended[:, rows])
-            state.keep("attention", number, fresh[0], rows)
-            state.keep("attention_sketch", number, sketched(fresh[0], self.int8), rows)
-            attention = attention.index_copy(1, rows, fresh)
-            self.times[4, rows] += 1
-        y, seen = x + attention, seen + state.sketches("attention_sketch", number)
+            fresh = layer.out(attended.index_select(0, rows)[None])[0]
+            state.keep("attention_sketch", number, sketched(fresh, self.int8), rows)
+            self.times[4].index_add_(0, rows, self.times.new_ones(len(rows)))
+        y = x + self._branch("attention", number, x, rows, fresh)
+        seen = seen + state.sketches("attention_sketch", number)
         working = self._choose("middle", number, seen)
-        mlp = state.stored("mlp", number, x)
+        fresh = x[0, :0]
         if len(working):
-            fresh = layer.mlp(y[:, working])[0]
-            state.keep("mlp", number, fresh, working)
+            fresh = layer.mlp(y.index_select(1, working))[0]
             state.keep("mlp_sketch", number, sketched(fresh, self.int8), working)
-            mlp = mlp.index_copy(0, working, fresh)
         self.times[0, changed] += 1
         self.times[2, working] += 1
-        return y + mlp, seen + state.sketches("mlp_sketch", number)
+        y += self._branch("mlp", number, x, working, fresh)
+        return y, seen + state.sketches("mlp_sketch", number)
+
+    def _branch(self, kind: str, number: int, x: Tensor, rows: Tensor, fresh: Tensor) -> Tensor:
+        """A branch of all tokens, `[tokens, dim]`: of some of them fresh, and kept; of the others as it is kept."""
+        if len(rows):
+            self.state.keep(kind, number, fresh, rows)
+        kept = self.state.stored(kind, number, x)
+        # What is kept as it was computed is the fresh one already; what was made of 8 bits or 4 is ours to write to.
+        return kept.index_copy_(0, rows, fresh) if self.int8 and len(rows) else kept
 
     def finish(self) -> Tensor:
         """What was spent, written into the state; the share of every token, `[1, tokens]`."""
@@ -91,7 +97,7 @@ class Step:
     def _projecting(self, number: int, attended: Tensor, changed: Tensor) -> Tensor:
         """Tokens that get a new output projection, int64: those whose attended value moved far, and the changed."""
         missed = of(self.state, "missed")[number]
-        length = torch.linalg.vector_norm(attended[0].float(), dim=-1).mean()
+        length = torch.linalg.vector_norm(attended.float(), dim=-1).mean()
         enough = missed.float() > self.method.project_tau * length
         enough[changed] = True
         enough = self._whole_units(enough.nonzero()[:, 0], len(enough))
@@ -99,33 +105,53 @@ class Step:
         return enough.nonzero()[:, 0]
 
     def _attend(self, layer: VisionLayer, number: int, x: Tensor, changed: Tensor) -> Tensor:
-        """Attention of all tokens before the output projection, `[1, tokens, dim]`; references are kept up to date."""
+        """Attention of all tokens before the output projection, `[tokens, dim]`; references are kept up to date."""
         state, sums = self.state, of(self.state, "sums")[number]
-        attended = before = state.stored("attended", number, x)[None]
-        if not self.int8:
-            before = before.clone()  # what is stored is written to
-        normed, asking = layer.norm(x), self._asking(number, changed)
-        old = [state.stored(kind, number, x, changed)[None] for kind in ("keys", "values")]
-        for kind, rows in (("keys", layer.keys), ("values", layer.values)):
-            state.keep(kind, number, rows(normed[:, changed])[0], changed)
-        new = [state.stored(kind, number, x, changed)[None] for kind in ("keys", "values")]
-        others = (~asking).nonzero()[:, 0]
+        attended, moved = state.stored("attended", number, x), self.times.new_zeros(x.shape[1])
+        asking = self._asking(number, changed)
+        rows, others = asking.nonzero()[:, 0], (~asking).nonzero()[:, 0]
+        normed = layer.norm(x.index_select(1, rows))
+        mine = normed.index_select(1, torch.searchsorted(rows, changed))
+        pairs = []
+        for kind, made in (("keys", layer.keys), ("values", layer.values)):
+            old = state.stored(kind, number, x, changed)
+            pairs.append((old, state.keep(kind, number, made(mine)[0], changed)))
+
+        def take(tokens: Tensor, fresh: Tensor, logs: Tensor) -> None:
+            moved.index_copy_(
+                0, tokens, torch.linalg.vector_norm((fresh - attended.index_select(0, tokens)).float(), dim=-1)
+            )
+            sums.index_copy_(0, tokens, logs.to(sums.dtype))
+            state.keep("attended", number, fresh, tokens)
+            if self.int8:
+                attended.index_copy_(0, tokens, fresh)
+
         if len(others):
-            fresh = self._corrected(layer, number, x, attended, others, changed, old, new)
-            attended = attended.index_copy(1, others, fresh)
-            state.keep("attended", number, fresh[0], others)
-        rows = asking.nonzero()[:, 0]
-        queries = layer.queries(normed[:, rows])
-        keys, values = (state.stored(kind, number, x)[None] for kind in ("keys", "values"))
-        fresh = layer.attend(queries, keys, values, rows[None])
-        sums.index_copy_(0, rows, log_sums(layer, queries, keys, rows)[0].to(sums.dtype))
+            take(others, *self._corrected(layer, number, x, attended, others, changed, *pairs))
+        queries = layer.queries(normed)
+        take(rows, *self._looked(layer, number, x, queries, rows))
         state.keep("queries", number, queries[0], rows)
-        state.keep("attended", number, fresh[0], rows)
         self.times[1, rows] += 1
-        attended = attended.index_copy(1, rows, fresh)
-        missed, moved = of(state, "missed")[number], torch.linalg.vector_norm((attended - before)[0].float(), dim=-1)
+        missed = of(state, "missed")[number]
         missed.copy_(torch.hypot(missed.float(), moved))
         return attended
+
+    def _looked(
+        self, layer: VisionLayer, number: int, x: Tensor, queries: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What queries of these tokens attend to over all kept keys and values, `[rows, dim]`, and the log-sum-exps of
+        their scores, `[rows, heads]`."""
+        keys, values = (self.state.stored(kind, number, x)[None] for kind in ("keys", "values"))
+        attended, logs = [], []
+        for some, at in zip(queries.split(CHUNK, dim=1), rows.split(CHUNK), strict=True):
+            scores = layer.scores(some, keys, at, None)
+            top = scores.amax(-1, keepdim=True)
+            weights = scores.sub_(top).exp_()
+            mass = weights.sum(-1, keepdim=True)
+            heads = values.to(weights.dtype).unflatten(-1, (weights.shape[1], -1)).transpose(1, 2)
+            attended.append(((weights @ heads) / mass).transpose(1, 2).flatten(2)[0])
+            logs.append((top + mass.log())[0, :, :, 0].T)
+        return torch.cat(attended).to(x.dtype), torch.cat(logs)
 
     def _asking(self, number: int, changed: Tensor) -> Tensor:
         """Who looks: changed tokens, those that stand for the whole frame, and whose turn it is; bool `[tokens]`."""
@@ -154,41 +180,38 @@ class Step:
         attended: Tensor,
         rows: Tensor,
         changed: Tensor,
-        old: list[Tensor],
-        new: list[Tensor],
-    ) -> Tensor:
-        """Attended values of some tokens with old columns out and new ones in, `[1, rows, dim]`; their log-sum-exps go
-        into the state. Heads of whose softmax too little is left to say so attend to everything again."""
-        queries = self.state.stored("queries", number, attended, rows)[None]
-        kept = of(self.state, "sums")[number]
-        sums = kept[rows].to(torch.promote_types(kept.dtype, torch.float32)).T[None, :, :, None]
-        was, now = (
-            (layer.scores(queries, keys, rows, changed) - sums).clamp_max_(30.0).exp_() for keys in (old[0], new[0])
+        keys: tuple[Tensor, Tensor],
+        values: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Attended values of some tokens with old columns out and new ones in, `[rows, dim]`, and their log-sum-exps
+        `[rows, heads]`; `keys` and `values` are those of the changed tokens, old and new. Heads of whose softmax too
+        little is left to say so attend to everything again."""
+        queries = self.state.stored("queries", number, x, rows)[None]
+        kept = of(self.state, "sums")[number].index_select(0, rows)
+        sums = kept.to(torch.promote_types(kept.dtype, torch.float32)).T[None, :, :, None]
+        columns = torch.cat([changed, changed])
+        weights = (layer.scores(queries, torch.cat(keys)[None], rows, columns).sub_(sums)).clamp_max_(30.0).exp_()
+        heads, went, came = weights.shape[1], *weights.unflatten(-1, (2, -1)).sum(-1).unbind(-1)
+        left = (1 - went).clamp_min_(0)
+        total = left + came  # of what there was before; one head a row: [1, heads, rows]
+        then, signed = (
+            part.to(weights.dtype).unflatten(-1, (heads, -1)).transpose(0, 1)[None]
+            for part in (attended.index_select(0, rows), torch.cat([-values[0], values[1]]))
         )
-        heads = sums.shape[1]
-        left = (1 - was.sum(-1)).clamp_min_(0)
-        total = left + now.sum(-1)  # of what there was before; one head a row: [1, heads, rows]
-        then, before, after = (
-            part.to(was.dtype).unflatten(-1, (heads, -1)).transpose(1, 2)
-            for part in (attended[:, rows], old[1], new[1])
-        )
-        fresh = (then - was @ before + now @ after) / total.clamp_min(LEAST / 2)[..., None]
-        less = (sums[..., 0] + total.clamp_min(LEAST / 2).log())[0].T
-        fresh = fresh.transpose(1, 2).to(attended.dtype)  # [1, rows, heads, head_dim]
+        least = total.clamp_min(LEAST / 2)
+        fresh = (weights @ signed).add_(then).div_(least[..., None]).transpose(1, 2)[0].to(x.dtype)
+        logs = (sums[..., 0] + least.log())[0].T
         lost = ((total < LEAST) | (left < LEAST))[0].T
         if bool(lost.any()):
             again = self._whole_units(rows[lost.any(1)], x.shape[1])
             again = again[rows].nonzero()[:, 0]  # places among the rows
-            asked, mine = queries[:, again], rows[again]
-            keys, values = (self.state.stored(kind, number, x)[None] for kind in ("keys", "values"))
-            seen = layer.attend(asked, keys, values, mine[None]).unflatten(-1, (heads, -1))
+            seen, anew = self._looked(layer, number, x, queries.index_select(1, again), rows[again])
             which = lost[again]
-            fresh[:, again] = torch.where(which[None, :, :, None], seen, fresh[:, again])
-            less[again] = torch.where(which, log_sums(layer, asked, keys, mine)[0].to(less.dtype), less[again])
-        kept.index_copy_(0, rows, less.to(kept.dtype))
+            fresh[again] = torch.where(which[:, :, None], seen.unflatten(-1, (heads, -1)), fresh[again])
+            logs[again] = torch.where(which, anew, logs[again])
         # Of a pair corrected twice is counted, of a pair attended to once.
         self.times[3, rows] += len(changed) / x.shape[1] + 0.5 * lost.float().mean(1)
-        return fresh.flatten(2)
+        return fresh.flatten(1), logs
 
 
 def log_sums(layer: VisionLayer, queries: Tensor, keys: Tensor, rows: Tensor | None = None) -> Tensor:
