@@ -1,10 +1,10 @@
 """Where the time of a step of the corrected Cacher goes, kernel by kernel, for several tiles of its attention.
 
-    python -m benchmarks.cacher_tiles --streams 16,1 --ratios 0.25,0.15 --tiles 64x64x4x3,128x64x8x3
+    python -m benchmarks.cacher_tiles --streams 16,1 --ratios 0.25,0.15 --tiles 64x64x4x3/64x64x4x3,128x64x8x3/64x64x4x3w
 
 A few layers at the named sizes with random weights see moving Pocket World frames. First the captured step is compared
-with the plain form (outputs, arithmetic); then each tile (rows x columns x warps x stages) is timed, milliseconds a
-layer, and the kernels of the fastest are listed. The last line is JSON.
+with the plain form (outputs, arithmetic); then each pair of tiles (rows x columns x warps x stages, w: heads worked on as
+128 columns; of corrections and of those that look) is timed, and the kernels of the fastest are listed. The last line is JSON.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def kernels_of(encoder: Any, frame: Tensor, states: list[Any], layers: int) -> l
 def compare(tower: Any, frames: list[Tensor], encoder: Any, method: STCCorrected, count: int) -> None:
     """The captured step beside the plain form, frame by frame."""
     ours, plain = ([method.new_state() for _ in range(count)] for _ in range(2))
-    for turn in range(4):
+    for turn in range(3):
         got, wanted = encoder.encode(frames[turn][:count], ours), method.encode(tower, frames[turn][:count], plain)
         apart = (got.hidden.float() - wanted.hidden.float()).norm(dim=-1) / wanted.hidden.float().norm(dim=-1)
         shares = [float(each.recomputed.mean()) for each in (got, wanted)]  # pyright: ignore[reportOptionalMemberAccess]
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--streams", default="16,1")
     parser.add_argument("--ratios", default="0.25,0.15")
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--tiles", default="64x64x4x3", help="rows x columns x warps x stages, by commas")
+    parser.add_argument("--tiles", default="64x64x4x3/64x64x4x3", help="pairs of tiles, by commas")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--method", default="", help="further settings, name=number by commas")
     options = parser.parse_args()
@@ -108,13 +108,15 @@ def measure(
     dense = wall_ms(full, frames, [Full().new_state() for _ in range(count)], options.repeats) / layers
     print(f"\n{count} streams, ratio {method.recompute_ratio}: dense {dense * 1000:.1f} us a layer", flush=True)
     for text in options.tiles.split(","):
-        tile = Tile(*(int(part) for part in text.split("x")))
+        tiles = [
+            Tile(*(int(part) for part in one.strip("w").split("x")), split="w" not in one) for one in text.split("/")
+        ]
         try:
-            encoder = CorrectedEncoder(method, tower, like, count, lambda name: None, "cudnn", tile=tile)
+            encoder = CorrectedEncoder(method, tower, like, count, lambda name: None, "cudnn", tiles=tiles)
         except Exception as error:  # a tile that does not fit says so, and the others are timed
             print(f"{text}: {type(error).__name__} {str(error)[:200]}", flush=True)
             continue
-        if not rows:
+        if text not in {row["tile"] for row in rows}:
             compare(tower, frames, encoder, method, min(count, 3))
         states = [method.new_state() for _ in range(count)]
         encoder.encode(frames[0][:count], states)
@@ -122,7 +124,7 @@ def measure(
         for state in states:
             state.grid = ()
         whole = once_ms(encoder, frames[0], states) / layers
-        print(f"{text:14s} {some * 1000:7.1f} us, {some / dense:.3f} of dense; whole {whole / dense:.3f}", flush=True)
+        print(f"{text:24s} {some * 1000:7.1f} us, {some / dense:.3f} of dense; whole {whole / dense:.3f}", flush=True)
         rows.append(
             {"streams": count, "ratio": method.recompute_ratio, "tile": text, "us": round(some * 1000, 1)}
             | {"of_dense": round(some / dense, 4), "whole_of_dense": round(whole / dense, 4)}

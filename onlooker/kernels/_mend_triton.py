@@ -188,15 +188,15 @@ def _exchanged(
 
 @triton.jit
 def _everything(
-    q_main, q_rest, q_scale, keys, values, key_scales, value_scales, tokens, dim, kind, wanted,
+    q_main, q_rest, q_scale, keys, values, key_scales, value_scales, tokens, dim, kind,
     HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """Attention to all tokens, if `wanted`: both sums before their division, the divisor, and the highest score."""
+    """Attention to all tokens: both sums before their division, the divisor, and the highest score."""
     main, rest = tl.arange(0, MAIN)[None, :], tl.arange(0, REST)[None, :]
     top = tl.full((M,), -1e30, tl.float32)
     mass = tl.full((M,), 0.0, tl.float32)
     all_main, all_rest = tl.full((M, MAIN), 0.0, tl.float32), tl.full((M, REST), 0.0, tl.float32)
-    for start in range(0, tokens * wanted, N):
+    for start in range(0, tokens, N):
         col = start + tl.arange(0, N)
         seen = (col < tokens)[:, None]
         k_scale = tl.load(key_scales + col, mask=col < tokens, other=0.0).to(tl.float32)
@@ -223,21 +223,80 @@ def _everything(
     return all_main, all_rest, mass, top
 
 
-@triton.jit(do_not_specialize=["layer"])
-def mend(
-    fresh, flat, others, counts, columns, out, queries, keys, values, attended, attended_scales, sums, scales, times,
-    tokens, layer, layers, dim, room, count, plane, heads, scale, least, first, tile_plane,
-    Q: tl.constexpr, K: tl.constexpr, V: tl.constexpr, EARLY: tl.constexpr,
-    HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+@triton.jit
+def _asked(
+    queries, scale_of, stream, token, layer, tokens, dim, head, there, kind,
+    HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
-    """Attention of one head of M rows of one stream, before the output projection, kept and written to `out`.
+    """Kept queries of one head of some tokens: both parts, without their scales, and these."""
+    at = bytes_at(queries, stream, tl.uint8, 4) + head * (HEAD // 2)
+    at += ((layer * tokens + token).to(tl.int64) * (dim // 2))[:, None]
+    main, rest = _head_in_4(at, there[:, None], kind, HEAD, MAIN, REST)
+    return main, rest, tl.load(scale_of + token, mask=there, other=0.0).to(tl.float32)
 
-    The first tiles are rows that look: fresh queries over all keys and values. The others are rows of which the kept
-    query stays: of what they attended to, columns as they were are taken out and put in as they are. Where less than
-    `least` of a softmax is left, they too attend to everything."""
+
+@triton.jit(do_not_specialize=["layer"])
+def exchange(
+    others, counts, columns, out, queries, attended, attended_scales, sums, scales, lost,
+    tokens, layer, layers, dim, count, plane, heads, scale, least,
+    Q: tl.constexpr, EARLY: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """One head of M rows of one stream that keep what they attended to: columns as they were are taken out of it and
+    put in as they are. The result is kept and written to `out`; of rows of whose softmax less than `least` is left, `lost`
+    (`[streams, heads, tokens]`, in the order of `others`) says so."""
     behind(EARLY)
     tile, head, stream = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     changed = tl.load(counts + stream * 4)
+    limit = tl.load(counts + stream * 4 + 2)
+    if tile * M >= limit:
+        return
+    slot = tile * M + tl.arange(0, M)
+    there = slot < limit
+    main, rest = tl.arange(0, MAIN)[None, :], tl.arange(0, REST)[None, :]
+    kind = out.dtype.element_ty
+    token = tl.load(others + stream * tokens + slot, mask=there, other=0)
+    scale_of = bytes_at(scales, stream, tl.float16, 2) + (Q * layers + layer) * tokens
+    q_main, q_rest, q_scale = _asked(
+        queries, scale_of, stream, token, layer, tokens, dim, head, there, kind, HEAD, MAIN, REST
+    )  # fmt: skip
+    row = (layer * tokens + token).to(tl.int64)
+    sum_at = bytes_at(sums, stream, tl.float16, 2) + row * heads + head
+    before = tl.load(sum_at, mask=there, other=0.0).to(tl.float32) * LOG2E
+    kept_at = bytes_at(attended, stream, tl.int8, 8)
+    kept_scale = bytes_at(attended_scales, stream, tl.uint8, 1) + row * heads + head
+    kept = tl.exp2((tl.load(kept_scale, mask=there, other=0).to(tl.float32) - ONE) / OCTAVE)[:, None]
+    at = row * dim + head * HEAD
+    held = there[:, None] & (main < HEAD)
+    sum_main = tl.load(kept_at + at[:, None] + main, mask=held, other=0).to(tl.float32) * kept
+    held = there[:, None] & (rest < HEAD - MAIN)
+    sum_rest = tl.load(kept_at + at[:, None] + MAIN + rest, mask=held, other=0).to(tl.float32) * kept
+    sum_main, sum_rest, was, now = _exchanged(
+        q_main, q_rest, q_scale * (scale * LOG2E), before, sum_main, sum_rest, columns + head * HEAD, stream * count,
+        changed, plane, dim, main, rest, kind, HEAD, MAIN, N,
+    )  # fmt: skip
+    left = tl.maximum(1.0 - was, 0.0)
+    total = left + now
+    gone = (total < least) | (left < least)
+    tl.store(lost + (stream * heads + head) * tokens + slot, gone.to(tl.int8), mask=there)
+    total = tl.maximum(total, 0.5 * least)
+    to = out + ((stream * tokens + token) * dim)[:, None] + head * HEAD
+    sum_main, sum_rest = sum_main / total[:, None], sum_rest / total[:, None]
+    _tell(sum_main, sum_rest, main, rest, to, at, kept_at, kept_scale, there, HEAD, MAIN)
+    tl.store(sum_at, ((before + tl.log2(total)) / LOG2E).to(tl.float16), mask=there)
+
+
+@triton.jit(do_not_specialize=["layer"])
+def look(
+    fresh, flat, others, counts, out, queries, keys, values, attended, attended_scales, sums, scales, lost, times,
+    tokens, layer, layers, dim, room, heads, scale, first, plane,
+    Q: tl.constexpr, K: tl.constexpr, V: tl.constexpr, EARLY: tl.constexpr,
+    HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """One head of M rows of one stream that attend to all keys and values, kept and written to `out`: in the first
+    tiles those with a fresh query, then those of the others that are `lost`, with the query that is kept."""
+    behind(EARLY)
+    tile, head, stream = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     looks = (tile < first).to(tl.int32)
     begin = (tile - first * (1 - looks)) * M
     limit = tl.load(counts + stream * 4 + 2 - looks)
@@ -248,6 +307,7 @@ def mend(
     main, rest = tl.arange(0, MAIN)[None, :], tl.arange(0, REST)[None, :]
     kind = out.dtype.element_ty
     scale_of = bytes_at(scales, stream, tl.float16, 2) + layer * tokens
+    each = layers * tokens
     if looks:
         token = (tl.load(flat + stream * room + slot, mask=there, other=0) - stream * tokens).to(tl.int32)
         token = tl.where(there, token, 0)
@@ -256,49 +316,26 @@ def mend(
         q_rest = tl.load(at + MAIN + rest, mask=there[:, None] & (rest < HEAD - MAIN), other=0.0)
         q_scale = tl.full((M,), 1.0, tl.float32)
     else:
+        there &= tl.load(lost + (stream * heads + head) * tokens + slot, mask=there, other=0) > 0
+        if tl.max(there.to(tl.int32), axis=0) == 0:
+            return
         token = tl.load(others + stream * tokens + slot, mask=there, other=0)
-        asked = bytes_at(queries, stream, tl.uint8, 4)
-        asked += ((layer * tokens + token).to(tl.int64) * (dim // 2))[:, None] + head * (HEAD // 2)
-        q_main, q_rest = _head_in_4(asked, there[:, None], kind, HEAD, MAIN, REST)
-        q_scale = tl.load(scale_of + Q * layers * tokens + token, mask=there, other=0.0).to(tl.float32)
-    q_scale *= scale * LOG2E
-    row = (layer * tokens + token).to(tl.int64)
-    sum_at = bytes_at(sums, stream, tl.float16, 2) + row * heads + head
-    before = tl.load(sum_at, mask=there, other=0.0).to(tl.float32) * LOG2E
-    kept_at = bytes_at(attended, stream, tl.int8, 8)
-    kept_scale = bytes_at(attended_scales, stream, tl.uint8, 1) + row * heads + head
-    steps = tl.load(kept_scale, mask=there, other=0).to(tl.float32)
-    kept = tl.exp2((steps - ONE) / OCTAVE)[:, None]
-    at = row * dim + head * HEAD
-    use = (there & (slot * 0 + looks == 0))[:, None]
-    sum_main = tl.load(kept_at + at[:, None] + main, mask=use & (main < HEAD), other=0).to(tl.float32) * kept
-    narrow = use & (rest < HEAD - MAIN)
-    sum_rest = tl.load(kept_at + at[:, None] + MAIN + rest, mask=narrow, other=0).to(tl.float32) * kept
-    sum_main, sum_rest, was, now = _exchanged(
-        q_main, q_rest, q_scale, before, sum_main, sum_rest, columns + head * HEAD, stream * count,
-        changed * (1 - looks), plane, dim, main, rest, kind, HEAD, MAIN, N,
-    )  # fmt: skip
-    left = tl.maximum(1.0 - was, 0.0)
-    total = left + now
-    lost = there & ((total < least) | (left < least) | (slot * 0 + looks > 0))
-    total = tl.maximum(total, 0.5 * least)
-    sum_main, sum_rest = sum_main / total[:, None], sum_rest / total[:, None]
-    less = before + tl.log2(total)
-    wanted = tl.max(lost.to(tl.int32), axis=0)
+        q_main, q_rest, q_scale = _asked(
+            queries, scale_of + Q * each, stream, token, layer, tokens, dim, head, there, kind, HEAD, MAIN, REST
+        )  # fmt: skip
+        tl.atomic_add(times + plane + stream * tokens + token, 0.5 / heads, mask=there)
     before_it = tl.cast(layer, tl.int64) * tokens
     key_start = bytes_at(keys, stream, tl.uint8, 4) + before_it * (dim // 2) + head * (HEAD // 2)
     value_start = bytes_at(values, stream, tl.int8, 8) + before_it * dim + head * HEAD
-    each = layers * tokens
-    all_main, all_rest, mass, top = _everything(
-        q_main, q_rest, q_scale, key_start, value_start, scale_of + K * each, scale_of + V * each, tokens, dim, kind,
-        wanted, HEAD, MAIN, REST, M, N,
+    sum_main, sum_rest, mass, top = _everything(
+        q_main, q_rest, q_scale * (scale * LOG2E), key_start, value_start, scale_of + K * each, scale_of + V * each,
+        tokens, dim, kind, HEAD, MAIN, REST, M, N,
     )  # fmt: skip
-    mass = tl.where(lost, mass, 1.0)
-    sum_main = tl.where(lost[:, None], all_main / mass[:, None], sum_main)
-    sum_rest = tl.where(lost[:, None], all_rest / mass[:, None], sum_rest)
-    less = tl.where(lost, top + tl.log2(mass), less)
+    row = (layer * tokens + token).to(tl.int64)
+    at = row * dim + head * HEAD
     to = out + ((stream * tokens + token) * dim)[:, None] + head * HEAD
-    _tell(sum_main, sum_rest, main, rest, to, at, kept_at, kept_scale, there, HEAD, MAIN)
-    tl.store(sum_at, (less / LOG2E).to(tl.float16), mask=there)
-    again = lost & (slot * 0 + looks == 0)
-    tl.atomic_add(times + tile_plane + stream * tokens + token, 0.5 / heads, mask=again)
+    kept_scale = bytes_at(attended_scales, stream, tl.uint8, 1) + row * heads + head
+    sum_main, sum_rest = sum_main / mass[:, None], sum_rest / mass[:, None]
+    _tell(sum_main, sum_rest, main, rest, to, at, bytes_at(attended, stream, tl.int8, 8), kept_scale, there, HEAD, MAIN)
+    sum_at = bytes_at(sums, stream, tl.float16, 2) + row * heads + head
+    tl.store(sum_at, ((top + tl.log2(mass)) / LOG2E).to(tl.float16), mask=there)

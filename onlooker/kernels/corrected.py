@@ -91,13 +91,19 @@ class Tile:
     columns: int = 64
     warps: int = 4
     stages: int = 3
+    split: bool = True
+    """Whether a head of 72 columns is worked on as 64 and 8, or as 128."""
+
+    def parts(self, head: int) -> dict[str, Any]:
+        """How a head of so many columns is worked on."""
+        main = max(16, 1 << (head.bit_length() - 1)) if self.split else power_of_two(head)
+        return {"HEAD": head, "MAIN": main, "REST": power_of_two(head - main) if head > main else 16}
 
 
-TILE = Tile()
+EXCHANGING, LOOKING = Tile(), Tile()
 WARPS = 4
 """Warps that share a row."""
-CHOOSING = 16
-"""Warps that choose for a stream."""
+CHOOSING = 16  # warps that choose for a stream
 
 
 @dataclass
@@ -183,7 +189,8 @@ class SketchStep:
 class CorrectedStep(SketchStep):
     """The kernels over streams of which what changed is computed."""
 
-    tile: Tile = TILE
+    exchanging: Tile = EXCHANGING
+    looking: Tile = LOOKING
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -195,6 +202,7 @@ class CorrectedStep(SketchStep):
         self._place = torch.full((rows,), -1, dtype=torch.int32, device=device)
         self._rest = torch.zeros(rows, dtype=torch.int32, device=device)
         self._columns = torch.zeros(2, 2, streams * shape.count, shape.dim, dtype=self.like.dtype, device=device)
+        self._lost = torch.zeros(streams, shape.heads, shape.tokens, dtype=torch.int8, device=device)
         self._attended = torch.zeros(rows, shape.dim, dtype=self.like.dtype, device=device)
 
     def enter(self, x: Tensor) -> None:
@@ -291,7 +299,7 @@ class CorrectedStep(SketchStep):
         """What all tokens attended to, before its output projection, `[streams * tokens, dim]`, given queries, values
         and keys of the rows that look, `[streams * room, 3 * dim]`. Everything of it is kept. In streams in which
         nothing changed, and of tokens that are not there, it is whatever it was."""
-        shape, tile = self.shape, self.tile
+        shape, tile = self.shape, self.exchanging
         plane = shape.streams * shape.count * shape.dim
         self.mending.swap_rows[(shape.room, shape.streams)](
             fresh,
@@ -313,40 +321,48 @@ class CorrectedStep(SketchStep):
             BLOCK=power_of_two(shape.dim),
             **launched(fresh.device, WARPS),
         )
-        head = shape.dim // shape.heads
-        main = max(16, 1 << (head.bit_length() - 1))
-        first = -(-shape.room // tile.rows)
-        self.mending.mend[(first + -(-shape.tokens // tile.rows), shape.heads, shape.streams)](
-            fresh,
-            self._flat,
+        parts = tile.parts(shape.dim // shape.heads)
+        size = (shape.tokens, layer, shape.layers, shape.dim)
+        self.mending.exchange[(-(-shape.tokens // tile.rows), shape.heads, shape.streams)](
             self._rest,
             self.counts,
             self._columns,
             self._attended,
-            self.at("queries"),
-            self.at("keys"),
-            self.at("values"),
-            self.at("attended"),
-            self.at("attended_scales"),
-            self.at("sums"),
-            self.at("scales"),
-            self.times,
-            shape.tokens,
-            layer,
-            shape.layers,
-            shape.dim,
-            shape.room,
+            *(self.at(name) for name in ("queries", "attended", "attended_scales", "sums", "scales")),
+            self._lost,
+            *size,
             shape.count,
             plane,
             shape.heads,
             shape.scale,
             shape.rules.least,
+            Q=PLACES["Q"],
+            **parts,
+            M=tile.rows,
+            N=tile.columns,
+            **launched(fresh.device, tile.warps),
+            num_stages=tile.stages,
+        )
+        tile = self.looking
+        first = -(-shape.room // tile.rows)
+        names = ("queries", "keys", "values", "attended", "attended_scales", "sums", "scales")
+        self.mending.look[(first + -(-shape.tokens // tile.rows), shape.heads, shape.streams)](
+            fresh,
+            self._flat,
+            self._rest,
+            self.counts,
+            self._attended,
+            *(self.at(name) for name in names),
+            self._lost,
+            self.times,
+            *size,
+            shape.room,
+            shape.heads,
+            shape.scale,
             first,
             3 * shape.streams * shape.tokens,
             **PLACES,
-            HEAD=head,
-            MAIN=main,
-            REST=power_of_two(head - main) if head > main else 16,
+            **tile.parts(shape.dim // shape.heads),
             M=tile.rows,
             N=tile.columns,
             **launched(fresh.device, tile.warps),

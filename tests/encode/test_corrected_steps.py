@@ -60,7 +60,9 @@ def test_everything_that_is_kept_is_what_the_plain_form_keeps(on, ready, dim):
     module, _ = make_tower("clip", image_size=24, num_layers=2, dim=dim)
     frames = make_frames(module, 3).to(on)
     tower, method = take_apart(module.to(on)), METHODS["turns"]
-    prepared = CorrectedEncoder(method, tower, frames[0], 1, lambda step: None, "torch", tile=Tile(16, 16))
+    prepared = CorrectedEncoder(
+        method, tower, frames[0], 1, lambda step: None, "torch", tiles=(Tile(16, 16), Tile(16, 32))
+    )
     ours, plain = method.new_state(), method.new_state()
     for frame in frames:
         prepared.encode(frame[None], [ours])

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class _Family:
     """Captured steps of frames of one kind, by number of streams, and the buffers that all of them share."""
 
-    def __init__(self, name: str, layers: CorrectedLayers, shape: Shape, like: Tensor, tile: Tile) -> None:
-        self._name, self._layers, self._shape, self._tile = name, layers, shape, tile
+    def __init__(self, name: str, layers: CorrectedLayers, shape: Shape, like: Tensor, tiles: Sequence[Tile]) -> None:
+        self._name, self._layers, self._shape, self._tiles = name, layers, shape, tiles
         most, device = shape.streams, like.device
         self.hidden = torch.zeros(most, *like.shape, dtype=like.dtype, device=device)
         self.outputs = torch.zeros(1 + len(layers.taps), *self.hidden.shape, dtype=like.dtype, device=device)
@@ -45,7 +45,7 @@ class _Family:
         shape = dataclasses.replace(self._shape, streams=streams)
         hidden, table = self.hidden[:streams], self.table[:, :streams]
         if self._name == "partly":
-            step = CorrectedStep(shape, table, hidden, self._signs, self._tile)
+            step = CorrectedStep(shape, table, hidden, self._signs, *self._tiles)
             run = partial(self._layers.some, step=step)
         else:
             step = WholeStep(shape, table, hidden, self._signs)
@@ -85,7 +85,7 @@ class CorrectedEncoder:
         on_step: Callable[[str], None],
         way: str,
         capture: bool = True,
-        tile: Tile | None = None,
+        tiles: Sequence[Tile] = (),
     ) -> None:
         self._method, self._tower, self._max_streams = method, tower, max_streams
         layers = CorrectedLayers.of(tower, projection(like.shape[1], like.device, SKETCH), way)
@@ -106,7 +106,7 @@ class CorrectedEncoder:
         self._heads = shape.heads
         each = [corrected_flop(tower, *kind) / dense_flop(tower) for kind in torch.eye(5).tolist()]
         self._each = torch.tensor(each, device=like.device) / len(tower.layers)
-        self._families = [_Family(name, layers, shape, like, tile or Tile()) for name in ("whole", "partly")]
+        self._families = [_Family(name, layers, shape, like, tiles) for name in ("whole", "partly")]
         pool = CapturedStep.new_pool(like.device)
         for size in reversed(bucket_sizes(max_streams)):
             for family in self._families:
