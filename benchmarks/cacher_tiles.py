@@ -2,9 +2,9 @@
 
     python -m benchmarks.cacher_tiles --streams 16,1 --ratios 0.25,0.15 --tiles 64x64x4x3/64x64x4x3,128x64x8x3/64x64x4x3w
 
-A few layers at the named sizes with random weights see moving Pocket World frames. First the captured step is compared
-with the plain form (outputs, arithmetic); then each pair of tiles (rows x columns x warps x stages, w: heads worked on as
-128 columns; of corrections and of those that look) is timed, and the kernels of the fastest are listed. The last line is JSON.
+A few layers at the named sizes with random weights see moving Pocket World frames. Every pair of tiles (rows x columns
+x warps x stages, w: heads worked on as 128 columns; of corrections, and of those that look) is compared with the plain
+form (outputs, arithmetic) and timed; the kernels of the fastest are listed. The last line is JSON.
 """
 
 import argparse

@@ -243,8 +243,8 @@ def exchange(
     M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """One head of M rows of one stream that keep what they attended to: columns as they were are taken out of it and
-    put in as they are. The result is kept and written to `out`; of rows of whose softmax less than `least` is left, `lost`
-    (`[streams, heads, tokens]`, in the order of `others`) says so."""
+    put in as they are. The result is kept and written to `out`; of rows of whose softmax less than `least` is left,
+    `lost` (`[streams, heads, tokens]`, in the order of `others`) says so."""
     behind(EARLY)
     tile, head, stream = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     changed = tl.load(counts + stream * 4)
