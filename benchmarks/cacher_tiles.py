@@ -1,6 +1,6 @@
 """Where the time of a step of the corrected Cacher goes, kernel by kernel, for several tiles of its attention.
 
-    python -m benchmarks.cacher_tiles --streams 16,1 --ratios 0.25,0.15 --tiles 64x64x4x3/64x64x4x3,128x64x8x3/64x64x4x3w
+    python -m benchmarks.cacher_tiles --streams 16,1 --ratios 0.25 --tiles 64x64x4x3/64x64x4x3,64x64x4x3/128x64x8x3w
 
 A few layers at the named sizes with random weights see moving Pocket World frames. Every pair of tiles (rows x columns
 x warps x stages, w: heads worked on as 128 columns; of corrections, and of those that look) is compared with the plain
