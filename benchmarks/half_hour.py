@@ -219,6 +219,7 @@ class Worker:
         self.device = devices[number % len(devices)]
         self.card = torch.cuda.get_device_name() if self.device.startswith("cuda") else "cpu"
         self.eyes: dict[str, Any] = {"encoder": given.encoder, "compressor": given.compressor}
+        self.eyes |= {"layout": given.layout} if given.layout else {}
         self._models: dict[str, Any] = {}
 
     def model(self, name: str) -> Any:
@@ -237,7 +238,8 @@ class Worker:
         """Where it is kept what was seen of a stream."""
         given = self.given
         lengths = (f"{number:g}" for number in (given.minutes, given.fps, given.early_minutes, given.per_hour))
-        parts = (model, given.split, given.world, str(seed), *lengths, *self.eyes.values(), given.dtype)
+        seen_by = given.encoder, given.compressor
+        parts = (model, given.split, given.world, str(seed), *lengths, *seen_by, given.dtype)
         name = "_".join([*parts, self.device.partition(":")[0]])
         return Path(given.seen) / (re.sub(r"[^\w.=-]", "-", name) + ".safetensors")
 
@@ -334,6 +336,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--also", action="append", default=[], metavar="MEMORY", help="watch under this one too")
     parser.add_argument("--fork", action="append", default=[], metavar="MEMORY", help="ask forks under this one too")
     parser.add_argument("--match", default="", help="only memories in whose names this expression is found")
+    parser.add_argument("--layout", choices=("keep", "pack"), help="of positions (default: the model's)")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--devices", default="auto", help="for example cuda:0,cuda:0,cpu: workers take them in turn")
     parser.add_argument("--workers", type=int, default=1)
