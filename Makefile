@@ -27,7 +27,7 @@ test: $(READY)  ## all tests but the long ones and those that need a GPU, footag
 test-footage: $(READY)  ## the pipeline on real footage, fetched from package registries
 	$(BIN)/python -m pytest -m footage
 
-LIVE_PACKAGES := python3-venv chromium ffmpeg mosquitto postgresql nginx-light libnginx-mod-rtmp xvfb python3-gi gir1.2-gst-rtsp-server-1.0 \
+LIVE_PACKAGES := python3-venv chromium ffmpeg mosquitto postgresql nginx-light libnginx-mod-rtmp prometheus xvfb python3-gi gir1.2-gst-rtsp-server-1.0 \
 	gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
 
 live-packages:
@@ -37,6 +37,7 @@ live-packages:
 
 test-live: live-packages $(READY)  ## live sources against real servers on loopback, and all long tests; installs Debian packages when run as root
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,ray]'
+	$(BIN)/python tests/server/clients/install.py
 	$(BIN)/python -m pytest -m "live or slow"
 
 check: $(READY)  ## style, types, room contracts, generated texts
