@@ -4,8 +4,6 @@ import base64
 import contextlib
 import json
 import os
-import re
-import shutil
 import ssl
 import subprocess
 import sys
@@ -13,7 +11,10 @@ from pathlib import Path
 
 import openai
 import pytest
-from running_server import WAIT_S, eventually, push, running
+import trustme
+from live_servers import free_port, need
+from live_servers import running as started
+from running_server import WAIT_S, push, running
 
 from onlooker.server.settings import Key, Limits, Source
 
@@ -99,12 +100,6 @@ def holds(got: dict, right: dict) -> None:
 @contextlib.contextmanager
 def tls(port: int, folder: Path):
     """nginx with a certificate of the test's own authority before a server; its address and the authority's file."""
-    sys.path.append(str(Path(__file__).parents[1] / "video/live"))
-    from live_servers import free_port, need
-    from live_servers import running as started
-
-    import trustme
-
     authority, front = trustme.CA(), free_port()
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(folder / "cert.pem"))
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))

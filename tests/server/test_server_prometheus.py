@@ -1,18 +1,15 @@
 """Prometheus itself, from Debian's package: it reads the server's metrics, and finds nothing to complain of."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx2
 import pytest
+from live_servers import free_port, need
+from live_servers import running as started
 from running_server import WAIT_S, eventually, push, running
 
 from onlooker.server.settings import Key, Limits, Source
-
-sys.path.append(str(Path(__file__).parents[1] / "video/live"))
-from live_servers import free_port, need
-from live_servers import running as started
 
 pytestmark = pytest.mark.live
 KEY = "a-key-for-prometheus-1234"

@@ -9,7 +9,9 @@ import sys
 
 import aiohttp
 
-TITLE = "### Task: Generate a concise title. ### Output: JSON format: {{ \"title\": \"...\" }}\n<chat_history>{}</chat_history>"
+TITLE = (
+    '### Task: Generate a concise title. ### Output: JSON format: {{ "title": "..." }}\n<chat_history>{}</chat_history>'
+)
 
 
 async def streamed(session, url, headers, body):
