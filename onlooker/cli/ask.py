@@ -11,7 +11,7 @@ from onlooker.cli import options
 from onlooker.cli.app import app
 from onlooker.cli.output import clock, emit, note, plain, size_text, warn
 from onlooker.cli.progress import Working
-from onlooker.cli.sources import Reading, hears_codec, open_source, stranger
+from onlooker.cli.sources import Reading, hears_codec, open_source, read_ahead, stranger
 from onlooker.core.errors import InputError, SourceError
 from onlooker.core.events import Answer, SessionStats
 
@@ -99,17 +99,17 @@ def ask(
         with (
             engine.open(trace=writer is not None) as session,
             working.counting("watching", "s of video", None if end is None else round(end)) as watched,
+            read_ahead(opened, None if writer else engine.resize) as frames,
         ):
             options.write_prefixes(session, prefix)
-            for frame in opened.frames:
+            for frame in frames:
                 session.push(frame)
                 if writer and session.trace:
                     writer.add(frame, session.trace.recomputed, session.trace.kept)
                 watched.to(int(frame.time_s))
             if session.time_s is None:
                 raise SourceError("the source showed no frame to ask about", given=source, do="check --fps and --at")
-            answer = session.ask(question, since=since, **decoding)
-            stats = session.stats()
+            answer, stats = session.ask(question, since=since, **decoding), session.stats()
     remarks = [*_remarks(opened.duration_s, stats, answer, at, fps), *opened.remarks()]
     if as_json:
         more = {"source": opened.name, "overlay": str(overlay) if overlay else None}

@@ -10,7 +10,7 @@ from onlooker.cli import options
 from onlooker.cli.app import app
 from onlooker.cli.output import clock, emit, note, plain, warn
 from onlooker.cli.progress import Working
-from onlooker.cli.sources import Reading, open_source, stranger
+from onlooker.cli.sources import Reading, open_source, read_ahead, stranger
 from onlooker.core.errors import InputError, SourceError
 
 FORMATS = (".vtt", ".srt", ".txt")
@@ -73,9 +73,9 @@ def chapters(
         with working.loading(model):
             engine = Engine.from_pretrained(model, dtype=dtype, device=device, pairs=pairs, **settings)
         found: list[Cue] = []
-        with engine.open() as session:
+        with engine.open() as session, read_ahead(opened, engine.resize) as frames:
             cutting = Chapters(engine, session, prompt or TITLE, policy, least_s=least, longest=longest)
-            for frame in opened.frames:
+            for frame in frames:
                 found += _tell(cutting.look(frame, session.push(frame)), as_json)
             if session.time_s is None:
                 raise SourceError("the source showed no frame", given=source, do="check it, and --fps")

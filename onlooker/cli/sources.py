@@ -2,10 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from onlooker.core.errors import DamagedSource, InputError
 from onlooker.core.frame import Frame
@@ -33,6 +36,8 @@ def hears_codec(methods: Mapping[str, Any]) -> bool:
 
 
 AS_IT_SAYS = Reading()
+MOST_RESIZERS, MOST_AHEAD = 8, 16
+"""Threads that resize frames, and frames that wait to be taken."""
 
 
 @dataclass
@@ -109,6 +114,24 @@ def open_source(
             yield Opened(iter(video), video.info.duration_s, video.info.name, [video.report], live)
     except DamagedSource as damage:
         raise DamagedSource(damage.what, given=damage.given, do="without --strict, what decodes is used") from damage
+
+
+@contextmanager
+def read_ahead(opened: Opened, resize: Callable[[np.ndarray], np.ndarray] | None = None) -> Iterator[Iterator[Frame]]:
+    """Frames of a source that can wait, read and resized on threads of their own while whoever takes them is at work
+    on those before: QuickVideo (arXiv 2505.16175) overlaps decoding with the prefill. Live frames come as they come."""
+    from onlooker.video import Ahead, changed
+
+    if opened.is_live:
+        yield opened.frames
+        return
+
+    def resized(frame: Frame) -> Frame:
+        return frame if resize is None else replace(frame, image=resize(frame.image))
+
+    workers = max(1, min(MOST_RESIZERS, os.cpu_count() or 1))
+    with Ahead(changed(opened.frames, resized, workers), most=MOST_AHEAD) as frames:
+        yield frames
 
 
 def _synthetic(source: str, fps: float, end_s: float | None) -> Opened:

@@ -1,6 +1,6 @@
 """Pictures in, with their true times: files, live sources, frames handed in."""
 
-from onlooker.video.ahead import Ahead
+from onlooker.video.ahead import Ahead, changed
 from onlooker.video.frame_sampling import FrameSampler
 from onlooker.video.live import LiveSource, open_live
 from onlooker.video.live_place import is_live
@@ -21,6 +21,7 @@ __all__ = [
     "Source",
     "SourceInfo",
     "SourceReport",
+    "changed",
     "is_live",
     "is_web",
     "open_live",

@@ -2,7 +2,8 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
@@ -85,3 +86,28 @@ class Ahead:
             with self._changed:
                 self._is_over = True
                 self._changed.notify_all()
+
+
+def changed(frames: Iterator[Frame], change: Callable[[Frame], Frame], workers: int) -> Iterator[Frame]:
+    """Frames in their order, each changed (resized, say) on one of so many threads, at most twice as many at once.
+
+    Raises what the source or `change` raised, after the frames that came before it. Raises `InputError` for fewer than
+    one worker.
+    """
+    if workers < 1:
+        raise InputError("frames are changed by at least one worker", given=str(workers), do="workers=4")
+    flying: deque[Future[Frame]] = deque()
+    error: BaseException | None = None
+    with ThreadPoolExecutor(workers, "onlooker-change") as pool:
+        try:
+            while error is None:
+                try:
+                    flying.append(pool.submit(change, next(frames)))
+                except BaseException as ended:  # the end, or what went wrong: first come those that are on their way
+                    error = ended
+                while flying and (error is not None or len(flying) >= 2 * workers):
+                    yield flying.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    if not isinstance(error, StopIteration):
+        raise error

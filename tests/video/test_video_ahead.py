@@ -8,7 +8,7 @@ from video_clips import write
 
 from onlooker.core.errors import DamagedSource, InputError
 from onlooker.core.frame import Frame
-from onlooker.video import Ahead, open_video
+from onlooker.video import Ahead, changed, open_video
 
 WAIT_S = 30.0
 
@@ -71,3 +71,39 @@ def test_an_error_comes_after_the_frames_before_it():
 def test_the_bound_is_checked():
     with pytest.raises(InputError, match="read ahead"):
         Ahead(iter(()), most=0)
+
+
+def test_frames_are_changed_in_their_order_and_an_error_comes_last():
+    """By several threads, the first of which are the slowest; the end may be an error of the source's."""
+    later = [threading.Event() for _ in range(8)]
+
+    def change(frame: Frame) -> Frame:
+        number = int(frame.time_s)
+        if number % 2 == 0:
+            assert later[number + 1].wait(WAIT_S), "the next one does not wait for this one"
+        later[number].set()
+        return Frame(frame.image + 1, frame.time_s)
+
+    def broken():
+        yield from frames(8, [])
+        raise DamagedSource("it ends here")
+
+    told = changed(broken(), change, workers=2)
+    got = [next(told) for _ in range(8)]
+    assert [frame.time_s for frame in got] == [float(n) for n in range(8)]
+    assert all((frame.image == 1).all() for frame in got)
+    with pytest.raises(DamagedSource):
+        next(told)
+    with pytest.raises(InputError, match="worker"):
+        next(changed(iter(()), change, workers=0))
+
+
+def test_no_more_frames_are_changed_than_are_taken_soon_and_what_went_wrong_is_told():
+    read: list[int] = []
+    told = changed(frames(100, read), lambda frame: frame, workers=2)
+    assert next(told).time_s == 0.0
+    assert len(read) == 4, "twice as many as workers"
+    told.close()
+    fails = changed(frames(3, []), lambda frame: 1 / frame.time_s, workers=1)
+    with pytest.raises(ZeroDivisionError):
+        list(fails)
