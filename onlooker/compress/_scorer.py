@@ -9,6 +9,7 @@ from torch import Tensor
 
 from onlooker.compress._batching import alike, beside, selected, stacked
 from onlooker.compress._keep import Budgeted, best
+from onlooker.compress._steps import Kept, SteppedFrames, chosen
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -48,3 +49,24 @@ class Scorer(Budgeted):
                 for i, chosen in zip(members, selected(batch, members, best(scores, keep)), strict=True):
                     kept[i] = chosen
         return kept
+
+
+@dataclass(frozen=True)
+class SteppedScorer(Budgeted, SteppedFrames):
+    """One that scores in steps of fixed shape: fill in `worth` instead, and `recalled` and `remember`."""
+
+    @abstractmethod
+    def worth(
+        self, tokens: VisualTokens, features: Tensor, past: tuple[Tensor, ...], pruned: bool
+    ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """As `Scorer.scores`, of `tokens` whose features are, stream by stream, `[streams, tokens, dim]`; and what is
+        remembered."""
+
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
+        """The tokens of each frame that score highest, in order."""
+        features = tokens.features.detach().unflatten(0, (streams, -1))
+        keep = self.num_kept(features.shape[1])
+        scores, past = self.worth(tokens, features, past, keep < features.shape[1])
+        if scores is None or keep == features.shape[1]:
+            return Kept(tokens, past=past)
+        return chosen(tokens, best(scores, keep), past)

@@ -53,6 +53,12 @@ def masked(tokens: VisualTokens, mask: Tensor, past: tuple[Tensor, ...] = ()) ->
     return Kept(tokens, order, mask.sum(1), past)
 
 
+def chosen(tokens: VisualTokens, index: Tensor, past: tuple[Tensor, ...] = ()) -> Kept:
+    """The tokens at `index` (int64 `[streams, kept]`, each row ascending), places in their stream's frame."""
+    streams, size = len(index), len(tokens) // len(index)
+    return Kept(tokens, index + torch.arange(0, streams * size, size, device=index.device)[:, None], past=past)
+
+
 class Stepped(Compressor):
     """A compressor that does its work in steps of fixed shape: fill in `step`, and `recalled` and `remember` where it
     remembers something."""
@@ -81,7 +87,8 @@ class Stepped(Compressor):
         """A step as it is, over the frames of some streams of one shape."""
         tokens, streams = join(parts), len(states)
         kept = self.step(tokens, streams, len(parts) // streams, self.recalled(tokens, states))
-        outs = kept.given(streams)
+        untouched = kept.tokens is tokens and kept.order is None and len(parts) == streams
+        outs = list(parts) if untouched else kept.given(streams)
         self.remember(states, kept, outs)
         return outs
 

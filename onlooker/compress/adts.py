@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import in_steps
+from onlooker.compress._batching import copies, in_steps
 from onlooker.compress._keep import num_kept
 from onlooker.compress._likeness import likenesses
-from onlooker.compress._scorer import Scorer
+from onlooker.compress._scorer import SteppedScorer
+from onlooker.compress._steps import Kept
 from onlooker.core.errors import ModelError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -43,12 +44,11 @@ class AdtsState(StreamState):
 
 
 @dataclass(frozen=True)
-class ADTS(Scorer):
+class ADTS(SteppedScorer):
     """Max-min diversity, weighted by saliency."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
     realises: ClassVar[tuple[str, ...]] = ("flashvid",)
-    as_they_come: ClassVar[bool] = True
 
     event: bool = False
     """Weigh by relevance to the stream so far as well (the authors do for LLaVA and not for Qwen)."""
@@ -57,21 +57,32 @@ class ADTS(Scorer):
         """Nothing seen."""
         return AdtsState()
 
-    def scores(
-        self, features: Tensor, batch: Sequence[VisualTokens], states: Sequence[StreamState], pruned: bool
-    ) -> Tensor | None:
+    def recalled(self, tokens: VisualTokens, states: Sequence[StreamState]) -> tuple[Tensor, ...]:
+        """The mean token so far, and of how many frames it is."""
+        if not self.event:
+            return ()
+        mine, features = [s for s in states if isinstance(s, AdtsState)], tokens.features
+        none = torch.zeros(features.shape[1], device=features.device)
+        counts = torch.tensor([float(state.num_frames) for state in mine]).to(features.device, non_blocking=True)
+        return torch.stack([none if state.mean is None else state.mean for state in mine]), counts
+
+    def worth(
+        self, tokens: VisualTokens, features: Tensor, past: tuple[Tensor, ...], pruned: bool
+    ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         """How early each token is chosen: as many points as tokens are chosen after it, and one; 0 for those left."""
-        weight = torch.stack([tokens.extras["saliency"].detach().float() for tokens in batch])
+        weight = tokens.extras["saliency"].detach().float().unflatten(0, features.shape[:2])
         if self.event:
-            for mean, state in zip(features.float().mean(1), states, strict=True):
-                assert isinstance(state, AdtsState)
-                state.num_frames += 1
-                state.mean = mean.clone() if state.mean is None else state.mean + (mean - state.mean) / state.num_frames
-            means = torch.stack(
-                [state.mean for state in states if isinstance(state, AdtsState) and state.mean is not None]
-            )
-            weight = weight * cosine_similarity(features.float(), means[:, None], dim=-1).clamp_min(0)
-        return picked(features, weight, num_kept(features.shape[1], self.keep, self.keep_ratio)) if pruned else None
+            mean, number = past
+            mean = mean + (features.float().mean(1) - mean) / (number[:, None] + 1)
+            weight, past = weight * cosine_similarity(features.float(), mean[:, None], dim=-1).clamp_min(0), (mean,)
+        count = num_kept(features.shape[1], self.keep, self.keep_ratio)
+        return picked(features, weight, count) if pruned else None, past
+
+    def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
+        """One frame more is in the mean."""
+        mine = [state for state in states if isinstance(state, AdtsState)]
+        for state, mean in zip(mine, copies(kept.past[0].unbind()) if self.event else (), strict=self.event):
+            state.mean, state.num_frames = mean, state.num_frames + 1
 
 
 def picked(features: Tensor, weight: Tensor, count: int) -> Tensor:

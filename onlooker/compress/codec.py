@@ -17,7 +17,8 @@ from torch import Tensor
 
 from onlooker.compress._batching import copies, earlier, in_steps
 from onlooker.compress._likeness import likeness
-from onlooker.compress._scorer import Scorer
+from onlooker.compress._scorer import SteppedScorer
+from onlooker.compress._steps import Kept
 from onlooker.core.checks import number
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -36,12 +37,11 @@ class CodecState(StreamState):
 
 
 @dataclass(frozen=True)
-class Codec(Scorer):
+class Codec(SteppedScorer):
     """A pruner by motion vectors."""
 
     hears_codec: ClassVar[bool] = True
     whole_frames: ClassVar[bool] = True
-    as_they_come: ClassVar[bool] = True
 
     new: float = 0.1
     """Motion, as a share of the picture, that being new is worth."""
@@ -54,22 +54,32 @@ class Codec(Scorer):
         """No frame before."""
         return CodecState()
 
-    def scores(
-        self, features: Tensor, batch: Sequence[VisualTokens], states: Sequence[StreamState], pruned: bool
-    ) -> Tensor | None:
+    def recalled(self, tokens: VisualTokens, states: Sequence[StreamState]) -> tuple[Tensor, ...]:
+        """The frame before, and how many there were of which nothing was said."""
+        mine, now = [s for s in states if isinstance(s, CodecState)], tokens.features.detach()
+        before, _ = earlier([state.before for state in mine], now.unflatten(0, (len(mine), -1)))
+        none = torch.zeros(1, dtype=torch.int64, device=now.device)
+        return before, torch.stack([none if state.num_fallbacks is None else state.num_fallbacks for state in mine])
+
+    def worth(
+        self, tokens: VisualTokens, features: Tensor, past: tuple[Tensor, ...], pruned: bool
+    ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         """Motion where it is known, else change."""
-        mine = [state for state in states if isinstance(state, CodecState)]
-        before, _ = earlier([state.before for state in mine], features)
-        nothing = torch.zeros(features.shape[1], 4, device=features.device)
-        said = torch.stack([tokens.extras.get("codec", nothing).float() for tokens in batch])
+        before, num_fallbacks = past
+        nothing = torch.zeros(len(tokens), 4, device=features.device)
+        said = tokens.extras.get("codec", nothing).float().unflatten(0, features.shape[:2])
         told = said[..., 3].amax(1) > 0
-        for state, frame, silent in zip(mine, copies(features.unbind()), (~told).long()[:, None], strict=True):
-            state.before = frame
-            state.num_fallbacks = silent.clone() if state.num_fallbacks is None else state.num_fallbacks + silent
+        new = features, num_fallbacks + (~told).long()[:, None]
         if not pruned:
-            return None
+            return None, new
         motion, spread, known = said[..., :2], said[..., 2], said[..., 3]
         own = (motion - motion.median(1, keepdim=True).values).norm(dim=-1)
         moved = (own + spread) * known + self.new * (1 - known)
         change = 1 - likeness(features, before)
-        return in_steps(torch.where(told[:, None], moved, change))
+        return in_steps(torch.where(told[:, None], moved, change)), new
+
+    def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
+        """This frame is the one before the next."""
+        mine, (frames, silent) = [s for s in states if isinstance(s, CodecState)], kept.past
+        for state, frame, count in zip(mine, copies(frames.unbind()), copies(silent.unbind()), strict=True):
+            state.before, state.num_fallbacks = frame, count

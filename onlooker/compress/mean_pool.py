@@ -4,33 +4,25 @@ VideoScan (arXiv 2503.09387) trains one carrier token to stand for a frame; this
 training.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from onlooker.compress._batching import Batched, alike, apart, together
+from onlooker.compress._steps import Kept, SteppedFrames
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
 
 @dataclass(frozen=True)
-class MeanPool(Batched):
+class MeanPool(SteppedFrames):
     """The average token, at the frame's first place."""
 
     def new_state(self) -> StreamState:
         """Nothing to remember."""
         return StreamState()
 
-    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
         """All tokens of each frame merged into one."""
-        kept = list(batch)
-        for members in alike(batch):
-            flat, size = together(batch, members), len(batch[members[0]])
-            group = torch.arange(len(members), device=flat.features.device).repeat_interleave(
-                size, output_size=len(members) * size
-            )
-            merged = flat.merge(group, len(members))
-            for i, out in zip(members, apart(merged, [1] * len(members)), strict=True):
-                kept[i] = out
-        return kept
+        group = torch.arange(streams, device=tokens.features.device)[:, None].expand(-1, len(tokens) // streams)
+        return Kept(tokens.merge(group.flatten(), streams))

@@ -1,13 +1,12 @@
 """Keep tokens drawn at random, the same ones in every run."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import Batched, alike, selected
 from onlooker.compress._keep import Budgeted, best
+from onlooker.compress._steps import Kept, SteppedFrames, chosen
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -16,7 +15,7 @@ _LOW_32_BITS = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
-class Random(Budgeted, Batched):
+class Random(Budgeted, SteppedFrames):
     """A fair draw without replacement, made from (seed, frame number, place in the grid) and nothing else.
 
     Every token's lot is a hash of the three, computed where the tokens lie. There is no generator to share, so the
@@ -35,20 +34,14 @@ class Random(Budgeted, Batched):
         """Nothing to remember: the frame number is on the tokens."""
         return StreamState()
 
-    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
         """The tokens of each frame with the highest lots."""
-        kept = list(batch)
-        for members in alike(batch):
-            keep = self.num_kept(len(batch[members[0]]))
-            if keep == len(batch[members[0]]):
-                continue
-            frame = torch.stack([batch[i].frame for i in members])
-            slot = torch.stack([batch[i].row for i in members]) * batch[members[0]].grid[1]
-            slot = slot + torch.stack([batch[i].col for i in members])
-            seeded = _mix(frame + _mix(torch.full_like(frame[:1, :1], self.seed)))
-            for i, out in zip(members, selected(batch, members, best(_mix(seeded + slot), keep)), strict=True):
-                kept[i] = out
-        return kept
+        frame, slot = tokens.frame.view(streams, -1), tokens.slot.view(streams, -1)
+        keep = self.num_kept(frame.shape[1])
+        if keep == frame.shape[1]:
+            return Kept(tokens)
+        seeded = _mix(frame + _mix(torch.full_like(frame[:1, :1], self.seed)))
+        return chosen(tokens, best(_mix(seeded + slot), keep))
 
 
 def _mix(number: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from onlooker.compress._batching import in_steps
-from onlooker.compress._scorer import Scorer
+from onlooker.compress._batching import copies, in_steps
+from onlooker.compress._scorer import SteppedScorer
+from onlooker.compress._steps import Kept
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -30,7 +31,7 @@ class PrunerState(StreamState):
 
 
 @dataclass(frozen=True)
-class STCPruner(Scorer):
+class STCPruner(SteppedScorer):
     """Dual-anchor pruning of Streaming Token Compression (STC, arXiv 2512.00891).
 
     Every token is compared with two anchors: the mean token of its own frame (space) and the mean of the frame means
@@ -75,16 +76,31 @@ class STCPruner(Scorer):
         """No past yet."""
         return PrunerState()
 
-    def scores(
-        self, features: Tensor, batch: Sequence[VisualTokens], states: Sequence[StreamState], pruned: bool
-    ) -> Tensor | None:
+    def recalled(self, tokens: VisualTokens, states: Sequence[StreamState]) -> tuple[Tensor, ...]:
+        """The frame means that are remembered, and of how many frames they are."""
+        mine, features = [s for s in states if isinstance(s, PrunerState)], tokens.features
+        none = torch.zeros(self.window or 1, features.shape[1], device=features.device)
+        counts = torch.tensor([float(state.num_frames) for state in mine]).to(features.device, non_blocking=True)
+        return torch.stack([none if state.history is None else state.history for state in mine]), counts[:, None]
+
+    def worth(
+        self, tokens: VisualTokens, features: Tensor, past: tuple[Tensor, ...], pruned: bool
+    ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         """How unlike both anchors each token is; then the frame's mean enters the past."""
+        features, (history, seen) = features.float(), past
         present = features.mean(1)
-        novelty = None
-        if pruned:
-            novelty = self._novelty(features, _past_means(states, present), present)
-        _remember(states, present, self.window)
-        return novelty
+        # Rows that are not filled yet are zeros, and come first.
+        anchors = history.sum(1) / seen.clamp(1, history.shape[1])
+        novelty = self._novelty(features, torch.where(seen > 0, anchors, present), present) if pruned else None
+        if self.window:
+            return novelty, (torch.cat([history[:, 1:], present[:, None]], 1),)
+        return novelty, (history + (present[:, None] - history) / (seen[..., None] + 1),)
+
+    def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
+        """One frame more."""
+        mine = [state for state in states if isinstance(state, PrunerState)]
+        for state, history in zip(mine, copies(kept.past[0].unbind()), strict=True):
+            state.history, state.num_frames = history, state.num_frames + 1
 
     def _novelty(self, features: Tensor, past: Tensor, present: Tensor) -> Tensor:
         """How unlike both anchors (`[streams, dim]`) each token is, `[streams, tokens]`, in whole steps."""
@@ -103,45 +119,3 @@ def _gaussians(unit: Tensor, anchor: Tensor) -> Tensor:
     """Likeness of tokens `[streams, tokens, dim]` to one anchor each, `[streams, dim]`, summed over five widths."""
     distance = (unit - anchor[:, None]).square().sum(-1)
     return torch.stack([torch.exp(-distance / (2 * scale)) for scale in _SCALES]).sum(0)
-
-
-def _past_means(states: Sequence[StreamState], present: Tensor) -> Tensor:
-    """Of each stream the mean of its past, `[streams, dim]`; where there is none, the present frame's."""
-    known = [state for state in states if isinstance(state, PrunerState) and state.history is not None]
-    if not known:
-        return present
-    # Rows that no frame has filled yet are zeros.
-    pasts = torch.stack([state.history for state in known if state.history is not None])
-    counts = [min(state.num_frames, pasts.shape[1]) for state in known]
-    means = pasts.sum(1) / _numbers(counts, pasts)
-    if len(known) == len(states):
-        return means
-    rows = iter(means)
-    mine = zip(states, present, strict=True)
-    return torch.stack([next(rows) if any(state is one for one in known) else mean for state, mean in mine])
-
-
-def _remember(states: Sequence[StreamState], present: Tensor, window: int | None) -> None:
-    # New tensors throughout, not writes in place: forks share them. Each in memory of its own, as a row of the batch
-    # would keep the whole batch alive; all by as many launches as one.
-    mine: list[PrunerState] = list(states)  # pyright: ignore[reportAssignmentType] - made by the method
-    old = [present.new_zeros(window or 1, present.shape[1]) if s.history is None else s.history for s in mine]
-    new = [torch.empty_like(history) for history in old]
-    for state in mine:
-        state.num_frames += 1
-    if window:
-        torch._foreach_copy_([one[-1] for one in new], list(present.unbind(0)))
-        if window > 1:
-            torch._foreach_copy_([one[:-1] for one in new], [one[1:] for one in old])
-    else:
-        means = torch.cat(old)
-        means = means + (present - means) / _numbers([state.num_frames for state in mine], means)
-        torch._foreach_copy_(new, list(means.split(1)))
-    for state, history in zip(mine, new, strict=True):
-        state.history = history
-
-
-def _numbers(counts: Sequence[int], like: Tensor) -> Tensor:
-    """Float32 `[streams, 1]`, without waiting for the device."""
-    numbers = torch.tensor(list(counts), dtype=torch.float32, pin_memory=like.is_cuda)
-    return numbers.to(like.device, non_blocking=True)[:, None]

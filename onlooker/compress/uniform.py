@@ -1,20 +1,19 @@
 """Keep tokens evenly spread over the picture, whatever it shows."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import Batched, alike, selected
 from onlooker.compress._keep import Budgeted
+from onlooker.compress._steps import Kept, SteppedFrames, chosen
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
 
 @dataclass(frozen=True)
-class Uniform(Budgeted, Batched):
+class Uniform(Budgeted, SteppedFrames):
     """A lattice over the token grid: evenly spaced lines, evenly spaced tokens on each.
 
     Taking every n-th token in raster order instead would pick whole columns whenever n divides the width, which makes
@@ -25,25 +24,21 @@ class Uniform(Budgeted, Batched):
         """Nothing to remember."""
         return StreamState()
 
-    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+    def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
         """The tokens on the lattice; a frame that was thinned before is spaced evenly as a list."""
-        kept = list(batch)
-        for members in alike(batch):
-            if self.num_kept(len(batch[members[0]])) == len(batch[members[0]]):
-                continue
-            index = self._lattice(batch[members[0]]).expand(len(members), -1)
-            for i, out in zip(members, selected(batch, members, index), strict=True):
-                kept[i] = out
-        return kept
+        size = len(tokens) // streams
+        if self.num_kept(size) == size:
+            return Kept(tokens)
+        return chosen(tokens, self._lattice(tokens.grid, size, tokens.features.device).expand(streams, -1))
 
-    def _lattice(self, tokens: VisualTokens) -> Tensor:
-        """The places that are kept of a frame like this one, int64 `[kept]`."""
-        keep = self.num_kept(len(tokens))
-        rows, cols = tokens.grid if math.prod(tokens.grid) == len(tokens) else (1, len(tokens))
+    def _lattice(self, grid: tuple[int, int], size: int, device: torch.device) -> Tensor:
+        """The places that are kept of a frame of so many tokens, int64 `[kept]`."""
+        keep = self.num_kept(size)
+        rows, cols = grid if math.prod(grid) == size else (1, size)
         # As many lines as make the spacing along and across equal, but enough that no line overflows.
         lines = min(rows, max(round(math.sqrt(keep * rows / cols)), -(-keep // cols), 1))
         lines = min(lines, keep)
-        place = torch.arange(keep, device=tokens.features.device)
+        place = torch.arange(keep, device=device)
         line = place * lines // keep
         start = (line * keep + lines - 1) // lines
         count = ((line + 1) * keep + lines - 1) // lines - start

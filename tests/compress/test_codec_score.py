@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from onlooker import models
-from onlooker.compress import Scorer
 from onlooker.compress.codec import Codec
 from onlooker.core.tokens import VisualTokens
 from onlooker.engine import Engine
@@ -30,7 +29,6 @@ def said(moved=(), new=(), camera=(0.0, 0.0)):
 
 def test_what_moved_and_what_is_new_stays():
     method = Codec(keep=3)
-    assert isinstance(method, Scorer)
     kept = method.compress(frame(1, said(moved=(6, 11), new=(2,))), method.new_state())
     assert kept.slot.tolist() == [2, 6, 11]
 

@@ -15,6 +15,9 @@ from onlooker.core.contracts import Compressor
 from onlooker.core.tokens import VisualTokens, join
 
 SETTINGS = (
+    "adts:keep=5",
+    "adts:keep=5,event=true",
+    "codec:keep=5",
     "ctr:keep=5",
     "ctr:keep_ratio=1",
     "dtd:threshold=0.8",
@@ -25,10 +28,17 @@ SETTINGS = (
     "flashvid:frames=4,event=true",
     "holitom:frames=4",
     "longvlm:frames=4,keep_ratio=0.1",
+    "mean_pool",
     "prunevid:frames=4",
+    "random:keep=5",
     "rate(dtd):tokens_per_s=5",
+    "stc_pruner:keep=5,window=3",
+    "stc_pruner:keep=5,window=none",
+    "stc_pruner:keep_ratio=1",
+    "stc_pruner:keep=5,score=gaussian",
     "sttm:frames=4",
     "tome:keep=5",
+    "uniform:keep=5",
     "vcast:keep_ratio=0.4",
     "vidcom2:frames=4",
     "visionzip:keep=9",
