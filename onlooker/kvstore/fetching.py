@@ -47,6 +47,8 @@ class Fetch:
         self._picked, self._num_layers, self._into, self._kernels, self._lent = picked, num_layers, into, kernels, lent
         self._rows: list[tuple[Tensor, Tensor, slice]] = []
         self._files: list[tuple[Tensor, Tensor, slice]] = []
+        self._facts: list[tuple[int, ...]] = []
+        """Of blocks that a kernel reads: see `_facts`."""
         self._codes: dict[tuple[int, int, bool], list[tuple[Coded, slice]]] = {}
         self._hosts: list[Coded] = []
 
@@ -58,9 +60,12 @@ class Fetch:
         """From a block as its codec wrote it."""
         if not coded.codec.plain:
             self._codes.setdefault((id(coded.codec), coded.num_tokens, coded.on_disk), []).append((coded, to))
-        else:
-            # Memory of a file is not pinned: no kernel reads it.
-            (self._files if coded.on_disk else self._rows).append((coded.parts["keys"], coded.parts["values"], to))
+        elif self._kernels is None or coded.on_disk:  # memory of a file is not pinned: no kernel reads it
+            self._files.append((coded.parts["keys"], coded.parts["values"], to))
+        else:  # keys of all layers, then as many values
+            address, heads = coded.address, self._into[0].shape[1]
+            by_head = coded.num_tokens
+            self._facts.append((address, address + coded.nbytes // 2, heads * by_head, by_head, to.start, by_head))
         if coded.slab.device.type == "cpu" and not coded.on_disk:
             self._hosts.append(coded)
 
@@ -69,7 +74,7 @@ class Fetch:
         files = self._files
         if self._kernels is None:
             files = files + self._rows
-        elif self._rows:
+        elif self._rows or self._facts:
             self._run_ranges(self._kernels)
         for *parts, to in files:
             for part, into in zip(parts, self._into, strict=True):
@@ -84,22 +89,19 @@ class Fetch:
 
     def _run_ranges(self, kernels: ModuleType) -> None:
         """One range for each block, layer, head, and keys or values."""
-        size = self._into[0].element_size()
-        row = self._into[0].shape[3] * size
-        facts = [
-            (part.data_ptr(), part.stride(0) * size, part.stride(1) * size, to.start * row, (to.stop - to.start) * row)
-            for *parts, to in self._rows
-            for part in parts
-        ]
-        source, by_layer, by_head, start, length = np.array(facts, dtype=np.int64).T[:, :, None, None]
-        layers, heads = self._into[0].shape[:2]
+        keys, values = self._into
+        size, (layers, heads) = keys.element_size(), keys.shape[:2]
+        row = keys.shape[3] * size
+        facts = [*self._facts, *(_facts(*one) for one in self._rows)]
+        from_keys, from_values, by_layer, by_head, start, count = np.array(facts, dtype=np.int64).T[:, :, None, None]
         layer, head = np.arange(layers)[None, :, None], np.arange(heads)[None, None, :]
-        sources = source + by_layer * (layer + self._picked.start) + by_head * head
-        bases = np.array([into.data_ptr() for into in self._into] * len(self._rows))[:, None, None]
-        steps = np.array([into.stride()[:2] for into in self._into] * len(self._rows)).T[:, :, None, None] * size
-        targets = bases + steps[0] * layer + steps[1] * head + start
-        ranges = np.stack([sources, targets, np.broadcast_to(length, sources.shape)], axis=-1).reshape(-1, 3)
-        copy_ranges(ranges, self._into[0].device, kernels)
+        way = (by_layer * (layer + self._picked.start) + by_head * head) * row
+        place = (keys.stride(0) * layer + keys.stride(1) * head) * size + start * row
+        ranges = np.empty((2, *way.shape, 3), dtype=np.int64)
+        ranges[0, ..., 0], ranges[1, ..., 0] = from_keys + way, from_values + way
+        ranges[0, ..., 1], ranges[1, ..., 1] = keys.data_ptr() + place, values.data_ptr() + place
+        ranges[..., 2] = count * row
+        copy_ranges(ranges.reshape(-1, 3), keys.device, kernels)
 
     def _decode(self, slabs: list[tuple[Coded, slice]], kernels: ModuleType | None) -> None:
         """Bring some layers of blocks of one size and codec to their places."""
@@ -112,3 +114,10 @@ class Fetch:
             rows = slice(starts[first], starts[first] + (last - first) * count)
             for part, to in zip(decoded, into, strict=True):
                 to[:, :, rows].unflatten(2, (last - first, count)).copy_(part[first:last].permute(1, 2, 0, 3, 4))
+
+
+def _facts(keys: Tensor, values: Tensor, to: slice) -> tuple[int, ...]:
+    """Addresses of keys and values, rows from layer to layer and from head to head, first row where they go, rows."""
+    dim = keys.shape[3]
+    steps = keys.stride(0) // dim, keys.stride(1) // dim
+    return keys.data_ptr(), values.data_ptr(), *steps, to.start, to.stop - to.start

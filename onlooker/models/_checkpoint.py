@@ -1,6 +1,7 @@
 """What all families share: a network and a tokenizer of Transformers, the text around the frames, the sizes."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -59,6 +60,7 @@ class CheckpointModel(VideoModel):
         )
         silent = {name: getattr(config, name, -1) for name in _PLACEHOLDERS}
         rows = network.get_output_embeddings().weight.shape[0]
+        self._settings: tuple[dict[str, Any], dict[tuple[tuple[str, float], ...], Any]] = {}, {}
         self._silent = token_mask(rows, len(tokenizer), silent, embedding.device)
 
     @classmethod
@@ -143,11 +145,25 @@ class CheckpointModel(VideoModel):
     def constraint(self, schema: str) -> TokenConstraint:
         return self._grammar.constraint(schema)
 
+    def _settled(self, wishes: Mapping[str, float]) -> Any:
+        """What the checkpoint's settings and these wishes come to. The library builds every config of the model anew
+        for that, which takes tens of milliseconds a question: so it is kept while the checkpoint's stay as they are."""
+        stated, wished = dict(vars(self._network.generation_config)), tuple(sorted(wishes.items()))
+        if self._settings[0] != stated or len(self._settings[1]) >= MOST_SETTINGS:
+            self._settings = stated, {}
+        known = self._settings[1]
+        if wished not in known:
+            config, _ = self._network._prepare_generation_config(None, **generation_settings(wishes))
+            self._network._prepare_special_tokens(
+                config, kwargs_has_attention_mask=True, device=self.spec.device, batch_size=1
+            )
+            known[wished] = config
+        return known[wished]
+
     def token_choice(self, wishes: Mapping[str, float], max_new_tokens: int) -> TokenChoice:
         # The library's own lists of processors, so that whatever a checkpoint asks for is done, in `generate`'s order.
         network, device = self._network, self.spec.device
-        config, _ = network._prepare_generation_config(None, **generation_settings(wishes))
-        network._prepare_special_tokens(config, kwargs_has_attention_mask=True, device=device, batch_size=1)
+        config = copy(self._settled(wishes))
 
         @cache
         def processors(num_read: int) -> Any:
@@ -225,5 +241,7 @@ def generation_settings(wishes: Mapping[str, float]) -> dict[str, Any]:
     return {**wishes, **unused, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "do_sample": False}
 
 
+MOST_SETTINGS = 64
+"""Wishes of askers whose settings are kept."""
 _PLACEHOLDERS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 """Names, in a config, of the tokens that stand for or around pictures: no model means to say them."""
