@@ -28,8 +28,8 @@ Suite = Annotated[
     str,
     typer.Argument(
         metavar="SUITE",
-        help="pocketworld (or -long, -temporal, -needles, -chains, -stream, -stories, -gaze, -transport), proactive, "
-        "narration, hours, or a benchmark.",
+        help="pocketworld (or -long, -temporal, -needles, -chains, -stream, -stories, -gaze, -transport), "
+        "proactive (or -gaze, -comments), narration, hours, or a benchmark.",
     ),
 ]
 Limit = Annotated[

@@ -1,4 +1,4 @@
-"""Suites about what is said unasked: `onlooker eval proactive`, `narration` and `hours`."""
+"""Suites about what is said unasked: `onlooker eval proactive` (and `-gaze`, `-comments`), `narration` and `hours`."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from onlooker.cli.output import emit, note, show_table
 from onlooker.cli.progress import Working
 from onlooker.core.errors import InputError
 
-SUITES = ("proactive", "narration", "hours")
+SUITES = ("proactive", "proactive-gaze", "proactive-comments", "narration", "hours")
 STREAMS = 24
 """Streams of a suite, unless said otherwise."""
 
@@ -45,15 +45,15 @@ def evaluate_live(suite: str, given: LiveOptions, as_json: bool, working: Workin
         return
     from onlooker.evals.live import narration, proactive
 
-    if given.prompt and suite == "proactive":
+    if given.prompt and suite.startswith("proactive"):
         raise InputError("this suite asks its own requests", given=f"--prompt {given.prompt}", do="leave it out")
     from onlooker.evals.live.workers import run_all
 
     seeds = range(given.seed, given.seed + given.streams)
     common = {"device": given.device, "seconds": given.seconds, "fps": given.fps, "level": given.level}
-    if suite == "proactive":
+    if suite.startswith("proactive"):
         groups = [tuple(seeds[n : n + given.parallel]) for n in range(0, len(seeds), given.parallel)]
-        jobs: Sequence[Any] = [proactive.Job(given.model, group, **common) for group in groups]
+        jobs: Sequence[Any] = [proactive.Job(given.model, group, suite=suite, **common) for group in groups]
         do, table, number = proactive.do, proactive.table, len(seeds)
     else:
         names = given.responses or tuple(narration.NARRATORS)

@@ -116,6 +116,54 @@ def test_streams_side_by_side_are_recorded_as_each_alone(tiny_model):
                 assert one.surprise == other.surprise or one.surprise == pytest.approx(other.surprise, abs=1e-3)
 
 
+def test_a_gaze_scene_is_told_by_its_dot():
+    """Against the green dot's own sprites: an event begins with the first frame that shows it on the thing."""
+    from onlooker.evals.live.asides import gaze_scene
+    from onlooker.world.lexicon import SHAPES
+
+    show = gaze_scene(3, "validation", 90.0)
+    dots = [s for s in show.episode.sprites if s.slot == 6]
+    things = {s.name: s for s in show.episode.sprites if s.slot < 5}
+    assert len(show.arrivals) > 15 and {event.what for event in show.arrivals} <= set(things) <= set(SHAPES)
+    for event in show.arrivals:
+        (dot,) = [s for s in dots if s.start_s <= event.start_s < s.end_s]
+        assert event.start_s - dot.start_s < 1 and dot.end_s - event.end_s < 1
+        near = min(
+            things,
+            key=lambda name: abs(things[name].motion.x - dot.motion.x) + abs(things[name].motion.y - dot.motion.y),
+        )
+        assert near == event.what
+    asked = {a.name.split("-")[1]: a for a in show.requests}
+    assert len(asked) == 6 and all(bool(a.events) == (name in things) for name, a in asked.items())
+    frames = list(show.frames())
+    assert len(frames) == 90
+
+
+def test_comments_are_read_when_they_come_and_asked_about(tiny_model, monkeypatch):
+    from onlooker.engine import Session
+    from onlooker.evals.live.asides import comment_scene
+
+    show = comment_scene(6, "validation", 60.0)
+    named = [(at, text) for at, text in show.side if text.startswith("i call")]
+    assert 0 < len(named) < len(show.side) and len(named) == len(show.arrivals)
+    for (at, text), event in zip(named, show.arrivals, strict=True):
+        assert 0 <= event.start_s - at < 1 and text.endswith(f" {event.what}.")
+    never = [a for a in show.requests if not a.events]
+    assert len(never) >= 2 and all(a.prompt.endswith(f"{a.name.split('-')[1]}.") for a in show.requests)
+    written: list[tuple[float, str]] = []
+
+    def note(self, text):
+        written.append((self.now_s, text))
+        return plain(self, text)
+
+    plain = Session.note
+    monkeypatch.setattr(Session, "note", note)
+    record(tiny_model, [show])
+    assert [text for _, text in written] == [text for _, text in show.side]
+    # Behind the frame before it, so that the frame after it is the first that it can matter for.
+    assert all(0 <= at - seen < 1 for (seen, _), (at, _) in zip(written, show.side, strict=True))
+
+
 def test_the_table_chooses_on_one_half_and_tells_the_other():
     def row(seed, told, false):
         one = {"events": 4, "delays": [1.0] * told, "twice": 0, "false": false, "quiet_s": 3600.0}

@@ -3,7 +3,8 @@
 Half of the streams choose each policy's threshold (the largest F1, to which what is told twice counts as wrong, with no
 more false alarms a quiet hour than the budget), the other half tells how good it is. Two tasks: `anything` (a shape
 comes) and `requests` (tell me when a red star appears: things that come, and look-alikes that never do). The controls:
-`clock`, always, never, and an oracle that speaks at the first frame of every event.
+`clock`, always, never, and an oracle that speaks at the first frame of every event. `proactive-gaze` and
+`proactive-comments` ask the same of a mark that shows where somebody looks, and of what viewers write (`asides.py`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +13,10 @@ from typing import Any
 
 from onlooker.core import registry
 from onlooker.core.contracts import ResponsePolicy
+from onlooker.evals.live.asides import SCENES
 from onlooker.evals.live.judging import WINDOW_S, Judged, judge
 from onlooker.evals.live.recording import Recorded, play, record
-from onlooker.evals.live.scenes import Scene, scene
+from onlooker.evals.live.scenes import Scene
 from onlooker.evals.live.workers import load
 from onlooker.evals.statistics import estimate, paired_gap
 from onlooker.world.episode import Split
@@ -52,11 +54,14 @@ class Job:
     seconds: float = 180.0
     fps: float = 1.0
     level: str = "L0"
+    suite: str = "proactive"
+    """One of `asides.SCENES`."""
 
 
 def do(job: Job) -> list[dict[str, Any]]:
     """Watch streams, let every policy decide, and judge them: of each its counts by task, policy and threshold."""
     model = load(job.model, job.device)
+    scene = SCENES[job.suite]
     recorded = record(model, [scene(seed, job.split, job.seconds, job.fps, level=job.level) for seed in job.seeds])
     return [
         {"seed": seed, "judged": {key: asdict(one) for key, one in judged(found).items()}}

@@ -5,6 +5,7 @@ computed again here: so one run of the model serves every policy at every thresh
 """
 
 import dataclasses
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -64,6 +65,8 @@ def record(model: VideoModel, scenes: Sequence[Scene], *, memory: str = MEMORY) 
     watched = [_Watched.of(scene, engine, dropping, needs) for scene in scenes]
     for frames in zip(*(scene.frames() for scene in scenes), strict=True):
         pairs = list(zip(watched, frames, strict=True))
+        for one, frame in pairs:
+            one.read_side(frame.time_s)
         taken = [_taken(event) for event in engine.step([(one.session, frame) for one, frame in pairs])]
         asides = []
         for (one, frame), event in zip(pairs, taken, strict=True):
@@ -95,13 +98,22 @@ class _Watched:
     recorders: Mapping[str, Recorder]
     kept: list[float] = field(default_factory=list)
     carriers: list[Tensor | None] = field(default_factory=list)
+    unread: deque[tuple[float, str]] = field(default_factory=deque)
 
     @classmethod
     def of(cls, scene: Scene, engine: Engine, dropping: Engine, needs: frozenset[str]) -> "_Watched":
         recorders = {asked.name: Recorder(needs) for asked in scene.asked}
         session = engine.open()
         watch = session.watch([Rule(asked.name, asked.prompt, recorders[asked.name], 0.0) for asked in scene.asked])
-        return cls(scene, session, dropping.open(), watch, recorders)
+        return cls(scene, session, dropping.open(), watch, recorders, unread=deque(scene.side))
+
+    def read_side(self, until_s: float) -> None:
+        """Write what stands beside the pictures up to a time into the memory. What comes before the first frame is
+        behind it."""
+        if self.session.time_s is None:
+            return
+        while self.unread and self.unread[0][0] <= until_s:
+            self.session.note(self.unread.popleft()[1])
 
     def recorded(self, model: VideoModel) -> Recorded:
         """What came of it; its sessions are closed."""

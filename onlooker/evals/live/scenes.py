@@ -53,6 +53,10 @@ class Scene:
     """Every shape that comes, in order."""
     requests: tuple[Asked, ...]
     """Coloured shapes that come, and look-alikes that never do."""
+    prompt: str = NEW
+    """Asks to be told of all `arrivals`."""
+    side: tuple[tuple[float, str], ...] = ()
+    """Text beside the pictures, with its stream times, in order."""
 
     def frames(self) -> Iterator[Frame]:
         """The pictures."""
@@ -61,7 +65,7 @@ class Scene:
     @property
     def asked(self) -> tuple[Asked, ...]:
         """All requests; the first is fulfilled whenever a shape comes."""
-        return (Asked("anything", NEW, self.arrivals), *self.requests)
+        return (Asked("anything", self.prompt, self.arrivals), *self.requests)
 
 
 def scene(

@@ -1,10 +1,12 @@
 """A green dot shows where somebody looks, in the form of StreamGaze: what it is on, was on, and will soon reach."""
 
 import random
+from dataclasses import dataclass
 
 from onlooker.world.levels import Level
 from onlooker.world.lexicon import COLOUR_NAMES, SHAPES, YES_NO
 from onlooker.world.scene import Split
+from onlooker.world.script import Sprite
 from onlooker.world.stories._base import DOT, THING, Draft, Story, Told, numbered, still
 
 SECONDS, THINGS, SETTLED_S = 28.0, 5, 1.4
@@ -13,30 +15,51 @@ _PLACES = ((0.2, 0.25), (0.5, 0.2), (0.8, 0.3), (0.25, 0.72), (0.55, 0.78), (0.8
 POLLED_AFTER_S = (3.0, 5.0, 8.0)
 
 
+@dataclass(frozen=True)
+class Looked:
+    """Where somebody looks for some time."""
+
+    sprites: list[Sprite]
+    names: tuple[str, ...]
+    """Of the things, which are there from beginning to end."""
+    rests: list[tuple[float, float, int]]
+    """From when to when the dot rests on which thing."""
+    avoided: int
+    """The thing that is not looked at in the first part."""
+
+
 def tell(rng: random.Random, level: Level, split: Split) -> Told:
     """The dot rests on one thing after the other, never on the same twice running."""
+    seen = look(rng, SECONDS)
+    rests, names = seen.rests, seen.names
+    drafts = [*_past_and_present(rng, rests, names), *_ever(rng, rests, names, seen.avoided),
+              *_alert(rng, rests, names)]  # fmt: skip
+    return Told(numbered(seen.sprites), SECONDS, tuple(drafts))
+
+
+def look(rng: random.Random, seconds: float) -> Looked:
+    """Things that stay where they are, and a dot that goes from one to the other."""
     shapes = rng.sample(range(1, len(SHAPES) + 1), THINGS)
     colours = rng.sample([c for c in range(1, len(COLOUR_NAMES) + 1) if c != _GREEN], THINGS)
     places = rng.sample(_PLACES, THINGS)
     names = tuple(SHAPES[shape - 1] for shape in shapes)
     # At THING size the dot would hide what it rests on.
     sprites = [
-        still(slot, (shapes[slot], colours[slot]), THING, *places[slot], 0.0, SECONDS) for slot in range(THINGS)
+        still(slot, (shapes[slot], colours[slot]), THING, *places[slot], 0.0, seconds) for slot in range(THINGS)
     ]  # fmt: skip
     rests: list[tuple[float, float, int]] = []
     at, avoided = 0.0, rng.randrange(THINGS)
-    while at < SECONDS:
-        end = min(SECONDS, at + rng.uniform(2.6, 4.2))
+    while at < seconds:
+        end = min(seconds, at + rng.uniform(2.6, 4.2))
         last = rests[-1][2] if rests else None
         # One thing is not looked at in the first part, so that "ever" can be denied.
-        open_ = [n for n in range(THINGS) if n != last and (n != avoided or at > 0.7 * SECONDS)]
+        open_ = [n for n in range(THINGS) if n != last and (n != avoided or at > 0.7 * seconds)]
         on = rng.choice(open_)
         x, y = places[on]
         sprites.append(still(6, (1, _GREEN), DOT, x + rng.uniform(-0.03, 0.03), y + 0.05, at, end))
         rests.append((at, end, on))
         at = end
-    drafts = [*_past_and_present(rng, rests, names), *_ever(rng, rests, names, avoided), *_alert(rng, rests, names)]
-    return Told(numbered(sprites), SECONDS, tuple(drafts))
+    return Looked(sprites, names, rests, avoided)
 
 
 def _past_and_present(rng: random.Random, rests: list, names: tuple[str, ...]) -> list[Draft]:
