@@ -217,6 +217,8 @@ class Worker:
         self.number, self.given, self.deadline = number, given, deadline
         devices = given.devices.split(",")
         self.device = devices[number % len(devices)]
+        if self.device.startswith("cuda"):
+            torch.cuda.set_device(self.device)  # Triton starts kernels on the current one
         self.card = torch.cuda.get_device_name() if self.device.startswith("cuda") else "cpu"
         self.eyes: dict[str, Any] = {"encoder": given.encoder, "compressor": given.compressor}
         self.eyes |= {"layout": given.layout} if given.layout else {}

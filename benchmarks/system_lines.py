@@ -51,6 +51,10 @@ class Suite:
     limit: int = 480
     fixed: Side = field(default_factory=lambda: {"memory": HELD, "compressor": "identity"})
     """Settings that all sides share."""
+    asked: tuple[str, ...] = ()
+    """Only these tasks are put, of so many questions; all when empty."""
+    seal: str = ""
+    """The name of its clips, where that is not the system's own."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +102,16 @@ class Sweep:
 
 NAMED = ("named_shape", "named_place", "named_colour")
 """Questions about a name that only a comment gives."""
+NOTED = {"memory": "video_rag", "compressor": "identity"}
 POOLED = "ppllava:frames=2,side=2,kernel="
 SUITES = {
     "ppllava": Suite(level="L3"),
-    "b_vllm": Suite(level="L3"),
-    "iva": Suite(level="L3"),
-    "tifre": Suite(limit=720),
-    "ts_llava": Suite(limit=960, fixed={"memory": "full"}),
-    "video_rag": Suite("pocketworld_stories", "L0", 960, {"memory": "video_rag", "compressor": "identity"}),
-    "livibench": Suite("pocketworld_stories", "L0", 960, {"memory": "video_rag", "compressor": "identity"}),
+    "b_vllm": Suite(level="L3", seal="b-vllm-second"),
+    "iva": Suite(level="L3", limit=240),
+    "tifre": Suite(limit=1200),
+    "ts_llava": Suite(limit=480, fixed={"memory": "full"}),
+    "video_rag": Suite("pocketworld_stories", "L0", 960, NOTED, NAMED),
+    "livibench": Suite("pocketworld_stories", "L0", 960, NOTED, NAMED),
     "vidkv": Suite(level="L0", limit=1200, fixed={"memory": "full", "compressor": "identity"}),
     "v_rex": Suite(fixed={"compressor": "identity"}),
     "videoscan": Suite(level="L0", fixed={"compressor": "identity"}),
@@ -118,7 +123,7 @@ LINES = (
     Line("ppllava", 2, {"refiner": POOLED + "published"}, ({"refiner": POOLED + "mean"},), 0.0, same=True),
     Line("tifre", 1, {"refiner": "tifre:ratio=0.25"}, ({"refiner": "tifre:ratio=0.25,fold=0"},), 0.02),
     Line(
-        "b_vllm", 2, {"refiner": "b_vllm:ratio=0.14"},
+        "b_vllm", 2, {"refiner": "b_vllm:ratio=0.28"},
         ({"compressor": "stc_pruner:keep=4"}, {"compressor": "identity", "fps": "0.0625"}), 0.03,
     ),
     Line("iva", 1, {"refiner": "iva:fine=2,coarse=2"}, ({},), 0.0, of=0.9, equal_tokens=False),
@@ -134,8 +139,8 @@ LINES = (
 SWEEPS = (
     Sweep(
         "v_rex", 2,
-        tuple({"memory": f"resv:recent=1,share={share}"} for share in (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)),
-        tuple({"memory": f"rekv:recent=1,topk={topk}"} for topk in (4, 8, 12, 16, 20, 24, 28)),
+        tuple({"memory": f"resv:recent=1,share={share}"} for share in (0.1, 0.3, 0.5, 0.7, 0.8)),
+        tuple({"memory": f"rekv:recent=1,topk={topk}"} for topk in (2, 4, 8, 12, 16)),
         {"memory": "full"}, -0.01,
     ),
 )  # fmt: skip
@@ -143,7 +148,7 @@ SWEEPS = (
 
 def sealed(key: str, part: int) -> str:
     """The name that the clips of a part are drawn from."""
-    return f"sealed:systems-{key.replace('_', '-')}-202611-{part}"
+    return f"sealed:systems-{SUITES[key].seal or key.replace('_', '-')}-202611-{part}"
 
 
 def settings(key: str, side: Side, part: int, given: argparse.Namespace) -> RunSettings:
@@ -185,9 +190,13 @@ def jobs(only: Sequence[str] | None, part: int) -> list[Job]:
 class Drawn:
     """Items of a part whose frames are drawn once for each rate."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Reading, asked: Sequence[str]) -> None:
         self._frames: dict[tuple[str, float], list[Frame]] = {}
-        self.items = tuple(replace(item, open=self._opening(item)) for item in reading.items)
+        put = [
+            replace(item, queries=tuple(q for q in item.queries if not asked or q.task.split("/")[0] in asked))
+            for item in reading.items
+        ]
+        self.items = tuple(replace(item, open=self._opening(item)) for item in put if item.queries)
         self.reading = Reading(self.items, reading.rejected)
 
     def _opening(self, item: Item) -> Any:
@@ -206,7 +215,7 @@ def do(job: Job, given: argparse.Namespace, known: set[tuple[str, int, str]], lo
         if (job.key, job.part, told(side)) in known:
             continue
         run = settings(job.key, side, job.part, given)
-        drawn = drawn or Drawn(load_items(run))
+        drawn = drawn or Drawn(load_items(run), SUITES[job.key].asked)
         began, videos = time.monotonic(), []
         system = make_system(run, drawn.reading)
         outcomes = replay(
@@ -217,7 +226,8 @@ def do(job: Job, given: argparse.Namespace, known: set[tuple[str, int, str]], lo
         with lock, given.answers.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         took = time.monotonic() - began
-        print(f"{job.key} part {job.part}, {told(side)}: {row['right']:.3f} in {took:.0f} s", flush=True)
+        failed = f", {row['failed']} FAILED: {row['failure']}" if row["failed"] else ""
+        print(f"{job.key} part {job.part}, {told(side)}: {row['right']:.3f} in {took:.0f} s{failed}", flush=True)
         if time.monotonic() > deadline:
             return
 
@@ -234,6 +244,7 @@ def answers(run: RunSettings, outcomes: Sequence[Outcome], videos: Sequence[Vide
         "worth": [value for _, value in marked],
         "tokens": [o.reply.meta.get("context_tokens", 0) if o.reply else 0 for o, _ in marked],
         "failed": sum(bool(o.failure or not o.replies) for o in outcomes),
+        "failure": next((o.failure for o in outcomes if o.failure), ""),
         "right": sum(value for _, value in marked) / max(1, len(marked)),
         "most_bytes": max((held for v in videos for _, held in v.stats.get("held", ())), default=0),
         "settings": {k: v for k, v in run.as_dict().items() if v != RunSettings.__dataclass_fields__[k].default},
@@ -247,7 +258,9 @@ def work(number: int, given: argparse.Namespace, todo: Sequence[Job], begun: Any
     torch.set_num_threads(1)
     devices = given.devices.split(",")
     given.device = devices[number % len(devices)]
-    known = {(row["key"], row["part"], row["side"]) for row in read([given.answers])}
+    if given.device.startswith("cuda"):
+        torch.cuda.set_device(given.device)  # Triton starts kernels on the current one
+    known = {(row["key"], row["part"], row["side"]) for row in read([given.answers]) if not row["failed"]}
     while time.monotonic() < deadline:
         with begun.get_lock():
             place, begun.value = begun.value, begun.value + 1
@@ -311,7 +324,7 @@ def sides_of(key: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Answered]
     """What was answered for a system, by side."""
     parts: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        if row["key"] == key:
+        if row["key"] == key and not row["failed"]:  # a failed run is a failure, never a score
             parts.setdefault(row["side"], []).append(row)
     return {side: Answered.of(some) for side, some in parts.items()}
 

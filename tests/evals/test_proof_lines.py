@@ -37,7 +37,7 @@ def answers(key: str, side: str, right: list[float], tokens: int = 10, part: int
     return {
         "key": key, "part": part, "side": side, "ids": ids, "tasks": ["ever", "when"] * (len(right) // 2),
         "videos": [f"{part}-{n // 4}" for n in range(len(right))], "worth": right, "tokens": [tokens] * len(right),
-        "most_bytes": 5, "settings": {}, "commit": "c", "versions": "v", "card": "cpu",
+        "most_bytes": 5, "failed": 0, "settings": {}, "commit": "c", "versions": "v", "card": "cpu",
     }  # fmt: skip
 
 
@@ -73,6 +73,11 @@ def test_parts_count_together_and_a_side_without_answers_decides_nothing():
     half = [answers("tifre", f"refiner={side}", SURE, part=part) for side in "ab" for part in (0, 1)]
     assert system_lines.verdict(LINE, half)["gaps"][0]["questions"] == 160
     assert system_lines.verdict(LINE, half[:2]) is None
+
+
+def test_a_side_on_which_questions_failed_is_no_score():
+    rows = [answers("tifre", "refiner=a", SURE), answers("tifre", "refiner=b", [0.0] * 80) | {"failed": 3}]
+    assert system_lines.verdict(LINE, rows) is None
 
 
 def test_a_sweep_compares_the_cheapest_settings_that_still_answer_as_well():
