@@ -1,145 +1,232 @@
-"""Where the time of a step of the corrected Cacher goes, kernel by kernel, for several tiles of its attention.
+"""How fast each kernel of the corrected Cacher's step is with other tiles and warps, over references of random codes.
 
-    python -m benchmarks.cacher_tiles --streams 16,1 --ratios 0.25 --tiles 64x64x4x3/64x64x4x3,64x64x4x3/128x64x8x3w
+    python -m benchmarks.cacher_tiles --streams 16,1 --ratio 0.25
 
-A few layers at the named sizes with random weights see moving Pocket World frames. Every pair of tiles (rows x columns
-x warps x stages, w: heads worked on as 128 columns; of corrections, and of those that look) is compared with the plain
-form (outputs, arithmetic) and timed; the kernels of the fastest are listed. The last line is JSON.
+Every setting is compiled first, shared out to processes; then timed one after another, microseconds of one layer at the
+sizes of SigLIP-so400m at 384 pixels. Attention is compared with that of the first setting. Without a GPU (Triton's
+interpreter) sizes are small and nothing is timed. The last line is JSON.
 """
 
 import argparse
 import json
+import multiprocessing
 import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.encode_tower import MOMENTS, moving_frames, random_tower
 from onlooker.core import provenance
-from onlooker.encode.full import Full
-from onlooker.encode.stc_corrected import STCCorrected
-from onlooker.encode.stc_corrected._prepared import CorrectedEncoder
-from onlooker.kernels.corrected import Tile
-from onlooker.models._loading import choose_device, choose_dtype
-from onlooker.models._shapes import shape_of
-from onlooker.models._siglip import take_apart
+from onlooker.encode.stc_cacher._change import STEPS, projection
+from onlooker.encode.stc_corrected._state import CorrectedState
+from onlooker.encode.stc_corrected._step import FLAT, LEAST
+from onlooker.kernels import corrected, corrected_whole
+from onlooker.kernels.corrected import CorrectedStep
+from onlooker.kernels.corrected_shape import FIELDS, SKETCH, Rules, Shape, Tile
+from onlooker.kernels.corrected_whole import WholeStep
 
-IDLE = 4_000_000
-"""Cycles that the device sleeps before a step."""
+TILES = (
+    "64x64x4x2w 64x64x4x3w 128x64x8x2w 128x64x8x3w 64x32x4x3w 64x64x4x2 64x64x4x3 64x64x4x4 64x32x4x3 64x32x4x4 "
+    "128x64x8x2 128x64x8x3 128x64x4x2 128x32x8x3 128x32x4x3 64x128x4x2 64x64x8x3 128x128x8x2 32x64x4x3 32x64x2x3"
+)
+IDLE, REPEATS = 2_000_000, 12
+LAYER = 1
 
 
-def wall_ms(encoder: Any, frames: list[Tensor], states: list[Any], repeats: int) -> float:
-    """Median milliseconds of a step on the device, from its first kernel to its last."""
+def tile_of(text: str) -> Tile:
+    """Rows x columns x warps x stages; w: heads of 72 columns worked on as 128."""
+    return Tile(*(int(part) for part in text.strip("w").split("x")), split="w" not in text)
+
+
+class Bench:
+    """A step of so many streams over random codes, and what to launch."""
+
+    def __init__(self, streams: int, ratio: float, device: torch.device, small: bool) -> None:
+        torch.manual_seed(0)
+        tokens, dim, heads = (50, 96, 4) if small else (729, 1152, 16)
+        dtype = torch.float32 if small else torch.bfloat16
+        count = int(ratio * tokens)
+        rules = Rules(STEPS, 16, 1.0, FLAT, LEAST)
+        self.shape = Shape(streams, tokens, dim, 2, heads, (dim // heads) ** -0.5, count, rules)
+        like = torch.empty(tokens, dim, dtype=dtype, device=device)
+        self.states = [self._state(like, heads) for _ in range(streams)]
+        names = ("attended", "attended_scales", "sums")
+        self.first = [{name: getattr(state, name).clone() for name in names} for state in self.states]
+        table = torch.tensor([[getattr(state, field).data_ptr() for state in self.states] for field in FIELDS])
+        signs = projection(dim, device, SKETCH).sign().to(dtype)
+        self.step = CorrectedStep(self.shape, table.to(device), like, signs)
+        self.whole = WholeStep(self.shape, self.step.table, like, signs)
+        room, rows = self.shape.room, streams * tokens
+        self.step.counts.copy_(torch.tensor([count, room, tokens - room, count]).expand(streams, 4))
+        first = (torch.arange(streams, device=device) * tokens)[:, None]
+        self.step._flat.copy_((first + torch.arange(room, device=device)).flatten())
+        self.step._working.copy_((first + torch.arange(count, device=device)).flatten())
+        rest = torch.arange(tokens, device=device, dtype=torch.int32) + room
+        self.step._rest.copy_(rest.clamp_max(tokens - 1).repeat(streams))
+        self.x, self.made = (torch.randn(rows, more, dtype=dtype, device=device) for more in (dim, dim + SKETCH))
+        self.fresh, self.wide = (torch.randn(n, 3 * dim, dtype=dtype, device=device) for n in (streams * room, rows))
+        self.mlp = torch.randn(streams * count, dim, dtype=dtype, device=device)
+        self.logs = torch.randn(streams, heads, tokens, device=device)
+        self.norm = torch.nn.LayerNorm(dim, device=device, dtype=dtype)
+
+    def _state(self, like: Tensor, heads: int) -> CorrectedState:
+        state = CorrectedState()
+        state.begin(like, 2, heads, True, 0.0)
+        for name in ("values", "attended", "mlp", "entered", "middle", "attention_sketch", "mlp_sketch"):
+            getattr(state, name).random_(-127, 128)
+        for name in ("queries", "keys", "attention"):
+            low, high = (torch.randint_like(getattr(state, name), 1, 16) for _ in range(2))
+            getattr(state, name).copy_(low + 16 * high)
+        for tensor, value in ((state.scales, 0.01), (state.attended_scales, 130), (state.missed, 0)):
+            assert tensor is not None
+            tensor.fill_(value)
+        assert state.sums is not None
+        state.sums.fill_(torch.tensor(float(like.shape[0])).log())
+        return state
+
+    def attention(self, kind: str, text: str) -> Callable[[], None]:
+        """One launch of a kernel of attention with this tile."""
+        tile = tile_of(text)
+        if kind == "exchange":
+            step = replace_tiles(self.step, exchanging=tile)
+            return lambda: step.exchange(LAYER)
+        step = replace_tiles(self.step, looking=tile)
+        return lambda: step.look(self.fresh, LAYER)
+
+    def others(self) -> dict[str, Callable[[], Any]]:
+        """The other kernels."""
+        step, whole = self.step, self.whole
+        return {
+            "swap": lambda: step.swap(self.fresh, LAYER),
+            "norm_looking": lambda: step.norm_looking(self.x, LAYER, self.norm),
+            "norm_middle": lambda: step.norm_middle(self.x, self.made, LAYER, self.norm),
+            "finish": lambda: step.finish(self.x, self.made, self.mlp, LAYER),
+            "carry_attention": lambda: step.carry_attention(self.made[:, self.shape.dim :], LAYER),
+            "keep_looked": lambda: whole.keep_looked(self.wide, self.x, self.logs, LAYER),
+            "keep_branch": lambda: whole.keep_branch(self.x, self.made, "attention", LAYER, self.norm),
+        }
+
+    def result(self, run: Callable[[], None]) -> Tensor:
+        """What attention writes over references as they were at first."""
+        for state, kept in zip(self.states, self.first, strict=True):
+            for name, tensor in kept.items():
+                getattr(state, name).copy_(tensor)
+        self.step._lost.zero_()
+        self.step._attended.zero_()
+        run()
+        return self.step._attended.float().clone()
+
+
+def replace_tiles(step: CorrectedStep, **tiles: Tile) -> CorrectedStep:
+    """The same buffers under other tiles."""
+    twin = replace(step, **tiles)
+    for name, value in vars(step).items():
+        if name not in ("exchanging", "looking"):
+            setattr(twin, name, value)
+    return twin
+
+
+def timed_us(run: Callable[[], Any]) -> float:
+    """Median microseconds of one launch, in a line of several."""
+    run()
     spent = []
-    for turn in range(repeats + 2):
-        spent.append(once_ms(encoder, frames[1 + turn % (MOMENTS - 1)], states))
-    return statistics.median(spent[2:])
-
-
-def once_ms(encoder: Any, frame: Tensor, states: list[Any]) -> float:
-    """Milliseconds of one step on the device."""
-    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda._sleep(IDLE)  # while it does nothing, everything is put in line for it
-    begun.record()
-    encoder.encode(frame[: len(states)], states)
-    ended.record()
-    torch.cuda.synchronize()
-    return begun.elapsed_time(ended)
-
-
-def kernels_of(encoder: Any, frame: Tensor, states: list[Any], layers: int) -> list[list[Any]]:
-    """Microseconds and launches a layer, by kernel."""
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
-        encoder.encode(frame[: len(states)], states)
+    for _ in range(3):
+        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(IDLE)
+        begun.record()
+        for _ in range(REPEATS):
+            run()
+        ended.record()
         torch.cuda.synchronize()
-    spent = [(e.key[:80], e.self_device_time_total / layers, e.count / layers) for e in profiler.key_averages()]
-    return sorted(([name, round(us, 2), round(n, 2)] for name, us, n in spent if us), key=lambda one: -one[1])
+        spent.append(begun.elapsed_time(ended) / REPEATS * 1000)
+    return statistics.median(spent)
 
 
-def compare(tower: Any, frames: list[Tensor], encoder: Any, method: STCCorrected, count: int) -> None:
-    """The captured step beside the plain form, frame by frame."""
-    ours, plain = ([method.new_state() for _ in range(count)] for _ in range(2))
-    for turn in range(3):
-        got, wanted = encoder.encode(frames[turn][:count], ours), method.encode(tower, frames[turn][:count], plain)
-        apart = (got.hidden.float() - wanted.hidden.float()).norm(dim=-1) / wanted.hidden.float().norm(dim=-1)
-        shares = [float(each.recomputed.mean()) for each in (got, wanted)]  # pyright: ignore[reportOptionalMemberAccess]
-        print(
-            f"frame {turn}: apart {float(apart.median()):.4f} median, {float(apart.max()):.4f} most, shares "
-            f"{shares[0]:.4f} and {shares[1]:.4f}, not a number: {int(got.hidden.isnan().sum())}",
-            flush=True,
+def compile_part(texts: list[str]) -> None:
+    """Compile attention with these tiles; they are found in Triton's store afterwards."""
+    for text in texts:
+        for streams in (16, 1):  # numbers are compiled in where they are 1 or no multiples of 16
+            try:
+                bench = Bench(streams, 0.25, torch.device("cuda"), False)
+                for kind in ("exchange", "look"):
+                    bench.attention(kind, text)()
+                torch.cuda.synchronize()
+            except Exception as error:
+                print(f"{text}: {type(error).__name__} {str(error)[:120]}", flush=True)
+
+
+def measure(bench: Bench, texts: list[str], small: bool, rows: list[dict[str, Any]]) -> None:
+    """Everything at so many streams."""
+    for kind in ("exchange", "look"):
+        first = None
+        for text in texts:
+            try:
+                run = bench.attention(kind, text)
+                made = bench.result(run)
+                first = made if first is None else first
+                apart = float((made - first).norm() / first.norm())
+                us = 0.0 if small else timed_us(run)
+            except Exception as error:  # a tile that does not fit says so, and the others are timed
+                print(f"{kind} {text}: {type(error).__name__} {str(error)[:120]}", flush=True)
+                continue
+            print(f"{kind:9s} {text:14s} {us:8.2f} us, apart {apart:.5f}", flush=True)
+            rows.append({"streams": bench.shape.streams, "kernel": kind, "tile": text, "us": round(us, 2)})
+    for warps in (1, 2, 4, 8):
+        corrected.WARPS = corrected_whole.WARPS = warps
+        for name, run in bench.others().items():
+            us = 0.0 if small else timed_us(run)
+            if small:
+                run()
+            rows.append({"streams": bench.shape.streams, "kernel": name, "warps": warps, "us": round(us, 2)})
+        told = ", ".join(f"{row['kernel']} {row['us']}" for row in rows[-len(bench.others()) :])
+        print(f"{warps} warps: {told}", flush=True)
+    for warps in (4, 8, 16, 32):
+        corrected.CHOOSING = warps
+        us = (
+            [0.0, 0.0]
+            if small
+            else [timed_us(lambda middle=middle: bench.step.choose(LAYER, middle)) for middle in (False, True)]
         )
+        print(f"choose {warps} warps: {us[0]:.2f} and {us[1]:.2f} us", flush=True)
+        rows.append({"streams": bench.shape.streams, "kernel": "choose", "warps": warps, "us": round(us[0], 2)})
 
 
 def main() -> None:
-    """Compare, then time everything."""
+    """Compile, compare and time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", default="llava-onevision-7b", help="whose vision tower: a name or a local folder")
     parser.add_argument("--streams", default="16,1")
-    parser.add_argument("--ratios", default="0.25,0.15")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--tiles", default="64x64x4x3/64x64x4x3", help="pairs of tiles, by commas")
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--method", default="", help="further settings, name=number by commas")
+    parser.add_argument("--ratio", type=float, default=0.25)
+    parser.add_argument("--tiles", default=TILES, help="rows x columns x warps x stages, by spaces")
+    parser.add_argument("--processes", type=int, default=10)
     options = parser.parse_args()
-    device = choose_device("auto")
-    dtype, shape = choose_dtype("auto", device), shape_of(options.shapes)
-    torch.manual_seed(0)
-    module = random_tower(shape, options.layers, device, dtype)
-    tower, counts = take_apart(module), [int(part) for part in options.streams.split(",")]
-    frames = moving_frames(module, shape.image_size, max(counts), device, dtype)
-    more = {name: float(value) for name, value in (part.split("=") for part in options.method.split(",") if part)}
+    began, texts = time.perf_counter(), options.tiles.split()
+    many = multiprocessing.get_context("fork")
+    workers = [
+        many.Process(target=compile_part, args=(texts[n :: options.processes],)) for n in range(options.processes)
+    ]
+    gpu = bool(len(open_cards()))
+    for worker in workers if gpu else ():
+        worker.start()
+    for worker in workers if gpu else ():
+        worker.join()
+    print(f"compiled after {time.perf_counter() - began:.1f} s", flush=True)
     rows: list[dict[str, Any]] = []
+    device = torch.device("cuda" if gpu else "cpu")
     with torch.no_grad():
-        for ratio in (float(part) for part in options.ratios.split(",")):
-            method = STCCorrected(tau=0.0, recompute_ratio=ratio, project_tau=0, **more)  # pyright: ignore[reportArgumentType]
-            for count in counts:
-                measure(tower, frames, method, count, options, rows)
+        for streams in (int(part) for part in options.streams.split(",")):
+            print(f"\n{streams} streams, ratio {options.ratio}", flush=True)
+            measure(Bench(streams, options.ratio, device, not gpu), texts, not gpu, rows)
     print(json.dumps({"bench": "cacher_tiles", "commit": provenance.commit(), "rows": rows}), flush=True)
 
 
-def measure(
-    tower: Any, frames: list[Tensor], method: STCCorrected, count: int, options: Any, rows: list[dict[str, Any]]
-) -> None:
-    """All tiles at so many streams."""
-    layers, like, best = len(tower.layers), frames[0][0], None
-    full = Full().prepare(tower, like, count, lambda name: None)
-    dense = wall_ms(full, frames, [Full().new_state() for _ in range(count)], options.repeats) / layers
-    print(f"\n{count} streams, ratio {method.recompute_ratio}: dense {dense * 1000:.1f} us a layer", flush=True)
-    for text in options.tiles.split(","):
-        tiles = [
-            Tile(*(int(part) for part in one.strip("w").split("x")), split="w" not in one) for one in text.split("/")
-        ]
-        try:
-            encoder = CorrectedEncoder(method, tower, like, count, lambda name: None, "cudnn", tiles=tiles)
-        except Exception as error:  # a tile that does not fit says so, and the others are timed
-            print(f"{text}: {type(error).__name__} {str(error)[:200]}", flush=True)
-            continue
-        if text not in {row["tile"] for row in rows}:
-            compare(tower, frames, encoder, method, min(count, 3))
-        states = [method.new_state() for _ in range(count)]
-        encoder.encode(frames[0][:count], states)
-        some = wall_ms(encoder, frames, states, options.repeats) / layers
-        for state in states:
-            state.grid = ()
-        whole = once_ms(encoder, frames[0], states) / layers
-        print(f"{text:24s} {some * 1000:7.1f} us, {some / dense:.3f} of dense; whole {whole / dense:.3f}", flush=True)
-        rows.append(
-            {"streams": count, "ratio": method.recompute_ratio, "tile": text, "us": round(some * 1000, 1)}
-            | {"of_dense": round(some / dense, 4), "whole_of_dense": round(whole / dense, 4)}
-        )
-        if best is None or some < best[0]:
-            best = (some, text, encoder, states)
-    assert best is not None, "no tile fits"
-    print(f"kernels of a layer, {best[1]}", flush=True)
-    for name, us, times in kernels_of(best[2], frames[1], best[3], layers)[:22]:
-        print(f"{us:8.2f} us {times:5.2f} x  {name}", flush=True)
-    for state in best[3]:
-        state.grid = ()
-    print("kernels of a whole layer", flush=True)
-    for name, us, times in kernels_of(best[2], frames[1], best[3], layers)[:12]:
-        print(f"{us:8.2f} us {times:5.2f} x  {name}", flush=True)
+def open_cards() -> list[str]:
+    """Cards of this machine, found without starting CUDA: a process that did cannot share its work out."""
+    from pathlib import Path
+
+    return sorted(str(path) for path in Path("/dev").glob("nvidia[0-9]*"))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,18 @@ must equal. References in 8 and 4 bits are read and written where each stream ke
 import triton
 import triton.language as tl
 
-from onlooker.kernels._mend_triton import OCTAVE, ONE, ROUND, bytes_at, coded_row, packed_row, unpacked
-from onlooker.kernels._vision_triton import _store_norm, behind
+from onlooker.kernels._mend_triton import OCTAVE, ONE, bytes_at, coded_row
+from onlooker.kernels._parts_triton import (
+    ROUND,
+    in_4,
+    in_8,
+    load_packed,
+    load_row,
+    store_norm,
+    store_packed,
+    store_row,
+)
+from onlooker.kernels._vision_triton import behind
 
 SKETCH = tl.constexpr(64)
 
@@ -54,8 +64,8 @@ def _measure(sketch, table, scale, stream, row, place, there, apart, length, at)
 
 @triton.jit(do_not_specialize=["layer", "next_layer"])
 def carry_sketches(
-    seen, fresh, stride, counts, place, branches, thens, scales, apart, length, tokens, layer, next_layer, layers,
-    factor, B: tl.constexpr, T: tl.constexpr, EARLY: tl.constexpr, BRANCH: tl.constexpr, ROWS: tl.constexpr,
+    seen, fresh, stride, counts, place, branches, thens, scales, apart, length, parts, tokens, layer, next_layer,
+    layers, factor, B: tl.constexpr, T: tl.constexpr, EARLY: tl.constexpr, BRANCH: tl.constexpr, ROWS: tl.constexpr,
     ALL: tl.constexpr, KEEP: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """Sketches of tokens, brought from before a branch to behind it, and how far they are then from those in `thens`;
@@ -88,6 +98,9 @@ def carry_sketches(
         _keep_sketches(branches, scale, stream, row, held, taken, code, scale_now)
         sketch = tl.where(taken[:, None], sketch, old) + tl.load(own, mask=inside[:, None], other=0.0)
     tl.store(own, sketch, mask=inside[:, None])
+    part = stream * tl.num_programs(0) + tl.program_id(0)
+    some = tl.sum(tl.where(inside[:, None], sketch, 0.0), axis=0)
+    tl.store(parts + part * SKETCH + tl.arange(0, SKETCH), some)
     row = (next_layer * tokens + token).to(tl.int64)
     held = (T * layers + next_layer) * tokens + token
     if KEEP:
@@ -95,6 +108,22 @@ def carry_sketches(
         _keep_sketches(thens, scale, stream, row, held, inside, code, scale_now)
     else:
         _measure(sketch, thens, scale, stream, row, held, inside, apart, length, at)
+
+
+@triton.jit
+def stand_out(
+    seen, parts, far_away, tokens, blocks, EARLY: tl.constexpr, BLOCKS: tl.constexpr, R: tl.constexpr
+):  # fmt: skip
+    """How far sketches of tokens are from the mean of their frame, whose sum is in `blocks` parts."""
+    behind(EARLY)
+    stream = tl.program_id(1).to(tl.int64)
+    channel, block = tl.arange(0, SKETCH)[None, :], tl.arange(0, BLOCKS)
+    at = parts + (stream * blocks + block)[:, None] * SKETCH + channel
+    mean = tl.sum(tl.load(at, mask=(block < blocks)[:, None], other=0.0), axis=0) / tokens
+    token = tl.program_id(0) * R + tl.arange(0, R)
+    at = stream * tokens + token
+    value = tl.load(seen + at[:, None] * SKETCH + channel, mask=(token < tokens)[:, None], other=0.0) - mean[None, :]
+    tl.store(far_away + at, tl.sqrt(tl.sum(value * value, axis=1)), mask=token < tokens)
 
 
 @triton.jit
@@ -113,10 +142,10 @@ def _most(steps, most):
 
 @triton.jit(do_not_specialize=["layer"])
 def choose_rows(
-    apart, length, seen, taus, turns, missed, flat, place, others, counts, times,
+    apart, length, far_away, taus, turns, missed, flat, place, others, counts, times,
     tokens, units, most, room, layer, salience, flat_share, plane,
     TURN: tl.constexpr, PINNED: tl.constexpr, EVERY: tl.constexpr, STEPS: tl.constexpr, GROUP: tl.constexpr,
-    SALIENT: tl.constexpr, CHANNELS: tl.constexpr, EARLY: tl.constexpr, BLOCK: tl.constexpr,
+    SALIENT: tl.constexpr, EARLY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The `most` units of a stream that changed most, of those that changed enough. Their tokens come first in the
     stream's `room` of `flat`; TURN: behind them the pinned ones and those whose turn it is to look, if anything
@@ -135,14 +164,8 @@ def choose_rows(
     change = tl.load(apart + at, mask=inside, other=0.0)
     change = tl.sum(tl.reshape(change, (BLOCK // GROUP, GROUP)), axis=1) / GROUP
     if SALIENT:
-        square = tl.full((BLOCK,), 0.0, tl.float32)
-        for begin in range(0, SKETCH, CHANNELS):
-            channel = begin + tl.arange(0, CHANNELS)
-            value = tl.load(seen + at[:, None] * SKETCH + channel[None, :], mask=inside[:, None], other=0.0)
-            middle = tl.sum(value, axis=0) / tokens
-            value = tl.where(inside[:, None], value - middle[None, :], 0.0)
-            square += tl.sum(value * value, axis=1)
-        far = tl.sum(tl.reshape(tl.sqrt(square), (BLOCK // GROUP, GROUP)), axis=1) / GROUP
+        far = tl.load(far_away + at, mask=inside, other=0.0)
+        far = tl.sum(tl.reshape(far, (BLOCK // GROUP, GROUP)), axis=1) / GROUP
         far = tl.maximum(far / tl.maximum(tl.sum(far, axis=0) / units, 1e-12), flat_share)
         change *= tl.exp2(tl.log2(far) * salience)
     tau = tl.load(address.to(tl.pointer_type(tl.float32)))
@@ -194,12 +217,12 @@ def _count(at, what, inside):
 
 
 @triton.jit
-def _kept_attention(table, scale, stream, row, place, dim, BLOCK: tl.constexpr):
+def _kept_attention(table, scale, stream, row, place, dim, MAIN: tl.constexpr, REST: tl.constexpr):
     """A kept attention branch of one token, float32."""
-    half = tl.arange(0, BLOCK // 2)
     at = bytes_at(table, stream, tl.uint8, 16) + row * (dim // 2)
-    code = unpacked(tl.load(at + half, mask=half < dim // 2, other=136))
-    return code.to(tl.float32) * tl.load(scale + place).to(tl.float32)
+    main, rest = load_packed(at, dim, MAIN, REST)
+    wide = tl.load(scale + place).to(tl.float32)
+    return main.to(tl.float32) * wide, rest.to(tl.float32) * wide
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -207,7 +230,7 @@ def norm_chosen(
     x, branch, stride, flat, counts, seen, codes, thens, scales, weight, bias, normed,
     tokens, layer, layers, dim, room, eps,
     A: tl.constexpr, T: tl.constexpr, MIDDLE: tl.constexpr, RMS: tl.constexpr, EARLY: tl.constexpr,
-    BLOCK: tl.constexpr,
+    MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """The norm of chosen rows, MIDDLE: behind their attention branch, which is fresh in streams in which anything
     changed. The sketches of those that changed are kept in `thens`."""
@@ -217,20 +240,22 @@ def norm_chosen(
     if slot >= tl.load(counts + stream * 4 + (3 if MIDDLE else 1)):
         return
     row = stream * room + slot
-    cols = tl.arange(0, BLOCK)
-    inside = cols < dim
     source = tl.load(flat + row).to(tl.int64)
     token = (source - stream * tokens).to(tl.int32)
     scale = bytes_at(scales, stream, tl.float16, 2)
     at = (layer * tokens + token).to(tl.int64)
-    value = tl.load(x + source * dim + cols, mask=inside, other=0.0).to(tl.float32)
+    main, rest = load_row(x + source * dim, dim, MAIN, REST)
+    main, rest = main.to(tl.float32), rest.to(tl.float32)
     if MIDDLE:
         if tl.load(counts + stream * 4) > 0:
-            value += tl.load(branch + source * stride + cols, mask=inside, other=0.0).to(tl.float32)
+            main_part, rest_part = load_row(branch + source * stride, dim, MAIN, REST)
+            main_part, rest_part = main_part.to(tl.float32), rest_part.to(tl.float32)
         else:
-            value += _kept_attention(codes, scale, stream, at, (A * layers + layer) * tokens + token, dim, BLOCK)
-        value = value.to(x.dtype.element_ty).to(tl.float32)
-    _store_norm(value, weight, bias, normed, row, dim, eps, cols, inside, RMS)
+            place = (A * layers + layer) * tokens + token
+            main_part, rest_part = _kept_attention(codes, scale, stream, at, place, dim, MAIN, REST)
+        main = (main + main_part).to(x.dtype.element_ty).to(tl.float32)
+        rest = (rest + rest_part).to(x.dtype.element_ty).to(tl.float32)
+    store_norm(normed + row * dim, main, rest, weight, bias, dim, eps, RMS, MAIN, REST)
     if slot < changed:
         channel = tl.arange(0, SKETCH)
         code, now = coded_row(tl.load(seen + source * SKETCH + channel))
@@ -241,7 +266,7 @@ def norm_chosen(
 @triton.jit(do_not_specialize=["layer"])
 def finish_corrected(
     x, total, branch, stride, mlp, working, counts, attention_codes, mlp_codes, scales, tokens, layer, layers, dim,
-    A: tl.constexpr, P: tl.constexpr, EARLY: tl.constexpr, BLOCK: tl.constexpr,
+    A: tl.constexpr, P: tl.constexpr, EARLY: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """One token behind both branches of a layer, each fresh, which is then kept, or as it is kept."""
     behind(EARLY)
@@ -249,49 +274,53 @@ def finish_corrected(
     if tl.load(scales + stream) == 0:
         return
     source = stream * tokens + token
-    cols = tl.arange(0, BLOCK)
-    inside = cols < dim
     scale = bytes_at(scales, stream, tl.float16, 2)
     row = (layer * tokens + token).to(tl.int64)
-    wide = tl.load(x + source * dim + cols, mask=inside, other=0.0).to(tl.float32)
-    place = scale + (A * layers + layer) * tokens + token
-    if tl.load(counts + stream * 4) > 0:
-        fresh = tl.load(branch + source * stride + cols, mask=inside, other=0.0).to(tl.float32)
-        code, now = packed_row(fresh, BLOCK)
-        half = tl.arange(0, BLOCK // 2)
-        at = bytes_at(attention_codes, stream, tl.uint8, 16) + row * (dim // 2)
-        tl.store(at + half, code, mask=half < dim // 2)
-        tl.store(place, now.to(tl.float16))
-        wide += fresh
-    else:
-        wide += _kept_attention(attention_codes, scale, stream, row, (A * layers + layer) * tokens + token, dim, BLOCK)
-    wide = wide.to(x.dtype.element_ty).to(tl.float32)
-    place = scale + (P * layers + layer) * tokens + token
-    at = bytes_at(mlp_codes, stream, tl.int8, 16) + row * dim + cols
     worked = tl.load(working + source).to(tl.int64)
-    if worked >= 0:
-        fresh = tl.load(mlp + worked * dim + cols, mask=inside, other=0.0).to(tl.float32)
-        code, now = coded_row(fresh)
-        tl.store(at, code, mask=inside)
-        tl.store(place, now.to(tl.float16))
-        wide += fresh
+    active = tl.load(counts + stream * 4) > 0
+    main, rest = load_row(x + source * dim, dim, MAIN, REST)
+    place = (A * layers + layer) * tokens + token
+    if active:
+        main_part, rest_part = load_row(branch + source * stride, dim, MAIN, REST)
+        main_part, rest_part = main_part.to(tl.float32), rest_part.to(tl.float32)
+        main_code, rest_code, now = in_4(main_part, rest_part)
+        at = bytes_at(attention_codes, stream, tl.uint8, 16) + row * (dim // 2)
+        store_packed(at, main_code, rest_code, dim, MAIN, REST)
+        tl.store(scale + place, now.to(tl.float16))
     else:
-        wide += tl.load(at, mask=inside, other=0).to(tl.float32) * tl.load(place).to(tl.float32)
-    tl.store(total + source * dim + cols, wide.to(x.dtype.element_ty), mask=inside)
+        main_part, rest_part = _kept_attention(attention_codes, scale, stream, row, place, dim, MAIN, REST)
+    main = (main.to(tl.float32) + main_part).to(x.dtype.element_ty).to(tl.float32)
+    rest = (rest.to(tl.float32) + rest_part).to(x.dtype.element_ty).to(tl.float32)
+    at = bytes_at(mlp_codes, stream, tl.int8, 16) + row * dim
+    place = scale + (P * layers + layer) * tokens + token
+    if worked >= 0:
+        main_part, rest_part = load_row(mlp + worked * dim, dim, MAIN, REST)
+        main_part, rest_part = main_part.to(tl.float32), rest_part.to(tl.float32)
+        main_code, rest_code, now = in_8(main_part, rest_part)
+        store_row(at, main_code, rest_code, dim, MAIN, REST)
+        tl.store(place, now.to(tl.float16))
+    else:
+        main_code, rest_code = load_row(at, dim, MAIN, REST)
+        now = tl.load(place).to(tl.float32)
+        main_part, rest_part = main_code.to(tl.float32) * now, rest_code.to(tl.float32) * now
+    store_row(total + source * dim, main + main_part, rest + rest_part, dim, MAIN, REST)
 
 
 @triton.jit
-def _keep_row(rows, table, scale, stream, row, place, dim, cols, NARROW: tl.constexpr, BLOCK: tl.constexpr):
-    """Keep one row, in 4 bits if NARROW, else in 8."""
-    value = tl.load(rows + cols, mask=cols < dim, other=0.0).to(tl.float32)
+def _keep_row(
+    rows, table, place, stream, row, dim, NARROW: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr
+):  # fmt: skip
+    """Keep one row, in 4 bits if NARROW, else in 8, and its scale in `place`; the row, float32."""
+    main, rest = load_row(rows, dim, MAIN, REST)
+    main, rest = main.to(tl.float32), rest.to(tl.float32)
     if NARROW:
-        half = tl.arange(0, BLOCK // 2)
-        code, now = packed_row(value, BLOCK)
-        tl.store(bytes_at(table, stream, tl.uint8, 16) + row * (dim // 2) + half, code, mask=half < dim // 2)
+        main_code, rest_code, now = in_4(main, rest)
+        store_packed(bytes_at(table, stream, tl.uint8, 16) + row * (dim // 2), main_code, rest_code, dim, MAIN, REST)
     else:
-        code, now = coded_row(value)
-        tl.store(bytes_at(table, stream, tl.int8, 16) + row * dim + cols, code, mask=cols < dim)
-    tl.store(scale + place, now.to(tl.float16))
+        main_code, rest_code, now = in_8(main, rest)
+        store_row(bytes_at(table, stream, tl.int8, 16) + row * dim, main_code, rest_code, dim, MAIN, REST)
+    tl.store(place, now.to(tl.float16))
+    return main, rest
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -299,58 +328,60 @@ def keep_looked(
     fresh, attended, logs, queries, keys, values, attended_codes, attended_scales, sums, missed, scales,
     tokens, layer, layers, dim, heads,
     Q: tl.constexpr, K: tl.constexpr, V: tl.constexpr, HEAD: tl.constexpr, WIDE: tl.constexpr, HEADS: tl.constexpr,
-    EARLY: tl.constexpr, BLOCK: tl.constexpr,
+    EARLY: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """One token of a whole frame: query, value and key (`[rows, 3 * dim]`), what it attended to, and the log-sum-exps
-    `[streams, heads, tokens]` are kept."""
+    `[streams, heads, tokens]` are kept. A program does one of these four."""
     behind(EARLY)
-    token, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    token, stream, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     if tl.load(scales + stream) == 0:
         return
     source = stream * tokens + token
-    cols = tl.arange(0, BLOCK)
     scale = bytes_at(scales, stream, tl.float16, 2) + layer * tokens + token
     row = (layer * tokens + token).to(tl.int64)
     mine = fresh + source * 3 * dim
     each = layers * tokens
-    _keep_row(mine, queries, scale, stream, row, Q * each, dim, cols, True, BLOCK)
-    _keep_row(mine + dim, values, scale, stream, row, V * each, dim, cols, False, BLOCK)
-    _keep_row(mine + 2 * dim, keys, scale, stream, row, K * each, dim, cols, True, BLOCK)
-    head, channel = tl.arange(0, HEADS), tl.arange(0, WIDE)[None, :]
-    there = head < heads
-    held = there[:, None] & (channel < HEAD)
-    at = head[:, None] * HEAD + channel
-    value = tl.load(attended + source * dim + at, mask=held, other=0.0).to(tl.float32)
-    steps = tl.ceil(tl.log2(tl.maximum(tl.max(tl.abs(value), axis=1), 1e-30) / 127.0) * OCTAVE) + ONE
-    steps = tl.minimum(tl.maximum(steps, 0.0), 255.0)
-    code = (value / tl.exp2((steps - ONE) / OCTAVE)[:, None] + ROUND) - ROUND
-    tl.store(bytes_at(attended_codes, stream, tl.int8, 8) + row * dim + at, code.to(tl.int8), mask=held)
-    tl.store(bytes_at(attended_scales, stream, tl.uint8, 1) + row * heads + head, steps.to(tl.uint8), mask=there)
-    log = tl.load(logs + (stream * heads + head) * tokens + token, mask=there, other=0.0)
-    tl.store(bytes_at(sums, stream, tl.float16, 2) + row * heads + head, log.to(tl.float16), mask=there)
-    tl.store(bytes_at(missed, stream, tl.float16, 2) + row, 0.0)
+    if part == 0:
+        _keep_row(mine, queries, scale + Q * each, stream, row, dim, True, MAIN, REST)
+    elif part == 1:
+        _keep_row(mine + dim, values, scale + V * each, stream, row, dim, False, MAIN, REST)
+    elif part == 2:
+        _keep_row(mine + 2 * dim, keys, scale + K * each, stream, row, dim, True, MAIN, REST)
+    else:
+        head, channel = tl.arange(0, HEADS), tl.arange(0, WIDE)[None, :]
+        there = head < heads
+        held = there[:, None] & (channel < HEAD)
+        at = head[:, None] * HEAD + channel
+        value = tl.load(attended + source * dim + at, mask=held, other=0.0).to(tl.float32)
+        steps = tl.ceil(tl.log2(tl.maximum(tl.max(tl.abs(value), axis=1), 1e-30) / 127.0) * OCTAVE) + ONE
+        steps = tl.minimum(tl.maximum(steps, 0.0), 255.0)
+        code = (value / tl.exp2((steps - ONE) / OCTAVE)[:, None] + ROUND) - ROUND
+        tl.store(bytes_at(attended_codes, stream, tl.int8, 8) + row * dim + at, code.to(tl.int8), mask=held)
+        tl.store(bytes_at(attended_scales, stream, tl.uint8, 1) + row * heads + head, steps.to(tl.uint8), mask=there)
+        log = tl.load(logs + (stream * heads + head) * tokens + token, mask=there, other=0.0)
+        tl.store(bytes_at(sums, stream, tl.float16, 2) + row * heads + head, log.to(tl.float16), mask=there)
+        tl.store(bytes_at(missed, stream, tl.float16, 2) + row, 0.0)
 
 
 @triton.jit(do_not_specialize=["layer"])
 def keep_branch(
     x, branch, stride, codes, scales, weight, bias, total, normed, tokens, layer, layers, dim, eps,
     B: tl.constexpr, NARROW: tl.constexpr, NORM: tl.constexpr, RMS: tl.constexpr, EARLY: tl.constexpr,
-    BLOCK: tl.constexpr,
+    MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """One token of a whole frame behind a branch, which is kept, and NORM: its norm."""
     behind(EARLY)
     token, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    if tl.load(scales + stream) == 0:
+        return
     source = stream * tokens + token
-    cols = tl.arange(0, BLOCK)
-    inside = cols < dim
-    wide = tl.load(x + source * dim + cols, mask=inside, other=0.0).to(tl.float32)
-    wide += tl.load(branch + source * stride + cols, mask=inside, other=0.0).to(tl.float32)
-    rounded = wide.to(x.dtype.element_ty)
-    tl.store(total + source * dim + cols, rounded, mask=inside)
+    main, rest = load_row(x + source * dim, dim, MAIN, REST)
+    row = (layer * tokens + token).to(tl.int64)
+    place = bytes_at(scales, stream, tl.float16, 2) + (B * layers + layer) * tokens + token
+    more = _keep_row(branch + source * stride, codes, place, stream, row, dim, NARROW, MAIN, REST)
+    main = (main.to(tl.float32) + more[0]).to(x.dtype.element_ty)
+    rest = (rest.to(tl.float32) + more[1]).to(x.dtype.element_ty)
+    store_row(total + source * dim, main, rest, dim, MAIN, REST)
     if NORM:
-        _store_norm(rounded.to(tl.float32), weight, bias, normed, source, dim, eps, cols, inside, RMS)
-    if tl.load(scales + stream) != 0:
-        scale = bytes_at(scales, stream, tl.float16, 2)
-        row = (layer * tokens + token).to(tl.int64)
-        place = (B * layers + layer) * tokens + token
-        _keep_row(branch + source * stride, codes, scale, stream, row, place, dim, cols, NARROW, BLOCK)
+        main, rest = main.to(tl.float32), rest.to(tl.float32)
+        store_norm(normed + source * dim, main, rest, weight, bias, dim, eps, RMS, MAIN, REST)

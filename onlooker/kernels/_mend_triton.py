@@ -10,10 +10,18 @@ must equal. References in 8 and 4 bits are read and written where each stream ke
 import triton
 import triton.language as tl
 
+from onlooker.kernels._parts_triton import (
+    ROUND,
+    in_4,
+    in_8,
+    load_packed,
+    load_row,
+    store_packed,
+    store_row,
+    unpacked_to,
+)
 from onlooker.kernels._vision_triton import behind
 
-ROUND = tl.constexpr(12582912.0)
-"""1.5 * 2^23: adding and taking it away rounds half to even."""
 LOG2E = tl.constexpr(1.4426950408889634)
 OCTAVE, ONE = tl.constexpr(8.0), tl.constexpr(192.0)
 """Scales of what was attended to: see `stc_corrected._state.octaves`."""
@@ -27,23 +35,6 @@ def bytes_at(table, stream, of_what: tl.constexpr, ALIGNED: tl.constexpr):
 
 
 @triton.jit
-def unpacked(packed):
-    """Numbers of bytes `[..., n]` that hold two each, `[..., 2 n]`, -7 to 7; 136 is two zeros."""
-    low = (packed & 15).to(tl.int8) - 8
-    high = (packed >> 4).to(tl.int8) - 8
-    return tl.interleave(low, high)
-
-
-@triton.jit
-def packed_row(wide, BLOCK: tl.constexpr):
-    """A row in 4 bits, two numbers in a byte, uint8 `[BLOCK / 2]`, and its scale, float32."""
-    scale = tl.maximum(tl.max(tl.abs(wide), axis=0) / 7.0, 6e-8)
-    code = ((wide / scale + ROUND) - ROUND).to(tl.int32) + 8
-    low, high = tl.split(tl.reshape(code, (BLOCK // 2, 2)))
-    return (low + 16 * high).to(tl.uint8), scale
-
-
-@triton.jit
 def coded_row(wide):
     """A row in 8 bits, int8, and its scale, float32."""
     scale = tl.maximum(tl.max(tl.abs(wide), axis=0), 1e-8) / 127.0
@@ -52,72 +43,57 @@ def coded_row(wide):
 
 @triton.jit
 def _swap(
-    fresh, old_to, new_to, codes, scales, place, source, dim, cols,
-    NARROW: tl.constexpr, BLOCK: tl.constexpr,
+    fresh, old_to, new_to, codes, scale, dim, NARROW: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr
 ):  # fmt: skip
     """One row of a kind: as it was kept goes to `old_to`, the fresh one is kept, and as it is kept goes to `new_to`."""
-    inside = cols < dim
-    value = tl.load(fresh + cols, mask=inside, other=0.0).to(tl.float32)
-    scale = scales + place
+    main, rest = load_row(fresh, dim, MAIN, REST)
+    main, rest = main.to(tl.float32), rest.to(tl.float32)
     before = tl.load(scale).to(tl.float32)
     if NARROW:
-        half = tl.arange(0, BLOCK // 2)
-        at = codes + source * (dim // 2) + half
-        held = half < dim // 2
-        old = unpacked(tl.load(at, mask=held, other=136)).to(tl.float32)
-        tl.store(old_to + cols, (old * before).to(old_to.dtype.element_ty), mask=inside)
-        code, now = packed_row(value, BLOCK)
-        now = now.to(tl.float16)
-        tl.store(at, code, mask=held)
-        new = unpacked(code).to(tl.float32)
+        main_old, rest_old = load_packed(codes, dim, MAIN, REST)
+        main, rest, now = in_4(main, rest)
+        store_packed(codes, main, rest, dim, MAIN, REST)
     else:
-        at = codes + source * dim + cols
-        old = tl.load(at, mask=inside, other=0).to(tl.float32)
-        tl.store(old_to + cols, (old * before).to(old_to.dtype.element_ty), mask=inside)
-        code, now = coded_row(value)
-        now = now.to(tl.float16)
-        tl.store(at, code, mask=inside)
-        new = code.to(tl.float32)
+        main_old, rest_old = load_row(codes, dim, MAIN, REST)
+        main, rest, now = in_8(main, rest)
+        store_row(codes, main, rest, dim, MAIN, REST)
+    now = now.to(tl.float16)
     tl.store(scale, now)
-    tl.store(new_to + cols, (new * now.to(tl.float32)).to(new_to.dtype.element_ty), mask=inside)
+    store_row(old_to, main_old.to(tl.float32) * before, rest_old.to(tl.float32) * before, dim, MAIN, REST)
+    store_row(new_to, main * now.to(tl.float32), rest * now.to(tl.float32), dim, MAIN, REST)
 
 
 @triton.jit(do_not_specialize=["layer"])
 def swap_rows(
     fresh, flat, counts, columns, queries, keys, values, scales, tokens, layer, layers, dim, room, count, plane,
-    Q: tl.constexpr, K: tl.constexpr, V: tl.constexpr, EARLY: tl.constexpr, BLOCK: tl.constexpr,
+    Q: tl.constexpr, K: tl.constexpr, V: tl.constexpr, EARLY: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """Rows that look, `[streams * room, 3 * dim]`: their queries are kept; of those that changed, which come first,
     keys and values too. These are written to `columns` (`[old or new, key or value, streams * count, dim]`) as they
-    were kept and as they are kept now. Q, K and V are places of scales among kinds."""
+    were kept and as they are kept now. A program does one of the three. Q, K and V are places of scales among kinds."""
     behind(EARLY)
-    slot, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    changed = tl.load(counts + stream * 4)
-    looking = tl.load(counts + stream * 4 + 1)
-    if slot >= looking:
+    slot, stream, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
+    if slot >= tl.load(counts + stream * 4 + (part == 0).to(tl.int32)):
         return
     row = stream * room + slot
     token = (tl.load(flat + row) - stream * tokens).to(tl.int32)
     source = (layer * tokens + token).to(tl.int64)
-    cols = tl.arange(0, BLOCK)
-    half = tl.arange(0, BLOCK // 2)
     fresh += row * 3 * dim
-    scale = bytes_at(scales, stream, tl.float16, 2)
-    asked = tl.load(fresh + cols, mask=cols < dim, other=0.0).to(tl.float32)
-    code, now = packed_row(asked, BLOCK)
-    at = bytes_at(queries, stream, tl.uint8, 4) + source * (dim // 2)
-    tl.store(at + half, code, mask=half < dim // 2)
-    tl.store(scale + (Q * layers + layer) * tokens + token, now.to(tl.float16))
-    if slot < changed:
-        to = columns + (stream * count + slot) * dim
-        _swap(
-            fresh + 2 * dim, to, to + 2 * plane, bytes_at(keys, stream, tl.uint8, 4), scale,
-            (K * layers + layer) * tokens + token, source, dim, cols, True, BLOCK,
-        )  # fmt: skip
-        _swap(
-            fresh + dim, to + plane, to + 3 * plane, bytes_at(values, stream, tl.int8, 8), scale,
-            (V * layers + layer) * tokens + token, source, dim, cols, False, BLOCK,
-        )  # fmt: skip
+    scale = bytes_at(scales, stream, tl.float16, 2) + layer * tokens + token
+    each = layers * tokens
+    to = columns + (stream * count + slot) * dim
+    if part == 0:
+        main, rest = load_row(fresh, dim, MAIN, REST)
+        main, rest, now = in_4(main.to(tl.float32), rest.to(tl.float32))
+        at = bytes_at(queries, stream, tl.uint8, 4) + source * (dim // 2)
+        store_packed(at, main, rest, dim, MAIN, REST)
+        tl.store(scale + Q * each, now.to(tl.float16))
+    elif part == 1:
+        at = bytes_at(keys, stream, tl.uint8, 4) + source * (dim // 2)
+        _swap(fresh + 2 * dim, to, to + 2 * plane, at, scale + K * each, dim, True, MAIN, REST)
+    else:
+        at = bytes_at(values, stream, tl.int8, 8) + source * dim
+        _swap(fresh + dim, to + plane, to + 3 * plane, at, scale + V * each, dim, False, MAIN, REST)
 
 
 @triton.jit
@@ -145,18 +121,18 @@ def _tell(
 
 
 @triton.jit
-def _head_in_4(at, there, kind, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr):
+def _head_in_4(at, there, kind: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr):
     """One head of some rows that are kept in 4 bits, without their scales: the first columns, and the rest."""
     half, rest_half = tl.arange(0, MAIN // 2)[None, :], tl.arange(0, REST // 2)[None, :]
-    main = unpacked(tl.load(at + half, mask=there & (half < HEAD // 2), other=136)).to(kind)
+    main = unpacked_to(tl.load(at + half, mask=there & (half < HEAD // 2), other=136), kind)
     narrow = there & (rest_half < (HEAD - MAIN) // 2)
-    return main, unpacked(tl.load(at + MAIN // 2 + rest_half, mask=narrow, other=136)).to(kind)
+    return main, unpacked_to(tl.load(at + MAIN // 2 + rest_half, mask=narrow, other=136), kind)
 
 
 @triton.jit
 def _exchanged(
-    q_main, q_rest, q_scale, before, sum_main, sum_rest, columns, first, changed, plane, dim, main, rest, kind,
-    HEAD: tl.constexpr, MAIN: tl.constexpr, N: tl.constexpr,
+    q_main, q_rest, q_scale, before, sum_main, sum_rest, columns, first, changed, plane, dim, main, rest,
+    kind: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Columns out of sums as they were, and in as they are: both sums, and the share of each softmax that went and
     came, by what it was before."""
@@ -188,7 +164,7 @@ def _exchanged(
 
 @triton.jit
 def _everything(
-    q_main, q_rest, q_scale, keys, values, key_scales, value_scales, tokens, dim, kind,
+    q_main, q_rest, q_scale, keys, values, key_scales, value_scales, tokens, dim, kind: tl.constexpr,
     HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Attention to all tokens: both sums before their division, the divisor, and the highest score."""
@@ -225,7 +201,7 @@ def _everything(
 
 @triton.jit
 def _asked(
-    queries, scale_of, stream, token, layer, tokens, dim, head, there, kind,
+    queries, scale_of, stream, token, layer, tokens, dim, head, there, kind: tl.constexpr,
     HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """Kept queries of one head of some tokens: both parts, without their scales, and these."""
@@ -254,7 +230,7 @@ def exchange(
     slot = tile * M + tl.arange(0, M)
     there = slot < limit
     main, rest = tl.arange(0, MAIN)[None, :], tl.arange(0, REST)[None, :]
-    kind = out.dtype.element_ty
+    kind: tl.constexpr = out.dtype.element_ty
     token = tl.load(others + stream * tokens + slot, mask=there, other=0)
     scale_of = bytes_at(scales, stream, tl.float16, 2) + (Q * layers + layer) * tokens
     q_main, q_rest, q_scale = _asked(
@@ -305,7 +281,7 @@ def look(
     slot = begin + tl.arange(0, M)
     there = slot < limit
     main, rest = tl.arange(0, MAIN)[None, :], tl.arange(0, REST)[None, :]
-    kind = out.dtype.element_ty
+    kind: tl.constexpr = out.dtype.element_ty
     scale_of = bytes_at(scales, stream, tl.float16, 2) + layer * tokens
     each = layers * tokens
     if looks:

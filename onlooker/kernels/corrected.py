@@ -8,26 +8,22 @@ stands for no stream, which is computed and never written.
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from onlooker.core.contracts.packed import Norm
 from onlooker.core.errors import ModelError
+from onlooker.kernels.corrected_shape import FIELDS, PLACES, SCALED, SKETCH, Shape, Tile, two_parts
 from onlooker.kernels.rows import launched, norm_weights, power_of_two
 
-SCALED = ("values", "mlp", "queries", "keys", "attention", "entered", "middle", "attention_sketch", "mlp_sketch")
-"""What has a scale a row, in the order of these."""
-PLACES: dict[str, Any] = {kind[0].upper(): SCALED.index(kind) for kind in ("queries", "keys", "values")}
-"""Of what attention reads, as the kernels call it."""
-FIELDS = (*SCALED, "attended", "attended_scales", "sums", "missed", "scales", "turn", "tau")
-"""Tensors of a stream, in the order of the table of addresses."""
-SKETCH = 64
-"""Channels of a sketch. With 32 some directions are underestimated for good, and what lies in them is never recomputed:
-small signs first (docs/log.md)."""
-AT_ONCE = 16384
-"""Numbers of sketches that the program which chooses holds at a time."""
+SKETCHES = 32
+"""Of how many tokens a program carries the sketches."""
+EXCHANGING, LOOKING = Tile(), Tile()
+"""Tiles of corrections, and of those that look."""
+WARPS = 2
+"""Warps that share a row: with more, they wait for each other's sums longer than they read."""
+CHOOSING = 16  # warps that choose for a stream
 
 
 def corrected_kernels() -> tuple[ModuleType, ModuleType]:
@@ -37,73 +33,6 @@ def corrected_kernels() -> tuple[ModuleType, ModuleType]:
     except ImportError as error:
         raise ModelError("the vision kernels need Triton", given=str(error), do="install triton") from error
     return _mend_triton, _corrected_triton
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What the method says of choices."""
-
-    steps: int
-    """Steps of change: see `stc_cacher._change`."""
-    every: int
-    """Frames in which everyone has had a turn to look."""
-    salience: float
-    flat: float
-    """Least salience."""
-    least: float
-    """Share of a softmax that must be left."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What is the same in all layers of a step."""
-
-    streams: int
-    tokens: int
-    dim: int
-    layers: int
-    heads: int
-    scale: float
-    """Of scores."""
-    count: int
-    """Tokens of a stream that may be computed anew in a layer, whole groups."""
-    rules: Rules
-    group: int = 1
-    pinned: int = 0
-
-    @property
-    def units(self) -> int:
-        """What is chosen as a whole."""
-        return self.tokens // self.group
-
-    @property
-    def room(self) -> int:
-        """Rows of a stream that may look."""
-        turns = -(-self.units // self.rules.every) * self.group
-        return min(self.tokens, self.count + self.pinned + turns)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Shape of one program of attention."""
-
-    rows: int = 64
-    columns: int = 64
-    warps: int = 4
-    stages: int = 3
-    split: bool = True
-    """Whether a head of 72 columns is worked on as 64 and 8, or as 128."""
-
-    def parts(self, head: int) -> dict[str, Any]:
-        """How a head of so many columns is worked on."""
-        main = max(16, 1 << (head.bit_length() - 1)) if self.split else power_of_two(head)
-        return {"HEAD": head, "MAIN": main, "REST": power_of_two(head - main) if head > main else 16}
-
-
-EXCHANGING, LOOKING = Tile(), Tile()
-WARPS = 4
-"""Warps that share a row."""
-CHOOSING = 16  # warps that choose for a stream
 
 
 @dataclass
@@ -133,7 +62,9 @@ class SketchStep:
         """Row of every token among those that get a new MLP; -1: none."""
         self.seen = torch.zeros(rows, SKETCH, device=device)
         """Sketch of every token."""
-        self.apart, self.length = (torch.zeros(rows, device=device) for _ in range(2))
+        self.apart, self.length, self.far = (torch.zeros(rows, device=device) for _ in range(3))
+        self.parts = torch.zeros(streams, -(-shape.tokens // SKETCHES), SKETCH, device=device)
+        """Sums of some tokens' sketches."""
 
     def at(self, name: str) -> Tensor:
         """Addresses of one kind of tensor, int64 `[streams]`."""
@@ -157,7 +88,7 @@ class SketchStep:
         everyone: bool = False,
     ) -> None:
         """Sketches go behind a branch: see `carry_sketches`."""
-        shape, many = self.shape, 32
+        shape, many = self.shape, SKETCHES
         self.others.carry_sketches[(-(-shape.tokens // many), shape.streams)](
             self.seen,
             fresh,
@@ -169,6 +100,7 @@ class SketchStep:
             self.at("scales"),
             self.apart,
             self.length,
+            self.parts,
             shape.tokens,
             layer,
             then[1],
@@ -202,6 +134,7 @@ class CorrectedStep(SketchStep):
         self._place = torch.full((rows,), -1, dtype=torch.int32, device=device)
         self._rest = torch.zeros(rows, dtype=torch.int32, device=device)
         self._columns = torch.zeros(2, 2, streams * shape.count, shape.dim, dtype=self.like.dtype, device=device)
+        self._plane = streams * shape.count * shape.dim
         self._lost = torch.zeros(streams, shape.heads, shape.tokens, dtype=torch.int8, device=device)
         self._attended = torch.zeros(rows, shape.dim, dtype=self.like.dtype, device=device)
 
@@ -223,11 +156,21 @@ class CorrectedStep(SketchStep):
     def choose(self, layer: int, middle: bool = False) -> None:
         """Who changed most of those just measured and, before attention, who looks and who does not."""
         shape, rules = self.shape, self.shape.rules
-        block = power_of_two(shape.tokens)
+        if rules.salience:
+            self.others.stand_out[(-(-shape.tokens // SKETCHES), shape.streams)](
+                self.seen,
+                self.parts,
+                self.far,
+                shape.tokens,
+                self.parts.shape[1],
+                BLOCKS=power_of_two(self.parts.shape[1]),
+                R=SKETCHES,
+                **launched(self.like.device, WARPS),
+            )
         self.others.choose_rows[(shape.streams,)](
             self.apart,
             self.length,
-            self.seen,
+            self.far,
             self.at("tau"),
             self.at("turn"),
             self.at("missed"),
@@ -250,8 +193,7 @@ class CorrectedStep(SketchStep):
             STEPS=rules.steps,
             GROUP=shape.group,
             SALIENT=rules.salience > 0,
-            CHANNELS=max(1, min(16, AT_ONCE // block)),
-            BLOCK=block,
+            BLOCK=power_of_two(shape.tokens),
             **launched(self.like.device, CHOOSING),
         )
 
@@ -290,7 +232,7 @@ class CorrectedStep(SketchStep):
             T=SCALED.index(kind),
             MIDDLE=branch is not None,
             RMS=norm.bias is None,
-            BLOCK=power_of_two(shape.dim),
+            **two_parts(shape.dim),
             **launched(x.device, WARPS),
         )
         return normed
@@ -299,9 +241,15 @@ class CorrectedStep(SketchStep):
         """What all tokens attended to, before its output projection, `[streams * tokens, dim]`, given queries, values
         and keys of the rows that look, `[streams * room, 3 * dim]`. Everything of it is kept. In streams in which
         nothing changed, and of tokens that are not there, it is whatever it was."""
-        shape, tile = self.shape, self.exchanging
-        plane = shape.streams * shape.count * shape.dim
-        self.mending.swap_rows[(shape.room, shape.streams)](
+        self.swap(fresh, layer)
+        self.exchange(layer)
+        self.look(fresh, layer)
+        return self._attended
+
+    def swap(self, fresh: Tensor, layer: int) -> None:
+        """Fresh rows are kept; old and new keys and values are put side by side."""
+        shape = self.shape
+        self.mending.swap_rows[(shape.room, shape.streams, 3)](
             fresh,
             self._flat,
             self.counts,
@@ -316,13 +264,15 @@ class CorrectedStep(SketchStep):
             shape.dim,
             shape.room,
             shape.count,
-            plane,
+            self._plane,
             **PLACES,
-            BLOCK=power_of_two(shape.dim),
+            **two_parts(shape.dim),
             **launched(fresh.device, WARPS),
         )
-        parts = tile.parts(shape.dim // shape.heads)
-        size = (shape.tokens, layer, shape.layers, shape.dim)
+
+    def exchange(self, layer: int) -> None:
+        """Columns as they were are taken out of what others attended to, and put in as they are."""
+        shape, tile = self.shape, self.exchanging
         self.mending.exchange[(-(-shape.tokens // tile.rows), shape.heads, shape.streams)](
             self._rest,
             self.counts,
@@ -330,20 +280,26 @@ class CorrectedStep(SketchStep):
             self._attended,
             *(self.at(name) for name in ("queries", "attended", "attended_scales", "sums", "scales")),
             self._lost,
-            *size,
+            shape.tokens,
+            layer,
+            shape.layers,
+            shape.dim,
             shape.count,
-            plane,
+            self._plane,
             shape.heads,
             shape.scale,
             shape.rules.least,
             Q=PLACES["Q"],
-            **parts,
+            **tile.parts(shape.dim // shape.heads),
             M=tile.rows,
             N=tile.columns,
-            **launched(fresh.device, tile.warps),
+            **launched(self.like.device, tile.warps),
             num_stages=tile.stages,
         )
-        tile = self.looking
+
+    def look(self, fresh: Tensor, layer: int) -> None:
+        """Rows that look attend to all keys and values, and so do those of whose softmax too little was left."""
+        shape, tile = self.shape, self.looking
         first = -(-shape.room // tile.rows)
         names = ("queries", "keys", "values", "attended", "attended_scales", "sums", "scales")
         self.mending.look[(first + -(-shape.tokens // tile.rows), shape.heads, shape.streams)](
@@ -355,7 +311,10 @@ class CorrectedStep(SketchStep):
             *(self.at(name) for name in names),
             self._lost,
             self.times,
-            *size,
+            shape.tokens,
+            layer,
+            shape.layers,
+            shape.dim,
             shape.room,
             shape.heads,
             shape.scale,
@@ -368,7 +327,6 @@ class CorrectedStep(SketchStep):
             **launched(fresh.device, tile.warps),
             num_stages=tile.stages,
         )
-        return self._attended
 
     def finish(self, x: Tensor, branch: Tensor, mlp: Tensor, layer: int) -> Tensor:
         """All tokens behind a layer, `[streams * tokens, dim]`: `x` plus both branches, fresh ones where there are any,
@@ -391,10 +349,10 @@ class CorrectedStep(SketchStep):
             shape.dim,
             A=SCALED.index("attention"),
             P=SCALED.index("mlp"),
-            BLOCK=power_of_two(shape.dim),
+            **two_parts(shape.dim),
             **launched(x.device, WARPS),
         )
         return total
 
 
-__all__ = ["FIELDS", "SCALED", "CorrectedStep", "Rules", "Shape", "SketchStep", "Tile"]
+__all__ = ["CorrectedStep", "SketchStep"]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from onlooker.core.contracts.packed import Norm
-from onlooker.kernels.corrected import PLACES, SCALED, SKETCH, WARPS, SketchStep
+from onlooker.kernels.corrected import WARPS, SketchStep
+from onlooker.kernels.corrected_shape import PLACES, SCALED, SKETCH, two_parts
 from onlooker.kernels.rows import launched, norm_weights, power_of_two
 
 
@@ -37,7 +38,7 @@ class WholeStep(SketchStep):
         shape = self.shape
         head = shape.dim // shape.heads
         names = ("queries", "keys", "values", "attended", "attended_scales", "sums", "missed", "scales")
-        self.others.keep_looked[(shape.tokens, shape.streams)](
+        self.others.keep_looked[(shape.tokens, shape.streams, 4)](
             fresh,
             attended,
             logs,
@@ -51,7 +52,7 @@ class WholeStep(SketchStep):
             HEAD=head,
             WIDE=power_of_two(head),
             HEADS=power_of_two(shape.heads),
-            BLOCK=power_of_two(shape.dim),
+            **two_parts(shape.dim),
             **launched(fresh.device, WARPS),
         )
 
@@ -77,7 +78,7 @@ class WholeStep(SketchStep):
             NARROW=kind == "attention",
             NORM=norm is not None,
             RMS=norm is not None and norm.bias is None,
-            BLOCK=power_of_two(shape.dim),
+            **two_parts(shape.dim),
             **launched(x.device, WARPS),
         )
         return total, normed

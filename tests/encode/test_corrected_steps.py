@@ -12,7 +12,7 @@ from towers import make_frames, make_tower
 from onlooker.encode.stc_cacher._state import of
 from onlooker.encode.stc_corrected import STCCorrected
 from onlooker.encode.stc_corrected._prepared import CorrectedEncoder
-from onlooker.kernels.corrected import Tile
+from onlooker.kernels.corrected_shape import Tile
 from onlooker.models._siglip import take_apart
 
 METHODS = {

@@ -19,7 +19,8 @@ from onlooker.encode.stc_cacher._prepared import adjacent, put
 from onlooker.encode.stc_corrected._layers import CorrectedLayers
 from onlooker.encode.stc_corrected._state import SKETCH, CorrectedState, sketched
 from onlooker.encode.stc_corrected._step import FLAT, LEAST
-from onlooker.kernels.corrected import FIELDS, CorrectedStep, Rules, Shape, Tile
+from onlooker.kernels.corrected import CorrectedStep
+from onlooker.kernels.corrected_shape import FIELDS, Rules, Shape, Tile
 from onlooker.kernels.corrected_whole import WholeStep
 from onlooker.kernels.graph import CapturedStep
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from onlooker.core.state import StreamState
 from onlooker.encode.stc_cacher._change import sketch
 from onlooker.encode.stc_cacher._state import coded, of, write
-from onlooker.kernels.corrected import SCALED, SKETCH
+from onlooker.kernels.corrected_shape import SCALED, SKETCH
 
 EIGHT = ("values", "attended", "mlp")
 """Kept in 8 bits a number where a model computes in 16."""

@@ -1,0 +1,83 @@
+"""What steps of the corrected Cacher by kernels are made of: fields of a stream, shapes, rules and tiles."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from onlooker.kernels.rows import power_of_two
+
+SCALED = ("values", "mlp", "queries", "keys", "attention", "entered", "middle", "attention_sketch", "mlp_sketch")
+"""What has a scale a row, in the order of these."""
+PLACES: dict[str, Any] = {kind[0].upper(): SCALED.index(kind) for kind in ("queries", "keys", "values")}
+"""Of what attention reads, as the kernels call it."""
+FIELDS = (*SCALED, "attended", "attended_scales", "sums", "missed", "scales", "turn", "tau")
+"""Tensors of a stream, in the order of the table of addresses."""
+SKETCH = 64
+"""Channels of a sketch. With 32 some directions are underestimated for good, and what lies in them is never recomputed:
+small signs first (docs/log.md)."""
+
+
+def two_parts(dim: int) -> dict[str, Any]:
+    """How rows of so many columns are worked on: see `_parts_triton`."""
+    main = 1 << (dim.bit_length() - 1)
+    return {"MAIN": main, "REST": power_of_two(dim - main)}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the method says of choices."""
+
+    steps: int
+    """Steps of change: see `stc_cacher._change`."""
+    every: int
+    """Frames in which everyone has had a turn to look."""
+    salience: float
+    flat: float
+    """Least salience."""
+    least: float
+    """Share of a softmax that must be left."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is the same in all layers of a step."""
+
+    streams: int
+    tokens: int
+    dim: int
+    layers: int
+    heads: int
+    scale: float
+    """Of scores."""
+    count: int
+    """Tokens of a stream that may be computed anew in a layer, whole groups."""
+    rules: Rules
+    group: int = 1
+    pinned: int = 0
+
+    @property
+    def units(self) -> int:
+        """What is chosen as a whole."""
+        return self.tokens // self.group
+
+    @property
+    def room(self) -> int:
+        """Rows of a stream that may look."""
+        turns = -(-self.units // self.rules.every) * self.group
+        return min(self.tokens, self.count + self.pinned + turns)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Shape of one program of attention."""
+
+    rows: int = 64
+    columns: int = 64
+    warps: int = 4
+    stages: int = 3
+    split: bool = True
+    """Whether a head of 72 columns is worked on as 64 and 8, or as 128."""
+
+    def parts(self, head: int) -> dict[str, Any]:
+        """How a head of so many columns is worked on."""
+        main = max(16, 1 << (head.bit_length() - 1)) if self.split else power_of_two(head)
+        return {"HEAD": head, "MAIN": main, "REST": power_of_two(head - main) if head > main else 16}
