@@ -5,12 +5,13 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from onlooker.core.contracts import MemoryPolicy
 from onlooker.core.frame import Frame
 from onlooker.core.records import QueryRecord
-from onlooker.core.spans import Plan, Recall, Scoring, Span
+from onlooker.core.spans import Plan, Recall, Scoring, Span, Tier
 from onlooker.core.state import StreamState
 from onlooker.world import Episode, WorldSettings, make_episode
 from onlooker.world.episode import Split
@@ -120,7 +121,10 @@ class Noted(MemoryPolicy):
     """Recalls as another memory does, and notes the times of what was recalled by its score."""
 
     inner: MemoryPolicy
-    times: list[float]
+    times: list[tuple[float, float]]
+    """Of each block, in seconds, and how much of it was recalled: 1 is all."""
+    parked: bool = False
+    """Whether only parked blocks count, since those on the device are always seen."""
 
     @property
     def scores_layers(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -142,7 +146,28 @@ class Noted(MemoryPolicy):
     def recall(self, spans: Sequence[Span], scores: Tensor | None, state: StreamState) -> Recall:
         """As the other does."""
         seen = self.inner.recall(spans, scores, state)
-        newest = spans[-1].id
-        chosen = {block for block in seen.blocks if block != newest}
-        self.times.extend(span.start_s for span in spans[1:] if span.id in chosen)
+        if self.scoring() != "queries":
+            newest = spans[-1].id
+            chosen = {block for block in seen.blocks if block != newest}
+            counted = [span for span in spans[1:] if not self.parked or span.tier is Tier.HOST]
+            self.times.extend((span.start_s, 1.0) for span in counted if span.id in chosen)
+        return seen
+
+    @property
+    def indexes(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As the other does."""
+        return self.inner.indexes
+
+    def index(self, block: int, keys: Tensor, state: StreamState) -> None:
+        """As the other does."""
+        self.inner.index(block, keys, state)
+
+    def recall_rows(self, layer: int, spans: Sequence[Span], queries: Tensor, state: StreamState) -> Recall:
+        """As the other does; of each block, the share of its rows that heads see."""
+        seen = self.inner.recall_rows(layer, spans, queries, state)
+        if seen.rows is not None:
+            parts = seen.rows.float().mean(0).split([span.num_tokens for span in spans])
+            shares = torch.stack([part.mean() for part in parts]).tolist()
+            pairs = zip(spans[1:-1], shares[1:-1], strict=True)
+            self.times.extend((span.start_s, share) for span, share in pairs)
         return seen

@@ -2,11 +2,11 @@
 
     python -m benchmarks.recency_bias --streams 3 --minutes 10
 
-A stream of Pocket World is watched once, everything older than the newest blocks parked; questions of all kinds are put
-to forks of that session under every memory. Of each layer's recalled blocks it is noted in which tenth of the stream
-they lie. A memory without a bias would recall from each tenth as often as the evidence lies there; likeness to the
-question rises along a stream (MemStream, arXiv 2602.18434), and favours the late ones. With `level=true` that trend is
-taken out.
+A stream of Pocket World is watched once (and once more by each memory that watches its own way), everything older than
+the newest blocks parked; questions of all kinds are put to forks of that session under every memory. Of each layer's
+recalled blocks it is noted in which tenth of the stream they lie. A memory without a bias would recall from each tenth
+as often as the evidence lies there; likeness to the question rises along a stream (MemStream, arXiv 2602.18434), and
+favours the late ones. With `level=true` that trend is taken out.
 """
 
 import argparse
@@ -30,14 +30,17 @@ MEMORIES = (
     "select_recent:recent=1,budget=16,bar=0.0",
     "select_recent:recent=1,budget=16,bar=0.0,level=true",
 )
+ALONE = ("video_streaming:clip=16,topk=4", "resv:share=0.5,recent=1,window_tokens=1000")
+"""These watch themselves: clips of which parts are forgotten, and an index of every row. Of what `resv` recalls, which
+has no scores of blocks, the share of each block's rows counts that the heads see."""
 
 
-def tenths(times: Sequence[float], duration_s: float) -> list[float]:
-    """Shares of some times by tenth of the stream."""
-    counts = [0] * PARTS
-    for time_s in times:
-        counts[min(PARTS - 1, int(time_s / duration_s * PARTS))] += 1
-    return [round(count / max(1, len(times)), 4) for count in counts]
+def tenths(times: Sequence[tuple[float, float]], duration_s: float) -> list[float]:
+    """Shares of some times, each of some weight, by tenth of the stream."""
+    counts = [0.0] * PARTS
+    for time_s, weight in times:
+        counts[min(PARTS - 1, int(time_s / duration_s * PARTS))] += weight
+    return [round(count / (sum(counts) or 1.0), 4) for count in counts]
 
 
 def main() -> None:
@@ -51,25 +54,27 @@ def main() -> None:
     parser.add_argument("--compressor", default="stc_pruner")
     parser.add_argument("--also", action="append", default=[], metavar="MEMORY", help="look at this one too")
     given = parser.parse_args()
-    engine = Engine(
-        models.load(given.model), encoder=given.encoder, compressor=given.compressor, memory=WATCHING
-    )  # fmt: skip
+    model = models.load(given.model)
     memories, duration_s = (*MEMORIES, *given.also), given.minutes * 60
-    times: dict[str, list[float]] = {name: [] for name in memories}
-    evidence: list[float] = []
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in (*memories, *ALONE)}
+    evidence: list[tuple[float, float]] = []
     for seed in range(given.streams):
         episode = make_episode(seed, "test", duration_s=duration_s, kind="long")
         between_s = (duration_s - 1.5, duration_s - 0.5)
         queries: Sequence[QueryRecord] = episode.questions(given.questions, rng_seed=seed, between_s=between_s)
-        evidence += [(start + end) / 2 for query in queries for start, end in query.evidence]
-        with engine.open() as session:
-            for frame in episode.frames(fps=1.0, size=(128, 128)):
-                session.push(frame)
-            for name in memories:
-                with session.fork() as fork:
-                    fork.memory = Noted(registry.make("memory", name), times[name])
-                    for query in queries:
-                        fork.ask(query.question, max_new_tokens=1)
+        evidence += [((start + end) / 2, 1.0) for query in queries for start, end in query.evidence]
+        for watching, asked in ((WATCHING, memories), *((name, (name,)) for name in ALONE)):
+            watcher = Engine(model, encoder=given.encoder, compressor=given.compressor, memory=watching)
+            with watcher.open() as session:
+                for frame in episode.frames(fps=1.0, size=(128, 128)):
+                    session.push(frame)
+                for name in asked:
+                    with session.fork() as fork:
+                        fork.memory = Noted(
+                            registry.make("memory", name), times[name], name.startswith("video_streaming")
+                        )
+                        for query in queries:
+                            fork.ask(query.question, max_new_tokens=1)
         print(f"{seed + 1} of {given.streams} streams", flush=True)
     rows = [{"memory": name, "tenths": tenths(some, duration_s), "recalled": len(some)} for name, some in times.items()]
     rows.append({"memory": "evidence", "tenths": tenths(evidence, duration_s), "recalled": len(evidence)})
