@@ -45,15 +45,15 @@ memory does, and its settings: [methods.md](methods.md). How to write one: [addi
 | a file, once, soon | `quickprefill`, `full` | a share of everything; everything |
 
 `retrieval_heads` asks heads by number. Its default is right for the pocket models; for another model find them first
-(`python -m benchmarks.find_heads --model ...`). So it is not the default, which has to serve every model, though it wins
-wherever it was measured. `recent=4` tells more clock times, `recent=8` more of the present.
+(`python -m benchmarks.find_heads --model ...`). So it is not the default, which has to serve every model, though it
+wins wherever it was measured. `recent=4` tells more clock times, `recent=8` more of the present.
 
-Half an hour back, at equal tokens in view, `retrieval_heads` is 27 points ahead of the default over all questions about
-25 minutes ago and more (38 with `recent=4`), reading two fifths of the tokens or fewer, and tells as much of the present
-as the last frames do. Seven of ten clock times from then are right to the distance of two frames, eight of ten when told
-where to look. In streams of two hours it is ahead as well over all questions about 25 minutes ago and more; about 100
-minutes ago and more alone eight streams do not show it, and one clock time of five is right (one of four when told
-where to look).
+Half an hour back, at equal tokens in view, `retrieval_heads` is 27 points ahead of the default over all questions
+about 25 minutes ago and more (38 with `recent=4`), reading two fifths of the tokens or fewer, and tells as much of
+the present as the last frames do. Seven of ten clock times from then are right to the distance of two frames, eight
+of ten when told where to look. In streams of two hours it is ahead as well over all questions about 25 minutes ago
+and more; about 100 minutes ago and more alone eight streams do not show it, and one clock time of five is right (one
+of four when told where to look).
 
 What half an hour ago was is told apart by those that park and search only. Memories that keep few rows, or small
 frames, of everything (`infinipot_v`, `flash_vstream`, `curvestream`, `deep_sink`) are tied with the last frames there;
