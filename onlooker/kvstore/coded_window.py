@@ -13,7 +13,7 @@ from onlooker.kvstore.blocks import Block, Offset
 from onlooker.kvstore.coded import Coded, read_layer, room
 from onlooker.kvstore.melting import Melted
 from onlooker.kvstore.placing import Placing
-from onlooker.kvstore.rotation import Rotary, rotate, spread
+from onlooker.kvstore.rotation import Turning
 from onlooker.kvstore.tile_table import TileTable
 from onlooker.kvstore.window import SLACK, Window, step
 
@@ -28,7 +28,7 @@ class CodedWindow(Window):
     block, which is shared with forks and open questions.
     """
 
-    def __init__(self, spec: ModelSpec, turn: Rotary, codec: Codec) -> None:
+    def __init__(self, spec: ModelSpec, turn: Turning, codec: Codec) -> None:
         super().__init__(spec, turn)
         self.codec = codec
         form = Form.of(codec.form) if spec.head_dim in HEAD_DIMS else None
@@ -161,9 +161,7 @@ class CodedWindow(Window):
         size, arena, rows = sum(block.num_tokens for block in anchors), self.arena, ()
         if anchors:
             steps = [step(block.written, offset) for block, offset in zip(anchors, offsets, strict=True)]
-            turn = self.turn(spread(steps, [block.num_tokens for block in anchors], self.spec.device))
-            keys = list(written.values())
-            rows = (rotate(keys[0] if len(keys) == 1 else torch.cat(keys, dim=2), *turn),)
+            rows = (self.turn.turned(list(written.values()), steps),)
         stays = lead == there
         if not stays:  # other blocks: all rows are written anew
             keys = [*rows, *(super(CodedWindow, self).lay_open([block])[0] for block in lead[len(anchors) :])]
@@ -238,6 +236,6 @@ class CodedWindow(Window):
         return self.codec.decode(coded.parts, self.spec.dtype)
 
 
-def new_window(spec: ModelSpec, turn: Rotary, codec: Codec) -> Window:
+def new_window(spec: ModelSpec, turn: Turning, codec: Codec) -> Window:
     """The window of a stream whose blocks lie on the device as a codec says."""
     return Window(spec, turn) if codec.plain else CodedWindow(spec, turn, codec)

@@ -111,7 +111,7 @@ class Sources:
     placing: Placing
     """What came behind all that was on the device."""
     turn: Rotary
-    """Rotates what is rotated already (`rotation.by_steps`)."""
+    """Rotates what is rotated already (`rotation.Turning`)."""
     held: tuple[Block, ...] = ()
     """Blocks that are in no store: the question reads them itself, before its own words."""
     lent: Lent = field(default_factory=Lent)

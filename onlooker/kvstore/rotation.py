@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from onlooker.kernels.turning import MOST, Tables, has_kernels
 from onlooker.kvstore.blocks import Offset
 
 Rotary = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -26,15 +27,28 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor, into: Tensor | None = None)
     return (plain * cos + turned * sin).to(states.dtype)
 
 
-def by_steps(rotary: Rotary, axes: int, device: torch.device) -> Rotary:
+class Turning:
     """The rotary of a model for keys that are rotated already: a model may scale what it rotates, but only once."""
-    (scale, _) = rotary(torch.zeros(axes, 1, dtype=torch.int64, device=device))
 
-    def turn(steps: Tensor) -> tuple[Tensor, Tensor]:
-        cos, sin = rotary(steps)
-        return cos / scale, sin / scale
+    def __init__(self, rotary: Rotary, axes: int, device: torch.device) -> None:
+        self._rotary, self._axes, self._device = rotary, axes, device
+        self._scale, _ = rotary(torch.zeros(axes, 1, dtype=torch.int64, device=device))
+        self._tables: Tables | None = None
 
-    return turn
+    def __call__(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of steps, as a `Rotary` gives them."""
+        cos, sin = self._rotary(steps)
+        return cos / self._scale, sin / self._scale
+
+    def turned(self, keys: Sequence[Tensor], steps: Sequence[Offset]) -> Tensor:
+        """Keys of neighbouring blocks, `[layers, kv_heads, tokens, head_dim]` each, turned by a step each, one behind
+        the other. Does not wait for the device."""
+        step, dim = steps[0], keys[0].shape[3]
+        if len(keys) == 1 and min(step) == max(step) and 0 <= step[0] < MOST and has_kernels(self._device, dim):
+            self._tables = self._tables or Tables(self, self._axes, self._device)
+            return self._tables.turned(keys[0], step[0])
+        turn = self(spread(steps, [one.shape[2] for one in keys], self._device))
+        return rotate(keys[0] if len(keys) == 1 else torch.cat(list(keys), dim=2), *turn)
 
 
 def spread(steps: Sequence[Offset], counts: Sequence[int], device: torch.device) -> Tensor:

@@ -24,7 +24,7 @@ from onlooker.kvstore.disk import DiskTier
 from onlooker.kvstore.melting import Melted, Pick, check_pick, whole_counts
 from onlooker.kvstore.parked import Parked
 from onlooker.kvstore.question import Choose, Held, QuestionView
-from onlooker.kvstore.rotation import Rotary, by_steps, moved, rotate
+from onlooker.kvstore.rotation import Rotary, Turning, moved, rotate
 from onlooker.kvstore.signals import Signals
 
 PLAIN = BF16()
@@ -55,18 +55,20 @@ class KVStore:
         disk: DiskTier | None = None,
         disk_codec: Codec | None = None,
         num_queries: int = 0,
+        turn: Turning | None = None,
     ) -> None:
         """`rotary` takes positions int64 `[axes, tokens]` to (cos, sin) float32 `[tokens, head_dim]`; `device_codec`
         says how blocks lie on the device (see `CodedWindow`), and `host_codec` how parked ones do; on `disk` lie those
         that the host budget does not hold, the oldest first, as `disk_codec` says (default: as they lay);
-        `num_queries` of how many of a new block's last tokens the queries are wanted.
+        `num_queries` of how many of a new block's last tokens the queries are wanted; `turn` is that of a store with
+        the same rotary.
 
         The device budget covers the stream's rows (room to grow included), positions and signals. A question's context
         must fit beside them when it is gathered, but never stops the stream. While rows move to a larger arena, both
         exist for a moment.
         """
         self.spec, self.rotary = spec, rotary
-        self.turn = by_steps(rotary, spec.position_axes, spec.device)
+        self.turn = turn or Turning(rotary, spec.position_axes, spec.device)
         self.device_budget_bytes, self.num_queries = device_budget_bytes, num_queries
         self.device_codec, self.host_codec = device_codec, host_codec
         self._parked = Parked(spec, host_codec, host_budget_bytes, disk, disk_codec or host_codec)
@@ -369,6 +371,7 @@ class KVStore:
             disk=self._parked.tier,
             disk_codec=self._parked.disk_codec,
             num_queries=self.num_queries,
+            turn=self.turn,
         )
         twin._window = self._window.twin()
         twin._signals.load(list(self._signals.rows), self._signals.export())

@@ -16,7 +16,7 @@ from onlooker.kvstore.catalog import Catalog
 from onlooker.kvstore.coded import Coded
 from onlooker.kvstore.melting import Melted, Packed, joined, joined_rows, last_place, shortened
 from onlooker.kvstore.placing import Placing
-from onlooker.kvstore.rotation import Rotary, rotate, spread
+from onlooker.kvstore.rotation import Turning, rotate
 
 LEAST_ROWS = 64
 SLACK = 8
@@ -39,8 +39,8 @@ class Window:
     of memory has done nothing.
     """
 
-    def __init__(self, spec: ModelSpec, turn: Rotary) -> None:
-        """`turn` rotates keys that are rotated already by so many positions more (`rotation.by_steps`)."""
+    def __init__(self, spec: ModelSpec, turn: Turning) -> None:
+        """`turn` rotates keys that are rotated already by so many positions more."""
         self.spec, self.turn = spec, turn
         self.arena = Arena(spec, 0)
         self.head = self.tail = 0
@@ -359,11 +359,8 @@ class Window:
             moved_values = torch.cat(values, dim=2)
         else:  # the new rows may lie on the old ones
             moved_values = values[0].clone() if head < places[0] + anchors[0].num_tokens else values[0]
-        keys = list(written.values())
         steps = [step(block.written, offset) for block, offset in zip(anchors, offsets, strict=True)]
-        counts = [block.num_tokens for block in anchors]
-        turn = self.turn(spread(steps, counts, self.spec.device))
-        return (rotate(keys[0] if len(keys) == 1 else torch.cat(keys, dim=2), *turn), moved_values), written
+        return (self.turn.turned(list(written.values()), steps), moved_values), written
 
     def _move(self, capacity: int) -> None:
         """Bring the live rows to the front, of this arena if it is of the size and unread, else of another."""
