@@ -34,28 +34,33 @@ def add_norm(hidden, more, weight, normed, dim, eps, ADDS: tl.constexpr, BLOCK: 
 
 
 @triton.jit
-def _store_8(values, scale, codes, at, inside):
-    """The nearest E4M3 numbers. Rounded before the cast: Triton's interpreter, which tests this, loses the carry."""
-    bounded = tl.minimum(tl.maximum(values / scale, -448.0), 448.0)
-    exponent = (bounded.to(tl.int32, bitcast=True) >> 23) & 255
-    quantum = ((tl.maximum(exponent, 121) - 3) << 23).to(tl.float32, bitcast=True)
-    whole = (bounded / quantum + 12582912.0) - 12582912.0
-    tl.store(codes + at, (whole * quantum).to(tl.float8e4nv), mask=inside)
+def _store_8(values, scale, codes, at, inside, ROUNDS: tl.constexpr):
+    """The nearest E4M3 numbers. A GPU rounds to the nearest and stays within the largest; Triton's interpreter, which
+    tests this, loses the carry, so that there numbers are rounded before (ROUNDS)."""
+    bounded = values / scale
+    if ROUNDS:
+        bounded = tl.minimum(tl.maximum(bounded, -448.0), 448.0)
+        exponent = (bounded.to(tl.int32, bitcast=True) >> 23) & 255
+        quantum = ((tl.maximum(exponent, 121) - 3) << 23).to(tl.float32, bitcast=True)
+        bounded = ((bounded / quantum + 12582912.0) - 12582912.0) * quantum
+    tl.store(codes + at, bounded.to(tl.float8e4nv), mask=inside)
 
 
 @triton.jit
-def add_norm_8(hidden, more, weight, codes, scales, dim, eps, ADDS: tl.constexpr, BLOCK: tl.constexpr):
+def add_norm_8(
+    hidden, more, weight, codes, scales, dim, eps, ADDS: tl.constexpr, BLOCK: tl.constexpr, ROUNDS: tl.constexpr
+):
     """As `add_norm`, in 8 bits with a scale a row."""
     row = tl.program_id(0).to(tl.int64) * dim
     cols = tl.arange(0, BLOCK)
     out = _added_and_normed(hidden, more, weight, row, cols, dim, eps, ADDS).to(tl.float32)
     scale = tl.maximum(tl.max(tl.abs(out), axis=0), 1e-12) / 448.0
     tl.store(scales + tl.program_id(0), scale)
-    _store_8(out, scale, codes, row + cols, cols < dim)
+    _store_8(out, scale, codes, row + cols, cols < dim, ROUNDS)
 
 
 @triton.jit
-def eight_bits(rows, codes, scales, stride, width, BLOCK: tl.constexpr):
+def eight_bits(rows, codes, scales, stride, width, BLOCK: tl.constexpr, ROUNDS: tl.constexpr):
     """Rows in 8 bits with a scale each. One program a row."""
     number = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, BLOCK)
@@ -63,7 +68,7 @@ def eight_bits(rows, codes, scales, stride, width, BLOCK: tl.constexpr):
     values = tl.load(rows + number * stride + cols, mask=inside, other=0.0).to(tl.float32)
     scale = tl.maximum(tl.max(tl.abs(values), axis=0), 1e-12) / 448.0
     tl.store(scales + number, scale)
-    _store_8(values, scale, codes, number * width + cols, inside)
+    _store_8(values, scale, codes, number * width + cols, inside, ROUNDS)
 
 
 @triton.jit
@@ -84,7 +89,7 @@ def silu_product(gate, up, out, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def silu_product_8(gate, up, codes, scales, width, BLOCK: tl.constexpr):
+def silu_product_8(gate, up, codes, scales, width, BLOCK: tl.constexpr, ROUNDS: tl.constexpr):
     """`silu(gate) * up` in 8 bits with a scale a row. One program a row, which goes over it twice: the second time it
     lies in the cache."""
     row = tl.program_id(0).to(tl.int64) * width
@@ -97,4 +102,4 @@ def silu_product_8(gate, up, codes, scales, width, BLOCK: tl.constexpr):
     for begin in range(0, width, BLOCK):
         cols = begin + tl.arange(0, BLOCK)
         values = _silu_product(gate, up, row + cols, cols < width).to(tl.float32)
-        _store_8(values, scale, codes, row + cols, cols < width)
+        _store_8(values, scale, codes, row + cols, cols < width, ROUNDS)

@@ -5,6 +5,7 @@ as long as a third of the products. On a CUDA device (or with `kernels`) a Trito
 round where the stock module rounds.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from onlooker.core.errors import ModelError
 
 KIND_8 = torch.float8_e4m3fn
 MOST_8 = torch.finfo(KIND_8).max
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether kernels run in Triton's interpreter, which rounds less well than a GPU."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +83,10 @@ def eight_bits(rows: Tensor, kernels: Any = None) -> Rows8:
     out = _room_8(rows)
     width = rows.shape[1]
     kernels.eight_bits[(len(rows),)](
-        *(rows, out.codes, out.scale, rows.stride(0), width), BLOCK=_power_of_two(width), num_warps=_warps(width)
+        *(rows, out.codes, out.scale, rows.stride(0), width),
+        BLOCK=_power_of_two(width),
+        ROUNDS=INTERPRETED,
+        num_warps=_warps(width),
     )
     return out
 
@@ -96,6 +102,7 @@ def add_norm_8(hidden: Tensor, more: Tensor | None, weight: Tensor, eps: float, 
         *(hidden, hidden if more is None else more, weight, out.codes, out.scale, dim, eps),
         ADDS=more is not None,
         BLOCK=_power_of_two(dim),
+        ROUNDS=INTERPRETED,
         num_warps=_warps(dim),
     )
     return out
@@ -108,7 +115,10 @@ def silu_product_8(gate: Tensor, up: Tensor, kernels: Any = None) -> Rows8:
     assert gate.is_contiguous() and up.is_contiguous(), "rows lie one after the other"
     out = _room_8(gate)
     kernels.silu_product_8[(len(gate),)](
-        *(gate, up, out.codes, out.scale, gate.shape[1]), BLOCK=min(4096, _power_of_two(gate.shape[1])), num_warps=8
+        *(gate, up, out.codes, out.scale, gate.shape[1]),
+        BLOCK=min(4096, _power_of_two(gate.shape[1])),
+        ROUNDS=INTERPRETED,
+        num_warps=8,
     )
     return out
 

@@ -249,6 +249,7 @@ def run_language() -> None:
     from onlooker.kernels.packed_attention import PassTables, RowAttention
     from onlooker.kernels.pooled import Taps, mix_rows
     from onlooker.kernels.tiles import tiles_for
+    from onlooker.kernels.turning import Tables
 
     spec = ModelSpec("7b", 1, 28, 4, 128, 3584, torch.bfloat16, torch.device("cpu"), max_positions=4096)
     for tokens in (16, 512):
@@ -265,6 +266,8 @@ def run_language() -> None:
     silu_product(wide, wide, language_kernels())
     silu_product_8(wide, wide, language_kernels())
     mix_rows(torch.zeros(2, 9, 3584, dtype=spec.dtype), Taps.of(torch.ones(4, 9)), _pooled_triton)
+    angles = Tables(lambda steps: (torch.zeros(steps.shape[1], 128),) * 2, 1, torch.device("cpu"))
+    angles.turned(torch.zeros(2, 4, 14, 128, dtype=spec.dtype), 58)
 
 
 def run_picks() -> None:
