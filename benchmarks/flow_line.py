@@ -43,10 +43,11 @@ def main() -> None:
     parser.add_argument("--choose", type=int, default=96, help="questions that layers are chosen on")
     parser.add_argument("--judge", type=int, default=192, help="questions that are told of")
     parser.add_argument("--random", type=int, default=10, help="random cuts of as many layers")
+    parser.add_argument("--seals", nargs=2, default=("0", "1"), help="names of the clips to choose and to judge on")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     model = models.load(given.model, device=given.device)
-    seeds = [RunSettings(seeds=f"sealed:systems-map-the-flow-202611-{part}").first_seed for part in range(2)]
+    seeds = [RunSettings(seeds=f"sealed:systems-map-the-flow-202611-{name}").first_seed for name in given.seals]
     learn = right_answers(model, given.choose, lambda: None, seeds[0])
     print(f"{len(learn)} of {given.choose} questions answered rightly to choose on", flush=True)
     found = flow.drops(model, learn, flow.EDGES, 1, lambda: None)
@@ -64,7 +65,7 @@ def main() -> None:
     names = [str(n) for n in range(len(told))]
     keeps, gap = estimate(ours, names), paired_gap([a - b for a, b in zip(ours, by_question, strict=True)], names)
     row = {
-        "bench": "flow_line", "model": given.model, "chosen_on": len(learn), "judged_on": len(told),
+        "bench": "flow_line", "model": given.model, "chosen_on": len(learn), "judged_on": len(told), "seals": list(given.seals),
         "drops": found,
         "cut": {edge: sorted(some) for edge, some in cut.items()},
         "edges_cut": sum(map(len, cut.values())), "edges": layers * len(flow.EDGES),

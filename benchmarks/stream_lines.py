@@ -35,10 +35,10 @@ class Streams:
 
 STREAMS = {
     "frames_256": Streams(
-        32, ("--minutes", "8.55", "--fps", "0.5", "--early-minutes", "8.55", "--per-hour", "112", "--present", "6")
+        10, ("--minutes", "8.55", "--fps", "0.5", "--early-minutes", "8.55", "--per-hour", "112", "--present", "10")
     ),
     "frames_256_whole": Streams(
-        32,
+        10,
         (
             "--minutes",
             "8.55",
@@ -79,30 +79,31 @@ class Line:
 
 
 PAST, NOW = ("ever", "when"), (0.0, 0.5)
-PAGES = "keep_tokens=1680,recent=16,pack=true"
-USED = "sink_frames=24,recent=8,top_tokens=336,pack=true"
+PAGES = "keep_tokens=480,recent=8,pack=true"
+USED = "sink_frames=8,recent=8,top_tokens=200,pack=true"
+WINDOW = "window_tokens=500"
 VISION = "vision_s=96"
 CLIPS = "clip=16,summary=4,topk=4"
 LINES = (
-    Line("livevlm", 2, "half_hour", f"livevlm:{PAGES}", ((f"{TWINS}placed_pages.py:{PAGES}", 0.0),), PAST),
-    Line("streamingvlm", 2, "half_hour", f"streaming_vlm:{VISION}", ((f"{TWINS}growing.py:{VISION}", 0.0),), age_s=NOW),
+    Line("livevlm", 2, "frames_256", f"livevlm:{PAGES}", ((f"{TWINS}placed_pages.py:{PAGES}", 0.0),), PAST),
     Line(
-        "streamingllm", 3, "half_hour", f"sliding_window:{half_hour.WINDOW}",
-        ((f"sliding_window:{half_hour.WINDOW} {WITHOUT_PROMPT}", 0.0),), age_s=NOW,
-    ),
-    Line("deep_forcing", 2, "half_hour", f"participative:{USED}", ((f"{TWINS}random_rows.py:{USED}", 0.0),)),
-    Line(
-        "videostreaming", 1, "frames_256", f"video_streaming:{CLIPS}", ((f"{TWINS}last_clips.py:{CLIPS}", 0.1),), PAST
-    ),
-    Line(
-        "videostreaming", 2, "frames_256", f"video_streaming:{CLIPS}",
-        ((f"video_streaming:{CLIPS},propagate=false", 0.03),), PAST,
+        "streamingllm", 3, "frames_256", f"sliding_window:{WINDOW}",
+        ((f"sliding_window:{WINDOW} {WITHOUT_PROMPT}", 0.0),), age_s=NOW,
     ),
     Line(
         "videollamb", 1, "frames_256", "scene_tiling:scenes=40,frames=8",
         (("last_frames:frames=8", 0.15), ("flash_vstream:form=csm_dam,clusters=40,details=8", 0.05)), PAST,
         (30.0, float("inf")), equal_tokens=False,
     ),
+    Line(
+        "videostreaming", 1, "frames_256", f"video_streaming:{CLIPS}", ((f"{TWINS}last_clips.py:{CLIPS}", 0.1),), PAST
+    ),
+    Line("deep_forcing", 2, "frames_256", f"participative:{USED}", ((f"{TWINS}random_rows.py:{USED}", 0.0),)),
+    Line(
+        "videostreaming", 2, "frames_256", f"video_streaming:{CLIPS}",
+        ((f"video_streaming:{CLIPS},propagate=false", 0.03),), PAST,
+    ),
+    Line("streamingvlm", 2, "half_hour", f"streaming_vlm:{VISION}", ((f"{TWINS}growing.py:{VISION}", 0.0),), age_s=NOW),
     Line(
         "curvestream", 3, "frames_256_whole", "curvestream:frames=20",
         ((f"{TWINS}alternating.py:frames=20", 0.0),), PAST,

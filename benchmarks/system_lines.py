@@ -113,8 +113,8 @@ SUITES = {
     "video_rag": Suite("pocketworld_stories", "L0", 960, NOTED, NAMED),
     "livibench": Suite("pocketworld_stories", "L0", 960, NOTED, NAMED),
     "vidkv": Suite(level="L0", limit=1200, fixed={"memory": "full", "compressor": "identity"}),
-    "v_rex": Suite(fixed={"compressor": "identity"}),
-    "videoscan": Suite(level="L0", fixed={"compressor": "identity"}),
+    "v_rex": Suite(limit=240, fixed={"compressor": "identity"}),
+    "videoscan": Suite(level="L0", limit=240, fixed={"compressor": "identity"}),
 }
 LINES = (
     Line("video_rag", 1, {"side": "speech+comment"}, ({},), 0.2, tasks=NAMED, equal_tokens=False),
