@@ -65,8 +65,8 @@ def main() -> None:
     names = [str(n) for n in range(len(told))]
     keeps, gap = estimate(ours, names), paired_gap([a - b for a, b in zip(ours, by_question, strict=True)], names)
     row = {
-        "bench": "flow_line", "model": given.model, "chosen_on": len(learn), "judged_on": len(told), "seals": list(given.seals),
-        "drops": found,
+        "bench": "flow_line", "model": given.model, "chosen_on": len(learn), "judged_on": len(told),
+        "seals": list(given.seals), "drops": found,
         "cut": {edge: sorted(some) for edge, some in cut.items()},
         "edges_cut": sum(map(len, cut.values())), "edges": layers * len(flow.EDGES),
         "keeps": keeps.value, "low": keeps.low, "high": keeps.high,
