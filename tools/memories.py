@@ -276,8 +276,9 @@ def page() -> str:
             "## Does recall drift to late frames?\n",
             "Shares of recalled blocks by tenth of the stream, oldest first (`python -m benchmarks.recency_bias`); "
             "`evidence` is where what was asked about lies. MemStream (arXiv 2602.18434) finds that likeness to a "
-            "question rises along a stream; `level=true` takes that trend out. Of `resv`, which scores clusters of rows "
-            "and no blocks, the share of each block's rows counts that heads see; of `video_streaming` the parked ones.\n",
+            "question rises along a stream; `level=true` takes that trend out. Of `resv`, which scores clusters of "
+            "rows and no blocks, the share of each block's rows counts that heads see; of `video_streaming` the parked "
+            "blocks.\n",
             "| memory | " + " | ".join(f"{n + 1}" for n in range(10)) + " | late half |",
             "|---|" + "---|" * 11,
         ]
