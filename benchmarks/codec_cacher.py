@@ -64,7 +64,8 @@ class Drawn(STCPublished):
     def _choose(
         self, tower: Any, feature: Tensor, old: Any, gate: int, new: Any, moved: Tensor | None = None
     ) -> Picked:
-        lots = torch.rand(feature.shape[:2], generator=torch.Generator().manual_seed(int(feature.abs().sum())))
+        seeded = torch.Generator().manual_seed(int(feature.abs().sum()))
+        lots = torch.rand(feature.shape[:2], generator=seeded).to(feature.device)
         found = least_alike(lots, self.recomputed_tokens(tower), tower.group, tower.pinned)
         return Picked.of(*found, feature.shape[1])
 

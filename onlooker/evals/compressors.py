@@ -18,6 +18,7 @@ from typing import Any
 from onlooker.core.errors import InputError
 from onlooker.evals.budgets import CLIPS, Knob, Setting, knobs, setting, tokens_of
 from onlooker.evals.run_settings import RunSettings, check, from_dict, load_items, model_of
+from onlooker.evals.workers import ending_at_once
 
 SHARES = (0.25, 0.1, 0.5, 0.05, 0.15)
 """Of the tokens of a stream, in the order in which they are run: what is cut off is missing everywhere."""
@@ -132,7 +133,7 @@ def _found(
             on_progress(len(settings), len(asked))
     else:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+        with ending_at_once(ProcessPoolExecutor(workers, context, initializer=_one_thread)) as pool:
             futures = [pool.submit(look, knob, share) for knob, share in asked]
             for done, _ in enumerate(as_completed(futures), start=1):
                 on_progress(done, len(asked))

@@ -66,9 +66,24 @@ def _key(tower: VisionTower, row: Tensor) -> str:
     return hashlib.blake2b(about + row.contiguous().view(torch.uint8).numpy().tobytes(), digest_size=16).hexdigest()
 
 
+ASKED = ("suite", "limit", "seed", "seeds", "level", "annotations", "videos")
+"""Settings that say what is asked."""
+
+
+def reading_of(settings: RunSettings) -> Reading:
+    """As `load_items`, made once in a process for all runs that ask the same: of 480 questions, 65 clips have to be
+    dealt, which takes longer than to answer them."""
+    return _reading(RunSettings(**{name: getattr(settings, name) for name in ASKED}))
+
+
+@lru_cache(maxsize=2)
+def _reading(asked: RunSettings) -> Reading:
+    return load_items(asked)
+
+
 def prepare(settings: RunSettings, folder: Path, number: int) -> None:
     """Draw the clip of this number, look up what it shows, send it through the tower: a file in `folder`."""
-    item, model = load_items(settings).items[number], model_of(settings)
+    item, model = reading_of(settings).items[number], model_of(settings)
     if isinstance(model, ClipModel):
         return
     frames = list(item.open(settings.fps))
@@ -87,7 +102,7 @@ def prepare(settings: RunSettings, folder: Path, number: int) -> None:
 
 def shared_items(settings: RunSettings, folder: Path) -> tuple[Reading, dict[str, _Row]]:
     """The questions of a run, and the tower's outputs, from what was prepared in `folder`."""
-    reading = load_items(settings)
+    reading = reading_of(settings)
     clips = [_mapped(folder / f"{number}.pt") for number in range(len(reading.items))]
     items = [_from(item, clip) for item, clip in zip(reading.items, clips, strict=True)]
     return Reading(tuple(items), reading.rejected), {k: row for clip in clips for k, row in clip["rows"].items()}

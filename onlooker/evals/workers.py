@@ -4,15 +4,16 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onlooker.core.errors import InputError
-from onlooker.evals.run_settings import RunSettings, load_items
+from onlooker.evals.run_settings import RunSettings
 from onlooker.evals.runs import Run, execute, folder_of, open_run
-from onlooker.evals.sharing import prepare
+from onlooker.evals.sharing import prepare, reading_of
 
 POLL_S = 0.5
 
@@ -69,7 +70,7 @@ def _run_grid(
         for one in finished:
             on_finished(one)
         return finished
-    clips = range(len(load_items(grid[0]).items)) if shared else ()
+    clips = range(len(reading_of(grid[0]).items)) if shared else ()
     if workers <= 1:
         for number in clips:
             prepare(grid[0], shared or root, number)
@@ -81,7 +82,7 @@ def _run_grid(
     # A fresh interpreter each: a forked one would share torch's threads, and CUDA forbids it.
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_set_threads, initargs=(threads,)) as pool:
+    with ending_at_once(ProcessPoolExecutor(workers, context, initializer=_set_threads, initargs=(threads,))) as pool:
         for ready in [pool.submit(prepare, grid[0], shared or root, number) for number in clips]:
             ready.result()
         futures: list[Future[Finished]] = [pool.submit(do_run, *job, shared) for job in jobs]
@@ -95,6 +96,20 @@ def _run_grid(
             if len(told) < len(futures):
                 time.sleep(POLL_S)
         return [future.result() for future in futures]
+
+
+@contextmanager
+def ending_at_once(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose work ends with the block, also by an interrupt: nobody waits for what was begun, or begins more."""
+    before = set(multiprocessing.active_children())
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - before:
+            child.terminate()
+        raise
+    pool.shutdown()
 
 
 def do_run(settings: RunSettings, folder: Path, shared: Path | None = None) -> Finished:
