@@ -13,7 +13,6 @@ happenings its notes tell rightly, and for each question whether its own notes t
 """
 
 import argparse
-import itertools
 import json
 import random
 import time
@@ -42,7 +41,7 @@ from onlooker.think.none import NoThinker
 from onlooker.think.segment_notes import SegmentNotes
 from onlooker.world import Episode, make_episode
 from recipes.pocket.notes_look import happenings
-from recipes.pocket.told import FROM_NOTES, Happening, Script, look_at, spoilt
+from recipes.pocket.told import FROM_NOTES, Happening, Script, look_at, notes_of
 
 FRAME_TOKENS = 66
 """Of a frame with its time, uncompressed."""
@@ -115,9 +114,9 @@ def balanced(records: list[QueryRecord]) -> tuple[QueryRecord, ...]:
     return (*yes[:few], *no[:few], *(r for r in records if r.task != "ever"))
 
 
-def long(seed: int, minutes: float) -> Watched:
-    """A stream as `half_hour` has it, and its questions about what came in its first minutes."""
-    stream = Stream.of_seed(seed, "test", minutes, 5.0)
+def long(seed: int, minutes: float, early: float) -> Watched:
+    """A stream as `half_hour` has it, and its questions about what came in its first `early` minutes."""
+    stream = Stream.of_seed(seed, "test", minutes, early)
     return Watched(stream.episode, scripted(stream.episode), stream.queries)
 
 
@@ -129,15 +128,11 @@ def scripted(episode: Episode) -> Script:
     return script
 
 
-def told(watched: Watched, every: int, wrong: float) -> tuple[Noted, ...]:
+def told(watched: Watched, wrong: float) -> tuple[Noted, ...]:
     """The notes of a stream as the world tells them."""
-    script, rng, out = watched.script, random.Random(f"wrong/{watched.episode.seed}"), []
-    edges = [-1, *range(every, len(script.times), every)]
-    for a, b in itertools.pairwise(edges):
-        text = script.told(spoilt(script.between(a, b), wrong, rng))
-        if text:
-            out.append(Noted(float(script.times[b]), text, "thought"))
-    return tuple(out)
+    script, rng = watched.script, random.Random(f"wrong/{watched.episode.seed}")
+    texts = notes_of(script, len(script.times) - 1, wrong, rng)
+    return tuple(Noted(0.0, text, "thought") for text in texts)
 
 
 def right_ones(script: Script, notes: Iterable[Noted]) -> tuple[set[Happening], int, int]:
@@ -180,7 +175,7 @@ def open_with(engine: Engine, memory: str) -> Session:
 
 
 def watch(engine: Engine, streams: Sequence[Watched], windows: Sequence[int]) -> dict[int, list[Session]]:
-    """Watch streams to their ends, with notes through the first window, through the others without."""
+    """Watch streams to their ends, with notes through the first window, through others without."""
     sessions = {}
     for place, window in enumerate(windows):
         sessions[window] = [open_with(engine, f"sliding_window:window_tokens={window}") for _ in streams]
@@ -217,20 +212,23 @@ def ask(engine: Engine, session: Session, thinker: Thinker | None, queries: Sequ
     return out
 
 
-def row(engine: Engine, watched: Watched, near: Session, wide: Session, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Every arm on one stream."""
+def row(
+    engine: Engine, watched: Watched, near: Session, wide: Session | None, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Every arm on one stream; no wider window where there was none."""
     thinker = engine.serving.thinker
     assert isinstance(thinker, SegmentNotes), "notes that questions search"
-    every, queries = int(thinker.every_s), watched.queries
+    queries = watched.queries
     own = list(thinker.kept(near.states["think"]))  # pyright: ignore[reportArgumentType] - the state is its own
     right, wanted, number = right_ones(watched.script, own)
     arms = {
         "window": ask(engine, near, NoThinker(), queries),
-        "wider": ask(engine, wide, NoThinker(), queries),
         "own notes": ask(engine, near, None, queries),
-        "oracle notes": ask(engine, near, Given(thinker, told(watched, every, 0.0)), queries),
-        "notes, a fifth wrong": ask(engine, near, Given(thinker, told(watched, every, WRONG)), queries),
+        "oracle notes": ask(engine, near, Given(thinker, told(watched, 0.0)), queries),
+        "notes, a fifth wrong": ask(engine, near, Given(thinker, told(watched, WRONG)), queries),
     }
+    if wide is not None:
+        arms["wider"] = ask(engine, wide, NoThinker(), queries)
     asked = [
         {"task": q.task, "form": q.meta["form"], "want": q.answer, "age_s": watched.script.times[-1]
          - max((b for _, b in q.evidence), default=0.0), "told": is_told(q, watched, right)}
@@ -241,19 +239,23 @@ def row(engine: Engine, watched: Watched, near: Session, wide: Session, facts: M
         "bench": "notes_memory", "stream": watched.episode.seed, "asked": asked, "arms": arms,
         "notes": {"right": len(right), "wanted": wanted, "told": number, "texts": len(own),
                   "bytes": sum(len(note.text.encode()) for note in own)},
-        "bytes": {"window": stats.memory_bytes, "wider": wide.stats().memory_bytes},
+        "bytes": {"window": stats.memory_bytes, "wider": wide and wide.stats().memory_bytes},
         "thoughts": stats.thoughts, "dropped": stats.thoughts_dropped, **facts,
     }  # fmt: skip
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every arm by task, with intervals, and its gap to the wider window without notes, corrected for their number."""
+    """Every arm by task, with intervals, and its gap to the wider window without notes (to the window, where there was
+    no wider), corrected for their number."""
     out = []
     for task in ("all", *TASKS):
         for arm in ARMS:
             values, gaps, clusters, yes = [], [], [], []
             for one in rows:
-                for asked, said, other in zip(one["asked"], one["arms"][arm], one["arms"]["wider"], strict=True):
+                arms = one["arms"]
+                if arm not in arms:
+                    continue
+                for asked, said, other in zip(one["asked"], arms[arm], arms.get("wider", arms["window"]), strict=True):
                     if task in ("all", asked["task"]):
                         values.append(said["worth"])
                         gaps.append(said["worth"] - other["worth"])
@@ -291,10 +293,11 @@ def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pocket-notes")
-    parser.add_argument("--think", default="clock_notes:most=2048")
+    parser.add_argument("--think", default="clock_notes:most=4096")
     parser.add_argument("--level", default="L2", help="of short streams")
     parser.add_argument("--seconds", type=float, default=90.0, help="of short streams")
     parser.add_argument("--minutes", type=float, default=0.0, help="long streams of L0 instead, with early things")
+    parser.add_argument("--early", type=float, default=5.0, help="minutes of long streams that are asked about")
     parser.add_argument("--streams", type=int, default=24)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--together", type=int, default=8, help="streams watched in the same steps")
@@ -317,7 +320,8 @@ def main(argv: list[str] | None = None) -> None:
                     think=given.think)  # fmt: skip
     thinker = registry.make("think", given.think)
     more = -(-int(getattr(thinker, "read_tokens", 0)) // FRAME_TOKENS) + 1
-    windows = (window, window + more * FRAME_TOKENS)
+    # Of what came half an hour ago a window that is a second wider holds no more.
+    windows = (window,) if given.minutes else (window, window + more * FRAME_TOKENS)
     facts = {
         "model": given.model, "think": given.think, "level": "L0" if given.minutes else given.level,
         "seconds": 60 * given.minutes or given.seconds, "frames": given.frames, "windows": windows,
@@ -333,13 +337,15 @@ def main(argv: list[str] | None = None) -> None:
         seeds = range(first, min(last, first + given.together))
         before_s = given.frames + more + 1.0
         about = (given.level, given.seconds, before_s, given.most)
-        streams = [long(seed, given.minutes) if given.minutes else short(seed, *about) for seed in seeds]
+        streams = [long(seed, given.minutes, given.early) if given.minutes else short(seed, *about) for seed in seeds]
         sessions = watch(engine, streams, windows)
         with given.out.open("a", encoding="utf-8") as lines:
-            for watched, near, wide in zip(streams, sessions[windows[0]], sessions[windows[1]], strict=True):
-                lines.write(json.dumps(row(engine, watched, near, wide, facts)) + "\n")
-                near.close()
-                wide.close()
+            for watched, *opened in zip(streams, *(sessions[window] for window in windows), strict=True):
+                wide = opened[1] if len(opened) > 1 else None
+                lines.write(json.dumps(row(engine, watched, opened[0], wide, facts)) + "\n")
+                lines.flush()
+                for session in opened:
+                    session.close()
         longest = max(longest, 1.1 * (time.monotonic() - start))
         print(f"{len(streams)} streams, {time.monotonic() - start:.0f} s", flush=True)
 

@@ -27,14 +27,21 @@ def pack(maps: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     return out
 
 
+def unpack(packed: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Adapters as `pack` took them, float32."""
+    names = [one.removesuffix(_UP) for one in packed if one.endswith(_UP)]
+    ends = {name: [packed[name + end].float() * packed[name + end + _SCALE][:, None] for end in (_UP, _DOWN)]
+            for name in names}  # fmt: skip
+    return {name: (up.T.contiguous(), down) for name, (up, down) in ends.items()}
+
+
 def added(weights: Mapping[str, Tensor], packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights with the adapters of `pack` added, float32. Raises `ValueError` for adapters of another model."""
     out = dict(weights)
-    for name in [one.removesuffix(_UP) for one in packed if one.endswith(_UP)]:
-        up, down = (packed[name + end].float() * packed[name + end + _SCALE][:, None] for end in (_UP, _DOWN))
-        if name not in out or out[name].shape != (up.shape[1], down.shape[1]):
-            raise ValueError(f"the adapter is for another model: {name} {[up.shape[1], down.shape[1]]}")
-        out[name] = out[name].float() + up.T @ down
+    for name, (up, down) in unpack(packed).items():
+        if name not in out or out[name].shape != (up.shape[0], down.shape[1]):
+            raise ValueError(f"the adapter is for another model: {name} {[up.shape[0], down.shape[1]]}")
+        out[name] = out[name].float() + up @ down
     return out
 
 

@@ -1,9 +1,11 @@
-"""Notes that tell the time of what they tell, and that questions search: for hours in kilobytes.
+"""Notes with the time of what they tell, which questions search: for hours in kilobytes.
 
-What happened is written down every few seconds with its stream time, "[12:07] red star came", as absolute times in
-words (Grounded-VideoLLM, arXiv 2410.03290, has tokens for times relative to a video's end, which a stream has not); a
-question about the past reads the few notes that share its rarer words. Frames never see a note, and a note is made of
-frames alone: what is wrong in one does not get into the next. For models that were taught it (`pocket-notes`).
+After every second the model says what came, left or changed, a line for each, and the clock is put before each line:
+"[12:07] red star came" (absolute times in words, as Grounded-VideoLLM, arXiv 2410.03290, has tokens for times relative
+to a video's end, which a stream has not). The model does not write the time itself: it would have to get it right, and
+a note of several seconds is learnt far slower than one of what is new (`docs/log.md`). A question about the past reads
+the few lines that share its rarer words. Frames never see a note, and a note is made of frames alone: what is wrong in
+one does not get into the next. For models that were taught it (`pocket-notes`).
 """
 
 from collections.abc import Sequence
@@ -11,11 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from onlooker.core.contracts import Thought
-from onlooker.core.errors import InputError
 from onlooker.core.events import Noted
 from onlooker.think.segment_notes import SegmentNotes
-
-SINCE = "{since}"
 
 
 @dataclass(frozen=True)
@@ -24,30 +23,25 @@ class ClockNotes(SegmentNotes):
 
     realises: ClassVar[tuple[str, ...]] = ()
 
-    every_s: float = 8.0
-    """Seconds of a segment."""
-    longest: int = 64
+    every_s: float = 1.0
+    """Seconds between two notes; what is told has the time of its note, so it is right to within so much."""
+    longest: int = 48
     """Most tokens of a note."""
-    prompt: str = f"what came or left or changed since {SINCE}?"
-    """What the model is asked at the end of a segment; `{since}` becomes the stream time at which it began."""
-    most: int = 450
-    """Notes that are kept, an hour of them at the default pace; the oldest go."""
+    prompt: str = "what came or left or changed now?"
+    """What the model is asked each time."""
+    most: int = 1024
+    """Notes that are kept; seconds in which nothing is told have none. The oldest go."""
     read_tokens: int = 224
     """Tokens of notes that a question reads at most; 0 is all."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if SINCE not in self.prompt:
-            raise InputError("a prompt for notes with times says since when", given=repr(self.prompt)[:80], do=SINCE)
-
     def thought(self, since_s: float, until_s: float, notes: Sequence[Noted]) -> Thought:
-        """About the segment, from frames alone."""
-        prompt = self.prompt.replace(SINCE, clock(since_s))
-        return Thought(prompt, 0.0, until_s, self.longest, self.place, alone=True)
+        """About the newest frames, from frames alone."""
+        return Thought(self.prompt, 0.0, until_s, self.longest, self.place, alone=True)
 
     def write(self, thought: Thought, said: str) -> str:
-        """As it was said: it tells times itself."""
-        return said
+        """Every line of it behind the clock."""
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        return "\n".join(f"{clock(thought.until_s)} {line}" for line in lines)
 
 
 def clock(time_s: float) -> str:

@@ -3,7 +3,7 @@
 Low-rank adapters of the decoder of a frozen, exported model (Hu et al., "LoRA", arXiv 2106.09685), of some 300 kB in
 eight bits. What is said, with exact labels from the world (`told.py`):
 
-- a note of a segment of a second or more: what came, left or changed, each with its time (VST; Think-While-Watching);
+- a note of every second: what came, left or changed, a line for each (VST; Think-While-Watching);
 - commentary by the second, nothing where nothing comes, sometimes with earlier texts between the frames (LiveCC);
 - what changed since a caption, and a sum of captions (ShareGPT4Video);
 - questions that frames in view do not answer and older notes do, some of which are wrong; first, and then beside the
@@ -36,7 +36,7 @@ from recipes.pocket import augment, checkpoint
 from recipes.pocket.model import Stream
 from recipes.pocket.notes_feed import Feed
 from recipes.pocket.notes_look import look, look_at_texts, make_checks
-from recipes.pocket.notes_model import Adapted, load, write
+from recipes.pocket.notes_model import Adapted, begin_with, load, write
 from recipes.pocket.responses import labels_of
 from recipes.pocket.told import KINDS, ToldSettings
 
@@ -284,6 +284,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arm", choices=ARMS, default="notes")
     parser.add_argument("--model", type=Path, default=Path("onlooker/models/pocket_naive"), help="an exported folder")
+    parser.add_argument("--adapter", type=Path, help="a folder with the adapter and heads of a training to begin with")
     parser.add_argument("--out", type=Path, default=Path("out/notes"), help="states, adapters, histories")
     parser.add_argument("--seconds", type=float, default=Settings.seconds, help="of training, all commands together")
     parser.add_argument("--steps", type=int, help="the same: it ends at what comes first")
@@ -328,6 +329,8 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_float32_matmul_precision("high")
         torch.manual_seed(given.seed)
         model, encoder = load(given.model, given.rank, device)
+        if given.adapter is not None:
+            begin_with(model, given.adapter)
         trainer = Trainer(model, settings, device, compiled=on_gpu and not given.eager)
         if checkpoint.exists(state):
             trainer.load(state)

@@ -24,8 +24,8 @@ COPIED = (
     "tokenizer.json", "tokenizer_config.json", "video_preprocessor_config.json",
 )  # fmt: skip
 KINDS = {
-    "note": "notes of segments, wholly right",
-    "note_recall": "... happenings told, to the second",
+    "note": "notes of a second, wholly right",
+    "note_recall": "... of what happens, told",
     "note_precision": "... of what is told, right",
     "live": "commentary of a second, wholly right",
     "live_recall": "... of what comes, told",
@@ -37,6 +37,11 @@ KINDS = {
     "recalled when": "... when",
     "recalled order": "... in which order",
     "recalled since": "... how many",
+    "text": "questions behind texts alone",
+    "text ever": "... did it ever appear",
+    "text when": "... when",
+    "text order": "... in which order",
+    "text since": "... how many",
     "question": "questions about frames in view",
 }
 

@@ -110,9 +110,11 @@ def score(clips: Clips, said: Sequence[Sequence[str]], encoder: Encoder) -> dict
 
 
 def happenings(text: str) -> list[str]:
-    """A note cut into what it tells, each with its time; commentary by its verbs."""
+    """A note cut into what it tells, with its time if it has one; commentary by its verbs."""
     if "[" in text:
         return [part.strip() for part in text.replace(" [", "\n[").split("\n") if part.strip()]
+    if "\n" in text or not text.endswith("came"):
+        return [part.strip() for part in text.split("\n") if part.strip(" .")]
     return [f"{part.strip()} came" for part in text.split("came") if part.strip(" .")]
 
 

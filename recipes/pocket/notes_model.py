@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlavaOnevisionForConditionalGeneration
 
@@ -118,14 +118,34 @@ def load(folder: Path, rank: int, device: torch.device, sizes: PocketSizes | Non
     return model.to(device), encoder
 
 
+_MATRICES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+             "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
+
+
+def adapted_names(model: Adapted) -> list[str]:
+    """The adapted matrices, as an exported model names them, in the order of the adapters."""
+    return [f"language_model.model.layers.{n}.{name}.weight" for n in range(model.sizes.layers) for name in _MATRICES]
+
+
+@torch.no_grad()
+def begin_with(model: Adapted, folder: Path) -> None:
+    """Take the adapters and heads that `write` left. Raises `ValueError` for those of another rank or model."""
+    maps, held = _adapter.unpack(load_file(folder / _adapter.FILE)), load_file(folder / HEADS_FILE)
+    for name, up, down in zip(adapted_names(model), model.up_maps, model.down_maps, strict=True):
+        if name not in maps or maps[name][0].shape != up.shape:
+            raise ValueError(f"{folder} has adapters of another rank or model: {name}")
+        up.copy_(maps[name][0])
+        down.copy_(maps[name][1])
+    for n, name in enumerate((*HEADS, "silence")):
+        model.tell.weight[n] = held[f"{name}.weight"][0].float()
+        model.tell.bias[n] = held[f"{name}.bias"][0].float()
+
+
 def write(model: Adapted, folder: Path) -> None:
     """The adapter in eight bits, and the rows of heads and silence."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-             "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
-    pairs = iter(zip(model.up_maps, model.down_maps, strict=True))
-    named = [f"language_model.model.layers.{n}.{name}.weight" for n in range(model.sizes.layers) for name in names]
-    maps = {name: (up.detach().cpu(), down.detach().cpu()) for name, (up, down) in zip(named, pairs, strict=True)}
+    pairs = zip(adapted_names(model), model.up_maps, model.down_maps, strict=True)
+    maps = {name: (up.detach().cpu(), down.detach().cpu()) for name, up, down in pairs}
     save_file(_adapter.pack(maps), folder / _adapter.FILE, metadata={"format": "pt"})
     rows, bias = model.tell.weight.detach().half().cpu(), model.tell.bias.detach().half().cpu()
     held = {}

@@ -1,7 +1,6 @@
 """What happens in a clip, in words: notes of segments, commentary by the second, changes, sums, and questions that need
 notes. Pure Python and numpy, for the processes that make clips."""
 
-import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,17 +16,17 @@ from onlooker.world.lexicon import COLOUR_NAMES, PLURALS, SHAPES
 from recipes.pocket.data import LEVEL_WEIGHTS, MAX_OFFSET_S, TASK_WEIGHTS
 from recipes.pocket.tokenizer import MAX_VOCABULARY, Encoder, time_text
 
-NOTE = "what came or left or changed since {since}?"
-"""Asks for the note of a segment."""
+NOTE = "what came or left or changed now?"
+"""Asks for the note of a second, as `clock_notes` does: a line for each thing; the clock is not the model's affair."""
 LIVE = "say what comes now."
-"""Asks for the commentary of a second; nothing is said where nothing comes."""
+"""Asks for the commentary of a second; nothing is said where nothing comes. Of a note, this is what came."""
 NOW = "Describe what is there now."
 CHANGE = "Before: {before}\nWhat has changed since then?"
 SUM = "{notes}\nSum it up."
 """As `delta_notes` asks."""
 KINDS = ("question", "recalled", "note", "live", "change", "sum", "now")
 """What a unit is: a question about the frames; one for which notes are read; and what the prompts above ask for."""
-WEIGHTS = {"question": 1.0, "recalled": 1.5, "note": 4.0, "live": 1.0, "change": 1.0, "sum": 0.5, "now": 0.5}
+WEIGHTS = {"question": 2.0, "recalled": 1.5, "note": 2.0, "live": 1.0, "change": 1.0, "sum": 0.5, "now": 0.5}
 NEWLINE = MAX_VOCABULARY - 1
 """Stands for the closing newline embedding among token ids: the tokenizer leaves this number free."""
 FROM_NOTES = (
@@ -115,8 +114,12 @@ class Script:
         """What became certain after a frame, up to another."""
         return [one for one in self.happenings if after < one.told <= until]
 
+    def lines(self, number: int) -> list[Happening]:
+        """What came, left or changed in a frame, at its own time; what has left may prove to have blinked."""
+        return [one for one in self.happenings if one.frame == number]
+
     def told(self, found: Sequence[Happening]) -> str:
-        """The note of these: each with its time."""
+        """These in one text: each with its time."""
         return " ".join(f"{self.clock(one.frame)} {one.what}" for one in found)
 
 
@@ -234,7 +237,7 @@ def make_units(script: Script, encoder: Encoder, settings: ToldSettings, rng: ra
     start, end = script.start, script.start + script.frames - 1
     makers: list[Callable[[], Unit | None]] = [lambda: _question(script, encoder, rng)] * (10 if settings.plain else 4)
     if not settings.plain:
-        makers += [lambda: _note(script, encoder, rng)] * 4 + [lambda: _live(script, encoder, rng)] * 3
+        makers += [lambda: _note(script, encoder, rng)] * 9 + [lambda: _live(script, encoder, rng)] * 3
         makers += [lambda: _change(script, encoder, rng), lambda: _sum(script, encoder, settings, rng)]
         makers += [lambda: _now(script, encoder, rng)] * (rng.random() < 0.5)
         makers += [lambda: _recalled(script, encoder, settings, rng)] * (4 if start > 8 else 1)
@@ -270,15 +273,13 @@ def _question(script: Script, encoder: Encoder, rng: random.Random) -> Unit | No
     return unit_of("question", encoder, (), record.question, answer, last, record=record)
 
 
-def notes_before(script: Script, until: int, settings: ToldSettings, rng: random.Random) -> list[str]:
-    """Notes of segments of one length, from the beginning of the stream up to a frame."""
-    every = rng.choice((1, 2, 4, 8, 16))
-    edges = [-1, *range(every, until + 1, every)]
-    texts = []
-    for a, b in itertools.pairwise(edges):
-        told = script.told(spoilt(script.between(a, b), settings.wrong, rng))
-        texts += [told] if told else []
-    return texts
+def notes_of(script: Script, until: int, wrong: float, rng: random.Random) -> list[str]:
+    """Notes of every second in which something happened, from the beginning of the stream up to a frame, as a thinker
+    keeps them."""
+    seconds: dict[int, list[Happening]] = {}
+    for one in spoilt([one for one in script.happenings if one.frame <= until], wrong, rng):
+        seconds.setdefault(one.frame, []).append(one)
+    return ["\n".join(f"{script.clock(at)} {one.what}" for one in seconds[at]) for at in sorted(seconds)]
 
 
 def _recalled(script: Script, encoder: Encoder, settings: ToldSettings, rng: random.Random) -> Unit | None:
@@ -290,7 +291,7 @@ def _recalled(script: Script, encoder: Encoder, settings: ToldSettings, rng: ran
     if found is None or found[0].meta["form"] not in FROM_NOTES:
         return None
     record, answer, _ = found
-    texts = notes_before(script, last - rng.randrange(4), settings, rng)
+    texts = notes_of(script, last - rng.randrange(2), settings.wrong, rng)
     ids = [encoder.encode(f"{text}\n") for text in texts]
     read = chosen(texts, [len(one) for one in ids], record.question, NOTES_TOKENS)
     before = [number for n in read for number in ids[n]]
@@ -298,17 +299,12 @@ def _recalled(script: Script, encoder: Encoder, settings: ToldSettings, rng: ran
 
 
 def _note(script: Script, encoder: Encoder, rng: random.Random) -> Unit | None:
-    every = rng.choice((1, 1, 1, 2, 2, 4, 8, 8))
-    if script.start == 0 and rng.random() < 0.3:
-        since, after = 0, -1
-    else:
-        since = after = script.start + rng.randrange(3, max(4, script.frames - every))
-    asked = min(since + every, script.start + script.frames - 1)
-    prompt = NOTE.format(since=script.clock(since))
-    answer = script.told(script.between(after, asked))
-    if not answer and rng.random() < 0.7:
+    # Of the last frames nobody knows yet what has left.
+    asked = script.start + rng.randrange(1, script.frames - GONE)
+    answer = "\n".join(one.what for one in script.lines(asked))
+    if bool(answer) != (rng.random() < 0.65):
         return None
-    return unit_of("note", encoder, (), prompt, answer, asked)
+    return unit_of("note", encoder, (), NOTE, answer, asked)
 
 
 def live_text(script: Script, frame: int) -> str:

@@ -5,7 +5,6 @@ left that need them, and a training of some hundred steps ends before it has lea
 all evidence is in the text, and a row costs a hundredth of a clip.
 """
 
-import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,24 +22,15 @@ from recipes.pocket.told import (
     ToldSettings,
     Unit,
     draw_script,
+    notes_of,
     question,
-    spoilt,
     unit_of,
 )
 
 ROW_TOKENS = 1024
-EVERY = (1, 1, 2, 4, 8, 16)
-"""Seconds of a note."""
 WRONG = 0.02
 """Share of what notes tell that is wrong or missing: enough to learn that they may be, with answers that they give."""
 MOST_UNITS = 32
-
-
-def notebook(script: Script, until: int, every: int, rng: random.Random) -> list[str]:
-    """The notes of a stream up to a frame, the last one of what of a segment there is."""
-    edges = [-1, *range(every, until, every), until]
-    told = (script.told(spoilt(script.between(a, b), WRONG, rng)) for a, b in itertools.pairwise(edges))
-    return [text for text in told if text]
 
 
 def read_unit(script: Script, encoder: Encoder, rng: random.Random) -> Unit | None:
@@ -53,7 +43,7 @@ def read_unit(script: Script, encoder: Encoder, rng: random.Random) -> Unit | No
     if found is None or found[0].meta["form"] not in FROM_NOTES:
         return None
     record, answer, _ = found
-    texts = notebook(script, until, rng.choice(EVERY), rng)
+    texts = notes_of(script, until, WRONG, rng)
     ids = [encoder.encode(f"{text}\n") for text in texts]
     budget = round(NOTES_TOKENS * rng.choice((0.4, 0.7, 1.0, 1.0)))
     read = chosen(texts, [len(one) for one in ids], record.question, budget)

@@ -43,23 +43,19 @@ def test_plurals_and_case_do_not_matter():
     assert words_of("cross glass") == {"cross", "glass"}
 
 
-def test_notes_of_segments_are_asked_since_when_and_written_as_they_were_said(tiny_model, monkeypatch):
+def test_every_line_of_a_note_has_the_time_of_its_frame(tiny_model):
     engine = engine_of(tiny_model, "clock_notes:every_s=4,longest=4")
-    asked = []
-    plain = type(engine.serving.thinker).thought
-
-    def spying(self, since_s, until_s, notes):
-        asked.append(plain(self, since_s, until_s, notes))
-        return asked[-1]
-
-    monkeypatch.setattr(type(engine.serving.thinker), "thought", spying)
+    thinker = engine.serving.thinker
+    said = thinker.thought(64.0, 65.0, ())
+    assert said.alone and said.since_s == 0.0
+    assert thinker.write(said, "red star came\n\n blue ring left ") == "[01:05] red star came\n[01:05] blue ring left"
     with engine.open() as session:
         for frame in make_frames(14):
             session.push(frame)
-        assert [thought.prompt.split()[-1] for thought in asked] == ["[00:00]?", "[00:04]?", "[00:08]?"]
-        assert all(thought.alone and thought.since_s == 0.0 for thought in asked)
-        for note in session.notes():
-            assert not note.text[0].isdigit() and " s: " not in note.text
+        notes = session.notes()
+        assert len(notes) == 3
+        for note, at in zip(notes, (4, 8, 12), strict=True):
+            assert all(line.startswith(f"[00:{at:02d}] ") for line in note.text.splitlines())
 
 
 def test_a_note_reads_no_note_and_a_question_reads_what_it_looks_for(tiny_model):
@@ -81,11 +77,6 @@ def test_a_note_reads_no_note_and_a_question_reads_what_it_looks_for(tiny_model)
 
 def test_clocks_are_as_models_read_them():
     assert [clock(at) for at in (0.0, 59.9, 61.0, 6000.0)] == ["[00:00]", "[00:59]", "[01:01]", "[00:00]"]
-
-
-def test_a_prompt_that_does_not_say_since_when_is_refused(tiny_model):
-    with pytest.raises(InputError, match="since when"):
-        engine_of(tiny_model, "clock_notes:prompt=what happened?")
 
 
 def test_an_answer_that_may_not_end_has_the_tokens_that_were_asked_for(tiny_model):

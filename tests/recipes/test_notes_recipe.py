@@ -16,9 +16,9 @@ from recipes.pocket.model import TINY
 from recipes.pocket.notes import Settings, Trainer, train
 from recipes.pocket.notes_feed import Feed
 from recipes.pocket.notes_look import happenings, look, look_at_texts, make_checks
-from recipes.pocket.notes_model import Adapted, frame_ends, write
+from recipes.pocket.notes_model import Adapted, begin_with, frame_ends, write
 from recipes.pocket.tokenizer import Encoder
-from recipes.pocket.told import KINDS, NEWLINE, ToldSettings, counts, draw_script, make_clip
+from recipes.pocket.told import KINDS, NEWLINE, ToldSettings, counts, draw_script, make_clip, notes_of
 from recipes.pocket.told_texts import make_row
 
 TOLD = ToldSettings(frames=8, tokens=320)
@@ -72,6 +72,11 @@ def test_a_note_is_cut_into_what_it_tells():
     ]  # fmt: skip
     assert happenings("red star came blue ring came") == ["red star came", "blue ring came"]
     assert happenings("") == []
+    assert happenings("red star came\nblue ring left\nword cup") == ["red star came", "blue ring left", "word cup"]
+    assert happenings("[00:02] red star came\n[00:02] blue ring left") == [
+        "[00:02] red star came",
+        "[00:02] blue ring left",
+    ]
 
 
 def test_a_unit_is_read_as_it_would_be_alone(trainer: Trainer, batch: dict[str, torch.Tensor]):
@@ -146,6 +151,12 @@ def test_a_training_goes_on_where_it_was_and_writes_its_adapter(encoder: Encoder
     with pytest.raises(ValueError, match="not of control"):
         Trainer(second.model, replace(second.settings, arm="control"), torch.device("cpu")).load(tmp_path / "state")
     write(first.model, tmp_path / "adapter")
+    third = made()
+    begin_with(third.model, tmp_path / "adapter")
+    for name, p in third.model.learnt.items():
+        assert torch.allclose(p, first.model.learnt[name], atol=0.02), name
+    with pytest.raises(ValueError, match="another rank"):
+        begin_with(Adapted(TINY, encoder, 3), tmp_path / "adapter")
     packed = load_file(tmp_path / "adapter" / _adapter.FILE)
     plain = {f"language_model.model.{name}": p for name, p in first.model.hf.model.language_model.named_parameters()}
     merged = _adapter.added(plain, packed)
@@ -202,7 +213,7 @@ def test_an_adopted_folder_loads_as_its_neighbour_with_the_adapter_added(tmp_pat
     assert len(changed) == 42 and all("language_model.layers" in name for name in changed)
     checks = {"notes, seed 0": {"note": 0.5, "heads": dict.fromkeys(("informative", "arrival", "silence"), 0.5)}}
     checks["notes, seed 0"]["heads"] |= {"chance_informative": 0.5, "chance_arrival": 0.3}
-    assert "| notes of segments, wholly right | 0.50 |" in card(checks, {"notes, seed 0": 9}, 1000, "python")
+    assert "| notes of a second, wholly right | 0.50 |" in card(checks, {"notes, seed 0": 9}, 1000, "python")
 
 
 def test_a_card_is_made_of_the_last_check_and_refused_without_one_before_anything_is_written(tmp_path):
@@ -251,3 +262,20 @@ def test_times_that_texts_are_asked_for_stand_in_them(seed: int, encoder: Encode
 def test_a_look_at_texts_tells_by_task(trainer: Trainer):
     row = look_at_texts(trainer, TOLD, 4)
     assert 0 <= row["text"] <= 1 and any(name.startswith("text when") for name in row)
+
+
+def test_notes_are_of_the_second_in_which_it_was(encoder: Encoder):
+    """What a thinker would keep, second by second, against what the script says."""
+    import random
+
+    script = draw_script(2, TOLD, random.Random(2))
+    until = len(script.times) - 5
+    lines = [line for text in notes_of(script, until, 0.0, random.Random(0)) for line in text.split("\n")]
+    wanted = sorted((h.frame, h.what) for h in script.happenings if h.frame <= until)
+    assert sorted(lines) == sorted(f"{script.clock(frame)} {what}" for frame, what in wanted) and lines
+    for seed in range(3):
+        _, _, units = make_clip(seed, encoder, TOLD)
+        for unit in units:
+            if unit.kind == "note":
+                said = encoder.decode(unit.ids[unit.first :])
+                assert "[" not in said and all(len(line.split()) in (2, 3, 4) for line in said.split("\n") if line)
