@@ -105,6 +105,7 @@ NAMED = ("named_shape", "named_place", "named_colour")
 NOTED = {"memory": "video_rag", "compressor": "identity"}
 POOLED = "ppllava:frames=2,side=2,kernel="
 SUITES = {
+    "vst": Suite(fixed={"compressor": "identity", "model": "pocket-notes"}),
     "ppllava": Suite(level="L3"),
     "b_vllm": Suite(level="L3", seal="b-vllm-second"),
     "iva": Suite(level="L3", limit=240),
@@ -116,7 +117,14 @@ SUITES = {
     "v_rex": Suite(limit=240, fixed={"compressor": "identity"}),
     "videoscan": Suite(level="L0", limit=240, fixed={"compressor": "identity"}),
 }
+WATCHED = "window_tokens=528"
+"""Eight frames of the pocket models."""
 LINES = (
+    Line(
+        "vst", 1, {"think": "vst", "memory": "streaming_vlm:vision_s=8"},
+        ({"memory": f"rekv:topk=4,recent=4,max_parked=2,{WATCHED}"},), 0.1, tasks=("order", "since", "counting"),
+        equal_tokens=False,
+    ),
     Line("video_rag", 1, {"side": "speech+comment"}, ({},), 0.2, tasks=NAMED, equal_tokens=False),
     Line("livibench", 1, {"side": "comment"}, ({},), 0.2, tasks=NAMED, equal_tokens=False),
     Line("ppllava", 1, {"refiner": POOLED + "fixed"}, ({"refiner": POOLED + "mean"},), 0.03),
