@@ -59,7 +59,7 @@ def test_a_bounded_memory_of_blocks_holds_no_more_after_ten_thousand_frames(name
         held = sum(store.num_bytes().values()) + state.num_bytes()
         early = max(early, held) if number < 1000 else early
         late = max(late, held)
-    # Of how many frames some row is left is a matter of chance where rows are picked.
+    # Of how many frames some row is left is a matter of chance where rows are picked, and each keeps a mean key.
     picks = type(memory).pick is not MemoryPolicy.pick
     assert late <= (1.1 * early if picks else early), f"{early} bytes in the first thousand frames, {late} later"
 
