@@ -170,12 +170,12 @@ def _search(
     from onlooker.cli.crowd import Crowd
     from onlooker.cli.verdict import by_cost, find_most, judge
     from onlooker.engine import Engine
+    from onlooker.engine.preparing import prepare
 
     chosen: Any = _of_engine(settings) | how
     engine = Engine(model, **chosen)
     began, shown = time.perf_counter(), pictures(24)
-    if model.spec.device.type == "cuda":
-        _prepare(engine, demand, shown, step)
+    prepare(engine, demand.most_frames, shown[0], lambda name: step.to(step.done, name))  # as a server does
     prepared_s = time.perf_counter() - began
     crowd = Crowd(engine, demand, shown, MOST_FILLING, settings["schedule"])
     room = _streams_that_fit(engine, crowd.stream_bytes)
@@ -215,19 +215,6 @@ def _search(
 
         torch.cuda.empty_cache()
     return found
-
-
-def _prepare(engine: "Engine", demand: "Demand", shown: list[Any], step: Step) -> None:
-    """Capture the steps, as a server does."""
-    with engine.open() as probe:
-        taken = probe.push(frame_of(shown[0])).tokens_kept + 16
-    rows, cols = shown[0].shape[:2]
-    engine.prepare(
-        most_frames=demand.most_frames,
-        most_tokens=demand.most_frames * taken + 128,
-        picture=(rows, cols),
-        on_step=lambda name: step.to(step.done, name),
-    )
 
 
 def _costs(crowd: "Crowd", best: "Trial", demand: "Demand") -> "list[Cost]":

@@ -4,6 +4,7 @@ from onlooker.engine.answer_stream import AnswerStream
 from onlooker.engine.engine import Engine
 from onlooker.engine.files import read
 from onlooker.engine.noting import Note, take_notes
+from onlooker.engine.preparing import ready
 from onlooker.engine.sampling import Decoding
 from onlooker.engine.saving import Saved
 from onlooker.engine.scheduler import Scheduler
@@ -29,5 +30,6 @@ __all__ = [
     "Watch",
     "WindowEngine",
     "read",
+    "ready",
     "take_notes",
 ]

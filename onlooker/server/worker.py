@@ -15,7 +15,7 @@ from onlooker.core.contracts import SchedulePolicy
 from onlooker.core.errors import OnlookerError
 from onlooker.core.events import Alert, Answer, Failed
 from onlooker.core.frame import Frame
-from onlooker.engine import SLO, Busy, Engine, Scheduler, Session
+from onlooker.engine import SLO, Busy, Engine, Scheduler, Session, ready
 from onlooker.engine.report import Report, SchedulerStats
 from onlooker.engine.request import Request
 from onlooker.engine.stream_queue import QueuedFrame, StreamQueue, Taken
@@ -199,7 +199,7 @@ class Worker:
             scheduler.close()
 
     def _make_scheduler(self) -> Scheduler:
-        scheduler = Scheduler(self._make_engine(), self._slo, schedule=self._schedule)
+        scheduler = Scheduler(ready(self._make_engine, self._slo), self._slo, schedule=self._schedule)
         self.stats = scheduler.stats()
         return scheduler
 
