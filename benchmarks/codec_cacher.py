@@ -249,10 +249,11 @@ def asked(options: argparse.Namespace, clips: list[list[Frame]], form: str, inte
         engine = Engine(model, encoder=encoder, compressor="identity", memory="full")
         marks = [worth(outcome) or 0.0 for outcome in replay(engine, shown, parallel=len(shown))]
         row |= {"right": sum(marks) / len(marks), "worth": marks}
-    return row | {"rate": options.rate, "model": options.model, "card": _card(model.spec.device)}
+    return row | {"rate": options.rate, "model": options.model, "card": card_of(model.spec.device)}
 
 
-def _card(device: torch.device) -> str:
+def card_of(device: torch.device) -> str:
+    """What measured it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu ({platform.machine()}), one thread"
@@ -262,6 +263,7 @@ def world(options: argparse.Namespace) -> None:
     """Errors and answers on encoded Pocket World."""
     clips = clips_of(options)
     forms = BRANCHES if options.what == "branches" else (*FORMS, *MOVED)
+    forms = options.forms.split(",") if options.forms else forms
     jobs = [("full", 0)] * (not options.errors) + [(form, interval) for interval in (4, 8) for form in forms]
     if options.workers == 1:
         for form, interval in jobs:
@@ -284,6 +286,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=25, help="pictures a second that are encoded")
     parser.add_argument("--errors", action="store_true", help="no answers")
     parser.add_argument("--answers", action="store_true", help="no errors")
+    parser.add_argument("--forms", default="", help="some forms only, with commas between")
     parser.add_argument("--packed", default="", help="a file of `pack`, of at least as many clips of the same level")
     parser.add_argument("--workers", type=int, default=1, help="that make the clips, and measure")
     parser.add_argument("--processes", type=int, default=0, help="that measure, if they are fewer: those on one GPU")
