@@ -233,7 +233,7 @@ class CorrectedStep(SketchStep):
             MIDDLE=branch is not None,
             RMS=norm.bias is None,
             **two_parts(shape.dim),
-            **launched(x.device, WARPS),
+            **launched(x.device, WARPS, alone=branch is None),
         )
         return normed
 
@@ -350,7 +350,7 @@ class CorrectedStep(SketchStep):
             A=SCALED.index("attention"),
             P=SCALED.index("mlp"),
             **two_parts(shape.dim),
-            **launched(x.device, WARPS),
+            **launched(x.device, WARPS, alone=True),
         )
         return total
 
