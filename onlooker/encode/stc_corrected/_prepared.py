@@ -31,12 +31,15 @@ if TYPE_CHECKING:
 class _Family:
     """Captured steps of frames of one kind, by number of streams, and the buffers that all of them share."""
 
-    def __init__(self, name: str, layers: CorrectedLayers, shape: Shape, like: Tensor, tiles: Sequence[Tile]) -> None:
+    def __init__(
+        self, name: str, layers: CorrectedLayers, shape: Shape, like: Tensor, tiles: Sequence[Tile], each: Tensor
+    ) -> None:
         self._name, self._layers, self._shape, self._tiles = name, layers, shape, tiles
         most, device = shape.streams, like.device
         self.hidden = torch.zeros(most, *like.shape, dtype=like.dtype, device=device)
         self.outputs = torch.zeros(1 + len(layers.taps), *self.hidden.shape, dtype=like.dtype, device=device)
         """Of every tapped layer, then of the last; a tapped last layer comes twice."""
+        self._each = each
         self.table = torch.zeros(len(FIELDS), most, dtype=torch.int64, device=device)
         self._signs = projection(shape.dim, device, SKETCH).sign().to(like.dtype)
         self._steps: dict[int, CapturedStep] = {}
@@ -55,23 +58,24 @@ class _Family:
         def function(hidden: Tensor) -> tuple[Tensor, ...]:
             for room, made in zip(self.outputs, run(hidden), strict=False):
                 room[:streams].copy_(made)
-            return self.outputs[:, :streams], step.times
+            work = step.times / shape.layers
+            return self.outputs[:, :streams], torch.tensordot(self._each, work, 1), work.mean(2).T.contiguous()
 
         name = f"encode {streams} {self._name}"
         self._steps[streams] = CapturedStep(name, function, (hidden,), pool=pool, capture=capture)
         return name
 
-    def run(self, frames: Tensor, states: Sequence[CorrectedState]) -> tuple[Tensor, Tensor]:
-        """Frames `[streams, tokens, dim]`: outputs `[taps and last, streams, tokens, dim]` and in how many layers each
-        token was computed, float32 `[5, streams, tokens]`; both hold until the next step."""
+    def run(self, frames: Tensor, states: Sequence[CorrectedState]) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames `[streams, tokens, dim]`: outputs `[taps and last, streams, tokens, dim]`, every token's share of
+        dense arithmetic `[streams, tokens]`, and the work of each stream, `[streams, 5]`; they hold until the next step."""
         room = next(size for size in sorted(self._steps) if size >= len(frames))
         self.hidden[: len(frames)].copy_(frames)
         table = torch.zeros(len(FIELDS), room, dtype=torch.int64)
         addresses = [[getattr(state, field).data_ptr() for field in FIELDS] for state in states]
         table[:, : len(frames)] = torch.tensor(addresses).T
         self.table[:, :room].copy_(table, non_blocking=True)
-        outputs, times = self._steps[room].replay()
-        return outputs[:, : len(frames)], times[:, : len(frames)]
+        outputs, shares, work = self._steps[room].replay()
+        return outputs[:, : len(frames)], shares[: len(frames)], work[: len(frames)]
 
 
 class CorrectedEncoder:
@@ -106,8 +110,8 @@ class CorrectedEncoder:
         )
         self._heads = shape.heads
         each = [corrected_flop(tower, *kind) / dense_flop(tower) for kind in torch.eye(5).tolist()]
-        self._each = torch.tensor(each, device=like.device) / len(tower.layers)
-        self._families = [_Family(name, layers, shape, like, tiles) for name in ("whole", "partly")]
+        shares = torch.tensor(each, device=like.device)
+        self._families = [_Family(name, layers, shape, like, tiles, shares) for name in ("whole", "partly")]
         pool = CapturedStep.new_pool(like.device)
         for size in reversed(bucket_sizes(max_streams)):
             for family in self._families:
@@ -143,12 +147,11 @@ class CorrectedEncoder:
             if flag:
                 for b, state in zip(rows, some, strict=True):
                     state.begin(hidden[b], len(tower.layers), self._heads, True, method.tau)
-            made, times = family.run(hidden[rows[0] : rows[-1] + 1] if adjacent(rows) else hidden[rows], some)
+            made, share, work = family.run(hidden[rows[0] : rows[-1] + 1] if adjacent(rows) else hidden[rows], some)
             put(output, 1, rows, made)
             if not flag:
-                put(shares, 0, rows, torch.tensordot(self._each, times, 1))
-                work = (times.mean(2) / len(tower.layers)).T.contiguous()
-                for state, one in zip(some, work, strict=True):
+                put(shares, 0, rows, share)
+                for state, one in zip(some, work.clone().unbind(), strict=True):
                     state.work = one
             for state in some:
                 state.age, state.grid = 1 if flag else state.age + 1, tower.grid
