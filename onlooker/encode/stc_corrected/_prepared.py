@@ -66,8 +66,8 @@ class _Family:
         return name
 
     def run(self, frames: Tensor, states: Sequence[CorrectedState]) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames `[streams, tokens, dim]`: outputs `[taps and last, streams, tokens, dim]`, the share of dense arithmetic
-        of every token `[streams, tokens]`, and the work of each stream `[streams, 5]`; all hold until the next step."""
+        """Frames `[streams, tokens, dim]`: outputs `[taps and last, streams, tokens, dim]`, shares of dense arithmetic
+        `[streams, tokens]`, and the work of each stream `[streams, 5]`; they hold until the next step."""
         room = next(size for size in sorted(self._steps) if size >= len(frames))
         self.hidden[: len(frames)].copy_(frames)
         table = torch.zeros(len(FIELDS), room, dtype=torch.int64)
