@@ -15,6 +15,7 @@ import torch
 
 from onlooker.core.contracts import VideoModel
 from onlooker.core.frame import Frame
+from onlooker.engine.computing import on_card
 from onlooker.engine.request import release
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Ahead:
         if not chosen:
             return
         try:
-            with torch.no_grad():
+            with torch.no_grad(), on_card(self._engine.device):
                 arrivals = arrivals_of(chosen)
                 self._engine.check_arrivals(arrivals)
                 self._engine.eye.see(arrivals)

@@ -18,6 +18,7 @@ from onlooker.core.frame import Frame
 from onlooker.core.spans import Layout, Plan, Span, SpanKind
 from onlooker.core.state import StreamState
 from onlooker.core.unread import Unread
+from onlooker.engine.computing import computing
 from onlooker.engine.emission import Emission, Writer, match, read_all
 from onlooker.engine.eye import Eye, encoder_in
 from onlooker.engine.hearing import listen
@@ -151,7 +152,7 @@ class Engine:
         fitting = next(one for one in (cls, *cls.__subclasses__()) if isinstance(model, one.serves))
         return fitting(model, **settings)
 
-    @torch.no_grad()
+    @computing
     def prepare(
         self,
         *,
@@ -205,7 +206,7 @@ class Engine:
         may do with less by now). Raises `InputError` for another model, other methods, or damage of any kind."""
         return load(self, saved, trace=trace)
 
-    @torch.no_grad()
+    @computing
     def new_store(self) -> KVStore:
         """A store that holds the model's prefix, which is read once for all sessions."""
         if self._blank is None:
@@ -219,7 +220,7 @@ class Engine:
         assert self._blank is not None
         return self._blank.fork()
 
-    @torch.no_grad()
+    @computing
     def step(
         self, arrivals: Sequence[tuple[Session, Frame]], requests: Sequence[InFlight] = ()
     ) -> list[FrameTaken | Failed]:
@@ -245,12 +246,12 @@ class Engine:
         if replies:
             write_thoughts(self, [session for session, _ in taken])
 
-    @torch.no_grad()
+    @computing
     def step_requests(self, requests: Sequence[InFlight]) -> list[str]:
         """Move questions on by one pass; the new text of each. Raises what the first that failed has failed of."""
         return all_said(self._step([], requests)[1])
 
-    @torch.no_grad()
+    @computing
     def advance(
         self,
         arrivals: Sequence[tuple[Session, Frame]],
@@ -336,7 +337,7 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------------------ seeing
 
-    @torch.no_grad()
+    @computing
     def held(self, session: Session) -> Sequence[Reading]:
         """What a question reads of what is seen and not in memory: what the compressor holds, and frames that are no
         whole patch yet (the last one stands for those to come), as in a clip that ends here. The stream's own states do
@@ -348,7 +349,7 @@ class Engine:
             session.looked_ahead = given.readings(self.model, self.layout)
         return session.looked_ahead
 
-    @torch.no_grad()
+    @computing
     def closing(self, session: Session, *, aside: bool = False) -> tuple[Emission, Seen | None]:
         """All that was seen and is not remembered, as if the stream ended here: what the compressor holds, and frames
         that wait for their patch, which is then seen. `aside`: the stream's own states do not change."""

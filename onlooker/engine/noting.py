@@ -13,6 +13,7 @@ from onlooker.core.errors import InputError
 from onlooker.core.events import Noted
 from onlooker.core.spans import NOTES, Span, SpanKind
 from onlooker.core.unread import Unread
+from onlooker.engine.computing import computing
 from onlooker.engine.emission import Writer, read_all
 from onlooker.engine.reading import note_reading
 from onlooker.engine.request import release
@@ -40,7 +41,7 @@ class Note:
         return self.embeddings.detach().to(model.spec.device, model.spec.dtype, copy=True)
 
 
-@torch.no_grad()
+@computing
 def take_notes(engine: "Engine", notes: Sequence[Note]) -> list[Span | Exception]:
     """Read one note of each of several streams in one pass; the block of each, or what it failed of, which leaves that
     stream as it was. Raises `InputError` or `SessionClosed` before anything is done when one may not be written."""

@@ -93,16 +93,16 @@ class CapturedStep:
             current = torch.cuda.current_stream(device)
             side = torch.cuda.Stream(device)
             side.wait_stream(current)
-            with torch.cuda.stream(side):
+            with torch.cuda.stream(side):  # and on its card, which a graph and a kernel take from the thread
                 for _ in range(WARM_UPS):
                     self._function(*self.inputs)
             current.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            with torch.cuda.graph(graph, pool=pool, stream=side):
                 outputs = self._function(*self.inputs)
         except Exception as error:  # whatever a library raises there, the remedy is the same
             # The device's random numbers count as being captured until a capture ends well.
-            with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=torch.cuda.Stream(device)):
                 torch.zeros(1, device=device)
             raise ModelError(
                 f"{self.name} cannot be captured as a CUDA graph",
