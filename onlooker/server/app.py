@@ -15,6 +15,7 @@ from onlooker import __version__
 from onlooker.core.errors import OnlookerError
 from onlooker.engine import Engine
 from onlooker.server.admin import admin_routes
+from onlooker.server.admission import figures
 from onlooker.server.chat import chat_routes
 from onlooker.server.chat_body import UNSUPPORTED
 from onlooker.server.config_file import ConfigFile
@@ -104,8 +105,7 @@ def _health_routes(app: FastAPI, service: Service) -> None:
             return JSONResponse({"status": "draining"}, 503)
         if not service.worker.is_ready:
             return JSONResponse({"status": "loading"}, 503)
-        figures = {"sessions": len(service.streams), "questions": service.worker.num_questions}
-        return JSONResponse({"status": "ready", "model": service.settings.model} | figures)
+        return JSONResponse({"status": "ready", "model": service.settings.model} | figures(service))
 
     @app.get("/metrics", tags=["health"])
     async def metrics() -> Response:

@@ -12,6 +12,7 @@ import tomlkit
 from onlooker.core import registry
 from onlooker.core.errors import OnlookerError
 from onlooker.respond import Rule
+from onlooker.server import placement
 from onlooker.server.config import Config, Faulty
 from onlooker.server.config_file import ConfigFile
 from onlooker.server.refusals import Refusal
@@ -54,11 +55,15 @@ class Dealing:
         kept = {"model": self._config.model, "slo": self._config.slo}
         self._config, self.settings, self.file.config = wanted.model_copy(update=kept), settings, wanted
         for place in self.places:
-            await asyncio.to_thread(self._write, place)
-            if place.process is not None and place.process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    place.process.send_signal(signal.SIGHUP)
+            await asyncio.to_thread(self.watch, place)
         return {"applied": applied, "needs_restart": needs_restart}
+
+    def watch(self, place: Place) -> None:
+        """Let a worker know what is its own now: its file is written, and one that runs reads it again."""
+        self._write(place)
+        if place.process is not None and place.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                place.process.send_signal(signal.SIGHUP)
 
     async def note_rules(self, name: str, listed: list[dict[str, Any]]) -> None:
         """A source has these rules now, as its worker lists them: they are written into the file, if there is one."""
@@ -89,7 +94,8 @@ class Dealing:
         for place in self.places:
             place.sources = tuple(wanted[one.name] for one in place.sources if one.name in wanted)
         for name in wanted.keys() - old.keys():
-            fewest = min(self.places, key=lambda place: len(place.sources))
+            # Of workers that have as many, whoever is next by what they say of themselves.
+            fewest = min(self.places, key=lambda place: (len(place.sources), placement.rank(place.state)))
             fewest.sources = (*fewest.sources, wanted[name])
         changed = [f"sources.{name} removed" for name in old if name not in wanted]
         changed += [f"sources.{name} added" for name in wanted if name not in old]

@@ -1,10 +1,13 @@
 """Beyond one machine: a Ray Serve application that places workers on a cluster and routes by session.
 
+    serve run onlooker.server.ray_app:build config=/etc/onlooker/onlooker.toml workers=2 num_gpus=1
     serve run onlooker.server.ray_app:build model=pocket workers=2 num_gpus=0 key_file=/etc/onlooker/keys
 
 Every worker is a Ray actor with an engine and the whole server in it, wherever Ray finds the resources; the ingress is
-the same router that stands before worker processes on one machine. Ray places and restarts; it does not choose who
-answers, because a session's memory is where its worker is.
+the same router that stands before worker processes on one machine. Ray places actors and restarts them; it does not
+choose who answers, because a session's memory is where its worker is: new sessions go where there are bytes and the
+engine is asked least (`placement`). The sources of a worker that dies are watched by the others at once, and go on from
+what they remembered where all workers have one store: a `state` folder that all machines see, and a `database`.
 """
 
 import asyncio
@@ -29,6 +32,7 @@ from onlooker.core.kinds import defaults, of_engine
 from onlooker.engine import Engine
 from onlooker.models import short_name
 from onlooker.server.app import create_app
+from onlooker.server.config import read_config
 from onlooker.server.logs import start_logging
 from onlooker.server.router import create_router
 from onlooker.server.serve import Server
@@ -61,6 +65,10 @@ class HostedWorker:
         """Return when the server has ended."""
         self._thread.join()
 
+    def watch(self, sources: tuple[Source, ...]) -> None:
+        """These are its own from now on, beside what it watches."""
+        self._server.soon(lambda service: asyncio.gather(*(service.watched.put(source) for source in sources)))
+
     def end(self) -> None:
         """Begin to drain."""
         self._server.handle_exit(signal.SIGTERM, None)
@@ -84,6 +92,8 @@ class RayWorkers(Workers):
 
     async def run_one(self, place: Place) -> str:
         mine = replace(self._settings, worker=place.name, sources=place.sources, proxies=("*",))
+        if mine.mqtt is not None:  # each worker is a client of its own
+            mine = replace(mine, mqtt=replace(mine.mqtt, node=f"{mine.mqtt.node}_{place.number}"))
         wanted = HostedWorker.options(  # pyright: ignore[reportAttributeAccessIssue] - Ray's decorator has no types
             name=f"onlooker-{place.name}", namespace="onlooker", num_cpus=1, num_gpus=self._num_gpus
         )
@@ -98,6 +108,10 @@ class RayWorkers(Workers):
             del self._actors[place.number]
             ray.kill(actor)
 
+    async def watch(self, place: Place) -> None:
+        with contextlib.suppress(RayError):  # one that dies meanwhile has its sources moved in turn
+            await self._actors[place.number].watch.remote(place.sources)
+
     async def end_all(self, within_s: float) -> None:
         actors = list(self._actors.values())
         with contextlib.suppress(RayError, TimeoutError):
@@ -106,16 +120,44 @@ class RayWorkers(Workers):
 
 
 def build(given: dict[str, str]) -> Application:
-    """The application, from arguments as `serve run` takes them.
+    """The application, from arguments as `serve run` takes them: `workers` (their number), `num_gpus` (of each, 0 for
+    CPU), and either `config`, a configuration file that every machine can read, or what `_told` takes.
 
-    `model`, `workers` (their number), `num_gpus` (of each, 0 for CPU), `key_file` (needed beyond one machine),
-    `sources` (`NAME=URL,...`), and what engines are made with: a method of every kind (see `core/kinds.py`), `device`,
-    `dtype`, `kv`, `arithmetic`, `pairs` (true or false); `schedule` is that of each worker, `response` that of rules
-    that name none. Raises `InputError` for others.
+    Raises `InputError` for others.
     """
     rest = dict(given)
-    model = rest.pop("model", "pocket-aware")
     workers, num_gpus = int(rest.pop("workers", 1)), float(rest.pop("num_gpus", 0))
+    settings, model, engine = _of_file(Path(rest.pop("config")), rest) if "config" in rest else _told(rest)
+    if rest:
+        raise InputError("the application does not know an argument", given=", ".join(sorted(rest)), do="see its head")
+
+    def make_app() -> FastAPI:
+        places = [Place(number, "ray", settings.sources[number::workers]) for number in range(workers)]
+        return create_router(settings, RayWorkers(places, settings, model, engine, num_gpus))
+
+    # One router: it knows all workers. It does little, and is not the bottleneck.
+    ingress = serve.deployment(serve.ingress(make_app)(), name="onlooker", num_replicas=1, max_ongoing_requests=2048)
+    return ingress.bind()
+
+
+def _of_file(path: Path, rest: dict[str, str]) -> tuple[ServerSettings, str, dict[str, Any]]:
+    """What a configuration file says: the server's settings, the model, and what engines are made with."""
+    config = read_config(path)
+    keys = _keys_of(config.server.api_key_file)
+    told = config.model
+    device = rest.pop("device", told.device)
+    engine = config.engine_settings() | {"device": device, "dtype": told.dtype, "pairs": told.pairs}
+    return config.server_settings(keys), told.name, engine
+
+
+def _told(rest: dict[str, str]) -> tuple[ServerSettings, str, dict[str, Any]]:
+    """The same from arguments, which are taken out.
+
+    `model`, `key_file` (needed beyond one machine), `sources` (`NAME=URL,...`), and what engines are made with: a
+    method of every kind (see `core/kinds.py`), `device`, `dtype`, `kv`, `arithmetic`, `pairs` (true or false);
+    `schedule` is that of each worker, `response` that of rules that name none.
+    """
+    model = rest.pop("model", "pocket-aware")
     file, named = rest.pop("key_file", None), rest.pop("sources", "")
     schedule = rest.pop("schedule", "oldest_first")
     response = registry.make("response", rest.pop("response", "threshold"))
@@ -125,23 +167,13 @@ def build(given: dict[str, str]) -> Application:
         if pairs not in ("true", "false"):
             raise InputError("pairs is true or false", given=pairs, do="leave it out for what suits the model")
         engine["pairs"] = pairs == "true"
-    if rest:
-        raise InputError("the application does not know an argument", given=", ".join(sorted(rest)), do="see its head")
-    keys = tuple(line.strip() for line in Path(file).read_text().splitlines() if line.strip()) if file else ()
+    keys = _keys_of(Path(file) if file else None)
     sources = tuple(Source(name, url) for name, _, url in (one.partition("=") for one in named.split(",") if one))
-    settings = ServerSettings(
-        model=short_name(model),
-        host="0.0.0.0" if keys else "127.0.0.1",
-        keys=keys,
-        sources=sources,
-        schedule=schedule,
-        response=response,
-    )
+    host = "0.0.0.0" if keys else "127.0.0.1"
+    name = short_name(model)
+    settings = ServerSettings(model=name, host=host, keys=keys, sources=sources, schedule=schedule, response=response)
+    return settings, model, engine
 
-    def make_app() -> FastAPI:
-        places = [Place(number, "ray", sources[number::workers]) for number in range(workers)]
-        return create_router(settings, RayWorkers(places, settings, model, engine, num_gpus))
 
-    # One router: it knows all workers. It does little, and is not the bottleneck.
-    ingress = serve.deployment(serve.ingress(make_app)(), name="onlooker", num_replicas=1, max_ongoing_requests=2048)
-    return ingress.bind()
+def _keys_of(file: Path | None) -> tuple[str, ...]:
+    return () if file is None else tuple(line.strip() for line in file.read_text().splitlines() if line.strip())

@@ -152,7 +152,7 @@ class Router:
             for place in places[:-1]:
                 reply = await self._send(place, request, content)
                 if reply.status_code != 429:  # a full worker: the next one may have room
-                    place.state["sessions"] = place.state.get("sessions", 0) + 1  # until it says so itself
+                    self.workers.opened(place)
                     return _Passed(reply)
                 await reply.aclose()
         return _Passed(await self._send(places[-1], request, content))

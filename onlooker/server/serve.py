@@ -8,7 +8,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
@@ -76,7 +76,7 @@ class Server(uvicorn.Server):
         self._service: Drains = app.state.service
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
-        self._reloads: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Future[Any]] = []
 
     async def serve(self, sockets=None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -109,18 +109,24 @@ class Server(uvicorn.Server):
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self.end)
 
+    def soon(self, work: Callable[[Any], Awaitable[Any]]) -> None:
+        """Have something done with the service, on its event loop. Called on any thread."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(lambda: self._hold(asyncio.ensure_future(work(self._service))))
+
+    def _hold(self, task: "asyncio.Future[Any]") -> None:
+        self._tasks = [*(one for one in self._tasks if not one.done()), task]
+
     def handle_reload(self, sig: int, frame: FrameType | None) -> None:
         """Have the configuration read again."""
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(lambda: self._reloads.append(asyncio.create_task(self._reload())))
+        self._loop.call_soon_threadsafe(lambda: self._hold(asyncio.create_task(self._reload())))
 
     async def _reload(self) -> None:
         try:
             LOG.info("the configuration was read again", extra=await self._service.reload())
         except Refusal as refusal:
             LOG.error("nothing was changed: %s", refusal.message)
-        finally:
-            self._reloads = [task for task in self._reloads if not task.done()]
 
     def end(self) -> None:
         """Begin to drain; if it drains already, end at once. Called on the event loop."""
@@ -175,7 +181,7 @@ def route(settings: ServerSettings, config: Config, file: ConfigFile | None) -> 
     """Serve through one worker process per device until told to end; sources are dealt out among them."""
     with tempfile.TemporaryDirectory(prefix="onlooker-") as folder:  # its owner's alone
         dealing = Dealing(Path(folder), config, settings, file)
-        workers = Workers(dealing.places, dealing.command)
+        workers = Workers(dealing.places, dealing.command, dealing.watch)
         Server(create_router(settings, workers, dealing), settings).run()
 
 

@@ -19,6 +19,7 @@ from onlooker.core.events import Alert, Answer
 from onlooker.core.frame import Frame
 from onlooker.engine import Engine
 from onlooker.server.addresses import Allowed
+from onlooker.server.admission import admit, keep_within_memory
 from onlooker.server.bodies import Sampling
 from onlooker.server.config_file import ConfigFile
 from onlooker.server.feed import Missed
@@ -97,7 +98,7 @@ class Service:
         self.may_work()
         name = None if owner is None else owner.name
         if owner is not None:
-            self._admit(owner)
+            admit(self, owner)
         stream_id = stream_id or f"{self.settings.worker}.{secrets.token_urlsafe(12)}"
         stream = Stream(stream_id, name, settings, self.limits, self._note)
         self.streams[stream_id] = stream  # at once: the next caller must find it counted
@@ -149,37 +150,9 @@ class Service:
             raise Refusal(403, "snapshots_off", "this server keeps no snapshots; start it with --snapshots DIR")
         return self.settings.snapshots
 
-    def _admit(self, owner: Caller) -> None:
-        mine = [stream for stream in self.streams.values() if stream.owner == owner.name]
-        most = owner.sessions if owner.sessions is not None else self.settings.sessions_per_key
-        private = sum(stream.owner is not None for stream in self.streams.values())
-        if len(mine) >= most:
-            self.metrics.refused("sessions_per_key")
-            raise overloaded("too_many_sessions", f"your key has {len(mine)} sessions open, the most there may be", 10)
-        if private >= self.limits.sessions:
-            self.metrics.refused("sessions")
-            raise overloaded("server_full", f"all {private} sessions are in use", 10)
-        held = self.memory_bytes()
-        if held >= self.limits.memory_bytes:
-            self.metrics.refused("memory")
-            raise overloaded("memory_full", f"sessions hold {held} bytes, the most they may", 30)
-
     def memory_bytes(self) -> int:
         """Bytes all sessions hold, as of the last second."""
         return sum(stream.memory_bytes for stream in list(self.streams.values()))
-
-    async def _keep_within_memory(self) -> None:
-        """End what holds the most while sessions hold more than they may; a named source is opened anew, empty."""
-        if self.memory_bytes() <= self.limits.memory_bytes:
-            return
-        largest = max(self.streams.values(), key=lambda stream: stream.memory_bytes)
-        most = f"sessions held {self.memory_bytes()} bytes, {self.limits.memory_bytes} are allowed"
-        why = f"{most}, and this one held the most ({largest.memory_bytes})"
-        LOG.warning("session %s is ended: %s", largest.id, why)
-        self.metrics.failed("memory")
-        await self.close(largest, why)
-        if self.memories is not None:
-            self.memories.forget(largest.id)
 
     def find(self, caller: Caller, stream_id: str, *, own: bool = False, rules: bool = False) -> Stream:
         """A session this caller may use; with `own`, one that is not shared, unless an admin changes its `rules`.
@@ -230,7 +203,7 @@ class Service:
         """Once a second, for ever: close what nobody uses, forget what failed."""
         while True:
             await asyncio.sleep(1.0)
-            await self._keep_within_memory()
+            await keep_within_memory(self)
             for stream in list(self.streams.values()):
                 if stream.state != "live":
                     self._forget(stream, stream.why_ended or stream.state)

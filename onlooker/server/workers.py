@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2
 
+from onlooker.server import placement
 from onlooker.server.settings import Source
 
 LOG = logging.getLogger("onlooker.server")
@@ -37,6 +38,8 @@ class Place:
     process: asyncio.subprocess.Process | None = None
     state: dict[str, Any] = field(default_factory=dict)
     """What the worker last said of itself; empty while it is not ready."""
+    measured: dict[str, Any] = field(default_factory=dict)
+    """The same, of a worker that has ended too."""
     answers: bool = False
     """Whether it answers at all, which it does while it loads its model."""
 
@@ -50,17 +53,15 @@ class Place:
         """Where the present run listens."""
         return f"http://{self.host}:{self.port}"
 
-    @property
-    def load(self) -> int:
-        """Sessions and questions it has."""
-        return self.state.get("sessions", 0) + self.state.get("questions", 0)
-
 
 class Workers:
-    """The places of a router. `command` makes the arguments of a worker from its place."""
+    """The places of a router. `command` makes the arguments of a worker from its place; `watch` lets one that runs know
+    that it has other sources now."""
 
-    def __init__(self, places: list[Place], command: Callable[[Place], list[str]]) -> None:
-        self.places, self._command = places, command
+    def __init__(
+        self, places: list[Place], command: Callable[[Place], list[str]], watch: Callable[[Place], None] | None = None
+    ) -> None:
+        self.places, self._command, self._watch = places, command, watch
         self._ends = False
         self._client = httpx2.AsyncClient(timeout=5.0)
         self._tasks: list[asyncio.Task[None]] = []
@@ -71,8 +72,13 @@ class Workers:
         self._tasks.append(asyncio.create_task(self._ask_all()))
 
     def ready(self) -> list[Place]:
-        """The places whose worker takes work, least loaded first."""
-        return sorted((place for place in self.places if place.state), key=lambda place: place.load)
+        """The places whose worker takes work, whoever is next first."""
+        return sorted((place for place in self.places if place.state), key=lambda place: placement.rank(place.state))
+
+    def opened(self, place: Place) -> None:
+        """A session was opened there: it counts until the worker says so itself."""
+        need = placement.need_of(*(one.state for one in self.places))
+        place.state = placement.with_one_more(place.state, need)
 
     def of_session(self, session_id: str) -> tuple[Place | None, bool]:
         """The place of a session, and whether its worker has ended since; (None, False) for an id of no worker here."""
@@ -117,9 +123,28 @@ class Workers:
             if self._ends:
                 return
             LOG.error("worker %s ended (%s) and is started anew; its sessions are lost", place.name, why)
+            await self.move_sources(place)
             # One that ends at once, again and again, is not started in a rush.
             pause_s = 1.0 if time.monotonic() - began > 60 else min(2 * pause_s, LONGEST_PAUSE_S)
             await asyncio.sleep(pause_s)
+
+    async def move_sources(self, place: Place) -> None:
+        """Have what a worker that ended had watched be watched by those that run and have the bytes for it. What none
+        has the bytes for waits until the worker is back."""
+        others, sources = [one for one in self.ready() if one is not place], place.sources
+        given = placement.deal(len(sources), placement.need_of(place.measured), [one.state for one in others])
+        pairs = list(zip(sources, given, strict=True))
+        place.sources = tuple(source for source, number in pairs if number is None)
+        for number, other in enumerate(others):
+            if moved := tuple(source for source, to in pairs if to == number):
+                other.sources = (*other.sources, *moved)
+                LOG.info("worker %s watches %s now", other.name, ", ".join(source.name for source in moved))
+                await self.watch(other)
+
+    async def watch(self, place: Place) -> None:
+        """Let a worker that runs know which sources are its own now."""
+        if self._watch is not None:
+            await asyncio.to_thread(self._watch, place)
 
     async def run_one(self, place: Place) -> str:
         """Start the worker of a place and wait for its end; why it ended."""
@@ -153,6 +178,7 @@ class Workers:
             answers = False
         if name == place.name:  # it may have ended while it was asked
             place.state, place.answers = state, answers
+            place.measured = state or place.measured
 
 
 def _free_port() -> int:
