@@ -17,8 +17,8 @@ from playwright.sync_api import Page, expect
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 PATIENT_MS = 90_000
-AXE = os.environ.get("ONLOOKER_AXE", "")
-"""axe.min.js of the package axe-core; with it every view is looked through for what some people cannot use."""
+AXE = Path(sys.prefix) / "clients/node_modules/axe-core/axe.min.js"
+"""What `make test-live` installs; with it every view is looked through for what some people cannot use."""
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def keep(page: Page, name: str) -> None:
     """With ONLOOKER_PICTURES=FOLDER a picture of what is seen is kept, to be looked at."""
     if folder := os.environ.get("ONLOOKER_PICTURES"):
         page.screenshot(path=Path(folder) / f"{name}.png")
-    if AXE:
-        page.evaluate(Path(AXE).read_text())
+    if AXE.exists():
+        page.evaluate(AXE.read_text())
         found = page.evaluate("async () => (await axe.run()).violations.map((one) => [one.id, one.nodes[0].html])")
         assert found == [], (name, found)
 
@@ -209,11 +209,15 @@ def test_every_view_fits_and_is_readable(open_wall, width: int, scheme: str) -> 
         page.wait_for_timeout(300)
         assert page.evaluate(fits), name
         keep(page, f"{name.lower()}_{width}_{scheme}")
+    for name in ("standing", "setup"):
+        page.locator(f"#{name} summary").click()
+        expect(page.locator(f"#{name}[open]")).to_be_visible()
+        assert page.evaluate(fits), name
+        keep(page, f"{name}_{width}_{scheme}")
 
 
-def test_standing_questions_settings_and_speech(open_wall, tmp_path):
+def test_standing_questions_settings_and_speech(open_wall):
     """Standing questions come and go; what the stream runs with is told; speech where the browser has it."""
-    folder = Path(os.environ.get("ONLOOKER_PICTURES", tmp_path))
     page = open_wall("#/yard")
     page.locator("#standing summary").click()
     page.fill("#stand-text", "what is there now?")
@@ -222,11 +226,11 @@ def test_standing_questions_settings_and_speech(open_wall, tmp_path):
     page.click("#stand-add")
     row = page.locator("#standing-list .rule")
     expect(row).to_contain_text("when the picture changes, at most every 2 s")
-    page.screenshot(path=folder / "standing_desk.png")
+    keep(page, "standing_desk")
     page.locator("#setup summary").click()
     expect(page.locator("#setup-list")).to_contain_text("memory")
     expect(page.locator("#setup-list")).to_contain_text("rekv")
-    page.screenshot(path=folder / "setup_desk.png")
+    keep(page, "setup_desk")
     hears, speaks = page.evaluate(
         "[Boolean(window.SpeechRecognition ?? window.webkitSpeechRecognition), Boolean(window.speechSynthesis)]"
     )
@@ -241,7 +245,7 @@ def test_standing_questions_settings_and_speech(open_wall, tmp_path):
     expect(row).to_have_count(0)
     dark = open_wall("#/yard", viewport={"width": 390, "height": 844}, color_scheme="dark")
     dark.locator("#standing summary").click()
-    dark.screenshot(path=folder / "standing_phone_dark.png", full_page=True)
+    keep(dark, "standing_asked_no_more")
 
 
 def until_true(holds: Callable[[], object], within_s: float = 60.0) -> None:

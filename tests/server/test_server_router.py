@@ -36,7 +36,8 @@ def router(hook, tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "onlooker", "serve", "pocket", "--port", str(port), "--devices", "cpu,cpu"]
-    command += ["--source", "demo=synthetic", "--log", "json"]
+    # A source that hardly asks for anything: sessions go by measured load first, and then by their number.
+    command += ["--source", "demo=synthetic", "--fps", "0.1", "--log", "json"]
     command += ["--webhook", hook.url, "--webhook-secret-file", str(secret)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as process:
