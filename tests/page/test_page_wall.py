@@ -241,7 +241,7 @@ def test_standing_questions_settings_and_speech(open_wall):
         page.fill("#question", "how many shapes are visible now?")
         page.click("#send")
         until_true(lambda: page.evaluate("window.heard.length") == 1 and page.evaluate("window.heard[0]"))
-    page.get_by_role("button", name="Ask no more: what is there now?").click()
+    page.get_by_role("button", name="Remove what is there now?").click()
     expect(row).to_have_count(0)
     dark = open_wall("#/yard", viewport={"width": 390, "height": 844}, color_scheme="dark")
     dark.locator("#standing summary").click()
