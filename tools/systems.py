@@ -25,8 +25,8 @@ On the command line: `onlooker systems`.
 
 - **reproduces**: the published mechanism as specified, checked against an independent derivation, its claim tested at
   our scale. **adapts**: changed for streams or for a small model. **borrows**: only the idea is used.
-- **not yet**: nothing here stands for it, or a line of its proof is missing. **failed**: a line was measured and does
-  not hold at our scale.
+- **not yet**: nothing here stands for it, or a line of its proof is missing; what it waits for stands beside it.
+  **failed**: a line was measured and does not hold at our scale; what was found stands behind it.
 
 """
 
@@ -105,11 +105,21 @@ def page(systems: list[System], status: dict[str, Status]) -> str:
     for system, word in zip(systems, words, strict=True):
         one = status[system.key]
         names = ", ".join(f"`{name}`" for name in one.declared) or "-"
-        proof = "; ".join(f"{_sign(number, one)} {line}" for number, line in enumerate(system.proofs, 1))
+        proof = "<br>".join(_told(system, number, line, one) for number, line in enumerate(system.proofs, 1))
         goal = "" if word == system.aim else f" (aim: {system.aim})"
+        goal += f". Waits for {system.waits}" if word == "not yet" and system.waits else ""
         cells = (str(system.number), system.name, system.idea, names, f"{word}{goal}", proof)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return HEAD + "\n".join(rows) + "\n\n+ proven, x measured and does not hold, o open.\n"
+    return (
+        HEAD
+        + "\n".join(rows)
+        + "\n\n+ proven, x measured and does not hold, o open; in brackets: what a measurement gave.\n"
+    )
+
+
+def _told(system: System, number: int, line: str, status: Status) -> str:
+    found = system.found.get(number)
+    return f"{_sign(number, status)} {line}" + (f" [{found}]" if found else "")
 
 
 def _sign(number: int, status: Status) -> str:

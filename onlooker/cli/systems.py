@@ -41,6 +41,10 @@ def systems(
         for number, line in enumerate(one.proofs, 1):
             state = "proven" if number in here.proven else "does not hold" if number in here.failed else "open"
             print(f"{state:>13}: {line}")
+            if found_there := one.found.get(number):
+                print(f"{'':>13}  found: {found_there}")
+        if one.waits and here.word(one) == "not yet":
+            print(f"\nit waits for {one.waits}")
     else:
         rows = [
             [

@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Literal
 
@@ -25,6 +25,10 @@ class System:
     borrows: only the idea."""
     proofs: tuple[str, ...]
     """What must hold; each line needs a test or a measurement."""
+    found: dict[int, str] = field(default_factory=dict)
+    """What measurements gave, by line (from 1)."""
+    waits: str = ""
+    """What the lines that are open wait for."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,15 @@ def listed() -> list[System]:
     text = files("onlooker.core").joinpath("systems.toml").read_text(encoding="utf-8")
     names = ("number", "key", "name", "idea", "here", "aim")
     rows = tomllib.loads(text)["system"]
-    return [System(**{name: row[name] for name in names}, proofs=tuple(row["proofs"])) for row in rows]
+    return [
+        System(
+            **{name: row[name] for name in names},
+            proofs=tuple(row["proofs"]),
+            found={one["line"]: one["found"] for one in row.get("measured", ())},
+            waits=row.get("waits", ""),
+        )
+        for row in rows
+    ]
 
 
 def statuses() -> dict[str, Status]:
