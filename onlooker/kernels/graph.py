@@ -1,5 +1,6 @@
 """Steps of fixed shape: captured once as a CUDA graph and replayed, or run as they are where there are no graphs."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,12 @@ def bucket_sizes(most: int) -> list[int]:
     while sizes[-1] < most:
         sizes.append(sizes[-1] + next(step for below, step in steps if sizes[-1] < below))
     return [*sizes[:-1], most] if most > 1 else sizes
+
+
+@functools.cache
+def _side(device: torch.device) -> torch.cuda.Stream:
+    """The stream of all trial runs on a device: libraries keep a workspace for every stream that they have seen."""
+    return torch.cuda.Stream(device)
 
 
 class CapturedStep:
@@ -91,7 +98,7 @@ class CapturedStep:
         try:
             device = self.inputs[0].device
             current = torch.cuda.current_stream(device)
-            side = torch.cuda.Stream(device)
+            side = _side(device)
             side.wait_stream(current)
             with torch.cuda.stream(side):  # and on its card, which a graph and a kernel take from the thread
                 for _ in range(WARM_UPS):
