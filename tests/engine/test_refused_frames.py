@@ -71,12 +71,19 @@ def breaking(owner_of, name):
     return broken
 
 
+@contextlib.contextmanager
+def compression_breaks(engine, session):
+    made_for, _ = engine.eye._compress
+    with mock.patch.object(engine.eye, "_compress", (made_for, mock.Mock(side_effect=Breaks("in the middle of it")))):
+        yield Breaks
+
+
 FAULTS = {
     "device": no_room_on_the_device,
     "host": no_room_on_the_host,
     "embedding": breaking(lambda engine: engine.model, "embed_patches"),
     "projection": breaking(lambda engine: engine.model, "project"),
-    "compression": breaking(lambda engine: engine.serving.compressor, "compress_streams"),
+    "compression": compression_breaks,
     "placing": breaking(lambda engine: engine.model, "place_tokens"),
     "reading": breaking(lambda engine: engine.passes, "run"),
     "planning": breaking(lambda engine: engine.memory, "plan"),
