@@ -54,6 +54,9 @@ STREAMS = {
             "identity",
         ),
     ),
+    "frames_256_now": Streams(
+        48, ("--minutes", "8.55", "--fps", "0.5", "--early-minutes", "1", "--per-hour", "8", "--present", "16")
+    ),
     "half_hour": Streams(12, ("--minutes", "35", "--fps", "0.5", "--present", "12")),
     "frames_2048": Streams(8, ("--minutes", "34.15", "--fps", "1", "--early-minutes", "34.15", "--present", "4")),
 }
@@ -87,7 +90,7 @@ CLIPS = "clip=16,summary=4,topk=4"
 LINES = (
     Line("livevlm", 2, "frames_256", f"livevlm:{PAGES}", ((f"{TWINS}placed_pages.py:{PAGES}", 0.0),), PAST),
     Line(
-        "streamingllm", 3, "frames_256", f"sliding_window:{WINDOW}",
+        "streamingllm", 3, "frames_256_now", f"sliding_window:{WINDOW}",
         ((f"sliding_window:{WINDOW} {WITHOUT_PROMPT}", 0.0),), age_s=NOW,
     ),
     Line(
