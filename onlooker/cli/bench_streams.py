@@ -97,6 +97,8 @@ def streams(
             out.write_text(json.dumps(sound(found)) + "\n", encoding="utf-8")
     if stock:
         found["stock"] = _stock(loaded, model, dtype, results, demand, as_json)
+        if out is not None:
+            out.write_text(json.dumps(sound(found)) + "\n", encoding="utf-8")
     if picture is not None:
         from onlooker.cli.curve import draw
 
