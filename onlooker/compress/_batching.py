@@ -136,6 +136,11 @@ def among_best(scores: Tensor, count: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, place) < count[:, None]
 
 
+def held(states: Sequence[StreamState], name: str, blank: Tensor) -> Tensor:
+    """What the states of some streams hold under a name, `[streams, ...]`; `blank` where that is nothing."""
+    return torch.stack([blank if (row := getattr(state, name)) is None else row for state in states])
+
+
 def earlier(rows: Sequence[Tensor | None], now: Tensor) -> tuple[Tensor, Tensor]:
     """What each of some streams remembers of an earlier frame, `[streams, tokens, dim]`, and which streams do (bool
     `[streams]`); the frames of the others are their own past (`now`)."""

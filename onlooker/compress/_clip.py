@@ -1,8 +1,7 @@
 """Methods that look at several frames together: a window of the stream is a clip to them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import ClassVar, Self
 
 import torch
@@ -11,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 
 from onlooker.compress._batching import alike, apart, nothings, owned
 from onlooker.compress._keep import check_keep
-from onlooker.compress._steps import CapturedSteps, Kept, Stepped, masked
+from onlooker.compress._steps import Kept, Stepped, masked
 from onlooker.core.checks import whole
 from onlooker.core.contracts import Compress, Compressor
 from onlooker.core.state import StreamState
@@ -62,9 +61,9 @@ class WindowMethod(Compressor):
 
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """The windows of those streams whose frame completes one; those of one shape together."""
-        return self._pass(batch, states, self._whole)
+        return self.passed(batch, states, self._whole)
 
-    def _pass(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
+    def passed(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
         """`run` gets the frames of windows that are complete, one window after the other."""
         outs = nothings(batch)
         for members in alike(batch):
@@ -136,14 +135,10 @@ class SteppedWindows(WindowMethod, Stepped):
         kept = self.step(tokens, len(states), frames, self.recalled(tokens, states))
         return kept.given(len(states))
 
-    def prepare(
-        self, like: VisualTokens, most_streams: int, on_step: Callable[[str], None], capture: bool = True
-    ) -> Compress:
-        """Windows of such frames by captured steps; those that end early as they are."""
-        if not self.steady:
-            return self.compress_streams
-        steps = CapturedSteps(self, [like] * self.frames, most_streams, on_step, capture)
-        return partial(self._pass, run=steps.run)
+    @property
+    def step_frames(self) -> int:
+        """Those of a window."""
+        return self.frames
 
 
 def merged_into(tokens: VisualTokens, owner: Tensor, windows: int, kept: Tensor | None = None) -> Kept:

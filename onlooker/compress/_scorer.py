@@ -9,7 +9,7 @@ from torch import Tensor
 
 from onlooker.compress._batching import alike, beside, selected, stacked
 from onlooker.compress._keep import Budgeted, best
-from onlooker.compress._steps import Kept, SteppedFrames, chosen
+from onlooker.compress._steps import Kept, Stepped, chosen
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -52,7 +52,7 @@ class Scorer(Budgeted):
 
 
 @dataclass(frozen=True)
-class SteppedScorer(Budgeted, SteppedFrames):
+class SteppedScorer(Budgeted, Stepped):
     """One that scores in steps of fixed shape: fill in `worth` instead, and `recalled` and `remember`."""
 
     @abstractmethod

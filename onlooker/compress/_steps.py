@@ -7,12 +7,13 @@ the device. As a step of fixed shape they are captured once, as a CUDA graph, an
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import Batched, alike, apart
+from onlooker.compress._batching import alike, apart, copies
 from onlooker.core.contracts import Compress, Compressor
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens, join
@@ -60,8 +61,11 @@ def chosen(tokens: VisualTokens, index: Tensor, past: tuple[Tensor, ...] = ()) -
 
 
 class Stepped(Compressor):
-    """A compressor that does its work in steps of fixed shape: fill in `step`, and `recalled` and `remember` where it
+    """A compressor that does its work in steps of fixed shape: fill in `step`, and `recalled` and `remembers` where it
     remembers something."""
+
+    remembers: ClassVar[tuple[str, ...]] = ()
+    """Of the stream's state, the fields that what a step gives as its past is written to, in order."""
 
     @abstractmethod
     def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
@@ -77,6 +81,14 @@ class Stepped(Compressor):
 
     def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
         """Write down what a step found, in memory of its own: that of the step is overwritten by the next."""
+        for name, rows in zip(self.remembers, kept.past, strict=True):
+            for state, row in zip(states, copies(rows.unbind()), strict=True):
+                setattr(state, name, row)
+
+    @property
+    def step_frames(self) -> int:
+        """Frames of a stream that a step sees."""
+        return 1
 
     @property
     def steady(self) -> bool:
@@ -92,13 +104,17 @@ class Stepped(Compressor):
         self.remember(states, kept, outs)
         return outs
 
-
-class SteppedFrames(Stepped, Batched):
-    """One whose steps see one frame of each stream."""
+    def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
+        """One frame of one stream."""
+        return self.compress_streams([tokens], [state])[0]
 
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
         """One frame of each stream, those of one shape together."""
-        return by_shape(batch, states, self.plainly)
+        return self.passed(batch, states, self.plainly)
+
+    def passed(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
+        """One frame of each stream, by a step that `run` does."""
+        return by_shape(batch, states, run)
 
     def prepare(
         self, like: VisualTokens, most_streams: int, on_step: Callable[[str], None], capture: bool = True
@@ -106,8 +122,8 @@ class SteppedFrames(Stepped, Batched):
         """Frames of this shape by captured steps, others as they are."""
         if not self.steady:
             return self.compress_streams
-        steps = CapturedSteps(self, [like], most_streams, on_step, capture)
-        return lambda batch, states: by_shape(batch, states, steps.run)
+        steps = CapturedSteps(self, [like] * self.step_frames, most_streams, on_step, capture)
+        return partial(self.passed, run=steps.run)
 
 
 def by_shape(batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:

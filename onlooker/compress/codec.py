@@ -15,10 +15,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import copies, earlier, in_steps
+from onlooker.compress._batching import earlier, held, in_steps
 from onlooker.compress._likeness import likeness
 from onlooker.compress._scorer import SteppedScorer
-from onlooker.compress._steps import Kept
 from onlooker.core.checks import number
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -42,6 +41,7 @@ class Codec(SteppedScorer):
 
     hears_codec: ClassVar[bool] = True
     whole_frames: ClassVar[bool] = True
+    remembers: ClassVar[tuple[str, ...]] = ("before", "num_fallbacks")
 
     new: float = 0.1
     """Motion, as a share of the picture, that being new is worth."""
@@ -59,7 +59,7 @@ class Codec(SteppedScorer):
         mine, now = [s for s in states if isinstance(s, CodecState)], tokens.features.detach()
         before, _ = earlier([state.before for state in mine], now.unflatten(0, (len(mine), -1)))
         none = torch.zeros(1, dtype=torch.int64, device=now.device)
-        return before, torch.stack([none if state.num_fallbacks is None else state.num_fallbacks for state in mine])
+        return before, held(mine, "num_fallbacks", none)
 
     def worth(
         self, tokens: VisualTokens, features: Tensor, past: tuple[Tensor, ...], pruned: bool
@@ -77,9 +77,3 @@ class Codec(SteppedScorer):
         moved = (own + spread) * known + self.new * (1 - known)
         change = 1 - likeness(features, before)
         return in_steps(torch.where(told[:, None], moved, change)), new
-
-    def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
-        """This frame is the one before the next."""
-        mine, (frames, silent) = [s for s in states if isinstance(s, CodecState)], kept.past
-        for state, frame, count in zip(mine, copies(frames.unbind()), copies(silent.unbind()), strict=True):
-            state.before, state.num_fallbacks = frame, count

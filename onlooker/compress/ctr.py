@@ -19,12 +19,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import STEPS, among_best, copies, earlier, in_steps
+from onlooker.compress._batching import STEPS, among_best, earlier, in_steps
 from onlooker.compress._blending import blended_flat
 from onlooker.compress._density import centres_of, density_scores, mean_of_members
 from onlooker.compress._keep import Budgeted
 from onlooker.compress._likeness import likeness
-from onlooker.compress._steps import Kept, SteppedFrames
+from onlooker.compress._steps import Kept, Stepped
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -41,11 +41,12 @@ class CtrState(StreamState):
 
 
 @dataclass(frozen=True)
-class CTR(Budgeted, SteppedFrames):
+class CTR(Budgeted, Stepped):
     """Causal temporal reduction."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
     whole_frames: ClassVar[bool] = True
+    remembers: ClassVar[tuple[str, ...]] = ("before",)
 
     tau: float = 0.9
     """Cosine to the frame before above which a token is static."""
@@ -84,12 +85,6 @@ class CTR(Budgeted, SteppedFrames):
             return self.beta * value + (1 - self.beta) * mean
 
         return Kept(blended_flat(tokens, order, 1 + number, blend), past=(now,))
-
-    def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
-        """This frame is the one before the next."""
-        mine = [state for state in states if isinstance(state, CtrState)]
-        for state, frame in zip(mine, copies(kept.past[0].unbind()), strict=True):
-            state.before = frame
 
 
 def _dealt(now: Tensor, saliency: Tensor, static: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,10 +20,10 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import among_best, copies, earlier, in_steps
+from onlooker.compress._batching import among_best, earlier, in_steps
 from onlooker.compress._keep import check_keep, num_kept
 from onlooker.compress._likeness import likeness
-from onlooker.compress._steps import Kept, SteppedFrames, masked
+from onlooker.compress._steps import Kept, Stepped, masked
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -44,11 +44,12 @@ class DtdState(StreamState):
 
 
 @dataclass(frozen=True)
-class DTD(SteppedFrames):
+class DTD(Stepped):
     """Differential token drop, as published or anchored."""
 
     realises: ClassVar[tuple[str, ...]] = ("timechat_online",)
     whole_frames: ClassVar[bool] = True
+    remembers: ClassVar[tuple[str, ...]] = ("reference",)
 
     threshold: float = 0.5
     """Cosine above which a token is dropped, -1 to 1; lower drops more."""
@@ -95,35 +96,27 @@ class DTD(SteppedFrames):
     def recalled(self, tokens: VisualTokens, states: Sequence[StreamState]) -> tuple[Tensor, ...]:
         """The reference, whether there is one that still holds, and the least change that counts."""
         mine = [state for state in states if isinstance(state, DtdState)]
-        before, known = earlier([state.reference for state in mine], self._compared(tokens, len(mine)))
-        if self.refresh is not None:
-            due = torch.tensor([state.age >= self.refresh for state in mine])
-            known &= ~due.to(known.device, non_blocking=True)
+        fresh = [None if self.refresh and state.age >= self.refresh else state.reference for state in mine]
+        before, known = earlier(fresh, self._compared(tokens, len(mine)))
         wanted = [self.least_change if state.least_change is None else state.least_change for state in mine]
-        least = in_steps(torch.tensor(wanted))[:, None].to(known.device, non_blocking=True)
-        return before, known, least
+        return before, known, in_steps(torch.tensor(wanted))[:, None].to(known.device, non_blocking=True)
 
     def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
         """What changed, of frames of which there is a reference, and all of others."""
-        now, (before, known, least) = self._compared(tokens, streams), past
-        pixels = self.compared == "pixels"
-        apart = (now.float() - before.float()).abs().mean(-1) / 255 if pixels else 1 - likeness(now, before)
-        mask = self._differs(in_steps(apart), least) | ~known[:, None]
+        now, (before, known, least), pixels = self._compared(tokens, streams), past, self.compared == "pixels"
+        change = in_steps((now.float() - before.float()).abs().mean(-1) / 255 if pixels else 1 - likeness(now, before))
+        most = num_kept(change.shape[1], None, min(self.keep_ratio or 1.0, self.most_ratio))
+        few = among_best(change, torch.full((len(change),), most, device=change.device))
+        mask = (few if self.keep_ratio is not None else few & (change >= least)) | ~known[:, None]
         reference = torch.where(mask[..., None], now, before.to(now.dtype)) if self.anchored else now
         return masked(tokens, mask, (reference,))
 
     def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
         """The reference, and when a frame was last kept whole."""
-        mine = [state for state in states if isinstance(state, DtdState)]
-        for state, row, out in zip(mine, copies(kept.past[0].unbind()), outs, strict=True):
-            state.age, state.reference = 1 if len(out) == len(row) else state.age + 1, row
+        super().remember(states, kept, outs)
+        for state, row, out in zip([s for s in states if isinstance(s, DtdState)], kept.past[0], outs, strict=True):
+            state.age = 1 if len(out) == len(row) else state.age + 1
 
     def _compared(self, tokens: VisualTokens, streams: int) -> Tensor:
-        pixels = self.compared == "pixels"
-        return (tokens.extras["pixels"] if pixels else tokens.features.detach()).unflatten(0, (streams, -1))
-
-    def _differs(self, change: Tensor, least: Tensor) -> Tensor:
-        """Which tokens are kept, bool `[streams, tokens]`."""
-        most = num_kept(change.shape[1], None, min(self.keep_ratio or 1.0, self.most_ratio))
-        few = among_best(change, torch.full((len(change),), most, device=change.device))
-        return few if self.keep_ratio is not None else few & (change >= least)
+        some = tokens.extras["pixels"] if self.compared == "pixels" else tokens.features.detach()
+        return some.unflatten(0, (streams, -1))

@@ -18,9 +18,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import LongRun, copies, earlier
+from onlooker.compress._batching import LongRun, earlier, held
 from onlooker.compress._likeness import likeness
-from onlooker.compress._steps import Kept, SteppedFrames, masked
+from onlooker.compress._steps import Kept, Stepped, masked
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -42,10 +42,11 @@ class EvsState(StreamState):
 
 
 @dataclass(frozen=True)
-class EVS(LongRun, SteppedFrames):
+class EVS(Stepped, LongRun):
     """Efficient video sampling, causal."""
 
     whole_frames: ClassVar[bool] = True
+    remembers: ClassVar[tuple[str, ...]] = ("before", "histogram")
 
     horizon: int = 256
     """Frames that the share is taken over: older ones count less and less."""
@@ -64,8 +65,7 @@ class EVS(LongRun, SteppedFrames):
         mine = [state for state in states if isinstance(state, EvsState)]
         now = tokens.features.detach().unflatten(0, (len(states), -1))
         empty = torch.zeros(OCTAVES * BINS, device=now.device)
-        counted = torch.stack([empty if state.histogram is None else state.histogram for state in mine])
-        return *earlier([state.before for state in mine], now), counted
+        return *earlier([state.before for state in mine], now), held(mine, "histogram", empty)
 
     def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
         """The tokens above the edge of the share."""
@@ -78,13 +78,6 @@ class EVS(LongRun, SteppedFrames):
         edge = (total < (1 - self.keep_ratio) * total[:, -1:] * (1 - 1e-6)).sum(1, keepdim=True)
         mask = (place > edge) | ~known[:, None] if self.keep_ratio < 1 else torch.ones_like(place, dtype=torch.bool)
         return masked(tokens, mask, (now, counted))
-
-    def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
-        """This frame is the one before the next; what was counted."""
-        mine = [state for state in states if isinstance(state, EvsState)]
-        frames, counts = (copies(one.unbind()) for one in kept.past)
-        for state, frame, count in zip(mine, frames, counts, strict=True):
-            state.before, state.histogram = frame, count
 
 
 def _bins(worth: Tensor) -> Tensor:

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from onlooker.compress._batching import STEPS, among_best, in_steps
 from onlooker.compress._blending import blended
-from onlooker.compress._clip import ClipMethod, Parts, SteppedWindows, averaged
+from onlooker.compress._clip import ClipMethod, SteppedWindows, averaged
 from onlooker.compress._density import centres_of, density_scores, mean_of_members
 from onlooker.compress._likeness import likeness
 from onlooker.compress._steps import Kept, masked
+from onlooker.compress._still import divided, stands_still
 from onlooker.core.tokens import VisualTokens
 
 BETA = 0.6
@@ -47,7 +48,7 @@ class HoliTom(SteppedWindows, ClipMethod):
         steps = (in_steps(steps) > round(self.tau * STEPS)).view(streams, frames - 1, count)
         parts = divided(steps)
         itself = torch.arange(len(x) * count, device=x.device).view(len(x), count)
-        still = _still(steps, parts)
+        still = stands_still(steps, parts)
         owner = torch.where(still, itself[parts.first], itself)
         own = owner == itself
         owned = own.view(streams, -1).sum(1)
@@ -59,47 +60,6 @@ class HoliTom(SteppedWindows, ClipMethod):
         scores = density_scores(whole.features.detach().view(x.shape), static)
         centre, nearest = centres_of(*scores, _shares(static, share))
         return _given(whole, nearest, static & ~centre, dominant | centre, streams)
-
-
-def divided(steps: Tensor) -> Parts:
-    """The division of each clip into parts, of the greatest gain: places that are the same in all steps of a part
-    (bool `[clips, frames - 1, tokens]`), times its number of steps; of equal gains the longest last part."""
-    clips, frames = steps.shape[0], steps.shape[1] + 1
-    place = torch.arange(frames, device=steps.device)
-    # A part from `first` up to step t stands still where no step from `first` to t differs.
-    same = (_differed(steps)[:, None] < place[:-1, None, None]).sum(3)
-    table = same * (place[None, :-1] + 1 - place[:-1, None]).clamp_min(0)
-    gains, since = torch.zeros(clips, 1, dtype=torch.int64, device=steps.device), []
-    for end in range(1, frames + 1):
-        # What was best up to each frame, and what a part from it to here gains; nothing, if it is one frame.
-        here = gains + torch.nn.functional.pad(table[:, : end - 1, end - 2], (0, 1)) if end > 1 else gains
-        since.append(here.argmax(1, keepdim=True))
-        gains = torch.cat([gains, here.amax(1, keepdim=True)], 1)
-    came = torch.cat([torch.zeros_like(since[0]), *since], 1)
-    opens = torch.zeros(clips, frames, dtype=torch.bool, device=steps.device)
-    at = torch.full_like(since[0], frames)
-    for _ in range(frames):
-        at = came.gather(1, at)
-        opens = opens.scatter(1, at, True)
-    return Parts.opened(opens)
-
-
-def _differed(steps: Tensor) -> Tensor:
-    """Up to each step, the last one in which a place was not the same, -1 where there is none; int64
-    `[clips, frames - 1, tokens]`."""
-    place = torch.arange(steps.shape[1], device=steps.device)[:, None].expand(steps.shape)
-    return place.masked_fill(steps, -1).cummax(1).values
-
-
-def _still(steps: Tensor, parts: Parts) -> Tensor:
-    """Places that are the same in all steps of their part, bool `[frames, tokens]`; not in parts of one frame."""
-    clips, frames = steps.shape[0], steps.shape[1] + 1
-    if frames == 1:
-        return steps.new_zeros(clips, steps.shape[2])
-    first = (parts.first % frames).view(clips, frames, 1)
-    last = first + parts.length.view(clips, frames, 1) - 2
-    differed = _differed(steps).gather(1, last.clamp_min(0).expand(-1, -1, steps.shape[2]))
-    return ((differed < first) & (last >= first)).flatten(0, 1)
 
 
 def _shares(among: Tensor, share: Tensor) -> Tensor:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onlooker.compress._steps import Kept, SteppedFrames
+from onlooker.compress._steps import Kept, Stepped
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
 
 @dataclass(frozen=True)
-class MeanPool(SteppedFrames):
+class MeanPool(Stepped):
     """The average token, at the frame's first place."""
 
     def new_state(self) -> StreamState:

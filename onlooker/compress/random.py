@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from onlooker.compress._keep import Budgeted, best
-from onlooker.compress._steps import Kept, SteppedFrames, chosen
+from onlooker.compress._steps import Kept, Stepped, chosen
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -15,7 +15,7 @@ _LOW_32_BITS = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
-class Random(Budgeted, SteppedFrames):
+class Random(Budgeted, Stepped):
     """A fair draw without replacement, made from (seed, frame number, place in the grid) and nothing else.
 
     Every token's lot is a hash of the three, computed where the tokens lie. There is no generator to share, so the

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from onlooker.compress._batching import copies, in_steps
+from onlooker.compress._batching import held, in_steps
 from onlooker.compress._scorer import SteppedScorer
 from onlooker.compress._steps import Kept
 from onlooker.core.errors import InputError
@@ -55,6 +55,7 @@ class STCPruner(SteppedScorer):
     """
 
     realises: ClassVar[tuple[str, ...]] = ("stc",)
+    remembers: ClassVar[tuple[str, ...]] = ("history",)
 
     score: Literal["dual_anchor", "gaussian"] = "dual_anchor"
     """How a token is compared with the anchors: the paper's cosines, or the five Gaussians of the authors' code."""
@@ -78,10 +79,9 @@ class STCPruner(SteppedScorer):
 
     def recalled(self, tokens: VisualTokens, states: Sequence[StreamState]) -> tuple[Tensor, ...]:
         """The frame means that are remembered, and of how many frames they are."""
-        mine, features = [s for s in states if isinstance(s, PrunerState)], tokens.features
-        none = torch.zeros(self.window or 1, features.shape[1], device=features.device)
-        counts = torch.tensor([float(state.num_frames) for state in mine]).to(features.device, non_blocking=True)
-        return torch.stack([none if state.history is None else state.history for state in mine]), counts[:, None]
+        blank = torch.zeros(self.window or 1, tokens.features.shape[1], device=tokens.features.device)
+        counts = torch.tensor([float(s.num_frames) for s in states if isinstance(s, PrunerState)])
+        return held(states, "history", blank), counts[:, None].to(blank.device, non_blocking=True)
 
     def worth(
         self, tokens: VisualTokens, features: Tensor, past: tuple[Tensor, ...], pruned: bool
@@ -98,9 +98,9 @@ class STCPruner(SteppedScorer):
 
     def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
         """One frame more."""
-        mine = [state for state in states if isinstance(state, PrunerState)]
-        for state, history in zip(mine, copies(kept.past[0].unbind()), strict=True):
-            state.history, state.num_frames = history, state.num_frames + 1
+        super().remember(states, kept, outs)
+        for state in [one for one in states if isinstance(one, PrunerState)]:
+            state.num_frames += 1
 
     def _novelty(self, features: Tensor, past: Tensor, present: Tensor) -> Tensor:
         """How unlike both anchors (`[streams, dim]`) each token is, `[streams, tokens]`, in whole steps."""

@@ -19,13 +19,13 @@ from torch import Tensor
 from onlooker.compress._batching import in_steps
 from onlooker.compress._keep import Budgeted
 from onlooker.compress._likeness import likenesses
-from onlooker.compress._steps import Kept, SteppedFrames
+from onlooker.compress._steps import Kept, Stepped
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
 
 @dataclass(frozen=True)
-class ToMe(Budgeted, SteppedFrames):
+class ToMe(Budgeted, Stepped):
     """Bipartite soft matching within one frame."""
 
     def new_state(self) -> StreamState:

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from onlooker.compress._keep import Budgeted
-from onlooker.compress._steps import Kept, SteppedFrames, chosen
+from onlooker.compress._steps import Kept, Stepped, chosen
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
 
 @dataclass(frozen=True)
-class Uniform(Budgeted, SteppedFrames):
+class Uniform(Budgeted, Stepped):
     """A lattice over the token grid: evenly spaced lines, evenly spaced tokens on each.
 
     Taking every n-th token in raster order instead would pick whole columns whenever n divides the width, which makes

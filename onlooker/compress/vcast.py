@@ -13,9 +13,8 @@ a frame those tokens stay that are least like its mean and longest: `1 - cos(x, 
   forth, and curvature would be largest where nothing happens (1.5 for pure noise, 1 for a cut).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -23,9 +22,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from onlooker.compress import _batching
-from onlooker.compress._batching import LongRun, alike, among_best, beside, copies, earlier, in_steps
+from onlooker.compress._batching import LongRun, alike, among_best, beside, copies, earlier, held, in_steps
 from onlooker.compress._likeness import likeness
-from onlooker.compress._steps import CapturedSteps, Kept, Stepped, masked
+from onlooker.compress._steps import Kept, Stepped, masked
 from onlooker.core.contracts import Compress
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -50,8 +49,10 @@ class VcastState(StreamState):
 
 
 @dataclass(frozen=True)
-class VCast(LongRun, Stepped):
+class VCast(Stepped, LongRun):
     """Budgets by curvature, tokens by how they stand out."""
+
+    remembers: ClassVar[tuple[str, ...]] = ("sums",)
 
     still: float = 0.02
     """Length of a step of the unit mean token below which it has no direction; 0: the published form."""
@@ -69,27 +70,17 @@ class VCast(LongRun, Stepped):
         """Nothing waits."""
         return VcastState()
 
-    def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+    def passed(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
         """What is kept of the frame before, of each stream; waits for the device once for all of one shape."""
-        return self._pass(batch, states, self.plainly)
-
-    def prepare(
-        self, like: VisualTokens, most_streams: int, on_step: Callable[[str], None], capture: bool = True
-    ) -> Compress:
-        """Frames of this shape by captured steps."""
-        return partial(self._pass, run=CapturedSteps(self, [like], most_streams, on_step, capture).run)
-
-    def _pass(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
-        mine = [state for state in states if isinstance(state, VcastState)]
-        outs = _batching.nothings(batch)
+        mine, outs = [s for s in states if isinstance(s, VcastState)], _batching.nothings(batch)
         for members in alike(batch):
             unit = normalize(beside(batch, members).mean(1, dtype=torch.float32), dim=1)
             for i, mean in zip(members, copies(unit.unbind()), strict=True):
                 mine[i].after = mean
-            held = {i: waiting for i in members if (waiting := mine[i].waiting) is not None}
-            for same in alike(list(held.values())):  # a picture of another size may wait
-                some = [list(held)[n] for n in same]
-                for i, out in zip(some, run([held[i] for i in some], [mine[i] for i in some]), strict=True):
+            late = {i: waiting for i in members if (waiting := mine[i].waiting) is not None}
+            for same in alike(list(late.values())):  # a picture of another size may wait
+                some = [list(late)[n] for n in same]
+                for i, out in zip(some, run([late[i] for i in some], [mine[i] for i in some]), strict=True):
                     outs[i] = out
             for i, waiting in zip(members, _batching.owned(batch, members), strict=True):
                 mine[i].before, mine[i].here, mine[i].after, mine[i].waiting = (
@@ -103,19 +94,17 @@ class VCast(LongRun, Stepped):
     def flush(self, state: StreamState) -> VisualTokens | None:
         """What is kept of the newest frame, as the last one of a clip."""
         assert isinstance(state, VcastState)
-        out = None if state.waiting is None else self.plainly([state.waiting], [state])[0]
-        state.waiting = None
-        return out
+        waiting, state.waiting = state.waiting, None
+        return None if waiting is None else self.plainly([waiting], [state])[0]
 
     def recalled(self, tokens: VisualTokens, states: Sequence[StreamState]) -> tuple[Tensor, ...]:
         """The means before, of and after the frame, whether there are three, and the sums."""
-        mine = [state for state in states if isinstance(state, VcastState)]
-        blank = torch.zeros(3 + tokens.features.shape[1], device=tokens.features.device)
-        here = torch.stack([blank[3:] if state.here is None else state.here for state in mine])
+        mine, size = [s for s in states if isinstance(s, VcastState)], 3 + tokens.features.shape[1]
+        blank = torch.zeros(size, device=tokens.features.device)
+        here = held(mine, "here", blank[3:])
         before, came = earlier([state.before for state in mine], here)
         after, goes_on = earlier([state.after for state in mine], here)
-        sums = torch.stack([blank[:3] if state.sums is None else state.sums for state in mine])
-        return here, before, after, came & goes_on, sums
+        return here, before, after, came & goes_on, held(mine, "sums", blank[:3])
 
     def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
         """So many tokens as the curvature is worth, those that stand out."""
@@ -128,14 +117,9 @@ class VCast(LongRun, Stepped):
         total, number = sums[:, 0] + weight, sums[:, 1] + 1
         wanted = (most * self.keep_ratio * weight * number / total).clamp(1, most) + sums[:, 2]
         count = wanted.round().clamp(1, most)
-        new = torch.stack([total, number, (wanted - count).clamp(-1, 1)], dim=1)
         length = torch.linalg.vector_norm(features, dim=2, dtype=torch.float32)
         length = length - length.amin(1, keepdim=True)
         score = in_steps(1 - likeness(features, here[:, None]) + length / length.amax(1, keepdim=True).clamp_min(1e-12))
-        return masked(tokens, among_best(score, count), (new,))
-
-    def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
-        """What was dealt so far."""
-        mine = [state for state in states if isinstance(state, VcastState)]
-        for state, row in zip(mine, copies(kept.past[0].unbind()), strict=True):
-            state.sums = row
+        return masked(
+            tokens, among_best(score, count), (torch.stack([total, number, (wanted - count).clamp(-1, 1)], 1),)
+        )

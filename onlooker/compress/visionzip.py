@@ -22,7 +22,7 @@ from onlooker.compress._blending import blended_flat
 from onlooker.compress._density import mean_of_members
 from onlooker.compress._keep import Budgeted
 from onlooker.compress._likeness import likenesses
-from onlooker.compress._steps import Kept, SteppedFrames
+from onlooker.compress._steps import Kept, Stepped
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -31,7 +31,7 @@ DOMINANT = 54 / 64
 
 
 @dataclass(frozen=True)
-class VisionZip(Budgeted, SteppedFrames):
+class VisionZip(Budgeted, Stepped):
     """Dominant and contextual tokens of one frame."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
