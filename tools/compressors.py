@@ -22,7 +22,7 @@ from onlooker.evals.statistics import detectable, holm, paired_gap
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, PICTURE, RESULTS = ROOT / "docs/compressors.md", ROOT / "docs/compressors.png", ROOT / "benchmarks/results"
-COST = RESULTS / "compressor_cost_h100_c_202611.jsonl"
+COST = RESULTS / "compressor_cost_h100_d_202611.jsonl"
 PLAIN = ("uniform", "lower resolution", "fewer frames")
 """Controls that stand for themselves; the seeds of random are one."""
 BESIDE = ("all tokens", "last 4 frames", "mean_pool", "carrier")
@@ -189,6 +189,7 @@ def cost() -> str:
         [
             f"`{one['settings']}`",
             f"{one['ms_a_frame']:.3f}",
+            f"{one['ms_unprepared']:.3f}",
             f"{one['kept']:.1%}",
             f"{one['lookahead'] + 1} frames" if one["lookahead"] > 1 else f"{one['state_bytes'] / 2**20:.1f}",
             str(one["lookahead"]),
@@ -199,7 +200,7 @@ def cost() -> str:
         f"{found['streams']} streams at once, {found['tokens']} tokens of width {found['dim']}, {found['dtype']}, "
         f"{found['device']}; commit {found['commit']}."
     )
-    head = ["", "ms a frame", "kept", "state of a stream (MiB)", "late by at most (frames)"]
+    head = ["", "ms a frame", "without graphs", "kept", "state of a stream (MiB)", "late by at most (frames)"]
     return f"{_table(head, rows)}\n\n{about}\n"
 
 
@@ -247,6 +248,51 @@ def forms(path: Path) -> str:
     return f"{_table([*head, 'codec said nothing'], body)}\n\n{about}; commit {row['commit']}, {row['versions']}.\n"
 
 
+def answers(path: Path) -> str:
+    """Answers of each form against the dense tower's to the same questions, by how often a frame is whole."""
+    rows = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    dense = next(row for row in rows if row["selection"] == "full")
+    found = {(row["selection"], row["interval"]): row for row in rows}
+    some, body = sorted({row["interval"] for row in rows} - {0}), []
+    for form in dict.fromkeys(row["selection"] for row in sorted(rows, key=lambda row: row["interval"])):
+        if form != "full":
+            each = [found.get((form, interval)) for interval in some]
+            body.append([f"`{form}`", *(_against(row, dense) for row in each)])
+    about = (
+        f"{dense['model']}, level {dense['level']}, {dense['clips']} clips encoded at {dense['rate']} pictures a second"
+    )
+    about += f", {len(dense['worth'])} questions; dense {dense['right']:.1%}; {dense['card']}, commit {dense['commit']}"
+    return f"{_table(['', *(f'right, N={interval}' for interval in some)], body)}\n\n{about}, {dense['versions']}.\n"
+
+
+def causes(path: Path) -> str:
+    """What each form loses against the dense tower, by world."""
+    rows = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    found = {(row["form"], row["world"]): row for row in rows}
+    worlds = [name for name in ("all", "still_ground", "things") if ("dense", name) in found]
+    body = []
+    for form in dict.fromkeys(row["form"] for row in rows):
+        cells = [f"{found[form, name]['right']:.1%}" if form == "dense" else "" for name in worlds]
+        if form != "dense":
+            cells = [_against(found.get((form, name)), found["dense", name]) for name in worlds]
+        body.append([f"`{form}`", *cells])
+    row = rows[0]
+    about = f"{row['model']}, {row['clips']} clips, {row['questions']} questions; {row['card']}, commit {row['commit']}"
+    return f"{_table(['', *worlds], body)}\n\n{about}, {row['versions']}.\n"
+
+
+def _against(row: dict[str, Any] | None, dense: dict[str, Any]) -> str:
+    """Right answers, and by how many points that is more than dense, with the interval over clips."""
+    if row is None:
+        return "-"
+    apart = np.array(row["worth"]) - np.array(dense["worth"])
+    clips = np.array_split(apart, row["clips"])
+    drawn = np.random.default_rng(0).integers(len(clips), size=(4000, len(clips)))
+    sums, sizes = np.array([one.sum() for one in clips]), np.array([len(one) for one in clips])
+    low, high = np.quantile(sums[drawn].sum(1) / sizes[drawn].sum(1), (0.025, 0.975))
+    return f"{row['right']:.1%} ({100 * apart.mean():+.1f}, {100 * low:+.1f} to {100 * high:+.1f})"
+
+
 def _codec_cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return "-"
@@ -263,6 +309,10 @@ def blocks() -> dict[str, str]:
     for name, file in (("moved", "codec_cacher_world_b_202611.jsonl"), ("branches", "cacher_branches_202611.jsonl")):
         if (RESULTS / file).is_file():
             made[f"codec_{name}"] = forms(RESULTS / file)
+    if (path := RESULTS / "codec_cacher_world_c_202611.jsonl").is_file():
+        made["codec_answers"] = answers(path)
+    if (path := RESULTS / "cacher_causes_202611.jsonl").is_file():
+        made["causes"] = causes(path)
     for level in ("L2", "L0"):
         path = RESULTS / f"compressors_grid_{level}_202611.jsonl"
         if path.is_file():

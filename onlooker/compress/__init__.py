@@ -5,9 +5,10 @@ from typing import Any
 
 _SHARED = {
     **dict.fromkeys(("Budgeted", "best", "check_keep", "num_kept"), "_keep"),
-    **dict.fromkeys(("Batched", "alike", "among_best", "in_steps", "selected", "stacked", "where"), "_batching"),
-    **dict.fromkeys(("ClipMethod", "ClipState", "WindowMethod"), "_clip"),
-    "Scorer": "_scorer",
+    **dict.fromkeys(("Batched", "alike", "among_best", "in_steps", "selected", "stacked"), "_batching"),
+    **dict.fromkeys(("ClipMethod", "ClipState", "SteppedWindows", "WindowMethod"), "_clip"),
+    **dict.fromkeys(("Scorer", "SteppedScorer"), "_scorer"),
+    **dict.fromkeys(("Kept", "Stepped", "chosen", "masked"), "_steps"),
     "Chain": "_chain",
 }
 """What authors of methods share, and where it is."""

@@ -104,7 +104,7 @@ def nothings(batch: Sequence[VisualTokens]) -> list[VisualTokens]:
         columns = {name: getattr(one, name)[:0] for name in ("features", "frame", "time_s", "row", "col", "weight")}
         empty = replace(one, **columns, extras={name: value[:0] for name, value in one.extras.items()})
         for i in members:
-            none[i] = replace(empty, whole=batch[i].whole)
+            none[i] = replace(empty, whole=batch[i].whole) if batch[i].whole else empty
     return none
 
 

@@ -36,9 +36,12 @@ class VisualTokens:
     any of its tokens are left or not."""
 
     def __post_init__(self) -> None:
-        columns = {"frame": self.frame, "time_s": self.time_s, "row": self.row, "col": self.col, "weight": self.weight}
-        wrong = {name: len(value) for name, value in {**columns, **self.extras}.items() if len(value) != len(self)}
-        assert not wrong, f"{len(self)} tokens, but {wrong}"
+        count = len(self)
+        columns = (self.frame, self.time_s, self.row, self.col, self.weight, *self.extras.values())
+        if any(value.shape[0] != count for value in columns):
+            names = ("frame", "time_s", "row", "col", "weight", *self.extras)
+            wrong = {name: len(value) for name, value in zip(names, columns, strict=True) if len(value) != count}
+            raise AssertionError(f"{count} tokens, but {wrong}")
 
     @classmethod
     def of_frame(

@@ -73,7 +73,7 @@ _OWN: dict[str, tuple[Knob, ...]] = {
     "dycoke": (Knob("dycoke", "dycoke:between_ratio={x:.4f}", 0.001, 1.0),),
     "sttm": (Knob("sttm", "sttm:space={x:.5f},time={x:.5f}", 0.0, 1.0),),
     # Chains, a second name of flashvid, and what keeps one number of tokens whatever one asks for.
-    "identity": (), "windowed": (), "mean_pool": (), "random": (), "uniform": (),
+    "identity": (), "windowed": (), "mean_pool": (), "carrier": (), "random": (), "uniform": (),
 }  # fmt: skip
 
 

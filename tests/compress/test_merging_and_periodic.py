@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from onlooker.compress import DyCoke, MeanPool, STCPruner, ToMe
+from onlooker.compress import Carrier, DyCoke, MeanPool, STCPruner, ToMe
 from onlooker.core.tokens import VisualTokens
 
 
@@ -76,6 +76,8 @@ def test_mean_pool_is_the_mean() -> None:
     given = frame(1)
     out = MeanPool().compress(given, MeanPool().new_state())
     assert len(out) == 1 and out.weight.item() == 12 and torch.allclose(out.features[0], given.features.mean(0))
+    carrier = Carrier().compress(given, Carrier().new_state())
+    assert carrier.slot.tolist() == [11] and torch.equal(carrier.features, out.features) and out.slot.tolist() == [0]
 
 
 def test_a_scorer_keeps_its_past_when_the_budget_holds_all() -> None:

@@ -17,6 +17,7 @@ from onlooker.core.tokens import VisualTokens, join
 SETTINGS = (
     "adts:keep=5",
     "adts:keep=5,event=true",
+    "carrier",
     "codec:keep=5",
     "ctr:keep=5",
     "ctr:keep_ratio=1",
