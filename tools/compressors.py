@@ -282,7 +282,7 @@ def causes(path: Path) -> str:
 
 
 def _against(row: dict[str, Any] | None, dense: dict[str, Any]) -> str:
-    """Right answers, and by how many points that is more than dense, with the interval over clips."""
+    """Right answers, and by how many points that is more than dense, with the interval over parts of a clip's size."""
     if row is None:
         return "-"
     apart = np.array(row["worth"]) - np.array(dense["worth"])

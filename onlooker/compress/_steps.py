@@ -119,8 +119,9 @@ class Stepped(Compressor):
     def prepare(
         self, like: VisualTokens, most_streams: int, on_step: Callable[[str], None], capture: bool = True
     ) -> Compress:
-        """Frames of this shape by captured steps, others as they are."""
-        if not self.steady:
+        """Frames of this shape by captured steps, others as they are. Without `capture` over the steps' buffers too; on
+        a CPU, where there is nothing to capture, as it is."""
+        if not self.steady or (capture and not like.features.is_cuda):
             return self.compress_streams
         steps = CapturedSteps(self, [like] * self.step_frames, most_streams, on_step, capture)
         return partial(self.passed, run=steps.run)
