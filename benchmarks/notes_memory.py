@@ -116,7 +116,7 @@ def balanced(records: list[QueryRecord]) -> tuple[QueryRecord, ...]:
 
 def long(seed: int, minutes: float, early: float) -> Watched:
     """A stream as `half_hour` has it, and its questions about what came in its first `early` minutes."""
-    stream = Stream.of_seed(seed, "test", minutes, early)
+    stream = Stream.of_seed(seed, "test", minutes, early, per_hour=16.0)
     return Watched(stream.episode, scripted(stream.episode), stream.queries)
 
 
