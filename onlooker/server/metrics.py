@@ -9,10 +9,10 @@ from prometheus_client.registry import Collector
 
 from onlooker.core.events import Alert, Answer
 from onlooker.engine.stream_queue import QueuedFrame, Taken
+from onlooker.server.observing import Observer
 from onlooker.server.quality import TEXTS
 from onlooker.server.question import Question
 from onlooker.server.stream import Stream
-from onlooker.server.worker import Observer
 
 if TYPE_CHECKING:
     from onlooker.server.outgoing import Outgoing

@@ -13,19 +13,19 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 from starlette.requests import HTTPConnection
-from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket, WebSocketDisconnect
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from starlette.websockets import WebSocket
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from onlooker.server.admin import SourcePut, changed, describe
 from onlooker.server.dealing import Dealing
 from onlooker.server.gate import SafeHeaders, refuse_socket, response_of
 from onlooker.server.keys import Keys, check_origin
 from onlooker.server.page import page_routes
+from onlooker.server.passing import HOP, Passed, both_ways
 from onlooker.server.refusals import Refusal, gone, unknown_session
 from onlooker.server.settings import ServerSettings
-from onlooker.server.wire import model_list, sse, until_gone
+from onlooker.server.wire import model_list
 from onlooker.server.workers import Place, Workers
 
 SESSIONS = "/v1/streaming/sessions"
@@ -33,9 +33,6 @@ CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
 READ = (CHAT, RESPONSES, SESSIONS)  # their bodies name the session that they are about, or none
 SESSION_HEADERS = ("x-session-id", "x-streaming-session")
-_HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer", "host", "content-length", "origin"}
-_HOP |= {"x-forwarded-for", "x-forwarded-proto", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"}
-"""Headers of one connection, and those that were checked here."""
 
 
 class Router:
@@ -69,7 +66,7 @@ class Router:
         if call == ("POST", "reload"):
             return JSONResponse(await self.reload())
         if call == ("POST", "preview"):
-            return _Passed(await self._send(self.least_loaded()[0], request, request.stream()))
+            return Passed(await self._send(self.least_loaded()[0], request, request.stream()))
         if call == ("GET", "sources"):
             return JSONResponse({"sources": [describe(source) for source in self.settings.sources]})
         if call not in (("PUT", "sources"), ("DELETE", "sources")) or not name:
@@ -146,16 +143,16 @@ class Router:
             reply = await self._send(place, request, content)
             if request.method in ("PUT", "DELETE") and "/rules/" in path and reply.status_code == 200:
                 await self._note_rules(place, session_id, request)
-            return _Passed(reply)
+            return Passed(reply)
         places = self.least_loaded()
         if path in READ and request.method == "POST":
             for place in places[:-1]:
                 reply = await self._send(place, request, content)
                 if reply.status_code != 429:  # a full worker: the next one may have room
                     self.workers.opened(place)
-                    return _Passed(reply)
+                    return Passed(reply)
                 await reply.aclose()
-        return _Passed(await self._send(places[-1], request, content))
+        return Passed(await self._send(places[-1], request, content))
 
     async def _note_rules(self, place: Place, name: str, request: Request) -> None:
         """The rules of a source were changed on its stream: they count for the configuration file too."""
@@ -180,7 +177,7 @@ class Router:
 
     async def _send(self, place: Place, request: Request, content: Any) -> httpx2.Response:
         target = place.url + request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        headers = [(name, value) for name, value in request.headers.items() if name not in _HOP]
+        headers = [(name, value) for name, value in request.headers.items() if name not in HOP]
         headers.append(("x-forwarded-for", _client(request)))
         if request.method in ("GET", "DELETE", "HEAD"):
             content = None
@@ -213,7 +210,7 @@ class Router:
                 proxy=None,
             ) as worker:
                 await socket.accept(worker.subprotocol)
-                await _both_ways(socket, worker)
+                await both_ways(socket, worker)
         except InvalidStatus as refused:
             reply = refused.response
             headers = {"content-type": reply.headers.get("content-type", "application/json")}
@@ -334,67 +331,3 @@ def create_router(settings: ServerSettings, workers: Workers, dealing: Dealing |
 
 def _client(connection: HTTPConnection) -> str:
     return connection.client.host if connection.client is not None else "unknown"
-
-
-class _Passed(Response):
-    """A worker's reply, passed on as it comes. If the worker ends in the middle, a stream of events says so, and the
-    connection is broken off: what was cut must not look whole."""
-
-    def __init__(self, reply: httpx2.Response) -> None:
-        super().__init__(None, reply.status_code)
-        self._reply = reply
-        headers = [(name, value) for name, value in reply.headers.items() if name not in _HOP]
-        self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        passing = asyncio.create_task(self._pass(send))
-        gone = asyncio.create_task(until_gone(receive))
-        try:
-            await asyncio.wait([passing, gone], return_when=asyncio.FIRST_COMPLETED)
-            if passing.done():
-                passing.result()
-        finally:
-            for task in (passing, gone):
-                task.cancel()
-            await asyncio.gather(passing, gone, return_exceptions=True)
-            await self._reply.aclose()
-
-    async def _pass(self, send: Send) -> None:
-        try:
-            async for chunk in self._reply.aiter_raw():
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except httpx2.TransportError:
-            if self._reply.headers.get("content-type", "").startswith("text/event-stream"):
-                lost = Refusal(503, "worker_lost", "the worker of this session ended in the middle", retry_after_s=2)
-                told = sse(lost.body(), "error").encode()
-                await send({"type": "http.response.body", "body": told, "more_body": True})
-            return  # without a last chunk: the server under us breaks the connection off
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _both_ways(socket: WebSocket, worker: ClientConnection) -> None:
-    async def up() -> None:
-        while True:
-            message = await socket.receive()
-            if message["type"] == "websocket.disconnect":
-                return
-            await worker.send(message["bytes"] if message.get("bytes") is not None else message["text"])
-
-    async def down() -> None:
-        async for message in worker:
-            await (socket.send_text(message) if isinstance(message, str) else socket.send_bytes(message))
-
-    tasks = [asyncio.create_task(up()), asyncio.create_task(down())]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        with contextlib.suppress(ConnectionClosed, WebSocketDisconnect):
-            for task in done:
-                task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-            # A worker that vanished said no code (1006): its client is told that something failed.
-            await socket.close(1011 if worker.close_code in (None, 1006) else worker.close_code)

@@ -20,6 +20,7 @@ from onlooker.server.bodies import AskBody, FrameQuery, Name, NoteBody, NoteQuer
 from onlooker.server.feed import Missed
 from onlooker.server.keys import Caller
 from onlooker.server.notes import list_notes, write_note
+from onlooker.server.observing import figures_of
 from onlooker.server.pictures import FORMATS, check_type
 from onlooker.server.refusals import Refusal
 from onlooker.server.rules import describe_rules, put_rule, remove_rule, rule_of
@@ -28,7 +29,6 @@ from onlooker.server.saving import restore, save
 from onlooker.server.service import Service, told
 from onlooker.server.stream import Event, Stream, StreamSettings
 from onlooker.server.wire import EventStream, answer_facts, frame_facts, sse
-from onlooker.server.worker import figures_of
 
 HEARTBEAT_S = 15.0
 """After so many quiet seconds a comment is sent, so that both ends notice when the other is gone."""

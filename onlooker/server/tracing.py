@@ -16,9 +16,9 @@ from opentelemetry.trace import Tracer, TracerProvider
 from onlooker import __version__
 from onlooker.core.events import Answer
 from onlooker.engine.stream_queue import QueuedFrame, Taken
+from onlooker.server.observing import Observer
 from onlooker.server.question import Question
 from onlooker.server.stream import Arrived, Stream
-from onlooker.server.worker import Observer
 
 STAGES = {"encode": ("preprocess", "encode", "project"), "compress": ("compress",), "prefill": ("prefill",)}
 STAGES |= {"memory": ("memory",)}
