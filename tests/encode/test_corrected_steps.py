@@ -9,6 +9,7 @@ import torch
 from test_coded_steps import EACH_DEVICE, INTERPRETED, check, real_tower, together
 from towers import make_frames, make_tower
 
+from onlooker.encode.full import Full
 from onlooker.encode.stc_cacher._state import of
 from onlooker.encode.stc_corrected import STCCorrected
 from onlooker.encode.stc_corrected._prepared import CorrectedEncoder
@@ -102,6 +103,26 @@ def test_a_softmax_of_which_little_is_left_is_made_anew(on, ready):
     wanted, got = layer.attend(*parts)[0], state.stored("attended", 0, like)
     others = torch.arange(len(like), device=like.device) != place  # whose own query was not rounded
     assert float((got - wanted)[others].norm() / wanted[others].norm()) < 0.02
+
+
+@EACH_DEVICE
+@pytest.mark.parametrize("ratio", [1.0, 0.25])
+@torch.no_grad()
+def test_everything_recomputed_and_a_repeated_frame_are_dense_up_to_8_bits(on, ready, ratio):
+    """The second costs nothing, and has attention branches in 4 bits where nothing is recomputed."""
+    module, _ = make_tower("siglip", image_size=24, num_layers=2)
+    frames = make_frames(module, 2).to(on)
+    tower = take_apart(module.to(on))
+    method = STCCorrected(tau=0, recompute_ratio=ratio, look_every=1, project_tau=0, reference_dtype="int8")
+    prepared = CorrectedEncoder(method, tower, frames[0], 1, lambda step: None, "torch")
+    wanted, state = Full().encode(tower, frames, [Full().new_state()] * 2).hidden, method.new_state()
+    order = (0, 1) if ratio == 1 else (0, 0, 0)
+    for turn, number in enumerate(order):
+        got = prepared.encode(frames[number : number + 1], [state])
+        assert got.refreshed == (turn == 0,) and got.recomputed is not None
+        apart = float((got.hidden[0] - wanted[number]).norm() / wanted[number].norm())
+        assert apart < (1e-5 if turn == 0 else 0.02 if ratio == 1 else 0.06)
+        assert turn == 0 or float(got.recomputed.mean()) == pytest.approx(float(ratio == 1), abs=1e-5)
 
 
 @pytest.mark.gpu
