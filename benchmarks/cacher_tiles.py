@@ -57,7 +57,7 @@ class Bench:
         self.first = [{name: getattr(state, name).clone() for name in names} for state in self.states]
         table = torch.tensor([[getattr(state, field).data_ptr() for state in self.states] for field in FIELDS])
         signs = projection(dim, device, SKETCH).sign().to(dtype)
-        self.step = CorrectedStep(self.shape, table.to(device), like, signs)
+        self.step = CorrectedStep(self.shape, table.to(device), like, signs, "torch" if small else "cudnn")
         self.whole = WholeStep(self.shape, self.step.table, like, signs)
         room, rows = self.shape.room, streams * tokens
         self.step.counts.copy_(torch.tensor([count, room, tokens - room, count]).expand(streams, 4))

@@ -300,9 +300,9 @@ def finish_corrected(
         store_row(at, main_code, rest_code, dim, MAIN, REST)
         tl.store(place, now.to(tl.float16))
     else:
-        main_code, rest_code = load_row(at, dim, MAIN, REST)
-        now = tl.load(place).to(tl.float32)
-        main_part, rest_part = main_code.to(tl.float32) * now, rest_code.to(tl.float32) * now
+        main_kept, rest_kept = load_row(at, dim, MAIN, REST)
+        held = tl.load(place).to(tl.float32)
+        main_part, rest_part = main_kept.to(tl.float32) * held, rest_kept.to(tl.float32) * held
     store_row(total + source * dim, main + main_part, rest + rest_part, dim, MAIN, REST)
 
 

@@ -85,15 +85,14 @@ def swap_rows(
     if part == 0:
         main, rest = load_row(fresh, dim, MAIN, REST)
         main, rest, now = in_4(main.to(tl.float32), rest.to(tl.float32))
-        at = bytes_at(queries, stream, tl.uint8, 4) + source * (dim // 2)
-        store_packed(at, main, rest, dim, MAIN, REST)
+        store_packed(bytes_at(queries, stream, tl.uint8, 4) + source * (dim // 2), main, rest, dim, MAIN, REST)
         tl.store(scale + Q * each, now.to(tl.float16))
     elif part == 1:
-        at = bytes_at(keys, stream, tl.uint8, 4) + source * (dim // 2)
-        _swap(fresh + 2 * dim, to, to + 2 * plane, at, scale + K * each, dim, True, MAIN, REST)
+        codes = bytes_at(keys, stream, tl.uint8, 4) + source * (dim // 2)
+        _swap(fresh + 2 * dim, to, to + 2 * plane, codes, scale + K * each, dim, True, MAIN, REST)
     else:
-        at = bytes_at(values, stream, tl.int8, 8) + source * dim
-        _swap(fresh + dim, to + plane, to + 3 * plane, at, scale + V * each, dim, False, MAIN, REST)
+        numbers = bytes_at(values, stream, tl.int8, 8) + source * dim
+        _swap(fresh + dim, to + plane, to + 3 * plane, numbers, scale + V * each, dim, False, MAIN, REST)
 
 
 @triton.jit
@@ -260,6 +259,58 @@ def exchange(
     sum_main, sum_rest = sum_main / total[:, None], sum_rest / total[:, None]
     _tell(sum_main, sum_rest, main, rest, to, at, kept_at, kept_scale, there, HEAD, MAIN)
     tl.store(sum_at, ((before + tl.log2(total)) / LOG2E).to(tl.float16), mask=there)
+
+
+@triton.jit(do_not_specialize=["layer"])
+def fill_kept(
+    keys, values, scales, counts, filled, tokens, layer, layers, dim, plane,
+    K: tl.constexpr, V: tl.constexpr, EARLY: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+):  # fmt: skip
+    """Kept keys and values of a layer as numbers, `[key or value, streams * tokens, dim]`, of streams in which anything
+    changed. A program does one of the two."""
+    behind(EARLY)
+    token, stream, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
+    if tl.load(counts + stream * 4) == 0:
+        return
+    row = (layer * tokens + token).to(tl.int64)
+    scale = bytes_at(scales, stream, tl.float16, 2) + layer * tokens + token
+    to = filled + part * plane + (stream * tokens + token) * dim
+    if part == 0:
+        main, rest = load_packed(bytes_at(keys, stream, tl.uint8, 16) + row * (dim // 2), dim, MAIN, REST)
+        wide = tl.load(scale + K * layers * tokens).to(tl.float32)
+    else:
+        main, rest = load_row(bytes_at(values, stream, tl.int8, 16) + row * dim, dim, MAIN, REST)
+        wide = tl.load(scale + V * layers * tokens).to(tl.float32)
+    store_row(to, main.to(tl.float32) * wide, rest.to(tl.float32) * wide, dim, MAIN, REST)
+
+
+@triton.jit(do_not_specialize=["layer"])
+def keep_seen(
+    seen, logs, flat, counts, out, attended, attended_scales, sums, tokens, layer, dim, room, heads,
+    HEAD: tl.constexpr, WIDE: tl.constexpr, HEADS: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """One row that looked (`seen`, `[streams * room, dim]`, `logs`, `[streams, heads, room]`) is kept, and written to
+    its place among all tokens."""
+    behind(EARLY)
+    slot, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    if slot >= tl.load(counts + stream * 4 + 1):
+        return
+    source = tl.load(flat + stream * room + slot)
+    row = layer * tokens + source - stream * tokens
+    head, channel = tl.arange(0, HEADS), tl.arange(0, WIDE)[None, :]
+    there = head < heads
+    held = there[:, None] & (channel < HEAD)
+    at = head[:, None] * HEAD + channel
+    value = tl.load(seen + (stream * room + slot) * dim + at, mask=held, other=0.0)
+    tl.store(out + source * dim + at, value, mask=held)
+    value = value.to(tl.float32)
+    steps = tl.ceil(tl.log2(tl.maximum(tl.max(tl.abs(value), axis=1), 1e-30) / 127.0) * OCTAVE) + ONE
+    steps = tl.minimum(tl.maximum(steps, 0.0), 255.0)
+    code = (value / tl.exp2((steps - ONE) / OCTAVE)[:, None] + ROUND) - ROUND
+    tl.store(bytes_at(attended, stream, tl.int8, 8) + row * dim + at, code.to(tl.int8), mask=held)
+    tl.store(bytes_at(attended_scales, stream, tl.uint8, 1) + row * heads + head, steps.to(tl.uint8), mask=there)
+    log = tl.load(logs + (stream * heads + head) * room + slot, mask=there, other=0.0)
+    tl.store(bytes_at(sums, stream, tl.float16, 2) + row * heads + head, log.to(tl.float16), mask=there)
 
 
 @triton.jit(do_not_specialize=["layer"])

@@ -40,7 +40,8 @@ def load_row(at, dim, MAIN: tl.constexpr, REST: tl.constexpr):
 @triton.jit
 def store_row(at, main, rest, dim, MAIN: tl.constexpr, REST: tl.constexpr):
     """A row into its place."""
-    kind, more = at.dtype.element_ty, tl.arange(0, REST)
+    kind = at.dtype.element_ty
+    more = tl.arange(0, REST)
     tl.store(at + tl.arange(0, MAIN), main.to(kind))
     tl.store(at + MAIN + more, rest.to(kind), mask=more < dim - MAIN)
 

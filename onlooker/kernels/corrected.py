@@ -15,12 +15,14 @@ from torch import Tensor
 from onlooker.core.contracts.packed import Norm
 from onlooker.core.errors import ModelError
 from onlooker.kernels.corrected_shape import FIELDS, PLACES, SCALED, SKETCH, Shape, Tile, two_parts
+from onlooker.kernels.head_attention import attend_with_sums
 from onlooker.kernels.rows import launched, norm_weights, power_of_two
 
 SKETCHES = 32
 """Of how many tokens a program carries the sketches."""
-EXCHANGING, LOOKING = Tile(), Tile()
-"""Tiles of corrections, and of those that look."""
+EXCHANGING, LOOKING = Tile(64, 64, 4, 2), Tile(64, 32, 4, 3, split=False)
+"""Tiles of corrections, and of those that look. What is made of 8 bits is not split: ptxas 12.8 (in Triton 3.6) loses
+where the narrow part of it lies in shared memory, and the kernel reads anywhere."""
 WARPS = 2
 """Warps that share a row: with more, they wait for each other's sums longer than they read."""
 CHOOSING = 16  # warps that choose for a stream
@@ -121,6 +123,8 @@ class SketchStep:
 class CorrectedStep(SketchStep):
     """The kernels over streams of which what changed is computed."""
 
+    way: str = "torch"
+    """How rows that look attend: see `attend_with_sums`."""
     exchanging: Tile = EXCHANGING
     looking: Tile = LOOKING
 
@@ -136,6 +140,7 @@ class CorrectedStep(SketchStep):
         self._columns = torch.zeros(2, 2, streams * shape.count, shape.dim, dtype=self.like.dtype, device=device)
         self._plane = streams * shape.count * shape.dim
         self._lost = torch.zeros(streams, shape.heads, shape.tokens, dtype=torch.int8, device=device)
+        self._filled = torch.zeros(2, streams, shape.tokens, shape.dim, dtype=self.like.dtype, device=device)
         self._attended = torch.zeros(rows, shape.dim, dtype=self.like.dtype, device=device)
 
     def enter(self, x: Tensor) -> None:
@@ -300,7 +305,41 @@ class CorrectedStep(SketchStep):
     def look(self, fresh: Tensor, layer: int) -> None:
         """Rows that look attend to all keys and values, and so do those of whose softmax too little was left."""
         shape, tile = self.shape, self.looking
-        first = -(-shape.room // tile.rows)
+        head = shape.dim // shape.heads
+        self.mending.fill_kept[(shape.tokens, shape.streams, 2)](
+            *(self.at(name) for name in ("keys", "values", "scales")),
+            self.counts,
+            self._filled,
+            shape.tokens,
+            layer,
+            shape.layers,
+            shape.dim,
+            self._filled[0].numel(),
+            K=PLACES["K"],
+            V=PLACES["V"],
+            **two_parts(shape.dim),
+            **launched(fresh.device, WARPS),
+        )
+        queries = fresh.unflatten(0, (shape.streams, -1))[:, :, : shape.dim]
+        seen, logs = attend_with_sums(queries, self._filled[0], self._filled[1], shape.heads, shape.scale, self.way)
+        self.mending.keep_seen[(shape.room, shape.streams)](
+            seen.contiguous(),
+            logs.contiguous(),
+            self._flat,
+            self.counts,
+            self._attended,
+            *(self.at(name) for name in ("attended", "attended_scales", "sums")),
+            shape.tokens,
+            layer,
+            shape.dim,
+            shape.room,
+            shape.heads,
+            HEAD=head,
+            WIDE=power_of_two(head),
+            HEADS=power_of_two(shape.heads),
+            **launched(fresh.device, WARPS),
+        )
+        first = 0  # those with a fresh query have attended
         names = ("queries", "keys", "values", "attended", "attended_scales", "sums", "scales")
         self.mending.look[(first + -(-shape.tokens // tile.rows), shape.heads, shape.streams)](
             fresh,

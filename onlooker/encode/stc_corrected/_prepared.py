@@ -49,7 +49,7 @@ class _Family:
         shape = dataclasses.replace(self._shape, streams=streams)
         hidden, table = self.hidden[:streams], self.table[:, :streams]
         if self._name == "partly":
-            step = CorrectedStep(shape, table, hidden, self._signs, *self._tiles)
+            step = CorrectedStep(shape, table, hidden, self._signs, self._layers.way, *self._tiles)
             run = partial(self._layers.some, step=step)
         else:
             step = WholeStep(shape, table, hidden, self._signs)
