@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MOST_FILLING = 2000
 BAR = 40
-HEADROOM = 1.4
+HEADROOM = 2.0
 """So many times the streams that memory is counted to hold are tried: the limit is where they really do not fit, and
 the count leaves a tenth of the memory free and gives each stream a tenth more than it holds."""
 
