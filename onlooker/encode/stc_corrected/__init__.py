@@ -24,7 +24,7 @@ to.
 `_state`: what is kept. `_step`: a frame. `_prepared`, `_layers`: captured steps. Here: settings, costs, whole frames.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,7 @@ from onlooker.encode._layer import run_layer
 from onlooker.encode._packed import fastest_ways, packed_layers
 from onlooker.encode.stc_cacher import PlainSteps, STCCacher
 from onlooker.encode.stc_cacher._state import of
+from onlooker.encode.stc_corrected._even import evened
 from onlooker.encode.stc_corrected._prepared import CorrectedEncoder
 from onlooker.encode.stc_corrected._state import CorrectedState, sketched
 from onlooker.encode.stc_corrected._step import Step, log_sums
@@ -96,7 +97,8 @@ class STCCorrected(STCCacher):
         self, tower: VisionTower, like: Tensor, max_streams: int, on_step: Callable[[str], None]
     ) -> PlainSteps | CorrectedEncoder:
         if like.is_cuda and self.has_kernels(tower, like):
-            return CorrectedEncoder(self, tower, like, max_streams, on_step, fastest_ways(like).whole_attention)
+            way = fastest_ways(like).whole_attention
+            return CorrectedEncoder(self, evened(tower, like), like, max_streams, on_step, way)
         return PlainSteps.ready(self, tower, like, max_streams)
 
     def has_kernels(self, tower: VisionTower, like: Tensor) -> bool:
@@ -115,6 +117,10 @@ class STCCorrected(STCCacher):
         one = torch.eye(5).tolist()
         parts = [corrected_flop(tower, *kind) / dense_flop(tower) for kind in one]
         return (work * torch.tensor(parts, device=work.device)).sum()
+
+    @torch.no_grad()
+    def encode(self, tower: VisionTower, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
+        return super().encode(evened(tower, hidden) if self.in_eight_bits(hidden) else tower, hidden, states)
 
     def _sketched(self, hidden: Tensor) -> Tensor:
         return sketched(hidden, self.in_eight_bits(hidden))
