@@ -113,9 +113,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if args.python != sys.executable:  # what is installed there, not this tree
             environment.pop("PYTHONPATH", None)
         words = [args.python, "-m", "onlooker", "serve", "--config", str(file)]
-        subprocess.run(
-            [args.python, "-m", "onlooker", "config", "check", str(file)], check=True, cwd=place, env=environment
-        )
+        check = [args.python, "-m", "onlooker", "config", "check", str(file)]
+        subprocess.run(check, check=True, cwd=place, env=environment, stdout=sys.stderr)
         base = f"http://127.0.0.1:{port}"
         with httpx2.Client(base_url=base, timeout=30.0) as client, args.log.open("wb") as log:
             for number in range(args.kills + 1):
