@@ -38,6 +38,16 @@ def test_a_system_works_only_when_it_is_declared_and_every_line_is_proven(status
     assert status.word(a_system("one", "two")) == word
 
 
+def test_whatever_is_open_says_what_it_waits_for() -> None:
+    status = statuses()
+    silent = [row.key for row in listed() if status[row.key].word(row) == "not yet" and not row.waits]
+    assert not silent
+
+
+def test_every_measured_line_says_what_was_found() -> None:
+    assert all(text for row in listed() for text in row.found.values())
+
+
 def test_what_is_shown_is_what_is_found() -> None:
     assert tool.found(listed()) == statuses()
     assert tool.page(listed(), statuses()) == tool.PAGE.read_text(encoding="utf-8")
