@@ -34,7 +34,6 @@ from onlooker.core.contracts import Encoded, Prepared, VisionTower
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.encode._cost import corrected_flop, dense_flop
-from onlooker.encode._layer import run_layer
 from onlooker.encode._packed import fastest_ways, packed_layers
 from onlooker.encode.stc_cacher import PlainSteps, STCCacher
 from onlooker.encode.stc_cacher._state import of
@@ -129,32 +128,36 @@ class STCCorrected(STCCacher):
         """Whole frames, whose results become the references of their streams."""
         layers, taps, int8 = len(tower.layers), {}, self.in_eight_bits(hidden)
         for number, layer in enumerate(tower.layers):
-            done = run_layer(layer, hidden)
-            queries = layer.queries(done.normed)
-            sums = log_sums(layer, queries, done.keys)
-            attention, mlp = sketched(done.attention, int8), sketched(done.mlp, int8)
-            middle = seen + attention
+            # In the order of operations of a plain layer (`run_layer`), so equal to it bit by bit.
+            normed = layer.norm(hidden)
+            queries, keys, values = layer.queries(normed), layer.keys(normed), layer.values(normed)
+            attended = layer.attend(queries, keys, values)
+            branch = layer.out(attended)
+            hidden = hidden + branch
+            mlp = layer.mlp(hidden)
+            sums = log_sums(layer, queries, keys)
+            sketches = sketched(branch, int8), sketched(mlp, int8)
+            middle = seen + sketches[0]
             for place, (state, row) in enumerate(zip(states, hidden, strict=True)):
                 if not number:
                     state.begin(row, layers, sums.shape[2], int8, self.tau)
-                one = slice(place, place + 1)
                 kept = {
                     "queries": queries,
-                    "keys": done.keys,
-                    "values": done.values,
-                    "attended": layer.attend(queries[one], done.keys[one], done.values[one]).expand_as(hidden),
-                    "attention": done.attention,
-                    "mlp": done.mlp,
+                    "keys": keys,
+                    "values": values,
+                    "attended": attended,
+                    "attention": branch,
+                    "mlp": mlp,
                     "entered": seen,
                     "middle": middle,
-                    "attention_sketch": attention,
-                    "mlp_sketch": mlp,
+                    "attention_sketch": sketches[0],
+                    "mlp_sketch": sketches[1],
                 }
                 for kind, rows in kept.items():
                     state.keep(kind, number, rows[place])
                 of(state, "sums")[number] = sums[place]
                 of(state, "missed")[number] = 0
-            hidden, seen = done.output, middle + mlp
+            hidden, seen = hidden + mlp, middle + sketches[1]
             if number in tower.tap_layers:
                 taps[number] = hidden
         for state in states:
