@@ -155,6 +155,9 @@ class SessionStats:
     frames_unprepared: int = 0
     """Frames of a prepared engine for which some tower had no step ready: a picture of another size, or a further tower
     without a packed form. They are encoded all the same, more slowly."""
+    frames_unsaid: int = 0
+    """Frames of which a method looks for what the video's encoder said (`Engine.hears_codec`) and nothing was said: it
+    goes by the picture instead. The gate's skipped ones are not among them."""
     refreshed_frames: int = 0
     tokens_seen: int = 0
     tokens_kept: int = 0

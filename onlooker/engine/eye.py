@@ -13,7 +13,7 @@ from onlooker.core.frame import Frame
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 from onlooker.engine.emission import Pending, emitted, most_read
-from onlooker.engine.hints import hand_on, told
+from onlooker.engine.hints import hand_on, says, told
 from onlooker.engine.methods import Methods
 from onlooker.engine.seeing import Arrival, Patch, Seen, arrive, batches
 from onlooker.engine.session import Session
@@ -118,6 +118,9 @@ class Eye:
             if self._prepared and not aside and not self._is_prepared(shape, further):
                 for session in some:
                     session.totals.frames_unprepared += 1
+            if self._methods.hears_codec and not aside:
+                for n, session in zip(members, some, strict=True):
+                    session.totals.frames_unsaid += not says(patches[n][1])
             if self._methods.encoder.hears_codec or self._methods.encoder.sees_pictures:
                 hand_on(self._methods.encoder, [patches[n][1] for n in members], working, tower, self._device)
             with self._stages("encode", some, self._device):

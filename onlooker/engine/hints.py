@@ -16,6 +16,12 @@ taken (rows, cols, in shares of the picture), how unevenly (the same unit), and 
 0 where the source says nothing."""
 
 
+def says(patch: Patch) -> bool:
+    """Whether the video's encoder said how the newest frame of a patch moved."""
+    record = patch.frames[-1].codec
+    return record is not None and record.motion is not None
+
+
 def told(patch: Patch, grid: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
     """The extra of a patch, by its newest frame."""
     record = patch.frames[-1].codec

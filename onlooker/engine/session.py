@@ -175,6 +175,11 @@ class Session:
         return self.notebook.find(words, since_s)
 
     @property
+    def hears_codec(self) -> bool:
+        """Whether a method looks at `Frame.codec` (`Engine.hears_codec`): whoever opens the video asks for it then."""
+        return self._engine.hears_codec
+
+    @property
     def now_s(self) -> float:
         """Stream time of the newest frame or note; 0.0 before the first."""
         return max(self.time_s or 0.0, self.noted_s)

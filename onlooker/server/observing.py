@@ -41,6 +41,7 @@ def figures_of(stream: Stream) -> dict[str, Any]:
         "frames_skipped": stats.frames_skipped,
         "frames_shrunk": stats.frames_shrunk,
         "frames_unprepared": stats.frames_unprepared,
+        "frames_unsaid": stats.frames_unsaid,
         "refreshed_frames": stats.refreshed_frames,
         "tokens_seen": stats.tokens_seen,
         "tokens_kept": stats.tokens_kept,

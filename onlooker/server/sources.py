@@ -79,7 +79,7 @@ class Feeder:
             with contextlib.ExitStack() as opened:
                 source = None
                 with contextlib.suppress(SourceError):
-                    source = opened.enter_context(open_video(url, fps=fps))
+                    source = opened.enter_context(open_video(url, fps=fps, codec=hears_codec(stream)))
                 if source is not None and not source.info.live:
                     yield iter(source)
                     return
@@ -166,6 +166,12 @@ class Feeder:
         self._stream.events.add(Event("source", facts))
 
 
+def hears_codec(stream: Stream) -> bool:
+    """Whether a method of the stream looks at what the video's encoder said. Files say it; cameras, pushed pictures and
+    files that a client names do not, and count as `frames_unsaid`."""
+    return stream.session is not None and stream.session.hears_codec
+
+
 def feeder_of(stream: Stream, url: str, fps: float, keep_s: float = 0.0) -> Feeder:
     """The feeder of an address the operator named: live, a file, http(s), or `synthetic[:SEED]`, which never ends.
 
@@ -181,7 +187,7 @@ def feeder_of(stream: Stream, url: str, fps: float, keep_s: float = 0.0) -> Feed
         feeder = Feeder(stream, url, lambda: closing(_synthetic(int(url.partition(":")[2] or 0), fps)))
         feeder.is_endless = True
         return feeder
-    return Feeder(stream, url, lambda: open_video(url, fps=fps))
+    return Feeder(stream, url, lambda: open_video(url, fps=fps, codec=hears_codec(stream)))
 
 
 async def client_source(url: str, fps: float, allowed: Allowed, limits: Limits) -> Callable[[Stream], Feeder]:

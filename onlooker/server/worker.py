@@ -280,11 +280,8 @@ class Worker:
             return
         self._told_stats_s = now
         degrade_level, self.stats = self.stats and self.stats.degrade_level, scheduler.stats()
-        serving = {
-            "degrade_level": self.stats.degrade_level,
-            "level": self.stats.level,
-            "lowest_level": len(scheduler.levels) - 1,
-        }
+        stats, lowest = self.stats, len(scheduler.levels) - 1
+        serving = {"degrade_level": stats.degrade_level, "level": stats.level, "lowest_level": lowest}
         for queue, stream in self._streams.items():
             if degrade_level not in (None, self.stats.degrade_level):
                 stream.events.add(Event("serving", serving))

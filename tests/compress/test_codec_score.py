@@ -73,6 +73,7 @@ def test_an_engine_hands_on_what_the_encoder_said(tmp_path):
             assert session.trace is not None
             kept.append(torch.as_tensor(session.trace.kept).reshape(8, 8))
         state = session.states["compressor"]
+        assert session.hears_codec and session.stats().frames_unsaid == 1
     assert int(state.num_fallbacks) == 1, "nothing leads to the first picture"
     inside = torch.stack(kept[1:])[:, 1:5].float().sum((1, 2))
     assert inside.mean() > 6, inside  # of 8; by chance it would be 4

@@ -14,6 +14,8 @@ from cameras import Camera, transport_stream
 from PIL import Image
 from running_server import WAIT_S, eventually, opened, running, web
 
+from onlooker import models
+from onlooker.engine import Engine
 from onlooker.server.settings import Source, StandingQuestion
 
 
@@ -162,3 +164,18 @@ def test_a_standing_question_may_wait_for_a_change(pocket, tmp_path):
         assert count("new") == 1, "once, as nothing changes"
         told = client.get("/v1/streaming/config").json()["methods"]
         assert told["memory"].startswith("rekv") and all("/" not in one for one in told.values())
+
+
+def test_a_file_is_asked_what_its_encoder_said_where_a_method_listens(tmp_path, mp4):
+    """How often it said nothing is among the stream's figures."""
+    (tmp_path / "film.mp4").write_bytes(mp4)
+    source = Source("film", str(tmp_path / "film.mp4"))
+
+    def listens() -> Engine:
+        return Engine(models.load("pocket-naive"), encoder="full", compressor="codec:keep=8", memory="full")
+
+    with running(listens, sources=(source,), source_fps=5.0) as server, server.client() as client:
+        stats = "/v1/streaming/sessions/film/stats"
+        eventually(lambda: client.get(stats).status_code == 200 and client.get(stats).json()["frames"] >= 4)
+        found = client.get(stats).json()
+    assert found["frames_unsaid"] < found["frames"] / 2, "the encoder was not asked"
