@@ -9,7 +9,6 @@ with frames read ahead while the model works. `over` is how much longer that tak
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from onlooker.cli.sources import Reading, open_source, read_ahead
 from onlooker.core import provenance
 from onlooker.core.frame import Frame
 from onlooker.engine import Engine
+from onlooker.video.parallel import cores
 
 
 def watch(engine: Engine, frames: Iterable[Frame]) -> int:
@@ -76,7 +76,7 @@ def main() -> None:
             total_s = time.perf_counter() - began
             row = {
                 "bench": "ask_files", "file": path.name, "seconds": opened.duration_s, "frames": count,
-                "workers": workers, "cores": len(os.sched_getaffinity(0)), "model": given.model, "weights": weights,
+                "workers": workers, "cores": cores(), "model": given.model, "weights": weights,
                 "dtype": str(model.spec.dtype).removeprefix("torch."), "device": engine.device.type,
                 "memory": given.memory, "decode_s": round(decode_s, 2), "compute_s": round(compute_s, 2),
                 "total_s": round(total_s, 2), "over": round(total_s / max(decode_s, compute_s) - 1, 3),

@@ -8,7 +8,6 @@ frame); pieces use one thread each. The frames are the same (tests/video/test_vi
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from fractions import Fraction
@@ -18,6 +17,7 @@ import numpy as np
 
 from onlooker.core import provenance
 from onlooker.video import open_video
+from onlooker.video.parallel import cores
 
 
 def make_film(path: Path, seconds: int, encoded_s: int = 20) -> Path:
@@ -68,7 +68,7 @@ def main() -> None:
             row = {
                 "bench": "decode_files", "file": path.name, "seconds": length_s, "workers": workers, "frames": count,
                 "took_s": round(took, 3), "times_real": round(length_s / took, 1),
-                "cores": os.cpu_count(), "commit": provenance.commit(),
+                "cores": cores(), "commit": provenance.commit(),
             }  # fmt: skip
             print(json.dumps(row), flush=True)
             if given.out:

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -121,6 +120,7 @@ def read_ahead(opened: Opened, resize: Callable[[np.ndarray], np.ndarray] | None
     """Frames of a source that can wait, read and resized on threads of their own while whoever takes them is at work
     on those before: QuickVideo (arXiv 2505.16175) overlaps decoding with the prefill. Live frames come as they come."""
     from onlooker.video import Ahead, changed
+    from onlooker.video.parallel import cores
 
     if opened.is_live:
         yield opened.frames
@@ -129,8 +129,7 @@ def read_ahead(opened: Opened, resize: Callable[[np.ndarray], np.ndarray] | None
     def resized(frame: Frame) -> Frame:
         return frame if resize is None else replace(frame, image=resize(frame.image))
 
-    workers = max(1, min(MOST_RESIZERS, os.cpu_count() or 1))
-    with Ahead(changed(opened.frames, resized, workers), most=MOST_AHEAD) as frames:
+    with Ahead(changed(opened.frames, resized, min(MOST_RESIZERS, cores())), most=MOST_AHEAD) as frames:
         yield frames
 
 

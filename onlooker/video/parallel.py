@@ -32,14 +32,19 @@ MOST_BYTES = 2**28
 """Frames that wait to be read, in bytes, beyond which pieces get shorter."""
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def open_pieces(place: Place, settings: ReadSettings, workers: int) -> Source:
     """A file read by so many threads at once; 0: as many as there are cores, if they are at least `FEWEST_CORES`, since
     one reading keeps a few busy by itself. By one where it cannot be cut."""
     if type(workers) is not int or not 0 <= workers <= MOST_WORKERS:
         raise InputError(f"workers are 0 (automatic) to {MOST_WORKERS}", given=repr(workers), do="workers=0")
     whole = FileSource(place, settings)
-    cores = os.cpu_count() or 1
-    count = workers or (min(MOST_WORKERS, cores) if cores >= FEWEST_CORES else 1)
+    free = cores()
+    count = workers or (min(MOST_WORKERS, free) if free >= FEWEST_CORES else 1)
     can_reopen = not (place.is_object or place.is_remote or place.is_ours or place.files)
     if count == 1 or settings.fps is None or settings.codec or not can_reopen or whole.report.damage:
         return whole
