@@ -66,7 +66,8 @@ def test_sessions_are_routed_to_their_actor_and_a_killed_one_is_replaced(ray_app
     with httpx2.Client(base_url=ray_app, timeout=WAIT_S) as client:
         eventually(lambda: len(workers(client)) == 2, 240)
         ids = [client.post("/v1/streaming/sessions", json={}).json()["session_id"] for _ in range(4)]
-        assert {number.partition(".")[0] for number in ids} == {"w0r1", "w1r1"}
+        # Where they are goes by measured load, and which runs these are by the tests before.
+        assert {number.partition(".")[0] for number in ids} <= set(workers(client))
         for number in ids:
             path = f"/v1/streaming/sessions/{number}"
             push(client, path, jpegs[:2])
@@ -74,10 +75,12 @@ def test_sessions_are_routed_to_their_actor_and_a_killed_one_is_replaced(ray_app
         body = {"question": "what is there now?", "stream": True}
         with client.stream("POST", f"/v1/streaming/sessions/{ids[0]}/ask", json=body) as reply:
             assert "event: answer" in list(reply.iter_lines())
-        lost = next(number for number in ids if number.startswith("w1r1"))
-        ray.kill(ray.get_actor("onlooker-w1r1", namespace="onlooker"))
-        eventually(lambda: client.get(f"/v1/streaming/sessions/{lost}").status_code == 410)
-        eventually(lambda: "w1r2" in workers(client), 240)
+        run = ids[-1].partition(".")[0]
+        ray.kill(ray.get_actor(f"onlooker-{run}", namespace="onlooker"))
+        for lost in (number for number in ids if number.startswith(f"{run}.")):
+            eventually(lambda lost=lost: client.get(f"/v1/streaming/sessions/{lost}").status_code == 410)
+        place, _, number = run.partition("r")
+        eventually(lambda: f"{place}r{int(number) + 1}" in workers(client), 240)
 
 
 def source(client: httpx2.Client, name: str) -> dict:
