@@ -55,6 +55,9 @@ of ten when told where to look. In streams of two hours it is ahead as well over
 and more; about 100 minutes ago and more alone eight streams do not show it, and one clock time of five is right (one
 of four when told where to look).
 
+With `pocket-neutral` the default itself tells what appeared half an hour ago (.99 on five streams, where `pocket-naive`
+has .78), and no clock times: how much a search needs its heads chosen is a matter of the model.
+
 What half an hour ago was is told apart by those that park and search only. Memories that keep few rows, or small
 frames, of everything (`infinipot_v`, `flash_vstream`, `curvestream`, `deep_sink`) are tied with the last frames there;
 `livevlm` is a little ahead. Rows whose positions grow with the stream (`infinipot_v` as published) lose the pocket
