@@ -121,7 +121,7 @@ def make_network(
         tie_word_embeddings=False,
         **({"onlooker": {"timestamps": "[mm:ss]"}} if timestamps else {}),
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = LlavaOnevisionForConditionalGeneration(config).eval()
         with torch.no_grad():
@@ -217,7 +217,7 @@ def make_qwen_network(tokenizer: PreTrainedTokenizerFast, family: str, num_layer
         vision_end_token_id=number("<|vision_end|>"),
         tie_word_embeddings=False,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = kinds[1](config).eval()
         with torch.no_grad():
@@ -283,7 +283,7 @@ def add_signals(folder: Path, seed: int = 3) -> Path:
     chance = torch.Generator().manual_seed(seed)
     two, one = torch.randn(2, 32, generator=chance), torch.randn(1, 32, generator=chance)
     weights = {"informative.weight": two, "relevance.weight": one, "relevance.bias": torch.tensor([0.3])}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = DecisionNet(32, width=16, heads=4, inner=8)
     weights |= {f"decider.{name}": weight.detach().clone() for name, weight in net.state_dict().items()}

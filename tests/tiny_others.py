@@ -57,7 +57,7 @@ def make_other_network(family, tokenizer, seed=0):
         text = {"model_type": "qwen2", **text}
         config = InternVLConfig(text_config=text, image_seq_length=4, tie_word_embeddings=False, **shared)
         kind = InternVLForConditionalGeneration
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = kind(config).eval()
         with torch.no_grad():

@@ -67,7 +67,7 @@ def export(model: Pocket, folder: Path, dtype: torch.dtype = torch.bfloat16, *, 
 
 def write_weights(model: Pocket, file: Path) -> None:
     """Write the weights of a model in training as `export` would in eight bits; the old file stays until then."""
-    with torch.random.fork_rng():  # what is drawn for nothing must not change the training
+    with torch.random.fork_rng(devices=[]):  # what is drawn for nothing must not change the training
         fresh = Pocket(model.sizes, Encoder(), MAX_VOCABULARY, model.label_sizes)
     fresh.load_state_dict(model.state_dict())
     with tempfile.TemporaryDirectory() as folder:

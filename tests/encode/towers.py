@@ -18,7 +18,7 @@ def make_tower(kind="siglip", image_size=40, patch_size=8, dim=32, num_layers=3,
         "image_size": image_size,
         "patch_size": patch_size,
     }
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if kind == "siglip":
             module = SiglipVisionModel(SiglipVisionConfig(**sizes, vision_use_head=False))
