@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onlooker.cli.timing import SkippingClock
+from onlooker.cli.timing import SkippingClock, allocation_retries, give_back
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.events import Failed
 
@@ -203,7 +203,9 @@ class Crowd:
         # Those that a larger trial left would only take memory away.
         for session in self._sessions[streams:]:
             session.close()
-        del self._sessions[streams:], self._next[streams:]
+        if self._sessions[streams:]:
+            del self._sessions[streams:], self._next[streams:]
+            give_back(self.engine.device)
         try:
             while len(self._sessions) < streams:
                 self._join(self._sessions[-1], self._next[-1])
@@ -273,7 +275,7 @@ class _Run:
         self._first_tokens: list[float] = []
         self._failures: Counter[str] = Counter()
         self._worked, self._steps, self._taken = 0.0, 0, 0
-        self._retries = _allocation_retries(crowd.engine)
+        self._retries = allocation_retries(crowd.engine.device)
 
     def go(self) -> None:
         """Until the time is over."""
@@ -334,7 +336,7 @@ class _Run:
             "first token": bool(firsts) and first[1] > demand.first_token_s,
             "frames left waiting": waiting > max(2, 0.3 * self._streams * demand.fps),
         }
-        retries = _allocation_retries(self._crowd.engine) - self._retries
+        retries = allocation_retries(self._crowd.engine.device) - self._retries
         if retries and any(broken.values()):  # each of them waits for the device and gives all free memory back
             broken = {OUT_OF_MEMORY: True} | broken
         broke = tuple(name for name, is_broken in broken.items() if is_broken)
@@ -357,15 +359,6 @@ class _Run:
             step_ms_a_frame=1000 * self._worked / max(1, self._taken),
             allocation_retries=retries,
         )
-
-
-def _allocation_retries(engine: "Engine") -> int:
-    """How often memory was asked for and found only after what was held unused had been given back."""
-    if engine.device.type != "cuda":
-        return 0
-    import torch
-
-    return torch.cuda.memory_stats(engine.device).get("num_alloc_retries", 0)
 
 
 def _no_room() -> tuple[type[Exception], ...]:

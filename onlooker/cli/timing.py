@@ -1,5 +1,6 @@
 """How the benches time, and how they report: in turns, with medians, beside the machine's description."""
 
+import gc
 import platform
 import statistics
 import time
@@ -12,6 +13,8 @@ from onlooker.core import provenance
 from onlooker.core.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from onlooker.core.contracts import VideoModel
 
 WARM_UPS = 3
@@ -75,6 +78,22 @@ def time_in_turns(
         rows[f"{name}_ms"] = statistics.median(kept)
         rows[f"{name}_p95_ms"] = kept[round(0.95 * (len(kept) - 1))]
     return rows
+
+
+def allocation_retries(device: "torch.device") -> int:
+    """How often memory was asked for and found only after what PyTorch held unused had been given back."""
+    import torch
+
+    return torch.cuda.memory_stats(device).get("num_alloc_retries", 0) if device.type == "cuda" else 0
+
+
+def give_back(device: "torch.device") -> None:
+    """Memory that PyTorch holds unused: a trial that found none leaves pieces in which little fits."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def machine_card(model: "VideoModel", weights: str) -> dict[str, Any]:
