@@ -80,7 +80,7 @@ class Bench:
             refresh_share=None,
             reference_dtype=self.options.references,
         )
-        corrected = STCCorrected(tau=0.0, recompute_ratio=ratio, reference_dtype=self.options.references)
+        corrected = STCCorrected(tau=0.0, recompute_ratio=ratio, reference_dtype=self.options.references, captured=True)
         actions = {
             "dense": self._encoder(Full(), count),
             "published, reusing": self._encoder(published, count, age=1),

@@ -315,42 +315,29 @@ def keep_seen(
 
 @triton.jit(do_not_specialize=["layer"])
 def look(
-    fresh, flat, others, counts, out, queries, keys, values, attended, attended_scales, sums, scales, lost, times,
-    tokens, layer, layers, dim, room, heads, scale, first, plane,
+    others, counts, out, queries, keys, values, attended, attended_scales, sums, scales, lost, times,
+    tokens, layer, layers, dim, heads, scale, plane,
     Q: tl.constexpr, K: tl.constexpr, V: tl.constexpr, EARLY: tl.constexpr,
     HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """One head of M rows of one stream that attend to all keys and values, kept and written to `out`: in the first
-    tiles those with a fresh query, then those of the others that are `lost`, with the query that is kept."""
+    """Those of M rows of one stream that are `lost` in one head attend to all keys and values again, with the query
+    that is kept; kept and written to `out`."""
     behind(EARLY)
     tile, head, stream = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    looks = (tile < first).to(tl.int32)
-    begin = (tile - first * (1 - looks)) * M
-    limit = tl.load(counts + stream * 4 + 2 - looks)
-    if begin >= limit:
+    slot = tile * M + tl.arange(0, M)
+    there = slot < tl.load(counts + stream * 4 + 2)
+    there &= tl.load(lost + (stream * heads + head) * tokens + slot, mask=there, other=0) > 0
+    if tl.max(there.to(tl.int32), axis=0) == 0:
         return
-    slot = begin + tl.arange(0, M)
-    there = slot < limit
     main, rest = tl.arange(0, MAIN)[None, :], tl.arange(0, REST)[None, :]
     kind: tl.constexpr = out.dtype.element_ty
     scale_of = bytes_at(scales, stream, tl.float16, 2) + layer * tokens
     each = layers * tokens
-    if looks:
-        token = (tl.load(flat + stream * room + slot, mask=there, other=0) - stream * tokens).to(tl.int32)
-        token = tl.where(there, token, 0)
-        at = fresh + ((stream * room + slot) * 3 * dim)[:, None] + head * HEAD
-        q_main = tl.load(at + main, mask=there[:, None] & (main < HEAD), other=0.0)
-        q_rest = tl.load(at + MAIN + rest, mask=there[:, None] & (rest < HEAD - MAIN), other=0.0)
-        q_scale = tl.full((M,), 1.0, tl.float32)
-    else:
-        there &= tl.load(lost + (stream * heads + head) * tokens + slot, mask=there, other=0) > 0
-        if tl.max(there.to(tl.int32), axis=0) == 0:
-            return
-        token = tl.load(others + stream * tokens + slot, mask=there, other=0)
-        q_main, q_rest, q_scale = _asked(
-            queries, scale_of + Q * each, stream, token, layer, tokens, dim, head, there, kind, HEAD, MAIN, REST
-        )  # fmt: skip
-        tl.atomic_add(times + plane + stream * tokens + token, 0.5 / heads, mask=there)
+    token = tl.load(others + stream * tokens + slot, mask=there, other=0)
+    q_main, q_rest, q_scale = _asked(
+        queries, scale_of + Q * each, stream, token, layer, tokens, dim, head, there, kind, HEAD, MAIN, REST
+    )  # fmt: skip
+    tl.atomic_add(times + plane + stream * tokens + token, 0.5 / heads, mask=there)
     before_it = tl.cast(layer, tl.int64) * tokens
     key_start = bytes_at(keys, stream, tl.uint8, 4) + before_it * (dim // 2) + head * (HEAD // 2)
     value_start = bytes_at(values, stream, tl.int8, 8) + before_it * dim + head * HEAD

@@ -238,7 +238,7 @@ class CorrectedStep(SketchStep):
             MIDDLE=branch is not None,
             RMS=norm.bias is None,
             **two_parts(shape.dim),
-            **launched(x.device, WARPS, alone=branch is None),
+            **launched(x.device, WARPS),
         )
         return normed
 
@@ -339,11 +339,8 @@ class CorrectedStep(SketchStep):
             HEADS=power_of_two(shape.heads),
             **launched(fresh.device, WARPS),
         )
-        first = 0  # those with a fresh query have attended
         names = ("queries", "keys", "values", "attended", "attended_scales", "sums", "scales")
-        self.mending.look[(first + -(-shape.tokens // tile.rows), shape.heads, shape.streams)](
-            fresh,
-            self._flat,
+        self.mending.look[(-(-shape.tokens // tile.rows), shape.heads, shape.streams)](
             self._rest,
             self.counts,
             self._attended,
@@ -354,10 +351,8 @@ class CorrectedStep(SketchStep):
             layer,
             shape.layers,
             shape.dim,
-            shape.room,
             shape.heads,
             shape.scale,
-            first,
             3 * shape.streams * shape.tokens,
             **PLACES,
             **tile.parts(shape.dim // shape.heads),
@@ -389,7 +384,7 @@ class CorrectedStep(SketchStep):
             A=SCALED.index("attention"),
             P=SCALED.index("mlp"),
             **two_parts(shape.dim),
-            **launched(x.device, WARPS, alone=True),
+            **launched(x.device, WARPS),
         )
         return total
 

@@ -39,11 +39,10 @@ def power_of_two(number: int) -> int:
     return max(16, 1 << (number - 1).bit_length())
 
 
-def launched(on: torch.device, warps: int = WARPS, alone: bool = False) -> dict[str, Any]:
+def launched(on: torch.device, warps: int = WARPS) -> dict[str, Any]:
     """How to launch a kernel that begins with `behind`: where the device can, each one is set up while the kernel in
-    front of it still runs (programmatic dependent launch). A layer has a dozen kernels of a few microseconds. `alone`:
-    this one is not, since work on another stream is in front of it too."""
-    early = _starts_early(on) and not alone
+    front of it still runs (programmatic dependent launch). A layer has a dozen kernels of a few microseconds."""
+    early = _starts_early(on)
     return {"num_warps": warps, "EARLY": early, "launch_pdl": early}
 
 

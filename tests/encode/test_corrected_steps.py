@@ -130,7 +130,7 @@ def test_everything_recomputed_and_a_repeated_frame_are_dense_up_to_8_bits(on, r
 def test_graphs_in_half_precision_at_real_sizes():
     """As near to the plain form as rounding lets choices be, streams of other phases beside."""
     tower, like = real_tower("llava-onevision-7b")
-    method = STCCorrected(tau=0.2, recompute_ratio=0.25, project_tau=0)
+    method = STCCorrected(tau=0.2, recompute_ratio=0.25, project_tau=0, captured=True)
     prepared = method.prepare(tower, like[0], 5, lambda step: None)
     assert isinstance(prepared, CorrectedEncoder)
     make = torch.Generator("cuda").manual_seed(0)

@@ -17,9 +17,9 @@ model computes in 16), key, query and attention branch (in 4), log-sum-exp, and 
    changed, gets a new one. The others keep their attention branch.
 5. For a new MLP tokens are chosen by the stream behind it.
 
-A layer without a changed token costs nothing but comparisons. On a GPU there are kernels and captured steps for towers
-in which every token attends to all others (`has_kernels`); where anything changed, these project all that was attended
-to.
+A layer without a changed token costs nothing but comparisons. On a GPU there are kernels and captured steps
+(`captured`) for towers in which every token attends to all others (`has_kernels`); where anything changed, these
+project all that was attended to.
 
 `_state`: what is kept. `_step`: a frame. `_prepared`, `_layers`: captured steps. Here: settings, costs, whole frames.
 """
@@ -64,6 +64,10 @@ class STCCorrected(STCCacher):
     noise_quantile: float = 0.0
     """Changes count above a noise, which is the least that this quantile of a frame's changes was; 0: in full."""
 
+    captured: bool = False
+    """Whether a GPU runs captured steps by kernels, where there are such (`has_kernels`). Off: what they do where
+    little is left of a softmax failed its test on a card, and was not run there since it was mended."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, valid, do in (
@@ -95,9 +99,9 @@ class STCCorrected(STCCacher):
     def prepare(  # pyright: ignore[reportIncompatibleMethodOverride] - steps of another kind
         self, tower: VisionTower, like: Tensor, max_streams: int, on_step: Callable[[str], None]
     ) -> PlainSteps | CorrectedEncoder:
-        if like.is_cuda and self.has_kernels(tower, like):
+        if self.captured and like.is_cuda and self.has_kernels(tower, like):
             way = fastest_ways(like).whole_attention
-            return CorrectedEncoder(self, evened(tower, like), like, max_streams, on_step, way)
+            return CorrectedEncoder(self, tower, like, max_streams, on_step, way)
         return PlainSteps.ready(self, tower, like, max_streams)
 
     def has_kernels(self, tower: VisionTower, like: Tensor) -> bool:

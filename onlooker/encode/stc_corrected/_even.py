@@ -9,7 +9,7 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -21,8 +21,9 @@ from onlooker.encode._packed import packed_layers
 ROWS = 512
 """Random tokens by which channels are measured."""
 
-_factors: WeakKeyDictionary[Any, Tensor | None] = WeakKeyDictionary()
-"""Of layers that were measured. Whatever a layer's weights become, its factors leave its function as it is."""
+_factors: dict[int, tuple[ref[Any], Tensor | None]] = {}
+"""Of layers that were measured, by identity (a layer need not be hashable); they go when their layer goes.
+Whatever a layer's weights become, its factors leave its function as it is."""
 
 
 class EvenLayer:
@@ -62,22 +63,26 @@ def evened(tower: VisionTower, like: Tensor) -> VisionTower:
 
 def _factor(layer: VisionLayer, like: Tensor) -> Tensor | None:
     """What queries of a layer are to be multiplied with, `[dim]`; None: nothing."""
-    if layer not in _factors:
-        random = torch.Generator().manual_seed(11)
-        tokens = torch.randn(1, ROWS, like.shape[-1], generator=random).to(like)
-        normed = layer.norm(tokens)
-        queries, keys = layer.queries(normed), layer.keys(normed)
-        asked, given = (rows[0].float().std(0).clamp_min(1e-12) for rows in (queries, keys))
-        factor = torch.exp2((given / asked).log2().div_(2).round_()).to(like.dtype)
-        some = torch.arange(min(ROWS, 2), device=like.device)
-        pair = [rows[:, : len(some)] for rows in (queries, keys)]
-        same = torch.allclose(
-            layer.scores(pair[0] * factor, pair[1] / factor, some, some),
-            layer.scores(pair[0], pair[1], some, some),
-            rtol=1e-2,
-        )
-        _factors[layer] = factor if same and bool((factor != 1).any()) else None
-    return _factors[layer]
+    known = _factors.get(id(layer))
+    if known is not None and known[0]() is layer:
+        return known[1]
+    random = torch.Generator().manual_seed(11)
+    tokens = torch.randn(1, ROWS, like.shape[-1], generator=random).to(like)
+    normed = layer.norm(tokens)
+    queries, keys = layer.queries(normed), layer.keys(normed)
+    asked, given = (rows[0].float().std(0).clamp_min(1e-12) for rows in (queries, keys))
+    factor = torch.exp2((given / asked).log2().div_(2).round_()).to(like.dtype)
+    some = torch.arange(min(ROWS, 2), device=like.device)
+    pair = [rows[:, : len(some)] for rows in (queries, keys)]
+    same = torch.allclose(
+        layer.scores(pair[0] * factor, pair[1] / factor, some, some),
+        layer.scores(pair[0], pair[1], some, some),
+        rtol=1e-2,
+    )
+    kept = factor if same and bool((factor != 1).any()) else None
+    number = id(layer)
+    _factors[number] = ref(layer, lambda gone: _factors.pop(number, None)), kept
+    return kept
 
 
 def _packed(layer: PackedLayer, factor: Tensor | None) -> PackedLayer:

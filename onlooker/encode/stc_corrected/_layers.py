@@ -1,7 +1,6 @@
 """The layers of a step of the corrected form by kernels: frames that are computed whole, and frames that reuse."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,28 +14,6 @@ from onlooker.encode._packed import packed_layers
 from onlooker.kernels.corrected import CorrectedStep
 from onlooker.kernels.corrected_whole import WholeStep
 from onlooker.kernels.head_attention import attend_with_sums
-
-
-class Aside:
-    """Work that runs beside what follows it, on a stream of its own; without a GPU, before that."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-
-    @contextmanager
-    def begun(self) -> Iterator[None]:
-        """What is launched within begins now, behind what was launched before."""
-        if self._stream is None:
-            yield
-            return
-        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-        with torch.cuda.stream(self._stream):
-            yield
-
-    def join(self) -> None:
-        """What follows waits for it."""
-        if self._stream is not None:
-            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
 
 @dataclass(frozen=True)
@@ -66,26 +43,19 @@ class CorrectedLayers:
         """Frames `[streams, tokens, dim]` of which what changed is computed: output of every tapped layer, and the last
         one's, like `hidden`. What is computed replaces what was kept."""
         outputs, x, dim = [], hidden.reshape(-1, hidden.shape[2]), hidden.shape[2]
-        aside = Aside(hidden.device)
         step.times.zero_()
         step.enter(x)
-        step.choose(0)
         for number, layer in enumerate(self.layers):
+            step.choose(number)
             asking = F.linear(step.norm_looking(x, number, layer.norm), *layer.query_value_key)
             made = F.linear(step.attend(asking, number), *self.outputs[number])
             branch, sketches = made[:, :dim], made[:, dim:]
             step.carry_attention(sketches, number)
             step.choose(number, middle=True)
             mlp = layer.feed(step.norm_middle(x, branch, number, layer.mlp_norm))
-            with aside.begun():  # sums of whole rows, while who changed is found from sketches
-                behind = step.finish(x, branch, mlp, number)
             step.carry_mlp(mlp, number)
-            last = number + 1 == len(self.layers)
-            if not last:
-                step.choose(number + 1)
-            aside.join()
-            x = behind
-            if last or number in self.taps:
+            x = step.finish(x, branch, mlp, number)
+            if number + 1 == len(self.layers) or number in self.taps:
                 outputs.append(x.view_as(hidden))
         return outputs
 

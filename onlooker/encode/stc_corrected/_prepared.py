@@ -16,6 +16,7 @@ from onlooker.encode._cost import corrected_flop, dense_flop
 from onlooker.encode._prepared import bucket_sizes
 from onlooker.encode.stc_cacher._change import STEPS, projection
 from onlooker.encode.stc_cacher._prepared import adjacent, put
+from onlooker.encode.stc_corrected._even import evened
 from onlooker.encode.stc_corrected._layers import CorrectedLayers
 from onlooker.encode.stc_corrected._state import SKETCH, CorrectedState, sketched
 from onlooker.encode.stc_corrected._step import FLAT, LEAST
@@ -93,7 +94,7 @@ class CorrectedEncoder:
         tiles: Sequence[Tile] = (),
     ) -> None:
         self._method, self._tower, self._max_streams = method, tower, max_streams
-        layers = CorrectedLayers.of(tower, projection(like.shape[1], like.device, SKETCH), way)
+        layers = CorrectedLayers.of(evened(tower, like), projection(like.shape[1], like.device, SKETCH), way)
         heads = layers.layers[0].heads
         assert heads is not None, "a method asks for this where every token attends to all others"
         shape = Shape(
