@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 AT_ONCE = 32
 """Questions in flight together, by default."""
 
+REALISES = ("batchllm",)
+"""The published system that this module stands for (`tools/systems.py`)."""
+
 
 def ask_many(
     session: "Session",
