@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE, DATA = ROOT / "docs" / "systems.md", ROOT / "onlooker" / "core" / "systems_status.json"
 HEAD = """# The published systems, and what stands here for each
 
-Made by `python tools/systems.py --write` from what methods, benchmarks and modules declare (`realises`), what tests prove
-(`@pytest.mark.proves`) and what measurements show (`benchmarks/results/`); `make check` fails when it is stale.
+Made by `python tools/systems.py --write` from what methods, benchmarks and modules declare (`realises`), what tests
+prove (`@pytest.mark.proves`) and what measurements show (`benchmarks/results/`); `make check` fails when it is stale.
 On the command line: `onlooker systems`.
 
 - **reproduces**: the published mechanism as specified, checked against an independent derivation, its claim tested at
