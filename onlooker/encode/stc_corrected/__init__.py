@@ -66,7 +66,7 @@ class STCCorrected(STCCacher):
 
     captured: bool = False
     """Whether a GPU runs captured steps by kernels, where there are such (`has_kernels`). Off: what they do where
-    little is left of a softmax failed its test on a card, and was not run there since it was mended."""
+    little is left of a softmax failed its test on a card, and was not run there since it was changed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
