@@ -7,7 +7,8 @@ from onlooker.core.errors import InputError
 from onlooker.engine import Engine
 from onlooker.engine.sampling import Decoding
 from onlooker.think._search import chosen, words_of
-from onlooker.think.clock_notes import clock
+from onlooker.think.clock_notes import ClockNotes, clock
+from recipes.pocket.told import LIVE
 
 NOTES = (
     "[00:04] red star came", "[00:12] blue ring came", "[00:20] red star left", "[00:28] green ring came",
@@ -92,3 +93,7 @@ def test_an_answer_that_may_not_end_has_the_tokens_that_were_asked_for(tiny_mode
         assert free.said == held.said[: len(free.said)]
     with pytest.raises(InputError, match="min_new_tokens"):
         Decoding(4, min_new_tokens=5)
+
+
+def test_it_asks_as_the_model_that_comes_with_it_was_taught():
+    assert ClockNotes().prompt == LIVE
