@@ -1,6 +1,6 @@
 """Notes with the time of what they tell, which questions search: for hours in kilobytes.
 
-After every second the model says what came (or, asked so, what left or changed), a line for each, and the clock is put before each line:
+After every second the model says what came (what left or changed, if asked so), and the clock is put before each line:
 "[12:07] red star came" (absolute times in words, as Grounded-VideoLLM, arXiv 2410.03290, has tokens for times relative
 to a video's end, which a stream has not). The model does not write the time itself: it would have to get it right, and
 a note of several seconds is learnt far slower than one of what is new (`docs/log.md`). A question about the past reads
