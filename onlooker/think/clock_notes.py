@@ -22,6 +22,7 @@ class ClockNotes(SegmentNotes):
     """Notes with times, searched by questions."""
 
     realises: ClassVar[tuple[str, ...]] = ()
+    contract_exceptions: ClassVar[dict[str, str]] = {"bounded_state": "the bound, `most` notes, is behind that stream"}
 
     every_s: float = 1.0
     """Seconds between two notes; what is told has the time of its note, so it is right to within so much."""

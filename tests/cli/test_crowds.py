@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from onlooker.cli.crowd import Cost, Crowd, Demand, Trial, find_most
-from onlooker.cli.verdict import by_cost, judge
+from onlooker.cli.crowd import Cost, Crowd, Demand, Trial
+from onlooker.cli.verdict import by_cost, find_most, judge
 from onlooker.engine import Engine
 
 EASY = {"frame_lag_s": 60.0, "first_token_s": 60.0, "trial_s": 2.5, "answer_tokens": 4}

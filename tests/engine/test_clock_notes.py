@@ -97,3 +97,13 @@ def test_an_answer_that_may_not_end_has_the_tokens_that_were_asked_for(tiny_mode
 
 def test_it_asks_as_the_model_that_comes_with_it_was_taught():
     assert ClockNotes().prompt == LIVE
+
+
+def test_no_more_notes_are_kept_than_asked_for_and_the_oldest_go(tiny_model):
+    engine = engine_of(tiny_model, "clock_notes:every_s=2,longest=3,most=2")
+    with engine.open() as session:
+        for frame in make_frames(14):
+            session.push(frame)
+        kept = engine.serving.thinker.kept(session.states["think"])
+        assert len(kept) == 2
+        assert kept[-1].time_s >= kept[0].time_s > 6.0
