@@ -106,7 +106,7 @@ NOTED = {"memory": "video_rag", "compressor": "identity"}
 POOLED = "ppllava:frames=2,side=2,kernel="
 SUITES = {
     "vst": Suite(fixed={"compressor": "identity", "model": "pocket-notes"}),
-    "ppllava": Suite(level="L3"),
+    "ppllava": Suite(level="L3", limit=960),
     "b_vllm": Suite(level="L3", seal="b-vllm-second"),
     "iva": Suite(level="L3", limit=240),
     "tifre": Suite(limit=1200),
@@ -132,7 +132,7 @@ LINES = (
     Line("tifre", 1, {"refiner": "tifre:ratio=0.25"}, ({"refiner": "tifre:ratio=0.25,fold=0"},), 0.02),
     Line(
         "b_vllm", 2, {"refiner": "b_vllm:ratio=0.28"},
-        ({"compressor": "stc_pruner:keep=4"}, {"compressor": "identity", "fps": "0.0625"}), 0.03,
+        ({"compressor": "stc_pruner:keep=1"}, {"compressor": "identity", "fps": "0.0625"}), 0.03,
     ),
     Line("iva", 1, {"refiner": "iva:fine=2,coarse=2"}, ({},), 0.0, of=0.9, equal_tokens=False),
     Line(
@@ -147,8 +147,8 @@ LINES = (
 SWEEPS = (
     Sweep(
         "v_rex", 2,
-        tuple({"memory": f"resv:recent=1,share={share}"} for share in (0.1, 0.3, 0.5, 0.7, 0.8)),
-        tuple({"memory": f"rekv:recent=1,topk={topk}"} for topk in (2, 4, 8, 12, 16)),
+        tuple({"memory": f"resv:recent=1,share={share}"} for share in (0.05, 0.1, 0.2, 0.3, 0.5)),
+        tuple({"memory": f"rekv:recent=1,topk={topk}"} for topk in (2, 4, 8, 12)),
         {"memory": "full"}, -0.01,
     ),
 )  # fmt: skip
@@ -300,7 +300,9 @@ class Answered:
         found = {
             one[0]: one[1:] for row in rows for one in zip(*(row[name] for name in columns), strict=True)
         }  # fmt: skip
-        facts = {name: rows[0][name] for name in ("settings", "commit", "versions", "card")}
+        facts: dict[str, Any] = {"settings": rows[0]["settings"]}
+        for name in ("commit", "versions", "card"):  # parts may have been asked on several machines
+            facts[name] = ", ".join(sorted({str(row[name]) for row in rows}))
         return cls(found, max(row["most_bytes"] for row in rows), facts)
 
 
