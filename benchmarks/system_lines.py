@@ -147,8 +147,8 @@ LINES = (
 SWEEPS = (
     Sweep(
         "v_rex", 2,
-        tuple({"memory": f"resv:recent=1,share={share}"} for share in (0.05, 0.1, 0.2, 0.3, 0.5)),
-        tuple({"memory": f"rekv:recent=1,topk={topk}"} for topk in (2, 4, 8, 12)),
+        tuple({"memory": f"resv:recent=1,share={share}"} for share in (0.1, 0.3)),
+        tuple({"memory": f"rekv:recent=1,topk={topk}"} for topk in (2, 4, 8)),
         {"memory": "full"}, -0.01,
     ),
 )  # fmt: skip
