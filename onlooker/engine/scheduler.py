@@ -54,6 +54,8 @@ from onlooker.engine.stream_queue import (
 from onlooker.engine.thinking import go_on_thinking
 from onlooker.engine.turns import Turns
 
+REALISES = ("streamdiffusionv2",)
+
 LOG = logging.getLogger("onlooker.engine")
 LEARNING_STEPS = 8
 """Steps before costs are believed."""
