@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MOST_FILLING = 2000
 BAR = 40
+CLIPS = 8
+"""Clips that the streams show, one after the other, each stream at a place of its own."""
 HEADROOM = 2.0
 """So many times the streams that memory is counted to hold are tried: the limit is where they really do not fit, and
 the count leaves a tenth of the memory free and gives each stream a tenth more than it holds."""
@@ -177,7 +179,7 @@ def _search(
 
     chosen: Any = _of_engine(settings) | how
     engine = Engine(model, **chosen)
-    began, shown = time.perf_counter(), pictures(24)
+    began, shown = time.perf_counter(), pictures(24, CLIPS)
     prepare(engine, demand.most_frames, shown[0], lambda name: step.to(step.done, name))  # as a server does
     prepared_s = time.perf_counter() - began
     crowd = Crowd(engine, demand, shown, MOST_FILLING, settings["schedule"])

@@ -395,3 +395,45 @@ def test_streams_shared_out_to_threads_are_computed_as_alone(method):
     for number, video in enumerate(videos):
         expected = run(method, tower, video)
         assert relative(torch.stack(together)[:, number], expected) < (0.02 if method.in_eight_bits(video) else 1e-5)
+
+
+PLAIN = [
+    STCCacher(reference_dtype="model", refresh_share=None),
+    STCCacher(reference_dtype="model", tau=0, recompute_ratio=0.25),
+    STCCacher(reference_dtype="model", tau=0.1, look_every=1),
+    STCCacher(reference_dtype="model", tau=0.2, look_every=5, interval=4, budget=0.3),
+]
+
+
+@pytest.mark.parametrize("method", PLAIN, ids=["few", "fixed", "always", "turns"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_for_a_cpu_equal_the_method(kind, method):
+    """Streams in other phases side by side, and some that were run by the other form before."""
+    tower, _ = seen(kind, 1)
+    videos = [seen(kind, 7, seed=s)[1] for s in range(3)]
+    ours, plain = ([method.new_state() for _ in videos] for _ in range(2))
+    for tick in range(9):
+        here = [s for s in range(3) if 0 <= tick - s < 7]
+        batch = torch.stack([videos[s][tick - s] for s in here])
+        wanted = method.encode(tower, batch, [plain[s] for s in here])
+        run_it = method.encode if tick == 4 else method.encode_plainly
+        got = run_it(tower, batch.transpose(1, 2).contiguous().transpose(1, 2), [ours[s] for s in here])
+        assert got.refreshed == wanted.refreshed
+        torch.testing.assert_close(got.recomputed, wanted.recomputed)
+        assert relative(got.hidden, wanted.hidden) < 1e-5
+        assert got.taps.keys() == wanted.taps.keys()
+        for number, tap in got.taps.items():
+            assert relative(tap, wanted.taps[number]) < 1e-5
+    for mine, other in zip(ours, plain, strict=True):
+        assert mine.age == other.age and mine.num_bytes() == other.num_bytes()
+        for name in ("keys", "values", "mlp", "entered", "middle", "mlp_sketch"):
+            assert relative(of(mine, name), of(other, name)) < 1e-4
+
+
+def test_references_in_eight_bits_and_the_corrected_form_have_no_other_steps():
+    tower, frames = seen("siglip", 2)
+    for method in (STCCacher(reference_dtype="int8"), STCCorrected(reference_dtype="model")):
+        ours, plain = method.new_state(), method.new_state()
+        for frame in frames:
+            got = method.encode_plainly(tower, frame[None], [ours])
+            assert torch.equal(got.hidden, method.encode(tower, frame[None], [plain]).hidden)

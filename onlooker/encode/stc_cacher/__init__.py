@@ -24,8 +24,8 @@ stream's is carried along from branch to branch, and nobody projects whole frame
 bits with a scale a row where a model computes in 16: 93 MiB a stream at SigLIP-so400m, of which the published form
 keeps 127. No gradient flows through references.
 
-`_change`: who changed. `_state`: what is kept. `_layer`: a layer. `_plain`, `_prepared`: steps. Here: settings, costs,
-when a frame is whole.
+`_change`: who changed. `_state`: what is kept. `_layer`: a layer; `_lean`: the same for a CPU. `_plain`, `_prepared`:
+steps. Here: settings, costs, when a frame is whole.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,6 +43,7 @@ from onlooker.encode._layer import run_layer
 from onlooker.encode._packed import fastest_ways
 from onlooker.encode.stc_cacher._change import changes, mean_lengths, sketch, thresholds
 from onlooker.encode.stc_cacher._layer import Chosen, reuse_layer
+from onlooker.encode.stc_cacher._lean import LeanFrames
 from onlooker.encode.stc_cacher._plain import PlainSteps
 from onlooker.encode.stc_cacher._prepared import CodedEncoder
 from onlooker.encode.stc_cacher._state import KINDS, CacherState, SideBySide, of
@@ -125,14 +126,30 @@ class STCCacher(EncoderAccelerator):
 
     @torch.no_grad()
     def encode(self, tower: VisionTower, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
+        return self._encode(tower, hidden, states, self._reuse)
+
+    @torch.no_grad()
+    def encode_plainly(self, tower: VisionTower, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
+        """As `encode`, within rounding: on a CPU, references that are kept as they are computed are reused in steps
+        that are written for one."""
+        lean = hidden.device.type == "cpu" and not self.in_eight_bits(hidden)
+        return self._encode(tower, hidden, states, self._reuse_lean if lean else self._reuse)
+
+    def _encode(
+        self,
+        tower: VisionTower,
+        hidden: Tensor,
+        states: Sequence[StreamState],
+        reuse: Callable[[VisionTower, Tensor, Tensor, list[CacherState]], Encoded],
+    ) -> Encoded:
         mine: list[CacherState] = list(states)  # pyright: ignore[reportAssignmentType] - made by new_state
         seen = self._sketched(hidden)
         flags = self.refresh_flags(tower, seen, hidden, mine)
         if len(set(flags)) == 1:
-            return (self._refresh if flags[0] else self._reuse)(tower, hidden, seen, mine)
+            return (self._refresh if flags[0] else reuse)(tower, hidden, seen, mine)
         output, taps = torch.empty_like(hidden), {number: torch.empty_like(hidden) for number in tower.tap_layers}
         shares = torch.ones(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
-        for flag, run in ((True, self._refresh), (False, self._reuse)):
+        for flag, run in ((True, self._refresh), (False, reuse)):
             rows = [b for b, other in enumerate(flags) if other is flag]
             part = run(tower, hidden[rows], seen[rows], [mine[b] for b in rows])
             output[rows] = part.hidden
@@ -219,6 +236,21 @@ class STCCacher(EncoderAccelerator):
                 taps[number] = hidden
         kept.write_back()
         shares = torch.stack(chosen).unflatten(0, (-1, 3)).float().mean(0)  # of the layers: [3, streams, tokens]
+        return self._reused(tower, hidden, taps, shares, states)
+
+    def _reuse_lean(self, tower: VisionTower, hidden: Tensor, seen: Tensor, states: list[CacherState]) -> Encoded:
+        """As `_reuse`, in fewer calls and passes over memory."""
+        frames, taps = LeanFrames(tower, hidden, seen, states, self.recomputed_tokens(tower)), {}
+        for number in range(len(tower.layers)):
+            frames.layer(number)
+            if number in tower.tap_layers:
+                taps[number] = frames.hidden.clone()
+        return self._reused(tower, frames.hidden, taps, frames.finish(), states)
+
+    def _reused(
+        self, tower: VisionTower, hidden: Tensor, taps: dict[int, Tensor], shares: Tensor, states: list[CacherState]
+    ) -> Encoded:
+        """What came out, and what it cost: of the layers, `shares` in which each token was computed."""
         for state, work in zip(states, shares.mean(2).T, strict=True):
             state.age += 1
             of(state, "work").copy_(work)

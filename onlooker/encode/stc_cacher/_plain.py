@@ -54,12 +54,12 @@ class PlainSteps:
                 do="prepare for more streams, or use more steps",
             )
         if self.pool is None or len(hidden) == 1:
-            return self.method.encode(self.tower, hidden, states)
+            return self.method.encode_plainly(self.tower, hidden, states)
         inference = torch.is_inference_mode_enabled()
 
         def run(streams: slice) -> Encoded:
             with torch.inference_mode(inference):
-                return self.method.encode(self.tower, hidden[streams], states[streams])
+                return self.method.encode_plainly(self.tower, hidden[streams], states[streams])
 
         each = -(-len(hidden) // self.threads)
         return _joined(list(self.pool.map(run, (slice(b, b + each) for b in range(0, len(hidden), each)))))

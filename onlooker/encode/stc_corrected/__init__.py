@@ -125,6 +125,9 @@ class STCCorrected(STCCacher):
     def encode(self, tower: VisionTower, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
         return super().encode(evened(tower, hidden) if self.in_eight_bits(hidden) else tower, hidden, states)
 
+    def encode_plainly(self, tower: VisionTower, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
+        return self.encode(tower, hidden, states)
+
     def _sketched(self, hidden: Tensor) -> Tensor:
         return sketched(hidden, self.in_eight_bits(hidden))
 
