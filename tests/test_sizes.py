@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "onlooker"
-MOST_FILE_LINES, MOST_FUNCTION_LINES = 400, 80
+MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_METHOD_LINES = 400, 80, 120
 
 EXCEPTIONS: dict[str, int] = {}
 """What is longer, and how long it may be. A number may get smaller, and a line may go; none may come or grow."""
@@ -29,6 +29,13 @@ def test_files_and_functions_are_short() -> None:
     known = lengths()
     too_long = {place: lines for place, (lines, most) in known.items() if lines > EXCEPTIONS.get(place, most)}
     assert not too_long, f"cut along its ideas: {too_long}"
+
+
+def test_a_method_that_spends_less_is_one_small_file() -> None:
+    """Compressors, gates and refiners: one file each, which is read in one go."""
+    paths = [path for room in ("compress", "gate", "refine") for path in (PACKAGE / room).glob("[!_]*.py")]
+    lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
+    assert len(lines) > 30 and not {name: count for name, count in lines.items() if count > MOST_METHOD_LINES}
 
 
 def test_exceptions_shrink() -> None:

@@ -352,13 +352,13 @@ def draw() -> None:
     from PIL import Image, ImageDraw
 
     from onlooker import models
-    from onlooker.evals.budgets import knobs, setting, tokens_of
+    from onlooker.evals.budgets import knobs, settings, tokens_of
     from onlooker.evals.suites import items
 
     model, item = models.load("pocket-naive"), next(iter(items("pocketworld", 1, 12, "L2")))
     frames = list(item.open(1.0))
     (clip,) = tokens_of(model, [item], 1.0)
-    found = [setting(knob, SHOWN, model, [clip]) for knob in knobs()]
+    found = [one for knob in knobs() for one in settings(knob, [SHOWN], model, [clip])]
     shown = [one for one in found if one.fits]
     first = 10
     sheet = Image.new("RGB", (LABEL + FRAMES * (SIDE + 4), len(shown) * (SIDE + 4)), "white")

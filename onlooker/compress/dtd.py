@@ -24,7 +24,7 @@ from onlooker.compress._batching import among_best, earlier, in_steps
 from onlooker.compress._keep import check_keep, num_kept
 from onlooker.compress._likeness import likeness
 from onlooker.compress._steps import Kept, Stepped, masked
-from onlooker.core.errors import InputError
+from onlooker.core import checks
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -69,10 +69,9 @@ class DTD(Stepped):
     def __post_init__(self) -> None:
         check_keep(None, self.keep_ratio)
         check_keep(None, self.most_ratio)
-        if not -1 <= self.threshold <= 1:
-            raise InputError("a threshold is a cosine", given=f"threshold={self.threshold}", do="give -1 to 1")
-        if self.refresh is not None and self.refresh < 1:
-            raise InputError("refreshes come every so many frames", given=f"refresh={self.refresh}", do="1 or more")
+        checks.number("threshold", self.threshold, least=-1, most=1, do="give a cosine")
+        if self.refresh is not None:
+            checks.whole("refresh", self.refresh, least=1, do="give a number of frames, or none")
 
     @property
     def needs(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride] - hangs on a setting
@@ -86,8 +85,7 @@ class DTD(Stepped):
 
     def less(self) -> Self:
         """At most half as many tokens of a frame."""
-        share = {} if self.keep_ratio is None else {"keep_ratio": self.keep_ratio / 2}
-        return replace(self, most_ratio=self.most_ratio / 2, **share)
+        return replace(self, most_ratio=self.most_ratio / 2, keep_ratio=self.keep_ratio and self.keep_ratio / 2)
 
     def new_state(self) -> DtdState:
         """Nothing to compare with yet."""

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from onlooker.compress._batching import held, in_steps
 from onlooker.compress._scorer import SteppedScorer
-from onlooker.compress._steps import Kept
+from onlooker.core import checks
 from onlooker.core.errors import InputError
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
@@ -26,8 +26,8 @@ class PrunerState(StreamState):
 
     history: Tensor | None = None
     """Frame means in full width, oldest first, float32 `[window, dim]`; one row, their mean, without a window."""
-    num_frames: int = 0
-    """Frames seen."""
+    seen: Tensor | None = None
+    """Number of frames before, float32 `[1]`."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class STCPruner(SteppedScorer):
     """
 
     realises: ClassVar[tuple[str, ...]] = ("stc",)
-    remembers: ClassVar[tuple[str, ...]] = ("history",)
+    remembers: ClassVar[tuple[str, ...]] = ("history", "seen")
 
     score: Literal["dual_anchor", "gaussian"] = "dual_anchor"
     """How a token is compared with the anchors: the paper's cosines, or the five Gaussians of the authors' code."""
@@ -68,10 +68,9 @@ class STCPruner(SteppedScorer):
         super().__post_init__()
         if self.score not in ("dual_anchor", "gaussian"):
             raise InputError("there is no such score", given=f"score={self.score}", do="dual_anchor or gaussian")
-        if not 0 <= self.alpha <= 1:
-            raise InputError("alpha is a share", given=f"alpha={self.alpha}", do="give a number from 0 to 1")
-        if self.window is not None and self.window < 1:
-            raise InputError("the past needs frames", given=f"window={self.window}", do="give 1 or more, or none")
+        checks.number("alpha", self.alpha, least=0, most=1, do="give the share of the past")
+        if self.window is not None:
+            checks.whole("window", self.window, least=1, do="give a number of frames, or none")
 
     def new_state(self) -> PrunerState:
         """No past yet."""
@@ -80,8 +79,7 @@ class STCPruner(SteppedScorer):
     def recalled(self, tokens: VisualTokens, states: Sequence[StreamState]) -> tuple[Tensor, ...]:
         """The frame means that are remembered, and of how many frames they are."""
         blank = torch.zeros(self.window or 1, tokens.features.shape[1], device=tokens.features.device)
-        counts = torch.tensor([float(s.num_frames) for s in states if isinstance(s, PrunerState)])
-        return held(states, "history", blank), counts[:, None].to(blank.device, non_blocking=True)
+        return held(states, "history", blank), held(states, "seen", blank[0, :1])
 
     def worth(
         self, tokens: VisualTokens, features: Tensor, past: tuple[Tensor, ...], pruned: bool
@@ -93,14 +91,8 @@ class STCPruner(SteppedScorer):
         anchors = history.sum(1) / seen.clamp(1, history.shape[1])
         novelty = self._novelty(features, torch.where(seen > 0, anchors, present), present) if pruned else None
         if self.window:
-            return novelty, (torch.cat([history[:, 1:], present[:, None]], 1),)
-        return novelty, (history + (present[:, None] - history) / (seen[..., None] + 1),)
-
-    def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
-        """One frame more."""
-        super().remember(states, kept, outs)
-        for state in [one for one in states if isinstance(one, PrunerState)]:
-            state.num_frames += 1
+            return novelty, (torch.cat([history[:, 1:], present[:, None]], 1), seen + 1)
+        return novelty, (history + (present[:, None] - history) / (seen[..., None] + 1), seen + 1)
 
     def _novelty(self, features: Tensor, past: Tensor, present: Tensor) -> Tensor:
         """How unlike both anchors (`[streams, dim]`) each token is, `[streams, tokens]`, in whole steps."""

@@ -14,15 +14,14 @@ a frame those tokens stay that are least like its mean and longest: `1 - cos(x, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity, normalize, pad
 
-from onlooker.compress import _batching
-from onlooker.compress._batching import LongRun, alike, among_best, beside, copies, earlier, held, in_steps
+from onlooker.compress._batching import LongRun, alike, among_best, held, in_steps, nothings, owned
 from onlooker.compress._likeness import likeness
 from onlooker.compress._steps import Kept, Stepped, masked
 from onlooker.core.contracts import Compress
@@ -39,10 +38,8 @@ class VcastState(StreamState):
     replaces: ClassVar[bool] = True
 
     waiting: VisualTokens | None = None
-    here: Tensor | None = None
-    """Its mean token at unit length, float32 `[dim]`; and those of the frames before and after it."""
     before: Tensor | None = None
-    after: Tensor | None = None
+    """The mean token of the frame before it at unit length, float32 `[dim]`."""
     sums: Tensor | None = None
     """Weights of all frames that were given out, their number, and the tokens that rounding has left over, float32
     `[3]`."""
@@ -52,7 +49,7 @@ class VcastState(StreamState):
 class VCast(Stepped, LongRun):
     """Budgets by curvature, tokens by how they stand out."""
 
-    remembers: ClassVar[tuple[str, ...]] = ("sums",)
+    remembers: ClassVar[tuple[str, ...]] = ("before", "sums")
 
     still: float = 0.02
     """Length of a step of the unit mean token below which it has no direction; 0: the published form."""
@@ -70,25 +67,25 @@ class VCast(Stepped, LongRun):
         """Nothing waits."""
         return VcastState()
 
+    @property
+    def step_frames(self) -> int:
+        """The frame that is given out, and the one that it waited for."""
+        return 2
+
     def passed(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
         """What is kept of the frame before, of each stream; waits for the device once for all of one shape."""
-        mine, outs = [s for s in states if isinstance(s, VcastState)], _batching.nothings(batch)
+        mine, outs = [s for s in states if isinstance(s, VcastState)], nothings(batch)
         for members in alike(batch):
-            unit = normalize(beside(batch, members).mean(1, dtype=torch.float32), dim=1)
-            for i, mean in zip(members, copies(unit.unbind()), strict=True):
-                mine[i].after = mean
-            late = {i: waiting for i in members if (waiting := mine[i].waiting) is not None}
-            for same in alike(list(late.values())):  # a picture of another size may wait
-                some = [list(late)[n] for n in same]
-                for i, out in zip(some, run([late[i] for i in some], [mine[i] for i in some]), strict=True):
-                    outs[i] = out
-            for i, waiting in zip(members, _batching.owned(batch, members), strict=True):
-                mine[i].before, mine[i].here, mine[i].after, mine[i].waiting = (
-                    mine[i].here,
-                    mine[i].after,
-                    None,
-                    waiting,
-                )
+            pairs: dict[int, list[VisualTokens]] = {}
+            for i, tokens in zip(members, owned(batch, members), strict=True):
+                waiting, mine[i].waiting = mine[i].waiting, tokens
+                if waiting is not None and (waiting.grid, len(waiting)) == (tokens.grid, len(tokens)):
+                    pairs[i] = [waiting, tokens]
+                elif waiting is not None:  # a picture of another size ends the clip
+                    outs[i] = self.plainly([waiting], [mine[i]])[0]
+            given = run([one for pair in pairs.values() for one in pair], [mine[i] for i in pairs]) if pairs else []
+            for (i, (waiting, _)), out in zip(pairs.items(), given, strict=True):
+                outs[i] = replace(out, whole=waiting.whole)
         return outs
 
     def flush(self, state: StreamState) -> VisualTokens | None:
@@ -98,20 +95,18 @@ class VCast(Stepped, LongRun):
         return None if waiting is None else self.plainly([waiting], [state])[0]
 
     def recalled(self, tokens: VisualTokens, states: Sequence[StreamState]) -> tuple[Tensor, ...]:
-        """The means before, of and after the frame, whether there are three, and the sums."""
-        mine, size = [s for s in states if isinstance(s, VcastState)], 3 + tokens.features.shape[1]
-        blank = torch.zeros(size, device=tokens.features.device)
-        here = held(mine, "here", blank[3:])
-        before, came = earlier([state.before for state in mine], here)
-        after, goes_on = earlier([state.after for state in mine], here)
-        return here, before, after, came & goes_on, held(mine, "sums", blank[:3])
+        """The mean before the frame, and the sums."""
+        blank = torch.zeros(3 + tokens.features.shape[1], device=tokens.features.device)
+        return held(states, "before", blank[3:]), held(states, "sums", blank[:3])
 
     def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
-        """So many tokens as the curvature is worth, those that stand out."""
-        features, (here, before, after, inside, sums) = tokens.features.detach().unflatten(0, (streams, -1)), past
-        most = features.shape[1]
+        """So many tokens of the first frame as the curvature is worth, those that stand out."""
+        (before, sums), both = past, tokens.features.detach().unflatten(0, (streams, frames, -1))
+        means = normalize(both.mean(2, dtype=torch.float32), dim=2)
+        features, here, after, most = both[:, 0], means[:, 0], means[:, -1], both.shape[2]
         to, away = here - before, after - here
         moves = (to.norm(dim=1) > self.still) & (away.norm(dim=1) > self.still)
+        inside = (sums[:, 1] > 0) & (frames > 1)
         curvature = ((1 - cosine_similarity(to, away, dim=1)) * moves).masked_fill(~inside, 1)  # 1 at a stream's ends
         weight = torch.exp(curvature / TEMPERATURE)
         total, number = sums[:, 0] + weight, sums[:, 1] + 1
@@ -120,6 +115,6 @@ class VCast(Stepped, LongRun):
         length = torch.linalg.vector_norm(features, dim=2, dtype=torch.float32)
         length = length - length.amin(1, keepdim=True)
         score = in_steps(1 - likeness(features, here[:, None]) + length / length.amax(1, keepdim=True).clamp_min(1e-12))
-        return masked(
-            tokens, among_best(score, count), (torch.stack([total, number, (wanted - count).clamp(-1, 1)], 1),)
-        )
+        mask = pad(among_best(score, count), (0, (frames - 1) * most))
+        sums = torch.stack([total, number, (wanted - count).clamp(-1, 1)], 1)
+        return masked(tokens, mask, (here, sums))

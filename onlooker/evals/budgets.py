@@ -7,7 +7,7 @@ model.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -150,30 +150,56 @@ def kept(method: Compressor, clips: Sequence[Sequence[VisualTokens]]) -> float:
     return count / sum(len(tokens) for clip in clips for tokens in clip)
 
 
-def setting(knob: Knob, share: float, model: VideoModel, clips: Sequence[Sequence[VisualTokens]]) -> Setting:
-    """The setting of a compressor that keeps this share, or the nearest there is."""
+def settings(
+    knob: Knob, shares: Sequence[float], model: VideoModel, clips: Sequence[Sequence[VisualTokens]]
+) -> list[Setting]:
+    """The settings of a compressor that keep these shares, or the nearest there are. What was measured for one share
+    tells where to look for the next."""
+    tried: dict[float, Setting] = {}
+    return [_setting(knob, share, model, clips, tried) for share in shares]
+
+
+def _setting(
+    knob: Knob,
+    share: float,
+    model: VideoModel,
+    clips: Sequence[Sequence[VisualTokens]],
+    tried: dict[float, Setting],
+) -> Setting:
     try:
         if "{n}" in knob.text:
             text = knob.text.format(n=max(1, round(share * len(clips[0][0]))))
             return Setting(knob.name, share, text, _measured(text, model, clips))
-        return _searched(knob, share, model, clips)
+        return _searched(knob, share, model, clips, tried)
     except OnlookerError as error:
         return Setting(knob.name, share, knob.text, 0.0, str(error))
 
 
-def _searched(knob: Knob, share: float, model: VideoModel, clips: Sequence[Sequence[VisualTokens]]) -> Setting:
-    low, high, best, same = knob.low, knob.high, None, 0
+def _searched(
+    knob: Knob,
+    share: float,
+    model: VideoModel,
+    clips: Sequence[Sequence[VisualTokens]],
+    tried: dict[float, Setting],
+) -> Setting:
+    """By halves, between what is known to keep less and what is known to keep more; `tried` is what is known."""
+    low = max((x for x, one in tried.items() if one.measured < share), default=knob.low)
+    high = min((x for x, one in tried.items() if one.measured >= share and x > low), default=knob.high)
+    known = [replace(one, share=share) for one in tried.values()]
+    best, same = min(known, key=lambda one: abs(one.measured - share), default=None), 0
+    if best is not None and abs(best.measured - share) <= CLOSE * share:
+        return best
     # A ratio that means what it says is the first try; a threshold starts in the middle.
     at = share if low < share < high and "ratio" in knob.text else (low + high) / 2
     for step in range(STEPS):
         text = knob.text.format(x=at, minus=-at)
-        found = _measured(text, model, clips)
-        same = same + 1 if best is not None and found == best.measured else 0
-        if best is None or abs(found - share) < abs(best.measured - share):
-            best = Setting(knob.name, share, text, found)
-        if abs(found - share) <= CLOSE * share or (same >= PLATEAU and step >= STEPS // 2):
+        tried[at] = one = Setting(knob.name, share, text, _measured(text, model, clips))
+        same = same + 1 if best is not None and one.measured == best.measured else 0
+        if best is None or abs(one.measured - share) < abs(best.measured - share):
+            best = one
+        if abs(one.measured - share) <= CLOSE * share or (same >= PLATEAU and step >= STEPS // 2):
             break
-        low, high = (at, high) if found < share else (low, at)
+        low, high = (at, high) if one.measured < share else (low, at)
         at = (low + high) / 2
     assert best is not None
     return best

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from onlooker.core.errors import InputError
-from onlooker.evals.budgets import CLIPS, Knob, Setting, knobs, setting, tokens_of
+from onlooker.evals.budgets import CLIPS, Knob, Setting, knobs, settings, tokens_of
 from onlooker.evals.run_settings import RunSettings, check, from_dict, load_items, model_of
 from onlooker.evals.workers import ending_at_once
 
@@ -123,34 +123,39 @@ def _found(
     path = out / FILE
     have = _read(path)
     known = {(one.name, one.share) for one in have}
-    asked = [(knob, share) for share in shares for knob in knobs() if (knob.name, share) not in known]
+    wanted = {knob: [share for share in shares if (knob.name, share) not in known] for knob in knobs()}
+    asked = [(knob, missing) for knob, missing in wanted.items() if missing]
     if not asked:
         return have
-    look, settings = partial(_look, _clips_of(base)), []
+    look, new, total = partial(_look, _clips_of(base)), [], sum(len(missing) for _, missing in asked)
     if workers <= 1:
-        for knob, share in asked:
-            settings.append(look(knob, share))
-            on_progress(len(settings), len(asked))
+        for knob, missing in asked:
+            new += look(knob, missing)
+            on_progress(len(new), total)
     else:
         context = multiprocessing.get_context("spawn")
         with ending_at_once(ProcessPoolExecutor(workers, context, initializer=_one_thread)) as pool:
-            futures = [pool.submit(look, knob, share) for knob, share in asked]
-            for done, _ in enumerate(as_completed(futures), start=1):
-                on_progress(done, len(asked))
-            settings = [future.result() for future in futures]
-    settings = [*have, *settings]
+            futures = [pool.submit(look, knob, missing) for knob, missing in asked]
+            done = 0
+            for future in as_completed(futures):
+                done += len(future.result())
+                on_progress(done, total)
+            new = [one for future in futures for one in future.result()]
+    # In the order in which shares are run: the file reads as the table does.
+    new.sort(key=lambda one: shares.index(one.share))
+    found = [*have, *new]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(asdict(one)) + "\n" for one in settings), encoding="utf-8")
+        path.write_text("".join(json.dumps(asdict(one)) + "\n" for one in found), encoding="utf-8")
     except OSError as error:
         raise InputError(
             "the budgets cannot be written", given=f"{path} ({error.strerror})", do="another --out"
         ) from error
-    return settings
+    return found
 
 
-def _look(base: RunSettings, knob: Knob, share: float) -> Setting:
-    return setting(knob, share, model_of(base), _clips(base))
+def _look(base: RunSettings, knob: Knob, shares: Sequence[float]) -> list[Setting]:
+    return settings(knob, shares, model_of(base), _clips(base))
 
 
 def _grid_of(base: RunSettings) -> tuple[int, int]:

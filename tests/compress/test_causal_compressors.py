@@ -1,6 +1,7 @@
 """Methods that decide frame by frame, against plain derivations of their papers, token by token."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -204,6 +205,27 @@ def test_vcast_equals_a_derivation_with_lists(still: float) -> None:
         length = (length - length.min()) / (length.max() - length.min())
         score = np.array([1 - cosine(row, means[number]) for row in x]) + length
         assert out.frame.tolist() == [number] * count and out.slot.tolist() == highest(score, count)
+
+
+def test_vcast_gives_a_frame_with_what_belongs_to_it() -> None:
+    """The frame that it waited for lends nothing to it; one of another size ends the clip, as the last frame does."""
+    made, method = torch.Generator().manual_seed(5), VCast(keep_ratio=0.5)
+    frames = [
+        replace(
+            VisualTokens.of_frame(torch.randn(side * side, 8, generator=made), (side, side), number, float(number)),
+            whole={"global": torch.full((1, 2, 8), float(number))},
+        )
+        for number, side in enumerate((4, 4, 3, 3))
+    ]
+    state, ended = method.new_state(), method.new_state()
+    outs = [method.compress(tokens, state) for tokens in frames]
+    assert [len(out) > 0 for out in outs] == [False, True, True, True]
+    for number, out in enumerate(outs[1:]):
+        assert out.frame.unique().tolist() == [number] and float(out.whole["global"].unique()) == number
+    for tokens in frames[:2]:
+        method.compress(tokens, ended)
+    last = method.flush(ended)
+    assert last is not None and torch.equal(last.features, outs[2].features)
 
 
 def test_vcast_does_not_turn_noise_into_a_budget() -> None:

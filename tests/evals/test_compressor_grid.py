@@ -43,14 +43,30 @@ def test_what_is_kept_is_counted_to_the_last_frame():
 def test_the_setting_that_is_found_keeps_what_was_asked_for(name):
     """Thresholds and ratios alike, measured on the clips it was looked for on."""
     (knob,) = [one for one in budgets.knobs() if one.name == name]
-    found = budgets.setting(knob, 0.4, models.load("pocket-naive"), clips())
+    (found,) = budgets.settings(knob, [0.4], models.load("pocket-naive"), clips())
     assert found.fits and abs(found.measured - 0.4) < 0.06, found
+
+
+def test_what_was_measured_for_one_share_helps_the_next(monkeypatch):
+    """Several shares of one method: each is met as if it were alone, with fewer looks at the clips."""
+    (knob,) = [one for one in budgets.knobs() if one.name == "dtd"]
+    shares, model, looks = [0.2, 0.3, 0.4, 0.6], models.load("pocket-naive"), []
+    kept = budgets.kept
+    monkeypatch.setattr(budgets, "kept", lambda *given: looks.append(given) or kept(*given))
+    alone = [budgets.settings(knob, [share], model, clips())[0] for share in shares]
+    num_alone = len(looks)
+    looks.clear()
+    together = budgets.settings(knob, shares, model, clips())
+    assert len(looks) < num_alone
+    for share, found, other in zip(shares, together, alone, strict=True):
+        assert found.share == share and found.fits == other.fits
+        assert abs(found.measured - share) <= max(abs(other.measured - share), budgets.CLOSE * share)
 
 
 def test_what_cannot_be_had_is_said():
     """DyCoke keeps one frame in four whole, whatever its ratio."""
     (knob,) = [one for one in budgets.knobs() if one.name == "dycoke"]
-    found = budgets.setting(knob, 0.05, models.load("pocket-naive"), clips())
+    (found,) = budgets.settings(knob, [0.05], models.load("pocket-naive"), clips())
     assert not found.fits and found.measured > 0.25
 
 
