@@ -99,7 +99,7 @@ def asked(world: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(1)
     model, items = models.load(options.model, dtype="float32"), clips(world, options.clips)
     dense: list[float] = []
-    for form in ("dense", *FORMS):
+    for form in ("dense", *(options.forms.split(",") if options.forms else FORMS)):
         engine = Engine(model, encoder=encoder_of(form), compressor="identity", memory="full")
         outcomes = replay(engine, items, parallel=len(items))
         marks = [worth(outcome) or 0.0 for outcome in outcomes]
@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--workers", type=int, default=1, help="processes, a world each")
     parser.add_argument("--worlds", default=",".join(WORLDS))
+    parser.add_argument("--forms", default="", help="some forms only, with commas between")
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
     worlds = options.worlds.split(",")
