@@ -41,13 +41,19 @@ def declared() -> dict[str, list[str]]:
     for name in readers.names():
         for key in importlib.import_module(f"onlooker.evals.readers.{name}").BENCHMARK.realises:
             found[key].append(f"evals/{name}")
-    package = ROOT / "onlooker"
-    for path in sorted(package.rglob("*.py")):  # what is neither a method nor a benchmark says so by itself
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Assign) and [ast.unparse(one) for one in node.targets] == ["REALISES"]:
-                for key in ast.literal_eval(node.value):
-                    found[key].append(path.relative_to(package).with_suffix("").as_posix())
+    for folder, base in ((ROOT / "onlooker", ROOT / "onlooker"), (ROOT / "benchmarks", ROOT)):
+        for path in sorted(folder.rglob("*.py")):  # what is neither a method nor a benchmark says so by itself
+            for key in _realises(ast.parse(path.read_text(encoding="utf-8"))):
+                found[key].append(path.relative_to(base).with_suffix("").as_posix())
     return found
+
+
+def _realises(tree: ast.Module) -> tuple[str, ...]:
+    """What a module says at its top that it realises."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and [ast.unparse(one) for one in node.targets] == ["REALISES"]:
+            return ast.literal_eval(node.value)
+    return ()
 
 
 def proven() -> dict[str, set[int]]:

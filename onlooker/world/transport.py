@@ -54,6 +54,11 @@ def encoded(frames: Iterable[Frame], fps: float, kilobits: int) -> Iterator[Fram
 
     A whole clip is encoded at once, in memory. Raises `InputError` for pictures of odd sides.
     """
+    yield from decoded(*coded(frames, fps, kilobits))
+
+
+def coded(frames: Iterable[Frame], fps: float, kilobits: int) -> tuple[bytes, list[float]]:
+    """A file of H.264 of so many kilobits a second, and the times of its pictures; of no frames, no bytes."""
     import av
 
     file, times, rate = io.BytesIO(), [], Fraction(fps).limit_denominator(1000)
@@ -67,10 +72,18 @@ def encoded(frames: Iterable[Frame], fps: float, kilobits: int) -> Iterator[Fram
             container.mux(stream.encode(picture))
             times.append(frame.time_s)
         if stream is None:
-            return
+            return b"", []
         container.mux(stream.encode(None))
-    file.seek(0)
-    with av.open(file, "r") as source:
+    return file.getvalue(), times
+
+
+def decoded(file: bytes, times: list[float]) -> Iterator[Frame]:
+    """The pictures of what `coded` gives."""
+    import av
+
+    if not times:
+        return
+    with av.open(io.BytesIO(file), "r") as source:
         for time_s, picture in zip(times, source.decode(video=0), strict=True):
             yield Frame(picture.to_ndarray(format="rgb24"), time_s)
 
