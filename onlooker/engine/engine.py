@@ -241,10 +241,10 @@ class Engine:
         """Write down what the thinker wants written after these frames, before anything else is done. A scheduler does
         it beside the streams instead, and frames do not wait."""
         replies = [reply for session, event in taken if (reply := begin_thought(session, event)) is not None]
-        while pending := [reply for reply in replies if not reply.done]:
-            self.step_requests(pending)
-        if replies:
-            write_thoughts(self, [session for session, _ in taken])
+        while replies:
+            while pending := [reply for reply in replies if not reply.done]:
+                self.step_requests(pending)
+            replies = write_thoughts(self, [session for session, _ in taken])
 
     @computing
     def step_requests(self, requests: Sequence[InFlight]) -> list[str]:

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from onlooker.core.contracts import Decider, VideoModel
+from onlooker.core.contracts import FRAME_SIGNALS, Decider, Moment, VideoModel
 from onlooker.core.state import StreamState
 from onlooker.engine.packing import Work
 
 if TYPE_CHECKING:
     from onlooker.engine.session import Session
 
-SIGNALS = frozenset({"silence_probability", "surprise", "heads"})
-"""The signals that are read from a frame's last hidden state."""
 LEAST_FRAMES = 4
 """Frames before anything is called unlikely."""
 MEMORY_FRAMES = 30
@@ -77,6 +75,18 @@ class Wanted:
     """The mean of its words' embeddings, `[hidden_dim]`."""
 
 
+def with_heard(moment: Moment, heard: Heard, model: VideoModel) -> Moment:
+    """The moment with what its frame told. Waits for the device if it told anything."""
+    if heard.silence is not None:
+        silent, ahead = heard.silence.tolist()
+        moment = replace(moment, silence_probability=silent, silence_is_likeliest=ahead >= 0)
+    if heard.surprise is not None:
+        moment = replace(moment, surprise=float(heard.surprise))
+    if heard.heads is not None:
+        moment = replace(moment, heads=dict(zip(model.head_names, heard.heads.tolist(), strict=True)))
+    return moment
+
+
 def to_decide(model: VideoModel, prompt: str) -> Wanted:
     """A request to the model's decision net."""
     assert model.decider is not None, "a model that offers decision has one"
@@ -85,7 +95,7 @@ def to_decide(model: VideoModel, prompt: str) -> Wanted:
 
 def to_hear(session: "Session", work: Work) -> Work:
     """The work of reading a frame, with its last hidden state if somebody listens to the session."""
-    return replace(work, wants_hidden=True) if SIGNALS & session.wanted.keys() else work
+    return replace(work, wants_hidden=True) if FRAME_SIGNALS & session.wanted.keys() else work
 
 
 def listen(model: VideoModel, ends: Sequence[tuple["Session", Tensor | None]]) -> None:

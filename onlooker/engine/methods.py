@@ -87,6 +87,7 @@ class Methods:
         for method in self.configured.values():
             method.check(model)
         self.refiner.check_memory(self.memory)
+        self.thinker.check_memory(self.memory)
         return frozenset[str]().union(*(method.needs for method in self.configured.values()))
 
     def new_states(self) -> dict[str, StreamState]:

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from onlooker.core.contracts import Moment, Thought
+from onlooker.core.contracts import FRAME_SIGNALS, Moment, Thought
 from onlooker.core.errors import CapacityError, InputError
 from onlooker.core.events import Failed, FrameTaken, Noted
+from onlooker.engine.hearing import with_heard
 from onlooker.engine.noting import Note, take_notes
 from onlooker.engine.probing import Aside, Reply
 from onlooker.engine.reading import Reading, note_reading
@@ -37,12 +38,19 @@ def begin_thought(session: "Session", taken: FrameTaken) -> Reply | None:
     moment = Moment(taken.time_s, taken.tokens_kept / max(1, taken.tokens_seen), taken.recomputed_ratio)
     if "pooled" in session.thinker.needs and session.carriers is not None:
         moment = replace(moment, pooled=session.carriers.mean(0))
+    if session.thinker.needs & FRAME_SIGNALS:
+        moment = with_heard(moment, session.heard, session.model)
     thought = session.thinker.think(moment, session.notebook.newest(NOTES_SHOWN), session.states["think"])
     if thought is None:
         return None
     if session.thinking is not None:
         session.totals.thoughts_dropped += 1
         return None
+    return _ask(session, thought)
+
+
+def _ask(session: "Session", thought: Thought) -> Reply | None:
+    """Put a thought on its way; None where there is no room, which is told and counted."""
     try:
         reply = Reply(
             session,
@@ -55,28 +63,35 @@ def begin_thought(session: "Session", taken: FrameTaken) -> Reply | None:
         )
     except (CapacityError, InputError) as error:
         session.totals.thoughts_dropped += 1
-        session.tell(Failed(taken.time_s, error))
+        session.tell(Failed(session.now_s, error))
         return None
     session.thinking = Thinking(thought, reply)
     return reply
 
 
-def write_thoughts(engine: "Engine", sessions: Iterable["Session"]) -> None:
-    """Write down the thoughts that have been decoded, those of all streams in one pass. What there is no room for is
-    told to its session; one that was cancelled is dropped and counted."""
+def write_thoughts(engine: "Engine", sessions: Iterable["Session"]) -> list[Reply]:
+    """Write down the thoughts that have been decoded, those of all streams in one pass; what is to be decoded besides,
+    about the same moments. What there is no room for is told to its session; one that was cancelled is dropped and
+    counted."""
     notes: list[Note] = []
+    begun: list[Reply] = []
     for session in sessions:
         if session.thinking is None or not session.thinking.reply.done:
             continue
         thinking, session.thinking = session.thinking, None
         if session.closed:
             continue
-        text = thinking.reply.text if thinking.reply.finished else ""
-        if not text:
-            session.totals.thoughts_dropped += not thinking.reply.finished
+        if not thinking.reply.finished:
+            session.totals.thoughts_dropped += 1
             continue
-        session.totals.thoughts += 1
-        written = session.thinker.write(thinking.thought, text)
+        state, text = session.states["think"], thinking.reply.text
+        session.totals.thoughts += bool(text)
+        written = session.thinker.write(thinking.thought, text, state) if text else ""
+        further = session.thinker.further(thinking.thought, state)
+        reply = _ask(session, further) if further is not None else None
+        begun += [reply] if reply is not None else []
+        if not written:
+            continue
         if not session.thinker.hidden:
             notes.append(Note(session, written, None, "thought"))
             continue
@@ -87,6 +102,7 @@ def write_thoughts(engine: "Engine", sessions: Iterable["Session"]) -> None:
     for note, done in zip(notes, take_notes(engine, notes) if notes else (), strict=True):
         if isinstance(done, Exception):
             note.session.tell(Failed(note.session.now_s, done))
+    return begun
 
 
 def go_on_thinking(
@@ -94,9 +110,9 @@ def go_on_thinking(
 ) -> list[Aside]:
     """Write down the thoughts that are complete, and begin those that are due after these frames: what is to be
     decoded for them, when there is time."""
-    write_thoughts(engine, [session for session in sessions if session.thinking is not None])
+    further = write_thoughts(engine, [session for session in sessions if session.thinking is not None])
     begun = [begin_thought(session, event) for session, event in taken if isinstance(event, FrameTaken)]
-    return [reply for reply in begun if reply is not None]
+    return [*further, *(reply for reply in begun if reply is not None)]
 
 
 def hidden_notes(session: "Session", question: str) -> Sequence[Reading]:

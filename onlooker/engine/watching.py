@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from onlooker.core.contracts import ClipModel, Moment
+from onlooker.core.contracts import FRAME_SIGNALS, ClipModel, Moment
 from onlooker.core.errors import CapacityError, InputError, ModelError
 from onlooker.core.events import Alert, Failed, FrameTaken, Then, Verdict
 from onlooker.core.frame import Frame
-from onlooker.engine.hearing import SIGNALS, Wanted, to_decide
+from onlooker.engine.hearing import Wanted, to_decide, with_heard
 from onlooker.engine.probing import Aside, Probe, Reply, Retelling, YesNo
 from onlooker.engine.standing import Looking, Speaking, Standing
 from onlooker.respond import Rule, check_names
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PROBED = frozenset({"speak_probability", "said_perplexity"})
 """Signals that are asked for beside the stream."""
-OF_TOKENS = SIGNALS | {"decision"}
+OF_TOKENS = FRAME_SIGNALS | {"decision"}
 """Signals that a frame tells, if any of its tokens came."""
 
 
@@ -95,10 +95,10 @@ class Watch:
                 )
         else:
             rule.policy.check(model)
-        if needs & SIGNALS and self.session.memory.holds_tokens:
+        if needs & FRAME_SIGNALS and self.session.memory.holds_tokens:
             raise ModelError(
                 "a signal of a frame needs a memory that reads while watching",
-                given=f"{', '.join(sorted(needs & SIGNALS))}, {type(self.session.memory).__name__}",
+                given=f"{', '.join(sorted(needs & FRAME_SIGNALS))}, {type(self.session.memory).__name__}",
                 do="choose another memory, or another policy",
             )
         if "speak_probability" in needs and self._words is None:
@@ -142,7 +142,7 @@ class Watch:
         look when something is.
         """
         moment = Moment(taken.time_s, taken.tokens_kept / max(1, taken.tokens_seen), taken.recomputed_ratio)
-        heard = self._heard(moment)
+        heard = with_heard(moment, self.session.heard, self.session.model)
         decided = self._decided(taken.time_s) if taken.tokens_seen else {}
         asides: list[Aside] = []
         for name, one in self._standing.items():
@@ -179,18 +179,6 @@ class Watch:
             self._engine.step_requests(pending)
 
     # ------------------------------------------------------------------------------------------------------- inside
-
-    def _heard(self, moment: Moment) -> Moment:
-        """The moment with the signals of the newest frame. Waits for the device if there are any."""
-        heard, model = self.session.heard, self.session.model
-        if heard.silence is not None:
-            silent, ahead = heard.silence.tolist()
-            moment = dataclasses.replace(moment, silence_probability=silent, silence_is_likeliest=ahead >= 0)
-        if heard.surprise is not None:
-            moment = dataclasses.replace(moment, surprise=float(heard.surprise))
-        if heard.heads is not None:
-            moment = dataclasses.replace(moment, heads=dict(zip(model.head_names, heard.heads.tolist(), strict=True)))
-        return moment
 
     def _decided(self, time_s: float) -> dict[str, float]:
         """What the model's decision net says of this frame, by rule: of all rules in one go. Waits for the device."""

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from onlooker.core.contracts import Thought
 from onlooker.core.events import Noted
+from onlooker.core.state import StreamState
 from onlooker.think.segment_notes import SegmentNotes
 
 
@@ -39,7 +40,7 @@ class ClockNotes(SegmentNotes):
         """About the newest frames, from frames alone."""
         return Thought(self.prompt, 0.0, until_s, self.longest, self.place, alone=True)
 
-    def write(self, thought: Thought, said: str) -> str:
+    def write(self, thought: Thought, said: str, state: StreamState) -> str:
         """Every line of it behind the clock."""
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         return "\n".join(f"{clock(thought.until_s)} {line}" for line in lines)

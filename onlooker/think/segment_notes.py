@@ -17,6 +17,7 @@ from onlooker.core.checks import whole
 from onlooker.core.contracts import Thought
 from onlooker.core.events import Noted
 from onlooker.core.spans import SaidPlace
+from onlooker.core.state import StreamState
 from onlooker.think._search import chosen
 from onlooker.think._segments import Segment, Segments
 
@@ -51,14 +52,14 @@ class SegmentNotes(Segments):
         whole("read_tokens", self.read_tokens, least=0, most=1 << 16)
 
     def new_state(self) -> Kept:
-        return Kept()
+        return Kept(calling=self._calling())
 
     def thought(self, since_s: float, until_s: float, notes: Sequence[Noted]) -> Thought:
         """About all that is remembered; the notes before it are read like everything that questions read."""
         prompt = f"{self.prompt} ({since_s:.0f}-{until_s:.0f} s)"
         return Thought(prompt, 0.0, until_s, self.longest, self.place)
 
-    def write(self, thought: Thought, said: str) -> str:
+    def write(self, thought: Thought, said: str, state: StreamState) -> str:
         """The note, with the segment that it is about."""
         return f"{max(0.0, thought.until_s - self.every_s):.0f}-{thought.until_s:.0f} s: {said}"
 

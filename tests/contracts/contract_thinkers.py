@@ -28,7 +28,7 @@ class ThinkStream(Stream):
     def push_input(self, given: Moment) -> Thought | None:
         thought = self.method.think(given, self.notes[-64:], self.state)
         if thought is not None:
-            note = Noted(given.time_s, self.method.write(thought, f"{given.kept_ratio:.3f}"), "thought")
+            note = Noted(given.time_s, self.method.write(thought, f"{given.kept_ratio:.3f}", self.state), "thought")
             self.notes.append(note)
             if self.method.hidden:
                 self.method.keep(note, self.state)
@@ -51,7 +51,7 @@ def thoughts_are_whole(method: Any, opened: Opener) -> None:
             f"no thought: {thought!r}"
         )
         assert 0 <= thought.since_s <= thought.until_s <= number * 5.0, f"not about the past: {thought!r}"
-        assert "said" in method.write(thought, "said")
+        assert "said" in method.write(thought, "said", stream.state.fork())
 
 
 def think_engagement(method: Any, opened: Opener) -> None:

@@ -49,7 +49,10 @@ def test_every_line_of_a_note_has_the_time_of_its_frame(tiny_model):
     thinker = engine.serving.thinker
     said = thinker.thought(64.0, 65.0, ())
     assert said.alone and said.since_s == 0.0
-    assert thinker.write(said, "red star came\n\n blue ring left ") == "[01:05] red star came\n[01:05] blue ring left"
+    assert (
+        thinker.write(said, "red star came\n\n blue ring left ", thinker.new_state())
+        == "[01:05] red star came\n[01:05] blue ring left"
+    )
     with engine.open() as session:
         for frame in make_frames(14):
             session.push(frame)

@@ -37,7 +37,7 @@ from onlooker.core.contracts.model import (
     VideoModel,
 )
 from onlooker.core.contracts.refine import Look, Refiner
-from onlooker.core.contracts.respond import SILENT, SPEAK, Decision, Moment, Outcome, ResponsePolicy
+from onlooker.core.contracts.respond import FRAME_SIGNALS, SILENT, SPEAK, Decision, Moment, Outcome, ResponsePolicy
 from onlooker.core.contracts.schedule import SchedulePolicy, Waiting
 from onlooker.core.contracts.think import Thinker, Thought
 from onlooker.core.contracts.towers import SideTower
@@ -45,6 +45,7 @@ from onlooker.core.contracts.vision import Encoded, VisionLayer, VisionTower
 
 __all__ = [
     "CELLS",
+    "FRAME_SIGNALS",
     "PICTURE_SIZES",
     "SILENT",
     "SPEAK",

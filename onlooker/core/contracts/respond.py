@@ -18,6 +18,9 @@ ANY_MODEL = frozenset({"speak_probability", "surprise", "said_perplexity"})
 """Signals of a moment that the engine computes on any model that reads while watching. The others named in a policy's
 `needs` have to be offered by the model: `silence_probability`, `heads`, `decision`."""
 
+FRAME_SIGNALS = frozenset({"silence_probability", "surprise", "heads"})
+"""Signals that are read from a frame's last hidden state, where the frame is read: they cost no pass."""
+
 
 @dataclass(frozen=True)
 class Moment:

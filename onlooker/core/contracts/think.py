@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from onlooker.core.contracts.memory import MemoryPolicy
 from onlooker.core.contracts.method import Method
 from onlooker.core.contracts.model import VideoModel
-from onlooker.core.contracts.respond import Moment
+from onlooker.core.contracts.respond import FRAME_SIGNALS, Moment
+from onlooker.core.errors import InputError
 from onlooker.core.events import Noted
 from onlooker.core.spans import SaidPlace
 from onlooker.core.state import StreamState
@@ -28,6 +30,8 @@ class Thought:
     """Where its tokens count their positions."""
     alone: bool = False
     """It does not read the hidden notes before it."""
+    about: str = ""
+    """What it asks about, for the thinker that reads the answer."""
 
 
 class Thinker(Method):
@@ -45,14 +49,28 @@ class Thinker(Method):
         """As `Method.check`, less what the engine takes of any frame: `pooled`."""
         self._check_offers(self.needs - {"pooled"}, model)
 
+    def check_memory(self, memory: MemoryPolicy) -> None:
+        """Raise `InputError` where frames are not read while they are watched, and tell nothing to hang on."""
+        if memory.holds_tokens and (heard := sorted(self.needs & FRAME_SIGNALS)):
+            raise InputError(
+                "a signal of a frame needs a memory that reads while watching",
+                given=f"{', '.join(heard)}, {type(memory).__name__}",
+                do="choose another memory, or a thinker that does not hang on it",
+            )
+
     @abstractmethod
     def think(self, moment: Moment, notes: Sequence[Noted], state: StreamState) -> Thought | None:
         """What to write down now, after the newest frame; None: nothing. `notes` are the stream's newest, oldest first.
         `state` is updated."""
 
-    def write(self, thought: Thought, said: str) -> str:
-        """The note, of what the model said."""
+    def write(self, thought: Thought, said: str, state: StreamState) -> str:
+        """The note, of what the model said; without words: there is nothing to note. `state` is updated."""
         return f"{thought.since_s:.0f}-{thought.until_s:.0f} s: {said}"
+
+    def further(self, thought: Thought, state: StreamState) -> Thought | None:
+        """What to ask besides about the same moment, now that this thought is complete; None: nothing more. `state` is
+        updated."""
+        return None
 
     def keep(self, note: Noted, state: StreamState) -> None:
         """Take a note that frames shall not see, if `hidden`."""
