@@ -29,7 +29,7 @@ Suite = Annotated[
     typer.Argument(
         metavar="SUITE",
         help="pocketworld (or -long, -temporal, -needles, -chains, -stream, -stories, -gaze, -transport), "
-        "proactive (or -gaze, -comments), narration, hours, or a benchmark.",
+        "proactive (or -things, -gaze, -comments), narration, hours, or a benchmark.",
     ),
 ]
 Limit = Annotated[

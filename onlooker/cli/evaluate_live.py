@@ -1,4 +1,4 @@
-"""Suites about what is said unasked: `onlooker eval proactive` (and `-gaze`, `-comments`), `narration` and `hours`."""
+"""Suites about what is said unasked: `onlooker eval proactive` (`-things`, `-gaze`, `-comments`), `narration`, `hours`."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from onlooker.cli.output import emit, note, show_table
 from onlooker.cli.progress import Working
 from onlooker.core.errors import InputError
 
-SUITES = ("proactive", "proactive-gaze", "proactive-comments", "narration", "hours")
+SUITES = ("proactive", "proactive-things", "proactive-gaze", "proactive-comments", "narration", "hours")
 STREAMS = 24
 """Streams of a suite, unless said otherwise."""
 

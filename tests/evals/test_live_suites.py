@@ -5,6 +5,7 @@ import pytest
 
 from onlooker.core.contracts import Moment
 from onlooker.evals.live import hours, proactive
+from onlooker.evals.live.asides import SCENES
 from onlooker.evals.live.judging import Judged, judge, merged
 from onlooker.evals.live.narration import AtTimes, claims, marks
 from onlooker.evals.live.recording import Recorded, play, record
@@ -31,6 +32,15 @@ def test_a_scene_is_what_the_script_says():
     for asked in show.requests:
         look = " ".join(asked.name.split("-")[1:])
         assert look in asked.prompt and all(event.what == look and event.start_s > 5 for event in asked.events)
+
+
+def test_whatever_comes_is_a_thing_and_what_is_there_at_first_has_not_come():
+    show, shapes = SCENES["proactive-things"](2, "validation", 120.0), scene(2, "validation", 120.0)
+    starts = [event.start_s for event in show.arrivals]
+    assert starts == sorted(starts) and starts[0] > 0 and show.requests == ()
+    assert {event.start_s for event in shapes.arrivals} < set(starts)
+    others = [s for s in show.episode.sprites if not s.is_shape and 1 < s.start_s < 119]
+    assert others and all(any(s.start_s <= at <= s.start_s + 3 for at in starts) for s in others)
 
 
 def test_a_blink_is_no_departure():

@@ -1,11 +1,13 @@
-"""Scenes with something beside the shapes: where somebody looks, and what viewers write."""
+"""Scenes with something beside the shapes: whatever else comes, where somebody looks, and what viewers write."""
 
 import dataclasses
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from onlooker.evals.live.scenes import Asked, Event, Scene, scene
+import numpy as np
+
+from onlooker.evals.live.scenes import Asked, Event, Scene, scene, things
 from onlooker.world import Episode
 from onlooker.world.crowd import make_ground
 from onlooker.world.episode import Split
@@ -16,6 +18,7 @@ from onlooker.world.stories._base import numbered
 from onlooker.world.stories.spoken import NAMES
 
 GAZE_LEVEL = "L1"
+THING = "say yes when something new comes."
 LOOKED = "say yes when the wearer looks at another shape."
 NAMED = "say yes when a viewer gives one of them a name."
 CHATTER = ("hello.", "this is nice.", "so many colours.", "i was here before.", "what a day.")
@@ -23,6 +26,16 @@ EVERY_S = (4.0, 9.0)
 """Between two comments."""
 NAMES_SHARE = 0.4
 """Comments that give something a name."""
+
+
+def things_scene(
+    seed: int, split: Split = "test", seconds: float = 180.0, fps: float = 1.0, requests: int = 0, level: str = "L0"
+) -> Scene:
+    """The stream of `scene`, where whatever comes is to be told: a head that was taught "a thing came" is not asked
+    which things count."""
+    show = scene(seed, split, seconds, fps, requests, level)
+    found = tuple(things(show.episode, np.arange(int(seconds * fps)) / fps))
+    return dataclasses.replace(show, arrivals=found, prompt=THING)
 
 
 def gaze_scene(
@@ -85,6 +98,7 @@ def _of(what: str, events: Sequence[Event]) -> tuple[Event, ...]:
 
 
 SCENES: Mapping[str, Callable[..., Scene]] = {
-    "proactive": scene, "proactive-gaze": gaze_scene, "proactive-comments": comment_scene,
+    "proactive": scene, "proactive-things": things_scene, "proactive-gaze": gaze_scene,
+    "proactive-comments": comment_scene,
 }  # fmt: skip
 """What is watched, by the name of the suite."""

@@ -95,6 +95,18 @@ def scene(
     return Scene(seed, episode, fps, after, tuple(listed))
 
 
+def things(episode: Episode, times: Sequence[float] | np.ndarray) -> list[Event]:
+    """Everything that comes, shapes, signs, lamps and faces alike, in order; what is there at first has not come."""
+    tables = {name: table[0] for name, table in render_tables([episode], np.asarray(times)[None]).items()}
+    x, y = tables["x"], tables["y"]
+    inside = tables["visible"] & (x > EDGE) & (x < 1 - EDGE) & (y > EDGE) & (y < 1 - EDGE)
+    sprites: dict[int, list[int]] = {}
+    for frame, slot in zip(*np.nonzero(inside), strict=True):
+        sprites.setdefault(int(tables["sprite"][frame, slot]), []).append(int(frame))
+    found = [event for frames in sprites.values() for event in events(np.array(frames), times, "thing")]
+    return sorted((event for event in found if event.start_s > 0), key=lambda event: event.start_s)
+
+
 class Shown(np.ndarray):
     """Numbers of the frames that show something; of a thing also its look when it came."""
 
