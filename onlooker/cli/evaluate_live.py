@@ -1,4 +1,4 @@
-"""Suites about what is said unasked: `onlooker eval proactive` (`-things`, `-gaze`, `-comments`), `narration`, `hours`."""
+"""Suites about what is said unasked: `proactive` (`-things`, `-gaze`, `-comments`), `narration` and `hours`."""
 
 import dataclasses
 import json

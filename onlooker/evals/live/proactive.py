@@ -4,8 +4,8 @@ Half of the streams choose each policy's threshold (the largest F1, to which wha
 more false alarms a quiet hour than the budget), the other half tells how good it is. Two tasks: `anything` (a shape
 comes) and `requests` (tell me when a red star appears: things that come, and look-alikes that never do). The controls:
 `clock`, always, never, and an oracle that speaks at the first frame of every event. `proactive-things` has
-all that comes told, shapes or not; `proactive-gaze` and
-`proactive-comments` ask the same of a mark that shows where somebody looks, and of what viewers write (`asides.py`).
+all that comes told, shapes or not; `proactive-gaze` and `proactive-comments` ask the same of a mark that shows where
+somebody looks, and of what viewers write (`asides.py`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
