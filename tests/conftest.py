@@ -1,8 +1,11 @@
-"""Fixtures shared by all tests: one tiny random model, made once."""
+"""Fixtures shared by all tests: one tiny random model, made once. And what makes every run of a test the same."""
 
+import logging
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from tiny import make_folder
@@ -11,11 +14,31 @@ from onlooker.models import load
 
 torch.set_num_threads(1)
 
+# The same examples in every run, and no limit of time for one: a busy machine is no fault of what is tested.
+# `--hypothesis-profile=explore` draws new ones.
+PATIENT = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow], "database": None}
+hypothesis.settings.register_profile("explore", **PATIENT)
+hypothesis.settings.register_profile("steady", derandomize=True, **PATIENT)
+hypothesis.settings.load_profile("steady")
+
 # Whoever starts the tests in the background of a script, or with nohup, hands down signals that are ignored, and every
 # program that a test starts would ignore them too. One that is handled here is the default one there.
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def as_if_it_were_the_first() -> Iterator[None]:
+    """Whatever ran before in this process: the same random numbers, one thread, and logs that the tests can read."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    loggers = [logging.getLogger(name) for name in ("onlooker", "uvicorn.error")]
+    before = [(logger, list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, handlers, propagate, level in before:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

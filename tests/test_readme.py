@@ -3,7 +3,6 @@
 import contextlib
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from onlooker.cli import main
 from onlooker.world import make_episode, write_video
@@ -56,8 +56,7 @@ def test_a_command_of_the_readme_runs(line: str, tmp_path, monkeypatch, capsys) 
 
 def test_the_server_of_the_readme_shows_its_page() -> None:
     (line,) = [line for line in COMMANDS if "serve" in line]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen([sys.executable, "-m", *shlex.split(line), "--port", str(port)], cwd=ROOT)
     try:
         for _ in range(600):

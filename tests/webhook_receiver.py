@@ -18,6 +18,7 @@ class Receiver:
 
     def __init__(self, answers: Callable[[int], Answer], key: bytes) -> None:
         self.arrived: list[tuple[str, int, dict]] = []
+        self.came = threading.Event()
         self.forged = 0
         self._answers, self._key, self._lock = answers, key, threading.Lock()
         self.url = ""
@@ -29,6 +30,7 @@ class Receiver:
             if headers["webhook-signature"] != f"v1,{base64.b64encode(signed).decode()}":
                 self.forged += 1
             self.arrived.append((number, int(stamp), json.loads(body)))
+            self.came.set()
             return self._answers(len(self.arrived))
 
 

@@ -221,7 +221,7 @@ def test_pictures_are_resized_ahead_in_threads(engine):
     for frame in large:
         feeder = threading.Thread(target=queue.submit, args=(frame,))
         feeder.start()
-        assert scheduler.wait(10.0)
+        assert scheduler.wait(200.0)
         feeder.join()
         scheduler.step()
     assert queue.counts.taken == 3
@@ -339,7 +339,7 @@ def test_a_stream_faster_than_the_resizing_is_seen(engine):
     resize = engine.resize
 
     def slow(image):
-        hold.wait(10.0)
+        hold.wait(200.0)
         return resize(image)
 
     engine.resize = slow
@@ -349,7 +349,7 @@ def test_a_stream_faster_than_the_resizing_is_seen(engine):
         queue.submit(frame)
     assert queue.num_waiting == 2 and not queue.first_ready() and queue.counts.dropped == 3
     hold.set()
-    assert scheduler.wait(10.0)
+    assert scheduler.wait(200.0)
     scheduler.step()
     assert queue.counts.taken == 1
     scheduler.close()

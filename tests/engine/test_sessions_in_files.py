@@ -1,13 +1,17 @@
 """A session in a folder: it goes on in another process, a kill at any moment leaves a whole file, damage is refused."""
 
-import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from moving_pictures import make_frames
+from programs import program
 from tiny import make_family_folder
 
 import onlooker
@@ -53,40 +57,62 @@ def test_it_goes_on_with_an_engine_of_its_own(engine, tmp_path):
         other.load(read(tmp_path / "one" / "two"))
 
 
-def _go_on(engine, folder, pipe):
-    """Watch for ever, and save after every frame; tell how many frames are safe."""
+GO_ON = """
+import os, sys
+from pathlib import Path
+from moving_pictures import make_frames
+from programs import program
+from onlooker.core.frame import Frame
+from onlooker.engine import Engine, read
+from onlooker.engine.files import NAME
+
+model, folder, methods = sys.argv[1], Path(sys.argv[2]), dict(word.split("=", 1) for word in sys.argv[3:])
+engine = Engine.from_pretrained(model, device="cpu", **methods)
+# One child after another: each as this process was before it, and this process has one thread.
+while sys.stdin.readline():
+    if os.fork():
+        os.wait()
+        print("ended", flush=True)
+        continue
     session = engine.load(read(folder)) if (folder / NAME).exists() else engine.open()
     frames = make_frames(4, seed=session.frames)
+    print(os.getpid(), flush=True)
     while True:
         session.push(Frame(frames[session.frames % 4].image, session.frames + 1.0))
         session.save(folder)
-        os.write(pipe, session.frames.to_bytes(4, "big"))
+        print(session.frames, flush=True)
+"""
+"""Watches for ever, in a process for each line of its input, and saves after every frame; tells how many are safe."""
 
 
-def test_killed_at_any_moment_what_was_told_to_be_safe_is_there(engine, tmp_path):
+def test_killed_at_any_moment_what_was_told_to_be_safe_is_there(engine, folder, tmp_path):
     """Ten times over: nothing that was saved is lost, and at most the frame that was being saved is there besides."""
     rng, safe = random.Random(5), 0
-    for _ in range(10):
-        told, pipe = os.pipe()
-        child = multiprocessing.get_context("fork").Process(target=_go_on, args=(engine, tmp_path, pipe))
-        child.start()
-        os.close(pipe)
-        for _ in range(rng.randrange(1, 4)):
-            safe = int.from_bytes(os.read(told, 4), "big")
-        if rng.random() < 0.8:  # at any point of the next frame, or of its writing
-            child.join(rng.random() * 0.05)
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        while more := os.read(told, 4):
-            safe = int.from_bytes(more, "big")
-        os.close(told)
-        session = engine.load(read(tmp_path))
-        assert session.frames in (safe, safe + 1) and session.time_s == session.frames
-        assert session.ask(QUESTION, max_new_tokens=2).text is not None
-        session.close()
+    words = [sys.executable, "-c", GO_ON, str(folder), str(tmp_path), *(f"{kind}={m}" for kind, m in METHODS.items())]
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with program(words, env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, **pipes) as process:
+        for _ in range(10):
+            process.stdin.write("\n")
+            process.stdin.flush()
+            child = int(process.stdout.readline())
+            for _ in range(rng.randrange(1, 4)):
+                safe = int(process.stdout.readline())
+            if rng.random() < 0.8:  # at any point of the next frame, or of its writing
+                time.sleep(rng.random() * 0.05)
+            os.kill(child, signal.SIGKILL)
+            while (line := process.stdout.readline()) != "ended\n":
+                safe = int(line)
+            _is_there(engine, tmp_path, safe)
     engine.open().save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [NAME], "what was half written is cleared away"
+
+
+def _is_there(engine, folder, safe):
+    session = engine.load(read(folder))
+    assert session.frames in (safe, safe + 1) and session.time_s == session.frames
+    assert session.ask(QUESTION, max_new_tokens=2).text is not None
+    session.close()
 
 
 @pytest.mark.parametrize("seed", range(20))

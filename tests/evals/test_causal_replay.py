@@ -1,6 +1,6 @@
 """Frames in order, questions in their place: replay shows a system the past and nothing else."""
 
-import time
+from types import SimpleNamespace
 
 import pytest
 from scripted_items import Honest, frames_of, item, many, query
@@ -109,10 +109,14 @@ def test_a_dialogue_shows_the_systems_own_words():
     assert asked[0] == "q0" and "Question: q0\nAnswer: reply 1\n" in asked[1] and "Answer: reply 2" in asked[2]
 
 
-def test_in_real_time_lag_costs_frames_and_answers_see_less():
+def test_in_real_time_lag_costs_frames_and_answers_see_less(monkeypatch):
+    now_s = 0.0
+    monkeypatch.setattr("onlooker.evals.replay.time", SimpleNamespace(perf_counter=lambda: now_s))
+
     class Slow(Honest):
         def watch_all(self, arrivals):
-            time.sleep(0.15)
+            nonlocal now_s
+            now_s += 0.15
             return super().watch_all(arrivals)
 
     quick = replay(Honest(), [item("a", asks=(2.05, 2.55))], fps=20.0, pace="realtime", parallel=1)

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import av
 import pytest
+from ports import free_port
 
 from onlooker.world import Episode, make_episode, write_video
 
@@ -59,10 +59,7 @@ def whole_film(episode: Episode, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `onlooker serve pocket-aware --source demo=synthetic:1`, which needs a key."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with server_at(port, tmp_path_factory.mktemp("served") / "server.log", KEY) as address:
+    with server_at(free_port(), tmp_path_factory.mktemp("served") / "server.log", KEY) as address:
         yield address
 
 

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import re
-import socket
 import urllib.request
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from browsing import KEY, server_at
 from PIL import Image
 from playwright.sync_api import Page, expect
+from ports import free_port
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 PATIENT_MS = 60_000
@@ -312,9 +312,7 @@ def test_on_a_phone_the_picture_stays_in_view(open_page) -> None:
 
 def test_a_restarted_server_is_watched_again(launch, tmp_path) -> None:
     """What the server watches comes back by itself on a page that was left open, and nothing says Live meanwhile."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     page = launch().new_page()
     with server_at(port, tmp_path / "first.log") as address:
         page.goto(address)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from browsing import wait_until_ready
 from playwright.sync_api import Page, expect
+from ports import free_port
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 PATIENT_MS = 90_000
@@ -25,10 +25,7 @@ AXE = Path(sys.prefix) / "clients/node_modules/axe-core/axe.min.js"
 def walled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server that watches three things, one of which is not there, and keeps what happens."""
     folder = tmp_path_factory.mktemp("walled")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+    port = free_port()
     (folder / "onlooker.toml").write_text(f"""
 [model]
 name = "pocket-aware"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
+from ports import free_port
 from running_server import eventually
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
@@ -28,9 +29,7 @@ class Broker:
     """Mosquitto on a port of this machine, which may be stopped and started."""
 
     def __init__(self, folder: Path, *lines: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._file = folder / "mosquitto.conf"
         self._file.write_text("\n".join([f"listener {self.port} 127.0.0.1", "persistence false", *lines]))
         self._process: subprocess.Popen[bytes] | None = None

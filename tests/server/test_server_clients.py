@@ -12,8 +12,9 @@ from pathlib import Path
 import openai
 import pytest
 import trustme
-from live_servers import free_port, need
+from live_servers import need
 from live_servers import running as started
+from ports import free_port
 from running_server import WAIT_S, push, running
 
 from onlooker.server.settings import Key, Limits, Source

@@ -145,7 +145,7 @@ def test_a_clip_goes_with_its_event(tmp_path):
         written.set()
 
     database.add(Record("alert", "door", None, "old", {}, on_written=told))
-    assert written.wait(30)
+    assert written.wait(200)
     eventually(lambda: database.find(Wanted())[0]["has_clip"])
     assert database.clip(numbers[0], None) == Clip(b"x" * 1000, "video/mp4")
     database.retention = Retention(days=1e-9)

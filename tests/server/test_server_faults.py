@@ -12,6 +12,7 @@ import time
 
 import httpx2
 import pytest
+from ports import free_port
 from running_server import WAIT_S, eventually, opened, push, running
 
 from onlooker.engine import Engine
@@ -65,7 +66,7 @@ def test_clients_that_vanish_leave_nothing_behind(client, shared, session, jpegs
         f"content-length: {len(body)}\r\n\r\n"
     ).encode()
     hold = threading.Event()
-    shared.service.worker.call(lambda engine: hold.wait(60))
+    shared.service.worker.call(lambda engine: hold.wait(WAIT_S))
     for sent in (head + body, head + body[:5], head[:40]):
         connection = socket.create_connection(("127.0.0.1", shared.port))
         connection.sendall(sent)
@@ -177,7 +178,7 @@ def test_draining_refuses_new_work_and_finishes_answers(pocket, jpegs):
         path = opened(client)
         push(client, path, jpegs[:3])
         hold = threading.Event()
-        server.service.worker.call(lambda engine: hold.wait(60))
+        server.service.worker.call(lambda engine: hold.wait(WAIT_S))
         answers: list[httpx2.Response] = []
 
         def ask() -> None:
@@ -208,9 +209,7 @@ def test_draining_refuses_new_work_and_finishes_answers(pocket, jpegs):
 
 @pytest.mark.slow
 def test_sigterm_under_load_ends_well(jpegs, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "onlooker", "serve", "pocket", "--port", str(port), "--source", "demo=synthetic"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stderr=log, env=environment) as process:

@@ -5,7 +5,6 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from ports import free_port
 from running_server import WAIT_S, eventually, running
 
 from onlooker.server.database import Retention
@@ -163,8 +163,7 @@ url = "synthetic:2"
 @pytest.mark.timeout(3600)
 def test_killed_at_any_moment_it_has_what_it_said_was_kept(tmp_path):
     times = int(os.environ.get("ONLOOKER_KILLS", "3"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     names, chance, heard, frames = ("door", "yard"), random.Random(7), [], {}
     with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_S) as client:
         for number in range(times + 1):

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from live_servers import free_port, need
+from live_servers import need
 from live_servers import running as started
+from ports import free_port
 from running_server import WAIT_S, eventually, push, running
 
 from onlooker.server.settings import Key, Limits, Source

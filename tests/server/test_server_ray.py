@@ -1,10 +1,10 @@
 """The Ray Serve application with two workers on a Ray of this machine."""
 
 import re
-import socket
 
 import httpx2
 import pytest
+from ports import free_port
 from running_server import WAIT_S, eventually, push
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own code warns in many ways
@@ -38,9 +38,7 @@ def ray_app(tmp_path_factory):
 
     from onlooker.server.ray_app import build
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     folder = tmp_path_factory.mktemp("ray")
     file = folder / "onlooker.toml"
     file.write_text(SETTINGS.format(state=folder / "state"))

@@ -4,12 +4,12 @@ import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 
 import httpx2
 import pytest
+from ports import free_port
 from running_server import WAIT_S, eventually, push
 from webhook_receiver import SECRET, receiver
 from websockets.sync.client import connect
@@ -32,9 +32,7 @@ def router(hook, tmp_path_factory):
     secret = tmp_path_factory.mktemp("router") / "secret"
     secret.write_text(SECRET)
     secret.chmod(0o600)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "onlooker", "serve", "pocket", "--port", str(port), "--devices", "cpu,cpu"]
     # A source that hardly asks for anything: sessions go by measured load first, and then by their number.
     command += ["--source", "demo=synthetic", "--fps", "0.1", "--log", "json"]

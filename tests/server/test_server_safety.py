@@ -2,14 +2,14 @@
 
 import io
 import json
+import socket
 import threading
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
-from running_server import encoded, eventually, opened, push, running, web
+from running_server import WAIT_S, encoded, eventually, opened, push, running, web
 
 from onlooker.core.errors import InputError
 from onlooker.server.addresses import Allowed
@@ -277,7 +277,7 @@ def test_no_more_questions_at_once_than_allowed(anna, jpegs, keyed):
     path = opened(anna)
     push(anna, path, jpegs[:1])
     hold = threading.Event()
-    keyed.service.worker.call(lambda engine: hold.wait(60))
+    keyed.service.worker.call(lambda engine: hold.wait(WAIT_S))
 
     def ask() -> None:
         with keyed.client(KEY_A) as client:
@@ -324,16 +324,17 @@ def test_idle_sessions_are_closed_and_gone(pocket):
 
 
 def test_a_slow_body_is_given_up(pocket):
-    with running(pocket, Limits(receive_s=2.0)) as server, server.client() as client:
+    with running(pocket, Limits(receive_s=1.0)) as server, server.client() as client:
         path = opened(client)
-
-        def slow():
-            yield b"\xff\xd8"
-            time.sleep(5)
-            yield b"\xff"
-
-        reply = client.post(f"{path}/frame", content=slow(), headers=JPEG)
-        assert reply.status_code == 408 and error_of(reply) == "too_slow"
+        head = f"POST {path}/frame HTTP/1.1\r\nhost: 127.0.0.1:{server.port}\r\ncontent-type: image/jpeg\r\n"
+        with socket.create_connection(("127.0.0.1", server.port)) as slow:
+            slow.settimeout(WAIT_S)
+            slow.sendall(f"{head}content-length: 100\r\n\r\n".encode() + b"\xff\xd8")  # and no more of it
+            with slow.makefile("rb") as said:
+                reply = said.readline()
+                while said.readline() != b"\r\n":
+                    pass
+                assert b" 408 " in reply and b'"too_slow"' in said.readline()
 
 
 # ------------------------------------------------------------------------------------------------- what is reached for

@@ -72,7 +72,7 @@ def test_frames_without_credit_are_dropped_and_counted(client, shared, session, 
     hold = threading.Event()
     with talking(shared, session) as talk:
         talk.hear("ready")
-        shared.service.worker.call(lambda engine: hold.wait(60))
+        shared.service.worker.call(lambda engine: hold.wait(WAIT_S))
         for number in range(6):
             talk.ws.send(frame(jpegs[number], number))
         stream = shared.service.streams[session.rpartition("/")[2]]
@@ -117,7 +117,7 @@ def test_a_question_is_cancelled(shared, session, jpegs):
     with talking(shared, session) as talk:
         talk.ws.send(frame(jpegs[0]))
         talk.hear("frame")
-        shared.service.worker.call(lambda engine: hold.wait(60))
+        shared.service.worker.call(lambda engine: hold.wait(WAIT_S))
         talk.say(type="ask", id="a", question="what is there now?")
         talk.say(type="ask", id="a", question="again?")
         assert talk.hear("error")["error"]["code"] == "id_in_use"

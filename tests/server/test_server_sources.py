@@ -3,15 +3,14 @@
 import contextlib
 import http.server
 import io
-import socket
 import threading
-import time
 
 import av
 import numpy as np
 import pytest
 from cameras import Camera, transport_stream
 from PIL import Image
+from ports import free_port
 from running_server import WAIT_S, eventually, opened, running, web
 
 from onlooker import models
@@ -44,20 +43,15 @@ def test_a_camera_is_followed_through_its_losses(pocket, ts):
             assert refused.status_code == 403 and client.delete(path).status_code == 403
             listed = client.get("/v1/streaming/sources").json()["sources"]
             assert listed[0]["name"] == "cam" and listed[0]["session_id"] == "cam"
-    live = [thread.name for thread in threading.enumerate() if thread.name in ("onlooker-live", "onlooker-source")]
-    until = time.monotonic() + 30
-    while live and time.monotonic() < until:
-        time.sleep(0.1)
-        live = [thread.name for thread in threading.enumerate() if thread.name in ("onlooker-live", "onlooker-source")]
-    assert not live
+    names = {"onlooker-live", "onlooker-source"}
+    eventually(lambda: not names.intersection(thread.name for thread in threading.enumerate()))
 
 
 def test_a_client_names_a_file_and_it_is_watched_at_its_pace(pocket, mp4):
     pages = {"/clip.mp4": (200, {"content-type": "video/mp4"}, mp4)}
     with web(pages) as address, running(pocket, allowed_hosts=("127.0.0.1",)) as server, server.client() as client:
         path = opened(client, source={"url": f"{address}/clip.mp4"}, fps=4)
-        eventually(lambda: client.get(path).json()["frames"] >= 4)
-        assert client.get(path).json()["source"]["state"] == "live"
+        eventually(lambda: (now := client.get(path).json())["frames"] >= 4 and now["source"]["state"] == "live")
         eventually(lambda: client.get(path).json()["source"]["state"] == "ended")
         assert client.get(f"{path}/stats").json()["time_s"] > 7
 
@@ -92,8 +86,7 @@ class HttpCamera(http.server.BaseHTTPRequestHandler):
 
 
 def test_a_camera_over_http_is_followed_though_it_comes_up_late(pocket):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     named = (Source("door", f"http://127.0.0.1:{port}/mjpg", fps=4),)
     with running(pocket, sources=named) as server, server.client() as client:
         door = "/v1/streaming/sessions/door"
@@ -103,8 +96,7 @@ def test_a_camera_over_http_is_followed_though_it_comes_up_late(pocket):
         serving = threading.Thread(target=camera.serve_forever, args=(0.05,))
         serving.start()
         try:
-            eventually(lambda: client.get(door).json()["frames"] >= 3)
-            assert client.get(door).json()["source"]["state"] == "live"
+            eventually(lambda: (now := client.get(door).json())["frames"] >= 3 and now["source"]["state"] == "live")
         finally:
             HttpCamera.ends.set()
             camera.shutdown()
@@ -150,7 +142,7 @@ def test_a_standing_question_may_wait_for_a_change(pocket, tmp_path):
 
     text = "how many shapes are visible now?"
     asked = (StandingQuestion("always", text, every_s=1.0), StandingQuestion("new", text, every_s=1.0, when="change"))
-    source = Source("still", film([40] * 48), questions=asked)
+    source = Source("still", film([40] * 480), questions=asked)
     with (
         running(pocket, sources=(source,), source_fps=2.0, state=tmp_path / "state") as server,
         server.client() as client,

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import gc
 import http.server
-import itertools
 import logging
 import os
 import re
@@ -20,13 +19,14 @@ from pathlib import Path
 import live_camera
 import pytest
 from live_camera import Camera, Taken, film, garbage, half_open, reset, silent, slam, stutter
-from video_clips import Clip, num_threads, number_of, open_files, write
+from ports import free_port
+from video_clips import Clip, left_behind, num_threads, number_of, open_files, write
 
 from onlooker.core.errors import InputError, SourceError
 from onlooker.video import LiveEvent, LiveSettings, LiveSource, open_live, open_video
 
 QUICK = LiveSettings(fps=None, stale_after_s=1.5, lost_after_s=3.0, retry_first_s=0.1, retry_most_s=0.3)
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 
 
 class Diary:
@@ -49,6 +49,17 @@ class Diary:
         with self._changed:
             assert self._changed.wait_for(lambda: self.states.count(state) >= times, PATIENCE_S), self.events
             return [event for event in self.events if event.state == state][times - 1]
+
+    def wait_for_all(self, *states: str) -> None:
+        """Wait until these states were told in this order. Others may lie between them: on a machine with much to do
+        a picture may be late (stale, live), or an attempt may fail (lost, connecting)."""
+
+        def came() -> bool:
+            told = iter(self.states)
+            return all(state in told for state in states)
+
+        with self._changed:
+            assert self._changed.wait_for(came, PATIENCE_S), self.events
 
 
 class Viewer:
@@ -100,8 +111,8 @@ def nothing_is_left_behind():
     files, threads, processes = open_files(), num_threads(), children()
     yield
     gc.collect()
-    wait_until(lambda: num_threads() <= threads and children() == processes)
-    assert len(open_files()) == len(files)
+    wait_until(lambda: set(children()) <= set(processes))
+    assert not left_behind(files, threads)
 
 
 @pytest.fixture
@@ -144,10 +155,9 @@ def test_closing_does_not_wait_for_a_hung_server():
         wait_until(lambda: camera.num_connections == 1)
         reading = threading.Thread(target=lambda: list(source))
         reading.start()
-        began = time.monotonic()
         source.close()
         reading.join(PATIENCE_S)
-        assert time.monotonic() - began < 10 and source.state == "ended"
+        assert not reading.is_alive() and source.state == "ended"
         source.close()
         assert list(source) == []
 
@@ -159,13 +169,10 @@ def test_a_half_open_stream_is_stale_then_lost_then_back():
         open_live(camera.url, QUICK, on_event=diary) as source,
     ):
         viewer = Viewer(source, camera.taken)
-        diary.wait("live", 2)
+        diary.wait_for_all("live", "stale", "lost", "live")
         viewer.wait(5)
         source.close()
         viewer.join()
-    # A machine with much to do may need several attempts, at the start as well as after the loss.
-    attempts = [state for state, _ in itertools.groupby(s for s in diary.states if s != "connecting")]
-    assert attempts[:4] == ["live", "stale", "lost", "live"]
     assert diary.wait("stale").why == "no picture for 1.5 s"
     assert max(viewer.ages_s) < 3.0 and viewer.times_s == sorted(set(viewer.times_s))
     # The outage is in the session's time, as long as it was.
@@ -191,7 +198,7 @@ def test_a_stream_that_stops_is_followed_again():
         open_live(camera.url, QUICK, on_event=diary) as source,
     ):
         viewer = Viewer(source, camera.taken)
-        diary.wait("live", 3)
+        diary.wait_for_all("live", "lost", "live", "lost", "live")
         viewer.wait(3)
         status = source.status()
         source.close()
@@ -220,7 +227,8 @@ def test_pictures_held_back_on_the_way_are_never_shown_as_new():
         open_live(camera.url, settings, on_event=diary) as source,
     ):
         viewer = Viewer(source, camera.taken)
-        diary.wait("live", 2)
+        diary.wait_for_all("live", "stale", "live")
+        wait_until(lambda: source.report.num_dropped > 5)  # what was held back
         viewer.wait(5)
         dropped = source.report.num_dropped
         source.close()
@@ -232,12 +240,11 @@ def test_pictures_held_back_on_the_way_are_never_shown_as_new():
 def test_a_slow_reader_gets_the_newest_picture_and_the_rest_is_counted():
     with Camera(film()) as camera, open_live(camera.url, QUICK) as source:
         next(source)
-        for _ in range(3):
-            time.sleep(1.0)
-            assert camera.taken.age_s(number_of(next(source).image)) < 1.0
+        time.sleep(4.0)
+        assert camera.taken.age_s(number_of(next(source).image)) < 2.0, "not the one that came after the first"
         report = source.report
         source.close()
-    assert report.num_delivered == 4 and report.num_dropped >= 15
+    assert report.num_delivered == 2 and report.num_dropped >= 10
     assert report.num_decoded == report.num_delivered + report.num_skipped + report.num_dropped
 
 
@@ -260,7 +267,7 @@ def test_a_reader_that_dies_or_hangs_is_replaced(sign, words):
         diary.wait("live")
         (reader,) = set(children()) - set(before)
         os.kill(reader, sign)
-        diary.wait("live", 2)
+        diary.wait_for_all("live", "lost", "live")
         assert words in str(diary.wait("lost").why)
         next(source)
 
@@ -268,16 +275,17 @@ def test_a_reader_that_dies_or_hangs_is_replaced(sign, words):
 def test_a_reader_does_not_outlive_its_parent():
     code = "import sys, os; from onlooker.video import open_live; s = open_live(sys.argv[1]); next(s); os._exit(9)"
     with Camera(film()) as camera:
-        assert subprocess.run([sys.executable, "-c", code, camera.url], timeout=PATIENCE_S).returncode == 9
+        mark = f"{os.getpid()}-{camera.port}"  # others on this machine have readers too
+        environment = os.environ | {"ONLOOKER_TEST": mark}
+        done = subprocess.run([sys.executable, "-c", code, camera.url], env=environment, timeout=PATIENCE_S)
+        assert done.returncode == 9
 
         def is_reading() -> bool:
             texts = []
-            for line in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    texts.append(line.read_bytes())
-                except OSError:
-                    continue
-            return any(b"live_reader" in text for text in texts)
+            for process in Path("/proc").glob("[0-9]*/environ"):
+                with contextlib.suppress(OSError):
+                    texts.append(process.read_bytes())
+            return any(f"ONLOOKER_TEST={mark}".encode() in text for text in texts)
 
         wait_until(lambda: not is_reading())
 
@@ -323,9 +331,7 @@ def test_open_video_follows_a_live_address_once_it_has_shown_a_picture():
 
 
 def test_mpegts_over_udp():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"udp://127.0.0.1:{free.getsockname()[1]}"
+    url = f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
     taken, stop = Taken(time.monotonic()), threading.Event()
 
     def wait(seconds: float) -> None:
@@ -372,8 +378,7 @@ def rss() -> int:
 
 @pytest.mark.slow
 def test_a_camera_killed_and_restarted_twenty_times_leaves_nothing_and_shows_nothing_stale():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     taken, diary = Taken(time.monotonic()), Diary()
     program = [sys.executable, live_camera.__file__, str(port), str(taken.began_s)]
     settings = LiveSettings(fps=None, stale_after_s=2.0, lost_after_s=4.0, retry_first_s=0.05, retry_most_s=0.2)

@@ -1,5 +1,7 @@
 """Small encoded clips whose pictures carry their own number, so that a test can tell which one it was given."""
 
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -110,6 +112,22 @@ def open_files() -> list[str]:
         except OSError:
             continue
     return sorted(name for name in names if "/proc/" not in name)
+
+
+def left_behind(files: list[str], threads: int | None = None, within_s: float = 60.0) -> list[str]:
+    """What is open and was not when `open_files` gave `files`, and threads beyond `threads`; [] as soon as that is so.
+
+    Others in this process (a server that several tests share) may close what they had, and a thread that was joined
+    is still counted for a moment.
+    """
+    until = time.monotonic() + within_s
+    while True:
+        more = sorted((Counter(open_files()) - Counter(files)).elements())
+        if threads is not None and (count := num_threads()) > threads:
+            more.append(f"{count - threads} threads")
+        if not more or time.monotonic() > until:
+            return more
+        time.sleep(0.01)
 
 
 def num_threads() -> int:

@@ -10,6 +10,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 NGINX_RTMP = Path("/usr/lib/nginx/modules/ngx_rtmp_module.so")
 SYSTEM_PYTHON = "/usr/bin/python3"  # the one that Debian's gi belongs to
@@ -44,12 +45,6 @@ def need_rtsp() -> None:
         )
         if subprocess.run([SYSTEM_PYTHON, "-c", code], capture_output=True).returncode:
             pytest.skip(f"needs the Debian package {package} (make test-live installs it)")
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as trial:
-        trial.bind(("127.0.0.1", 0))
-        return trial.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from live_camera import Taken
-from live_servers import free_port, need, nginx, pushing, rtsp_camera, running
+from live_servers import need, nginx, pushing, rtsp_camera, running
+from ports import free_port
 from test_live_faults import Diary, Viewer, nothing_is_left_behind, rss
 from video_clips import Clip, num_threads, number_of, open_files, write
 
