@@ -74,6 +74,9 @@ class Publications:
         loop = asyncio.get_running_loop()
         stream.at_end(lambda: asyncio.run_coroutine_threadsafe(self.end(publication), loop))
         try:
+            # The publisher begins the handshake, where it does not mind: it alone knows when it has the answer, and
+            # what came to it before would be lost.
+            offer = offer.replace("a=setup:actpass", "a=setup:active")
             await peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             if publication.reading is None:
                 raise ValueError("the offer has no video")

