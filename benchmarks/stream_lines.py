@@ -7,7 +7,7 @@ Streams are made, watched and asked by `benchmarks.half_hour`; which memories, a
 another, `LINES` says. Each kind of stream (`STREAMS`) has sealed seeds of its own, which chose nothing. A line that
 claims to be better holds when the gap is at least what is claimed and stays below 5 % by the sign-flip test over
 streams, corrected for all lines of the file (Holm). Rivals under `benchmarks/twins/` are the memory itself but for the
-one thing that the claim is about.
+one thing that the claim is about. `--judge` also reads the rows of `half_hour` under `benchmarks/results/`.
 """
 
 import argparse
@@ -115,6 +115,10 @@ LINES = (
         "videoscan", 3, "frames_2048", "carriers:bank=64,recent=4,pack=true", (("last_frames:frames=4", 0.15),),
         ("ever",), (30.0, float("inf")), equal_tokens=False,
     ),
+    Line(
+        "streamingt2v", 2, "half_hour", "deep_sink:window_frames=48,sink_frames=24", (("last_frames:frames=48", 0.0),),
+        age_s=(2100.0 - 48.0, float("inf")),
+    ),
 )  # fmt: skip
 
 
@@ -127,6 +131,14 @@ def memories(stream: str) -> list[str]:
     """What has to be watched for the lines of a kind of streams."""
     named = [name for line in LINES if line.stream == stream for name in (line.ours, *(r for r, _ in line.rivals))]
     return list(dict.fromkeys(named))
+
+
+def row(text: str) -> dict:
+    """A stream under a memory; rows under `benchmarks/results/` have their answers as columns."""
+    found = json.loads(text)
+    if isinstance(columns := found["answers"], dict):
+        found["answers"] = [dict(zip(columns, one, strict=True)) for one in zip(*columns.values(), strict=True)]
+    return found
 
 
 def verdict(line: Line, rows: Sequence[Mapping]) -> dict | None:
@@ -216,7 +228,7 @@ def main(argv: list[str] | None = None) -> None:
             "--seconds", str(given.seconds), "--out", str(given.answers),
         ])  # fmt: skip
         given.judge = [given.answers]
-    answers = [json.loads(text) for path in given.judge for text in path.read_text(encoding="utf-8").splitlines()]
+    answers = [row(text) for path in given.judge for text in path.read_text(encoding="utf-8").splitlines()]
     found = [verdict(line, answers) for line in lines]
     rows = judged([row for row in found if row is not None])
     given.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

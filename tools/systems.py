@@ -21,12 +21,27 @@ HEAD = """# The published systems, and what stands here for each
 
 Made by `python tools/systems.py --write` from what methods, benchmarks and modules declare (`realises`), what tests
 prove (`@pytest.mark.proves`) and what measurements show (`benchmarks/results/`); `make check` fails when it is stale.
-On the command line: `onlooker systems`.
+On the command line: `onlooker systems`, and `onlooker systems rekv` for one of them.
+
+Each of the 64 systems has lines that have to hold before it counts as working here. A status says how close it is:
 
 - **reproduces**: the published mechanism as specified, checked against an independent derivation, its claim tested at
   our scale. **adapts**: changed for streams or for a small model. **borrows**: only the idea is used.
-- **not yet**: nothing here stands for it, or a line of its proof is missing; what it waits for stands beside it.
-  **failed**: a line was measured and does not hold at our scale; what was found stands behind it.
+- **not yet**: nothing here stands for it, or a line of its proof is open; what it waits for stands beside it.
+  **failed**: a line was measured and does not hold at our scale, that of small models trained without the method
+  unless a line says otherwise; what was found stands behind the line. A method named there can still be used.
+
+Signs: **+** a test proves the line or a measurement shows it; **x** it was measured and does not hold; **o** it is
+open; in brackets what was measured. Gaps are in points of accuracy, with their 95 % interval. Words of the lines: *by
+CI*, the interval leaves zero out; *equal tokens*, as many are read for an answer; *clutter*, level L3 of Pocket World;
+*F1*, alerts that came where they should; *R@0.5*, spans found that overlap the true one by half; *SRCC*, rank
+correlation; *ATE*, how far a camera's way is off.
+
+Ten systems make video: StreamingT2V, MotionStream, StreamDiT, GPT4Video, StreamDiffusionV2, Context Forcing,
+EchoTorrent, Anchor Forcing, VideoDirectorGPT and Deep Forcing. This package watches video and makes none, so lines about
+generated pictures stay open (*L drop*, pictures that get worse over time; *MR*, motion made for motion asked for; *EPE*,
+pixels off a track; *PFD*, a distance to real pictures; *Return*, a thing that comes back as it was). What carries over to video that
+comes in has a line of its own where it can be measured ("input side").
 
 """
 
@@ -108,25 +123,28 @@ def page(systems: list[System], status: dict[str, Status]) -> str:
     words = [status[system.key].word(system) for system in systems]
     kinds = ("reproduces", "adapts", "borrows", "failed", "not yet")
     counts = ", ".join(f"{words.count(kind)} {kind}" for kind in kinds)
+    named = [f"- {kind}: {', '.join(_names(systems, words, kind))}" for kind in kinds if kind in words]
     rows = [
         f"Of {len(systems)}: {counts}.",
+        "",
+        *named,
         "",
         "| # | system | idea | here | status | proof |",
         "|---|---|---|---|---|---|",
     ]
     for system, word in zip(systems, words, strict=True):
         one = status[system.key]
-        names = ", ".join(f"`{name}`" for name in one.declared) or "-"
+        names = ", ".join(f"`{name}`" for name in one.declared) or "nothing yet"
         proof = "<br>".join(_told(system, number, line, one) for number, line in enumerate(system.proofs, 1))
         goal = "" if word == system.aim else f" (aim: {system.aim})"
         goal += f". Waits for {system.waits}" if word == "not yet" and system.waits else ""
         cells = (str(system.number), system.name, system.idea, names, f"{word}{goal}", proof)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return (
-        HEAD
-        + "\n".join(rows)
-        + "\n\n+ proven, x measured and does not hold, o open; in brackets: what a measurement gave.\n"
-    )
+    return HEAD + "\n".join(rows) + "\n"
+
+
+def _names(systems: list[System], words: list[str], kind: str) -> list[str]:
+    return [f"{system.name} ({system.number})" for system, word in zip(systems, words, strict=True) if word == kind]
 
 
 def _told(system: System, number: int, line: str, status: Status) -> str:

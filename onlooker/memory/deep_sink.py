@@ -5,7 +5,8 @@ latent frames), the oldest of the others do, and the kept beginning is moved in 
 stands far away is looked at less. Here frames come in instead of going out. Changed: a block is one frame (or note) of
 the stream, not a latent frame of four; the beginning is moved on all axes of its positions and ends where the rest
 begins, where the paper moves time only and lets the two overlap by one frame; whole blocks stay, for the paper's choice
-of single tokens (participative compression) see its own memory.
+of single tokens (participative compression) see its own memory. With a short beginning this is also what StreamingT2V
+(arXiv 2403.14773) keeps of a long video, its first frame beside the newest ones, without its cross-attention.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from onlooker.memory._recent import WindowState, count_new, oldest_beyond
 class DeepSink(MemoryPolicy):
     """The first blocks stay for good, the newest for a while."""
 
-    realises: ClassVar[tuple[str, ...]] = ("deep_forcing",)
+    realises: ClassVar[tuple[str, ...]] = ("deep_forcing", "streamingt2v")
 
     window_frames: int = 21
     """Blocks kept behind the prompt, the first ones included."""
