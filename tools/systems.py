@@ -39,9 +39,9 @@ correlation; *ATE*, how far a camera's way is off.
 
 Ten systems make video: StreamingT2V, MotionStream, StreamDiT, GPT4Video, StreamDiffusionV2, Context Forcing,
 EchoTorrent, Anchor Forcing, VideoDirectorGPT and Deep Forcing. This package watches video and makes none, so lines
-about generated pictures stay open (*L drop*, pictures that get worse over time; *MR*, motion made for motion asked for;
-*EPE*, pixels off a track; *PFD*, a distance to real pictures; *Return*, a thing that comes back as it was). What carries
-over to video that comes in has a line of its own where it can be measured ("input side").
+about generated pictures stay open (*L drop*, pictures that get worse over time; *MR*, motion made for motion asked
+for; *EPE*, pixels off a track; *PFD*, a distance to real pictures; *Return*, a thing that comes back as it was). What
+carries over to video that comes in has a line of its own where it can be measured ("input side").
 
 """
 
