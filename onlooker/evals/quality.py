@@ -21,6 +21,7 @@ from onlooker.core.errors import ModelError
 from onlooker.encode._layer import run_layer
 from onlooker.evals.readers.lmm_vqa import LEVELS
 
+REALISES = ("lmm_vqa",)
 FILE = "quality.safetensors"
 """Beside a checkpoint's weights: `mean`, `scale` `[numbers]`, `weight` `[3, numbers]`, `bias` `[3]`."""
 DAMAGES = ("blur", "blocks", "noise")

@@ -6,7 +6,7 @@ import copy
 import pytest
 import torch
 from moving_pictures import make_frames
-from side_towers import DIM, Motion, weight
+from side_towers import DIM, SIDE, Motion, weight
 from stock_models import FAMILIES
 from tiny import make_family_folder
 
@@ -159,3 +159,34 @@ def test_a_prepared_engine_gives_the_same_and_counts_what_it_has_no_step_for(mod
         session.push(Frame(frame.image, 5.0 + number))
     takes_any_size = own.spec.position_axes > 1
     assert session.stats().frames_unprepared == (2 if takes_any_size else 0)
+
+
+@pytest.mark.proves("videogpt", 2)
+def test_a_chunk_encoder_that_streams_gives_what_it_gives_of_the_whole_clip(model, own, monkeypatch):
+    """Offline: every frame beside the three before it, all at once and without a state."""
+    frames, (tower,) = make_frames(9), model.side_towers
+    lumas = torch.cat([tower.preprocess([frame.image]) for frame in frames])
+    places = torch.arange(len(frames))
+    chunks = torch.stack([lumas - lumas[(places - back).clamp_min(0)] for back in (1, 2, 3)], dim=1)
+    rows, cols = 4, 4
+    cells = chunks.reshape(len(frames), 3, rows, SIDE // rows, cols, SIDE // cols).permute(0, 2, 4, 1, 3, 5)
+    hidden = cells.reshape(len(frames), rows * cols, -1) @ tower._in
+    for layer in tower._layers:
+        normed = layer.norm(hidden)
+        attended = layer.attend(layer.queries(normed), layer.keys(normed), layer.values(normed))
+        hidden = hidden + layer.out(attended)
+        hidden = hidden + layer.mlp(hidden)
+    beside = ROWS * int(watched(engine_of(own), frames[:1]).stats().tokens_seen ** 0.5)
+    offline = hidden[:, :beside] @ tower._to
+
+    engine = engine_of(model)
+    session, run, works = engine.open(), engine.passes.run, []
+    monkeypatch.setattr(engine.passes, "run", lambda given: works.extend(given) or run(given))
+    for frame in frames:
+        session.push(frame)
+    read = [work.embeddings for work in works if len(work.embeddings) > beside][-len(frames) :]
+    assert len(read) == len(frames)
+    for expected, found in zip(offline, read, strict=True):
+        off = (found.float()[:, None] - expected[None]).abs().amax(-1)  # (tokens read, tokens beside)
+        first = int(off[:, 0].argmin())
+        torch.testing.assert_close(found[first : first + len(expected)].float(), expected, rtol=1e-4, atol=1e-5)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from onlooker.core.contracts.model import ModelSpec
 
 
+REALISES = ("merv", "videogpt")
+
+
 class SideTower(ABC):
     """A further vision tower: an encoder of motion, or of whatever the model's own tower is blind to.
 
