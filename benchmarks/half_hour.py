@@ -55,9 +55,12 @@ HEADS = f"retrieval_heads:{WINDOW}"
 TOLD = "told where to look"
 BY_TOKENS = (
     (f"last_frames:frames={FRAMES}",),
-    (SHARES, SHARES, HEADS, HEADS + ",recent=4", TOLD),
     (
         SHARES,
+        SHARES,
+        HEADS,
+        HEADS + ",recent=4",
+        TOLD,
         f"select_recent:recent=8,budget={FRAMES - 9}",
         f"sliding_window:{WINDOW}",
         f"rekv:topk={FRAMES - 4},recent=4,{WINDOW}",
