@@ -88,7 +88,8 @@ def read() -> tuple[dict[str, dict[str, list[Answer]]], dict[str, dict[str, list
             row = json.loads(text)
             world = "" if row.get("world", "plain") == "plain" else f", {row['world']} world"
             equal = {"tokens": "", "bytes": ", equal bytes", "": ", an earlier run"}[row.get("table", "")]
-            name = f"{row['model']}, {row['minutes']:g} minutes{world}{equal}"
+            where = ", on a CPU" if row["device"] == "cpu" else ""
+            name = f"{row['model']}, {row['minutes']:g} minutes{world}{equal}{where}"
             rows[name][row["memory"]].append(row)
             stream = f"{row['split']}/{row['minutes']}/{row['stream']}"
             said = told(row)
@@ -186,7 +187,7 @@ def size(number: float) -> str:
 
 def section(name: str, answers: dict[str, list[Answer]], rows: dict[str, list[dict]]) -> list[str]:
     """A model's table, and who is ahead of the default and of the last frames half an hour back."""
-    streams = len({one.stream for some in answers.values() for one in some})
+    streams = max(map(num_streams, answers.values()))
     devices = sorted({row["device"] for some in rows.values() for row in some})
     told = next(iter(rows.values()))[0]
     ages = LONG_AGES if told["minutes"] >= 120 else AGES
@@ -197,11 +198,11 @@ def section(name: str, answers: dict[str, list[Answer]], rows: dict[str, list[di
         f"{told.get('fps', 1.0):g} frames a second. Mean and 95 % interval over streams. *ever*: did it ever appear? "
         "Half of it is about what did, that long ago, half about what never did: a constant answer gets half. *when*: "
         "the time of its coming or going, right to the distance of two frames. Tokens: of the stream, read by an "
-        "answer. Bytes: held at its end.\n",
+        "answer. Bytes: held at its end. Differences below are over the streams that both memories saw.\n",
         "| memory | "
         + " | ".join(f"ever, {age}" if age != "now" else "now" for age, *_ in ages)
-        + f" | when, {late[0]} | tokens | device | host |",
-        "|---|" + "---|" * (len(ages) + 4),
+        + f" | when, {late[0]} | tokens | device | host | streams |",
+        "|---|" + "---|" * (len(ages) + 5),
     ]
     order = sorted(answers, key=lambda memory: -_mean(of_age(answers[memory], *late[1:], "ever")))
     for memory in order:
@@ -212,7 +213,7 @@ def section(name: str, answers: dict[str, list[Answer]], rows: dict[str, list[di
         tokens = round(float(np.mean([one.tokens for one in some])))
         shown = memory if memory == ORACLE else f"`{memory}`"
         sizes = ["", ""] if memory == ORACLE else [size(device), size(host)]
-        out.append(" | ".join([f"| {shown}", *parts, str(tokens), *sizes]) + " |")
+        out.append(" | ".join([f"| {shown}", *parts, str(tokens), *sizes, str(num_streams(some))]) + " |")
     lates = (AGES[-1], late) if late != AGES[-1] else (late,)
     return [*out, "", *itertools.chain.from_iterable(compared(answers, one) for one in lates)]
 
@@ -239,10 +240,18 @@ def compared(answers: dict[str, list[Answer]], late: tuple[str, float, float]) -
         for title, some in (("ahead", ahead), ("no difference shown", level), ("behind", behind)):
             out.append(f"- {title}: {'; '.join(some) if some else 'none'}")
         out.append("")
-    streams = len({one.stream for some in answers.values() for one in some})
-    if streams < 6:
-        out += [f"With {streams} streams no such test can reach 5 %: what is level here was not told apart.", ""]
+    most = max(map(num_streams, answers.values()))
+    few = sorted({count for count in map(num_streams, answers.values()) if count < 6})
+    if few:
+        which = "With" if few == [most] else "Of memories with"
+        told = " or ".join(map(str, few))
+        out += [f"{which} {told} streams no such test can reach 5 %: what is level there was not told apart.", ""]
     return out
+
+
+def num_streams(some: Sequence[Answer]) -> int:
+    """How many streams the answers are about."""
+    return len({one.stream for one in some})
 
 
 def _mean(some: Sequence[Answer]) -> float:
@@ -296,7 +305,7 @@ def page() -> str:
 
 def picture_of(name: str) -> str:
     """The file of a model's picture."""
-    return f"memories_{name.replace(', ', '_').replace(' ', '_').replace('-', '_')}.png"
+    return f"memories_{name.lower().replace(', ', '_').replace(' ', '_').replace('-', '_')}.png"
 
 
 def draw() -> None:

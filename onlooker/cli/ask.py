@@ -102,8 +102,7 @@ def ask(
             read_ahead(opened, None if writer else engine.resize) as frames,
         ):
             options.write_prefixes(session, prefix)
-            for frame in frames:
-                session.push(frame)
+            for frame, _ in session.push_many(frames):
                 if writer and session.trace:
                     writer.add(frame, session.trace.recomputed, session.trace.kept)
                 watched.to(int(frame.time_s))
@@ -166,8 +165,9 @@ def explain(answer: Answer, stats: SessionStats) -> list[str]:
         lines.append(f"asked at {clock(answer.time_s)}, looked mostly at {cited}")
     kept = stats.tokens_kept / max(1, stats.tokens_seen)
     skipped = f"{stats.frames_skipped} skipped by the gate, " if stats.frames_skipped else ""
+    together = f", {stats.frames_together} read in groups" if stats.frames_together else ""
     lines.append(
-        f"{stats.frames} frames, {skipped}{stats.refreshed_frames} encoded whole; "
+        f"{stats.frames} frames, {skipped}{stats.refreshed_frames} encoded whole{together}; "
         f"{stats.tokens_kept} of {stats.tokens_seen} tokens kept ({kept:.0%}); "
         f"memory {size_text(sum(stats.memory_bytes.values()))}; "
         f"first word after {answer.timing.first_token_s * 1000:.0f} ms"

@@ -75,8 +75,8 @@ def chapters(
         found: list[Cue] = []
         with engine.open() as session, read_ahead(opened, engine.resize) as frames:
             cutting = Chapters(engine, session, prompt or TITLE, policy, least_s=least, longest=longest)
-            for frame in frames:
-                found += _tell(cutting.look(frame, session.push(frame)), as_json)
+            for frame, taken in session.push_many(frames):
+                found += _tell(cutting.look(frame, taken), as_json)
             if session.time_s is None:
                 raise SourceError("the source showed no frame", given=source, do="check it, and --fps")
             found += _tell(cutting.end(session.time_s + 1 / fps), as_json)

@@ -158,6 +158,8 @@ class SessionStats:
     frames_unsaid: int = 0
     """Frames of which a method looks for what the video's encoder said (`Engine.hears_codec`) and nothing was said: it
     goes by the picture instead. The gate's skipped ones are not among them."""
+    frames_together: int = 0
+    """Frames that were read in one pass with others of their stream (`Session.push_many`)."""
     refreshed_frames: int = 0
     tokens_seen: int = 0
     tokens_kept: int = 0

@@ -274,19 +274,20 @@ class Engine:
         sessions = [session for session, _ in arrivals]
         batch = self.eye.see(arrivals) if arrivals else []
 
-        writers = [Writer(session, self._to_read(arrival)) for session, arrival in zip(sessions, batch, strict=True)]
+        writers = [Writer(session, self.to_read(arrival)) for session, arrival in zip(sessions, batch, strict=True)]
         with self.stages("prefill", sessions, self.device):
             scores = read_all(self.passes.run, writers, [request.pending() for request in requests])
         events = []
         with self.stages("memory", sessions, self.device):
             for arrival, writer in zip(batch, writers, strict=True):
-                events.append(self._remember(arrival, writer))
+                events.append(self.remember(arrival, writer))
         ends = [(w.session, w.end) for w, event in zip(writers, events, strict=True) if isinstance(event, FrameTaken)]
         listen(self.model, ends)
         with looking or nullcontext():
             return events, accept_all(requests, scores)
 
-    def _to_read(self, arrival: Arrival) -> list[Reading]:
+    def to_read(self, arrival: Arrival) -> list[Reading]:
+        """What the model reads of a frame that was seen."""
         if arrival.seen is None or self.serving.memory.holds_tokens:
             return []
         return arrival.seen.emission.readings(self.model, self.layout)
@@ -363,7 +364,8 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------------- remembering
 
-    def _remember(self, arrival: Arrival, writer: Writer) -> FrameTaken | Failed:
+    def remember(self, arrival: Arrival, writer: Writer) -> FrameTaken | Failed:
+        """A frame that was seen and read is remembered, or refused."""
         session, time_s, seen, plan = writer.session, arrival.frame.time_s, arrival.seen, Plan()
         is_skipped = arrival.is_skipped
         held = bool(arrival.waiting) and not is_skipped

@@ -1,7 +1,7 @@
 """One pass through the language model for the tokens of many streams at once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class Work:
     """After how many of its last tokens somebody wants to know what comes: then scores `[scored, vocabulary]`."""
     wants_hidden: bool = False
     """Does somebody want the last token's last hidden state? Then the result is `[hidden_dim]`."""
+    heard: tuple[int, ...] = ()
+    """Of which tokens somebody wants the last hidden state, ascending: then the result is `[heard, hidden_dim]`."""
     priority: int = 0
     """0 for what a stream or a questioner waits for; 1 for what may come later (see `Scheduler`). In packed passes the
     first come first."""
@@ -33,16 +35,22 @@ class Work:
     @property
     def num_told(self) -> int:
         """Of how many of its last tokens the last hidden states are needed."""
-        return max(self.scored, int(self.wants_logits or self.wants_hidden))
+        newest = len(self.embeddings) - self.heard[0] if self.heard else 0
+        return max(self.scored, int(self.wants_logits or self.wants_hidden), newest)
+
+    def ending_at(self, places: Sequence[int]) -> "Work":
+        """As it is, of which several blocks end at these tokens: whoever wants to hear of its end hears of theirs."""
+        return replace(self, wants_hidden=False, heard=tuple(places)) if self.wants_hidden else self
 
 
 def results(model: VideoModel, works: Sequence[Work], hidden: Sequence[Tensor]) -> list[Tensor | None]:
     """What each work gets, from the last hidden states of the tokens that are asked about, `[num_told, hidden_dim]`
     each. All scores come of one product."""
     told: list[Tensor | None] = [
-        rows[-1] if work.wants_hidden else None for work, rows in zip(works, hidden, strict=True)
+        rows[-1] if work.wants_hidden else rows[[at - work.heard[0] for at in work.heard]] if work.heard else None
+        for work, rows in zip(works, hidden, strict=True)
     ]
-    asked = [number for number, work in enumerate(works) if work.num_told and not work.wants_hidden]
+    asked = [n for n, work in enumerate(works) if work.num_told and not work.wants_hidden and not work.heard]
     if asked:
         scores = model.logits(torch.cat([hidden[number] for number in asked]))
         for number, part in zip(asked, scores.split([works[number].num_told for number in asked]), strict=True):

@@ -91,14 +91,19 @@ def held_works(view: QuestionView, readings: Sequence[Reading]) -> Iterator[Work
         while end < len(readings) and count + len(readings[end].embeddings) <= MOST_READ:
             count += len(readings[end].embeddings)
             end += 1
-        some = readings[start:end]
-        names = {name: rows for one in some for name, rows in (one.extras or {}).items()}
-        extras = {
-            name: torch.cat([(one.extras or {}).get(name, _zeros(like, len(one.embeddings))) for one in some])
-            for name, like in names.items()
-        }
-        yield Work(torch.cat([one.embeddings for one in some]), view.held_segment(len(some)), extras or None)
+        embeddings, extras = joined(readings[start:end])
+        yield Work(embeddings, view.held_segment(end - start), extras)
         start = end
+
+
+def joined(readings: Sequence[Reading]) -> tuple[Tensor, dict[str, Tensor] | None]:
+    """The rows of several readings, and those beside them, as of one."""
+    names = {name: rows for one in readings for name, rows in (one.extras or {}).items()}
+    extras = {
+        name: torch.cat([(one.extras or {}).get(name, _zeros(like, len(one.embeddings))) for one in readings])
+        for name, like in names.items()
+    }
+    return torch.cat([one.embeddings for one in readings]), extras or None
 
 
 def _zeros(rows: Tensor, count: int) -> Tensor:

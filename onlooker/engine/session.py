@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,18 +77,14 @@ class Session:
         self.noted_s = 0.0  # time of the newest note
         self.wanted: Counter[str] = Counter(self.thinker.needs)
         """Signals of a frame that somebody listens to (`Watch`), and how many do."""
-        self.heard = Heard()
-        """What the newest frame told them."""
+        self.heard = Heard()  # what the newest frame told them
         self.carriers: Tensor | None = None  # the newest patch's tokens as kept, if a decision is made of them
         self.usual = Usual()
-        self.thinking: Thinking | None = None
-        """The thought that is on its way."""
-        self.notebook = NoteBook()
-        """What was written into the memory."""
+        self.thinking: Thinking | None = None  # the thought that is on its way
+        self.notebook = NoteBook()  # what was written into the memory
         self.rules = RuleBook()
         """What the rules of this stream remember, and what they said when."""
-        self.totals = SessionStats()
-        self.closed = False
+        self.totals, self.closed = SessionStats(), False
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
 
     def push(self, frame: Frame) -> FrameTaken:
@@ -101,6 +97,12 @@ class Session:
         if isinstance(event, Failed):
             raise event.error
         return event
+
+    def push_many(self, frames: Iterable[Frame], **options: Any) -> Generator[tuple[Frame, FrameTaken], None, None]:
+        """Push the frames of a file, several in one pass: see `together.push_many` for what and for the options."""
+        from onlooker.engine.together import push_many  # which needs this module
+
+        return push_many(self, self._engine, frames, **options)
 
     def ask(
         self,
@@ -248,8 +250,7 @@ class Session:
         if self.closed:
             return
         self.tell(Closed(self.time_s or 0.0, self.frames))
-        self.closed, self.trace = True, None
-        self.arrival, self._working = None, None
+        self.closed, self.trace, self.arrival, self._working = True, None, None, None
         self.waiting, self.pending, self.looked_ahead = (), (), None
         self.heard, self.usual, self.carriers = Heard(), Usual(), None
         self.states = self._engine.new_states()
@@ -366,9 +367,7 @@ class Session:
             self.trace = self.trace and self.trace.of_skipped(event.time_s)
         else:
             self.seen_s = event.time_s
-        self.frames += 1
-        self.time_s = event.time_s
-        totals = self.totals
+        self.frames, self.time_s, totals = self.frames + 1, event.time_s, self.totals
         totals.frames += 1
         totals.frames_held += event.held
         totals.refreshed_frames += event.refreshed

@@ -36,6 +36,7 @@ class Hinted(Gate):
     """Small frames where the memory has no use for whole ones."""
 
     needs: ClassVar[frozenset[str]] = frozenset({PICTURE_SIZES})
+    heeds_memory: ClassVar[bool] = True
 
     fuzzy: float = 0.6
     """Share of its rows and columns for a frame like one that the memory keeps small."""

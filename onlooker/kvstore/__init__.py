@@ -6,16 +6,20 @@ from onlooker.kvstore.chunk import Chunk
 from onlooker.kvstore.question import Held, QuestionView
 from onlooker.kvstore.store import KVStore
 from onlooker.kvstore.tiers import store_settings, tier_codecs
+from onlooker.kvstore.together import Foreseen, Together, may_read_together
 
 __all__ = [
     "Catalog",
     "Chunk",
+    "Foreseen",
     "Held",
     "KVStore",
     "PackedAttention",
     "QuestionView",
     "Segment",
     "Spans",
+    "Together",
+    "may_read_together",
     "store_settings",
     "tier_codecs",
 ]

@@ -166,6 +166,10 @@ class Spans(Sequence[Span]):
             raise IndexError(place)
         return self._entries.at(0 if number < self._lead else self._first + number - self._lead).span
 
+    def entries(self) -> Catalog[Any]:
+        """A copy of the catalog that they are of."""
+        return self._entries.copy()
+
     def find(self, number: int) -> Span | None:
         """The span of this number; None when it is not among them."""
         entry = self._entries.get(number)

@@ -1,7 +1,7 @@
 """A block while it is being written: its tokens attend to all that is resident before them, and to themselves."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,22 @@ from onlooker.kvstore.rotation import moved, rotate
 
 if TYPE_CHECKING:
     from onlooker.kvstore.store import KVStore
+
+
+class Written(Protocol):
+    """What a store seals."""
+
+    raw: Tensor
+    """Un-rotated keys, `[layers, kv_heads, tokens, head_dim]`."""
+    queries: Tensor | None
+
+
+def end_open(store: "KVStore", what: str) -> None:
+    """Nothing of a store may be half written now; what was read ahead and is not sealed is given up. Raises
+    `InputError`, with `what`, when something else is."""
+    if store._open is not None and not store._open.gives_way:
+        raise InputError(what, do="seal or abort it first")
+    store._open = None
 
 
 @dataclass
@@ -46,6 +62,8 @@ class Chunk:
     ) -> None:
         """`raw` is room for its un-rotated keys, `[layers, kv_heads, tokens, head_dim]`, until it is sealed."""
         self.causal = causal
+        self.gives_way = False
+        """Whether it is given up for whoever wants to write (see `Together`)."""
         window = store._window
         self._store, self._block, self._times, self.raw = store, block, (start_s, end_s), raw
         self._kind: SpanKind = kind

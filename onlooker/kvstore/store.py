@@ -17,7 +17,7 @@ from onlooker.kvstore import snapshot
 from onlooker.kvstore.arena import Arena, allocate
 from onlooker.kvstore.blocks import Block, Entry
 from onlooker.kvstore.catalog import Catalog, Spans
-from onlooker.kvstore.chunk import Chunk
+from onlooker.kvstore.chunk import Chunk, Written, end_open
 from onlooker.kvstore.coded import Coded, encoded_bytes, hold, park
 from onlooker.kvstore.coded_window import new_window
 from onlooker.kvstore.disk import DiskTier
@@ -120,8 +120,7 @@ class KVStore:
         Raises `CapacityError` when the device budget has no room and `InputError` for a wrong request; nothing is
         changed then.
         """
-        if self._open is not None:
-            raise InputError("a chunk of this store is still open", do="seal or abort it first")
+        end_open(self, "a chunk of this store is still open")
         if positions.ndim != 2 or positions.shape[0] != self.spec.position_axes or not positions.shape[1]:
             wanted = f"[{self.spec.position_axes}, tokens]"
             raise InputError("a block needs positions for each axis", given=str(list(positions.shape)), do=wanted)
@@ -138,7 +137,7 @@ class KVStore:
         self._open = Chunk(self, block, kind, start_s, end_s, raw, causal)
         return self._open
 
-    def _seal(self, chunk: Chunk, block: Block, kind: SpanKind, start_s: float, end_s: float) -> Span:
+    def _seal(self, chunk: Written, block: Block, kind: SpanKind, start_s: float, end_s: float) -> Span:
         self._signals.add(block.id, chunk.raw)
         self._window.append(block, is_prefix=kind == "prefix")
         span = Span(block.id, kind, block.num_tokens, start_s, end_s)
@@ -286,8 +285,7 @@ class KVStore:
         self._next_id = span.id
 
     def _check(self, plan: Plan) -> None:
-        if self._open is not None:
-            raise InputError("a plan cannot be carried out while a chunk is open", do="seal or abort it first")
+        end_open(self, "a plan cannot be carried out while a chunk is open")
         named = plan.park + plan.forget + plan.melt
         if len(set(named)) != len(named):
             raise InputError("a plan names a block twice", given=str(sorted(named)), do="park, forget or melt, once")

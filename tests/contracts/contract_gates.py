@@ -60,4 +60,24 @@ def gate_engagement(method: Any, opened: Opener) -> None:
     assert whole == {True, False}, "all frames of a stream that moves and stands still got the same verdict"
 
 
-GATE = (verdicts_are_whole, gate_engagement)
+class Closed(MemoryView):
+    """A memory of which only the time of the newest frame seen may be known."""
+
+    def __getattribute__(self, name: str) -> Any:
+        assert name not in ("spans", "hint"), f"it looks at the memory's {name} and does not say so (heeds_memory)"
+        return super().__getattribute__(name)
+
+
+def memory_is_heeded_openly(method: Any, opened: Opener) -> None:
+    """A gate that does not say that it heeds the memory never looks at it: frames are shown to it ahead."""
+    if method.heeds_memory:
+        return
+    state, seen_s = method.new_state(), None
+    for number in range(60):
+        frame = opened(method).input(number)
+        verdict = method.look(frame, Closed((), seen_s), state)
+        if isinstance(verdict, np.ndarray) or verdict:
+            seen_s = frame.time_s
+
+
+GATE = (verdicts_are_whole, gate_engagement, memory_is_heeded_openly)

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -37,6 +38,10 @@ class Gate(Method):
 
     The first frame of a stream is never skipped: a question needs something to look at.
     """
+
+    heeds_memory: ClassVar[bool] = False
+    """Whether it looks at the blocks of the memory or at its hint, and not only at when a frame was seen last: then no
+    frame is shown to it before those ahead of it are remembered."""
 
     @abstractmethod
     def look(self, frame: Frame, memory: MemoryView, state: StreamState) -> float | np.ndarray:
