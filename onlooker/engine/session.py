@@ -62,6 +62,7 @@ class Session:
         """The newest frame between the eye and the memory (the engine's)."""
         self._working: dict[str, StreamState] | None = None
         """What they remember with the frame that is being worked on."""
+        self._writes_in_place = True
         self.waiting: tuple[Frame, ...] = ()
         """The newest frames, which are no whole patch yet (see `VideoModel.patch_frames`)."""
         self.pending: tuple[Pending, ...] = ()
@@ -287,7 +288,7 @@ class Session:
         states; of a renewable kind the state itself, where a fork would cost much and there is room for the frame.
         An earlier frame that never came to be remembered is given up."""
         self.give_up()
-        is_sure = self.store.is_sure_of_room(most_tokens)
+        is_sure = self._writes_in_place and self.store.is_sure_of_room(most_tokens)
         self._working = {kind: working_state(kind, state, is_sure) for kind, state in self.states.items()}
         return self._working
 

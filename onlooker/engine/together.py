@@ -1,5 +1,6 @@
 """Several frames of one stream in one prefill, for whoever has the frames before the questions: a file."""
 
+import copy
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +20,14 @@ from onlooker.engine.hearing import listen, to_hear
 from onlooker.engine.packing import Work
 from onlooker.engine.reading import Reading, joined
 from onlooker.engine.request import release
-from onlooker.engine.seeing import Arrival
-from onlooker.engine.session import Session
 from onlooker.kvstore import Foreseen, Together, may_read_together
 
 if TYPE_CHECKING:
     import torch
 
     from onlooker.engine.engine import Engine
+    from onlooker.engine.seeing import Arrival
+    from onlooker.engine.session import Session
 
 TOGETHER = 16
 """Frames of a group, as published for QuickPrefill."""
@@ -37,7 +38,7 @@ LEFT_ALONE = frozenset({"memory", "gate", "think", "refiner"})
 
 
 def push_many(
-    session: Session, engine: "Engine", frames: Iterable[Frame], together: int = TOGETHER
+    session: "Session", engine: "Engine", frames: Iterable[Frame], together: int = TOGETHER
 ) -> Generator[tuple[Frame, FrameTaken], None, None]:
     """Push frames, up to so many of which are read in one pass; every frame, and what became of it, in order.
 
@@ -64,7 +65,7 @@ def push_many(
         group.give_up()
 
 
-def may_group(session: Session, engine: "Engine") -> bool:
+def may_group(session: "Session", engine: "Engine") -> bool:
     """Whether frames of a session can be read together at all, whatever its memory decides about them."""
     if engine.serves is not VideoModel:
         return False
@@ -78,7 +79,7 @@ class _Looked:
     """A frame that was looked at and is not in the memory yet."""
 
     frame: Frame
-    arrival: Arrival
+    arrival: "Arrival"
     readings: Sequence[Reading]
     states: Mapping[str, StreamState]
     """Of the methods that have looked at it."""
@@ -86,43 +87,37 @@ class _Looked:
     """What looking at it cost."""
 
 
-class _Scout(Session):
-    """A session's double, which looks at frames before those ahead of them are in the session's memory."""
+class _Scout:
+    """Looks at the frames of a session before those ahead of them are in its memory."""
 
-    def __init__(self, session: Session) -> None:
-        vars(self).update(vars(session))
-        self.arrival, self._working = None, None
-        self.states = self._forked()
-        self.totals = SessionStats(frames_skipped=session.totals.frames_skipped)
-
-    def begin(self, most_tokens: int) -> dict[str, StreamState]:
-        """Forks, always: the session goes through what this one has gone through."""
-        self.give_up()
-        self._working = self._forked()
-        return self._working
+    def __init__(self, session: "Session") -> None:
+        self.double = double = copy.copy(session)
+        double.arrival, double._working, double._writes_in_place = None, None, False
+        double.states, double.totals = session.forks(), SessionStats(frames_skipped=session.totals.frames_skipped)
 
     def look(self, frame: Frame, engine: "Engine") -> _Looked:
-        """What comes of a frame, with this one a frame further."""
-        engine.check_arrivals([(self, frame)])
-        (arrival,) = engine.eye.see([(self, frame)])
-        self.settle()
-        counted, skipped = self.totals, self.totals.frames_skipped
+        """What comes of a frame, with the double a frame further."""
+        double = self.double
+        engine.check_arrivals([(double, frame)])
+        (arrival,) = engine.eye.see([(double, frame)])
+        double.settle()
+        counted, skipped = double.totals, double.totals.frames_skipped
         if arrival.gated is not None:
-            self.states["gate"] = arrival.gated.state
+            double.states["gate"] = arrival.gated.state
         if arrival.is_skipped:
             skipped += 1
         else:
-            self.seen_s = frame.time_s
+            double.seen_s = frame.time_s
         if arrival.patch is not None or not arrival.is_skipped:
-            self.waiting = arrival.waiting
+            double.waiting = arrival.waiting
         if arrival.seen is not None:
-            self.pending = arrival.seen.emission.pending
-        self.frames, self.time_s = self.frames + 1, frame.time_s
-        self.totals = SessionStats(frames_skipped=skipped)
-        return _Looked(frame, arrival, engine.to_read(arrival), dict(self.states), counted)
+            double.pending = arrival.seen.emission.pending
+        double.frames, double.time_s = double.frames + 1, frame.time_s
+        double.totals = SessionStats(frames_skipped=skipped)
+        return _Looked(frame, arrival, engine.to_read(arrival), dict(double.states), counted)
 
-    def hand_over(self, session: Session, looked: _Looked) -> None:
-        """The session is about to remember a frame as this one saw it."""
+    def hand_over(self, session: "Session", looked: _Looked) -> None:
+        """The session is about to remember a frame as the double saw it."""
         session.give_up()
         if looked.arrival.seen is not None:
             left = {kind: session.states[kind].fork() for kind in LEFT_ALONE & session.states.keys()}
@@ -133,14 +128,11 @@ class _Scout(Session):
         for stage, seconds in counted.stage_s.items():
             totals.stage_s[stage] = totals.stage_s.get(stage, 0.0) + seconds
 
-    def _forked(self) -> dict[str, StreamState]:
-        return {kind: state if kind in LEFT_ALONE else state.fork() for kind, state in self.states.items()}
-
 
 class _GroupWriter(Writer):
     """The blocks of one frame that was read with others (see `Writer`)."""
 
-    def __init__(self, session: Session, group: Together, count: int, end: Tensor | None) -> None:
+    def __init__(self, session: "Session", group: Together, count: int, end: Tensor | None) -> None:
         super().__init__(session, ())
         self._group = group
         try:
@@ -159,7 +151,7 @@ class _GroupWriter(Writer):
 class _Groups:
     """The frames of one session on their way into its memory."""
 
-    def __init__(self, session: Session, engine: "Engine", together: int) -> None:
+    def __init__(self, session: "Session", engine: "Engine", together: int) -> None:
         self._session, self._engine, self._together = session, engine, together
         self._looked: deque[_Looked] = deque()
         self._group: Together | None = None
