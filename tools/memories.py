@@ -44,6 +44,11 @@ memory does, and its settings: [methods.md](methods.md). How to write one: [addi
 | what was said, for hours | `video_rag`, `streaming_vlm` | texts beside the newest frames |
 | a file, once, soon | `quickprefill`, `full` | a share of everything; everything |
 
+The frames of a file are read sixteen in one pass (`Session.push_many`, in `onlooker ask` and `chapters`) as long as the
+memory evicts nothing between them: always under `full`, group by group under `quickprefill`, under `rekv` and the other
+windows until the window is full, from then on one by one. Memories that look at the keys or queries of each block
+(`livevlm`, `participative`, `resv`) read one by one, and those that hold tokens read nothing before the question.
+
 `retrieval_heads` asks heads by number. Its default is right for the pocket models; for another model find them first
 (`python -m benchmarks.find_heads --model ...`). So it is not the default, which has to serve every model, though it
 wins wherever it was measured. `recent=4` tells more clock times, `recent=8` more of the present.
