@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -36,6 +36,9 @@ def plan(
     window_tokens: Annotated[int, typer.Option(help="Tokens a stream keeps on the device (its window).")] = 5000,
     kv: options.KV = "",
     arithmetic: options.Arithmetic = "model",
+    references: Annotated[
+        Literal["int8", "int4"], typer.Option(help="How stc_cacher keeps its references (its reference_dtype).")
+    ] = "int8",
     hours: Annotated[float, typer.Option(help="How long a stream lasts.")] = 1.0,
     device_gb: Annotated[float, typer.Option(help="Memory of the device, in GB (10^9 bytes).")] = 80.0,
     measured: Annotated[
@@ -54,14 +57,15 @@ def plan(
     shape = shape_of(model)
     kept = max(1, int(shape.frame_tokens * keep_ratio))
     frames = max(1, int(hours * 3600 * fps))
-    towers = _towers(model, shape.image_size)
+    towers = _towers(model, shape.image_size, references)
+    cacher = shape.reference_bytes(4 if references == "int4" else 8)
     weights = shape.parameters * 2 + sum(one["weights_bytes"] for one in towers)
     weights -= shape.layer_parameters if arithmetic == "fp8" else 0
     window = min(window_tokens, frames * kept)
     beside = sum(one["state_bytes"] for one in towers)
     on_device, on_host = coded_bytes(shape, kv, kept)
     coded = window // kept * on_device + window % kept * shape.kv_bytes_per_token
-    on_device = coded + shape.reference_bytes + beside
+    on_device = coded + cacher + beside
     parked = max(0, frames - window // kept) * on_host
     room = device_gb * 1e9 * (1 - SPARE) - weights
     row: dict[str, Any] = {
@@ -72,7 +76,7 @@ def plan(
         "tokens_per_frame": shape.frame_tokens,
         "tokens_kept_per_frame": kept,
         "kv_bytes_per_frame": kept * shape.kv_bytes_per_token,
-        "cacher_bytes_per_stream": shape.reference_bytes,
+        "cacher_bytes_per_stream": cacher,
         "further_towers": towers,
         "device_bytes_per_stream": on_device,
         "seconds_in_window": window / (kept * fps),
@@ -111,7 +115,7 @@ def _beside(one: dict[str, Any], room: float) -> dict[str, Any]:
     }
 
 
-def _towers(model: str, side: int) -> list[dict[str, Any]]:
+def _towers(model: str, side: int, references: Literal["int8", "int4"]) -> list[dict[str, Any]]:
     """What each further tower behind the model's name takes: of its weights, and of each stream."""
     from onlooker.models import planned_towers
 
@@ -124,7 +128,7 @@ def _towers(model: str, side: int) -> list[dict[str, Any]]:
     rows = []
     for one in towers:
         seen = one.tower(tuple(one.preprocess([np.zeros((side, side, 3), np.uint8)]).shape))
-        state = STCCacher().state_bytes(len(seen.layers), seen.num_tokens, seen.dim)
+        state = STCCacher(reference_dtype=references).state_bytes(len(seen.layers), seen.num_tokens, seen.dim)
         about = {"tower": one.name, "weights_bytes": one.weights_bytes}
         rows.append(about | {"tokens": seen.num_tokens, "state_bytes": state})
     return rows

@@ -6,7 +6,7 @@ Imported only where Triton is there; `coded` launches them, and the plain form o
 import triton
 import triton.language as tl
 
-from onlooker.kernels._coded_triton import _codes, _row_scales
+from onlooker.kernels._coded_triton import _codes, _stored
 from onlooker.kernels._vision_triton import behind
 
 SKETCH = tl.constexpr(32)
@@ -95,7 +95,7 @@ def carry(
 @triton.jit
 def _share(
     fresh, factor, flat, place, start, scales, ages, missed, turn_state, stream, cols, tokens, layer, kind_layer, width,
-    room, first, CODED: tl.constexpr, AGES: tl.constexpr, SLOTS: tl.constexpr, COLS: tl.constexpr,
+    room, first, BITS: tl.constexpr, AGES: tl.constexpr, SLOTS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """Some columns of what those who only had their turn found new, on average: missed by the others since."""
     narrow = (cols < width)[None, :]
@@ -112,11 +112,10 @@ def _share(
         source = tl.load(flat + entry, mask=slot < room, other=0)
         asks = (tl.load(place + source, mask=slot < room, other=-1) == entry) & (slot < room * there)
         token = (source - stream * tokens).to(tl.int32)
-        scale = _row_scales(scales, stream, kind_layer * tokens + token, asks, CODED)
         age = tl.load(age_start + layer * tokens + token, mask=asks, other=0).to(tl.int32)
         wanted = asks[:, None] & narrow
-        at = start + (layer * tokens + token).to(tl.int64)[:, None] * width + cols[None, :]
-        old = tl.load(at, mask=wanted, other=0.0).to(tl.float32) * scale[:, None]
+        row, of_scale = (layer * tokens + token)[:, None], (kind_layer * tokens + token)[:, None]
+        old = _stored(start, scales, stream, row, of_scale, width, cols[None, :], wanted, BITS)
         old += tl.load(since_all + age[:, None] * width + cols[None, :], mask=wanted, other=0.0)
         new = tl.load(fresh + entry[:, None] * width + cols[None, :], mask=wanted, other=0.0).to(tl.float32) * factor
         total += new - old
@@ -150,7 +149,7 @@ def common_shift(
     room,
     first,
     EARLY: tl.constexpr,
-    CODED: tl.constexpr,
+    BITS: tl.constexpr,
     AGES: tl.constexpr,
     SLOTS: tl.constexpr,
     COLS: tl.constexpr,
@@ -162,14 +161,14 @@ def common_shift(
     begin = tl.program_id(0) * COLS
     cols = tl.arange(0, COLS)
     if begin < dim:
-        start = _codes(tl.load(codes + stream), fresh, CODED)
+        start = _codes(tl.load(codes + stream), fresh, BITS)
         _share(
             fresh, 1.0, flat, place, start, scales, ages, shifts, turn_state, stream, begin + cols, tokens, layer,
-            kind_layer, dim, room, first, CODED, AGES, SLOTS, COLS,
+            kind_layer, dim, room, first, BITS, AGES, SLOTS, COLS,
         )  # fmt: skip
     else:
         own = tl.multiple_of(tl.load(sketch_codes + stream).to(tl.pointer_type(tl.float32)), 16)
         _share(
             sketches, factor, flat, place, own, scales, ages, shift_sketches, turn_state, stream, cols, tokens, layer,
-            kind_layer, SKETCH, room, first, tl.constexpr(False), AGES, SLOTS, COLS,
+            kind_layer, SKETCH, room, first, tl.constexpr(0), AGES, SLOTS, COLS,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Triton kernels of vision steps over references in 8 bits, which are read and written by address.
+"""Triton kernels of vision steps over references in 8 or 4 bits, which are read and written by address.
 
 Imported only where Triton is there; `coded` launches them, and the plain form of STC-Cacher says what they must equal.
 """
@@ -8,68 +8,112 @@ import triton.language as tl
 
 from onlooker.kernels._vision_triton import _store_norm, behind
 
+GROUP: tl.constexpr = tl.constexpr(32)
+"""Channels that share a scale in 4 bits, as in `stc_cacher._state`."""
+HALF: tl.constexpr = tl.constexpr(16)
+"""Of a group, the first so many lie in the low bits of its bytes, the others in the high ones."""
+
 
 @triton.jit
-def _codes(address, like, CODED: tl.constexpr):
+def _codes(address, like, BITS: tl.constexpr):
     """Where a stream's stored rows begin."""
-    if CODED:
+    if BITS == 8:
         start = address.to(tl.pointer_type(tl.int8))
+    elif BITS == 4:
+        start = address.to(tl.pointer_type(tl.uint8))
     else:
         start = address.to(tl.pointer_type(like.dtype.element_ty))
     return tl.multiple_of(start, 16)
 
 
 @triton.jit
-def _row_scales(scales, stream, place, there, CODED: tl.constexpr):
-    """What stored rows are multiplied with; `place` counts rows through kinds and layers."""
-    if CODED:
-        start = tl.load(scales + stream).to(tl.pointer_type(tl.float32))
-        return tl.load(start + place, mask=there, other=0.0)
-    return tl.where(there, 1.0, 0.0)
+def _stored(start, scales, stream, row, place, dim, cols, there, BITS: tl.constexpr):
+    """Numbers of stored rows, float32: of row `row` of a stream's, whose scales are those of `place` (rows counted
+    through kinds and layers), the columns `cols`; all three are of shapes that go together, and zero not `there`."""
+    if BITS == 4:
+        groups = tl.cdiv(dim, GROUP)
+        group = cols // GROUP
+        at = row.to(tl.int64) * (groups * HALF) + group * HALF + cols % HALF
+        byte = tl.load(start + at, mask=there, other=0).to(tl.int32)
+        code = ((byte >> (cols % GROUP // HALF * 4)) & 15) - 8
+        scale = tl.load(scales + stream).to(tl.pointer_type(tl.float16)) + place.to(tl.int64) * groups + group
+        value = code.to(tl.float32) * tl.load(scale, mask=there, other=0.0).to(tl.float32)
+    else:
+        value = tl.load(start + row.to(tl.int64) * dim + cols, mask=there, other=0.0).to(tl.float32)
+        if BITS == 8:
+            scale = tl.load(scales + stream).to(tl.pointer_type(tl.float32)) + place
+            value *= tl.load(scale, mask=there, other=0.0)
+    return value
 
 
 @triton.jit
-def _keep(rows, at, codes, scales, stream, token, layer, kind_layer, tokens, dim, valid, cols, CODED: tl.constexpr):
+def _keep_packed(rows, at, address, scales, stream, row, place, dim, wanted, BLOCK: tl.constexpr):
+    """Write one row in 4 bits."""
+    groups = tl.cdiv(dim, GROUP)
+    group, lane = tl.arange(0, BLOCK // GROUP), tl.arange(0, HALF)
+    cols = group[:, None] * GROUP + lane[None, :]
+    low = tl.load(rows + at + cols, mask=cols < dim, other=0.0).to(tl.float32)
+    high = tl.load(rows + at + cols + HALF, mask=cols + HALF < dim, other=0.0).to(tl.float32)
+    most = tl.maximum(tl.max(tl.abs(low), axis=1), tl.max(tl.abs(high), axis=1)) / 7.0
+    scale = tl.minimum(tl.maximum(most, 6e-8), 65504.0).to(tl.float16)
+    wide = scale.to(tl.float32)[:, None]
+    # Adding and taking away 1.5 * 2^23 rounds half to even.
+    low = (low / wide + 12582912.0) - 12582912.0
+    high = (high / wide + 12582912.0) - 12582912.0
+    low = tl.minimum(tl.maximum(low, -7.0), 7.0).to(tl.int32) + 8
+    high = tl.minimum(tl.maximum(high, -7.0), 7.0).to(tl.int32) + 8
+    inside = group < groups * wanted
+    to = address.to(tl.pointer_type(tl.uint8)) + row.to(tl.int64) * (groups * HALF)
+    tl.store(to + group[:, None] * HALF + lane[None, :], (low | (high << 4)).to(tl.uint8), mask=inside[:, None])
+    start = tl.load(scales + stream).to(tl.pointer_type(tl.float16)) + place.to(tl.int64) * groups
+    tl.store(start + group, scale, mask=inside)
+
+
+@triton.jit
+def _keep(
+    rows, at, codes, scales, stream, token, layer, kind_layer, tokens, dim, valid, cols,
+    BITS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Write one row where its stream keeps it; `valid` 0: not at all."""
     address = tl.load(codes + stream)
     wanted = valid * (address != 0).to(tl.int32)
-    value = tl.load(rows + at + cols, mask=cols < dim, other=0.0)
-    to = _codes(address, rows, CODED) + (layer * tokens + token).to(tl.int64) * dim + cols
-    if CODED:
-        wide = value.to(tl.float32)
-        scale = tl.maximum(tl.max(tl.abs(wide), axis=0), 1e-8) / 127.0
-        # Adding and taking away 1.5 * 2^23 rounds half to even.
-        code = (wide / scale + 12582912.0) - 12582912.0
-        tl.store(to, code.to(tl.int8), mask=cols < dim * wanted)
-        start = tl.load(scales + stream).to(tl.pointer_type(tl.float32))
-        tl.store(start + kind_layer * tokens + token, scale, mask=wanted != 0)
+    row, place = layer * tokens + token, kind_layer * tokens + token
+    if BITS == 4:
+        _keep_packed(rows, at, address, scales, stream, row, place, dim, wanted, BLOCK)
     else:
-        tl.store(to, value, mask=cols < dim * wanted)
+        value = tl.load(rows + at + cols, mask=cols < dim, other=0.0)
+        to = _codes(address, rows, BITS) + row.to(tl.int64) * dim + cols
+        if BITS == 8:
+            wide = value.to(tl.float32)
+            scale = tl.maximum(tl.max(tl.abs(wide), axis=0), 1e-8) / 127.0
+            # Adding and taking away 1.5 * 2^23 rounds half to even.
+            code = (wide / scale + 12582912.0) - 12582912.0
+            tl.store(to, code.to(tl.int8), mask=cols < dim * wanted)
+            start = tl.load(scales + stream).to(tl.pointer_type(tl.float32))
+            tl.store(start + place, scale, mask=wanted != 0)
+        else:
+            tl.store(to, value, mask=cols < dim * wanted)
 
 
 @triton.jit
-def _branch(codes, scales, stream, token, layer, kind_layer, tokens, dim, like, cols, CODED: tl.constexpr):
+def _branch(codes, scales, stream, token, layer, kind_layer, tokens, dim, like, cols, BITS: tl.constexpr):
     """A row of a stored branch, float32."""
     address = tl.load(codes + stream)
-    held = dim * (address != 0).to(tl.int32)
-    old = _codes(address, like, CODED) + (layer * tokens + token).to(tl.int64) * dim
-    branch = tl.load(old + cols, mask=cols < held, other=0.0).to(tl.float32)
-    if CODED:
-        scale = tl.load(scales + stream).to(tl.pointer_type(tl.float32)) + kind_layer * tokens + token
-        branch *= tl.load(scale, mask=address != 0, other=0.0)
-    return branch
+    there = cols < dim * (address != 0).to(tl.int32)
+    start = _codes(address, like, BITS)
+    return _stored(start, scales, stream, layer * tokens + token, kind_layer * tokens + token, dim, cols, there, BITS)
 
 
 @triton.jit
 def _attention(
     fresh, at, codes, scales, ages, missed, stream, token, layer, kind_layer, tokens, dim, cols,
-    CODED: tl.constexpr, AGES: tl.constexpr,
+    BITS: tl.constexpr, AGES: tl.constexpr,
 ):  # fmt: skip
     """The attention branch of one token, float32: fresh, or stored with what it missed since it looked."""
     if at >= 0:
         branch = tl.load(fresh + at * dim + cols, mask=cols < dim, other=0.0).to(tl.float32)
     else:
-        branch = _branch(codes, scales, stream, token, layer, kind_layer, tokens, dim, fresh, cols, CODED)
+        branch = _branch(codes, scales, stream, token, layer, kind_layer, tokens, dim, fresh, cols, BITS)
         address = tl.load(ages + stream)
         held = dim * (address != 0).to(tl.int32)
         age_at = address.to(tl.pointer_type(tl.uint8)) + layer * tokens + token
@@ -101,7 +145,7 @@ def norm_middle(
     eps,
     RMS: tl.constexpr,
     EARLY: tl.constexpr,
-    CODED: tl.constexpr,
+    BITS: tl.constexpr,
     AGES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -116,7 +160,7 @@ def norm_middle(
     token = (source - stream * tokens).to(tl.int32)
     value = tl.load(x + source * dim + cols, mask=inside, other=0.0).to(tl.float32)
     value += _attention(
-        fresh, at, codes, scales, ages, missed, stream, token, layer, kind_layer, tokens, dim, cols, CODED, AGES
+        fresh, at, codes, scales, ages, missed, stream, token, layer, kind_layer, tokens, dim, cols, BITS, AGES
     )
     value = value.to(x.dtype.element_ty).to(tl.float32)
     _store_norm(value, weight, bias, normed, row, dim, eps, cols, inside, RMS)
@@ -141,7 +185,7 @@ def finish(
     mlp_layer,
     dim,
     EARLY: tl.constexpr,
-    CODED: tl.constexpr,
+    BITS: tl.constexpr,
     AGES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -155,16 +199,16 @@ def finish(
     at = tl.load(looking + row).to(tl.int64)
     mlp_at = tl.load(working + row).to(tl.int64)
     wide += _attention(
-        attention, at, codes, scales, ages, missed, stream, token, layer, kind_layer, tokens, dim, cols, CODED, AGES
+        attention, at, codes, scales, ages, missed, stream, token, layer, kind_layer, tokens, dim, cols, BITS, AGES
     )
     wide = wide.to(x.dtype.element_ty).to(tl.float32)
     if at >= 0:
-        _keep(attention, at * dim, codes, scales, stream, token, layer, kind_layer, tokens, dim, 1, cols, CODED)
+        _keep(attention, at * dim, codes, scales, stream, token, layer, kind_layer, tokens, dim, 1, cols, BITS, BLOCK)
     if mlp_at >= 0:
         wide += tl.load(mlp + mlp_at * dim + cols, mask=inside, other=0.0).to(tl.float32)
-        _keep(mlp, mlp_at * dim, mlp_codes, scales, stream, token, layer, mlp_layer, tokens, dim, 1, cols, CODED)
+        _keep(mlp, mlp_at * dim, mlp_codes, scales, stream, token, layer, mlp_layer, tokens, dim, 1, cols, BITS, BLOCK)
     else:
-        wide += _branch(mlp_codes, scales, stream, token, layer, mlp_layer, tokens, dim, mlp, cols, CODED)
+        wide += _branch(mlp_codes, scales, stream, token, layer, mlp_layer, tokens, dim, mlp, cols, BITS)
     tl.store(total + row * dim + cols, wide.to(x.dtype.element_ty), mask=inside)
 
 
@@ -186,7 +230,7 @@ def keep_residual(
     NORM: tl.constexpr,
     RMS: tl.constexpr,
     EARLY: tl.constexpr,
-    CODED: tl.constexpr,
+    BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """One token behind a branch that is stored, and NORM: its norm."""
@@ -199,7 +243,7 @@ def keep_residual(
     wide += tl.load(branch + row * dim + cols, mask=inside, other=0.0).to(tl.float32)
     rounded = wide.to(x.dtype.element_ty)
     tl.store(total + row * dim + cols, rounded, mask=inside)
-    _keep(branch, row * dim, codes, scales, stream, token, layer, kind_layer, tokens, dim, 1, cols, CODED)
+    _keep(branch, row * dim, codes, scales, stream, token, layer, kind_layer, tokens, dim, 1, cols, BITS, BLOCK)
     if NORM:
         _store_norm(rounded.to(tl.float32), weight, bias, normed, row, dim, eps, cols, inside, RMS)
 
@@ -223,7 +267,7 @@ def keep_coded(
     room,
     count,
     BOTH: tl.constexpr,
-    CODED: tl.constexpr,
+    BITS: tl.constexpr,
     EARLY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -236,7 +280,7 @@ def keep_coded(
     token = (source - stream * tokens).to(tl.int32)
     cols = tl.arange(0, BLOCK)
     at = stream * count + slot
-    _keep(rows, at * stride, codes, scales, stream, token, layer, kind_layer, tokens, dim, valid, cols, CODED)
+    _keep(rows, at * stride, codes, scales, stream, token, layer, kind_layer, tokens, dim, valid, cols, BITS, BLOCK)
     if BOTH:
         _keep(
             more,
@@ -251,20 +295,21 @@ def keep_coded(
             dim,
             valid,
             cols,
-            CODED,
+            BITS,
+            BLOCK,
         )
 
 
 @triton.jit
-def _fill(codes, scales, filled, stream, token, layer, kind_layer, tokens, dim, cols, CODED: tl.constexpr):
+def _fill(codes, scales, filled, stream, token, layer, kind_layer, tokens, dim, cols, BITS: tl.constexpr):
     address = tl.load(codes + stream)
-    held = token < tokens * (address != 0).to(tl.int32)
-    narrow = (cols < dim)[None, :]
-    at = _codes(address, filled, CODED) + (layer * tokens + token).to(tl.int64) * dim
-    scale = _row_scales(scales, stream, kind_layer * tokens + token, held, CODED)
-    value = tl.load(at[:, None] + cols[None, :], mask=held[:, None] & narrow, other=0.0).to(tl.float32) * scale[:, None]
-    to = filled + (stream.to(tl.int64) * tokens + token)[:, None] * dim + cols[None, :]
-    tl.store(to, value.to(filled.dtype.element_ty), mask=(token < tokens)[:, None] & narrow)
+    held = (token < tokens * (address != 0).to(tl.int32))[:, None]
+    token, cols = token[:, None], cols[None, :]
+    start, narrow = _codes(address, filled, BITS), cols < dim
+    row, place = layer * tokens + token, kind_layer * tokens + token
+    value = _stored(start, scales, stream, row, place, dim, cols, held & narrow, BITS)
+    to = filled + (stream.to(tl.int64) * tokens + token) * dim + cols
+    tl.store(to, value.to(filled.dtype.element_ty), mask=(token < tokens) & narrow)
 
 
 @triton.jit(do_not_specialize=["layer", "key_layer", "value_layer"])
@@ -280,7 +325,7 @@ def fill_coded(
     value_layer,
     dim,
     EARLY: tl.constexpr,
-    CODED: tl.constexpr,
+    BITS: tl.constexpr,
     R: tl.constexpr,
     K: tl.constexpr,
 ):
@@ -289,5 +334,5 @@ def fill_coded(
     stream = tl.program_id(2)
     token = tl.program_id(0) * R + tl.arange(0, R)
     cols = tl.program_id(1) * K + tl.arange(0, K)
-    _fill(key_codes, scales, keys, stream, token, layer, key_layer, tokens, dim, cols, CODED)
-    _fill(value_codes, scales, values, stream, token, layer, value_layer, tokens, dim, cols, CODED)
+    _fill(key_codes, scales, keys, stream, token, layer, key_layer, tokens, dim, cols, BITS)
+    _fill(value_codes, scales, values, stream, token, layer, value_layer, tokens, dim, cols, BITS)

@@ -1,4 +1,4 @@
-"""Steps of STC-Cacher by kernels: references in 8 bits, read and written where each stream keeps them.
+"""Steps of STC-Cacher by kernels: references in 8 or 4 bits, read and written where each stream keeps them.
 
 A step is a list of streams of which the same number of tokens may be computed in every layer. Who is computed is found
 on the device: lists of rows have a fixed length, hold valid tokens in any case, and `place` says which of them count;
@@ -17,12 +17,12 @@ from onlooker.core.errors import ModelError
 from onlooker.kernels.rows import launched, norm_weights, power_of_two
 
 KINDS = ("keys", "values", "attention", "mlp")
-"""What is stored in 8 bits, in the order of its scales."""
+"""What is stored in codes, in the order of its scales."""
 SKETCHES = ("entered", "middle", "attention_sketch", "mlp_sketch")
 FIELDS = (*KINDS, *SKETCHES, "scales", "ages", "shifts", "shift_sketches", "due", "phase", "tau")
 """Tensors of a stream, in the order of the table of addresses."""
 ROWS, COLUMNS = 32, 128
-"""Tokens and columns that a program brings back from 8 bits at a time."""
+"""Tokens and columns that a program brings back from codes at a time."""
 WARPS = 2
 """Warps that share a row: with more, they wait for each other's sums longer than they read."""
 TILES = {"few": (8, 1024), "many": (16, 256)}
@@ -55,8 +55,13 @@ class StepShape:
     """Steps of change: see `stc_cacher._change`."""
     group: int = 1
     pinned: int = 0
-    coded: bool = True
-    """Are references 8 bits wide? False: they are as the model computes them."""
+    bits: int = 8
+    """Of a number of the references: 8, 4, or 0: they are as the model computes them."""
+
+    @property
+    def block(self) -> int:
+        """Columns of a program that reads whole rows; at least those that share a scale in 4 bits."""
+        return max(32, power_of_two(self.dim))
 
     @property
     def units(self) -> int:
@@ -202,9 +207,9 @@ class CodedStep:
             rows.room,
             norm.eps,
             RMS=norm.bias is None,
-            CODED=shape.coded,
+            BITS=shape.bits,
             AGES=shape.ages,
-            BLOCK=power_of_two(shape.dim),
+            BLOCK=shape.block,
             **launched(x.device, WARPS),
         )
         return normed
@@ -230,9 +235,9 @@ class CodedStep:
             self._number("attention", layer),
             self._number("mlp", layer),
             shape.dim,
-            CODED=shape.coded,
+            BITS=shape.bits,
             AGES=shape.ages,
-            BLOCK=power_of_two(shape.dim),
+            BLOCK=shape.block,
             **launched(x.device, WARPS),
         )
         return total
@@ -283,7 +288,7 @@ class CodedStep:
             norm.eps,
             HEAD=both,
             RMS=norm.bias is None,
-            BLOCK=power_of_two(shape.dim),
+            BLOCK=shape.block,
             **launched(x.device, WARPS),
         )
         return normed, head
@@ -311,8 +316,8 @@ class CodedStep:
             rows.room,
             len(fresh[kind]) // shape.streams,
             BOTH=bool(other),
-            CODED=shape.coded,
-            BLOCK=power_of_two(shape.dim),
+            BITS=shape.bits,
+            BLOCK=shape.block,
             **launched(self.like.device, WARPS),
         )
 
@@ -337,8 +342,8 @@ class CodedStep:
             0.0 if norm is None else norm.eps,
             NORM=norm is not None,
             RMS=norm is not None and norm.bias is None,
-            CODED=shape.coded,
-            BLOCK=power_of_two(shape.dim),
+            BITS=shape.bits,
+            BLOCK=shape.block,
             **launched(x.device, WARPS),
         )
         return total, normed
@@ -358,7 +363,7 @@ class CodedStep:
             self._number("keys", layer),
             self._number("values", layer),
             shape.dim,
-            CODED=shape.coded,
+            BITS=shape.bits,
             R=ROWS,
             K=COLUMNS,
             **launched(self.like.device),
@@ -369,30 +374,16 @@ class CodedStep:
         """What those who only had their turn found new, on average, which the others have missed."""
         shape, rows, cols = self.shape, self.looking, 32
         self._sketches.common_shift[(-(-shape.dim // cols) + 1, shape.streams)](
-            attention,
-            sums,
-            sums.shape[1] ** -0.5,
-            rows.flat,
-            rows.place,
-            self.at("attention"),
-            self.at("attention_sketch"),
-            self.at("scales"),
-            self.at("ages"),
-            self.at("shifts"),
-            self.at("shift_sketches"),
-            self._turn,
-            shape.tokens,
-            layer,
-            self._number("attention", layer),
-            shape.dim,
-            rows.room,
-            shape.count + shape.pinned,
-            CODED=shape.coded,
+            attention, sums, sums.shape[1] ** -0.5, rows.flat, rows.place, self.at("attention"),
+            self.at("attention_sketch"), self.at("scales"), self.at("ages"), self.at("shifts"),
+            self.at("shift_sketches"), self._turn, shape.tokens, layer, self._number("attention", layer), shape.dim,
+            rows.room, shape.count + shape.pinned,
+            BITS=shape.bits,
             AGES=shape.ages,
             SLOTS=128,
             COLS=cols,
             **launched(attention.device, 8),
-        )
+        )  # fmt: skip
 
     def _number(self, kind: str, layer: int) -> int:
         """Place of a layer's scales among those of all kinds and layers."""

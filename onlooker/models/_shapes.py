@@ -62,14 +62,16 @@ class Shape:
         attention = self.text_dim * self.head_dim * (2 * self.query_heads + 2 * self.kv_heads)
         return self.text_layers * (attention + 3 * self.text_dim * self.text_mlp)
 
-    @property
-    def reference_bytes(self) -> int:
-        """Bytes that `stc_cacher` keeps of a stream: what `STCCacher.state_bytes` says, for those who load no torch.
+    def reference_bytes(self, bits: int = 8) -> int:
+        """Bytes that `stc_cacher` keeps of a stream in 8 or 4 bits: what `STCCacher.state_bytes` says, for those who
+        load no torch.
 
-        A layer: four rows of 8 bits and their scales, four sketches and an age for each token; three shifts and their
-        sketches, two counters.
+        A layer: four rows and their scales (one a row, or one for every 32 numbers), four sketches and an age for each
+        token; three shifts and their sketches, two counters.
         """
-        token = 4 * self.vision_dim + 4 * 4 + 4 * 32 * 4 + 1
+        groups = -(-self.vision_dim // 32)
+        row = self.vision_dim + 4 if bits == 8 else groups * (16 + 2)
+        token = 4 * row + 4 * 32 * 4 + 1
         return self.vision_layers * (self.patches * token + 3 * 4 * (self.vision_dim + 32) + 2 * 4) + 4 + 3 * 4
 
 

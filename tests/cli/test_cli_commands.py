@@ -227,6 +227,8 @@ def test_plan_counts_bytes_and_streams(run) -> None:
     found = run("plan", "--json").json
     assert found["kv_bytes_per_token"] == 2 * 28 * 4 * 128 * 2 and found["tokens_per_frame"] == 196
     assert found["tokens_kept_per_frame"] == 58 and 7.5e9 < found["parameters"] < 8.5e9
+    small = run("plan", "--kv", "device=int4", "--references", "int4", "--json").json
+    assert small["device_bytes_per_stream"] < 150 * 2**20 and small["cacher_bytes_per_stream"] < 57 * 2**20
     ran = run("plan", "--device-gb", 8)
     assert ran.code == 0 and "56.0 KiB" in ran.out and "the weights alone do not fit" in ran.err
 

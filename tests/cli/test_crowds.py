@@ -72,7 +72,7 @@ def test_failed_frames_are_counted_and_nothing_holds_with_one(tiny_model):
 
 
 def test_one_failed_frame_among_hundreds_is_one_too_many(engine, monkeypatch):
-    """Of so many frames that the 95th percentile does not see it. Not so many a second that a slow machine drops any."""
+    """Of so many frames that the 95th percentile does not see it; a second, no more than a slow machine takes."""
     crowd = Crowd(engine, Demand(fps=5.0, questions_per_minute=0, **EASY | {"trial_s": 16.0}), PICTURES, 100)
     plan, calls = type(engine.memory).plan, []
 

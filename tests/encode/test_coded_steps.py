@@ -24,6 +24,7 @@ METHODS = [
     STCCacher(tau=0.0, recompute_ratio=0.25, refresh_share=None, reference_dtype="int8"),
     STCCacher(tau=0.3, reference_dtype="model", refresh_share=0.9),
     STCCacher(tau=0.2, look_every=2, interval=4, refresh_share=0.9, reference_dtype="int8"),
+    STCCacher(tau=0.2, look_every=3, refresh_share=0.9, reference_dtype="int4"),
 ]
 
 
@@ -81,7 +82,7 @@ def check(pairs):
 
 
 @EACH_DEVICE
-@pytest.mark.parametrize("method", METHODS, ids=["fixed", "model", "turns"])
+@pytest.mark.parametrize("method", METHODS, ids=["fixed", "model", "turns", "four"])
 @pytest.mark.parametrize("kind", ["siglip", "clip"])
 @torch.no_grad()
 def test_kernels_equal_the_method(on, ready, kind, method):
@@ -121,7 +122,7 @@ def real_tower(name):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("references", ["int8", "model"])
+@pytest.mark.parametrize("references", ["int8", "int4", "model"])
 @pytest.mark.parametrize("name", ["llava-onevision-7b", "qwen2.5-vl-7b", "qwen3-vl-8b"])
 @torch.no_grad()
 def test_graphs_in_half_precision_at_real_sizes(name, references):

@@ -182,12 +182,12 @@ def run_vision(dtype: torch.dtype) -> None:
 
 
 def run_coded(dtype: torch.dtype) -> None:
-    """Frames that reuse references of both kinds, and whole ones."""
+    """Frames that reuse references of every kind, and whole ones."""
     from onlooker.encode.stc_cacher import STCCacher
     from onlooker.encode.stc_cacher._prepared import CodedEncoder
 
     for tower, hidden in vision_models(dtype):
-        for references in ("int8", "model"):
+        for references in ("int8", "int4", "model"):
             method = STCCacher(reference_dtype=references, refresh_share=None)
             encoder = CodedEncoder(method, tower, hidden[0], 2, lambda name: None, "split")
             states = [method.new_state() for _ in hidden]

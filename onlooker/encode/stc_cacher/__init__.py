@@ -22,7 +22,7 @@ threshold moves so that the mean arithmetic of the frames, refreshes counted, me
 Changes are measured on sketches, random projections to 32 channels. A sketch of a sum is the sum of the sketches: the
 stream's is carried along from branch to branch, and nobody projects whole frames to choose. References are kept in 8
 bits with a scale a row where a model computes in 16: 93 MiB a stream at SigLIP-so400m, of which the published form
-keeps 127. No gradient flows through references.
+keeps 127, and 4 bits 56. No gradient flows through references.
 
 `_change`: who changed. `_state`: what is kept. `_layer`: a layer; `_lean`: the same for a CPU. `_plain`, `_prepared`:
 steps. Here: settings, costs, when a frame is whole.
@@ -70,10 +70,10 @@ class STCCacher(EncoderAccelerator):
     """A frame is computed whole when more than this share of its patches changed; none: never for that."""
     interval: int | None = None
     """A frame is computed whole every so many; 0 or none: never by the clock."""
-    reference_dtype: Literal["auto", "int8", "model"] = "auto"
-    """How references are kept: in 8 bits with a scale a row, or as the model computes them; auto: in 8 bits where the
-    model computes in 16, where bytes are dear, and as they are where it computes in 32, mostly a CPU, which would
-    spend more on 8 bits than they save."""
+    reference_dtype: Literal["auto", "int8", "int4", "model"] = "auto"
+    """How references are kept: in 8 bits with a scale a row, in 4 with a scale for every 32 channels, or as the model
+    computes them; auto: in 8 bits where the model computes in 16, where bytes are dear, and as they are where it
+    computes in 32, mostly a CPU, which would spend more on 8 bits than they save."""
 
     def __post_init__(self) -> None:
         for name, valid, do in (
@@ -112,14 +112,15 @@ class STCCacher(EncoderAccelerator):
     def state_bytes(self, layers: int, tokens: int, dim: int, itemsize: int = 2) -> int:
         state, dtype = CacherState(), {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}[itemsize]
         like = torch.empty(tokens, dim, dtype=dtype, device="meta")
-        state.begin(like, layers, self.look_every, self.in_eight_bits(like), self.tau)
+        state.begin(like, layers, self.look_every, self.bits(like), self.tau)
         return state.num_bytes()
 
     # ------------------------------------------------------------------------------------------------ what it does
 
-    def in_eight_bits(self, like: Tensor) -> bool:
-        """Whether references of tokens like these are kept in 8 bits."""
-        return self.reference_dtype == "int8" or (self.reference_dtype == "auto" and like.element_size() < 4)
+    def bits(self, like: Tensor) -> int:
+        """In how many bits references of tokens like these are kept: 8 or 4; 0: as they are."""
+        auto = "int8" if like.element_size() < 4 else "model"
+        return {"int8": 8, "int4": 4, "model": 0}[auto if self.reference_dtype == "auto" else self.reference_dtype]
 
     def new_state(self) -> CacherState:
         return CacherState()
@@ -132,7 +133,7 @@ class STCCacher(EncoderAccelerator):
     def encode_plainly(self, tower: VisionTower, hidden: Tensor, states: Sequence[StreamState]) -> Encoded:
         """As `encode`, within rounding: on a CPU, references that are kept as they are computed are reused in steps
         that are written for one."""
-        lean = hidden.device.type == "cpu" and not self.in_eight_bits(hidden)
+        lean = hidden.device.type == "cpu" and not self.bits(hidden)
         return self._encode(tower, hidden, states, self._reuse_lean if lean else self._reuse)
 
     def _encode(
@@ -180,9 +181,9 @@ class STCCacher(EncoderAccelerator):
         """Which streams' frames are computed whole: those without a fitting reference, those whose time has come, and
         those that changed too much, by the sketches `seen` of the patches `hidden`. Waits for the device once, unless
         `refresh_share` is none."""
-        layers, int8 = len(tower.layers), self.in_eight_bits(hidden)
+        layers, bits = len(tower.layers), self.bits(hidden)
         flags = [
-            not state.fits(row, layers, tower.grid, self.look_every, int8)
+            not state.fits(row, layers, tower.grid, self.look_every, bits)
             or bool(self.interval and state.age >= self.interval)
             for row, state in zip(hidden, states, strict=True)
         ]
@@ -205,7 +206,7 @@ class STCCacher(EncoderAccelerator):
         """Whole frames, whose results become the references of their streams."""
         layers, taps = len(tower.layers), {}
         for state, row in zip(states, hidden, strict=True):
-            state.begin(row, layers, self.look_every, self.in_eight_bits(hidden), self.tau)
+            state.begin(row, layers, self.look_every, self.bits(hidden), self.tau)
         for number, layer in enumerate(tower.layers):
             done = run_layer(layer, hidden)
             attention, mlp = sketch(done.attention), sketch(done.mlp)

@@ -107,7 +107,7 @@ class CodedEncoder:
             steps=STEPS,
             group=tower.group,
             pinned=tower.pinned,
-            coded=method.in_eight_bits(like),
+            bits=method.bits(like),
         )
         self._families = [_Family(name, layers, shape, like) for name in ("whole", "partly")]
         pool = CapturedStep.new_pool(like.device)
@@ -142,9 +142,9 @@ class CodedEncoder:
                 continue
             some = [cached[b] for b in rows]
             if flag:
-                int8 = method.in_eight_bits(hidden)
+                bits = method.bits(hidden)
                 for b, state in zip(rows, some, strict=True):
-                    state.begin(hidden[b], len(tower.layers), method.look_every, int8, method.tau)
+                    state.begin(hidden[b], len(tower.layers), method.look_every, bits, method.tau)
             made, times = family.run(hidden[rows[0] : rows[-1] + 1] if adjacent(rows) else hidden[rows], some)
             put(output, 1, rows, made)
             if not flag:

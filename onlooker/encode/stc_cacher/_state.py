@@ -9,6 +9,8 @@ from torch import Tensor
 from onlooker.core.state import StreamState
 from onlooker.encode.stc_cacher._change import SKETCH, mean_lengths, thresholds
 
+GROUP = 32
+"""Channels that share a scale in 4 bits: of a whole row, the largest would leave the others next to nothing."""
 KINDS = ("keys", "values", "attention", "mlp")
 SKETCHES = ("entered", "middle", "attention_sketch", "mlp_sketch")
 SMALL = (*SKETCHES, "ages", "shifts", "shift_sketches")
@@ -23,7 +25,8 @@ class CacherState(StreamState):
     grid: tuple[int, ...] = ()
     """Rows and columns of patches."""
     keys: Tensor | None = None
-    """Key of every token, before any rotation, `[layers, tokens, dim]`, int8 or the model's dtype."""
+    """Key of every token, before any rotation, `[layers, tokens, dim]`, int8 or the model's dtype; in 4 bits uint8
+    `[layers, tokens, bytes]`, as `packed` makes them."""
     values: Tensor | None = None
     """Value of every token, like `keys`."""
     attention: Tensor | None = None
@@ -31,7 +34,8 @@ class CacherState(StreamState):
     mlp: Tensor | None = None
     """MLP branch, like `keys`."""
     scales: Tensor | None = None
-    """What the int8 rows of these four are multiplied with, float32 `[4, layers, tokens]`; None: they are not int8."""
+    """What the rows of these four are multiplied with: float32 `[4, layers, tokens]` of int8 rows, float16 `[4, layers,
+    tokens, groups]` of rows in 4 bits, one for every `GROUP` channels; None: they are not in codes."""
     entered: Tensor | None = None
     """Sketch of the layer's input that key and value were computed from, float32 `[layers, tokens, 32]`."""
     middle: Tensor | None = None
@@ -55,17 +59,21 @@ class CacherState(StreamState):
     work: Tensor | None = None
     """Of the last frame, float32 `[3]`: share of tokens with new keys and values, that looked, and with new MLPs."""
 
-    def begin(self, like: Tensor, layers: int, look_every: int, int8: bool, tau: float) -> None:
-        """Room for a reference of tokens like these (`[tokens, dim]`); what there is serves again."""
+    def begin(self, like: Tensor, layers: int, look_every: int, bits: int, tau: float) -> None:
+        """Room for a reference of tokens like these (`[tokens, dim]`) in 8 or 4 bits, or in their dtype (0); what there
+        is serves again."""
         tokens, dim = like.shape
-        if self._has_room(like, layers, look_every, int8):
+        if self._has_room(like, layers, look_every, bits):
             for name in ("ages", "shifts", "shift_sketches", "due", "phase"):
                 of(self, name).zero_()
             of(self, "work").fill_(1)
             return
         for kind in KINDS:
-            setattr(self, kind, like.new_empty(layers, tokens, dim, dtype=torch.int8 if int8 else like.dtype))
-        self.scales = like.new_empty(4, layers, tokens, dtype=torch.float32) if int8 else None
+            shape, dtype = _shape_of(like, bits)
+            setattr(self, kind, like.new_empty(layers, *shape, dtype=dtype))
+        groups = () if bits == 8 else (num_groups(dim),)
+        wide = torch.float32 if bits == 8 else torch.float16
+        self.scales = like.new_empty(4, layers, tokens, *groups, dtype=wide) if bits else None
         for kind in SKETCHES:
             setattr(self, kind, like.new_empty(layers, tokens, SKETCH, dtype=torch.float32))
         self.ages = like.new_zeros(layers, tokens, dtype=torch.uint8)
@@ -77,15 +85,16 @@ class CacherState(StreamState):
             self.tau = torch.full((), tau, dtype=torch.float32, device=like.device)
         self.work = like.new_ones(3, dtype=torch.float32)
 
-    def fits(self, hidden: Tensor, layers: int, grid: tuple[int, ...], look_every: int, int8: bool) -> bool:
-        """Whether there is a reference for tokens like these (`[tokens, dim]`)."""
-        return bool(self.age) and self.grid == grid and self._has_room(hidden, layers, look_every, int8)
+    def fits(self, hidden: Tensor, layers: int, grid: tuple[int, ...], look_every: int, bits: int) -> bool:
+        """Whether there is a reference for tokens like these (`[tokens, dim]`), kept in as many bits."""
+        return bool(self.age) and self.grid == grid and self._has_room(hidden, layers, look_every, bits)
 
-    def _has_room(self, like: Tensor, layers: int, look_every: int, int8: bool) -> bool:
+    def _has_room(self, like: Tensor, layers: int, look_every: int, bits: int) -> bool:
         if self.keys is None or self.shifts is None:
             return False
-        found = (self.keys.shape, self.keys.dtype, self.keys.device, self.shifts.shape[1])
-        return found == ((layers, *like.shape), torch.int8 if int8 else like.dtype, like.device, look_every)
+        found = (self.keys.shape, self.keys.dtype, self.keys.device, *self.shifts.shape[1:])
+        shape, dtype = _shape_of(like, bits)
+        return found == ((layers, *shape), dtype, like.device, look_every, like.shape[1])
 
     def first_sketches(self) -> Tensor:
         """Sketches of the patches that the first layer's keys were computed from, float32 `[tokens, 32]`."""
@@ -95,7 +104,7 @@ class CacherState(StreamState):
         """Store one layer's rows `[rows, dim]` of these tokens (int64 `[rows]`; None: of all)."""
         target, rows = of(self, kind)[layer], rows.detach()
         if self.scales is not None:
-            rows, scale = coded(rows)
+            rows, scale = coded(rows) if self.scales.dim() == 3 else packed(rows)
             write(self.scales[KINDS.index(kind), layer], scale, tokens)
         write(target, rows, tokens)
 
@@ -107,6 +116,8 @@ class CacherState(StreamState):
             return rows
         scale = self.scales[KINDS.index(kind), layer]
         scale = scale if tokens is None else scale.index_select(0, tokens)
+        if scale.dim() == 2:
+            return unpacked(rows, scale, of(self, "shifts").shape[2]).to(dtype)
         return (rows * scale[:, None]).to(dtype)
 
 
@@ -168,6 +179,36 @@ def coded(rows: Tensor) -> tuple[Tensor, Tensor]:
     rows = rows.float()
     scale = rows.abs().amax(-1).clamp_min(1e-8) / 127
     return (rows / scale[:, None]).round_().to(torch.int8), scale
+
+
+def packed(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows `[rows, dim]` in 4 bits, uint8 `[rows, bytes]`, and what each group of channels is multiplied with, float16
+    `[rows, groups]`. The first half of a group lies in the low bits of its bytes, the second in the high ones."""
+    rows = torch.nn.functional.pad(rows.float(), (0, -rows.shape[1] % GROUP)).unflatten(1, (-1, GROUP))
+    scale = (rows.abs().amax(-1) / 7).clamp_(6e-8, 65504.0).half()
+    codes = (rows / scale.float()[..., None]).round_().clamp_(-7, 7).add_(8).to(torch.uint8)
+    low, high = codes.chunk(2, dim=-1)
+    return (low + 16 * high).flatten(1), scale
+
+
+def unpacked(rows: Tensor, scale: Tensor, dim: int) -> Tensor:
+    """The numbers of packed rows, float32 `[rows, dim]`."""
+    halves = rows.unflatten(1, (-1, GROUP // 2))
+    codes = torch.cat([halves % 16, halves // 16], dim=-1).float() - 8
+    return (codes * scale.float()[..., None]).flatten(1)[:, :dim]
+
+
+def num_groups(dim: int) -> int:
+    """Groups of channels of a row."""
+    return -(-dim // GROUP)
+
+
+def _shape_of(like: Tensor, bits: int) -> tuple[tuple[int, int], torch.dtype]:
+    """How tokens like these (`[tokens, dim]`) are kept in so many bits."""
+    tokens, dim = like.shape
+    if bits == 4:
+        return (tokens, num_groups(dim) * GROUP // 2), torch.uint8
+    return (tokens, dim), torch.int8 if bits else like.dtype
 
 
 def of(state: StreamState, name: str) -> Tensor:

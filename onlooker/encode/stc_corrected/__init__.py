@@ -71,6 +71,7 @@ class STCCorrected(STCCacher):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, valid, do in (
+            ("reference_dtype", self.reference_dtype != "int4", "use int8: those that bear it are in 4 bits then"),
             ("salience", 0 <= self.salience <= 4, "use 0 to 4"),
             ("noise_quantile", 0 <= self.noise_quantile < 1, "use 0.25, or 0 to count changes in full"),
             ("project_tau", 0 <= self.project_tau < 16, "use 0.3, or 0 to project whatever moved"),
@@ -103,6 +104,10 @@ class STCCorrected(STCCacher):
             way = fastest_ways(like).whole_attention
             return CorrectedEncoder(self, tower, like, max_streams, on_step, way)
         return PlainSteps.ready(self, tower, like, max_streams)
+
+    def in_eight_bits(self, like: Tensor) -> bool:
+        """Whether references of tokens like these are kept in 8 and 4 bits."""
+        return bool(self.bits(like))
 
     def has_kernels(self, tower: VisionTower, like: Tensor) -> bool:
         """Whether there are kernels for these tokens: every token attends to all others and is not turned by its place,
