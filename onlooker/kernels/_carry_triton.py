@@ -115,7 +115,7 @@ def _share(
         age = tl.load(age_start + layer * tokens + token, mask=asks, other=0).to(tl.int32)
         wanted = asks[:, None] & narrow
         row, of_scale = (layer * tokens + token)[:, None], (kind_layer * tokens + token)[:, None]
-        old = _stored(start, scales, stream, row, of_scale, width, cols[None, :], wanted, BITS)
+        old = _stored(start, scales, stream, row, of_scale, asks[:, None], width, cols[None, :], wanted, BITS)
         old += tl.load(since_all + age[:, None] * width + cols[None, :], mask=wanted, other=0.0)
         new = tl.load(fresh + entry[:, None] * width + cols[None, :], mask=wanted, other=0.0).to(tl.float32) * factor
         total += new - old

@@ -27,9 +27,9 @@ def _codes(address, like, BITS: tl.constexpr):
 
 
 @triton.jit
-def _stored(start, scales, stream, row, place, dim, cols, there, BITS: tl.constexpr):
+def _stored(start, scales, stream, row, place, held, dim, cols, there, BITS: tl.constexpr):
     """Numbers of stored rows, float32: of row `row` of a stream's, whose scales are those of `place` (rows counted
-    through kinds and layers), the columns `cols`; all three are of shapes that go together, and zero not `there`."""
+    through kinds and layers), the columns `cols`; zero not `there`, of rows that are not `held`."""
     if BITS == 4:
         groups = tl.cdiv(dim, GROUP)
         group = cols // GROUP
@@ -42,7 +42,7 @@ def _stored(start, scales, stream, row, place, dim, cols, there, BITS: tl.conste
         value = tl.load(start + row.to(tl.int64) * dim + cols, mask=there, other=0.0).to(tl.float32)
         if BITS == 8:
             scale = tl.load(scales + stream).to(tl.pointer_type(tl.float32)) + place
-            value *= tl.load(scale, mask=there, other=0.0)
+            value *= tl.load(scale, mask=held, other=0.0)
     return value
 
 
@@ -99,9 +99,10 @@ def _keep(
 def _branch(codes, scales, stream, token, layer, kind_layer, tokens, dim, like, cols, BITS: tl.constexpr):
     """A row of a stored branch, float32."""
     address = tl.load(codes + stream)
-    there = cols < dim * (address != 0).to(tl.int32)
-    start = _codes(address, like, BITS)
-    return _stored(start, scales, stream, layer * tokens + token, kind_layer * tokens + token, dim, cols, there, BITS)
+    held = address != 0
+    there, start = cols < dim * held.to(tl.int32), _codes(address, like, BITS)
+    row, place = layer * tokens + token, kind_layer * tokens + token
+    return _stored(start, scales, stream, row, place, held, dim, cols, there, BITS)
 
 
 @triton.jit
@@ -307,7 +308,7 @@ def _fill(codes, scales, filled, stream, token, layer, kind_layer, tokens, dim, 
     token, cols = token[:, None], cols[None, :]
     start, narrow = _codes(address, filled, BITS), cols < dim
     row, place = layer * tokens + token, kind_layer * tokens + token
-    value = _stored(start, scales, stream, row, place, dim, cols, held & narrow, BITS)
+    value = _stored(start, scales, stream, row, place, held, dim, cols, held & narrow, BITS)
     to = filled + (stream.to(tl.int64) * tokens + token) * dim + cols
     tl.store(to, value.to(filled.dtype.element_ty), mask=(token < tokens) & narrow)
 
