@@ -21,6 +21,11 @@ SPARE = 0.1
 MOST = 1e12
 
 
+References = Annotated[
+    Literal["int8", "int4"], typer.Option(help="How stc_cacher keeps its references (its reference_dtype).")
+]
+
+
 @app.command()
 def plan(
     model: Annotated[
@@ -36,9 +41,7 @@ def plan(
     window_tokens: Annotated[int, typer.Option(help="Tokens a stream keeps on the device (its window).")] = 5000,
     kv: options.KV = "",
     arithmetic: options.Arithmetic = "model",
-    references: Annotated[
-        Literal["int8", "int4"], typer.Option(help="How stc_cacher keeps its references (its reference_dtype).")
-    ] = "int8",
+    references: References = "int8",
     hours: Annotated[float, typer.Option(help="How long a stream lasts.")] = 1.0,
     device_gb: Annotated[float, typer.Option(help="Memory of the device, in GB (10^9 bytes).")] = 80.0,
     measured: Annotated[
@@ -58,7 +61,7 @@ def plan(
     kept = max(1, int(shape.frame_tokens * keep_ratio))
     frames = max(1, int(hours * 3600 * fps))
     towers = _towers(model, shape.image_size, references)
-    cacher = shape.reference_bytes(4 if references == "int4" else 8)
+    cacher = shape.reference_bytes({"int8": 8, "int4": 4}[references])
     weights = shape.parameters * 2 + sum(one["weights_bytes"] for one in towers)
     weights -= shape.layer_parameters if arithmetic == "fp8" else 0
     window = min(window_tokens, frames * kept)
