@@ -284,6 +284,25 @@ def test_a_budget_is_met_within_a_shot_the_first_whole_frame_counted():
     assert float(shares[4:].mean()) == pytest.approx(0.4, abs=0.1)
 
 
+@pytest.mark.parametrize("cut", [None, 17])
+@torch.no_grad()
+def test_a_budget_counts_the_whole_frames_of_the_clock_and_those_before_their_time(cut):
+    tower, frames = seen("siglip", 60, change=0.1)
+    held = STCCacher(tau=0.1, recompute_ratio=1, look_every=3, refresh_share=0.95, budget=0.45, interval=5)
+    state, shares, taus, whole = held.new_state(), [], [], []
+    for number, frame in enumerate(frames):
+        encoded = held.encode(tower, (-frame if cut and number >= cut else frame)[None], [state])
+        shares.append(encoded.recomputed.mean())
+        whole.append(encoded.refreshed[0])
+        taus.append(float(of(state, "tau")))
+    expected = [n for n in range(60) if n % 5 == 0] if cut is None else [0, 5, 10, 15, *range(17, 60, 5)]
+    assert [n for n, flag in enumerate(whole) if flag] == expected
+    assert taus[0] == pytest.approx(0.1) and taus[5] == taus[4], "the clock's frames were counted on"
+    if cut:
+        assert taus[17] > taus[16], "a cut was not"
+    assert float(torch.stack(shares)[20:].mean()) == pytest.approx(0.45, abs=0.05)
+
+
 @EACH
 @torch.no_grad()
 def test_a_fork_and_a_saved_state_go_on_alike_and_apart(method):
@@ -395,6 +414,8 @@ def test_settings_out_of_range_are_refused(settings):
         STCCacher(**settings)
     with pytest.raises(InputError, match="budget"):
         STCCacher(tau=0, budget=0.3)
+    with pytest.raises(InputError, match="whole frames alone"):
+        STCCacher(budget=0.2, interval=5)
 
 
 @pytest.mark.parametrize("method", [STCCacher(refresh_share=None), STCCorrected(reference_dtype="int8")], ids=repr)

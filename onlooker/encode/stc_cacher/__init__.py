@@ -65,7 +65,8 @@ class STCCacher(EncoderAccelerator):
     look_every: int = 3
     """While anything is new, an unchanged token looks once in so many frames; 1: always."""
     budget: float | None = None
-    """Mean arithmetic of a frame as a share of dense that tau is moved to meet; none: tau stays."""
+    """Mean arithmetic of a frame as a share of dense that tau is moved to meet, the whole frames of `interval` counted;
+    none: tau stays."""
     refresh_share: float | None = 0.9
     """A frame is computed whole when more than this share of its patches changed; none: never for that."""
     interval: int | None = None
@@ -88,6 +89,12 @@ class STCCacher(EncoderAccelerator):
                 raise InputError(f"stc_cacher: {name} is out of range", given=str(getattr(self, name)), do=do)
         if self.budget is not None and not self.tau:
             raise InputError("stc_cacher: a budget moves tau, which must not be 0", given="tau=0", do="set tau=0.5")
+        if self.budget is not None and self.interval and self.budget * self.interval <= 1:
+            raise InputError(
+                "stc_cacher: whole frames alone would spend the budget",
+                given=f"budget={self.budget}, interval={self.interval}",
+                do="set a longer interval, or a larger budget",
+            )
 
     # ------------------------------------------------------------------------------------------------ what it costs
 
@@ -221,8 +228,8 @@ class STCCacher(EncoderAccelerator):
             if number in tower.tap_layers:
                 taps[number] = hidden
         for state in states:
-            state.age, state.grid = 1, tower.grid
-            self.follow_budget(tower, state)
+            waited, state.age, state.grid = state.age, 1, tower.grid
+            self.follow_budget(tower, state, waited)
         shares = torch.ones(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
         return Encoded(hidden, taps, shares, (True,) * len(states))
 
@@ -267,12 +274,22 @@ class STCCacher(EncoderAccelerator):
         parts = [rows_flop(tower, *one) / each for one in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
         return (work * torch.tensor(parts, device=work.device)).sum()
 
-    def follow_budget(self, tower: VisionTower, state: StreamState) -> None:
+    def follow_budget(self, tower: VisionTower, state: StreamState, waited: int | None = None) -> None:
+        """Move a stream's threshold behind a frame. `waited`: of a frame that was computed whole, for how many frames
+        none had been (0: it is the first); None: of one that reuses."""
         if self.budget is None:
             return
+        budget, gain = self.budget, GAIN
+        if interval := self.interval:
+            # Slowly: all frames between two whole ones should have one threshold, though the later ones spend more.
+            gain /= interval - 1
+            if waited is None:
+                budget = (interval * budget - 1) / (interval - 1)  # what the clock's whole frames leave to the others
+            else:
+                gain *= 1 - min(waited or interval, interval) / interval  # only a whole frame before its time is dear
         tau, spent = of(state, "tau"), self.spent(tower, state)
         low, high = (self.tau * reach for reach in REACH)
-        tau.mul_(torch.exp(GAIN * (spent / self.budget - 1))).clamp_(low, high)
+        tau.mul_(torch.exp(gain * (spent / budget - 1))).clamp_(low, high)
 
 
 __all__ = ["CacherState", "Chosen", "PlainSteps", "STCCacher"]

@@ -173,8 +173,8 @@ class STCCorrected(STCCacher):
             if number in tower.tap_layers:
                 taps[number] = hidden
         for state in states:
-            state.age, state.grid = 1, tower.grid
-            self.follow_budget(tower, state)
+            waited, state.age, state.grid = state.age, 1, tower.grid
+            self.follow_budget(tower, state, waited)
         shares = torch.ones(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
         return Encoded(hidden, taps, shares, (True,) * len(states))
 

@@ -155,8 +155,9 @@ class CorrectedEncoder:
                 for state, one in zip(some, work.clone().unbind(), strict=True):
                     state.work = one
             for state in some:
+                waited = state.age if flag else None
                 state.age, state.grid = 1 if flag else state.age + 1, tower.grid
-                method.follow_budget(tower, state)
+                method.follow_budget(tower, state, waited)
         last = len(taps) - (len(tower.layers) - 1 in tower.tap_layers)
         return Encoded(output[last], dict(zip(taps, output, strict=False)), shares, tuple(flags))
 
