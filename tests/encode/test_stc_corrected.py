@@ -18,7 +18,7 @@ VARIANTS = [
     STCCorrected(reference_dtype="model"),
     STCCorrected(reference_dtype="int8"),
     STCCorrected(tau=0, recompute_ratio=0.25, reference_dtype="model"),
-    STCCorrected(look_every=2, interval=3, refresh_share=0.9),
+    STCCorrected(look_every=2, interval=3, refresh_share=0.9, stands_out="either"),
     STCCorrected(budget=0.4, noise_quantile=0.25),
 ]
 EACH = pytest.mark.parametrize("method", VARIANTS, ids=repr)
@@ -87,6 +87,25 @@ def test_salience_lets_changes_of_what_stands_out_count_for_more():
         method.encode(tower, changed, [state])
         moved = (of(state, "entered")[0] != before).any(-1)
         assert bool(moved[3]) and bool(moved[7]) is chosen
+
+
+@pytest.mark.parametrize(("stands_out", "forgotten"), [("now", False), ("either", True)])
+@torch.no_grad()
+def test_the_ground_that_a_thing_left_does_not_keep_it(stands_out, forgotten):
+    """A thing moves from one token to another; behind it lies the ground that was there before."""
+    tower, frames = seen("siglip", 1)
+    ground = frames.mean(1, keepdim=True) + 0.2 * frames
+    there, gone = ground.clone(), ground.clone()
+    there[0, 3] += frames[0, 3]
+    gone[0, 7] += frames[0, 3]
+    tau = 2 * float(frames[0, 3].norm() / there[0].norm(dim=-1).mean())
+    method = STCCorrected(tau=tau, salience=2.0, stands_out=stands_out, reference_dtype="model")
+    state = method.new_state()
+    method.encode(tower, there, [state])
+    before = of(state, "entered")[0].clone()
+    method.encode(tower, gone, [state])
+    moved = (of(state, "entered")[0] != before).any(-1)
+    assert bool(moved[7]) and bool(moved[3]) is forgotten
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ project all that was attended to.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -58,6 +59,9 @@ class STCCorrected(STCCacher):
     salience: float = 1.0
     """Changes count by this power of how far a token is from the mean of the frame (as a share of the mean of that, at
     least a quarter); 0: all alike."""
+    stands_out: Literal["now", "either"] = "now"
+    """Which distance from the mean counts for `salience`: the token's own now, or the larger one of that and of its
+    reference's, so that the ground which a thing has left does not keep the thing's reference."""
     project_tau: float = 0.3
     """A token gets a new output projection when what it attended to moved by more than this share of the mean norm
     since the last one; 0: whenever it moved."""
@@ -111,8 +115,10 @@ class STCCorrected(STCCacher):
 
     def has_kernels(self, tower: VisionTower, like: Tensor) -> bool:
         """Whether there are kernels for these tokens: every token attends to all others and is not turned by its place,
-        references are in 8 and 4 bits, and changes count in full."""
-        if not self.in_eight_bits(like) or self.noise_quantile or tower.pack is None or tower.group > 1 < tower.pinned:
+        references are in 8 and 4 bits, and changes count in full, by what stands out now."""
+        if not self.in_eight_bits(like) or self.noise_quantile or self.stands_out != "now":
+            return False
+        if tower.pack is None or tower.group > 1 < tower.pinned:
             return False
         return all(layer.heads is not None and layer.angles is None for layer in packed_layers(tower))
 

@@ -79,7 +79,8 @@ class Step:
     def _choose(self, kind: str, number: int, now: Tensor) -> Tensor:
         """The tokens that changed most since their sketches in a layer, int64; these are brought up to `now`."""
         state, length = self.state, self.lengths[kind][number : number + 1]
-        change = changes(rounded(now, self.int8), state.sketches(kind, number)[None], self.tower)
+        then = state.sketches(kind, number)[None]
+        change = changes(rounded(now, self.int8), then, self.tower)
         if self.method.noise_quantile:
             noise = of(state, "noise")[int(kind == "middle"), number]
             floor = change.quantile(self.method.noise_quantile)
@@ -87,6 +88,8 @@ class Step:
             change = (change.square() - noise.square()).clamp_min_(0).sqrt()
         if self.method.salience:
             apart = changes(now, now.mean(1, keepdim=True), self.tower)
+            if self.method.stands_out == "either":
+                apart = torch.maximum(apart, changes(then, then.mean(1, keepdim=True), self.tower))
             apart = (apart / apart.mean().clamp_min(1e-12)).clamp_min(FLAT)
             change = change * apart**self.method.salience
         limit = self.thresholds[kind][number : number + 1]
