@@ -9,12 +9,14 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from onlooker.compress._batching import alike, apart, nothings, owned
+from onlooker.compress._blending import taken_over
 from onlooker.compress._keep import check_keep
 from onlooker.compress._steps import Kept, Stepped, masked
 from onlooker.core.checks import whole
 from onlooker.core.contracts import Compress, Compressor
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens, join
+from onlooker.kernels.groups import Groups
 
 
 @dataclass
@@ -156,26 +158,8 @@ def merged_into(tokens: VisualTokens, owner: Tensor, windows: int, kept: Tensor 
 def averaged(tokens: VisualTokens, owner: Tensor) -> VisualTokens:
     """All tokens, where those that own others are the mean, by weight, of all that they own, and stand for them.
     `owner` as in `merged_into`. Nothing waits for the device."""
-    order = owner.argsort(stable=True)
-    lengths = torch.zeros_like(owner).index_add_(0, owner, torch.ones_like(owner))
-    owns = lengths > 1
-
-    def total(value: Tensor) -> Tensor:
-        return torch.segment_reduce(value[order], "sum", lengths=lengths, unsafe=True)
-
-    standing = total(tokens.weight)
-
-    def mean(value: Tensor) -> Tensor:
-        if not value.is_floating_point():
-            return value
-        each = (-1, *[1] * (value.ndim - 1))
-        found = total(value.detach().float() * tokens.weight.view(each)) / standing.view(each)
-        return torch.where(owns.view(each), found.to(value.dtype), value)
-
-    extras = {name: mean(value) for name, value in tokens.extras.items()}
-    return replace(
-        tokens, features=mean(tokens.features), extras=extras, weight=torch.where(owns, standing, tokens.weight)
-    )
+    groups = Groups.of(owner)
+    return taken_over(tokens, groups, torch.zeros_like(tokens.weight), groups.length > 1, groups.sums(tokens.weight))
 
 
 @dataclass(frozen=True)

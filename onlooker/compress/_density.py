@@ -10,6 +10,7 @@ from torch import Tensor
 
 from onlooker.compress._batching import STEPS, among_best, in_steps
 from onlooker.compress._likeness import distances
+from onlooker.kernels.groups import Groups
 
 
 def density_scores(features: Tensor, among: Tensor | None = None, k: int = 7) -> tuple[Tensor, Tensor]:
@@ -52,14 +53,10 @@ def centres_of(scores: Tensor, distance: Tensor, count: Tensor) -> tuple[Tensor,
 def mean_of_members(values: Tensor, owner: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
     """The mean over the `member` tokens (bool `[streams, tokens]`) of each `owner` (int64 `[streams, tokens]`), by
     owner, float32 `[streams, tokens, ...]`, 0 where there are none; and how many there are, float32."""
-    # Sorted segments and not a product of matrices, whose sums round differently from one batch size to the next.
     streams, count = owner.shape
-    groups = streams * count
-    first = torch.arange(0, groups, count, device=owner.device)[:, None]
-    into = torch.where(member, owner + first, groups).flatten()
-    lengths = torch.zeros(groups + 1, dtype=torch.int64, device=owner.device).index_add_(0, into, torch.ones_like(into))
-    order = into.argsort(stable=True)
-    total = torch.segment_reduce(values.flatten(0, 1).float()[order], "sum", lengths=lengths, unsafe=True)[:groups]
-    number = lengths[:groups].float()
+    first = torch.arange(0, streams * count, count, device=owner.device)[:, None]
+    groups = Groups.of(owner + first, member)
+    number = groups.length.float()
+    total = groups.sums(values.flatten(0, 1))
     mean = total / number.clamp_min(1).view(-1, *[1] * (total.ndim - 1))
     return mean.view(values.shape), number.view(owner.shape)

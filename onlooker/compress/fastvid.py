@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from onlooker.compress._batching import among_best, in_steps
-from onlooker.compress._blending import blended
+from onlooker.compress._blending import taken_over
 from onlooker.compress._clip import ClipMethod, Parts, SteppedWindows, segments
-from onlooker.compress._density import density_scores, mean_of_members
+from onlooker.compress._density import density_scores
 from onlooker.compress._likeness import likenesses
 from onlooker.compress._steps import Kept, masked
 from onlooker.core.tokens import VisualTokens
+from onlooker.kernels.groups import Groups
 
 PERIOD = 4
 """Frames from one anchor frame to the next."""
@@ -91,13 +92,8 @@ def _joined(x: Tensor, target: Tensor, parts: Parts, windows: int, most: int) ->
 
 def _given(tokens: VisualTokens, kept: Tensor, owner: Tensor, windows: int) -> Kept:
     """Kept tokens of each window, of which targets take in the mean of those that they own."""
-    joined = (~kept & kept[owner])[None]
-    _, number = mean_of_members(tokens.weight[None], owner[None], joined)
-    own = torch.maximum(1 / (number + 1), torch.full_like(number, LEAST_OWN))[0]
-
-    def blend(value: Tensor) -> Tensor:
-        mean, _ = mean_of_members(value[None], owner[None], joined)
-        share = own.view(-1, *[1] * (value.ndim - 1))
-        return share * value + (1 - share) * mean[0]
-
-    return masked(blended(tokens, None, 1 + number[0], blend), kept.view(windows, -1))
+    groups = Groups.of(owner, ~kept & kept[owner])
+    number = groups.length.float()
+    own = (1 / (number + 1)).clamp_min(LEAST_OWN)
+    found = taken_over(tokens, groups, own, number > 0, 1 + number, weighed=False)
+    return masked(found, kept.view(windows, -1))

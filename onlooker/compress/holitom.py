@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from onlooker.compress._batching import STEPS, among_best, in_steps
-from onlooker.compress._blending import blended
+from onlooker.compress._blending import taken_over
 from onlooker.compress._clip import ClipMethod, SteppedWindows, averaged
-from onlooker.compress._density import centres_of, density_scores, mean_of_members
+from onlooker.compress._density import centres_of, density_scores
 from onlooker.compress._likeness import likeness
 from onlooker.compress._steps import Kept, masked
 from onlooker.compress._still import divided, stands_still
 from onlooker.core.tokens import VisualTokens
+from onlooker.kernels.groups import Groups
 
 BETA = 0.6
 """Share of a merged token that is its centre's."""
@@ -70,13 +71,9 @@ def _shares(among: Tensor, share: Tensor) -> Tensor:
 
 def _given(whole: VisualTokens, nearest: Tensor, joined: Tensor, kept: Tensor, windows: int) -> Kept:
     """Kept tokens of each window, of which static centres take in the tokens nearest to them."""
-    gained, number = mean_of_members(whole.weight.view(joined.shape), nearest, joined)
-    takes = number.flatten() > 0
-
-    def blend(value: Tensor) -> Tensor:
-        mean, _ = mean_of_members(value.unflatten(0, joined.shape), nearest, joined)
-        mixed = BETA * value + (1 - BETA) * mean.flatten(0, 1)
-        return torch.where(takes.view(-1, *[1] * (value.ndim - 1)), mixed, value)
-
-    weight = whole.weight + (gained * number).flatten()
-    return masked(blended(whole, None, weight, blend), kept.view(windows, -1))
+    first = torch.arange(0, len(whole), nearest.shape[1], device=nearest.device)[:, None]
+    groups = Groups.of(nearest + first, joined)
+    own = torch.full_like(whole.weight, BETA)
+    standing = whole.weight + groups.sums(whole.weight)
+    found = taken_over(whole, groups, own, groups.length > 0, standing, weighed=False)
+    return masked(found, kept.view(windows, -1))

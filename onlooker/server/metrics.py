@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from onlooker.server.service import Service
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+STOOD_IN = ("unprepared", "unsaid")
+"""Why something slower, or coarser, stood in for what a method wants of a frame."""
 _COUNTS = (0, 1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -29,6 +31,8 @@ class Metrics(Observer):
         self.registry = CollectorRegistry()
         self.lost = {"dropped": 0, "skipped": 0, "shed": 0, "refused": 0}
         """Frames of ended sessions that did not reach the model, by reason."""
+        self.stood_in = dict.fromkeys(STOOD_IN, 0)
+        """Frames of ended sessions for which something stood in, by reason."""
         common = {"registry": self.registry, "namespace": "onlooker"}
         Gauge("info", "What runs here.", ["model"], **common).labels(model).set(1)
         self._received = Counter("frames_received", "Pictures that were pushed and decoded.", **common)
@@ -73,6 +77,8 @@ class Metrics(Observer):
         """A session ended: what it counted stays counted."""
         for reason, count in stream.lost.items():
             self.lost[reason] += count
+        for reason in STOOD_IN:
+            self.stood_in[reason] += stream.stats.get(f"frames_{reason}", 0)
 
     def stepped(self, num_frames: int, num_questions: int, seconds: float) -> None:
         self._step.observe(seconds)
@@ -142,6 +148,11 @@ class _Now(Collector):
         for reason, past in service.metrics.lost.items():
             lost.add_metric([reason], past + sum(stream.lost[reason] for stream in streams))
         yield lost
+        what = "Frames without a prepared step (unprepared), or of which the video's encoder said nothing (unsaid)."
+        stood_in = CounterMetricFamily("onlooker_frames_stood_in", what, labels=["reason"])
+        for reason, past in service.metrics.stood_in.items():
+            stood_in.add_metric([reason], past + sum(stream.stats.get(f"frames_{reason}", 0) for stream in streams))
+        yield stood_in
         if (stats := service.worker.stats) is not None:
             yield GaugeMetricFamily(
                 "onlooker_degrade_level", "Degrade levels below everything; 0 is good.", stats.level

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -167,8 +166,8 @@ class Feeder:
 
 
 def hears_codec(stream: Stream) -> bool:
-    """Whether a method of the stream looks at what the video's encoder said. Files say it; cameras, pushed pictures and
-    files that a client names do not, and count as `frames_unsaid`."""
+    """Whether a method of the stream looks at what the video's encoder said. Files say it; cameras and pushed
+    pictures do not, and count as `frames_unsaid`."""
     return stream.session is not None and stream.session.hears_codec
 
 
@@ -215,15 +214,15 @@ async def client_source(url: str, fps: float, allowed: Allowed, limits: Limits) 
         file.close()
         raise
     file.seek(0)
-    return lambda stream: Feeder(stream, url, partial(video_of, file, fps, limits.frame_pixels))
+    return lambda stream: Feeder(stream, url, lambda: video_of(file, fps, limits.frame_pixels, hears_codec(stream)))
 
 
 @contextmanager
-def video_of(file: IO[bytes], fps: float, most_pixels: int) -> Generator[Iterator[Frame]]:
+def video_of(file: IO[bytes], fps: float, most_pixels: int, codec: bool = False) -> Generator[Iterator[Frame]]:
     """Frames of an open file, which is closed at the end; nothing beside it can be reached from it."""
     from onlooker.video import open_video
 
-    with file, open_video(file, fps=fps) as video:  # pyright: ignore[reportArgumentType] - any readable file will do
+    with file, open_video(file, fps=fps, codec=codec) as video:  # pyright: ignore[reportArgumentType] - any readable file will do
         size = video.info.size
         if size is not None and size[0] * size[1] > most_pixels:
             raise Refusal(413, "too_many_pixels", f"a video has at most {most_pixels} pixels a frame")

@@ -4,6 +4,8 @@ import contextlib
 import http.server
 import io
 import threading
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -15,7 +17,9 @@ from running_server import WAIT_S, eventually, opened, running, web
 
 from onlooker import models
 from onlooker.engine import Engine
+from onlooker.server.metrics import Metrics
 from onlooker.server.settings import Source, StandingQuestion
+from onlooker.server.sources import video_of
 
 
 @pytest.fixture(scope="module")
@@ -170,4 +174,18 @@ def test_a_file_is_asked_what_its_encoder_said_where_a_method_listens(tmp_path, 
         stats = "/v1/streaming/sessions/film/stats"
         eventually(lambda: client.get(stats).status_code == 200 and client.get(stats).json()["frames"] >= 4)
         found = client.get(stats).json()
+        counted = server.service.metrics.text().decode()
     assert found["frames_unsaid"] < found["frames"] / 2, "the encoder was not asked"
+    for reason in ("unprepared", "unsaid"):
+        assert f'onlooker_frames_stood_in_total{{reason="{reason}"}}' in counted
+    with video_of(io.BytesIO(mp4), 5.0, 10**6, codec=True) as frames:
+        assert sum(frame.codec is not None and frame.codec.motion is not None for frame in frames) > 2
+
+
+def test_what_stood_in_stays_counted_when_a_session_ends():
+    """By reason, like what was lost."""
+    metrics: Any = Metrics("pocket-naive")
+    ended = SimpleNamespace(lost={}, stats={"frames_unsaid": 3, "frames_unprepared": 1})
+    metrics.forget(ended)
+    metrics.forget(ended)
+    assert metrics.stood_in == {"unprepared": 2, "unsaid": 6}
