@@ -8,7 +8,7 @@ import typer
 from onlooker.cli import options
 from onlooker.cli.app import app
 from onlooker.cli.output import emit
-from onlooker.core.errors import InputError
+from onlooker.core.errors import InputError, ModelError
 
 group = typer.Typer(help="Configuration files of the server.", no_args_is_help=True)
 app.add_typer(group, name="config")
@@ -31,16 +31,19 @@ def check(
         raise InputError(
             "the server's packages are not installed", given=error.name, do="pip install 'onlooker[serve]'"
         ) from error
+    from onlooker import models
     from onlooker.cli.serve import read_keys
 
     faults: list[str] = []
     try:
         config = read_config(file)
+        models.check_name(config.model.name)
         config.server_settings(read_keys(config.server.api_key_file))
     except Faulty as error:
         faults = error.faults
-    except InputError as error:
-        faults = [f"server: {error.what}" + (f"; given: {error.given}" if error.given else "")]
+    except (InputError, ModelError) as error:
+        place = "model.name" if isinstance(error, ModelError) else "server"
+        faults = [f"{place}: {error.what}" + (f"; given: {error.given}" if error.given else "")]
     if as_json:
         emit({"file": str(file), "faults": faults})
     else:

@@ -178,6 +178,8 @@ class Watched:
         seen: np.ndarray | None = None
         while stream.state == "live":
             await asyncio.sleep(standing.every_s)
+            if stream.newest is None:  # the source has shown nothing yet
+                continue
             if standing.when == "change":
                 before, seen = seen, await _changed(stream, seen)
                 if seen is before:

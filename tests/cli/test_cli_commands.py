@@ -88,7 +88,7 @@ def test_a_terminal_shows_what_is_being_loaded(film: Path, model: list[str]) -> 
         with contextlib.suppress(OSError):  # the terminal's other end is closed when the program ends
             while block := os.read(near, 4096):
                 seen += block
-        assert process.wait(100) == 0
+        assert process.wait(200) == 0
     os.close(near)
     assert b"loading" in seen and b"watching" in seen
 

@@ -27,6 +27,13 @@ def test_config_check_prints_one_line_each(run, tmp_path):
     assert missing.code == 2 and "cannot be read" in missing.out
 
 
+def test_a_model_that_is_not_there_is_a_fault(run, tmp_path):
+    file = tmp_path / "onlooker.toml"
+    file.write_text(f'[model]\nname = "pockett"\n{GOOD}')
+    told = run("config", "check", file)
+    assert told.code == 2 and told.out.startswith("model.name: ") and "pockett" in told.out
+
+
 def test_a_host_without_a_key_is_a_fault(run, tmp_path):
     file = tmp_path / "onlooker.toml"
     file.write_text('[server]\nhost = "0.0.0.0"\n')

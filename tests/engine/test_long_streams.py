@@ -1,4 +1,4 @@
-"""Half an hour of video: positions on three axes equal a fresh computation over what is kept, however far they come."""
+"""Ten minutes of video: positions on three axes equal a fresh computation over what is kept, however far they come."""
 
 import json
 
@@ -16,13 +16,13 @@ from onlooker.kvstore.rotation import rotate
 from onlooker.models import load
 
 MOST_POSITIONS = 256
-MINUTES = 30
+MINUTES = 10
 SIZES = [(28, 28), (28, 56), (56, 28)]
 
 
 @pytest.fixture(scope="module", params=[family for family in FAMILIES if family.startswith("qwen")])
 def short_sighted(request, tmp_path_factory):
-    """A model made for so few positions that half an hour goes far beyond them."""
+    """A model made for so few positions that ten minutes go far beyond them."""
     folder = make_qwen_folder(tmp_path_factory.mktemp(request.param), request.param, num_layers=1)
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["max_position_embeddings"] = MOST_POSITIONS
@@ -44,7 +44,7 @@ def fresh_positions(model, times, sizes, start):
     return torch.cat(parts, 1), reach
 
 
-def watch_half_an_hour(engine):
+def watch_long(engine):
     rng = np.random.default_rng(0)
     pictures = {size: rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES}
     session, shown = engine.open(), {}
@@ -59,7 +59,7 @@ def watch_half_an_hour(engine):
 def test_sliding_window_goes_on_beyond_the_positions_of_the_model(short_sighted):
     model = short_sighted
     engine = Engine(model, encoder="full", compressor="identity", memory="sliding_window:window_tokens=60")
-    session, shown = watch_half_an_hour(engine)
+    session, shown = watch_long(engine)
     window, spans = session.store._window, session.store.spans
     assert max(window.placing.reach) > 5 * MOST_POSITIONS
     means = session.store._signals.export()
@@ -82,7 +82,7 @@ def test_sliding_window_goes_on_beyond_the_positions_of_the_model(short_sighted)
 def test_rekv_recalls_at_packed_positions(short_sighted):
     model = short_sighted
     engine = Engine(model, encoder="full", compressor="identity", memory="rekv:topk=4,recent=2,window_tokens=60")
-    session, shown = watch_half_an_hour(engine)
+    session, shown = watch_long(engine)
     store, memory, state = session.store, session.memory, session.states["memory"]
     assert len(store.spans) == 1 + 60 * MINUTES, "nothing was forgotten"
 

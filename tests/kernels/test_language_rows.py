@@ -1,8 +1,6 @@
 """Norms and SiLU between products: kernels, interpreted or compiled, against plain PyTorch and Transformers."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -83,14 +81,6 @@ def test_interpreted_equals_transformers():
 @pytest.mark.skipif(not INTERPRETED, reason="runs inside test_in_the_interpreter")
 def test_interpreted_8_bits_equal_plain():
     equal_in_8_bits(language_kernels(), "cpu", torch.float32)
-
-
-@pytest.mark.skipif(INTERPRETED, reason="is the outer one")
-def test_in_the_interpreter():
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu", __file__]
-    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0 and "5 passed" in done.stdout, done.stdout[-3000:]
 
 
 @pytest.mark.gpu

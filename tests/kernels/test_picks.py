@@ -1,8 +1,6 @@
 """Picks in one launch are those of the plain form."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,16 +8,6 @@ import torch
 from onlooker.kernels.picks import farthest_first, picks_kernels
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-
-
-@pytest.mark.skipif(INTERPRETED, reason="is the outer one")
-def test_in_the_interpreter():
-    """Triton reads its mode when it is first imported, so interpreted kernels have a process of their own."""
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu", "-k", "cpu", __file__]
-    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "3 passed" in done.stdout and "skipped" not in done.stdout, done.stdout[-300:]
 
 
 @pytest.mark.parametrize("on", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -1,8 +1,6 @@
 """Sums of a few rows in one launch are those of the plain form, and of the linear map they stand for."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,16 +9,6 @@ from onlooker.kernels.pooled import Taps, mix_rows, pooling_kernels
 from onlooker.models._pooling import bilinear_map
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-
-
-@pytest.mark.skipif(INTERPRETED, reason="is the outer one")
-def test_in_the_interpreter():
-    """Triton reads its mode when it is first imported, so interpreted kernels have a process of their own."""
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu", "-k", "cpu", __file__]
-    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "4 passed" in done.stdout and "skipped" not in done.stdout, done.stdout[-300:]
 
 
 @pytest.mark.parametrize("on", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -1,8 +1,6 @@
 """Blocks that come in one launch are those that come one copy at a time."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,16 +13,6 @@ from onlooker.kvstore.fetching import Fetch, Lent
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 LAYERS, HEADS, DIM = 3, 2, 16
-
-
-@pytest.mark.skipif(INTERPRETED, reason="is the outer one")
-def test_in_the_interpreter():
-    """Triton reads its mode when it is first imported, so interpreted kernels have a process of their own."""
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu", "-k", "cpu", __file__]
-    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "8 passed" in done.stdout and "skipped" not in done.stdout, done.stdout[-300:]
 
 
 def spec_on(device: str) -> ModelSpec:

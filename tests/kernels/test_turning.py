@@ -1,8 +1,6 @@
 """Keys turned by a step in one launch, against plain PyTorch."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,15 +15,6 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 needs_interpreter = pytest.mark.skipif(not INTERPRETED, reason="runs inside test_in_the_interpreter")
 STEPS = (0, 1, 58, FEW - 1, FEW, 1_000_003, MOST - 1)
 DTYPES = (torch.float32, torch.bfloat16)
-
-
-@pytest.mark.skipif(INTERPRETED, reason="is the outer one")
-def test_in_the_interpreter():
-    """Triton reads its mode when it is first imported, so the interpreted tests have a process of their own."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu", __file__]
-    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert f"{len(STEPS) * len(DTYPES) + 1} passed" in done.stdout, done.stdout[-300:]
 
 
 def make_turning(device: str, dim: int, scale: float = 1.0) -> Turning:

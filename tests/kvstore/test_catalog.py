@@ -104,4 +104,5 @@ def test_no_act_costs_more_because_there_are_more():
         ]
 
     used = [work(1_000), work(30_000)]
-    assert all(large < 2 * small + 500 for small, large in zip(*used, strict=True)), used
+    # Other threads of this process may take some bytes meanwhile; a copy of the large one has 240,000.
+    assert all(large < 2 * small + 10_000 for small, large in zip(*used, strict=True)), used

@@ -16,6 +16,8 @@ from onlooker.memory.sliding_window import SlidingWindow
 
 SHORT, LONG = 300, 3000
 TOKENS = 2
+OTHERS = 10_000
+"""Bytes that other threads of this process (a server that tests share) may take meanwhile; a copied list has more."""
 KEYS = torch.randn(KV_HEADS, TOKENS, HEAD_DIM)
 QUERIES = torch.randn(QUERY_HEADS, TOKENS, HEAD_DIM)
 
@@ -97,7 +99,7 @@ def test_of_frames_that_are_read_at_the_question():
             works.append(work_of(lambda note=note: policy.absorb(note, state.fork())))
         policy.absorb(note, state)
     few, many = works
-    assert many[0] <= 1.6 * few[0] + 20 and many[1] <= 1.6 * few[1] + 2_000
+    assert many[0] <= 1.6 * few[0] + 20 and many[1] <= 1.6 * few[1] + OTHERS
 
 
 def test_a_plan_sees_all_spans_without_a_copy_of_them():
@@ -111,4 +113,4 @@ def test_a_plan_sees_all_spans_without_a_copy_of_them():
         with store.question(lambda layer, spans, scores: Recall((0, 4))) as view:
             store.apply(Plan(forget=(4,)))
             assert view.spans[3].id == 4, "a question sees the memory as it was"
-    assert works[1][0] <= 1.6 * works[0][0] and works[1][1] <= 1.6 * works[0][1] + 500
+    assert works[1][0] <= 1.6 * works[0][0] + 20 and works[1][1] <= 1.6 * works[0][1] + OTHERS

@@ -91,7 +91,8 @@ class HttpCamera(http.server.BaseHTTPRequestHandler):
 
 def test_a_camera_over_http_is_followed_though_it_comes_up_late(pocket):
     port = free_port()
-    named = (Source("door", f"http://127.0.0.1:{port}/mjpg", fps=4),)
+    asked = StandingQuestion("count", "how many shapes are visible now?", every_s=0.1)
+    named = (Source("door", f"http://127.0.0.1:{port}/mjpg", fps=4, questions=(asked,)),)
     with running(pocket, sources=named) as server, server.client() as client:
         door = "/v1/streaming/sessions/door"
         eventually(lambda: client.get(door).status_code == 200 and client.get(door).json()["source"]["state"] == "lost")
@@ -101,6 +102,7 @@ def test_a_camera_over_http_is_followed_though_it_comes_up_late(pocket):
         serving.start()
         try:
             eventually(lambda: (now := client.get(door).json())["frames"] >= 3 and now["source"]["state"] == "live")
+            assert "standing_question" not in client.get("/metrics").text, "nothing is asked before there is a picture"
         finally:
             HttpCamera.ends.set()
             camera.shutdown()
