@@ -281,8 +281,8 @@ class STCCacher(EncoderAccelerator):
             return
         budget, gain = self.budget, GAIN
         if interval := self.interval:
-            # Slowly: all frames between two whole ones should have one threshold, though the later ones spend more.
-            gain /= interval - 1
+            # Slower: all frames between two whole ones should have one threshold, though the later ones spend more.
+            gain /= 2
             if waited is None:
                 budget = (interval * budget - 1) / (interval - 1)  # what the clock's whole frames leave to the others
             else:
