@@ -205,9 +205,10 @@ class Step:
         fresh = (weights @ signed).add_(then).div_(least[..., None]).transpose(1, 2)[0].to(x.dtype)
         logs = (sums[..., 0] + least.log())[0].T
         lost = ((total < LEAST) | (left < LEAST))[0].T
+        if self.tower.group > 1:  # who does not look are whole groups
+            lost = lost.unflatten(0, (-1, self.tower.group)).any(1).repeat_interleave(self.tower.group, 0)
         if bool(lost.any()):
-            again = self._whole_units(rows[lost.any(1)], x.shape[1])
-            again = again[rows].nonzero()[:, 0]  # places among the rows
+            again = lost.any(1).nonzero()[:, 0]  # places among the rows
             seen, anew = self._looked(layer, number, x, queries.index_select(1, again), rows[again])
             which = lost[again]
             fresh[again] = torch.where(which[:, :, None], seen.unflatten(-1, (heads, -1)), fresh[again])
