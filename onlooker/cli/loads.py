@@ -1,5 +1,6 @@
 """What benches of many streams and many hours share: pictures, and what a model's sizes alone say."""
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from onlooker.cli.output import size_text
@@ -43,16 +44,18 @@ def show_card(card: dict[str, Any]) -> None:
     print()
 
 
-def pictures(count: int, clips: int = 1) -> list[Any]:
+@functools.lru_cache(maxsize=4)
+def pictures(count: int, clips: int = 1) -> tuple[Any, ...]:
     """Moving Pocket World pictures: so many of each of several clips of the test split, one clip after the other.
 
     What a frame costs hangs on what moves. One clip says little of that: of the first of these (seed 3, whose camera
-    moves) the default encoder computes every second frame whole, of eight clips every fifth.
+    moves) the default encoder computes every second frame whole, of eight clips every fifth. They are drawn once a
+    process, and not to be written to.
     """
     from onlooker.world import make_episode
 
     seeds = [3, *(seed for seed in range(clips) if seed != 3)][:clips]
-    return [frame.image for seed in seeds for frame in make_episode(seed, "test", count).frames(fps=1.0)]
+    return tuple(frame.image for seed in seeds for frame in make_episode(seed, "test", count).frames(fps=1.0))
 
 
 def frame_of(image: Any, time_s: float = 0.0) -> Any:
