@@ -1,6 +1,6 @@
 """Moving Gaussians as a stream: gated residuals (QUEEN) and attributes as video (V^3), against a fit of every frame.
 
-    python -m benchmarks.splats --seeds 4 --out rows.jsonl
+    python -m benchmarks.splats --seeds 3 --out rows.jsonl
 
 In the flat: pictures of Pocket World as means of two-dimensional Gaussians, each with a place, two sizes, an angle and
 a colour. `full` fits every frame from the start and sends all attributes. `gated` (Girish et al., "QUEEN", arXiv
@@ -15,7 +15,6 @@ import argparse
 import json
 import time
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -208,29 +207,30 @@ def against(sent: Sent, whole: Sent) -> tuple[float, float]:
     return sum(sent.sizes) / sum(whole.sizes), float(np.mean(sent.db) - np.mean(whole.db))
 
 
-def rows_of(seeds: Sequence[int]) -> list[dict]:
-    """A row a clip."""
-    facts, rows = {"bench": "splats", "commit": provenance.commit(), "versions": provenance.versions()}, []
-    for seed in seeds:
-        shown = pictures(seed)
-        whole, residuals, (coded, took) = full(shown), gated(shown), video(shown)
-        row: dict = {"seed": seed, "bytes_full": sum(whole.sizes), "db_full": round(float(np.mean(whole.db)), 2)}
-        for name, one in (("gated", residuals), ("video", coded)):
-            share, gain = against(one, whole)
-            row |= {f"bytes_{name}": sum(one.sizes), f"share_{name}": round(share, 3), f"db_{name}": round(gain, 2)}
-        rows.append(row | {"decoded_fps": round(FRAMES / took)} | facts)
-        print(rows[-1], flush=True)
-    return rows
+def row_of(seed: int) -> dict:
+    """What a clip gave."""
+    shown = pictures(seed)
+    whole, residuals, (coded, took) = full(shown), gated(shown), video(shown)
+    row: dict = {"bench": "splats", "seed": seed, "bytes_full": sum(whole.sizes)}
+    row["db_full"] = round(float(np.mean(whole.db)), 2)
+    for name, one in (("gated", residuals), ("video", coded)):
+        share, gain = against(one, whole)
+        row |= {f"bytes_{name}": sum(one.sizes), f"share_{name}": round(share, 3), f"db_{name}": round(gain, 2)}
+    return row | {"commit": provenance.commit(), "versions": provenance.versions(), "decoded_fps": round(FRAMES / took)}
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, required=True, help="a row a clip, as it is done")
     given = parser.parse_args()
-    text = "".join(json.dumps(row) + "\n" for row in rows_of(range(given.seeds)))
-    given.out.write_text(text, encoding="utf-8")
+    for seed in range(given.first, given.first + given.seeds):
+        row = row_of(seed)
+        print(row, flush=True)
+        with given.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":
