@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -89,7 +90,7 @@ def fit(splats: Tensor, picture: Tensor, steps: int, may: Tensor | None = None) 
     for _ in range(steps):
         optimiser.zero_grad()
         ((render(splats) - picture) ** 2).mean().backward()
-        if may is not None:
+        if may is not None and splats.grad is not None:
             splats.grad[~may] = 0.0
         optimiser.step()
         rate.step()
@@ -170,7 +171,7 @@ def video(shown: Tensor, crf: int = CRF) -> tuple[Sent, float]:
     return sent, took
 
 
-def h264(planes: np.ndarray, crf: int) -> tuple[list[int], object]:
+def h264(planes: np.ndarray, crf: int) -> tuple[list[int], Callable[[], Iterator[np.ndarray]]]:
     """Bytes of each picture of `[pictures, rows, cols]` after H.264, and what decodes them."""
     import av
 
@@ -187,7 +188,7 @@ def h264(planes: np.ndarray, crf: int) -> tuple[list[int], object]:
     packets += [bytes(one) for one in coder.encode(None)]
     assert len(packets) == count
 
-    def decode():
+    def decode() -> Iterator[np.ndarray]:
         reader = av.CodecContext.create("h264", "r")
         for data in [*packets, None]:
             for frame in reader.decode(av.Packet(data) if data else None):

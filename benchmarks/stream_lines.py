@@ -158,7 +158,8 @@ def verdict(line: Line, rows: Sequence[Mapping]) -> dict | None:
             if (not line.tasks or mine["task"] in line.tasks) and line.age_s[0] <= mine["age_s"] <= line.age_s[1]
         ]
         gap = paired_gap([mine["worth"] - other["worth"] for _, mine, other in pairs], [str(s) for s, _, _ in pairs])
-        mine_read, other_read = (sum(pair[n]["tokens"] for pair in pairs) / len(pairs) for n in (1, 2))
+        mine_read = sum(mine["tokens"] for _, mine, _ in pairs) / len(pairs)
+        other_read = sum(other["tokens"] for _, _, other in pairs) / len(pairs)
         gaps.append({
             "rival": rival, "least": least, "streams": len(both), "questions": len(pairs),
             "ours_right": round(sum(mine["worth"] for _, mine, _ in pairs) / len(pairs), 4),
