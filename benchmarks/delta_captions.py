@@ -22,10 +22,10 @@ from onlooker.evals.run_settings import RunSettings
 from onlooker.evals.statistics import paired_gap
 
 WAYS = {
-    "delta": "delta_notes:summarise=0", "shorter": "delta_notes:summarise=0,longest=7",
+    "delta": "delta_notes:summarise=0", "shorter": "delta_notes:summarise=0,longest=6",
     "independent": "benchmarks/twins/independent_notes.py",
 }  # fmt: skip
-"""Captions of at most 16 tokens; the control ends its own after about eleven, so that the line is decided by `shorter`,
+"""Captions of at most 16 tokens; the control ends its own earlier, so that the line is decided by `shorter`,
 which must not write more than it."""
 
 
