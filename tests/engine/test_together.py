@@ -42,7 +42,7 @@ def assert_alike(one, other, *, together=True):
     assert counts[0] == counts[1]
     if len(one.store.spans) == 1:  # nothing is remembered
         return
-    assert one.ask(QUESTION, max_new_tokens=4).text == other.ask(QUESTION, max_new_tokens=4).text
+    assert one.ask(QUESTION, max_new_tokens=2).text == other.ask(QUESTION, max_new_tokens=2).text
 
 
 def both(engine, frames, together=5):
