@@ -54,8 +54,8 @@ windows until the window is full, from then on one by one. Memories that look at
 wins wherever it was measured. `recent=4` tells more clock times, `recent=8` more of the present.
 
 `select_recent`, which keeps eight recent frames where the default keeps four, needs no heads either. On the four
-streams that both saw it is level with the default (+1.5 points about 25 minutes ago and more, not told apart), so the default
-stays until more streams have said otherwise.
+streams that both saw it is level with the default (+1.5 points about 25 minutes ago and more, not told apart), so the
+default stays until more streams have said otherwise.
 
 Half an hour back, at equal tokens in view, `retrieval_heads` is 27 points ahead of the default over all questions
 about 25 minutes ago and more (38 with `recent=4`), reading two fifths of the tokens or fewer, and tells as much of
