@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: one tiny random model, made once. And what makes every run of a test the same."""
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+from races import watched
 from tiny import make_folder
 
 from onlooker.models import load
@@ -39,6 +41,16 @@ def as_if_it_were_the_first() -> Iterator[None]:
     for logger, handlers, propagate, level in before:
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
+
+
+@pytest.fixture
+def no_races(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No program of an interpreted launch writes what another one reads or writes."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        yield
+        return
+    with watched(monkeypatch):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from onlooker.kernels._parts_triton import (
     in_4,
     in_8,
     load_packed,
+    load_pairs,
     load_row,
     store_packed,
     store_row,
@@ -123,9 +124,9 @@ def _tell(
 def _head_in_4(at, there, kind: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr):
     """One head of some rows that are kept in 4 bits, without their scales: the first columns, and the rest."""
     half, rest_half = tl.arange(0, MAIN // 2)[None, :], tl.arange(0, REST // 2)[None, :]
-    main = unpacked_to(tl.load(at + half, mask=there & (half < HEAD // 2), other=136), kind)
+    main = unpacked_to(load_pairs(at + half, there & (half < HEAD // 2)), kind)
     narrow = there & (rest_half < (HEAD - MAIN) // 2)
-    return main, unpacked_to(tl.load(at + MAIN // 2 + rest_half, mask=narrow, other=136), kind)
+    return main, unpacked_to(load_pairs(at + MAIN // 2 + rest_half, narrow), kind)
 
 
 @triton.jit

@@ -31,6 +31,14 @@ def unpacked_to(packed, kind: tl.constexpr):
 
 
 @triton.jit
+def load_pairs(at, mask):
+    """Bytes that hold two numbers each, two zeros where there are none. These are no `other` of the load: Triton 3.6
+    puts a constant of 8 bits above 127 into a load of several bytes with its sign (0x88 as 0xffffff88)."""
+    packed = tl.load(at, mask=mask, other=0)
+    return tl.where(mask, packed, tl.full(packed.shape, 136, tl.uint8))
+
+
+@triton.jit
 def load_row(at, dim, MAIN: tl.constexpr, REST: tl.constexpr):
     """A row as it is."""
     rest = tl.arange(0, REST)
@@ -51,7 +59,7 @@ def load_packed(at, dim, MAIN: tl.constexpr, REST: tl.constexpr):
     """A row that is kept in 4 bits, without its scale."""
     rest = tl.arange(0, REST // 2)
     main = tl.load(at + tl.arange(0, MAIN // 2))
-    return unpacked(main), unpacked(tl.load(at + MAIN // 2 + rest, mask=rest < (dim - MAIN) // 2, other=136))
+    return unpacked(main), unpacked(load_pairs(at + MAIN // 2 + rest, rest < (dim - MAIN) // 2))
 
 
 @triton.jit

@@ -24,7 +24,7 @@ METHODS = {
 
 
 @pytest.fixture
-def ready(on):
+def ready(on, no_races):
     if on == "cpu" and not INTERPRETED:
         pytest.skip("runs inside test_in_the_interpreter")
 

@@ -1,13 +1,17 @@
 """Every Triton kernel compiles for Hopper GPUs, fits their shared memory, and reads no register that nothing wrote.
+Its constants fit the registers they go to.
 
 No GPU is needed: the library's own functions are called on CPU tensors of the real widths, under a Triton driver that
 compiles what they launch, notes the machine code and launches nothing. It has a process of its own, because Triton has
 one driver a process and remembers what it compiled under it.
 
 The registers are looked at because a compiler did get this wrong: ptxas 12.8 (in Triton 3.6) lost where an operand lies
-in shared memory, and window attention read anywhere.
+in shared memory, and window attention read anywhere. So are the constants: Triton 3.6 puts what stands for a masked
+number of 8 bits into a load of several bytes with its sign (136 as 0xffffff88), and heads attended to columns that are
+not there. An interpreter does neither.
 """
 
+import ast
 import dataclasses
 import importlib.util
 import json
@@ -29,6 +33,7 @@ SHARED_BYTES = 232_448
 """Shared memory a program may have on a GPU of compute capability 9.0."""
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_.]+)\s+([^;]*);")
 UNIFORM = re.compile(r"\bUR(\d+)\b")
+CONSTANT = re.compile(r"mov\.[bsu](\d+)\s+%\w+, 0x([0-9a-fA-F]+);")
 
 
 def kernel_names() -> set[str]:
@@ -52,6 +57,30 @@ def unwritten(code: str) -> list[str]:
         read = rest if target else operands
         reads += [(int(number), f"{name} {operands.strip()}") for number in UNIFORM.findall(read)]
     return [text for number, text in reads if number not in written]
+
+
+def misfits(ptx: str) -> list[str]:
+    """Constants that have more bits than the register they go to, and are not minus one."""
+    found = [(int(width), int(number, 16)) for width, number in CONSTANT.findall(ptx)]
+    return [f"{number:#x} in {width} bits" for width, number in found if number >> width and ~number & (1 << width) - 1]
+
+
+def test_constants_fit():
+    assert misfits("mov.u32 %r101, 0xffffffffffffff88;") == ["0xffffffffffffff88 in 32 bits"]
+    assert misfits("mov.u16 %rs36, 0xffffffffffffff88;")
+    assert not misfits("mov.u32 %r1, 0x88888888; mov.b64 %rd1, 0xffffffffffffff88; mov.u32 %r2, 0xffffffffffffffff;")
+
+
+def test_masked_numbers_are_zero_or_minus_one():
+    """Any other whole number may reach a load of several bytes with its sign (see above)."""
+    found = []
+    for path in KERNELS.glob("_*_triton.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg == "other":
+                text = ast.unparse(node.value)
+                if re.fullmatch(r"-?\d+", text) and int(text) not in (0, -1):
+                    found.append(f"{path.name}:{node.value.lineno}: other={text}")
+    assert not found
 
 
 def test_registers_are_told_apart():
@@ -81,6 +110,7 @@ def test_kernels_compile_for_hopper():
         "look",
     }
     assert not {each["kernel"]: each["unwritten"] for each in compiled if each["unwritten"]}
+    assert not {each["kernel"]: each["misfits"] for each in compiled if each["misfits"]}
     assert max(each["shared"] for each in compiled) <= SHARED_BYTES
 
 
@@ -116,6 +146,11 @@ class Compiler:
             {"kernel": name, "shared": shared, "products": "MMA" in code, "unwritten": unwritten(code)}
         )
         return self, self, 0, 0, 1024
+
+    def read(self, module: Any, function: Any, name: str, files: dict[str, str], number: str) -> None:
+        """What Triton calls when a kernel has been loaded, with the files it was compiled to."""
+        texts = [Path(path).read_text() for file, path in files.items() if file.endswith(".ptx")]
+        self.compiled[-1]["misfits"] = [text for ptx in texts for text in misfits(ptx)]
 
     def launcher_cls(self, source: Any, metadata: Any) -> Any:
         return lambda *given: None
@@ -309,6 +344,7 @@ def main() -> None:
 
     compiler: Any = Compiler()
     triton.runtime.driver.set_active(compiler)
+    triton.knobs.runtime.kernel_load_end_hook.add(compiler.read)
     rows._starts_early = lambda on: True  # as on the device that is compiled for, which nobody can ask here
     run_vision(torch.bfloat16)
     run_coded(torch.bfloat16)

@@ -69,8 +69,8 @@ class STCCorrected(STCCacher):
     """Changes count above a noise, which is the least that this quantile of a frame's changes was; 0: in full."""
 
     captured: bool = False
-    """Whether a GPU runs captured steps by kernels, where there are such (`has_kernels`). Off: what they do where
-    little is left of a softmax failed its test on a card, and was not run there since it was changed."""
+    """Whether a GPU runs captured steps by kernels, where there are such (`has_kernels`). Off until their tests
+    have passed on a card: what failed there was found and mended since (docs/log.md)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

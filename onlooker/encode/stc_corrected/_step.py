@@ -37,6 +37,7 @@ class Step:
         self.times = torch.zeros(5, like.shape[1], device=like.device)
         """In how many layers each token got a new key and value, looked, got a new MLP; the columns that it was
         corrected in, as shares of all; in how many layers it got a new output projection."""
+        self.ones = self.times.new_ones(like.shape[1])
 
     def layer(self, number: int, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's output `[1, tokens, dim]` and its sketch, given its input and the sketch of that."""
@@ -48,7 +49,7 @@ class Step:
             rows = self._projecting(number, attended, changed)
             fresh = layer.out(attended.index_select(0, rows)[None])[0]
             state.keep("attention_sketch", number, sketched(fresh, self.int8), rows)
-            self.times[4].index_add_(0, rows, self.times.new_ones(len(rows)))
+            self._count(4, rows)
         y = x + self._branch("attention", number, x, rows, fresh)
         seen = seen + state.sketches("attention_sketch", number)
         working = self._choose("middle", number, seen)
@@ -56,10 +57,14 @@ class Step:
         if len(working):
             fresh = layer.mlp(y.index_select(1, working))[0]
             state.keep("mlp_sketch", number, sketched(fresh, self.int8), working)
-        self.times[0, changed] += 1
-        self.times[2, working] += 1
+        self._count(0, changed)
+        self._count(2, working)
         y += self._branch("mlp", number, x, working, fresh)
         return y, seen + state.sketches("mlp_sketch", number)
+
+    def _count(self, what: int, tokens: Tensor) -> None:
+        """These tokens had this of `times` once more."""
+        self.times[what].index_add_(0, tokens, self.ones[: len(tokens)])
 
     def _branch(self, kind: str, number: int, x: Tensor, rows: Tensor, fresh: Tensor) -> Tensor:
         """A branch of all tokens, `[tokens, dim]`: of some of them fresh, and kept; of the others as it is kept."""
@@ -120,21 +125,20 @@ class Step:
             old = state.stored(kind, number, x, changed)
             pairs.append((old, state.keep(kind, number, made(mine)[0], changed)))
 
-        def take(tokens: Tensor, fresh: Tensor, logs: Tensor) -> None:
-            moved.index_copy_(
-                0, tokens, torch.linalg.vector_norm((fresh - attended.index_select(0, tokens)).float(), dim=-1)
-            )
+        def take(tokens: Tensor, before: Tensor, fresh: Tensor, logs: Tensor) -> None:
+            moved.index_copy_(0, tokens, torch.linalg.vector_norm((fresh - before).float(), dim=-1))
             sums.index_copy_(0, tokens, logs.to(sums.dtype))
             state.keep("attended", number, fresh, tokens)
             if self.int8:
                 attended.index_copy_(0, tokens, fresh)
 
         if len(others):
-            take(others, *self._corrected(layer, number, x, attended, others, changed, *pairs))
+            before = attended.index_select(0, others)
+            take(others, before, *self._corrected(layer, number, x, before, others, changed, *pairs))
         queries = layer.queries(normed)
-        take(rows, *self._looked(layer, number, x, queries, rows))
+        take(rows, attended.index_select(0, rows), *self._looked(layer, number, x, queries, rows))
         state.keep("queries", number, queries[0], rows)
-        self.times[1, rows] += 1
+        self._count(1, rows)
         missed = of(state, "missed")[number]
         missed.copy_(torch.hypot(missed.float(), moved))
         return attended
@@ -171,6 +175,8 @@ class Step:
         """These tokens and all others of their groups, bool `[tokens]`."""
         mask = torch.zeros(count, dtype=torch.bool, device=tokens.device)
         mask[tokens] = True
+        if self.tower.group == 1:
+            return mask
         groups = mask[self.tower.pinned :].view(-1, self.tower.group)
         groups |= groups.any(1, keepdim=True)
         return mask
@@ -180,15 +186,15 @@ class Step:
         layer: VisionLayer,
         number: int,
         x: Tensor,
-        attended: Tensor,
+        before: Tensor,
         rows: Tensor,
         changed: Tensor,
         keys: tuple[Tensor, Tensor],
         values: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Attended values of some tokens with old columns out and new ones in, `[rows, dim]`, and their log-sum-exps
-        `[rows, heads]`; `keys` and `values` are those of the changed tokens, old and new. Heads of whose softmax too
-        little is left to say so attend to everything again."""
+        """Attended values of some tokens, which are `before`, with old columns out and new ones in, `[rows, dim]`, and
+        their log-sum-exps `[rows, heads]`; `keys` and `values` are those of the changed tokens, old and new. Heads of
+        whose softmax too little is left to say so attend to everything again."""
         queries = self.state.stored("queries", number, x, rows)[None]
         kept = of(self.state, "sums")[number].index_select(0, rows)
         sums = kept.to(torch.promote_types(kept.dtype, torch.float32)).T[None, :, :, None]
@@ -199,7 +205,7 @@ class Step:
         total = left + came  # of what there was before; one head a row: [1, heads, rows]
         then, signed = (
             part.to(weights.dtype).unflatten(-1, (heads, -1)).transpose(0, 1)[None]
-            for part in (attended.index_select(0, rows), torch.cat([-values[0], values[1]]))
+            for part in (before, torch.cat([-values[0], values[1]]))
         )
         least = total.clamp_min(LEAST / 2)
         fresh = (weights @ signed).add_(then).div_(least[..., None]).transpose(1, 2)[0].to(x.dtype)
