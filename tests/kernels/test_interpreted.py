@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PASSED = {"ranges": 8, "turning": 15, "likeness": 5, "language_rows": 5, "pooled": 5, "picks": 3}
-"""How many tests of each file the interpreter runs."""
+"""How many tests of each file the interpreter runs at least."""
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="is the outer one")
@@ -22,4 +22,4 @@ def test_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "-m", "not gpu", *files]
     done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert Counter(re.findall(r"^PASSED \S*/test_(\w+)\.py", done.stdout, re.MULTILINE)) == PASSED, done.stdout[-300:]
+    assert Counter(re.findall(r"^PASSED \S*/test_(\w+)\.py", done.stdout, re.MULTILINE)) >= Counter(PASSED)
