@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -23,19 +24,22 @@ def write(saved: Saved, folder: str | Path) -> Path:
     there and complete. Raises `InputError` when it cannot be written; the older one is there then.
     """
     sealed, place = saved.sealed(), Path(folder).expanduser()
-    fresh = place / f".{NAME}.{secrets.token_hex(4)}"
+    # In a folder of its own: safetensors writes into a file of another name first, which a killed process leaves there.
+    apart = place / f".{NAME}.{secrets.token_hex(4)}"
+    fresh = apart / NAME
     try:
         place.mkdir(parents=True, exist_ok=True)
         for left in place.glob(f".{NAME}.*"):  # of processes that ended while they wrote
-            left.unlink(missing_ok=True)
+            shutil.rmtree(left, ignore_errors=True)
+        apart.mkdir()
         save_file(sealed.tensors, fresh, metadata={"facts": json.dumps(sealed.facts)})
         with fresh.open("rb") as file:
             os.fsync(file.fileno())
         fresh.replace(place / NAME)
+        apart.rmdir()
         _sync(place)
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
+        shutil.rmtree(apart, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error)[:120]
         raise InputError("a session cannot be saved there", given=f"{folder}: {reason}", do="another folder") from error
     return place / NAME
