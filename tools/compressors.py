@@ -281,6 +281,31 @@ def causes(path: Path) -> str:
     return f"{_table(['', *worlds], body)}\n\n{about}, {row['versions']}.\n"
 
 
+def refiners(path: Path) -> str:
+    """Right answers of each refiner, against all tokens and against tokens drawn at random, paired over clips."""
+    about, *rows = (json.loads(text) for text in path.read_text(encoding="utf-8").splitlines())
+    found = {row["name"]: np.array([value or 0.0 for value in row["worth"]]) for row in rows}
+    videos = {name: number for number, name in enumerate(dict.fromkeys(about["videos"]))}
+    clip = np.array([videos[name] for name in about["videos"]])
+    drawn = np.random.default_rng(0).integers(len(videos), size=(4000, len(videos)))
+    lots = [marks for name, marks in found.items() if name.startswith("random")]
+    rivals = [found["all tokens"], *([np.mean(lots, axis=0)] if lots else [])]
+
+    def gap(marks: np.ndarray, rival: np.ndarray) -> str:
+        sums = np.bincount(clip, marks - rival, len(videos))[drawn].sum(1)
+        low, high = np.quantile(sums / np.bincount(clip)[drawn].sum(1), (0.025, 0.975))
+        return f"{100 * (marks - rival).mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+    body = [
+        [_name(name), f"{marks.mean():.1%}", *(gap(marks, rival) for rival in rivals)]
+        for name, marks in sorted(found.items(), key=lambda each: -each[1].mean())
+    ]
+    head = ["", "right", "points against all tokens", *(["against random"] if lots else [])]
+    last = rows[-1]
+    end = f"{len(clip)} questions on {len(videos)} clips ({about['clips']}), {last['settings']['model']}"
+    return f"{_table(head, body)}\n\n{end}; {last['card']}, commit {last['commit']}, {last['versions']}.\n"
+
+
 def _against(row: dict[str, Any] | None, dense: dict[str, Any]) -> str:
     """Right answers, and by how many points that is more than dense, with the interval over parts of a clip's size."""
     if row is None:
@@ -313,6 +338,8 @@ def blocks() -> dict[str, str]:
         made["codec_answers"] = answers(path)
     if (path := RESULTS / "cacher_causes_202611.jsonl").is_file():
         made["causes"] = causes(path)
+    if (path := RESULTS / "refiners_L2_202611.jsonl").is_file():
+        made["refiners"] = refiners(path)
     for level in ("L2", "L0"):
         path = RESULTS / f"compressors_grid_{level}_202611.jsonl"
         if path.is_file():

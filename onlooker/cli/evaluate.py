@@ -199,6 +199,7 @@ def _grid(
 ) -> None:  # fmt: skip
     from onlooker.evals.compare import compare
     from onlooker.evals.compressors import shares_of
+    from onlooker.evals.grid import SHARED
     from onlooker.evals.lines import add, start
     from onlooker.evals.report.table import markdown, row_dict
     from onlooker.evals.runs import open_run
@@ -222,7 +223,7 @@ def _grid(
     total = sum(settings.limit for settings in grid)
     with working.counting(f"{len(grid)} runs", "questions", total) as step:
         finished = run_grid(
-            grid, out, workers=workers, gpus=gpus, ray=ray, shared=shares_of(spec) is not None,
+            grid, out, workers=workers, gpus=gpus, ray=ray, shared=shares_of(spec) is not None or spec in SHARED,
             on_progress=step.to, on_finished=on_finished,
         )  # fmt: skip
     for one in finished:

@@ -9,6 +9,8 @@ from onlooker.core.errors import InputError
 from onlooker.evals.run_settings import RunSettings, check, from_dict
 
 _DENSE = {"encoder": "full", "memory": "full"}
+_HELD = {"encoder": "full", "memory": "last_frames:frames=64", "compressor": "identity"}
+"""Holds the tokens of a clip, and reads at a question what a refiner leaves of them."""
 BUILT_IN: dict[str, list[dict[str, Any]]] = {
     "controls": [
         {**_DENSE, "compressor": "identity", "name": "all tokens"},
@@ -27,6 +29,21 @@ BUILT_IN: dict[str, list[dict[str, Any]]] = {
         {"control": "blind_clock:6", "name": "blind clock, 6 s"},
         {"control": "guess:0", "name": "guess"},
     ],
+    "refiners": [
+        {**_HELD, "name": "all tokens"},
+        {**_DENSE, "compressor": "identity", "refiner": "fastv:ratio=0.25", "name": "fastv"},
+        {**_DENSE, "compressor": "identity", "refiner": "prunevid2:ratio=0.25", "name": "prunevid2"},
+        {**_DENSE, "compressor": "identity", "refiner": "b_vllm:ratio=0.25", "name": "b_vllm, rows"},
+        {**_HELD, "refiner": "b_vllm:ratio=0.25", "name": "b_vllm"},
+        *({**_HELD, "refiner": f"ppllava:frames=1,side=2,kernel={k}", "name": f"ppllava, {k}"}
+          for k in ("fixed", "published", "mean")),
+        {**_HELD, "refiner": "tifre:ratio=0.25", "name": "tifre"},
+        {**_HELD, "refiner": "tifre:ratio=0.25,fold=0", "name": "tifre, nothing folded"},
+        {**_HELD, "refiner": "iva:fine=4,coarse=8", "name": "iva"},
+        *({**_HELD, "compressor": f"random:keep=16,seed={s}", "name": f"random, seed {s}"} for s in range(3)),
+        {**_HELD, "compressor": "stc_pruner:keep=16", "name": "stc_pruner"},
+        {**_HELD, "fps": 0.25, "name": "fewer frames"},
+    ],
     "stc": [
         {"encoder": encoder, "compressor": compressor, "memory": "full"}
         for compressor in ("identity", "stc_pruner:keep_ratio=0.3")
@@ -38,7 +55,10 @@ BUILT_IN: dict[str, list[dict[str, Any]]] = {
     ],
 }  # fmt: skip
 """`controls`: everything at 16 of 64 tokens a frame (18 a second with the clock), beside all tokens and blind players;
-`stc`: Cacher and Pruner, alone and together."""
+`refiners`: a quarter of the tokens read at each question, chosen by its words, beside as many at random, of the
+stream's pruner and of fewer frames; `stc`: Cacher and Pruner, alone and together."""
+SHARED = ("refiners",)
+"""Grids, beside that of compressors, whose runs all see what the dense tower makes of the same clips."""
 
 
 def expand(spec: str, base: dict[str, Any]) -> list[RunSettings]:

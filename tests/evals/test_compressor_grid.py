@@ -12,7 +12,7 @@ from onlooker.compress.dtd import DTD
 from onlooker.compress.vidcom2 import VidCom2
 from onlooker.core.errors import InputError
 from onlooker.core.tokens import VisualTokens
-from onlooker.evals import budgets, compressors, lines, sharing
+from onlooker.evals import budgets, compressors, grid, lines, sharing
 from onlooker.evals.run_settings import from_dict, load_items
 from onlooker.evals.runs import execute
 
@@ -95,6 +95,16 @@ def test_some_shares_only():
     for wrong in ("compressors:", "compressors:half", "compressors:0", "compressors:120"):
         with pytest.raises(InputError, match="percents"):
             compressors.shares_of(wrong)
+
+
+def test_refiners_are_compared_at_one_budget():
+    """A quarter each, but for all tokens; their runs share the tower."""
+    runs = grid.expand("refiners", {"suite": "pocketworld", "model": "pocket-naive"})
+    said = {run.label: f"{run.refiner} {run.compressor} fps={run.fps}" for run in runs}
+    assert {"fastv", "prunevid2", "b_vllm", "tifre", "iva", "ppllava, fixed", "fewer frames"} <= said.keys()
+    quarter = ("ratio=0.25", "keep=16", "frames=1,side=2", "fine=4,coarse=8", "fps=0.25")
+    assert all(any(word in text for word in quarter) for name, text in said.items() if name != "all tokens")
+    assert {run.encoder for run in runs} == {"full"} and "refiners" in grid.SHARED
 
 
 def settings(**more):
