@@ -204,10 +204,15 @@ def cost() -> str:
     return f"{_table(head, rows)}\n\n{about}\n"
 
 
+FORMS = ("per_layer", "shared", "patch", "codec", "random", "per_layer+codec", "per_layer+search", "patch+codec",
+         "codec+codec", "codec+search")  # fmt: skip
+"""Who chooses, and behind a + what moves the reference along."""
+
+
 def codec(path: Path) -> str:
     """Errors, and answers where there are any, by who chooses."""
     rows = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
-    forms = list(dict.fromkeys(row["selection"] for row in rows))
+    forms = [form for form in FORMS if any(row["selection"] == form for row in rows)]
     body = []
     for where in dict.fromkeys((row.get("clip") or f"Pocket World {row['level']}", row["interval"]) for row in rows):
         own = [r for r in rows if (r.get("clip") or f"Pocket World {r['level']}", r["interval"]) == where]
@@ -215,8 +220,8 @@ def codec(path: Path) -> str:
         silent = found["codec"]["fallbacks"] if "codec" in found else 0.0
         cells = [_codec_cell(found.get(form)) for form in forms]
         body.append([f"{where[0]}, N={where[1]}", *cells, f"{silent:.0%}"])
-    row = rows[0]
-    about = f"{row['model']}, a quarter of the tokens; commit {row['commit']}, {row['versions']}."
+    row, commits = rows[0], dict.fromkeys(row["commit"] for row in rows)
+    about = f"{row['model']}, a quarter of the tokens; commit {', '.join(commits)}, {row['versions']}."
     return f"{_table(['', *(_name(form) for form in forms), 'codec said nothing'], body)}\n\n{about}\n"
 
 
