@@ -20,7 +20,9 @@ FORMATS = (".vtt", ".srt", ".txt")
 @options.takes_methods()
 def chapters(
     source: options.Source,
-    prompt: Annotated[str, typer.Option(help="What the model is asked about each chapter, for its title.")] = "",
+    prompt: Annotated[
+        str, typer.Option(help="What the model is asked for a title [dim](default: fits the model)[/].")
+    ] = "",
     response: Annotated[
         str, typer.Option(help="What begins a chapter, such as [bold]drop_ratio[/] or [bold]clock:period_s=60[/].")
     ] = "",
@@ -50,7 +52,7 @@ def chapters(
 ) -> None:
     """Cut SOURCE into chapters while it is watched, and give each a title.
 
-    Example: onlooker chapters synthetic:2:120 --prompt "which shape came last?" --out chapters.vtt
+    Example: onlooker chapters synthetic:2:120 --out chapters.vtt
 
     A chapter begins where a frame is unlike what was seen (or where --response says), and its title is what the model
     answers about that part alone. With --json every chapter is one line, and so is the summary at the end.
@@ -66,6 +68,7 @@ def chapters(
     with working.loading(model):
         from onlooker.engine import Engine
         from onlooker.engine.chaptering import TITLE, Chapters
+        from onlooker.models import BUILT_IN, NEWEST
     with open_source(source, fps, strict=strict, reading=Reading(stream, rate, live, workers=0)) as opened:
         strange = stranger(model, source)
         for line in () if as_json else strange:
@@ -74,7 +77,8 @@ def chapters(
             engine = Engine.from_pretrained(model, dtype=dtype, device=device, pairs=pairs, **settings)
         found: list[Cue] = []
         with engine.open() as session, read_ahead(opened, engine.resize) as frames:
-            cutting = Chapters(engine, session, prompt or TITLE, policy, least_s=least, longest=longest)
+            ask = prompt or (NEWEST if model in BUILT_IN else TITLE)
+            cutting = Chapters(engine, session, ask, policy, least_s=least, longest=longest)
             for frame, taken in session.push_many(frames):
                 found += _tell(cutting.look(frame, taken), as_json)
             if session.time_s is None:

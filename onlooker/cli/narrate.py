@@ -20,7 +20,9 @@ FORMATS = (".vtt", ".srt")
 @options.takes_methods(memory="streaming_vlm")
 def narrate(
     source: options.Source,
-    prompt: Annotated[str, typer.Option(help="What the model is asked whenever it may speak.")] = "",
+    prompt: Annotated[
+        str, typer.Option(help="What the model is asked each time [dim](default: fits the model)[/].")
+    ] = "",
     response: Annotated[
         str, typer.Option(help="When it may speak, such as [bold]sved[/] or [bold]clock:period_s=5[/].")
     ] = "clock:period_s=1,first_s=0",
@@ -35,7 +37,7 @@ def narrate(
     live: options.Live = None,
     as_json: options.Json = False,
     progress: options.Progress = "auto",
-    model: options.Model = "pocket-aware",
+    model: options.Model = "pocket-notes",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     pairs: options.Pairs = None,
@@ -49,10 +51,11 @@ def narrate(
 ) -> None:
     """Tell what happens in SOURCE, second by second, in memory that does not grow.
 
-    Example: onlooker narrate synthetic:2 --prompt "what is there now?" --subtitles told.vtt
+    Example: onlooker narrate synthetic:2 --subtitles told.vtt
 
     What was said stays in the memory longer than what was seen (--memory streaming_vlm unless another is given). The
-    same words are not said twice in a row. With --json every text is one line, and so is the summary at the end.
+    same words are not said twice in a row. Without --prompt a built-in model is asked what it was taught, any other
+    what happens now. With --json every text is one line, and so is the summary at the end.
     """
     if subtitles is not None and subtitles.suffix.lower() not in FORMATS:
         raise InputError("subtitles are a .vtt or .srt file", given=str(subtitles), do="--subtitles told.vtt")
@@ -64,6 +67,7 @@ def narrate(
     with working.loading(model):
         from onlooker.engine import Engine
         from onlooker.engine.narrating import PROMPT
+        from onlooker.models import COMMENTARY
     with open_source(source, fps, strict=strict, reading=Reading(stream, rate, live, hears_codec(methods))) as opened:
         strange = stranger(model, source)
         if not as_json:
@@ -74,7 +78,7 @@ def narrate(
         cues: list[Cue] = []
         with engine.open() as session:
             options.write_prefixes(session, prefix)
-            narration, told = session.narrate(prompt or PROMPT, policy, longest=longest), None
+            narration, told = session.narrate(prompt or COMMENTARY.get(model, PROMPT), policy, longest=longest), None
             for frame in opened.frames:
                 cues += narration.look(frame, session.push(frame))
                 if narration.newest is not None and narration.newest != told:

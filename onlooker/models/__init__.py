@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onlooker.models import _parts
-from onlooker.models._built_in import BUILT_IN
+from onlooker.models._built_in import BUILT_IN, COMMENTARY, NEWEST
 from onlooker.models._parts import short_name
 from onlooker.models._random import random_model
 from onlooker.models._shapes import SHAPES, Shape, shape_of
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUILT_IN",
+    "COMMENTARY",
+    "NEWEST",
     "SHAPES",
     "Shape",
     "check_name",

@@ -6,7 +6,9 @@ import json
 import av
 import pytest
 
-CLIP = ("narrate", "synthetic:2:12", "--device", "cpu", "--prompt", "what is there now?")
+from onlooker.world.lexicon import SHAPES
+
+CLIP = ("narrate", "synthetic:2:12", "--device", "cpu", "--model", "pocket-aware", "--prompt", "what is there now?")
 
 
 def cues_of(path) -> list[tuple[float, str]]:
@@ -30,6 +32,17 @@ def test_texts_are_lines_and_subtitles(run, tmp_path, kind) -> None:
     cues = cues_of(tmp_path / f"told.{kind}")
     assert [text for _, text in cues] == texts
     assert [f"[0:{time_s:02.0f}]" for time_s, _ in cues] == [line.partition(" ")[0] for line in lines]
+
+
+def test_without_a_prompt_a_built_in_model_is_asked_what_it_was_taught(run) -> None:
+    told = run("narrate", "synthetic:2:6", "--device", "cpu")
+    lines = told.out.splitlines()
+    assert told.code == 0 and lines and all(line.endswith(" came") for line in lines), told.out
+    newest = run("narrate", "synthetic:2:5", "--device", "cpu", "--model", "pocket-naive", "--json")
+    texts = [row["text"] for row in map(json.loads, newest.out.splitlines()) if row["event"] == "text"]
+    assert texts and set(texts) <= {*SHAPES, "none"}, texts
+    cut = run("chapters", "synthetic:2:6", "--device", "cpu", "--json")
+    assert json.loads(cut.out.splitlines()[0])["title"] in {*SHAPES, "none"}, cut.out
 
 
 def test_texts_in_json_and_another_policy(run) -> None:
