@@ -46,8 +46,8 @@ class Watch:
             return
         read = np.concatenate([addresses for _, addresses in self._read])
         reader = np.concatenate([np.full(len(addresses), program) for program, addresses in self._read])
-        for side, back in (("left", 0), ("right", 1)):  # the first and the last program that writes there
-            found = np.searchsorted(at, read, side) - back
+        first, last = np.searchsorted(at, read, "left"), np.searchsorted(at, read, "right") - 1
+        for found in (first, last):  # of those that write there
             inside = np.clip(found, 0, len(at) - 1)
             clash = (inside == found) & (at[inside] == read) & (who[inside] != reader)
             if clash.any():

@@ -1,5 +1,7 @@
 """The watch over programs of one launch finds what it is there for."""
 
+# pyright: reportArgumentType=false, reportIndexIssue=false
+
 import os
 import subprocess
 import sys
