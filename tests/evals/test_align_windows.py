@@ -8,9 +8,9 @@ import pytest
 from benchmarks.align_windows import FRAMES, LAYERS, OVERLAP, Joined, Layered, OneScale, errors, windows, world
 
 
-@pytest.mark.proves("laser", 1)
 @pytest.mark.parametrize("seed", range(4))
 def test_a_scale_a_layer_halves_what_one_scale_is_off(seed: int) -> None:
+    """In these windows only, the first of which is free of errors: no proof of the published line."""
     layered, one = errors(seed, Layered()), errors(seed, OneScale())
     assert all(ours <= 0.5 * theirs for ours, theirs in zip(layered, one, strict=True)), (layered, one)
 
