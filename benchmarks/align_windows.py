@@ -13,6 +13,7 @@ found in the depth (here they are told, two in a hundred points wrongly), rotati
 
 import argparse
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +82,7 @@ def windows(truth: Window, rng: np.random.Generator) -> Iterator[Window]:
 
 
 @dataclass
-class Joined:
+class Joined(ABC):
     """Windows in the units of the first. Held is the overlap that the next one is joined by, and the last scales."""
 
     overlap: Window | None = None
@@ -93,8 +94,9 @@ class Joined:
         self.overlap = Window(*(part[-OVERLAP:].copy() for part in (joined.depths, joined.layers, joined.centres)))
         return joined
 
+    @abstractmethod
     def _join(self, before: Window, window: Window) -> Window:
-        raise NotImplementedError
+        """The window in those units, by the overlap with the one before."""
 
 
 class OneScale(Joined):

@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from onlooker.compress._groups import Groups, blended_rows
 from onlooker.core.tokens import VisualTokens
-from onlooker.kernels.groups import Groups, blended_rows, kernels_on
 
 
 def blended(tokens: VisualTokens, index: Tensor, weight: Tensor, blend: Callable[[Tensor], Tensor]) -> VisualTokens:
@@ -59,12 +59,12 @@ def taken_over(
     """All tokens, of which those that take (bool `[tokens]`) become `own` (float32 `[tokens]`) of themselves and the
     rest the mean of their members, by weight or (not `weighed`) of equal ones, and stand for `standing` (float32
     `[tokens]`). The others, and what is not floating point, stay to the bit. Nothing waits for the device."""
-    weight, kernels = tokens.weight if weighed else None, kernels_on(tokens.features.device.type)
+    weight = tokens.weight if weighed else None
 
     def mixed(value: Tensor) -> Tensor:
         if not value.is_floating_point():
             return value
-        return blended_rows(value.detach(), groups, own, takes, weight, kernels)
+        return blended_rows(value.detach(), groups, own, takes, weight)
 
     return replace(
         tokens,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from onlooker.compress._batching import STEPS, among_best, in_steps
+from onlooker.compress._groups import Groups
 from onlooker.compress._likeness import distances
-from onlooker.kernels.groups import Groups
 
 
 def density_scores(features: Tensor, among: Tensor | None = None, k: int = 7) -> tuple[Tensor, Tensor]:

@@ -321,16 +321,6 @@ def run_likeness() -> None:
         row_likeness(frames, before, likeness_kernels())
 
 
-def run_groups() -> None:
-    """Windows of LLaVA-OneVision's frames: features, and one number for each token."""
-    from onlooker.kernels.groups import Groups, blended_rows, group_kernels
-
-    groups, share = Groups.of(torch.zeros(196, dtype=torch.int64)), torch.zeros(196)
-    for values in (torch.rand(196, 3584, dtype=torch.bfloat16), torch.rand(196)):
-        for weight in (None, torch.ones(196)):
-            blended_rows(values, groups, share, share == 0, weight, group_kernels())
-
-
 @torch.no_grad()
 def main() -> None:
     """Compile, and print a line of JSON for each machine code; nothing where Triton cannot."""
@@ -352,7 +342,6 @@ def main() -> None:
     run_language()
     run_picks()
     run_likeness()
-    run_groups()
     run_codes()
     for each in compiler.compiled:
         print(json.dumps(each))
