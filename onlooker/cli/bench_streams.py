@@ -5,7 +5,7 @@ import gc
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +20,8 @@ from onlooker.cli.timing import machine_card
 from onlooker.core.kinds import defaults, telling
 
 if TYPE_CHECKING:
-    from onlooker.cli.crowd import Cost, Crowd, Demand, Trial
+    from onlooker.cli.crowd import Crowd
+    from onlooker.cli.trial import Cost, Demand, Trial
     from onlooker.core.contracts import VideoModel
     from onlooker.engine import Engine
 
@@ -28,6 +29,8 @@ MOST_FILLING = 2000
 BAR = 40
 CLIPS = 8
 """Clips that the streams show, one after the other, each stream at a place of its own."""
+LONG_S = 0.25
+"""A step of more seconds than that is told of: half of what a first token may take."""
 HEADROOM = 2.0
 """So many times the streams that memory is counted to hold are tried: the limit is where they really do not fit, and
 the count leaves a tenth of the memory free and gives each stream a tenth more than it holds."""
@@ -69,8 +72,8 @@ def streams(
 
     Example: onlooker bench streams --memory sliding_window:window_tokens=1000 --seconds 20
     """
-    from onlooker.cli.crowd import Demand
     from onlooker.cli.curve import check_can_draw
+    from onlooker.cli.trial import Demand
 
     demand = Demand(fps, frame_lag, first_token, questions, answer_tokens, most_frames, trial)
     options.engine_settings(methods, kv=kv)  # a typing error costs no loading
@@ -246,6 +249,20 @@ def _streams_that_fit(engine: "Engine", stream_bytes: int) -> int | None:
     return max(1, int(0.9 * free / stream_bytes))
 
 
+def stall_lines(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for every trial in which a step lasted long, or much waited for pictures: when, and of what."""
+    lines = []
+    for trial in trials:
+        longest, who = trial["longest"], f"{trial['streams']} streams"
+        if longest is not None and longest["seconds"] > LONG_S:
+            took = f"a step took {longest['seconds']:.2f} s at {longest['at_s']:.1f} s"
+            with_what = f"with {longest['frames']} frames and {longest['questions']} questions"
+            lines.append(f"{who}: {took}, {with_what} ({longest['why'] or 'no known cause'})")
+        if trial["unready_s"] > LONG_S:
+            lines.append(f"{who}: {trial['unready_s']:.2f} s in which all frames that waited were being resized")
+    return lines
+
+
 def show_search(found: dict[str, Any], demand: "Demand") -> None:
     """Print what a search found: the curve, the verdict, and the cost of a frame."""
     headers = ["streams", "holds", "lag p50 s", "lag p95 s", "token p50 s", "token p95 s", "dropped", "a step"]
@@ -257,6 +274,8 @@ def show_search(found: dict[str, Any], demand: "Demand") -> None:
         holds = "yes" if t["holds"] else ", ".join(t["broke"])
         rows.append([str(t["streams"]), holds, *lags, *firsts, *cells])
     show_table([*headers, "ms a frame", "busy"], rows, numbers=True)
+    for line in stall_lines(found["trials"]):
+        note(line)
     print(found["verdict"]["told"])
     size, context = size_text(found["stream_bytes"]), f"{found['context_tokens']:,} tokens"
     fits = (

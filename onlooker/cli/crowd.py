@@ -7,86 +7,26 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onlooker.cli.timing import SkippingClock, allocation_retries, give_back
-from onlooker.core.errors import CapacityError, InputError
+from onlooker.cli.timing import SkippingClock, allocation_retries, allocations, give_back
+from onlooker.cli.trial import Cost, Demand, Longest, Trial
+from onlooker.core.errors import CapacityError
 from onlooker.core.events import Failed
 
 if TYPE_CHECKING:
     from onlooker.core.frame import Frame
     from onlooker.engine import Engine, Session
+    from onlooker.engine.pauses import Pauses
 
 QUESTION = "What is happening now, and what has changed since a moment ago?"
 SETTLE_S = 1.5
 """Seconds of each trial before anything counts."""
 COST_REPEATS, WARM_UPS = 8, 3
 OUT_OF_MEMORY = "device memory"
-
-
-@dataclass(frozen=True)
-class Demand:
-    """What every stream wants, and what it is promised. Raises `InputError` for values out of range."""
-
-    fps: float = 1.0
-    frame_lag_s: float = 1.0
-    first_token_s: float = 0.5
-    questions_per_minute: float = 1.0
-    answer_tokens: int = 32
-    most_frames: int = 16
-    trial_s: float = 6.0
-    """Seconds that count in one trial."""
-
-    def __post_init__(self) -> None:
-        for name in ("fps", "frame_lag_s", "first_token_s", "trial_s"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name.replace('_', '-')} is above 0", given=str(getattr(self, name)))
-        if self.questions_per_minute < 0:
-            raise InputError("questions a minute are 0 or more", given=str(self.questions_per_minute))
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What happened to so many streams."""
-
-    streams: int
-    holds: bool
-    frame_lag_p50_s: float
-    frame_lag_p95_s: float
-    first_token_p50_s: float | None
-    first_token_p95_s: float | None
-    dropped: int
-    left_waiting: int
-    questions: int
-    steps: int
-    frames_a_step: float
-    busy: float
-    """Share of the time in which a step ran."""
-    failed: int = 0
-    """Frames that could not be taken, or streams that could not join. With any of them a trial does not hold."""
-    failures: dict[str, int] = field(default_factory=dict)
-    """What they failed of, by the error's name."""
-    broke: tuple[str, ...] = ()
-    """What was promised and not kept, the most telling first; nothing of a trial that holds."""
-    step_ms_a_frame: float = 0.0
-    """Milliseconds of all steps, those of questions included, per frame that they took in."""
-    allocation_retries: int = 0
-    """How often PyTorch found no memory on the device at first, and gave back what it held unused."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a step of so many frames takes when nothing else is asked."""
-
-    frames: int
-    step_ms: float
-    frame_ms: float
-    """Of the step, per frame."""
-    stage_ms: dict[str, float] = field(default_factory=dict)
-    """Milliseconds of each stage per frame, in steps that wait for every stage."""
 
 
 class Crowd:
@@ -146,8 +86,12 @@ class Crowd:
         """Let so many streams come in evenly, and questions among them at random, for `SETTLE_S` and `trial_s`."""
         if not self.gather(streams):
             return _not_begun(streams, len(self._sessions))
-        run = _Run(self, streams)
-        run.go()
+        from onlooker.engine.pauses import Pauses, rarely_collected
+
+        self.engine.wait()  # those that joined are still being seen
+        with rarely_collected(), Pauses() as pauses:  # as a server does
+            run = _Run(self, streams, pauses)
+            run.go()
         return run.judged()
 
     def cost(self, frames: int, repeats: int = COST_REPEATS) -> Cost | None:
@@ -253,7 +197,7 @@ class Crowd:
 class _Run:
     """One trial as it goes: what came, what was asked, and how long each had to wait."""
 
-    def __init__(self, crowd: Crowd, streams: int) -> None:
+    def __init__(self, crowd: Crowd, streams: int, pauses: "Pauses") -> None:
         from onlooker.engine.scheduler import SLO, DegradeLevel, Scheduler
 
         demand, chosen = crowd.demand, random.Random(streams)
@@ -275,18 +219,24 @@ class _Run:
         self._first_tokens: list[float] = []
         self._failures: Counter[str] = Counter()
         self._worked, self._steps, self._taken = 0.0, 0, 0
-        self._retries = allocation_retries(crowd.engine.device)
+        self._retries, self._asked = allocation_retries(crowd.engine.device), allocations(crowd.engine.device)
+        self._pauses, self._collected, self._compiled = pauses, 0.0, []
+        self._longest: Longest | None = None
+        self._unready = 0.0
 
     def go(self) -> None:
         """Until the time is over."""
         scheduler, clock = self.scheduler, self._clock
         while (now := clock()) < self._end_s:
+            began = now
             self._submit(now)
             report = scheduler.step()
             now = clock()
+            self._note(began, now, len(report.events))
             if report.idle:
                 if any(queue.is_waiting for queue in self._queues):
                     scheduler.wait(0.05)  # its picture is still being resized
+                    self._unready += clock() - now
                 else:
                     due = [queue[-1][0] for queue in (self._arrivals, self._questions) if queue]
                     clock.skip_to(min([self._end_s, *due]))
@@ -300,6 +250,15 @@ class _Run:
             for request in [request for request in self._put if request.has_spoken]:
                 self._first_tokens.append(now - self._put.pop(request))
             self._first_tokens += [math.inf for one, _ in report.broken if self._put.pop(one, None) is not None]
+
+    def _note(self, began: float, now: float, frames: int) -> None:
+        """What stopped a step, and whether it is the longest so far."""
+        paused = self._pauses.take()
+        self._collected += paused.collected_s
+        self._compiled += paused.compiled
+        if self._longest is None or now - began > self._longest.seconds:
+            asked = len(self.scheduler.in_flight)
+            self._longest = Longest(now - began, began, frames, asked, paused.told)
 
     def _submit(self, now: float) -> None:
         """Hand over what has come by now."""
@@ -358,6 +317,12 @@ class _Run:
             broke=broke,
             step_ms_a_frame=1000 * self._worked / max(1, self._taken),
             allocation_retries=retries,
+            device_allocations=allocations(self._crowd.engine.device) - self._asked,
+            unready_s=self._unready,
+            stalls=self.scheduler.cost.stalls,
+            longest=self._longest,
+            collected_s=self._collected,
+            compiled=tuple(self._compiled),
         )
 
 

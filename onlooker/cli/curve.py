@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from onlooker.core.errors import InputError
 
 if TYPE_CHECKING:
-    from onlooker.cli.crowd import Demand
+    from onlooker.cli.trial import Demand
 
 
 def check_can_draw() -> None:

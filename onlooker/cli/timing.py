@@ -87,6 +87,13 @@ def allocation_retries(device: "torch.device") -> int:
     return torch.cuda.memory_stats(device).get("num_alloc_retries", 0) if device.type == "cuda" else 0
 
 
+def allocations(device: "torch.device") -> int:
+    """How often memory was asked of the device itself."""
+    import torch
+
+    return torch.cuda.memory_stats(device).get("num_device_alloc", 0) if device.type == "cuda" else 0
+
+
 def give_back(device: "torch.device") -> None:
     """Memory that PyTorch holds unused: a trial that found none leaves pieces in which little fits."""
     import torch

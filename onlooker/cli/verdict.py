@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from onlooker.cli.crowd import Cost, Demand, Trial
+from onlooker.cli.trial import Cost, Demand, Trial
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,10 @@ from collections import deque
 import numpy as np
 
 REMEMBERED = 512
+LEARNING_STEPS = 8
+"""Steps before costs are believed."""
+STALL = 3.0
+"""A step that takes so many times what it should is a stall, unless the next one is as slow."""
 
 
 class StepCost:
@@ -13,6 +17,11 @@ class StepCost:
     to recent steps; works are those of lower priority, which are questions too.
 
     Least squares with exponential forgetting: four numbers and a 4 x 4 matrix, whatever has passed.
+
+    A stall (a kernel is compiled, garbage collected, the machine elsewhere) says nothing of what a frame costs. One of
+    0.6 s in a step of 28 frames, taken for their cost, made steps of 10 frames of all that followed, which hold no more
+    than two thirds of the streams, and in which no step of 28 comes that would tell better. So a step far out of line
+    counts only when the next one is, too.
     """
 
     FORGETTING = 0.98
@@ -23,16 +32,34 @@ class StepCost:
         self.steps = 0
         self.steps_of_works = 0
         """Those with more than one work of lower priority."""
+        self.stalls = 0
+        """Steps that were put aside."""
+        self._was_slow = False
 
     def note(self, frames: int, questions: int, seconds: float, works: int = 0) -> None:
         """Take in one step."""
+        was_slow, expected = self._was_slow, self.expected_s(frames, questions) + self.work_s * max(0, works - 1)
+        self._was_slow = self.steps >= LEARNING_STEPS and seconds > STALL * expected > 0
+        if self._was_slow and not was_slow:
+            self.stalls += 1
+            return
         row = np.array([1.0, frames, float(questions > 0), max(0, works - 1)])
         self._moments = self._moments * self.FORGETTING + np.outer(row, row) + np.eye(4) * 1e-6
         self._sums = self._sums * self.FORGETTING + row * seconds
-        # A cost below zero is an accident of noise.
-        self._cost = np.linalg.solve(self._moments, self._sums).clip(min=0.0)
+        self._cost = self._fitted()
         self.steps += 1
         self.steps_of_works += works > 1
+
+    def _fitted(self) -> np.ndarray:
+        """The costs that fit best. None is below zero: what would be is nothing, and the others are fitted without."""
+        cost, left = np.zeros(4), np.arange(4)
+        while len(left):
+            some = np.linalg.solve(self._moments[np.ix_(left, left)], self._sums[left])
+            if (some >= 0).all():
+                cost[left] = some
+                break
+            left = np.delete(left, some.argmin())
+        return cost
 
     @property
     def base_s(self) -> float:

@@ -34,7 +34,7 @@ from onlooker.core.events import Failed, FrameTaken
 from onlooker.engine.ahead import Ahead, arrivals_of
 from onlooker.engine.background import Background
 from onlooker.engine.engine import Engine
-from onlooker.engine.load import Recent, Share, StepCost
+from onlooker.engine.load import LEARNING_STEPS, Recent, Share, StepCost
 from onlooker.engine.probing import Aside
 from onlooker.engine.report import Report, SchedulerStats, told_of
 from onlooker.engine.request import InFlight, Request, release
@@ -57,8 +57,6 @@ from onlooker.engine.turns import Turns
 REALISES = ("streamdiffusionv2",)
 
 LOG = logging.getLogger("onlooker.engine")
-LEARNING_STEPS = 8
-"""Steps before costs are believed."""
 
 
 class Scheduler:

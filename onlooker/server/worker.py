@@ -16,6 +16,7 @@ from onlooker.core.errors import OnlookerError
 from onlooker.core.events import Alert, Answer, Failed
 from onlooker.core.frame import Frame
 from onlooker.engine import SLO, Busy, Engine, Scheduler, Session, ready
+from onlooker.engine.pauses import Pauses, rarely_collected
 from onlooker.engine.report import Report, SchedulerStats
 from onlooker.engine.request import Request
 from onlooker.engine.stream_queue import StreamQueue, Taken
@@ -32,6 +33,8 @@ LOG = logging.getLogger("onlooker.server")
 STALLED_S = 120.0
 """A step that takes longer than this means that the device hangs."""
 STATS_EVERY_S = 1.0
+LONG_EVERY_S = 10.0
+"""Steps that are too long are told of no more often than that."""
 
 
 class Worker:
@@ -60,7 +63,8 @@ class Worker:
         self._stops = threading.Event()
         self._woken = False
         self._step_began: float | None = None
-        self._told_stats_s = 0.0
+        self._pauses = Pauses()
+        self._told_stats_s = self._told_long_s = 0.0
         self.stats: SchedulerStats | None = None
         """Where the engine stands, as of the last second."""
         self.started: Future[None] = Future()
@@ -161,14 +165,8 @@ class Worker:
             self.started.set_exception(error)
             return
         self.started.set_result(None)
-        while not self._stops.is_set():
-            try:
-                self._turn(self._scheduler)
-            except Exception as error:
-                LOG.exception("the engine failed")
-                self._start_anew(error)
-                if self._scheduler is None:
-                    break
+        with rarely_collected(), self._pauses:
+            self._serve()
         scheduler, self._scheduler = self._scheduler, None
         for stream in list(self._streams.values()):
             stream.end("closed", "the server has stopped")
@@ -176,6 +174,14 @@ class Worker:
         self._refuse_calls()
         if scheduler is not None:
             scheduler.close()
+
+    def _serve(self) -> None:
+        while self._scheduler is not None and not self._stops.is_set():
+            try:
+                self._turn(self._scheduler)
+            except Exception as error:
+                LOG.exception("the engine failed")
+                self._start_anew(error)
 
     def _make_scheduler(self) -> Scheduler:
         scheduler = Scheduler(ready(self._make_engine, self._slo), self._slo, schedule=self._schedule)
@@ -194,11 +200,20 @@ class Worker:
         self._step_began = time.monotonic()
         report = scheduler.step()
         self._step_began = None
+        self._tell_long(report)
         if report.idle:
             scheduler.wait(STATS_EVERY_S, lambda: self._woken)
         else:
             self._tell(scheduler, report)
         self._tell_stats(scheduler)
+
+    def _tell_long(self, report: Report) -> None:
+        """Log a step that by itself breaks what is promised of frames, and what is known to have stopped it."""
+        paused, now = self._pauses.take(), time.monotonic()
+        if report.seconds > self._slo.frame_lag_s and now - self._told_long_s > LONG_EVERY_S:
+            self._told_long_s = now
+            about = (report.seconds, len(report.events), len(report.texts), paused.told or "no known cause")
+            LOG.warning("a step took %.2f s, with %d frames and %d questions: %s", *about)
 
     def _make_calls(self, scheduler: Scheduler) -> None:
         while self._calls:

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from onlooker.cli import bench_load
-from onlooker.cli.crowd import Crowd, Demand, SkippingClock, Trial
+from onlooker.cli.crowd import Crowd, SkippingClock
 from onlooker.cli.loads import pictures
 from onlooker.cli.stock import stock_question
+from onlooker.cli.trial import Demand, Trial
 from onlooker.cli.verdict import find_most
 from onlooker.core.errors import InputError
 from onlooker.engine import Engine

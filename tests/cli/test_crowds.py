@@ -1,11 +1,14 @@
 """Simulated crowds on a real engine: who joins when, what fails, and where the time goes."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
-from onlooker.cli.crowd import Cost, Crowd, Demand, Trial
+from onlooker.cli.bench_streams import stall_lines
+from onlooker.cli.crowd import Crowd
+from onlooker.cli.trial import Cost, Demand, Longest, Trial
 from onlooker.cli.verdict import by_cost, find_most, judge
 from onlooker.engine import Engine
 
@@ -59,6 +62,25 @@ def test_a_trial_counts_what_it_did(engine):
     assert trial.questions > 3 and trial.first_token_p95_s is not None and trial.first_token_p95_s < 60
     assert 1 <= trial.frames_a_step * trial.steps <= 2 * 3 * 4 + 3
     assert math.isfinite(trial.frame_lag_p95_s) and trial.busy > 0
+    assert trial.longest is not None and 0 < trial.longest.seconds < 60 and 0 <= trial.longest.at_s < 4
+    assert trial.compiled == () and trial.device_allocations == 0 and trial.unready_s >= 0
+
+
+def test_a_trial_tells_what_stopped_it():
+    def row(**more) -> dict:
+        return dataclasses.asdict(Trial(40, False, 0.9, 2.0, None, None, 7, 0, 0, 9, 7.0, 0.9, **more))
+
+    stopped = Longest(1.93, 2.1, 28, 4, "0.31 s of looking for garbage; compiled attend_rows")
+    quiet = Longest(0.1, 1.0, 16, 0, "")
+    assert stall_lines([row(longest=quiet), row(longest=None)]) == []
+    (line, waiting) = stall_lines([row(longest=stopped, unready_s=0.8)])
+    assert line == (
+        "40 streams: a step took 1.93 s at 2.1 s, with 28 frames and 4 questions "
+        "(0.31 s of looking for garbage; compiled attend_rows)"
+    )
+    assert waiting.startswith("40 streams: 0.80 s in which")
+    (line,) = stall_lines([row(longest=dataclasses.replace(stopped, why=""))])
+    assert line.endswith("(no known cause)")
 
 
 def test_failed_frames_are_counted_and_nothing_holds_with_one(tiny_model):
