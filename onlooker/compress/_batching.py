@@ -12,6 +12,7 @@ from onlooker.compress._keep import check_keep
 from onlooker.core.contracts import Compressor
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens, join
+from onlooker.kernels import ranks
 
 STEPS = 1 << 15
 """Steps of a score from 0 to 1 (see `in_steps`)."""
@@ -131,9 +132,7 @@ def in_steps(scores: Tensor) -> Tensor:
 def among_best(scores: Tensor, count: Tensor) -> Tensor:
     """Which of `scores` (`[streams, tokens]`) are among the `count` highest of their stream (`[streams]`), bool; of
     equal scores the earlier token wins. Nothing waits for the device."""
-    order = scores.sort(dim=1, descending=True, stable=True).indices
-    place = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, place) < count[:, None]
+    return ranks.among_best(scores, count, ranks.kernels_on(scores.device.type))
 
 
 def held(states: Sequence[StreamState], name: str, blank: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from onlooker.compress._groups import Groups, blended_rows
 from onlooker.core.tokens import VisualTokens
+from onlooker.kernels.groups import Groups, blended_rows
 
 
 def blended(tokens: VisualTokens, index: Tensor, weight: Tensor, blend: Callable[[Tensor], Tensor]) -> VisualTokens:

@@ -10,13 +10,13 @@ from torch.nn.functional import cosine_similarity
 
 from onlooker.compress._batching import alike, apart, nothings, owned
 from onlooker.compress._blending import taken_over
-from onlooker.compress._groups import Groups
 from onlooker.compress._keep import check_keep
 from onlooker.compress._steps import Kept, Stepped, masked
 from onlooker.core.checks import whole
 from onlooker.core.contracts import Compress, Compressor
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens, join
+from onlooker.kernels.groups import Groups
 
 
 @dataclass

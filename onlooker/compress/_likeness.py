@@ -8,11 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from onlooker.kernels.density import by_products
 from onlooker.kernels.likeness import kernels_on, row_likeness
-
-SAME = 1e-6
-"""Square of a distance, as a share of the squares of both lengths, below which two tokens are the same: what is left
-of a difference of products may be rounding."""
 
 
 def likeness(now: Tensor, before: Tensor) -> Tensor:
@@ -37,12 +34,16 @@ def distances(tokens: Tensor) -> Tensor:
     return by_products(_products(tokens, tokens))
 
 
-def by_products(products: Tensor) -> Tensor:
-    """Distances by inner products, float32 `[streams, tokens, tokens]` both; 0 where they are too near to tell."""
-    square = products.diagonal(dim1=1, dim2=2)
-    both = square[:, :, None] + square[:, None, :]
-    apart = both - 2 * products
-    return apart.masked_fill_(apart <= SAME * both, 0).sqrt_()
+def products(tokens: Tensor) -> Tensor | None:
+    """Inner products of tokens of two bytes on a GPU, float32 `[streams, tokens, tokens]`; None: they are not what
+    such tokens are compared by."""
+    return _products(tokens, tokens) if _wide(tokens) else None
+
+
+def inner(one: Tensor, other: Tensor) -> Tensor:
+    """The inner product of every token of `one` (`[streams, tokens, dim]`) with every one of `other` of its stream
+    (`[streams, others, dim]`), float32 `[streams, tokens, others]`."""
+    return _products(one, other) if _wide(one) else torch.bmm(one.float(), other.float().transpose(1, 2))
 
 
 def _wide(tokens: Tensor) -> bool:

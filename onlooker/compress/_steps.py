@@ -18,6 +18,7 @@ from onlooker.core.contracts import Compress, Compressor
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens, join
 from onlooker.kernels.graph import CapturedStep, bucket_sizes
+from onlooker.kernels.ranks import kept_first, kernels_on
 
 COLUMNS = ("features", "frame", "time_s", "row", "col", "weight")
 
@@ -48,10 +49,7 @@ class Kept:
 
 def masked(tokens: VisualTokens, mask: Tensor, past: tuple[Tensor, ...] = ()) -> Kept:
     """The tokens where `mask` (bool `[streams, tokens]`) is true."""
-    streams, size = mask.shape
-    order = mask.logical_not().byte().sort(dim=1, stable=True).indices
-    order = order + torch.arange(0, streams * size, size, device=order.device)[:, None]
-    return Kept(tokens, order, mask.sum(1), past)
+    return Kept(tokens, *kept_first(mask, kernels_on(mask.device.type)), past)
 
 
 def chosen(tokens: VisualTokens, index: Tensor, past: tuple[Tensor, ...] = ()) -> Kept:

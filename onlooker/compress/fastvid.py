@@ -22,10 +22,10 @@ from onlooker.compress._batching import among_best, in_steps
 from onlooker.compress._blending import taken_over
 from onlooker.compress._clip import ClipMethod, Parts, SteppedWindows, segments
 from onlooker.compress._density import density_scores
-from onlooker.compress._groups import Groups
 from onlooker.compress._likeness import likenesses
 from onlooker.compress._steps import Kept, masked
 from onlooker.core.tokens import VisualTokens
+from onlooker.kernels.groups import Groups
 
 PERIOD = 4
 """Frames from one anchor frame to the next."""

@@ -22,11 +22,11 @@ from onlooker.compress._batching import STEPS, among_best, in_steps
 from onlooker.compress._blending import taken_over
 from onlooker.compress._clip import ClipMethod, SteppedWindows, averaged
 from onlooker.compress._density import centres_of, density_scores
-from onlooker.compress._groups import Groups
 from onlooker.compress._likeness import likeness
 from onlooker.compress._steps import Kept, masked
 from onlooker.compress._still import divided, stands_still
 from onlooker.core.tokens import VisualTokens
+from onlooker.kernels.groups import Groups
 
 BETA = 0.6
 """Share of a merged token that is its centre's."""

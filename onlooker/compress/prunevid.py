@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from onlooker.compress._batching import STEPS, in_steps
 from onlooker.compress._clip import ClipMethod, Parts, SteppedWindows, averaged, merged_into
 from onlooker.compress._density import centres_of, density_scores
+from onlooker.compress._likeness import likenesses
 from onlooker.compress._steps import Kept
 from onlooker.core.tokens import VisualTokens
 
@@ -46,20 +46,24 @@ class PruneVid(SteppedWindows, ClipMethod):
         count = x.shape[1]
         itself = torch.arange(len(tokens), device=x.device).view(len(x), count)
         parts = scenes(x.mean(1, dtype=torch.float32).unflatten(0, (streams, -1)))
-        still = self._still(x, parts)
+        still = self._still(x.unflatten(0, (streams, -1)), parts)
         owner = torch.where(still, itself[parts.first], itself)
         owner = merged_around_centres(tokens, owner, still, self.keep_ratio)
         return merged_into(tokens, owner, streams)
 
     def _still(self, x: Tensor, parts: Parts) -> Tensor:
-        """Places that stand still over their scene, bool `[frames, tokens]`."""
-        unit, number = normalize(x.float(), dim=-1), parts.number
-        lengths = torch.zeros_like(number).index_add_(0, number, torch.ones_like(number))
-        total = torch.segment_reduce(unit.flatten(1), "sum", lengths=lengths, unsafe=True).unflatten(1, x.shape[1:])
-        own = torch.segment_reduce(unit.square().sum(-1), "sum", lengths=lengths, unsafe=True)
-        pairs = (total.square().sum(-1) - own) / (lengths * (lengths - 1)).clamp_min(1)[:, None]
-        alike = (in_steps(pairs) > round(self.static * STEPS)) & (lengths > 1)[:, None]
-        return alike[number]
+        """Places that stand still over their scene, bool `[windows * frames, tokens]`; `x` is `[windows, frames,
+        tokens, dim]`."""
+        windows, frames, count = x.shape[:3]
+        each = x.transpose(1, 2).reshape(windows * count, frames, -1)
+        number, length = parts.number.view(windows, frames), parts.length
+        together = (number[:, :, None] == number[:, None, :]).float()
+        others = together * (1 - torch.eye(frames, device=x.device))
+        # Of every frame with the others of its scene, and then over the frames of the scene.
+        alike = (likenesses(each, each).unflatten(0, (windows, count)) * others[:, None]).sum(3)
+        pairs = (alike[:, :, None] * together[:, None]).sum(3).transpose(1, 2).flatten(0, 1)
+        pairs = pairs / (length * (length - 1)).clamp_min(1)[:, None]
+        return (in_steps(pairs) > round(self.static * STEPS)) & (length > 1)[:, None]
 
 
 def scenes(means: Tensor) -> Parts:

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from onlooker.compress._batching import STEPS, in_steps
 from onlooker.compress._clip import SteppedWindows, merged_into
-from onlooker.compress._likeness import likeness
+from onlooker.compress._likeness import inner
 from onlooker.compress._steps import Kept
-from onlooker.core.errors import InputError
+from onlooker.core import checks
 from onlooker.core.tokens import VisualTokens
 
 ROOTS = 4
@@ -42,8 +42,7 @@ class STTM(SteppedWindows):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, value in (("space", self.space), ("time", self.time)):
-            if not -1 <= value <= 1:
-                raise InputError("a threshold is a cosine", given=f"{name}={value}", do="give -1 to 1")
+            checks.number(name, value, least=-1, most=1, do="give a cosine")
 
     def less(self) -> Self:
         """Lower thresholds: half way to everything."""
@@ -51,14 +50,15 @@ class STTM(SteppedWindows):
 
     def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
         """The squares of all frames, joined over time."""
-        x = tokens.features.detach().float().unflatten(0, (streams * frames, -1))
+        x = tokens.features.detach().unflatten(0, (streams * frames, -1))
         count = x.shape[1]
         if tokens.grid[0] * tokens.grid[1] != count:  # thinned before: there are no squares
             return Kept(tokens)
-        owner, value = self._squares(x, tokens.grid)
+        owner, means, length = self._squares(inner(x, x), tokens.grid)
         itself = torch.arange(count, device=x.device)
         first = torch.arange(0, len(tokens), count, device=x.device)[:, None]
-        alike = in_steps(likeness(value[1:], value[:-1])).long()
+        across = _product(inner(x[1:], x[:-1]), means[1:], means[:-1])
+        alike = in_steps(across / (length[1:] * length[:-1]).clamp_min(1e-16)).long()
         # Of all places of a square the one most like what was there before, the first of equals.
         key = torch.full_like(owner[1:], -(2**40)).scatter_reduce(1, owner[1:], alike * count - itself, "amax")
         place = (-key).remainder(count)
@@ -71,32 +71,34 @@ class STTM(SteppedWindows):
             root = root[root]
         return merged_into(tokens, root[(owner + first).flatten()], streams)
 
-    def _squares(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The first token of the square that each one belongs to, int64 `[frames, tokens]`, and the square's mean at
-        all of its tokens, `[frames, tokens, dim]`."""
-        frames = len(x)
-        owner = torch.arange(x.shape[1], device=x.device).expand(frames, -1)
-        value = x
-        means, labels = [x], [torch.arange(x.shape[1], device=x.device)]
-        sides = [_sides(side, x.device) for side in grid]
-        levels = max(len(one) for one in sides)
-        for level in range(1, levels):
+    def _squares(self, inner: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """The first token of the square that each one belongs to, int64 `[frames, tokens]`, the shares of all tokens in
+        the square's mean, float32 `[frames, tokens, tokens]`, and its length. No mean is written out."""
+        frames, count = inner.shape[:2]
+        place = torch.arange(count, device=inner.device)
+        owner, labels, means = place.expand(frames, -1), [place], [torch.eye(count, device=inner.device)]
+        sides = [_sides(side, inner.device) for side in grid]
+        for level in range(1, max(map(len, sides))):
             (rows, _), (cols, across) = (one[min(level, len(one) - 1)] for one in sides)
-            label = (rows[:, None] * across + cols).flatten()
-            means.append(_mean(means[-1], labels[-1], label))
-            labels.append(label)
-        whole = torch.zeros(frames, x.shape[1], dtype=torch.bool, device=x.device)
-        for level in range(levels - 1, 0, -1):
-            label = labels[level]
-            alike = in_steps(likeness(means[level - 1], means[level]))
-            differs = (alike < round(self.space * STEPS)).float()
-            any_apart = torch.zeros_like(differs).scatter_reduce(1, label.expand(frames, -1), differs, "amax")
-            one = (any_apart[:, label] == 0) & ~whole
-            place = torch.arange(len(label), device=x.device)
-            first = torch.full_like(label, len(label)).scatter_reduce(0, label, place, "amin")[label]
-            owner, value = torch.where(one, first, owner), torch.where(one[..., None], means[level], value)
-            whole |= one
-        return owner, value
+            labels.append((rows[:, None] * across + cols).flatten())
+            means.append(_mean(means[-1], labels[-2], labels[-1]))
+        lengths = [_product(inner, one, one).clamp_min(0).sqrt() for one in means]
+        whole = torch.zeros(frames, count, dtype=torch.bool, device=inner.device)
+        found, length = means[0].expand(frames, -1, -1), lengths[0]
+        for level in range(len(means) - 1, 0, -1):
+            label, both = labels[level], (lengths[level - 1] * lengths[level]).clamp_min(1e-16)
+            alike = in_steps(_product(inner, means[level - 1], means[level]) / both)
+            least = torch.full_like(alike, STEPS).scatter_reduce(1, label.expand(frames, -1), alike, "amin")
+            one = (least[:, label] >= round(self.space * STEPS)) & ~whole
+            first = torch.full_like(label, count).scatter_reduce(0, label, place, "amin")[label]
+            owner, found = torch.where(one, first, owner), torch.where(one[..., None], means[level], found)
+            length, whole = torch.where(one, lengths[level], length), whole | one
+        return owner, found, length
+
+
+def _product(inner: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """The inner products of means, place by place, by the shares of the tokens in them, `[frames, tokens]`."""
+    return (one @ inner * other).sum(-1)
 
 
 def _sides(length: int, device: torch.device) -> list[tuple[Tensor, int]]:
@@ -109,11 +111,10 @@ def _sides(length: int, device: torch.device) -> list[tuple[Tensor, int]]:
     return levels
 
 
-def _mean(parts: Tensor, part: Tensor, label: Tensor) -> Tensor:
-    """The mean of a square's parts, each counted once, at all of its tokens, `[frames, tokens, dim]`."""
+def _mean(shares: Tensor, part: Tensor, label: Tensor) -> Tensor:
+    """The mean of a square's parts, each counted once, as shares of the tokens, at all of its tokens, `[tokens,
+    tokens]`; `shares` are those of the parts."""
     # A part is there once for each of its tokens.
-    share = 1 / torch.zeros_like(part).index_add_(0, part, torch.ones_like(part))[part].float()
-    groups = torch.zeros(len(label), len(label), device=parts.device)
-    groups[label, torch.arange(len(label), device=parts.device)] = share
-    total = groups @ parts
-    return (total / groups.sum(1)[:, None].clamp_min(1e-12))[:, label]
+    times = (part[:, None] == part[None, :]).sum(1)
+    groups = (label[:, None] == label[None, :]) / times
+    return groups @ shares / groups.sum(1)[:, None]

@@ -321,6 +321,32 @@ def run_likeness() -> None:
         row_likeness(frames, before, likeness_kernels())
 
 
+def run_groups() -> None:
+    """Windows of LLaVA-OneVision's frames: features, and one number for each token."""
+    from onlooker.kernels.groups import Groups, blended_rows, group_kernels
+
+    groups, share = Groups.found(torch.zeros(196, dtype=torch.int64), None, group_kernels()), torch.zeros(196)
+    groups.sums(share)
+    for values in (torch.rand(196, 3584, dtype=torch.bfloat16), torch.rand(196)):
+        for weight in (None, torch.ones(196)):
+            blended_rows(values, groups, share, share == 0, weight)
+
+
+def run_ranks() -> None:
+    """Frames and windows of LLaVA-OneVision, some and all of their tokens."""
+    from onlooker.kernels.density import centres_of, density_scores
+    from onlooker.kernels.ranks import among_best, kept_first, rank_kernels
+
+    scores, kernels = torch.rand(2, 196), rank_kernels()
+    for count in (torch.ones(2), torch.ones(2, dtype=torch.int64)):
+        among_best(scores, count, kernels)
+    kept_first(torch.zeros(2, 1568, dtype=torch.bool), kernels)
+    for among in (None, scores > 0):
+        for products in (False, True):
+            density_scores(torch.rand(2, 196, 196), products, 60.0, among, 7, 1 << 15, kernels)
+    centres_of(scores, torch.rand(2, 196, 196), torch.ones(2), kernels)
+
+
 @torch.no_grad()
 def main() -> None:
     """Compile, and print a line of JSON for each machine code; nothing where Triton cannot."""
@@ -342,6 +368,8 @@ def main() -> None:
     run_language()
     run_picks()
     run_likeness()
+    run_groups()
+    run_ranks()
     run_codes()
     for each in compiler.compiled:
         print(json.dumps(each))
