@@ -16,12 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import in_steps
+from onlooker.compress._batching import among_best, in_steps
+from onlooker.compress._clip import averaged
 from onlooker.compress._keep import Budgeted
 from onlooker.compress._likeness import likenesses
 from onlooker.compress._steps import Kept, Stepped
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
+from onlooker.kernels.ranks import kept_first, kernels_on
 
 
 @dataclass(frozen=True)
@@ -42,23 +44,21 @@ def merged_in_rounds(tokens: VisualTokens, streams: int, keep: int) -> VisualTok
     waits for the device."""
     while len(tokens) > streams * keep:
         count = len(tokens) // streams
-        group = merge_round(tokens.features.detach().unflatten(0, (streams, count)), count - keep)
+        owner = merge_round(tokens.features.detach().unflatten(0, (streams, count)), count - keep)
         left = count - min(count - keep, count // 2)
-        first = torch.arange(0, streams * left, left, device=group.device)[:, None]
-        tokens = tokens.merge((group + first).flatten(), streams * left)
+        first = torch.arange(0, streams * count, count, device=owner.device)[:, None]
+        order, _ = kept_first(owner == torch.arange(count, device=owner.device), kernels_on(owner.device.type))
+        tokens = averaged(tokens, (owner + first).flatten()).select(order[:, :left].flatten())
     return tokens
 
 
 def merge_round(features: Tensor, surplus: int) -> Tensor:
-    """The group of each token of each stream (`[streams, tokens, dim]`) after one round that merges up to `surplus`
-    pairs, int64 `[streams, tokens]`."""
-    count = features.shape[1]
+    """The first member of the group that each token of each stream (`[streams, tokens, dim]`) is in after one round
+    that merges up to `surplus` pairs, int64 `[streams, tokens]`."""
+    streams, count = features.shape[:2]
     alike, partner = in_steps(likenesses(features[:, 0::2], features[:, 1::2])).max(-1)
-    # A stable sort: of equally alike pairs the earlier one is merged, on every device.
-    chosen = alike.sort(dim=1, descending=True, stable=True).indices[:, : min(surplus, count // 2)]
-    place = torch.arange(count, device=features.device).expand(len(features), -1)
-    root = place.scatter(1, 2 * chosen, 2 * partner.gather(1, chosen) + 1)
-    first = place.scatter_reduce(1, root, place, "amin")  # the first member of the group with this root
-    owner = first.gather(1, root)
-    leads = (owner == place).long()
-    return (leads.cumsum(1) - 1).gather(1, owner)
+    chosen = among_best(alike, torch.full((streams,), min(surplus, count // 2), device=features.device))
+    place = torch.arange(count, device=features.device).expand(streams, -1)
+    sides = place[:, 0::2]
+    root = place.scatter(1, sides, torch.where(chosen, 2 * partner + 1, sides))
+    return place.scatter_reduce(1, root, place, "amin").gather(1, root)
