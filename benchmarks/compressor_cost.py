@@ -6,6 +6,7 @@ Streams are in different phases, as in life: each has seen another number of fra
 the end of the device's work, over frames of the whole measurement, so that a window's burst counts. State is that of
 one stream after the last frame, what is held included. `ms_a_frame` is with steps of fixed shape prepared, as an engine
 that was prepared has them (on CUDA they are graphs), `ms_unprepared` without; `prepared` says how many there are.
+`--profile` prints in what the device spends its time in the prepared form, kernel by kernel, beside the whole.
 """
 
 import argparse
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", default="", help="a file that the last line is added to")
     parser.add_argument("--only", default="", help="names, separated by commas; default: all")
+    parser.add_argument("--profile", type=int, default=0, help="so many of the dearest kernels of each method")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = device if options.device == "auto" else torch.device(options.device)
@@ -110,6 +112,8 @@ def measured(
         prepared, steps = method.compress_streams, [str(error)]
     plain, _, _ = spent(method, method.compress_streams, frames, options)
     took, kept, state = spent(method, prepared, frames, options)
+    if options.profile:
+        profiled(method, prepared, frames, options)
     return {
         "compressor": name,
         "settings": registry.describe(method),
@@ -142,6 +146,24 @@ def spent(
         wait(device)
         took.append((time.perf_counter() - began) * 1000 / options.frames / options.streams)
     return statistics.median(took[1:]), kept / seen, max(state.num_bytes() for state in states)
+
+
+def profiled(
+    method: Compressor, run: Compress, frames: Sequence[list[VisualTokens]], options: argparse.Namespace
+) -> None:
+    """Prints the kernels that take longest, in milliseconds a frame, and all of them together."""
+    few = argparse.Namespace(**vars(options) | {"frames": 24, "repeats": 1})
+    with torch.profiler.profile(activities=list(torch.profiler.supported_activities())) as profile:
+        spent(method, run, frames, few)
+    calls = options.streams / 2 + 2 * few.frames  # at first they come one by one
+    on_device = torch.autograd.DeviceType.CUDA
+    spans = [one for one in profile.key_averages() if one.device_type == on_device]
+    spans.sort(key=lambda one: -one.self_device_time_total)
+    each = 1000 * calls * options.streams
+    whole, number = sum(one.self_device_time_total for one in spans), sum(one.count for one in spans)
+    print(f"    on the device {whole / each:.4f} ms a frame, {number / calls:.0f} kernels and copies a call")
+    for one in spans[: options.profile]:
+        print(f"    {one.self_device_time_total / each:.5f} ms, {one.count / calls:5.1f} a call: {one.key[:100]}")
 
 
 def wait(device: torch.device) -> None:
