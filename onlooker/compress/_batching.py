@@ -1,7 +1,7 @@
 """What methods share that work on many streams at once: groups of like frames, and tokens chosen without loops."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -16,6 +16,8 @@ from onlooker.kernels import ranks
 
 STEPS = 1 << 15
 """Steps of a score from 0 to 1 (see `in_steps`)."""
+COLUMNS = ("features", "frame", "time_s", "row", "col", "weight")
+"""Arrays that every list of tokens has, in the order in which `apart` gives them."""
 
 
 class Batched(Compressor):
@@ -81,20 +83,20 @@ def together(batch: Sequence[VisualTokens], members: Sequence[int]) -> VisualTok
 
 def apart(flat: VisualTokens, counts: Sequence[int]) -> list[VisualTokens]:
     """The parts of a flat list of several streams, so many tokens of each; they share its memory."""
-    columns = {
-        name: getattr(flat, name).split(counts) for name in ("features", "frame", "time_s", "row", "col", "weight")
-    }
-    extras = {name: value.split(counts) for name, value in flat.extras.items()}
-    each = {name: value.tensor_split(len(counts)) for name, value in flat.whole.items()}
+    columns = [getattr(flat, name).split(counts) for name in COLUMNS]
+    extras, whole = _each(flat.extras, len(counts), counts), _each(flat.whole, len(counts), None)
     return [
-        VisualTokens(
-            **{name: parts[n] for name, parts in columns.items()},
-            grid=flat.grid,
-            extras={name: parts[n] for name, parts in extras.items()},
-            whole={name: parts[n] for name, parts in each.items()},
-        )
-        for n in range(len(counts))
+        VisualTokens(features, frame, time_s, row, col, flat.grid, weight, more, about)
+        for features, frame, time_s, row, col, weight, more, about in zip(*columns, extras, whole, strict=True)
     ]
+
+
+def _each(arrays: Mapping[str, Tensor], streams: int, counts: Sequence[int] | None) -> list[dict[str, Tensor]]:
+    """The arrays of each stream, cut to so many rows of each; None: to equally many."""
+    if not arrays:
+        return [{} for _ in range(streams)]
+    parts = [one.tensor_split(streams) if counts is None else one.split(counts) for one in arrays.values()]
+    return [dict(zip(arrays, rows, strict=True)) for rows in zip(*parts, strict=True)]
 
 
 def nothings(batch: Sequence[VisualTokens]) -> list[VisualTokens]:
@@ -102,7 +104,7 @@ def nothings(batch: Sequence[VisualTokens]) -> list[VisualTokens]:
     none: list[VisualTokens] = list(batch)
     for members in alike(batch):
         one = batch[members[0]]
-        columns = {name: getattr(one, name)[:0] for name in ("features", "frame", "time_s", "row", "col", "weight")}
+        columns = {name: getattr(one, name)[:0] for name in COLUMNS}
         empty = replace(one, **columns, extras={name: value[:0] for name, value in one.extras.items()})
         for i in members:
             none[i] = replace(empty, whole=batch[i].whole) if batch[i].whole else empty

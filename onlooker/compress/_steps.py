@@ -13,14 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import alike, apart, copies
+from onlooker.compress._batching import COLUMNS, alike, apart, copies
 from onlooker.core.contracts import Compress, Compressor
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens, join
 from onlooker.kernels.graph import CapturedStep, bucket_sizes
 from onlooker.kernels.ranks import kept_first, kernels_on
-
-COLUMNS = ("features", "frame", "time_s", "row", "col", "weight")
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class VCast(Stepped, LongRun):
                     outs[i] = self.plainly([waiting], [mine[i]])[0]
             given = run([one for pair in pairs.values() for one in pair], [mine[i] for i in pairs]) if pairs else []
             for (i, (waiting, _)), out in zip(pairs.items(), given, strict=True):
-                outs[i] = replace(out, whole=waiting.whole)
+                outs[i] = replace(out, whole=waiting.whole) if out.whole else out  # of the one frame, not of both
         return outs
 
     def flush(self, state: StreamState) -> VisualTokens | None:
