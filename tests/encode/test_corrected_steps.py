@@ -13,7 +13,8 @@ from onlooker.encode.full import Full
 from onlooker.encode.stc_cacher._state import of
 from onlooker.encode.stc_corrected import STCCorrected
 from onlooker.encode.stc_corrected._prepared import CorrectedEncoder
-from onlooker.kernels.corrected_shape import Tile
+from onlooker.encode.stc_corrected._state import of_octaves
+from onlooker.kernels.corrected_shape import SCALED, Tile
 from onlooker.models._siglip import take_apart
 
 METHODS = {
@@ -53,6 +54,19 @@ def test_kernels_equal_the_method(on, ready, kind, name):
     check(together(METHODS[name], tower, prepared, videos, 1, 8))
 
 
+def assert_kept_alike(kind, layer, ours, plain, like):
+    """The same codes, but that a number between two of them (to some 1e-4 of a step) may be rounded to either. Even the
+    plain form on a card and on a CPU differ in one such number here (docs/log.md)."""
+    got, wanted = (state.stored(kind, layer, like) for state in (ours, plain))
+    if kind == "attended":
+        step = of_octaves(of(plain, "attended_scales")[layer]).repeat_interleave(got.shape[1] // 4, 1)
+    else:
+        step = of(plain, "scales")[SCALED.index(kind), layer].float()[:, None]
+    apart = (got - wanted).abs() / step
+    off = [(*place, float(apart[tuple(place)])) for place in (apart > 0.1).nonzero().tolist()]
+    assert len(off) <= 2 and float(apart.max()) < 1.1, f"{kind} of layer {layer}: token, channel, steps: {off}"
+
+
 @EACH_DEVICE
 @pytest.mark.parametrize("dim", [32, 96])
 @torch.no_grad()
@@ -70,8 +84,7 @@ def test_everything_that_is_kept_is_what_the_plain_form_keeps(on, ready, dim):
         method.encode(tower, frame[None], [plain])
     for kind in ("values", "attended", "mlp", "queries", "keys", "attention"):
         for layer in range(2):
-            got, wanted = (state.stored(kind, layer, frames[0]) for state in (ours, plain))
-            assert float((got - wanted).norm() / wanted.norm()) < 2e-3, kind
+            assert_kept_alike(kind, layer, ours, plain, frames[0])
     for name in ("sums", "entered", "middle", "attention_sketch", "mlp_sketch", "turn", "missed", "work"):
         got, wanted = (of(state, name).float() for state in (ours, plain))
         assert float((got - wanted).norm()) <= 5e-3 * float(wanted.norm()), name
