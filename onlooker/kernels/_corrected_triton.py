@@ -10,13 +10,14 @@ must equal. References in 8 and 4 bits are read and written where each stream ke
 import triton
 import triton.language as tl
 
-from onlooker.kernels._mend_triton import OCTAVE, ONE, bytes_at, coded_row
+from onlooker.kernels._mend_triton import bytes_at, coded_row
 from onlooker.kernels._parts_triton import (
     ROUND,
     in_4,
     in_8,
-    load_packed,
+    load_packed_if,
     load_row,
+    load_row_if,
     store_norm,
     store_packed,
     store_row,
@@ -142,18 +143,19 @@ def _most(steps, most):
 
 @triton.jit(do_not_specialize=["layer"])
 def choose_rows(
-    apart, length, far_away, taus, turns, missed, flat, place, others, counts, times,
+    apart, length, far_away, taus, turns, flat, place, counts, times,
     tokens, units, most, room, layer, salience, flat_share, plane,
     TURN: tl.constexpr, PINNED: tl.constexpr, EVERY: tl.constexpr, STEPS: tl.constexpr, GROUP: tl.constexpr,
     SALIENT: tl.constexpr, EARLY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The `most` units of a stream that changed most, of those that changed enough. Their tokens come first in the
     stream's `room` of `flat`; TURN: behind them the pinned ones and those whose turn it is to look, if anything
-    changed, and in `others` all others. `counts` says how many changed, look, and are others."""
+    changed. `counts` says how many changed and look; without TURN, how many changed comes last."""
     behind(EARLY)
     stream = tl.program_id(0).to(tl.int64)
     address = tl.load(taus + stream)
-    if address == 0:
+    if address == 0:  # an earlier step may have had a stream here
+        tl.store(counts + stream * 4 + tl.arange(0, 4), tl.full((4,), 0, tl.int32))
         return
     token = tl.arange(0, BLOCK)
     inside = token < tokens
@@ -193,15 +195,11 @@ def choose_rows(
         tl.store(flat + at_turn, at, mask=looks > 0)
         found = tl.where(looks > 0, at_turn, found)
         rest = inside.to(tl.int32) * (1 - taken) * (1 - looks) * active
-        tl.store(others + stream * tokens + tl.cumsum(rest, axis=0) - 1, token, mask=rest > 0)
         tl.store(counts + stream * 4, changed)
         tl.store(counts + stream * 4 + 1, looking)
-        tl.store(counts + stream * 4 + 2, tl.sum(rest, axis=0))
-        gone = tl.load(missed + stream).to(tl.pointer_type(tl.float16)) + (layer * tokens + token).to(tl.int64)
-        tl.store(gone, tl.full((BLOCK,), 0.0, tl.float16), mask=inside & (token * 0 + active > 0))
         _count(times + at, taken, inside)
         _count(times + plane + at, taken + looks, inside)
-        _count(times + 3 * plane + at, rest.to(tl.float32) * changed / tokens, inside)
+        _count(times + 3 * plane + at, rest.to(tl.float32) * 0.5, inside)
         _count(times + 4 * plane + at, taken * 0 + active, inside)
         tl.debug_barrier()
         tl.store(counter, (turn + active) % EVERY)
@@ -216,15 +214,6 @@ def _count(at, what, inside):
     tl.store(at, tl.load(at, mask=inside, other=0.0) + what.to(tl.float32), mask=inside)
 
 
-@triton.jit
-def _kept_attention(table, scale, stream, row, place, dim, MAIN: tl.constexpr, REST: tl.constexpr):
-    """A kept attention branch of one token, float32."""
-    at = bytes_at(table, stream, tl.uint8, 16) + row * (dim // 2)
-    main, rest = load_packed(at, dim, MAIN, REST)
-    wide = tl.load(scale + place).to(tl.float32)
-    return main.to(tl.float32) * wide, rest.to(tl.float32) * wide
-
-
 @triton.jit(do_not_specialize=["layer"])
 def norm_chosen(
     x, branch, stride, flat, counts, seen, codes, thens, scales, weight, bias, normed,
@@ -236,30 +225,31 @@ def norm_chosen(
     changed. The sketches of those that changed are kept in `thens`."""
     behind(EARLY)
     slot, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    row = stream * room + slot
+    source = tl.load(flat + row).to(tl.int64)
+    active = tl.load(counts + stream * 4)
     changed = tl.load(counts + stream * 4 + 3 * MIDDLE)
     if slot >= tl.load(counts + stream * 4 + (3 if MIDDLE else 1)):
         return
-    row = stream * room + slot
-    source = tl.load(flat + row).to(tl.int64)
     token = (source - stream * tokens).to(tl.int32)
     scale = bytes_at(scales, stream, tl.float16, 2)
     at = (layer * tokens + token).to(tl.int64)
+    sketch = tl.load(seen + source * SKETCH + tl.arange(0, SKETCH))
     main, rest = load_row(x + source * dim, dim, MAIN, REST)
     main, rest = main.to(tl.float32), rest.to(tl.float32)
     if MIDDLE:
-        if tl.load(counts + stream * 4) > 0:
-            main_part, rest_part = load_row(branch + source * stride, dim, MAIN, REST)
-            main_part, rest_part = main_part.to(tl.float32), rest_part.to(tl.float32)
-        else:
-            place = (A * layers + layer) * tokens + token
-            main_part, rest_part = _kept_attention(codes, scale, stream, at, place, dim, MAIN, REST)
-        main = (main + main_part).to(x.dtype.element_ty).to(tl.float32)
-        rest = (rest + rest_part).to(x.dtype.element_ty).to(tl.float32)
+        fresh = (active > 0).to(tl.int32)
+        kept_at = bytes_at(codes, stream, tl.uint8, 16) + at * (dim // 2)
+        main_kept, rest_kept = load_packed_if(1 - fresh, kept_at, dim, MAIN, REST)
+        held = tl.load(scale + (A * layers + layer) * tokens + token).to(tl.float32)
+        main_part, rest_part = load_row_if(fresh, branch + source * stride, dim, MAIN, REST)
+        main += tl.where(fresh > 0, main_part.to(tl.float32), main_kept.to(tl.float32) * held)
+        rest += tl.where(fresh > 0, rest_part.to(tl.float32), rest_kept.to(tl.float32) * held)
+        main, rest = main.to(x.dtype.element_ty).to(tl.float32), rest.to(x.dtype.element_ty).to(tl.float32)
     store_norm(normed + row * dim, main, rest, weight, bias, dim, eps, RMS, MAIN, REST)
     if slot < changed:
-        channel = tl.arange(0, SKETCH)
-        code, now = coded_row(tl.load(seen + source * SKETCH + channel))
-        tl.store(bytes_at(thens, stream, tl.int8, 16) + at * SKETCH + channel, code)
+        code, now = coded_row(sketch)
+        tl.store(bytes_at(thens, stream, tl.int8, 16) + at * SKETCH + tl.arange(0, SKETCH), code)
         tl.store(scale + (T * layers + layer) * tokens + token, now.to(tl.float16))
 
 
@@ -271,39 +261,39 @@ def finish_corrected(
     """One token behind both branches of a layer, each fresh, which is then kept, or as it is kept."""
     behind(EARLY)
     token, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    source = stream * tokens + token
+    worked = tl.load(working + source).to(tl.int64)
+    active = (tl.load(counts + stream * 4) > 0).to(tl.int32)
+    row = (layer * tokens + token).to(tl.int64)
+    attention_at = bytes_at(attention_codes, stream, tl.uint8, 16) + row * (dim // 2)
+    mlp_at = bytes_at(mlp_codes, stream, tl.int8, 16) + row * dim
     if tl.load(scales + stream) == 0:
         return
-    source = stream * tokens + token
-    scale = bytes_at(scales, stream, tl.float16, 2)
-    row = (layer * tokens + token).to(tl.int64)
-    worked = tl.load(working + source).to(tl.int64)
-    active = tl.load(counts + stream * 4) > 0
+    scale = bytes_at(scales, stream, tl.float16, 2) + layer * tokens + token
+    attention_scale, mlp_scale = scale + A * layers * tokens, scale + P * layers * tokens
+    works = (worked >= 0).to(tl.int32)
     main, rest = load_row(x + source * dim, dim, MAIN, REST)
-    place = (A * layers + layer) * tokens + token
-    if active:
-        main_part, rest_part = load_row(branch + source * stride, dim, MAIN, REST)
-        main_part, rest_part = main_part.to(tl.float32), rest_part.to(tl.float32)
-        main_code, rest_code, now = in_4(main_part, rest_part)
-        at = bytes_at(attention_codes, stream, tl.uint8, 16) + row * (dim // 2)
-        store_packed(at, main_code, rest_code, dim, MAIN, REST)
-        tl.store(scale + place, now.to(tl.float16))
-    else:
-        main_part, rest_part = _kept_attention(attention_codes, scale, stream, row, place, dim, MAIN, REST)
+    main_branch, rest_branch = load_row_if(active, branch + source * stride, dim, MAIN, REST)
+    main_kept, rest_kept = load_packed_if(1 - active, attention_at, dim, MAIN, REST)
+    held = tl.load(attention_scale).to(tl.float32)
+    main_mlp, rest_mlp = load_row_if(works, mlp + worked * dim, dim, MAIN, REST)
+    main_old, rest_old = load_row_if(1 - works, mlp_at, dim, MAIN, REST)
+    mlp_held = tl.load(mlp_scale).to(tl.float32)
+    main_part = tl.where(active > 0, main_branch.to(tl.float32), main_kept.to(tl.float32) * held)
+    rest_part = tl.where(active > 0, rest_branch.to(tl.float32), rest_kept.to(tl.float32) * held)
     main = (main.to(tl.float32) + main_part).to(x.dtype.element_ty).to(tl.float32)
     rest = (rest.to(tl.float32) + rest_part).to(x.dtype.element_ty).to(tl.float32)
-    at = bytes_at(mlp_codes, stream, tl.int8, 16) + row * dim
-    place = scale + (P * layers + layer) * tokens + token
-    if worked >= 0:
-        main_part, rest_part = load_row(mlp + worked * dim, dim, MAIN, REST)
-        main_part, rest_part = main_part.to(tl.float32), rest_part.to(tl.float32)
-        main_code, rest_code, now = in_8(main_part, rest_part)
-        store_row(at, main_code, rest_code, dim, MAIN, REST)
-        tl.store(place, now.to(tl.float16))
-    else:
-        main_kept, rest_kept = load_row(at, dim, MAIN, REST)
-        held = tl.load(place).to(tl.float32)
-        main_part, rest_part = main_kept.to(tl.float32) * held, rest_kept.to(tl.float32) * held
-    store_row(total + source * dim, main + main_part, rest + rest_part, dim, MAIN, REST)
+    main_more = tl.where(works > 0, main_mlp.to(tl.float32), main_old.to(tl.float32) * mlp_held)
+    rest_more = tl.where(works > 0, rest_mlp.to(tl.float32), rest_old.to(tl.float32) * mlp_held)
+    store_row(total + source * dim, main + main_more, rest + rest_more, dim, MAIN, REST)
+    if active > 0:
+        main_code, rest_code, now = in_4(main_part, rest_part)
+        store_packed(attention_at, main_code, rest_code, dim, MAIN, REST)
+        tl.store(attention_scale, now.to(tl.float16))
+    if works > 0:
+        main_code, rest_code, now = in_8(main_more, rest_more)
+        store_row(mlp_at, main_code, rest_code, dim, MAIN, REST)
+        tl.store(mlp_scale, now.to(tl.float16))
 
 
 @triton.jit
@@ -325,42 +315,24 @@ def _keep_row(
 
 @triton.jit(do_not_specialize=["layer"])
 def keep_looked(
-    fresh, attended, logs, queries, keys, values, attended_codes, attended_scales, sums, missed, scales,
-    tokens, layer, layers, dim, heads,
-    Q: tl.constexpr, K: tl.constexpr, V: tl.constexpr, HEAD: tl.constexpr, WIDE: tl.constexpr, HEADS: tl.constexpr,
-    EARLY: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+    fresh, queries, keys, values, scales, tokens, layer, layers, dim,
+    Q: tl.constexpr, K: tl.constexpr, V: tl.constexpr, EARLY: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
-    """One token of a whole frame: query, value and key (`[rows, 3 * dim]`), what it attended to, and the log-sum-exps
-    `[streams, heads, tokens]` are kept. A program does one of these four."""
+    """Query, value and key of one token of a whole frame (`[rows, 3 * dim]`) are kept. A program does one of these."""
     behind(EARLY)
     token, stream, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     if tl.load(scales + stream) == 0:
         return
-    source = stream * tokens + token
     scale = bytes_at(scales, stream, tl.float16, 2) + layer * tokens + token
     row = (layer * tokens + token).to(tl.int64)
-    mine = fresh + source * 3 * dim
+    mine = fresh + (stream * tokens + token) * 3 * dim
     each = layers * tokens
     if part == 0:
         _keep_row(mine, queries, scale + Q * each, stream, row, dim, True, MAIN, REST)
     elif part == 1:
         _keep_row(mine + dim, values, scale + V * each, stream, row, dim, False, MAIN, REST)
-    elif part == 2:
-        _keep_row(mine + 2 * dim, keys, scale + K * each, stream, row, dim, True, MAIN, REST)
     else:
-        head, channel = tl.arange(0, HEADS), tl.arange(0, WIDE)[None, :]
-        there = head < heads
-        held = there[:, None] & (channel < HEAD)
-        at = head[:, None] * HEAD + channel
-        value = tl.load(attended + source * dim + at, mask=held, other=0.0).to(tl.float32)
-        steps = tl.ceil(tl.log2(tl.maximum(tl.max(tl.abs(value), axis=1), 1e-30) / 127.0) * OCTAVE) + ONE
-        steps = tl.minimum(tl.maximum(steps, 0.0), 255.0)
-        code = (value / tl.exp2((steps - ONE) / OCTAVE)[:, None] + ROUND) - ROUND
-        tl.store(bytes_at(attended_codes, stream, tl.int8, 8) + row * dim + at, code.to(tl.int8), mask=held)
-        tl.store(bytes_at(attended_scales, stream, tl.uint8, 1) + row * heads + head, steps.to(tl.uint8), mask=there)
-        log = tl.load(logs + (stream * heads + head) * tokens + token, mask=there, other=0.0)
-        tl.store(bytes_at(sums, stream, tl.float16, 2) + row * heads + head, log.to(tl.float16), mask=there)
-        tl.store(bytes_at(missed, stream, tl.float16, 2) + row, 0.0)
+        _keep_row(mine + 2 * dim, keys, scale + K * each, stream, row, dim, True, MAIN, REST)
 
 
 @triton.jit(do_not_specialize=["layer"])

@@ -20,17 +20,6 @@ def unpacked(packed):
 
 
 @triton.jit
-def unpacked_to(packed, kind: tl.constexpr):
-    """The same numbers in this format."""
-    numbers = unpacked(packed).to(kind)
-    if kind == tl.bfloat16:  # 128 and a number below 16 is what bits of both say: no conversion
-        low = ((packed & 15).to(tl.int16) | 0x4300).to(tl.bfloat16, bitcast=True)
-        high = ((packed >> 4).to(tl.int16) | 0x4300).to(tl.bfloat16, bitcast=True)
-        numbers = tl.interleave(low, high) - 136.0
-    return numbers
-
-
-@triton.jit
 def load_pairs(at, mask):
     """Bytes that hold two numbers each, two zeros where there are none. These are no `other` of the load: Triton 3.6
     puts a constant of 8 bits above 127 into a load of several bytes with its sign (0x88 as 0xffffff88)."""
@@ -43,6 +32,15 @@ def load_row(at, dim, MAIN: tl.constexpr, REST: tl.constexpr):
     """A row as it is."""
     rest = tl.arange(0, REST)
     return tl.load(at + tl.arange(0, MAIN)), tl.load(at + MAIN + rest, mask=rest < dim - MAIN, other=0)
+
+
+@triton.jit
+def load_row_if(there, at, dim, MAIN: tl.constexpr, REST: tl.constexpr):
+    """A row as it is where `there` is 1, else (0) zeros. So all that a program may need is asked for at once: these
+    kernels wait for memory."""
+    main, rest = tl.arange(0, MAIN), tl.arange(0, REST)
+    mask = rest < (dim - MAIN) * there
+    return tl.load(at + main, mask=main < dim * there, other=0), tl.load(at + MAIN + rest, mask=mask, other=0)
 
 
 @triton.jit
@@ -60,6 +58,14 @@ def load_packed(at, dim, MAIN: tl.constexpr, REST: tl.constexpr):
     rest = tl.arange(0, REST // 2)
     main = tl.load(at + tl.arange(0, MAIN // 2))
     return unpacked(main), unpacked(load_pairs(at + MAIN // 2 + rest, rest < (dim - MAIN) // 2))
+
+
+@triton.jit
+def load_packed_if(there, at, dim, MAIN: tl.constexpr, REST: tl.constexpr):
+    """The same where `there` is 1, else (0) zeros."""
+    main, rest = tl.arange(0, MAIN // 2), tl.arange(0, REST // 2)
+    packed = load_pairs(at + main, main < dim // 2 * there)
+    return unpacked(packed), unpacked(load_pairs(at + MAIN // 2 + rest, rest < (dim - MAIN) // 2 * there))
 
 
 @triton.jit
@@ -99,6 +105,7 @@ def store_norm(
     kind = at.dtype.element_ty
     inside = tl.arange(0, REST) < dim - MAIN
     w_main, w_rest = load_row(weight, dim, MAIN, REST)
+    b_main, b_rest = load_row(bias, dim, MAIN, REST)  # before any sum is waited for
     w_main, w_rest = w_main.to(tl.float32), w_rest.to(tl.float32)
     if RMS:
         scale = 1.0 / tl.sqrt((tl.sum(main * main, axis=0) + tl.sum(rest * rest, axis=0)) / dim + eps)
@@ -107,7 +114,6 @@ def store_norm(
         mean = (tl.sum(main, axis=0) + tl.sum(rest, axis=0)) / dim
         main, rest = main - mean, tl.where(inside, rest - mean, 0.0)
         scale = 1.0 / tl.sqrt((tl.sum(main * main, axis=0) + tl.sum(rest * rest, axis=0)) / dim + eps)
-        b_main, b_rest = load_row(bias, dim, MAIN, REST)
         main = main * scale * w_main + b_main.to(tl.float32)
         rest = rest * scale * w_rest + b_rest.to(tl.float32)
     store_row(at, main, rest, dim, MAIN, REST)

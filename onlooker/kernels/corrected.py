@@ -2,8 +2,8 @@
 
 Who is computed is found on the device. Lists of rows have a fixed length, of which `counts` says how many count:
 kernels leave the others alone, products compute them for nothing. What the functions here must equal is the plain form
-of the method, `onlooker.encode.stc_corrected`, with every output projection made anew where anything changed; address 0
-stands for no stream, which is computed and never written.
+of the method, `onlooker.encode.stc_corrected`, with `attend_anew`; address 0 stands for no stream, which is computed
+and never written.
 """
 
 from dataclasses import dataclass
@@ -14,15 +14,12 @@ from torch import Tensor
 
 from onlooker.core.contracts.packed import Norm
 from onlooker.core.errors import ModelError
-from onlooker.kernels.corrected_shape import FIELDS, PLACES, SCALED, SKETCH, Shape, Tile, two_parts
-from onlooker.kernels.head_attention import attend_with_sums
+from onlooker.kernels.corrected_shape import FIELDS, PLACES, SCALED, SKETCH, Shape, two_parts
+from onlooker.kernels.head_attention import attend_heads
 from onlooker.kernels.rows import launched, norm_weights, power_of_two
 
 SKETCHES = 32
 """Of how many tokens a program carries the sketches."""
-EXCHANGING, LOOKING = Tile(64, 64, 4, 2), Tile(64, 32, 4, 3, split=False)
-"""Tiles of corrections, and of those that look. What is made of 8 bits is not split: ptxas 12.8 (in Triton 3.6) loses
-where the narrow part of it lies in shared memory, and the kernel reads anywhere."""
 WARPS = 2
 """Warps that share a row: with more, they wait for each other's sums longer than they read."""
 CHOOSING = 16  # warps that choose for a stream
@@ -59,7 +56,7 @@ class SketchStep:
         self.times = torch.zeros(5, streams, shape.tokens, device=device)
         """See `stc_corrected._step.Step.times`; float32."""
         self.counts = torch.zeros(streams, 4, dtype=torch.int32, device=device)
-        """How many tokens of each stream changed, look, are others, and get a new MLP."""
+        """How many tokens of each stream changed, look, and (the last of four) get a new MLP."""
         self.work_place = torch.full((rows,), -1, dtype=torch.int32, device=device)
         """Row of every token among those that get a new MLP; -1: none."""
         self.seen = torch.zeros(rows, SKETCH, device=device)
@@ -124,9 +121,7 @@ class CorrectedStep(SketchStep):
     """The kernels over streams of which what changed is computed."""
 
     way: str = "torch"
-    """How rows that look attend: see `attend_with_sums`."""
-    exchanging: Tile = EXCHANGING
-    looking: Tile = LOOKING
+    """How tokens attend: see `attend_heads`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,12 +131,8 @@ class CorrectedStep(SketchStep):
             torch.zeros(streams * room, dtype=torch.int64, device=device) for room in (shape.room, shape.count)
         )
         self._place = torch.full((rows,), -1, dtype=torch.int32, device=device)
-        self._rest = torch.zeros(rows, dtype=torch.int32, device=device)
-        self._columns = torch.zeros(2, 2, streams * shape.count, shape.dim, dtype=self.like.dtype, device=device)
-        self._plane = streams * shape.count * shape.dim
-        self._lost = torch.zeros(streams, shape.heads, shape.tokens, dtype=torch.int8, device=device)
-        self._filled = torch.zeros(2, streams, shape.tokens, shape.dim, dtype=self.like.dtype, device=device)
-        self._attended = torch.zeros(rows, shape.dim, dtype=self.like.dtype, device=device)
+        self._filled = torch.zeros(3, streams, shape.tokens, shape.dim, dtype=self.like.dtype, device=device)
+        """Queries, keys and values of all tokens."""
 
     def enter(self, x: Tensor) -> None:
         """Sketches of the tokens before the first layer, `[streams * tokens, dim]`, compared with those that keys were
@@ -159,7 +150,7 @@ class CorrectedStep(SketchStep):
         self.carry(self.sums(mlp), SKETCH**-0.5, "mlp_sketch", layer, after, rows=True)
 
     def choose(self, layer: int, middle: bool = False) -> None:
-        """Who changed most of those just measured and, before attention, who looks and who does not."""
+        """Who changed most of those just measured and, before attention, who looks."""
         shape, rules = self.shape, self.shape.rules
         if rules.salience:
             self.others.stand_out[(-(-shape.tokens // SKETCHES), shape.streams)](
@@ -178,10 +169,8 @@ class CorrectedStep(SketchStep):
             self.far,
             self.at("tau"),
             self.at("turn"),
-            self.at("missed"),
             self._working if middle else self._flat,
             self.work_place if middle else self._place,
-            self._rest,
             self.counts,
             self.times,
             shape.tokens,
@@ -243,123 +232,31 @@ class CorrectedStep(SketchStep):
         return normed
 
     def attend(self, fresh: Tensor, layer: int) -> Tensor:
-        """What all tokens attended to, before its output projection, `[streams * tokens, dim]`, given queries, values
-        and keys of the rows that look, `[streams * room, 3 * dim]`. Everything of it is kept. In streams in which
-        nothing changed, and of tokens that are not there, it is whatever it was."""
-        self.swap(fresh, layer)
-        self.exchange(layer)
-        self.look(fresh, layer)
-        return self._attended
+        """What all tokens attend to, before its output projection, `[streams * tokens, dim]`, given queries, values and
+        keys of the rows that look, `[streams * room, 3 * dim]`, which are kept. In streams in which nothing changed it
+        is anything."""
+        self.fill(fresh, layer)
+        queries, keys, values = self._filled
+        return attend_heads(queries, keys, values, self.shape.heads, self.shape.scale, self.way).flatten(0, 1)
 
-    def swap(self, fresh: Tensor, layer: int) -> None:
-        """Fresh rows are kept; old and new keys and values are put side by side."""
+    def fill(self, fresh: Tensor, layer: int) -> None:
+        """Fresh rows are kept; queries, keys and values of all tokens are put side by side."""
         shape = self.shape
-        self.mending.swap_rows[(shape.room, shape.streams, 3)](
+        self.mending.fill_rows[(shape.tokens, shape.streams, 3)](
             fresh,
-            self._flat,
+            self._place,
             self.counts,
-            self._columns,
-            self.at("queries"),
-            self.at("keys"),
-            self.at("values"),
-            self.at("scales"),
-            shape.tokens,
-            layer,
-            shape.layers,
-            shape.dim,
-            shape.room,
-            shape.count,
-            self._plane,
-            **PLACES,
-            **two_parts(shape.dim),
-            **launched(fresh.device, WARPS),
-        )
-
-    def exchange(self, layer: int) -> None:
-        """Columns as they were are taken out of what others attended to, and put in as they are."""
-        shape, tile = self.shape, self.exchanging
-        self.mending.exchange[(-(-shape.tokens // tile.rows), shape.heads, shape.streams)](
-            self._rest,
-            self.counts,
-            self._columns,
-            self._attended,
-            *(self.at(name) for name in ("queries", "attended", "attended_scales", "sums", "scales")),
-            self._lost,
-            shape.tokens,
-            layer,
-            shape.layers,
-            shape.dim,
-            shape.count,
-            self._plane,
-            shape.heads,
-            shape.scale,
-            shape.rules.least,
-            Q=PLACES["Q"],
-            **tile.parts(shape.dim // shape.heads),
-            M=tile.rows,
-            N=tile.columns,
-            **launched(self.like.device, tile.warps),
-            num_stages=tile.stages,
-        )
-
-    def look(self, fresh: Tensor, layer: int) -> None:
-        """Rows that look attend to all keys and values, and so do those of whose softmax too little was left."""
-        shape, tile = self.shape, self.looking
-        head = shape.dim // shape.heads
-        self.mending.fill_kept[(shape.tokens, shape.streams, 2)](
-            *(self.at(name) for name in ("keys", "values", "scales")),
-            self.counts,
+            *(self.at(name) for name in ("queries", "keys", "values", "scales")),
             self._filled,
             shape.tokens,
             layer,
             shape.layers,
             shape.dim,
+            shape.room,
             self._filled[0].numel(),
-            K=PLACES["K"],
-            V=PLACES["V"],
+            **PLACES,
             **two_parts(shape.dim),
             **launched(fresh.device, WARPS),
-        )
-        queries = fresh.unflatten(0, (shape.streams, -1))[:, :, : shape.dim]
-        seen, logs = attend_with_sums(queries, self._filled[0], self._filled[1], shape.heads, shape.scale, self.way)
-        self.mending.keep_seen[(shape.room, shape.streams)](
-            seen.contiguous(),
-            logs.contiguous(),
-            self._flat,
-            self.counts,
-            self._attended,
-            *(self.at(name) for name in ("attended", "attended_scales", "sums")),
-            shape.tokens,
-            layer,
-            shape.dim,
-            shape.room,
-            shape.heads,
-            HEAD=head,
-            WIDE=power_of_two(head),
-            HEADS=power_of_two(shape.heads),
-            **launched(fresh.device, WARPS),
-        )
-        names = ("queries", "keys", "values", "attended", "attended_scales", "sums", "scales")
-        self.mending.look[(-(-shape.tokens // tile.rows), shape.heads, shape.streams)](
-            self._rest,
-            self.counts,
-            self._attended,
-            *(self.at(name) for name in names),
-            self._lost,
-            self.times,
-            shape.tokens,
-            layer,
-            shape.layers,
-            shape.dim,
-            shape.heads,
-            shape.scale,
-            3 * shape.streams * shape.tokens,
-            **PLACES,
-            **tile.parts(shape.dim // shape.heads),
-            M=tile.rows,
-            N=tile.columns,
-            **launched(fresh.device, tile.warps),
-            num_stages=tile.stages,
         )
 
     def finish(self, x: Tensor, branch: Tensor, mlp: Tensor, layer: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What steps of the corrected Cacher by kernels are made of: fields of a stream, shapes, rules and tiles."""
+"""What steps of the corrected Cacher by kernels are made of: fields of a stream, shapes and rules."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ SCALED = ("values", "mlp", "queries", "keys", "attention", "entered", "middle", 
 """What has a scale a row, in the order of these."""
 PLACES: dict[str, Any] = {kind[0].upper(): SCALED.index(kind) for kind in ("queries", "keys", "values")}
 """Of what attention reads, as the kernels call it."""
-FIELDS = (*SCALED, "attended", "attended_scales", "sums", "missed", "scales", "turn", "tau")
+FIELDS = (*SCALED, "scales", "turn", "tau")
 """Tensors of a stream, in the order of the table of addresses."""
 SKETCH = 64
 """Channels of a sketch. With 32 some directions are underestimated for good, and what lies in them is never recomputed:
@@ -33,8 +33,6 @@ class Rules:
     salience: float
     flat: float
     """Least salience."""
-    least: float
-    """Share of a softmax that must be left."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +62,3 @@ class Shape:
         """Rows of a stream that may look."""
         turns = -(-self.units // self.rules.every) * self.group
         return min(self.tokens, self.count + self.pinned + turns)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Shape of one program of attention."""
-
-    rows: int = 64
-    columns: int = 64
-    warps: int = 4
-    stages: int = 3
-    split: bool = True
-    """Whether a head of 72 columns is worked on as 64 and 8, or as 128."""
-
-    def parts(self, head: int) -> dict[str, Any]:
-        """How a head of so many columns is worked on."""
-        main = max(16, 1 << (head.bit_length() - 1)) if self.split else power_of_two(head)
-        return {"HEAD": head, "MAIN": main, "REST": power_of_two(head - main) if head > main else 16}

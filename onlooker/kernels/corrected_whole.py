@@ -11,7 +11,7 @@ from torch import Tensor
 from onlooker.core.contracts.packed import Norm
 from onlooker.kernels.corrected import WARPS, SketchStep
 from onlooker.kernels.corrected_shape import PLACES, SCALED, SKETCH, two_parts
-from onlooker.kernels.rows import launched, norm_weights, power_of_two
+from onlooker.kernels.rows import launched, norm_weights
 
 
 @dataclass
@@ -32,26 +32,17 @@ class WholeStep(SketchStep):
         then = ("entered", layer if last else layer + 1)
         self.carry(self.sums(mlp), SKETCH**-0.5, "mlp_sketch", layer, then, keep=not last, everyone=True)
 
-    def keep_looked(self, fresh: Tensor, attended: Tensor, logs: Tensor, layer: int) -> None:
-        """Keep queries, values and keys of whole frames, `[streams * tokens, 3 * dim]`, what they attended to, and
-        log-sum-exps, float32 `[streams, heads, tokens]`."""
+    def keep_looked(self, fresh: Tensor, layer: int) -> None:
+        """Keep queries, values and keys of whole frames, `[streams * tokens, 3 * dim]`."""
         shape = self.shape
-        head = shape.dim // shape.heads
-        names = ("queries", "keys", "values", "attended", "attended_scales", "sums", "missed", "scales")
-        self.others.keep_looked[(shape.tokens, shape.streams, 4)](
+        self.others.keep_looked[(shape.tokens, shape.streams, 3)](
             fresh,
-            attended,
-            logs,
-            *(self.at(name) for name in names),
+            *(self.at(name) for name in ("queries", "keys", "values", "scales")),
             shape.tokens,
             layer,
             shape.layers,
             shape.dim,
-            shape.heads,
             **PLACES,
-            HEAD=head,
-            WIDE=power_of_two(head),
-            HEADS=power_of_two(shape.heads),
             **two_parts(shape.dim),
             **launched(fresh.device, WARPS),
         )

@@ -31,8 +31,6 @@ class Tile:
     stages: int
 
 
-CHUNK = 256
-"""Queries whose scores are held at a time."""
 TILES = {"split": Tile(64, 64, 4, 3)}
 """Few queries suit chosen tokens, of which a frame has few: padding them is waste."""
 IN_PLACE = {"in_place": Tile(64, 64, 4, 5)}
@@ -59,21 +57,6 @@ def attend_heads(queries: Tensor, keys: Tensor, values: Tensor, num_heads: int, 
         with sdpa_kernel(BACKENDS[way]) if way in BACKENDS else nullcontext():
             return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
     return _attend(queries, keys, values, None, num_heads, scale, TILES[way])
-
-
-def attend_with_sums(
-    queries: Tensor, keys: Tensor, values: Tensor, num_heads: int, scale: float, way: str
-) -> tuple[Tensor, Tensor]:
-    """Attention as in `attend_heads`, and the log-sum-exps of its scores, float32 `[streams, heads, queries]`; `way`
-    "cudnn" asks cuDNN for both, every other computes these anew."""
-    if way != "cudnn":
-        q, k = (wide(part.unflatten(-1, (num_heads, -1)).transpose(1, 2)) for part in (queries, keys))
-        logs = torch.cat([((some * scale) @ k.mT).logsumexp(-1) for some in q.split(CHUNK, dim=2)], dim=2)
-        return attend_heads(queries, keys, values, num_heads, scale, way), logs
-    q, k, v = (part.unflatten(-1, (num_heads, -1)).transpose(1, 2) for part in (queries, keys, values))
-    # What the public function calls for this backend, which keeps the sums for gradients and does not return them.
-    attended, logs, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, scale=scale)
-    return attended.transpose(1, 2).flatten(2), logs.reshape(q.shape[:3])
 
 
 def attend_in_place(queries: Tensor, keys: Tensor, values: ValueRows, num_heads: int, scale: float, way: str) -> Tensor:

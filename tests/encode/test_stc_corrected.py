@@ -20,6 +20,7 @@ VARIANTS = [
     STCCorrected(tau=0, recompute_ratio=0.25, reference_dtype="model"),
     STCCorrected(look_every=2, interval=3, refresh_share=0.9, stands_out="either"),
     STCCorrected(budget=0.4, noise_quantile=0.25),
+    STCCorrected(attend_anew=True, reference_dtype="int8"),
 ]
 EACH = pytest.mark.parametrize("method", VARIANTS, ids=repr)
 
@@ -50,6 +51,42 @@ def test_the_corrected_attention_is_attention_over_the_mixed_keys_and_values(kin
             parts = (of(state, name)[place][None] for name in ("queries", "keys", "values"))
             assert relative(of(state, "attended")[place], layer.attend(*parts)[0]) < 2e-5, (number, place)
     assert corrected > 0.1, "nobody was corrected"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_attention_anew_is_what_corrections_come_to(kind):
+    """The other way to the same numbers, which keeps less."""
+    tower, frames = seen(kind)
+    corrects = STCCorrected(tau=0.2, recompute_ratio=0.4, project_tau=0, reference_dtype="model")
+    anew = dataclasses.replace(corrects, attend_anew=True)
+    ours, theirs = anew.new_state(), corrects.new_state()
+    for frame in frames:
+        got, wanted = (method.encode(tower, frame[None], [s]) for method, s in ((anew, ours), (corrects, theirs)))
+        assert relative(got.hidden, wanted.hidden) < 2e-5
+        for number, tap in got.taps.items():
+            assert relative(tap, wanted.taps[number]) < 2e-5
+        assert of(ours, "turn").equal(of(theirs, "turn"))
+    assert ours.num_bytes() < theirs.num_bytes() and ours.attended is ours.sums is ours.missed is None
+    spent, theirs_spent = of(ours, "work"), of(theirs, "work")
+    assert float((spent - theirs_spent)[:3].abs().max()) < 1e-6
+    assert float(spent[1] + 2 * spent[3]) == pytest.approx(1)
+
+
+@torch.no_grad()
+def test_a_state_that_kept_nothing_for_corrections_attends_anew():
+    """Until its next whole frame, which keeps what corrections need again."""
+    tower, frames = seen("siglip")
+    method = STCCorrected(tau=0.2, recompute_ratio=0.4, project_tau=0, reference_dtype="model")
+    state, whole = method.new_state(), method.new_state()
+    for number, frame in enumerate(frames):
+        if number == 1:
+            state.attend_anew()
+        got, wanted = (method.encode(tower, frame[None], [s]) for s in (state, whole))
+        assert relative(got.hidden, wanted.hidden) < 2e-5
+        assert (state.attended is None) == (number > 0)
+    state.grid = ()
+    assert method.encode(tower, frames[:1], [state]).refreshed == (True,) and state.attended is not None
 
 
 @pytest.mark.parametrize("project_tau", [0.0, 0.3])

@@ -18,8 +18,8 @@ model computes in 16), key, query and attention branch (in 4), log-sum-exp, and 
 5. For a new MLP tokens are chosen by the stream behind it.
 
 A layer without a changed token costs nothing but comparisons. On a GPU there are kernels and captured steps
-(`captured`) for towers in which every token attends to all others (`has_kernels`); where anything changed, these
-project all that was attended to.
+(`captured`) for towers in which every token attends to all others (`has_kernels`); where anything changed, all tokens
+attend anew there (`attend_anew`).
 
 `_state`: what is kept. `_step`: a frame. `_prepared`, `_layers`: captured steps. Here: settings, costs, whole frames.
 """
@@ -68,6 +68,10 @@ class STCCorrected(STCCacher):
     noise_quantile: float = 0.0
     """Changes count above a noise, which is the least that this quantile of a frame's changes was; 0: in full."""
 
+    attend_anew: bool = False
+    """Whether unchanged tokens attend to everything again with the query that is kept, instead of being corrected: the
+    same but for what rounding of attended values adds up to, with fewer bytes and more arithmetic. Every token gets a
+    new output projection then. Captured steps always do so: a GPU attends in less time than it corrects."""
     captured: bool = False
     """Whether a GPU runs captured steps by kernels, where there are such (`has_kernels`). Off until their tests
     have passed on a card: what failed there was found and mended since (docs/log.md)."""
@@ -87,7 +91,7 @@ class STCCorrected(STCCacher):
         if self.budget is not None:
             return self.budget
         most, looking = (n / tower.num_tokens for n in (self.recomputed_tokens(tower), self.looking_tokens(tower)))
-        work = (most, looking, most, (1 - looking) * most, 1.0)
+        work = (most, looking, most, (1 - looking) * (0.5 if self.attend_anew else most), 1.0)
         share = min(1.0, corrected_flop(tower, *work) / dense_flop(tower))
         return share if not self.interval else (1 + (self.interval - 1) * share) / self.interval
 
@@ -95,7 +99,7 @@ class STCCorrected(STCCacher):
         state, dtype = CorrectedState(), {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}[itemsize]
         like = torch.empty(tokens, dim, dtype=dtype, device="meta")
         # Heads are 64 to 128 wide: one number a head is little beside a row.
-        state.begin(like, layers, -(-dim // 72), self.in_eight_bits(like), self.tau)
+        state.begin(like, layers, -(-dim // 72), self.in_eight_bits(like), self.tau, not self.attend_anew)
         return state.num_bytes()
 
     def new_state(self) -> CorrectedState:  # pyright: ignore[reportIncompatibleMethodOverride] - a state of its own
@@ -153,17 +157,17 @@ class STCCorrected(STCCacher):
             branch = layer.out(attended)
             hidden = hidden + branch
             mlp = layer.mlp(hidden)
-            sums = log_sums(layer, queries, keys)
+            sums = None if self.attend_anew else log_sums(layer, queries, keys)
+            heads = 0 if sums is None else sums.shape[2]
             sketches = sketched(branch, int8), sketched(mlp, int8)
             middle = seen + sketches[0]
             for place, (state, row) in enumerate(zip(states, hidden, strict=True)):
                 if not number:
-                    state.begin(row, layers, sums.shape[2], int8, self.tau)
+                    state.begin(row, layers, heads, int8, self.tau, not self.attend_anew)
                 kept = {
                     "queries": queries,
                     "keys": keys,
                     "values": values,
-                    "attended": attended,
                     "attention": branch,
                     "mlp": mlp,
                     "entered": seen,
@@ -173,8 +177,10 @@ class STCCorrected(STCCacher):
                 }
                 for kind, rows in kept.items():
                     state.keep(kind, number, rows[place])
-                of(state, "sums")[number] = sums[place]
-                of(state, "missed")[number] = 0
+                if sums is not None:
+                    state.keep("attended", number, attended[place])
+                    of(state, "sums")[number] = sums[place]
+                    of(state, "missed")[number] = 0
             hidden, seen = hidden + mlp, middle + sketches[1]
             if number in tower.tap_layers:
                 taps[number] = hidden

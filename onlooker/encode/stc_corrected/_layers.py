@@ -13,7 +13,7 @@ from onlooker.core.contracts.packed import PackedLayer
 from onlooker.encode._packed import packed_layers
 from onlooker.kernels.corrected import CorrectedStep
 from onlooker.kernels.corrected_whole import WholeStep
-from onlooker.kernels.head_attention import attend_with_sums
+from onlooker.kernels.head_attention import attend_heads
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class CorrectedLayers:
     taps: tuple[int, ...]
     """Layers whose output is wanted too, ascending."""
     way: str
-    """How whole frames attend: see `attend_with_sums`."""
+    """How tokens attend: see `attend_heads`."""
 
     @classmethod
     def of(cls, tower: VisionTower, projection: Tensor, way: str) -> Self:
@@ -69,10 +69,9 @@ class CorrectedLayers:
             fresh = F.linear(normed, *layer.query_value_key)
             assert layer.heads is not None
             parts = fresh.unflatten(0, hidden.shape[:2]).split(dim, dim=-1)
-            attended, logs = attend_with_sums(parts[0], parts[2], parts[1], *layer.heads, self.way)
-            attended = attended.flatten(0, 1)
-            step.keep_looked(fresh, attended, logs, number)
-            made = F.linear(attended, *self.outputs[number])
+            attended = attend_heads(parts[0], parts[2], parts[1], *layer.heads, self.way)
+            step.keep_looked(fresh, number)
+            made = F.linear(attended.flatten(0, 1), *self.outputs[number])
             branch = made[:, :dim]
             x, inner = step.keep_branch(x, branch, "attention", number, layer.mlp_norm)
             step.carry_attention(made[:, dim:], number)

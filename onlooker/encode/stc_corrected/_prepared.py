@@ -19,9 +19,9 @@ from onlooker.encode.stc_cacher._prepared import adjacent, put
 from onlooker.encode.stc_corrected._even import evened
 from onlooker.encode.stc_corrected._layers import CorrectedLayers
 from onlooker.encode.stc_corrected._state import SKETCH, CorrectedState, sketched
-from onlooker.encode.stc_corrected._step import FLAT, LEAST
+from onlooker.encode.stc_corrected._step import FLAT
 from onlooker.kernels.corrected import CorrectedStep
-from onlooker.kernels.corrected_shape import FIELDS, Rules, Shape, Tile
+from onlooker.kernels.corrected_shape import FIELDS, Rules, Shape
 from onlooker.kernels.corrected_whole import WholeStep
 from onlooker.kernels.graph import CapturedStep
 
@@ -32,10 +32,8 @@ if TYPE_CHECKING:
 class _Family:
     """Captured steps of frames of one kind, by number of streams, and the buffers that all of them share."""
 
-    def __init__(
-        self, name: str, layers: CorrectedLayers, shape: Shape, like: Tensor, tiles: Sequence[Tile], each: Tensor
-    ) -> None:
-        self._name, self._layers, self._shape, self._tiles = name, layers, shape, tiles
+    def __init__(self, name: str, layers: CorrectedLayers, shape: Shape, like: Tensor, each: Tensor) -> None:
+        self._name, self._layers, self._shape = name, layers, shape
         most, device = shape.streams, like.device
         self.hidden = torch.zeros(most, *like.shape, dtype=like.dtype, device=device)
         self.outputs = torch.zeros(1 + len(layers.taps), *self.hidden.shape, dtype=like.dtype, device=device)
@@ -50,7 +48,7 @@ class _Family:
         shape = dataclasses.replace(self._shape, streams=streams)
         hidden, table = self.hidden[:streams], self.table[:, :streams]
         if self._name == "partly":
-            step = CorrectedStep(shape, table, hidden, self._signs, self._layers.way, *self._tiles)
+            step = CorrectedStep(shape, table, hidden, self._signs, self._layers.way)
             run = partial(self._layers.some, step=step)
         else:
             step = WholeStep(shape, table, hidden, self._signs)
@@ -91,7 +89,6 @@ class CorrectedEncoder:
         on_step: Callable[[str], None],
         way: str,
         capture: bool = True,
-        tiles: Sequence[Tile] = (),
     ) -> None:
         self._method, self._tower, self._max_streams = method, tower, max_streams
         layers = CorrectedLayers.of(evened(tower, like), projection(like.shape[1], like.device, SKETCH), way)
@@ -105,14 +102,13 @@ class CorrectedEncoder:
             heads=heads[0],
             scale=heads[1],
             count=method.recomputed_tokens(tower),
-            rules=Rules(STEPS, method.look_every, method.salience, FLAT, LEAST),
+            rules=Rules(STEPS, method.look_every, method.salience, FLAT),
             group=tower.group,
             pinned=tower.pinned,
         )
-        self._heads = shape.heads
         each = [corrected_flop(tower, *kind) / dense_flop(tower) for kind in torch.eye(5).tolist()]
         shares = torch.tensor(each, device=like.device)
-        self._families = [_Family(name, layers, shape, like, tiles, shares) for name in ("whole", "partly")]
+        self._families = [_Family(name, layers, shape, like, shares) for name in ("whole", "partly")]
         pool = CapturedStep.new_pool(like.device)
         for size in reversed(bucket_sizes(max_streams)):
             for family in self._families:
@@ -147,7 +143,9 @@ class CorrectedEncoder:
             some = [mine[b] for b in rows]
             if flag:
                 for b, state in zip(rows, some, strict=True):
-                    state.begin(hidden[b], len(tower.layers), self._heads, True, method.tau)
+                    state.begin(hidden[b], len(tower.layers), 0, True, method.tau, corrected=False)
+            for state in some:
+                state.attend_anew()
             made, share, work = family.run(hidden[rows[0] : rows[-1] + 1] if adjacent(rows) else hidden[rows], some)
             put(output, 1, rows, made)
             if not flag:

@@ -1,4 +1,4 @@
-"""What the corrected form remembers of a stream: six tensors a layer, in 8 and 4 bits, log-sum-exps and sketches."""
+"""What the corrected form remembers of a stream: tensors of a layer in 8 and 4 bits, log-sum-exps and sketches."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,9 @@ from onlooker.encode.stc_cacher._change import sketch
 from onlooker.encode.stc_cacher._state import coded, of, write
 from onlooker.kernels.corrected_shape import SCALED, SKETCH
 
-EIGHT = ("values", "attended", "mlp")
-"""Kept in 8 bits a number where a model computes in 16."""
+EIGHT_ANEW = ("values", "mlp")
+EIGHT = (*EIGHT_ANEW, "attended")
+"""Kept in 8 bits a number where a model computes in 16; where tokens attend anew, `EIGHT_ANEW`."""
 FOUR = ("queries", "keys", "attention")
 """Kept in 4."""
 SKETCHES = ("entered", "middle", "attention_sketch", "mlp_sketch")
@@ -33,7 +34,7 @@ class CorrectedState(StreamState):
     values: Tensor | None = None
     """Value of every token, `[layers, tokens, dim]`, int8 or the model's dtype."""
     attended: Tensor | None = None
-    """Attention before its output projection, like `values`, with a scale a head."""
+    """Attention before its output projection, like `values`, with a scale a head; None: tokens attend anew."""
     attended_scales: Tensor | None = None
     """Scales of `attended` (see `octaves`), uint8 `[layers, tokens, heads]`; None: there are none."""
     mlp: Tensor | None = None
@@ -46,9 +47,11 @@ class CorrectedState(StreamState):
     attention: Tensor | None = None
     """Attention behind its output projection, like `queries`."""
     sums: Tensor | None = None
-    """Log-sum-exp of the scores, `[layers, tokens, heads]`: float16 beside 8 bits, at least float32 elsewhere."""
+    """Log-sum-exp of the scores, `[layers, tokens, heads]`: float16 beside 8 bits, at least float32 elsewhere; beside
+    `attended` only."""
     missed: Tensor | None = None
-    """How far `attended` moved since `attention` was made of it, `[layers, tokens]`: root of the sum of squares."""
+    """How far `attended` moved since `attention` was made of it, `[layers, tokens]`: root of the sum of squares; beside
+    `attended` only."""
     scales: Tensor | None = None
     """What rows in 8 and 4 bits are multiplied with, float16 `[9, layers, tokens]`; None: there are none."""
     entered: Tensor | None = None
@@ -69,31 +72,39 @@ class CorrectedState(StreamState):
     """Of the last frame, float32 `[5]`: share of tokens with new keys and values, that looked, and with new MLPs, of
     all pairs those of an unchanged token and a changed one, and share of tokens with a new output projection."""
 
-    def begin(self, like: Tensor, layers: int, heads: int, int8: bool, tau: float) -> None:
-        """Room for a reference of tokens like these (`[tokens, dim]`); what there is serves again."""
+    def begin(self, like: Tensor, layers: int, heads: int, int8: bool, tau: float, corrected: bool = True) -> None:
+        """Room for a reference of tokens like these (`[tokens, dim]`), `corrected`: with what corrections need; what
+        there is serves again."""
         tokens, dim = like.shape
-        if self._has_room(like, layers, int8):
+        if not corrected:
+            self.attend_anew()
+        if self._has_room(like, layers, int8) and corrected == (self.attended is not None):
             of(self, "turn").zero_()
             of(self, "noise").fill_(torch.inf)
             of(self, "work").copy_(torch.tensor(WHOLE))
             return
         eight, packed = (torch.int8, -(-dim // 2)) if int8 else (like.dtype, dim)
-        for kind in EIGHT:
+        for kind in EIGHT if corrected else EIGHT_ANEW:
             setattr(self, kind, like.new_empty(layers, tokens, dim, dtype=eight))
         for kind in FOUR:
             setattr(self, kind, like.new_empty(layers, tokens, packed, dtype=torch.uint8 if int8 else like.dtype))
         for kind in SKETCHES:
             setattr(self, kind, like.new_empty(layers, tokens, SKETCH, dtype=torch.int8 if int8 else torch.float32))
-        wide = torch.float16 if int8 else torch.float32 if like.element_size() < 4 else like.dtype
-        self.sums = like.new_empty(layers, tokens, heads, dtype=wide)
-        self.attended_scales = like.new_empty(layers, tokens, heads, dtype=torch.uint8) if int8 else None
-        self.missed = like.new_zeros(layers, tokens, dtype=torch.float16 if int8 else torch.float32)
+        if corrected:
+            wide = torch.float16 if int8 else torch.float32 if like.element_size() < 4 else like.dtype
+            self.sums = like.new_empty(layers, tokens, heads, dtype=wide)
+            self.attended_scales = like.new_empty(layers, tokens, heads, dtype=torch.uint8) if int8 else None
+            self.missed = like.new_zeros(layers, tokens, dtype=torch.float16 if int8 else torch.float32)
         self.scales = like.new_empty(len(SCALED), layers, tokens, dtype=torch.float16) if int8 else None
         self.noise = torch.full((2, layers), torch.inf, device=like.device)
         self.turn = torch.zeros(layers, dtype=torch.int32, device=like.device)
         if self.tau is None:
             self.tau = torch.full((), tau, dtype=torch.float32, device=like.device)
         self.work = torch.tensor(WHOLE, device=like.device)
+
+    def attend_anew(self) -> None:
+        """From now on tokens attend to everything again, until the next whole frame: what corrections need goes."""
+        self.attended = self.attended_scales = self.sums = self.missed = None
 
     def fits(self, hidden: Tensor, layers: int, grid: tuple[int, ...], look_every: int, int8: bool) -> bool:
         """Whether there is a reference for tokens like these (`[tokens, dim]`)."""

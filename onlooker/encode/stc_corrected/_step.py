@@ -38,15 +38,17 @@ class Step:
         """In how many layers each token got a new key and value, looked, got a new MLP; the columns that it was
         corrected in, as shares of all; in how many layers it got a new output projection."""
         self.ones = self.times.new_ones(like.shape[1])
+        self.everyone = torch.arange(like.shape[1], device=like.device)
 
     def layer(self, number: int, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's output `[1, tokens, dim]` and its sketch, given its input and the sketch of that."""
         layer, state = self.tower.layers[number], self.state
+        corrects = state.attended is not None
         changed = self._choose("entered", number, seen)
         rows, fresh = changed, x[0, :0]
         if len(changed):
-            attended = self._attend(layer, number, x, changed)
-            rows = self._projecting(number, attended, changed)
+            attended = (self._attend if corrects else self._attend_anew)(layer, number, x, changed)
+            rows = self._projecting(number, attended, changed) if corrects else self.everyone
             fresh = layer.out(attended.index_select(0, rows)[None])[0]
             state.keep("attention_sketch", number, sketched(fresh, self.int8), rows)
             self._count(4, rows)
@@ -116,14 +118,7 @@ class Step:
         """Attention of all tokens before the output projection, `[tokens, dim]`; references are kept up to date."""
         state, sums = self.state, of(self.state, "sums")[number]
         attended, moved = state.stored("attended", number, x), self.times.new_zeros(x.shape[1])
-        asking = self._asking(number, changed)
-        rows, others = asking.nonzero()[:, 0], (~asking).nonzero()[:, 0]
-        normed = layer.norm(x.index_select(1, rows))
-        mine = normed.index_select(1, torch.searchsorted(rows, changed))
-        pairs = []
-        for kind, made in (("keys", layer.keys), ("values", layer.values)):
-            old = state.stored(kind, number, x, changed)
-            pairs.append((old, state.keep(kind, number, made(mine)[0], changed)))
+        rows, others, normed, pairs = self._renewed(layer, number, x, changed)
 
         def take(tokens: Tensor, before: Tensor, fresh: Tensor, logs: Tensor) -> None:
             moved.index_copy_(0, tokens, torch.linalg.vector_norm((fresh - before).float(), dim=-1))
@@ -142,6 +137,30 @@ class Step:
         missed = of(state, "missed")[number]
         missed.copy_(torch.hypot(missed.float(), moved))
         return attended
+
+    def _attend_anew(self, layer: VisionLayer, number: int, x: Tensor, changed: Tensor) -> Tensor:
+        """The same where nothing is corrected: all tokens attend to all others, by the query that they keep."""
+        rows, others, normed, _ = self._renewed(layer, number, x, changed)
+        fresh = layer.queries(normed)
+        self.state.keep("queries", number, fresh[0], rows)
+        queries = self.state.stored("queries", number, x)[None].index_copy(1, rows, fresh)
+        self._count(1, rows)
+        self.times[3, others] += 0.5  # of a pair corrected twice is counted
+        return self._looked(layer, number, x, queries, self.everyone)[0]
+
+    def _renewed(
+        self, layer: VisionLayer, number: int, x: Tensor, changed: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+        """Tokens that look, all others, the norm of the former, and keys and values of the changed ones, which are
+        computed and kept, as they were and as they are."""
+        asking, pairs = self._asking(number, changed), []
+        rows, others = asking.nonzero()[:, 0], (~asking).nonzero()[:, 0]
+        normed = layer.norm(x.index_select(1, rows))
+        mine = normed.index_select(1, torch.searchsorted(rows, changed))
+        for kind, made in (("keys", layer.keys), ("values", layer.values)):
+            old = self.state.stored(kind, number, x, changed)
+            pairs.append((old, self.state.keep(kind, number, made(mine)[0], changed)))
+        return rows, others, normed, pairs
 
     def _looked(
         self, layer: VisionLayer, number: int, x: Tensor, queries: Tensor, rows: Tensor
