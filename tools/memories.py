@@ -54,8 +54,8 @@ windows until the window is full, from then on one by one. Memories that look at
 wins wherever it was measured. `recent=4` tells more clock times, `recent=8` more of the present.
 
 `select_recent`, which shows eight recent frames where the default shows four, needs no heads either. On twelve streams
-it is level with the default about 25 minutes ago and more (-0.9 points, -5.7 to +3.8), and ahead about now (+31.8, +12.5
-to +57.1; p .008 by itself, .11 as one of all memories here). It is not the default: it watches through those eight
+it is level with the default about 25 minutes ago and more (-0.9 points, -5.7 to +3.8), and ahead about now (+31.8,
++12.5 to +57.1; p .008 by itself, .11 as one of all memories here). It is not the default: it watches through those eight
 frames alone, where the default reads minutes whole. Whether `rekv` with `recent=8` tells as much is not measured yet.
 
 Half an hour back, at equal tokens in view, `retrieval_heads` is 27 points ahead of the default over all questions
