@@ -62,6 +62,7 @@ BY_TOKENS = (
         HEADS + ",recent=4",
         TOLD,
         f"select_recent:recent=8,budget={FRAMES - 9}",
+        f"rekv:topk={FRAMES - 9},first=1,recent=8,score=shares,{WINDOW}",
         f"sliding_window:{WINDOW}",
         f"rekv:topk={FRAMES - 4},recent=4,{WINDOW}",
         f"streamingtom:recall_tokens={TOKENS},recent=4,{WINDOW}",

@@ -55,8 +55,9 @@ wins wherever it was measured. `recent=4` tells more clock times, `recent=8` mor
 
 `select_recent`, which shows eight recent frames where the default shows four, needs no heads either. On twelve streams
 it is level with the default about 25 minutes ago and more (-0.9 points, -5.7 to +3.8), and ahead about now (+31.8,
-+12.5 to +57.1; p .008 by itself, .11 as one of all memories here). It is not the default: it watches through those eight
-frames alone, where the default reads minutes whole. Whether `rekv` with `recent=8` tells as much is not measured yet.
++12.5 to +57.1; p .008 by itself, .11 as one of all memories here). It is not the default: it watches through those
+eight frames alone, where the default reads minutes whole. Whether `rekv` with `recent=8` tells as much is not measured
+yet.
 
 Half an hour back, at equal tokens in view, `retrieval_heads` is 27 points ahead of the default over all questions
 about 25 minutes ago and more (38 with `recent=4`), reading two fifths of the tokens or fewer, and tells as much of
