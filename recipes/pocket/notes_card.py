@@ -35,6 +35,7 @@ KINDS = {
     "recalled": "questions that only notes answer",
     "recalled ever": "... did it ever appear",
     "recalled when": "... when",
+    "recalled when after a pause": "... when, a minute or more after what was noted",
     "recalled order": "... in which order",
     "recalled since": "... how many",
     "text": "questions behind texts alone",

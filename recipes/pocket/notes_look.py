@@ -87,12 +87,13 @@ def score(clips: Clips, said: Sequence[Sequence[str]], encoder: Encoder) -> dict
     right: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     found: Counter[str] = Counter()
-    for (_, _, units), texts in zip(clips, said, strict=True):
+    for (script, _, units), texts in zip(clips, said, strict=True):
         for unit, text in zip(units, texts, strict=True):
             true = encoder.decode(unit.ids[unit.first :])
             names = [unit.kind]
             if unit.record is not None:
                 names.append(f"{unit.kind} {unit.record.task}")
+                names += [f"{names[-1]} after a pause"] * (unit.kind == "recalled" and script.pause >= 60)
             for name in names:
                 asked[name] += 1
                 right[name] += text == true

@@ -36,6 +36,11 @@ FROM_NOTES = (
 )  # fmt: skip
 """Forms of questions that notes answer."""
 NOTE_TASKS = {"ever": 3.0, "when": 3.5, "order": 2.0, "since": 3.0, "before": 0.7}
+LONG_S = (150.0, 2400.0)
+"""Lengths of long streams, as many of each order."""
+PAUSE_SHARE = 0.8
+"""Of clips whose clock does not begin at zero: between what was noted and the frames in view lies a pause, up to an hour and a
+half. Where all notes are of the last minute, a model learns to answer with the minute of the newest frame."""
 GONE = 3
 """Frames after which a thing has left, and does not merely blink."""
 EDGE = 0.02
@@ -102,13 +107,19 @@ class Script:
     """Number of the first frame in view."""
     frames: int
     offset: int
+    pause: int = 0
+    """Seconds before the first frame in view in which nothing happened, and which `times` leaves out."""
     happenings: list[Happening] = field(default_factory=list)
     shown: list[list[str]] = field(default_factory=list)
     """Coloured shapes in view, by frame, from left to right."""
 
     def clock(self, number: int) -> str:
         """Stream time of a frame as the model reads it."""
-        return time_text(self.offset + self.times[number])
+        return time_text(self.second(number))
+
+    def second(self, number: int) -> float:
+        """Stream time of a frame, in seconds."""
+        return float(self.offset + self.times[number] - self.pause * (number < self.start))
 
     def between(self, after: int, until: int) -> list[Happening]:
         """What became certain after a frame, up to another."""
@@ -206,7 +217,8 @@ def draw_script(seed: int, settings: ToldSettings, rng: random.Random) -> Script
     frames = settings.frames
     if level == "L0":
         kind = "long" if rng.random() < 0.6 else "mixed"
-        duration = rng.uniform(150, 420) if kind == "long" else rng.uniform(frames + 3, 60)
+        longer = LONG_S[0] * (LONG_S[1] / LONG_S[0]) ** rng.random()
+        duration = longer if kind == "long" else rng.uniform(frames + 3, 60)
         episode = make_episode(seed, settings.split, duration, kind)
     else:
         duration = rng.uniform(frames + 3, max(frames + 8, min(160.0, 2 * LEVELS[level].duration_s)))
@@ -214,7 +226,9 @@ def draw_script(seed: int, settings: ToldSettings, rng: random.Random) -> Script
     room = int(episode.duration_s - 1) - frames
     start = 0 if rng.random() < 0.25 else rng.randrange(max(1, room))
     times = rng.random() * 0.9 + np.arange(start + frames)
-    script = Script(episode, times, start, frames, rng.randrange(MAX_OFFSET_S) if rng.random() < 0.7 else 0)
+    offset = rng.randrange(MAX_OFFSET_S) if rng.random() < 0.7 else 0
+    pause = rng.randrange(offset + 1) if rng.random() < PAUSE_SHARE else 0
+    script = Script(episode, times, start, frames, offset, pause)
     look_at(script)
     return script
 
@@ -240,7 +254,7 @@ def make_units(script: Script, encoder: Encoder, settings: ToldSettings, rng: ra
         makers += [lambda: _note(script, encoder, rng)] * 9 + [lambda: _live(script, encoder, rng)] * 3
         makers += [lambda: _change(script, encoder, rng), lambda: _sum(script, encoder, settings, rng)]
         makers += [lambda: _now(script, encoder, rng)] * (rng.random() < 0.5)
-        makers += [lambda: _recalled(script, encoder, settings, rng)] * (4 if start > 8 else 1)
+        makers += [lambda: _recalled(script, encoder, settings, rng)] * (5 if start > 8 else 1)
     out, room = [], settings.tokens
     for maker in makers:
         for _ in range(6):
@@ -290,7 +304,9 @@ def _recalled(script: Script, encoder: Encoder, settings: ToldSettings, rng: ran
     found = question(script, task, last, rng)
     if found is None or found[0].meta["form"] not in FROM_NOTES:
         return None
-    record, answer, _ = found
+    record, answer, begins = found
+    if script.start > 8 and begins >= script.times[script.start] and rng.random() < 0.7:
+        return None  # frames in view answer it
     texts = notes_of(script, last - rng.randrange(2), settings.wrong, rng)
     ids = [encoder.encode(f"{text}\n") for text in texts]
     read = chosen(texts, [len(one) for one in ids], record.question, NOTES_TOKENS)
@@ -373,7 +389,7 @@ def make_clip(seed: int, encoder: Encoder, settings: ToldSettings) -> tuple[Scri
         arrays["kind"][number] = KINDS.index(unit.kind)
         at += len(unit.ids)
     for frame in range(script.frames):
-        seconds = int(script.offset + script.times[start + frame] + 1e-6)
+        seconds = int(script.second(start + frame) + 1e-6)
         arrays["clock"][frame] = encoder.minutes[seconds // 60 % 100], encoder.seconds[seconds % 60]
     if rng.random() < settings.captioned_share:
         left = settings.said_in_all

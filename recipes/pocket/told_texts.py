@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from onlooker.think._search import chosen
-from recipes.pocket.tokenizer import Encoder
+from recipes.pocket.tokenizer import Encoder, time_text
 from recipes.pocket.told import (
     FROM_NOTES,
     KINDS,
@@ -31,6 +31,10 @@ ROW_TOKENS = 1024
 WRONG = 0.02
 """Share of what notes tell that is wrong or missing: enough to learn that they may be, with answers that they give."""
 MOST_UNITS = 32
+MOST_FRAMES = 4
+"""Frames whose times stand before notes, at most."""
+MOST_LATER_S = 90 * 60
+"""Seconds after the last note that they are of, at most."""
 
 
 def read_unit(script: Script, encoder: Encoder, rng: random.Random) -> Unit | None:
@@ -49,8 +53,18 @@ def read_unit(script: Script, encoder: Encoder, rng: random.Random) -> Unit | No
     read = chosen(texts, [len(one) for one in ids], record.question, budget)
     if answer.startswith("[") and not any(answer in texts[n] for n in read):
         return None  # nobody could tell
-    before = [number for n in read for number in ids[n]]
+    before = [*frame_times(script.second(until), encoder, rng)]
+    before += [number for n in read for number in ids[n]]
     return unit_of("recalled", encoder, before, record.question, answer, 0, record=record)
+
+
+def frame_times(last_s: float, encoder: Encoder, rng: random.Random) -> list[int]:
+    """The times of a few frames without their pictures, some of them long after the last note: an answer has its time
+    from a note, and not from what is in view."""
+    later = MOST_LATER_S ** rng.random() if rng.random() < 0.7 else 0.0
+    newest = last_s + later
+    texts = (time_text(newest - ago) for ago in reversed(range(rng.randrange(MOST_FRAMES + 1))))
+    return [number for text in texts for number in encoder.encode(text)]
 
 
 def make_row(seed: int, encoder: Encoder, settings: ToldSettings) -> tuple[dict[str, np.ndarray], Sequence[Unit]]:

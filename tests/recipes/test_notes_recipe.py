@@ -1,6 +1,7 @@
 """The recipe that teaches notes: what it tells of a clip, how units are read, and that it goes on where it was."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -257,6 +258,44 @@ def test_times_that_texts_are_asked_for_stand_in_them(seed: int, encoder: Encode
         answer = encoder.decode(unit.ids[unit.first :])
         there += answer in encoder.decode([one for one in unit.ids[: unit.first] if one != NEWLINE])
     assert there == len(asked) > 0
+
+
+def test_what_notes_are_asked_for_may_be_long_before_what_is_in_view(encoder: Encoder):
+    """Behind a pause a note, and the answer that it holds, has its own minute, and the frames have theirs."""
+
+    def seconds(clock: str) -> int:
+        return 60 * int(clock[1:3]) + int(clock[4:6])
+
+    told = replace(TOLD, tokens=1024)
+    far = 0
+    for seed in range(60):
+        script, arrays, units = make_clip(seed, encoder, told)
+        newest = encoder.decode([int(one) for one in arrays["clock"][-1]])
+        assert newest == script.clock(script.start + script.frames - 1)
+        for unit in units:
+            answer = encoder.decode(unit.ids[unit.first :])
+            if unit.kind == "recalled" and answer.startswith("[") and script.pause > 120:
+                assert unit.record is not None
+                if unit.record.evidence[0][0] < script.times[script.start] - 1:
+                    far += 1
+                    assert (seconds(newest) - seconds(answer)) % 6000 >= script.pause
+    assert far > 2
+
+
+def test_frames_beside_texts_may_be_long_after_their_notes(encoder: Encoder):
+    """The times of frames stand first, some an hour after the last note; answers have the times of notes."""
+    framed, ages = 0, []
+    units = [unit for seed in range(6) for unit in make_row(seed, encoder, TOLD)[1]]
+    for unit in units:
+        text = encoder.decode([one for one in unit.ids[: unit.first] if one != NEWLINE])
+        times = re.match(r"(\[\d\d:\d\d\])+(?=\[)", text)
+        if times is not None:
+            framed += 1
+            *_, newest, _ = re.findall(r"\[(\d\d):(\d\d)\]", text[: times.end()] + "[00:00]")
+            last = re.findall(r"\[(\d\d):(\d\d)\]", text)[-1]
+            ages.append((60 * int(newest[0]) + int(newest[1]) - 60 * int(last[0]) - int(last[1])) % 6000)
+    assert 0.3 < framed / len(units) < 1
+    assert max(ages) > 600 and min(ages) < 60
 
 
 def test_a_look_at_texts_tells_by_task(trainer: Trainer):
