@@ -39,8 +39,8 @@ NOTE_TASKS = {"ever": 3.0, "when": 3.5, "order": 2.0, "since": 3.0, "before": 0.
 LONG_S = (150.0, 2400.0)
 """Lengths of long streams, as many of each order."""
 PAUSE_SHARE = 0.8
-"""Of clips whose clock does not begin at zero: between what was noted and the frames in view lies a pause, up to an hour and a
-half. Where all notes are of the last minute, a model learns to answer with the minute of the newest frame."""
+"""Of clips whose clock does not begin at zero: between what was noted and the frames in view lies a pause, up to an
+hour and a half. Where all notes are of the last minute, a model learns to answer with that of the newest frame."""
 GONE = 3
 """Frames after which a thing has left, and does not merely blink."""
 EDGE = 0.02
