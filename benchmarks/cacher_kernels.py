@@ -87,7 +87,7 @@ class Bench:
             "norm_middle": 3 * changed * row + changed * sketch,
             "finish": rows * (3 * row + four) + changed * (row + eight) + (rows - changed) * eight,
             "carry_attention": rows * (2 * sketch + wide * SKETCH + 2 * SKETCH),
-            "choose": rows * 40,
+            "choose": rows * (sketch + 40),
             "keep_looked": rows * (3 * row + 2 * four + eight),
             "keep_branch": rows * (4 * row + four),
         }

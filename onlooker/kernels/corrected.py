@@ -61,7 +61,7 @@ class SketchStep:
         """Row of every token among those that get a new MLP; -1: none."""
         self.seen = torch.zeros(rows, SKETCH, device=device)
         """Sketch of every token."""
-        self.apart, self.length, self.far = (torch.zeros(rows, device=device) for _ in range(3))
+        self.apart, self.length = (torch.zeros(rows, device=device) for _ in range(2))
         self.parts = torch.zeros(streams, -(-shape.tokens // SKETCHES), SKETCH, device=device)
         """Sums of some tokens' sketches."""
 
@@ -152,21 +152,11 @@ class CorrectedStep(SketchStep):
     def choose(self, layer: int, middle: bool = False) -> None:
         """Who changed most of those just measured and, before attention, who looks."""
         shape, rules = self.shape, self.shape.rules
-        if rules.salience:
-            self.others.stand_out[(-(-shape.tokens // SKETCHES), shape.streams)](
-                self.seen,
-                self.parts,
-                self.far,
-                shape.tokens,
-                self.parts.shape[1],
-                BLOCKS=power_of_two(self.parts.shape[1]),
-                R=SKETCHES,
-                **launched(self.like.device, WARPS),
-            )
         self.others.choose_rows[(shape.streams,)](
             self.apart,
             self.length,
-            self.far,
+            self.seen,
+            self.parts,
             self.at("tau"),
             self.at("turn"),
             self._working if middle else self._flat,
@@ -181,6 +171,7 @@ class CorrectedStep(SketchStep):
             rules.salience,
             rules.flat,
             shape.streams * shape.tokens,
+            self.parts.shape[1],
             TURN=not middle,
             PINNED=shape.pinned,
             EVERY=rules.every,
@@ -188,6 +179,7 @@ class CorrectedStep(SketchStep):
             GROUP=shape.group,
             SALIENT=rules.salience > 0,
             BLOCK=power_of_two(shape.tokens),
+            BLOCKS=power_of_two(self.parts.shape[1]),
             **launched(self.like.device, CHOOSING),
         )
 
