@@ -107,14 +107,14 @@ POOLED = "ppllava:frames=2,side=2,kernel="
 SUITES = {
     "vst": Suite(fixed={"compressor": "identity", "model": "pocket-notes"}),
     "ppllava": Suite(level="L3", limit=960),
-    "b_vllm": Suite(level="L3", seal="b-vllm-second"),
+    "b_vllm": Suite(level="L3", seal="b-vllm-third"),
     "iva": Suite(level="L3", limit=240),
     "tifre": Suite(limit=1200),
     "ts_llava": Suite(limit=480, fixed={"memory": "full"}),
     "video_rag": Suite("pocketworld_stories", "L0", 960, NOTED, NAMED),
     "livibench": Suite("pocketworld_stories", "L0", 960, NOTED, NAMED),
     "vidkv": Suite(level="L0", limit=1200, fixed={"memory": "full", "compressor": "identity"}),
-    "v_rex": Suite(limit=240, fixed={"compressor": "identity"}),
+    "v_rex": Suite(limit=720, fixed={"compressor": "identity"}),
     "videoscan": Suite(level="L0", limit=240, fixed={"compressor": "identity"}),
 }
 WATCHED = "window_tokens=528"
@@ -131,7 +131,7 @@ LINES = (
     Line("ppllava", 2, {"refiner": POOLED + "published"}, ({"refiner": POOLED + "mean"},), 0.0, same=True),
     Line("tifre", 1, {"refiner": "tifre:ratio=0.25"}, ({"refiner": "tifre:ratio=0.25,fold=0"},), 0.02),
     Line(
-        "b_vllm", 2, {"refiner": "b_vllm:ratio=0.28"},
+        "b_vllm", 2, {"refiner": "b_vllm:ratio=0.34"},
         ({"compressor": "stc_pruner:keep=1"}, {"compressor": "identity", "fps": "0.0625"}), 0.03,
     ),
     Line("iva", 1, {"refiner": "iva:fine=2,coarse=2"}, ({},), 0.0, of=0.9, equal_tokens=False),
@@ -147,8 +147,8 @@ LINES = (
 SWEEPS = (
     Sweep(
         "v_rex", 2,
-        tuple({"memory": f"resv:recent=1,share={share}"} for share in (0.1, 0.3)),
-        tuple({"memory": f"rekv:recent=1,topk={topk}"} for topk in (2, 4, 8)),
+        tuple({"memory": f"resv:recent=1,share={share}"} for share in (0.1, 0.2, 0.3)),
+        tuple({"memory": f"rekv:recent=1,topk={topk}"} for topk in (2, 4, 8, 11, 14, 17)),
         {"memory": "full"}, -0.01,
     ),
 )  # fmt: skip
