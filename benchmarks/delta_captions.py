@@ -2,8 +2,8 @@
 
     python -m benchmarks.delta_captions --device cuda:0 --streams 32 --out rows.jsonl
 
-Streams of Pocket World are watched by the model that was taught to write notes: with `delta_notes`, which tells what has
-changed since the last key frame, and with its twin, which describes the same key frames one by one or, since its
+Streams of Pocket World are watched by the model that was taught to write notes: with `delta_notes`, which tells what
+has changed since the last key frame, and with its twin, which describes the same key frames one by one or, since its
 descriptions are short, more key frames for the same tokens. A thing that comes is told when the caption of the first
 key frame at or after its coming names its colour and shape. A row a stream as it is done, and then the gaps (interval
 and sign-flip test over streams).
