@@ -101,8 +101,11 @@ class Crowd:
         """
         if not self.gather(max(frames, len(self._sessions))):
             return None
+        from onlooker.engine.pauses import rarely_collected
+
         try:
-            return self._timed(frames, repeats)
+            with rarely_collected():
+                return self._timed(frames, repeats)
         except _no_room():
             return None
 
