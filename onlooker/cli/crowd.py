@@ -90,7 +90,7 @@ class Crowd:
 
         self.engine.wait()  # those that joined are still being seen
         with rarely_collected(), Pauses() as pauses:  # as a server does
-            run = _Run(self, streams, pauses)
+            run = Run(self, streams, pauses)
             run.go()
         return run.judged()
 
@@ -197,7 +197,7 @@ class Crowd:
         return Frame(image, number / self.demand.fps)
 
 
-class _Run:
+class Run:
     """One trial as it goes: what came, what was asked, and how long each had to wait."""
 
     def __init__(self, crowd: Crowd, streams: int, pauses: "Pauses") -> None:
@@ -227,10 +227,10 @@ class _Run:
         self._longest: Longest | None = None
         self._unready = 0.0
 
-    def go(self) -> None:
-        """Until the time is over."""
-        scheduler, clock = self.scheduler, self._clock
-        while (now := clock()) < self._end_s:
+    def go(self, until_s: float = math.inf) -> None:
+        """Until the time is over, or for now until this moment of it."""
+        scheduler, clock, end_s = self.scheduler, self._clock, min(until_s, self._end_s)
+        while (now := clock()) < end_s:
             began = now
             self._submit(now)
             report = scheduler.step()
@@ -242,7 +242,7 @@ class _Run:
                     self._unready += clock() - now
                 else:
                     due = [queue[-1][0] for queue in (self._arrivals, self._questions) if queue]
-                    clock.skip_to(min([self._end_s, *due]))
+                    clock.skip_to(min([end_s, *due]))
                 continue
             if now > SETTLE_S:
                 self._lags.extend(report.lags_s)
