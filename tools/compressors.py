@@ -345,7 +345,7 @@ def blocks() -> dict[str, str]:
         made["causes"] = causes(path)
     if (path := RESULTS / "refiners_L2_202611.jsonl").is_file():
         made["refiners"] = refiners(path)
-    for level in ("L2", "L0", "L2_200"):
+    for level in ("L2", "L0", "L2_200", "neutral_L2"):
         path = RESULTS / f"compressors_grid_{level}_202611.jsonl"
         if path.is_file():
             grid = Grid(path)

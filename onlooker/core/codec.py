@@ -28,6 +28,27 @@ class CodecRecord:
     known: np.ndarray | None
     """Float32 [grid_rows, grid_cols], 0 to 1: the share of the way for which there was a vector."""
 
+    def after(self, earlier: "CodecRecord") -> "CodecRecord":
+        """The account of the way over a frame that was dropped, of which `earlier` tells: kinds and bytes of both, and
+        the motion of both, block by block, where both are known."""
+        motion = known = None
+        mine, theirs = (one.motion if one.known is not None else None for one in (self, earlier))
+        if mine is not None and theirs is not None and mine.shape == theirs.shape:
+            assert self.known is not None and earlier.known is not None
+            rows, cols = mine.shape[:2]
+            row = np.arange(rows)[:, None] + np.rint(mine[..., 0] * rows).astype(int)
+            col = np.arange(cols)[None] + np.rint(mine[..., 1] * cols).astype(int)
+            there = np.clip(row, 0, rows - 1), np.clip(col, 0, cols - 1)
+            motion, known = mine + theirs[there], self.known * earlier.known[there]
+        return CodecRecord(
+            self.frame_type,
+            self.num_pictures + earlier.num_pictures,
+            self.num_intra + earlier.num_intra,
+            self.num_bytes + earlier.num_bytes,
+            motion,
+            known,
+        )
+
     def on_grid(self, rows: int, cols: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Motion on a grid of patches: mean [rows, cols, 2], spread [rows, cols] and known share [rows, cols].
 

@@ -1,7 +1,7 @@
 """One picture of a stream and the true time it was shown."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +49,13 @@ class Frame:
             raise InputError(
                 "a frame is encoded with a share of its size", given=str(self.share), do="above 0, up to 1"
             )
+
+    def over(self, dropped: CodecRecord | None) -> "Frame":
+        """The same frame, with its encoder's account of the way over one that was dropped before it, where both have
+        one."""
+        if dropped is None or self.codec is None:
+            return self
+        return replace(self, codec=self.codec.after(dropped))
 
     def check_follows(self, time_s: float | None, noted_s: float) -> None:
         """Raise `InputError` unless it comes after the frame at `time_s` (if any) and not before `noted_s`."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from onlooker.core.codec import CodecRecord
 from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.events import FrameTaken
 from onlooker.core.frame import Frame
@@ -106,6 +107,8 @@ class StreamQueue:
         self._credit = 1.0
         self._born_s = scheduler.now()
         self._rate = Share(RATE_OVER_S)
+        self._left_out: CodecRecord | None = None
+        """What the encoder said of frames left out since the last that waited."""
 
     # ------------------------------------------------------------------------------------------------ from any thread
 
@@ -133,12 +136,15 @@ class StreamQueue:
                 raise Busy("no room for another frame", given=f"{len(self._waiting)} frames wait", retry_s=1.0)
             self.counts.submitted += 1
             self._last_s = frame.time_s
+            frame, self._left_out = frame.over(self._left_out), None
             if not self._sampler.wants(frame.time_s):
                 self.counts.thinned += 1
+                self._left_out = frame.codec
                 return None
             self._rate.note(1.0, arrived)
             if not self._backlog and not self._may_pass():
                 self.counts.shed += 1
+                self._left_out = frame.codec
                 return None
             queued = QueuedFrame(frame, arrived, note, frame if self._scheduler.resizer is None else None)
             if not self._waiting:
@@ -266,9 +272,21 @@ class StreamQueue:
         newest = max((n for n, queued in enumerate(self._waiting) if queued.picture is not None), default=0)
         gone = [queued for n, queued in enumerate(self._waiting) if n < newest or newest < n < len(self._waiting) - 1]
         for queued in gone:
-            self._waiting.remove(queued)
+            self._remove(queued)
         self.counts.dropped += len(gone)
         return gone
+
+    def _remove(self, queued: QueuedFrame) -> None:
+        """The next frame is told of the way over this one, or the next that comes."""
+        after = self._waiting.index(queued)
+        del self._waiting[after]
+        if after == len(self._waiting):
+            self._left_out = queued.frame.codec
+            return
+        follower = self._waiting[after]
+        follower.frame = follower.frame.over(queued.frame.codec)
+        if follower.picture is not None:
+            follower.picture = dataclasses.replace(follower.picture, codec=follower.frame.codec)
 
     def _tell_replaced(self, replaced: list[QueuedFrame]) -> None:
         for queued in replaced:
@@ -278,18 +296,18 @@ class StreamQueue:
         if queued not in self._waiting:  # a fresher one has come, or the end
             return
         try:
-            picture = dataclasses.replace(queued.frame, image=self._scheduler.engine.resize(queued.frame.image))
+            image = self._scheduler.engine.resize(queued.frame.image)
         except Exception as error:
             with self._room:
                 if queued not in self._waiting:
                     return
-                self._waiting.remove(queued)
+                self._remove(queued)
                 self.counts.failed += 1
                 self._room.notify_all()
             self._settle(queued, error)
             return
         with self._room:
-            queued.picture = picture
+            queued.picture = dataclasses.replace(queued.frame, image=image)
             replaced = self._replaced()
         self._tell_replaced(replaced)
         self._scheduler.wake()

@@ -128,7 +128,7 @@ def execute(
     kept_state = settings.control.split(":")[0] in ("oracle", "crash")
     # Controls that count their answers would count those of the check too, and differ between its two replays.
     items = () if kept_state else reading.items[:check_videos]
-    found = violations(system, items, fps=settings.fps)
+    found = violations(system, items, fps=settings.fps, parallel=settings.parallel)
     done = {
         "seconds": seconds, "questions": reading.asked, "resumed": bool(seen),
         "lane": "looks ahead" if found else "causal" if items else "unchecked",

@@ -96,7 +96,8 @@ class Feeder:
         def told(event: "LiveEvent") -> None:
             self.tell(event.state, event.why)
 
-        with open_live(url, LiveSettings(fps=fps, keep_s=keep_s), on_event=told) as source:
+        settings = LiveSettings(fps=fps, keep_s=keep_s, codec=hears_codec(self._stream))
+        with open_live(url, settings, on_event=told) as source:
             self._live = source
             # Reading waits for the next picture, however long: the end of the stream must end it.
             self._stream.at_end(lambda: threading.Thread(target=source.close, daemon=True).start())
@@ -166,8 +167,8 @@ class Feeder:
 
 
 def hears_codec(stream: Stream) -> bool:
-    """Whether a method of the stream looks at what the video's encoder said. Files say it; cameras and pushed
-    pictures do not, and count as `frames_unsaid`."""
+    """Whether a method of the stream looks at what the video's encoder said. Files and cameras say it; pushed pictures
+    do not, and count as `frames_unsaid`."""
     return stream.session is not None and stream.session.hears_codec
 
 

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import fields, replace
 from typing import Any
 
+from onlooker.core.codec import CodecRecord
 from onlooker.core.errors import SourceError
 from onlooker.core.frame import Frame
 from onlooker.video.clip import Clip
@@ -28,8 +29,7 @@ _LOG = logging.getLogger("onlooker.video")
 # What starting a process may take on a busy machine.
 _START_S = 60.0
 _SILENCES = {"starting": "the reader did not start", "connecting": "no picture", "open": "no picture"}
-_OURS = ("num_delivered", "num_without_motion")
-_COUNTS = [one.name for one in fields(SourceReport) if one.name.startswith("num_") and one.name not in _OURS]
+_COUNTS = [one.name for one in fields(SourceReport) if one.name.startswith("num_") and one.name != "num_delivered"]
 
 
 class Keeper:
@@ -50,6 +50,7 @@ class Keeper:
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._waiting: deque[tuple[Frame, float]] = deque(maxlen=settings.waiting)
+        self._passed_over: CodecRecord | None = None
         self._link: Link | None = None
         self._began_s: float | None = None
         self._last_s: float | None = None
@@ -84,9 +85,6 @@ class Keeper:
                         self.stop()
                         raise StopIteration
                     self.report.num_delivered += 1
-                    if self._settings.codec:
-                        self.report.num_without_motion += 1
-                        self.report.note("motion vectors are not passed on from live sources")
                     return frame
                 if self.state == "ended" or self._stop.is_set():
                     raise StopIteration
@@ -254,6 +252,7 @@ class Keeper:
             began_s=self._began_s,
             last_s=self._last_s,
             keep_s=settings.keep_s,
+            codec=settings.codec,
         )
 
     def _hear(self, message: Message) -> None:
@@ -271,15 +270,16 @@ class Keeper:
         self._become("live")
         if message.image is None:
             return
-        frame = Frame(message.image, facts["time_s"], facts["wall_time_s"])
+        frame = Frame(message.image, facts["time_s"], facts["wall_time_s"], codec=message.codec)
         with self._changed:
             if self._stop.is_set():
                 self.report.num_dropped += 1
                 return
             self._last_s, self._lag_s = frame.time_s, float(facts["lag_s"])
             if len(self._waiting) == self._waiting.maxlen:
-                self.report.num_dropped += 1
-            self._waiting.append((frame, time.monotonic() - self._lag_s))
+                self._drop_oldest()
+            self._waiting.append((frame.over(self._passed_over), time.monotonic() - self._lag_s))
+            self._passed_over = None
             self._changed.notify_all()
 
     def _count(self, message: Message) -> None:
@@ -312,5 +312,14 @@ class Keeper:
 
     def _drop(self, is_old: Callable[[float], bool]) -> None:
         while self._waiting and is_old(self._waiting[0][1]):
-            self._waiting.popleft()
-            self.report.num_dropped += 1
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        """Who reads the next picture is told by its encoder of the way since the last that was read."""
+        frame, _ = self._waiting.popleft()
+        self.report.num_dropped += 1
+        if self._waiting:
+            after, arrived_s = self._waiting[0]
+            self._waiting[0] = (after.over(frame.codec), arrived_s)
+        else:
+            self._passed_over = frame.codec

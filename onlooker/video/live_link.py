@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from onlooker.core.codec import CodecRecord
 from onlooker.video.clip import MOST_BYTES
 from onlooker.video.live_reader import HEADER, Job
 
@@ -31,6 +32,7 @@ class Message:
     facts: dict[str, Any]
     image: np.ndarray | None = None
     data: bytes = b""
+    codec: CodecRecord | None = None
 
 
 class ReaderGone(Exception):
@@ -85,8 +87,19 @@ class Link:
         if kind != "frame":
             return Message(kind, facts)
         shape = facts.pop("shape")
-        data = self._take(shape[0] * shape[1] * shape[2], deadline)
-        return Message(kind, facts, np.frombuffer(data, np.uint8).reshape(shape))
+        image = np.frombuffer(self._take(shape[0] * shape[1] * shape[2], deadline), np.uint8).reshape(shape)
+        return Message(kind, facts, image, codec=self._record(facts.pop("codec", None), deadline))
+
+    def _record(self, said: dict[str, Any] | None, deadline: float) -> CodecRecord | None:
+        """What the encoder said of the picture that was just taken."""
+        if said is None:
+            return None
+        blocks, motion, known = said.pop("blocks"), None, None
+        if blocks is not None:
+            rows, cols = blocks
+            motion = np.frombuffer(self._take(rows * cols * 8, deadline), np.float32).reshape(rows, cols, 2)
+            known = np.frombuffer(self._take(rows * cols * 4, deadline), np.float32).reshape(rows, cols)
+        return CodecRecord(**said, motion=motion, known=known)
 
     def ask_clip(self, number: int, since_wall: float) -> None:
         """Have a clip cut, which comes as a message; any thread, one at a time. Does nothing if the reader is gone."""

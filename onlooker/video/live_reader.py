@@ -10,7 +10,8 @@ of a JSON text (4 bytes, little endian), the text, and for a picture its bytes. 
 - `late`: pictures come, but they are too old to be shown as now.
 - `clip`: what was asked for with a line `clip NUMBER TIME_OF_DAY` on the standard input, as a file (`size`,
   `media_type`, null when there is none; `why`, where it could not be cut).
-- `frame`: a picture (`shape`, `time_s`, `wall_time_s`, `lag_s`).
+- `frame`: a picture (`shape`, `time_s`, `wall_time_s`, `lag_s`), and where that was asked for what its encoder said
+  (`codec`: numbers, and of `blocks` [rows, cols] the motion and the known share, float32, behind the picture's bytes).
 - `over`: the connection has ended, and why; `is_final` when nothing more will ever come.
 """
 
@@ -27,6 +28,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from onlooker.core.codec import CodecRecord
 from onlooker.core.errors import OnlookerError
 from onlooker.video.clip import PacketRing
 from onlooker.video.decoder import Decoder
@@ -59,6 +61,7 @@ class Job:
     last_s: float | None
     """Session time of the last picture that was passed on, over all connections."""
     keep_s: float = 0.0
+    codec: bool = False
 
 
 class LiveReader:
@@ -103,6 +106,7 @@ class LiveReader:
             read_timeout_s=job.silence_s,
             rate=1.0,
             keep_s=job.keep_s,
+            codec=job.codec,
         )
         return decoder, place
 
@@ -132,7 +136,7 @@ class LiveReader:
                 self._report.num_dropped += 1
                 self._tell_alive("late")
             elif sampler.wants(moment.time_s):
-                self._tell_frame(maker.image(picture), moment)
+                self._tell_frame(maker.image(picture), moment, self._record(decoder, picture))
             else:
                 self._report.num_skipped += 1
                 self._tell_alive()
@@ -159,11 +163,24 @@ class LiveReader:
         if time.monotonic() - self._told_s >= ALIVE_EVERY_S:
             self._tell(kind)
 
-    def _tell_frame(self, image: np.ndarray, moment: PictureTime) -> None:
+    def _record(self, decoder: Pictures, picture: Any) -> CodecRecord | None:
+        if decoder.trail is not None:
+            return decoder.trail.take(picture)
+        if self._job.codec:
+            self._report.num_without_motion += 1
+            self._report.note("no encoder says how these pictures moved")
+        return None
+
+    def _tell_frame(self, image: np.ndarray, moment: PictureTime, record: CodecRecord | None) -> None:
         # Time of day by the clock of now: a long session must not keep the error of its first minute.
         wall_time_s = time.time() - moment.lag_s
-        facts = {"time_s": moment.time_s, "wall_time_s": wall_time_s, "lag_s": moment.lag_s, "shape": image.shape}
-        self._tell("frame", np.ascontiguousarray(image).data, **facts)
+        facts: dict[str, Any] = {"time_s": moment.time_s, "wall_time_s": wall_time_s, "lag_s": moment.lag_s}
+        arrays = [image]
+        if record is not None:
+            said = {name: getattr(record, name) for name in ("frame_type", "num_pictures", "num_intra", "num_bytes")}
+            facts["codec"] = said | {"blocks": None if record.known is None else record.known.shape}
+            arrays += [one for one in (record.motion, record.known) if one is not None]
+        self._tell("frame", *(np.ascontiguousarray(one).data for one in arrays), shape=image.shape, **facts)
 
     def clip(self, number: int, since_wall: float) -> None:
         """Cut what came since a time of day, and tell it; on another thread than the one that reads."""
@@ -176,15 +193,15 @@ class LiveReader:
         kind = None if made is None else made.media_type
         self._tell("clip", data, number=number, size=len(data), media_type=kind, why=why)
 
-    def _tell(self, kind: str, data: memoryview | None = None, **facts: Any) -> None:
+    def _tell(self, kind: str, *data: memoryview, **facts: Any) -> None:
         with self._turn:
             if kind != "clip":  # which is no sign of a picture
                 self._told_s = time.monotonic()
             text = json.dumps({"kind": kind, "counts": dataclasses.asdict(self._report), **facts}).encode()
             self._out.write(HEADER.pack(len(text)))
             self._out.write(text)
-            if data is not None:
-                self._out.write(data.cast("B"))
+            for part in data:
+                self._out.write(part.cast("B"))
             self._out.flush()
 
 

@@ -36,7 +36,7 @@ class LiveSettings:
     retry_most_s: float = 30.0
     """The longest pause before connecting anew, in seconds. There is no last attempt."""
     codec: bool = False
-    """Whether the encoder's motion is wanted: live sources have none yet, which is counted and noted."""
+    """Whether frames carry what the encoder said of them (`Frame.codec`); where it says nothing that is counted."""
     keep_s: float = 0.0
     """Seconds of the encoded stream that are kept, to cut clips from; 0 for none."""
     end_s: float | None = None

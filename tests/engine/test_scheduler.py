@@ -3,9 +3,11 @@
 import dataclasses
 import threading
 
+import numpy as np
 import pytest
 from moving_pictures import make_frames
 
+from onlooker.core.codec import CodecRecord
 from onlooker.core.contracts import SchedulePolicy
 from onlooker.core.errors import InputError, SessionClosed
 from onlooker.core.frame import Frame
@@ -85,6 +87,24 @@ def test_the_freshest_frame_wins_and_the_other_is_counted(engine):
     assert scheduler.stats().frames.dropped == 2 and scheduler.stats().streams == 0
     with pytest.raises(SessionClosed):
         queue.submit(Frame(third.image, 99.0))
+
+
+def test_the_encoder_account_goes_over_frames_that_were_left_out(engine):
+    """Of one that a newer frame replaced, and of one that came too soon: motion since a frame that nobody saw would be
+    taken for motion since the last that was seen."""
+
+    def said(time_s: float) -> Frame:
+        motion, known = np.full((4, 4, 2), 0.25, np.float32), np.ones((4, 4), np.float32)
+        return Frame(make_frames(1)[0].image, time_s, codec=CodecRecord("P", 1, 0, 100, motion, known))
+
+    queue = make_scheduler(engine).open(fps=2.0)
+    told = [queue.submit(said(time_s)) for time_s in (0.0, 0.5, 0.7, 0.9, 1.0)]
+    assert [one is None for one in told] == [False, False, True, True, False]
+    assert queue.counts.dropped == 2 and queue.counts.thinned == 2 and told[-1] is not None
+    for shown in (told[-1].frame, told[-1].picture):
+        assert shown is not None and shown.codec is not None and shown.codec.motion is not None
+        assert (shown.codec.num_pictures, shown.codec.num_bytes) == (5, 500)
+        assert np.all(shown.codec.motion == 5 * 0.25)
 
 
 def test_oldest_first_and_lag_is_from_the_submission(engine):

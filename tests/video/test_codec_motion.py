@@ -62,6 +62,18 @@ def test_vectors_are_chained_from_one_taken_frame_to_the_next(codec, extra, fps,
         assert record.known is not None and np.median(record.known) == 1.0
 
 
+def test_what_was_said_of_a_dropped_frame_is_said_with_the_next(tmp_path):
+    """As the source would have told it, had it not taken the frame; of what nothing is known, nothing."""
+    path = pan(tmp_path / "a.mp4", bf="0")
+    found, wanted = records(path, None), records(path, 5.0)
+    for before, after, both in zip(found[1::2], found[2::2], wanted[1:], strict=False):
+        told = after.after(before)
+        assert middle(told) == pytest.approx((4, 8), abs=0.5) == middle(both)
+        assert told.known is not None and np.median(told.known) == 1.0
+        assert (told.num_pictures, told.num_intra, told.num_bytes) == (2, 0, both.num_bytes)
+    assert found[1].after(found[0]).motion is None and found[1].after(found[0]).num_intra == 1
+
+
 @pytest.mark.parametrize("step", [1, 3, 4])
 def test_pictures_predicted_from_both_sides_are_followed(step, tmp_path):
     path = pan(tmp_path / "a.mp4", bf="2", **{"b-pyramid": "none", "b-adapt": "0"})

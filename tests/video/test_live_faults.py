@@ -17,9 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import live_camera
+import numpy as np
 import pytest
 from live_camera import Camera, Taken, film, garbage, half_open, reset, silent, slam, stutter
 from ports import free_port
+from test_codec_motion import middle, pan
 from video_clips import Clip, left_behind, num_threads, number_of, open_files, write
 
 from onlooker.core.errors import InputError, SourceError
@@ -27,6 +29,20 @@ from onlooker.video import LiveEvent, LiveSettings, LiveSource, open_live, open_
 
 QUICK = LiveSettings(fps=None, stale_after_s=1.5, lost_after_s=3.0, retry_first_s=0.1, retry_most_s=0.3)
 PATIENCE_S = 200.0
+
+
+def panned(path: Path, more: threading.Event) -> Callable[[Camera, socket.socket], None]:
+    """A script: half of a film whose window moves by two rows and four columns a picture, the rest when told to."""
+    data = pan(path, bf="0").read_bytes()
+
+    def script(camera: Camera, connection: socket.socket) -> None:
+        connection.sendall(data[: len(data) // 2])
+        while not more.is_set():
+            camera.wait(0.01)
+        connection.sendall(data[len(data) // 2 :])
+        silent(camera, connection)
+
+    return script
 
 
 class Diary:
@@ -403,3 +419,22 @@ def test_a_camera_killed_and_restarted_twenty_times_leaves_nothing_and_shows_not
     assert max(viewer.ages_s) < 2.5 and viewer.times_s == sorted(set(viewer.times_s))
     assert {counts[:2] for counts in seen} == {seen[0][:2]}
     assert seen[-1][2] - seen[4][2] < 1024, "kilobytes grown"
+
+
+def test_what_the_encoder_says_comes_with_live_pictures_and_over_those_that_were_dropped(tmp_path):
+    settings = LiveSettings(fps=None, waiting=1, codec=True, stale_after_s=PATIENCE_S, lost_after_s=2 * PATIENCE_S)
+    more, until = threading.Event(), time.monotonic() + PATIENCE_S
+    with Camera(panned(tmp_path / "a.ts", more)) as camera, open_live(camera.url, settings) as source:
+        first, told = next(source), []
+        more.set()
+        while source.report.num_dropped < 6 and time.monotonic() < until:
+            time.sleep(0.01)
+        while sum(record.num_pictures for record in told) < 6:
+            frame = next(source)
+            told.append(frame.codec)
+    assert first.codec is not None and first.codec.motion is None
+    for record in told:
+        passed = record.num_pictures
+        assert middle(record) == pytest.approx((2 * passed, 4 * passed), abs=0.5)
+        assert record.frame_type == "P" and np.median(record.known) == 1.0 and record.num_bytes > 0
+    assert source.report.num_without_motion == 0

@@ -4,12 +4,14 @@ import itertools
 import signal
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from live_camera import Taken
 from live_servers import need, nginx, pushing, rtsp_camera, running
 from ports import free_port
+from test_codec_motion import middle, pan
 from test_live_faults import Diary, Viewer, nothing_is_left_behind, rss
 from video_clips import Clip, num_threads, number_of, open_files, write
 
@@ -50,6 +52,20 @@ def test_rtsp(transport):
         ages = [taken.age_s(number_of(next(source).image)) for _ in range(20)]
         assert source.info.size == (48, 64) and source.info.codec == "h264"
     assert max(ages) < 3.0
+
+
+def test_what_the_encoder_says_comes_over_rtsp(tmp_path):
+    """The window of the film moves by a row and two columns a picture; the film begins anew after its last one."""
+    film, port = pan(tmp_path / "film.mp4", per_frame=(1, 2), num=100, bf="0"), free_port()
+    output = ["-f", "rtsp", "-rtsp_transport", "tcp", f"rtsp://127.0.0.1:{port}/cam"]
+    listening = open_live(f"listen+rtsp://127.0.0.1:{port}/cam", replace(SETTINGS, codec=True))
+    with listening as source, pushing(film, *output):
+        told = [next(source).codec for _ in range(20)]
+    assert told[0] is not None and told[0].motion is None
+    moved = [record for record in told[1:] if record.num_intra == 0]
+    assert len(moved) > 10
+    for record in moved:
+        assert middle(record) == pytest.approx((record.num_pictures, 2 * record.num_pictures), abs=0.6)
 
 
 def test_rtmp_and_live_hls_through_nginx(clip, tmp_path):
