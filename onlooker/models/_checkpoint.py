@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -98,7 +99,8 @@ class CheckpointModel(VideoModel):
     def take_signals(self, folder: Path) -> None:
         """Offer what the checkpoint in `folder` was trained to tell of a moment. Raises `ModelError` for damage."""
         own, like = getattr(self._network.config, "onlooker", None) or {}, self._network.get_input_embeddings().weight
-        self._signals = read_signals(folder, own, self._tokenizer, like.detach()[0])
+        signals = read_signals(folder, own, self._tokenizer, like.detach()[0])
+        self._signals = replace(signals, taught_frames=int(own.get("taught_frames", 0)))
         self.offers |= self._signals.offers
 
     @classmethod
@@ -225,6 +227,10 @@ class CheckpointModel(VideoModel):
     @property
     def head_names(self) -> tuple[str, ...]:
         return self._signals.head_names
+
+    @property
+    def taught_frames(self) -> int:
+        return self._signals.taught_frames
 
     def heads(self, hidden: Tensor) -> Tensor:
         return self._signals.heads(hidden)

@@ -41,6 +41,8 @@ class Signals:
     silence_bias: Tensor | None = None
     """`[1]`."""
     decider: NetDecider | None = None
+    taught_frames: int = 0
+    """Frames of the clips they were taught on; 0: not known."""
 
     @property
     def offers(self) -> frozenset[str]:

@@ -16,6 +16,7 @@ from onlooker.models import _adapter
 from onlooker.models._signals import FILE as HEADS_FILE
 from recipes.pocket.responses import HEADS
 from recipes.pocket.tokenizer import PAD
+from recipes.pocket.told import ToldSettings
 
 BASE = Path("onlooker/models/pocket_naive")
 FOLDER = Path("onlooker/models/pocket_notes")
@@ -57,7 +58,7 @@ def adopt(base: Path, folder: Path, adapter: Path, heads: Path) -> None:
         (folder / name).chmod(0o644)
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     own = {"adapts": base.name, "silence": [PAD], "heads": list(HEADS), "decider": {"heads": 8, "of": base.name}}
-    config["onlooker"] |= own
+    config["onlooker"] |= own | {"taught_frames": ToldSettings().frames}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from onlooker.evals.live import hours, proactive
 from onlooker.evals.live.asides import SCENES
 from onlooker.evals.live.judging import Judged, judge, merged
 from onlooker.evals.live.narration import AtTimes, claims, marks
-from onlooker.evals.live.recording import Recorded, play, record
+from onlooker.evals.live.recording import MEMORY, Recorded, play, record, sight
 from onlooker.evals.live.scenes import Event, events, scene
 from onlooker.respond import Clock, Dispider
 
@@ -41,6 +41,17 @@ def test_whatever_comes_is_a_thing_and_what_is_there_at_first_has_not_come():
     assert {event.start_s for event in shapes.arrivals} < set(starts)
     others = [s for s in show.episode.sprites if not s.is_shape and 1 < s.start_s < 119]
     assert others and all(any(s.start_s <= at <= s.start_s + 3 for at in starts) for s in others)
+
+
+def test_a_model_is_shown_as_much_as_its_heads_were_taught_on():
+    """The adapter was taught on clips of 32 frames; what is not known keeps the window of the pocket models' clips."""
+    from onlooker.models import load
+    from recipes.pocket.told import ToldSettings
+
+    taught, plain = load("pocket-notes", device="cpu"), load("pocket", device="cpu")
+    assert taught.taught_frames == ToldSettings().frames == 32
+    assert sight(taught) == "sliding_window:window_tokens=2112"
+    assert plain.taught_frames == 0 and sight(plain) == MEMORY
 
 
 def test_a_blink_is_no_departure():

@@ -326,6 +326,12 @@ class VideoModel(ABC):
         """Names of trained heads on a frame's last hidden state; with some, the model offers `heads`."""
         return ()
 
+    @property
+    def taught_frames(self) -> int:
+        """Frames of the clips that what tells when was taught on: what a memory should show it at most; 0: not known.
+        With more in view heads tell of things that are not there."""
+        return 0
+
     def heads(self, hidden: Tensor) -> Tensor:
         """What the heads give hidden states `[tokens, hidden_dim]`: probabilities, float32 `[tokens, heads]`."""
         return hidden.new_zeros(len(hidden), 0, dtype=torch.float32)

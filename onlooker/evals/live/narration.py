@@ -17,7 +17,7 @@ from onlooker.core.contracts import Decision, Moment, ResponsePolicy, VideoModel
 from onlooker.core.state import StreamState
 from onlooker.engine import Engine
 from onlooker.evals.live.judging import WINDOW_S
-from onlooker.evals.live.recording import MEMORY
+from onlooker.evals.live.recording import sight
 from onlooker.evals.live.scenes import Event, Scene, scene
 from onlooker.evals.live.workers import load
 from onlooker.evals.statistics import estimate
@@ -135,11 +135,12 @@ class AtTimes(ResponsePolicy):
 
 
 def narrate(
-    model: VideoModel, show: Scene, policy: ResponsePolicy, remembers: bool, *, memory: str = MEMORY,
+    model: VideoModel, show: Scene, policy: ResponsePolicy, remembers: bool, *, memory: str = "",
     prompt: str = NEWEST, compressor: str = "identity",
 ) -> Iterable[tuple[float, str | None, float, int]]:  # fmt: skip
-    """Frame by frame: its time, what was said, the seconds that it took, and the bytes held."""
-    engine = Engine(model, encoder="full", compressor=compressor, memory=memory)
+    """Frame by frame: its time, what was said, the seconds that it took, and the bytes held; without a memory through
+    that of `sight`."""
+    engine = Engine(model, encoder="full", compressor=compressor, memory=memory or sight(model))
     if model.spec.device.type == "cuda":  # hours of single frames: captured steps take a fraction of the time
         engine.prepare(most_frames=1, most_tokens=256, picture=(128, 128))
     with engine.open() as session:

@@ -24,6 +24,13 @@ from onlooker.respond import Rule
 OFFERED = ("silence_probability", "heads", "decision")
 MEMORY = "sliding_window:window_tokens=3168"
 """48 frames of 66 tokens: the longest clips that pocket models were trained on."""
+FRAME_TOKENS = 66
+"""Of a frame with its time."""
+
+
+def sight(model: VideoModel) -> str:
+    """The memory through which a model watches: what it was taught on, or else `MEMORY`."""
+    return f"sliding_window:window_tokens={FRAME_TOKENS * model.taught_frames}" if model.taught_frames else MEMORY
 
 
 class Recorder(ResponsePolicy):
@@ -56,11 +63,12 @@ class Recorded:
     decider: Decider | None
 
 
-def record(model: VideoModel, scenes: Sequence[Scene], *, memory: str = MEMORY) -> list[Recorded]:
-    """Watch streams side by side with all their requests, all tokens read. The share of tokens that could be dropped
-    comes from a second look through TimeChat-Online's compressor, which nothing is read from."""
+def record(model: VideoModel, scenes: Sequence[Scene]) -> list[Recorded]:
+    """Watch streams side by side with all their requests, all tokens read, as far back as `sight` says. The share of
+    tokens that could be dropped comes from a second look through TimeChat-Online's compressor, which nothing is read
+    from."""
     needs = frozenset({"speak_probability", "surprise", *(name for name in OFFERED if name in model.offers)})
-    engine = Engine(model, encoder="full", compressor="identity", memory=memory)
+    engine = Engine(model, encoder="full", compressor="identity", memory=sight(model))
     dropping = Engine(model, encoder="full", compressor="dtd", memory="last_frames:frames=1")
     watched = [_Watched.of(scene, engine, dropping, needs) for scene in scenes]
     for frames in zip(*(scene.frames() for scene in scenes), strict=True):
