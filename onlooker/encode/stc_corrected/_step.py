@@ -146,7 +146,8 @@ class Step:
         queries = self.state.stored("queries", number, x)[None].index_copy(1, rows, fresh)
         self._count(1, rows)
         self.times[3, others] += 0.5  # of a pair corrected twice is counted
-        return self._looked(layer, number, x, queries, self.everyone)[0]
+        keys, values = (self.state.stored(kind, number, x)[None] for kind in ("keys", "values"))
+        return layer.attend(queries, keys, values, self.everyone)[0]
 
     def _renewed(
         self, layer: VisionLayer, number: int, x: Tensor, changed: Tensor
