@@ -1,7 +1,7 @@
 """How much of what happens a thinker's own notes tell, and how much of what they tell is right, on validation streams.
 
     python -m benchmarks.note_recall --level L0 --streams 6 --seconds 120 --think clock_notes \
-        --think "track_notes(heads:names=informative)" --out rows.jsonl
+        --think "track_notes(heads:names=informative,quiet_s=0)" --out rows.jsonl
 
 The cheap look before `notes_memory`, which asks questions: no answer is better than the notes that it reads. Every
 stream is watched once for each thinker, through a sliding window; what came, left, changed or was written is compared
