@@ -324,6 +324,17 @@ def picture_of(name: str) -> str:
     return f"memories_{name.lower().replace(', ', '_').replace(' ', '_').replace('-', '_')}.png"
 
 
+def curve(some: Sequence[Answer]) -> list[tuple[float, float]]:
+    """Age in minutes and accuracy of *ever*, where enough was asked."""
+    points = []
+    for low, high in itertools.pairwise(CURVE_S):
+        asked = of_age(some, low, high, "ever")
+        there = [one.age_s for one in asked if one.want != "no"]
+        if len(there) >= 6:
+            points.append((float(np.mean(there)) / 60, _mean(asked)))
+    return points
+
+
 def draw() -> None:
     """The pictures."""
     import matplotlib
@@ -334,20 +345,20 @@ def draw() -> None:
     answers, _, _ = read()
     for name, of_memory in answers.items():
         figure, axes = pyplot.subplots(figsize=(9, 5.5))
-        for number, memory in enumerate(sorted(of_memory)):
-            points = []
-            for low, high in itertools.pairwise(CURVE_S):
-                some = of_age(of_memory[memory], low, high, "ever")
-                there = [one.age_s for one in some if one.want != "no"]
-                if len(there) >= 6:
-                    points.append((float(np.mean(there)) / 60, _mean(some)))
-            style = ("-", "--", ":", "-.")[number // 10 % 4]
-            axes.plot(*zip(*points, strict=True), style, marker=".", label=memory) if points else None
+        lines = {memory: curve(some) for memory, some in sorted(of_memory.items())}
+        styles = {memory: ("-", "--", ":", "-.")[number // 10 % 4] for number, memory in enumerate(lines)}
+        colours = {memory: f"C{number % 10}" for number, memory in enumerate(lines)}
+        for memory in sorted(
+            lines, key=lambda one: -lines[one][-1][1] if lines[one] else 0.0
+        ):  # as they lie at the end
+            if lines[memory]:
+                ages, found = zip(*lines[memory], strict=True)
+                axes.plot(ages, found, styles[memory], color=colours[memory], marker=".", label=memory)
         axes.axhline(0.5, color="grey", linewidth=0.8)
         axes.set(
             xlabel="age of what is asked about, minutes", ylabel="accuracy of *ever*", ylim=(0.3, 1.02), title=name
         )
-        axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5), handlelength=5)
         figure.savefig(PAGE.parent / picture_of(name), dpi=110, bbox_inches="tight", metadata={"Software": None})
         pyplot.close(figure)
     rows, _ = bias()
