@@ -150,10 +150,12 @@ class CapturedSteps:
         self._columns = {name: getattr(flat, name) for name in COLUMNS} | dict(flat.extras)
         self._past = method.recalled(flat, [method.new_state() for _ in range(most_streams)])
         self._steps: dict[int, CapturedStep] = {}
+        self._shown: dict[int, VisualTokens] = {}
         pool = CapturedStep.new_pool(flat.features.device)
         for size in reversed(bucket_sizes(most_streams)):
-            inputs = (*(self._rows(value, size) for value in self._columns.values()), *(p[:size] for p in self._past))
-            name = f"compress {size}"
+            self._shown[size] = shown = self._tokens(size)
+            rows = [*(getattr(shown, name) for name in COLUMNS), *shown.extras.values()]
+            inputs, name = (*rows, *(one[:size] for one in self._past)), f"compress {size}"
             self._steps[size] = CapturedStep(name, self._function(size), inputs, pool=pool, capture=capture)
             on_step(name)
 
@@ -165,9 +167,9 @@ class CapturedSteps:
             return self._method.plainly(parts, states)
         with torch.no_grad():
             padded = [*parts, *list(parts[-frames:]) * (size - streams)]
-            for name, buffer in self._columns.items():
-                torch.cat([_column(part, name) for part in padded], out=self._rows(buffer, size))
-            past = self._method.recalled(self._tokens(size), [*states, *[states[-1]] * (size - streams)])
+            for name, rows in zip(self._columns, self._steps[size].inputs, strict=False):
+                torch.cat([_column(part, name) for part in padded], out=rows)
+            past = self._method.recalled(self._shown[size], [*states, *[states[-1]] * (size - streams)])
             for own, new in zip(self._past, past, strict=True):
                 own[:size].copy_(new)
             outputs = self._steps[size].replay()
@@ -178,7 +180,7 @@ class CapturedSteps:
 
     def _function(self, size: int) -> Callable[..., tuple[Tensor, ...]]:
         def run(*given: Tensor) -> tuple[Tensor, ...]:
-            kept = self._method.step(self._tokens(size), size, len(self._like), given[len(self._columns) :])
+            kept = self._method.step(self._shown[size], size, len(self._like), given[len(self._columns) :])
             made = [getattr(kept.tokens, name) for name in COLUMNS] + [*kept.tokens.extras.values()]
             found = [one for one in (kept.order, kept.counts) if one is not None]
             self._forms[size] = lambda outputs: _built(kept, outputs)
@@ -186,12 +188,10 @@ class CapturedSteps:
 
         return run
 
-    def _rows(self, buffer: Tensor, size: int) -> Tensor:
-        return buffer[: size * sum(map(len, self._like))]
-
     def _tokens(self, size: int) -> VisualTokens:
         """Those of so many streams in the buffers."""
-        rows = {name: self._rows(value, size) for name, value in self._columns.items()}
+        count = size * sum(map(len, self._like))
+        rows = {name: value[:count] for name, value in self._columns.items()}
         like = self._like[0]
         columns: dict[str, Any] = {name: rows[name] for name in COLUMNS}
         return VisualTokens(**columns, grid=like.grid, extras={name: rows[name] for name in like.extras})

@@ -29,6 +29,7 @@ from onlooker.compress._likeness import likenesses
 from onlooker.compress._steps import Kept
 from onlooker.compress.adts import picked
 from onlooker.core.tokens import VisualTokens
+from onlooker.kernels.ranks import kernels_on, rank_within
 
 SEGMENT = 4
 """Frames for which there is one segment at least."""
@@ -62,12 +63,12 @@ class FlashVID(SteppedWindows, ClipMethod):
         if self.event:
             saliency = saliency * _relevance(x, means, parts, streams)
         chosen = picked(x, saliency, diverse) > 0
-        root = self._parents(x, chosen, parts, count - budget).flatten()
+        root = self._parents(x, chosen, parts, count - budget, streams).flatten()
         for _ in range(frames.bit_length()):  # every step doubles how far up a token looks
             root = root[root]
         return merged_into(tokens, *_thinned(tokens, root, chosen, budget - diverse, streams))
 
-    def _parents(self, x: Tensor, chosen: Tensor, parts: Parts, spare: int) -> Tensor:
+    def _parents(self, x: Tensor, chosen: Tensor, parts: Parts, spare: int, windows: int) -> Tensor:
         """The token of its segment that each one joins, itself where none, int64 `[frames, tokens]`. A segment has no
         more links than `spare` for each frame, which is what its budget leaves: the strongest stay."""
         frames, count = chosen.shape
@@ -80,11 +81,9 @@ class FlashVID(SteppedWindows, ClipMethod):
         parent = torch.cat([itself[:1], place + itself[:-1, :1]])
         segment, first, limit = (one[:, None] for one in (parts.number, parts.first, parts.length * spare))
         linked = (best > self.alike * STEPS) & (itself[:, :1] != first * count)
-        strength = best.masked_fill(~linked, -torch.inf).flatten()
-        order = strength.sort(descending=True, stable=True).indices
-        order = order[segment.expand(-1, count).flatten()[order].sort(stable=True).indices]
-        rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device)).view(frames, count)
-        return torch.where(linked & (rank - first * count < limit), parent, itself)
+        strength = best.masked_fill(~linked, -torch.inf).view(windows, -1)
+        rank = rank_within(strength, segment.expand(-1, count).reshape(windows, -1), kernels_on(x.device.type))
+        return torch.where(linked & (rank.view(frames, count) < limit), parent, itself)
 
 
 def _relevance(x: Tensor, means: Tensor, parts: Parts, windows: int) -> Tensor:

@@ -29,12 +29,12 @@ class VidCom2(SteppedWindows, ClipMethod):
 
     def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
         """Of every frame, as many tokens as its share, those that stand out."""
-        windows = tokens.features.detach().unflatten(0, (streams, -1)).float()
-        steady = windows.var(1, correction=0).argsort(dim=1, stable=True)[:, : max(1, windows.shape[2] // 2)]
+        windows = tokens.features.detach().unflatten(0, (streams, -1))
+        steady = windows.float().var(1, correction=0).argsort(dim=1, stable=True)[:, : max(1, windows.shape[2] // 2)]
         some = torch.stack([window.index_select(1, channels) for window, channels in zip(windows, steady, strict=True)])
-        unit = normalize(some, dim=-1).unflatten(1, (frames, -1))
-        of_clip = _gaussians(unit - unit.mean((1, 2), keepdim=True))
-        of_frame = _gaussians(unit - unit.mean(2, keepdim=True))
+        unit = normalize(some.float(), dim=-1).unflatten(1, (frames, -1))
+        means = unit.mean(2)
+        of_clip, of_frame = _gaussians(unit, means.mean(1, keepdim=True).expand_as(means)), _gaussians(unit, means)
         share = torch.softmax(-of_clip.mean(2) / TEMPERATURE, dim=1)
         ratio = (self.keep_ratio * (1 + share - share.mean(1, keepdim=True))).clamp_max(1)
         count = (ratio * unit.shape[2]).round().clamp_min(1)
@@ -42,7 +42,8 @@ class VidCom2(SteppedWindows, ClipMethod):
         return masked(tokens, kept.view(streams, -1))
 
 
-def _gaussians(away: Tensor) -> Tensor:
-    """Likeness of tokens that are so far from an anchor, `[windows, frames, tokens, dim]`, summed over five widths."""
-    square = away.square().sum(-1)
+def _gaussians(unit: Tensor, anchor: Tensor) -> Tensor:
+    """Likeness of tokens of unit length (`[windows, frames, tokens, dim]`) and the anchor of their frame (`[windows,
+    frames, dim]`), by their distance, summed over five widths."""
+    square = 1 + anchor.square().sum(-1, keepdim=True) - 2 * (unit @ anchor[..., None])[..., 0]
     return torch.stack([torch.exp(square / (-2 * scale)) for scale in _SCALES]).sum(0)

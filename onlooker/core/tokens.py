@@ -36,9 +36,10 @@ class VisualTokens:
     any of its tokens are left or not."""
 
     def __post_init__(self) -> None:
-        count = len(self)
-        columns = (self.frame, self.time_s, self.row, self.col, self.weight, *self.extras.values())
-        if any(value.shape[0] != count for value in columns):
+        # Thousands are made a second: sizes are asked for without making shapes of them.
+        count, columns = self.features.size(0), (self.frame, self.time_s, self.row, self.col, self.weight)
+        columns = (*columns, *self.extras.values()) if self.extras else columns
+        if [value.size(0) for value in columns] != [count] * len(columns):
             names = ("frame", "time_s", "row", "col", "weight", *self.extras)
             wrong = {name: len(value) for name, value in zip(names, columns, strict=True) if len(value) != count}
             raise AssertionError(f"{count} tokens, but {wrong}")

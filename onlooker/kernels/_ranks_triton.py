@@ -34,6 +34,24 @@ def among(scores, count, found, tokens, ROWS: tl.constexpr, BLOCK: tl.constexpr)
 
 
 @triton.jit
+def within(scores, part, rank, tokens, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """A program counts, for some tokens of a stream, those of the same part in front of them."""
+    stream = tl.program_id(0).to(tl.int64)
+    own = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    there = own < tokens
+    mine = tl.load(scores + stream * tokens + own, mask=there, other=0.0)
+    home = tl.load(part + stream * tokens + own, mask=there, other=0).to(tl.int32)
+    before = tl.zeros((ROWS,), dtype=tl.int32)
+    for start in range(0, tokens, BLOCK):
+        place = start + tl.arange(0, BLOCK)
+        other = tl.load(scores + stream * tokens + place, mask=place < tokens, other=0.0)
+        where = tl.load(part + stream * tokens + place, mask=place < tokens, other=-1).to(tl.int32)
+        ahead = (other[None, :] > mine[:, None]) | ((other[None, :] == mine[:, None]) & (place[None, :] < own[:, None]))
+        before += tl.sum((ahead & (where[None, :] == home[:, None])).to(tl.int32), axis=1)
+    tl.store(rank + stream * tokens + own, before.to(tl.int64), mask=there)
+
+
+@triton.jit
 def kept_first(mask, order, counts, tokens, BLOCK: tl.constexpr):
     """A program puts the places of a stream's tokens in order, those that are kept first, and counts them."""
     stream = tl.program_id(0).to(tl.int64)

@@ -33,7 +33,8 @@ def farthest_first(distance: Tensor, count: int, kernels: ModuleType | None) -> 
     away = distance.masked_fill(itself, torch.inf).amin(1)
     if kernels is not None and tokens <= MOST_TOKENS:
         order = torch.empty_like(away)
-        kernels.farthest[(frames,)](distance, away, order, tokens, count, BLOCK=power_of_two(tokens), num_warps=4)
+        block = power_of_two(tokens)  # a warp alone need not wait for others at every pick
+        kernels.farthest[(frames,)](distance, away, order, tokens, count, BLOCK=block, num_warps=max(1, block // 512))
         return order
     order = torch.zeros_like(away)
     for points in range(count, 0, -1):

@@ -48,6 +48,22 @@ def among_best(scores: Tensor, count: Tensor, kernels: ModuleType | None) -> Ten
     return found
 
 
+def rank_within(scores: Tensor, part: Tensor, kernels: ModuleType | None) -> Tensor:
+    """How many tokens of the same part of their stream have a higher score, or an equal one and come earlier, int64
+    `[streams, tokens]`; `scores` are float32, `part` int64, not negative, ascending, both `[streams, tokens]`."""
+    streams, tokens = scores.shape
+    if kernels is None or not 0 < tokens <= MOST_TOKENS or not streams:
+        order = scores.sort(dim=1, descending=True, stable=True).indices
+        order = order.gather(1, part.gather(1, order).sort(dim=1, stable=True).indices)
+        place = torch.arange(tokens, device=scores.device).expand_as(order)
+        rank, own = torch.empty_like(order).scatter_(1, order, place), part - part[:, :1]
+        return rank - torch.full_like(rank, tokens).scatter_reduce(1, own, place, "amin").gather(1, own)
+    rank, block = torch.empty_like(part), min(256, power_of_two(tokens))
+    grid = (streams, -(-tokens // 32))
+    kernels.within[grid](scores.contiguous(), part.contiguous(), rank, tokens, ROWS=32, BLOCK=block, num_warps=4)
+    return rank
+
+
 def kept_first(mask: Tensor, kernels: ModuleType | None) -> tuple[Tensor, Tensor]:
     """The numbers of the tokens of each stream, counted over all streams, those where `mask` (bool `[streams, tokens]`)
     is true first, both ascending, int64 `[streams, tokens]`; and of how many it is true, int64 `[streams]`."""

@@ -333,12 +333,13 @@ def run_groups() -> None:
 def run_ranks() -> None:
     """Frames and windows of LLaVA-OneVision, some and all of their tokens."""
     from onlooker.kernels.density import centres_of, density_scores
-    from onlooker.kernels.ranks import among_best, kept_first, rank_kernels
+    from onlooker.kernels.ranks import among_best, kept_first, rank_kernels, rank_within
 
     scores, kernels = torch.rand(2, 196), rank_kernels()
     for count in (torch.ones(2), torch.ones(2, dtype=torch.int64)):
         among_best(scores, count, kernels)
     kept_first(torch.zeros(2, 1568, dtype=torch.bool), kernels)
+    rank_within(torch.rand(2, 1568), torch.zeros(2, 1568, dtype=torch.int64), kernels)
     for among in (None, scores > 0):
         for products in (False, True):
             density_scores(torch.rand(2, 196, 196), products, 60.0, among, 7, 1 << 15, kernels)

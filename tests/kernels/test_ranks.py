@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from onlooker.kernels.density import centres_of, density_scores
-from onlooker.kernels.ranks import among_best, kept_first, rank_kernels
+from onlooker.kernels.ranks import among_best, kept_first, rank_kernels, rank_within
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 STEPS = 1 << 15
@@ -33,6 +33,24 @@ def test_the_same_are_among_the_best(on, tokens):
         expected = among_best(scores.to(on), wanted, None)
         assert torch.equal(among_best(scores.to(on), wanted, rank_kernels()), expected)
         assert expected.sum(1).tolist() == count.clamp_max(tokens).tolist()
+
+
+@pytest.mark.parametrize("on", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("tokens", [1, 20, 600])
+def test_the_same_ranks_within_a_part(on, tokens):
+    made = places(on)
+    scores = (
+        (torch.rand(3, tokens, generator=made) * 9)
+        .round()
+        .masked_fill(torch.rand(3, tokens, generator=made) < 0.2, -torch.inf)
+    )
+    part = (torch.rand(3, tokens, generator=made) < 0.05).long().cumsum(1) + torch.tensor([0, 40, 90])[:, None]
+    expected = rank_within(scores.to(on), part.to(on), None)
+    assert torch.equal(rank_within(scores.to(on), part.to(on), rank_kernels()), expected)
+    for row, numbers, ranks in zip(scores.tolist(), part.tolist(), expected.tolist(), strict=True):
+        for n in range(0, tokens, 7):
+            ahead = [m for m in range(tokens) if numbers[m] == numbers[n] and (row[m], -m) > (row[n], -n)]
+            assert ranks[n] == len(ahead)
 
 
 @pytest.mark.parametrize("on", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
