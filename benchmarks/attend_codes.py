@@ -3,8 +3,9 @@
     python -m benchmarks.attend_codes --out OUT/attend_codes.jsonl
 
 Random keys and values of the named sizes. A way is a shape of tiles, and whether codes are read where they lie
-("codes"), are laid out first for all tiles that read them ("laid out"), or there are none ("rows"). One line of JSON a
-way as it comes: microseconds of a layer, captured as a graph over all layers.
+("codes"), are laid out first where several tiles read them ("laid out") or for all ("all laid out"), or there are none
+("rows"). A case is streams x new tokens, `32x58+12`: and of twelve more streams one token, a word of an answer. One
+line of JSON a way as it comes: microseconds of a layer, captured as a graph over all layers.
 """
 
 import argparse
@@ -65,10 +66,10 @@ class Streams:
             coded.append(one)
         return CodedRows(lambda layer: read_layer(coded, self.codec, layer, self.spec), len(blocks) * BLOCK, table, 0)
 
-    def segments(self, new: int, in_codes: bool) -> list[SegmentRows]:
+    def segments(self, news: list[int], in_codes: bool) -> list[SegmentRows]:
         """One segment of new tokens a stream."""
         spec, segments = self.spec, []
-        for (keys, values), coded in zip(self.rows, self.coded, strict=True):
+        for (keys, values), coded, new in zip(self.rows, self.coded, news, strict=True):
             shape = (spec.num_layers, spec.num_kv_heads, new, spec.head_dim)
             own = [keys.new_zeros(shape) for _ in range(2)]
             seen = slice(0, PREFIX if in_codes else keys.shape[2])
@@ -82,9 +83,15 @@ class Streams:
         return segments
 
 
-def ways(new: int, streams: int) -> Iterator[tuple[str, Tiles]]:
+def ways(new: int, streams: int, singles: int = 0) -> Iterator[tuple[str, Tiles]]:
     """(kind, tiles): what is used now first."""
     now = tiles_for(new * streams)
+    if singles:
+        for kind in ("rows", "codes", "laid out", "all laid out"):
+            yield kind, now
+        for shares, warps in ((8, 4), (32, 4), (16, 4)):
+            yield "all laid out", replace(now, shares=shares, share_warps=warps)
+        return
     for kind in ("rows", "codes", "laid out"):
         yield kind, now
     if new * streams > 320:
@@ -145,12 +152,13 @@ def timed(run: Any, layers: int, seconds: float = 0.25) -> float:
     return sorted(spent)[len(spent) // 2]
 
 
-def measure(streams: Streams, new: int, kind: str, tiles: Tiles) -> dict[str, Any]:
+def measure(streams: Streams, news: list[int], kind: str, tiles: Tiles) -> dict[str, Any]:
     """One way: time, time of laying out alone, and how far the first stream's output is from the plain form's."""
-    spec, form = streams.spec, streams.form
-    segments = streams.segments(new, kind != "rows")
-    total = -(-new * len(segments) // 16) * 16
-    scratch = Scratch(spec, sum(one.num_rows for one in streams.coded)) if kind == "laid out" else None
+    spec, form, new = streams.spec, streams.form, news[0]
+    segments = streams.segments(news, kind != "rows")
+    total = -(-sum(news) // 16) * 16
+    rows = sum(one.num_rows for one in streams.coded)
+    scratch = Scratch(spec, rows, singles=kind.startswith("all")) if kind.endswith("laid out") else None
     tables = PassTables(spec, total, max(16, len(segments)), tiles, scratch=scratch)
     tables.fill(segments)
     attention = RowAttention(tables, None if kind == "rows" else form)
@@ -202,19 +210,20 @@ def main() -> None:
     card = {"card": name, "codec": options.codec, "rows": options.rows}
     card |= {"versions": versions(), "commit": commit()}
     began = time.perf_counter()
-    cases = [tuple(map(int, case.split("x"))) for case in options.cases.split(",")]
+    cases = [tuple(map(int, case.replace("+", "x").split("x"))) for case in options.cases.split(",")]
     with torch.no_grad():
-        held = Streams(spec, options.codec, max(streams for streams, _ in cases), options.rows)
-        for count, new in cases:
-            some = Streams.__new__(Streams)
-            some.__dict__ |= held.__dict__ | {"rows": held.rows[:count], "coded": held.coded[:count]}
-            for kind, tiles in ways(new, count):
+        held = Streams(spec, options.codec, max(one + sum(more) for one, _, *more in cases), options.rows)
+        for count, new, *more in cases:
+            some, most = Streams.__new__(Streams), count + sum(more)
+            some.__dict__ |= held.__dict__ | {"rows": held.rows[:most], "coded": held.coded[:most]}
+            news = [new] * count + [1] * sum(more)
+            for kind, tiles in ways(new, count, sum(more)):
                 if time.perf_counter() - began > options.seconds:
                     print("the time is over", file=sys.stderr)
                     return
-                way = {"streams": count, "new": new, "kind": kind, "tiles": str(tiles)}
+                way = {"streams": count, "new": new, "singles": sum(more), "kind": kind, "tiles": str(tiles)}
                 try:
-                    way |= measure(some, new, kind, tiles)
+                    way |= measure(some, news, kind, tiles)
                 except Exception as error:
                     way |= {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
                 line = json.dumps({"bench": "attend_codes"} | card | way)

@@ -33,9 +33,12 @@ def main() -> None:
     else:
         model, weights = load(options.shapes, dtype=options.dtype, device=options.device), options.shapes
     card = machine_card(model, weights) | {"kv": options.kv, "arithmetic": options.arithmetic}
+    card["singles"] = options.singles
     print("\n".join(f"{name}: {value}" for name, value in card.items()), flush=True)
     methods: Any = {"encoder": options.encoder, "compressor": options.compressor, "memory": options.memory}
     engine = Engine(model, kv=options.kv, arithmetic=options.arithmetic, **methods)
+    if options.singles and (scratch := getattr(engine.passes, "scratch", None)) is not None:
+        scratch.singles = True
     shown = pictures(24, 8)
     prepare(engine, options.most_frames, shown[0])
     demand = Demand(most_frames=options.most_frames, trial_s=options.seconds + 30 * options.piece)
@@ -71,6 +74,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--memory", default="sliding_window:window_tokens=5000")
     parser.add_argument("--seconds", type=float, default=4.0, help="of serving before the profile")
     parser.add_argument("--piece", type=float, default=0.4, help="seconds under the profiler")
+    parser.add_argument("--singles", action="store_true", help="lay out codes for words of answers, too")
     parser.add_argument("--python", action="store_true", help="also the host's time by Python function")
     parser.add_argument("--kv", default="", help="codecs by tier, such as device=int8")
     parser.add_argument("--arithmetic", default="model", help="model or fp8: of the language layers' products")

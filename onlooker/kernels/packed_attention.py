@@ -175,7 +175,9 @@ class PassTables:
 
     def _laid_out(self, rows: SegmentRows, laid: int) -> int:
         """How many of a segment's rows in codes are laid out behind those of others."""
-        if self.scratch is None or rows.coded is None or rows.num_tokens * self.groups <= self.tiles.queries:
+        if self.scratch is None or rows.coded is None:
+            return 0
+        if rows.num_tokens * self.groups <= self.tiles.queries and not self.scratch.singles:
             return 0
         return rows.coded.num_rows if laid + rows.coded.num_rows <= self.scratch.num_rows else 0
 

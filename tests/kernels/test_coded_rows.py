@@ -26,17 +26,20 @@ LAYERS, QUERY_HEADS, KV_HEADS = 2, 6, 2
 CODECS = ("int8", "int4", "fp8", "int8:group=16")
 SIZES = (5, 60, 16, 70)
 WAYS = {
-    "codes": (Tiles(16, 16, 1), 0),
-    "shared codes": (Tiles(16, 16, 4), 0),
-    "one laid out": (Tiles(16, 16, 1), 160),
-    "all laid out": (Tiles(16, 16, 2), 300),
+    "codes": (Tiles(16, 16, 1), 0, False),
+    "shared codes": (Tiles(16, 16, 4), 0, False),
+    "one laid out": (Tiles(16, 16, 1), 160, False),
+    "all laid out": (Tiles(16, 16, 2), 300, False),
+    "singles too": (Tiles(16, 16, 1), 300, True),
 }
-"""With room for nobody's rows laid out, for the first segment's only, and for more than there are."""
+"""With room for nobody's rows laid out, for the first segment's only, and for more than there are; and of segments of
+one tile, too."""
 TRIED = [(name, "codes") for name in CODECS]
 TRIED += [
     ("int4", "shared codes"),
     ("int8:group=16", "shared codes"),
     ("int8", "one laid out"),
+    ("int4", "singles too"),
     ("fp8", "one laid out"),
 ]
 TRIED += [("int8:group=16", "all laid out"), ("int4", "all laid out")]
@@ -101,7 +104,9 @@ def check_blocks(spec: ModelSpec, name: str) -> None:
                 torch.testing.assert_close(got, there, rtol=2e-3, atol=0)
 
 
-def check_attention(spec: ModelSpec, name: str, tiles: Tiles, tolerance: float, scratch_rows: int = 0) -> None:
+def check_attention(
+    spec: ModelSpec, name: str, tiles: Tiles, tolerance: float, scratch_rows: int = 0, singles: bool = False
+) -> None:
     """Frames, a question that is noted, and one that has nothing in codes, in one pass."""
     codec = registry.make("codec", name)
     generator, segments = torch.Generator().manual_seed(5), []
@@ -147,8 +152,11 @@ def check_attention(spec: ModelSpec, name: str, tiles: Tiles, tolerance: float, 
         for rows in segments
     ]
     total = sum(rows.num_tokens for rows in segments) + 3
-    tables = PassTables(spec, total, 6, tiles, scratch=Scratch(spec, scratch_rows) if scratch_rows else None)
+    tables = PassTables(spec, total, 6, tiles, scratch=Scratch(spec, scratch_rows, singles) if scratch_rows else None)
     tables.fill(segments)
+    if singles:
+        laid = [int(row[30]) >= 0 for row in tables.table.view(-1, 32)[:4]]
+        assert laid == [True, True, False, scratch_rows >= sum(sum(one.num_tokens for one in b) for b, _ in kept)]
     attention = RowAttention(tables, Form.of(codec.form))
     angles = tables.positions[0][:, None] * 100.0 ** (
         -torch.arange(spec.head_dim // 2, device=spec.device) / spec.head_dim * 2
@@ -181,8 +189,8 @@ def test_blocks_are_encoded_as_the_codec_says(name, dtype):
 @needs_interpreter
 @pytest.mark.parametrize(("name", "way"), TRIED)
 def test_attention_over_codes_is_attention_over_what_they_mean(name, way):
-    tiles, scratch = WAYS[way]
-    check_attention(make_spec(), name, tiles, 1e-4, scratch)
+    tiles, *scratch = WAYS[way]
+    check_attention(make_spec(), name, tiles, 1e-4, *scratch)
 
 
 def test_forms_that_no_kernel_knows_are_refused():
@@ -209,5 +217,5 @@ def test_compiled_blocks_are_encoded_as_the_codec_says(name, dtype):
 @pytest.mark.parametrize("name", CODECS)
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_compiled_attention_over_codes_is_attention_over_what_they_mean(name, dtype, tolerance, tokens, head_dim):
-    for scratch in (0, 160, 300):
-        check_attention(make_spec(dtype, "cuda", head_dim), name, tiles_for(tokens), tolerance, scratch)
+    for scratch, singles in ((0, False), (160, False), (300, False), (300, True), (1000, True)):
+        check_attention(make_spec(dtype, "cuda", head_dim), name, tiles_for(tokens), tolerance, scratch, singles)
