@@ -30,7 +30,6 @@ queries, 26-29 rows in codes: address of their tiles, tiles, rows, rows before t
 (-1: nowhere). Column 31 is a list of its own: the segments that have a ledger, counted from 1, and zeros behind."""
 LAID, ASKING = 30, 31
 
-
 HEAD_DIMS = (16, 32, 64, 128, 256)
 """Head sizes the kernels know."""
 
@@ -175,9 +174,8 @@ class PassTables:
 
     def _laid_out(self, rows: SegmentRows, laid: int) -> int:
         """How many of a segment's rows in codes are laid out behind those of others."""
-        if self.scratch is None or rows.coded is None:
-            return 0
-        if rows.num_tokens * self.groups <= self.tiles.queries and not self.scratch.singles:
+        is_single = rows.num_tokens * self.groups <= self.tiles.queries
+        if self.scratch is None or rows.coded is None or (is_single and not self.scratch.singles):
             return 0
         return rows.coded.num_rows if laid + rows.coded.num_rows <= self.scratch.num_rows else 0
 
