@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from onlooker.cli.output import emit, note, show_table, sound
+from onlooker.core.cores import threads_each
 from onlooker.core.errors import InputError, OnlookerError
 
 OWN = ("devices", "device", "as_json", "progress", "out", "picture", "help")
@@ -41,7 +42,7 @@ def listed(text: str) -> list[Place]:
     names = [part.strip() for part in text.split(",")]
     if not all(names) or len(names) > 64:
         raise InputError("devices are named by commas", given=repr(text), do="for example --devices 0,1")
-    threads = str(max(1, (os.cpu_count() or 1) // len(names)))
+    threads = str(threads_each(len(names)))
     places = []
     for name in names:
         if name.isdigit():

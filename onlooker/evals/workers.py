@@ -1,7 +1,6 @@
 """Many runs at once: over processes of this machine, each with its share of cores or its GPU, or over a Ray cluster."""
 
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onlooker.core.cores import threads_each
 from onlooker.core.errors import InputError
 from onlooker.evals.run_settings import RunSettings
 from onlooker.evals.runs import Run, execute, folder_of, open_run
@@ -80,11 +80,12 @@ def _run_grid(
             on_finished(finished[-1])
         return finished
     # A fresh interpreter each: a forked one would share torch's threads, and CUDA forbids it.
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = threads_each(workers)
     context = multiprocessing.get_context("spawn")
     with ending_at_once(ProcessPoolExecutor(workers, context, initializer=_set_threads, initargs=(threads,))) as pool:
         for ready in [pool.submit(prepare, grid[0], shared or root, number) for number in clips]:
             ready.result()
+            on_progress(_answered(jobs))
         futures: list[Future[Finished]] = [pool.submit(do_run, *job, shared) for job in jobs]
         told: set[Future[Finished]] = set()
         while len(told) < len(futures):

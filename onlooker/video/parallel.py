@@ -12,12 +12,12 @@ gives the one reading that there is.
 
 import itertools
 import math
-import os
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields, replace
 
+from onlooker.core.cores import cores
 from onlooker.core.errors import InputError
 from onlooker.core.frame import Frame
 from onlooker.video.file import FileSource, ReadSettings
@@ -30,11 +30,6 @@ FIRST_PIECE_S, LONGEST_PIECE_S = 4.0, 32.0
 """Pieces begin short, so that the first frames come soon, and get longer: each begins before its first due time."""
 MOST_BYTES = 2**28
 """Frames that wait to be read, in bytes, beyond which pieces get shorter."""
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_pieces(place: Place, settings: ReadSettings, workers: int) -> Source:

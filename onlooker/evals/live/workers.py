@@ -2,12 +2,12 @@
 
 import functools
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, TypeVar
 
 from onlooker.core.contracts import VideoModel
+from onlooker.core.cores import threads_each
 from onlooker.core.errors import ModelError
 
 Job = TypeVar("Job")
@@ -21,7 +21,7 @@ def run_all(
         for job in jobs:
             yield from do(job)
         return
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = threads_each(workers)
     # A fresh interpreter each: a forked one would share torch's threads, and CUDA forbids it.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_set_threads, initargs=(threads,)) as pool:
