@@ -6,7 +6,8 @@ Imported only where Triton is there; `coded` launches them, and the plain form o
 import triton
 import triton.language as tl
 
-from onlooker.kernels._vision_triton import _store_norm, behind
+from onlooker.kernels._parts_triton import load_row, norm_of, store_row
+from onlooker.kernels._vision_triton import behind
 
 
 @triton.jit
@@ -115,17 +116,18 @@ def norm_rows(
     HEAD: tl.constexpr,
     RMS: tl.constexpr,
     EARLY: tl.constexpr,
-    BLOCK: tl.constexpr,
+    MAIN: tl.constexpr,
+    REST: tl.constexpr,
 ):
     """The norm of chosen rows; HEAD: that of the first `count` of every stream's `room` once more, side by side."""
     behind(EARLY)
     slot, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
     row = stream * room + slot
-    cols = tl.arange(0, BLOCK)
-    inside = cols < dim
     source = tl.load(flat + row).to(tl.int64)
-    value = tl.load(x + source * dim + cols, mask=inside, other=0.0).to(tl.float32)
-    _store_norm(value, weight, bias, normed, row, dim, eps, cols, inside, RMS)
+    main, rest = load_row(x + source * dim, dim, MAIN, REST)
+    main, rest = main.to(tl.float32), rest.to(tl.float32)
+    main, rest = norm_of(main, rest, weight, bias, dim, eps, normed.dtype.element_ty, RMS, MAIN, REST)
+    store_row(normed + row * dim, main, rest, dim, MAIN, REST)
     if HEAD:  # noqa: SIM102 - one condition is known when this is compiled, the other is not
         if slot < count:
-            _store_norm(value, weight, bias, head, stream * count + slot, dim, eps, cols, inside, RMS)
+            store_row(head + (stream * count + slot) * dim, main, rest, dim, MAIN, REST)

@@ -6,6 +6,7 @@ Imported only where Triton is there; `coded` launches them, and the plain form o
 import triton
 import triton.language as tl
 
+from onlooker.kernels._parts_triton import in_8, load_row, store_norm, store_row
 from onlooker.kernels._vision_triton import _store_norm, behind
 
 GROUP: tl.constexpr = tl.constexpr(32)
@@ -96,33 +97,33 @@ def _keep(
 
 
 @triton.jit
-def _branch(codes, scales, stream, token, layer, kind_layer, tokens, dim, like, cols, BITS: tl.constexpr):
-    """A row of a stored branch, float32."""
+def _either(
+    fresh, at, codes, scales, stream, token, layer, kind_layer, tokens, dim, first, BITS: tl.constexpr,
+    SIZE: tl.constexpr,
+):  # fmt: skip
+    """SIZE columns of one token's branch from `first` on, float32: row `at` of the fresh ones, or below 0 as it is
+    stored. Both are asked for at once, as these kernels wait for memory."""
+    cols = first + tl.arange(0, SIZE)
     address = tl.load(codes + stream)
-    held = address != 0
-    there, start = cols < dim * held.to(tl.int32), _codes(address, like, BITS)
+    new, held = (at >= 0).to(tl.int32), (address != 0).to(tl.int32)
+    value = tl.load(fresh + at * dim + cols, mask=cols < dim * new, other=0.0).to(tl.float32)
     row, place = layer * tokens + token, kind_layer * tokens + token
-    return _stored(start, scales, stream, row, place, held, dim, cols, there, BITS)
+    there = cols < dim * (held - held * new)
+    start = _codes(address, fresh, BITS)
+    old = _stored(start, scales, stream, row, place, address != 0, dim, cols, there, BITS)
+    return tl.where(new > 0, value, old)
 
 
 @triton.jit
-def _attention(
-    fresh, at, codes, scales, ages, missed, stream, token, layer, kind_layer, tokens, dim, cols,
-    BITS: tl.constexpr, AGES: tl.constexpr,
-):  # fmt: skip
-    """The attention branch of one token, float32: fresh, or stored with what it missed since it looked."""
-    if at >= 0:
-        branch = tl.load(fresh + at * dim + cols, mask=cols < dim, other=0.0).to(tl.float32)
-    else:
-        branch = _branch(codes, scales, stream, token, layer, kind_layer, tokens, dim, fresh, cols, BITS)
-        address = tl.load(ages + stream)
-        held = dim * (address != 0).to(tl.int32)
-        age_at = address.to(tl.pointer_type(tl.uint8)) + layer * tokens + token
-        age = tl.load(age_at, mask=address != 0, other=0).to(tl.int32)
-        since = tl.multiple_of(tl.load(missed + stream).to(tl.pointer_type(tl.float32)), 16)
-        since += (layer * AGES + age).to(tl.int64) * dim
-        branch += tl.load(since + cols, mask=cols < held, other=0.0)
-    return branch
+def _missed(at, ages, missed, stream, token, layer, tokens, dim, first, AGES: tl.constexpr, SIZE: tl.constexpr):
+    """What a token without a fresh row has missed since it looked, SIZE columns from `first` on, float32."""
+    cols = first + tl.arange(0, SIZE)
+    address = tl.load(ages + stream)
+    held = (address != 0).to(tl.int32) * (at < 0).to(tl.int32)
+    age_at = address.to(tl.pointer_type(tl.uint8)) + layer * tokens + token
+    age = tl.load(age_at, mask=address != 0, other=0).to(tl.int32)
+    since = tl.multiple_of(tl.load(missed + stream).to(tl.pointer_type(tl.float32)), 16)
+    return tl.load(since + (layer * AGES + age).to(tl.int64) * dim + cols, mask=cols < dim * held, other=0.0)
 
 
 @triton.jit(do_not_specialize=["layer", "kind_layer"])
@@ -148,23 +149,44 @@ def norm_middle(
     EARLY: tl.constexpr,
     BITS: tl.constexpr,
     AGES: tl.constexpr,
-    BLOCK: tl.constexpr,
+    MAIN: tl.constexpr,
+    REST: tl.constexpr,
 ):
     """The norm of chosen rows behind their attention branch."""
     behind(EARLY)
     slot, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
     row = stream * room + slot
-    cols = tl.arange(0, BLOCK)
-    inside = cols < dim
     source = tl.load(flat + row).to(tl.int64)
     at = tl.load(place + source).to(tl.int64)
     token = (source - stream * tokens).to(tl.int32)
-    value = tl.load(x + source * dim + cols, mask=inside, other=0.0).to(tl.float32)
-    value += _attention(
-        fresh, at, codes, scales, ages, missed, stream, token, layer, kind_layer, tokens, dim, cols, BITS, AGES
-    )
-    value = value.to(x.dtype.element_ty).to(tl.float32)
-    _store_norm(value, weight, bias, normed, row, dim, eps, cols, inside, RMS)
+    kind: tl.constexpr = x.dtype.element_ty
+    main, rest = load_row(x + source * dim, dim, MAIN, REST)
+    main_part = _either(fresh, at, codes, scales, stream, token, layer, kind_layer, tokens, dim, 0, BITS, MAIN)
+    rest_part = _either(fresh, at, codes, scales, stream, token, layer, kind_layer, tokens, dim, MAIN, BITS, REST)
+    main_part += _missed(at, ages, missed, stream, token, layer, tokens, dim, 0, AGES, MAIN)
+    rest_part += _missed(at, ages, missed, stream, token, layer, tokens, dim, MAIN, AGES, REST)
+    main = (main.to(tl.float32) + main_part).to(kind).to(tl.float32)
+    rest = (rest.to(tl.float32) + rest_part).to(kind).to(tl.float32)
+    store_norm(normed + row * dim, main, rest, weight, bias, dim, eps, RMS, MAIN, REST)
+
+
+@triton.jit
+def _keep_parts(
+    main, rest, rows, at, codes, scales, stream, token, layer, kind_layer, tokens, dim,
+    BITS: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write one row where its stream keeps it: `main` and `rest`, which are row `at` of `rows`, float32."""
+    if BITS == 4:
+        cols = tl.arange(0, BLOCK)
+        _keep(rows, at * dim, codes, scales, stream, token, layer, kind_layer, tokens, dim, 1, cols, BITS, BLOCK)
+    else:
+        address = tl.load(codes + stream)
+        if address != 0:
+            to = _codes(address, rows, BITS) + (layer * tokens + token).to(tl.int64) * dim
+            if BITS == 8:
+                main, rest, scale = in_8(main, rest)
+                tl.store(tl.load(scales + stream).to(tl.pointer_type(tl.float32)) + kind_layer * tokens + token, scale)
+            store_row(to, main, rest, dim, MAIN, REST)
 
 
 @triton.jit(do_not_specialize=["layer", "kind_layer", "mlp_layer"])
@@ -188,29 +210,37 @@ def finish(
     EARLY: tl.constexpr,
     BITS: tl.constexpr,
     AGES: tl.constexpr,
+    MAIN: tl.constexpr,
+    REST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """One token behind both branches of a layer, each fresh, which is then stored, or as it is stored."""
     behind(EARLY)
     token, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
     row = stream * tokens + token
-    cols = tl.arange(0, BLOCK)
-    inside = cols < dim
-    wide = tl.load(x + row * dim + cols, mask=inside, other=0.0).to(tl.float32)
     at = tl.load(looking + row).to(tl.int64)
-    mlp_at = tl.load(working + row).to(tl.int64)
-    wide += _attention(
-        attention, at, codes, scales, ages, missed, stream, token, layer, kind_layer, tokens, dim, cols, BITS, AGES
-    )
-    wide = wide.to(x.dtype.element_ty).to(tl.float32)
+    work = tl.load(working + row).to(tl.int64)
+    kind: tl.constexpr = x.dtype.element_ty
+    main, rest = load_row(x + row * dim, dim, MAIN, REST)
+    main_seen = _either(attention, at, codes, scales, stream, token, layer, kind_layer, tokens, dim, 0, BITS, MAIN)
+    rest_seen = _either(attention, at, codes, scales, stream, token, layer, kind_layer, tokens, dim, MAIN, BITS, REST)
+    main_mlp = _either(mlp, work, mlp_codes, scales, stream, token, layer, mlp_layer, tokens, dim, 0, BITS, MAIN)
+    rest_mlp = _either(mlp, work, mlp_codes, scales, stream, token, layer, mlp_layer, tokens, dim, MAIN, BITS, REST)
+    main_moved = main_seen + _missed(at, ages, missed, stream, token, layer, tokens, dim, 0, AGES, MAIN)
+    rest_moved = rest_seen + _missed(at, ages, missed, stream, token, layer, tokens, dim, MAIN, AGES, REST)
+    main = (main.to(tl.float32) + main_moved).to(kind).to(tl.float32) + main_mlp
+    rest = (rest.to(tl.float32) + rest_moved).to(kind).to(tl.float32) + rest_mlp
+    store_row(total + row * dim, main, rest, dim, MAIN, REST)
     if at >= 0:
-        _keep(attention, at * dim, codes, scales, stream, token, layer, kind_layer, tokens, dim, 1, cols, BITS, BLOCK)
-    if mlp_at >= 0:
-        wide += tl.load(mlp + mlp_at * dim + cols, mask=inside, other=0.0).to(tl.float32)
-        _keep(mlp, mlp_at * dim, mlp_codes, scales, stream, token, layer, mlp_layer, tokens, dim, 1, cols, BITS, BLOCK)
-    else:
-        wide += _branch(mlp_codes, scales, stream, token, layer, mlp_layer, tokens, dim, mlp, cols, BITS)
-    tl.store(total + row * dim + cols, wide.to(x.dtype.element_ty), mask=inside)
+        _keep_parts(
+            main_seen, rest_seen, attention, at, codes, scales, stream, token, layer, kind_layer, tokens, dim,
+            BITS, MAIN, REST, BLOCK,
+        )  # fmt: skip
+    if work >= 0:
+        _keep_parts(
+            main_mlp, rest_mlp, mlp, work, mlp_codes, scales, stream, token, layer, mlp_layer, tokens, dim,
+            BITS, MAIN, REST, BLOCK,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["layer", "kind_layer"])

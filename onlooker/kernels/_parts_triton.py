@@ -98,11 +98,10 @@ def in_4(main, rest):
 
 
 @triton.jit
-def store_norm(
-    at, main, rest, weight, bias, dim, eps, RMS: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr
+def norm_of(
+    main, rest, weight, bias, dim, eps, kind: tl.constexpr, RMS: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr
 ):  # fmt: skip
-    """The norm of a row (float32) into its place."""
-    kind = at.dtype.element_ty
+    """The norm of a row (float32) of a model that computes in `kind`, float32."""
     inside = tl.arange(0, REST) < dim - MAIN
     w_main, w_rest = load_row(weight, dim, MAIN, REST)
     b_main, b_rest = load_row(bias, dim, MAIN, REST)  # before any sum is waited for
@@ -116,4 +115,13 @@ def store_norm(
         scale = 1.0 / tl.sqrt((tl.sum(main * main, axis=0) + tl.sum(rest * rest, axis=0)) / dim + eps)
         main = main * scale * w_main + b_main.to(tl.float32)
         rest = rest * scale * w_rest + b_rest.to(tl.float32)
+    return main, rest
+
+
+@triton.jit
+def store_norm(
+    at, main, rest, weight, bias, dim, eps, RMS: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr
+):  # fmt: skip
+    """The norm of a row (float32) into its place."""
+    main, rest = norm_of(main, rest, weight, bias, dim, eps, at.dtype.element_ty, RMS, MAIN, REST)
     store_row(at, main, rest, dim, MAIN, REST)

@@ -46,6 +46,7 @@ def gather(tokens, flat, rows, dim, EARLY: tl.constexpr, BLOCK: tl.constexpr):
 @triton.jit
 def _store_norm(total, weight, bias, normed, row, dim, eps, cols, inside, RMS: tl.constexpr):
     w = tl.load(weight + cols, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)  # before any sum is waited for
     if RMS:
         scale = 1.0 / tl.sqrt(tl.sum(tl.where(inside, total * total, 0.0), axis=0) / dim + eps)
         result = (total * scale).to(normed.dtype.element_ty).to(tl.float32) * w
@@ -53,7 +54,6 @@ def _store_norm(total, weight, bias, normed, row, dim, eps, cols, inside, RMS: t
         mean = tl.sum(tl.where(inside, total, 0.0), axis=0) / dim
         centred = tl.where(inside, total - mean, 0.0)
         scale = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=0) / dim + eps)
-        b = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
         result = centred * scale * w + b
     tl.store(normed + row * dim + cols, result.to(normed.dtype.element_ty), mask=inside)
 

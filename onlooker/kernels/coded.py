@@ -14,7 +14,7 @@ from torch import Tensor
 
 from onlooker.core.contracts.packed import Norm
 from onlooker.core.errors import ModelError
-from onlooker.kernels.rows import launched, norm_weights, power_of_two
+from onlooker.kernels.rows import launched, norm_weights, power_of_two, two_parts
 
 KINDS = ("keys", "values", "attention", "mlp")
 """What is stored in codes, in the order of its scales."""
@@ -209,7 +209,7 @@ class CodedStep:
             RMS=norm.bias is None,
             BITS=shape.bits,
             AGES=shape.ages,
-            BLOCK=shape.block,
+            **two_parts(shape.dim),
             **launched(x.device, WARPS),
         )
         return normed
@@ -238,6 +238,7 @@ class CodedStep:
             BITS=shape.bits,
             AGES=shape.ages,
             BLOCK=shape.block,
+            **two_parts(shape.dim),
             **launched(x.device, WARPS),
         )
         return total
@@ -288,7 +289,7 @@ class CodedStep:
             norm.eps,
             HEAD=both,
             RMS=norm.bias is None,
-            BLOCK=shape.block,
+            **two_parts(shape.dim),
             **launched(x.device, WARPS),
         )
         return normed, head

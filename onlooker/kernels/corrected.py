@@ -14,9 +14,9 @@ from torch import Tensor
 
 from onlooker.core.contracts.packed import Norm
 from onlooker.core.errors import ModelError
-from onlooker.kernels.corrected_shape import FIELDS, PLACES, SCALED, SKETCH, Shape, two_parts
+from onlooker.kernels.corrected_shape import FIELDS, PLACES, SCALED, SKETCH, Shape
 from onlooker.kernels.head_attention import attend_heads
-from onlooker.kernels.rows import launched, norm_weights, power_of_two
+from onlooker.kernels.rows import launched, norm_weights, power_of_two, two_parts
 
 SKETCHES = 32
 """Of how many tokens a program carries the sketches."""

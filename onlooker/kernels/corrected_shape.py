@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from onlooker.kernels.rows import power_of_two
-
 SCALED = ("values", "mlp", "queries", "keys", "attention", "entered", "middle", "attention_sketch", "mlp_sketch")
 """What has a scale a row, in the order of these."""
 PLACES: dict[str, Any] = {kind[0].upper(): SCALED.index(kind) for kind in ("queries", "keys", "values")}
@@ -14,12 +12,6 @@ FIELDS = (*SCALED, "scales", "turn", "tau")
 SKETCH = 64
 """Channels of a sketch. With 32 some directions are underestimated for good, and what lies in them is never recomputed:
 small signs first (docs/log.md)."""
-
-
-def two_parts(dim: int) -> dict[str, Any]:
-    """How rows of so many columns are worked on: see `_parts_triton`."""
-    main = 1 << (dim.bit_length() - 1)
-    return {"MAIN": main, "REST": power_of_two(dim - main)}
 
 
 @dataclass(frozen=True)

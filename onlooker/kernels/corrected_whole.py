@@ -10,8 +10,8 @@ from torch import Tensor
 
 from onlooker.core.contracts.packed import Norm
 from onlooker.kernels.corrected import WARPS, SketchStep
-from onlooker.kernels.corrected_shape import PLACES, SCALED, SKETCH, two_parts
-from onlooker.kernels.rows import launched, norm_weights
+from onlooker.kernels.corrected_shape import PLACES, SCALED, SKETCH
+from onlooker.kernels.rows import launched, norm_weights, two_parts
 
 
 @dataclass

@@ -39,6 +39,12 @@ def power_of_two(number: int) -> int:
     return max(16, 1 << (number - 1).bit_length())
 
 
+def two_parts(dim: int) -> dict[str, Any]:
+    """How rows of so many columns are worked on: see `_parts_triton`."""
+    main = 1 << (dim.bit_length() - 1)
+    return {"MAIN": main, "REST": power_of_two(dim - main)}
+
+
 def launched(on: torch.device, warps: int = WARPS) -> dict[str, Any]:
     """How to launch a kernel that begins with `behind`: where the device can, each one is set up while the kernel in
     front of it still runs (programmatic dependent launch). A layer has a dozen kernels of a few microseconds."""
