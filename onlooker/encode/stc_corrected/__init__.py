@@ -72,9 +72,8 @@ class STCCorrected(STCCacher):
     """Whether unchanged tokens attend to everything again with the query that is kept, instead of being corrected: the
     same but for what rounding of attended values adds up to, with fewer bytes and more arithmetic. Every token gets a
     new output projection then. Captured steps always do so: a GPU attends in less time than it corrects."""
-    captured: bool = False
-    """Whether a GPU runs captured steps by kernels, where there are such (`has_kernels`). Off until their tests
-    have passed on a card: what failed there was found and mended since (docs/log.md)."""
+    captured: bool = True
+    """Whether a GPU runs captured steps by kernels, where there are such (`has_kernels`); else plain ones."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
