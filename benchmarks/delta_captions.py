@@ -28,7 +28,7 @@ WAYS = {
     "oftener": "benchmarks/twins/independent_notes.py:alike=0.97",
 }  # fmt: skip
 """Captions of at most 16 tokens. `independent`, on the same key frames, ends its own earlier; `oftener` describes so
-many key frames that it writes as much as `shorter`. Their gap is the line, if it does."""
+many key frames that it writes as much as `shorter`: their gap is the line."""
 PAIRS = (("delta", "independent"), ("shorter", "independent"), ("shorter", "oftener"))
 
 
