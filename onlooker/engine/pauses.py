@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-YOUNG, MIDDLE, OLD = 10_000, 10, 100
+RARELY = (10_000, 10, 100)
 """Python looks at young objects when there are so many more, at those of middle age after so many of these times, and
 at all there are after so many of those."""
 
@@ -20,12 +20,15 @@ def rarely_collected() -> Iterator[None]:
 
     What the libraries and a model are made of are 400,000 objects, to which a stream of 90 blocks adds some 1,500. To
     look at all of them takes a quarter of a second to a second, in which no stream moves, and Python does it whenever
-    there are a quarter more. What is freed in the ordinary way is freed as before.
+    there are a quarter more. What is freed in the ordinary way is freed as before. Within another of these, nothing.
     """
     before = gc.get_threshold()
+    if before == RARELY:
+        yield
+        return
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG, MIDDLE, OLD)
+    gc.set_threshold(*RARELY)
     try:
         yield
     finally:
