@@ -39,7 +39,10 @@ def main() -> None:
 
     began = time.perf_counter()
     engine = onlooker.Engine.from_pretrained(
-        chosen.model, encoder="stc_cacher", compressor="stc_pruner:keep_ratio=0.3", memory="rekv:first=1,score=shares"
+        chosen.model,
+        encoder="stc_cacher",
+        compressor="stc_pruner:keep_ratio=0.3",
+        memory="rekv:topk=60,first=1,recent=8,score=shares",
     )
     console.print(f"{chosen.model}: loaded in {time.perf_counter() - began:.1f} s\n")
 

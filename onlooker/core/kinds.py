@@ -88,8 +88,9 @@ KINDS: dict[str, Kind] = {
             "onlooker.memory",
             "onlooker.core.contracts:MemoryPolicy",
             "Memory policy, such as [bold]sliding_window[/].",
-            default="rekv:first=1,score=shares",
-            served="rekv:first=1,score=shares,max_parked=28800",  # eight hours at a frame a second, not for ever
+            default="rekv:topk=60,first=1,recent=8,score=shares",
+            # Eight hours at a frame a second, not for ever.
+            served="rekv:topk=60,first=1,recent=8,score=shares,max_parked=28800",
         ),
         Kind(
             "refiner",
