@@ -39,30 +39,18 @@ def _rounded(sketch):
 
 
 @triton.jit
-def _kept_sketches(table, scale, stream, row, place, there):
+def _kept_sketches(start, scale, row, place, there):
     """Kept sketches of some tokens, float32; `place` counts scales through kinds and layers."""
-    channel = tl.arange(0, SKETCH)[None, :]
-    at = bytes_at(table, stream, tl.int8, 16) + row[:, None] * SKETCH + channel
+    at = start + row[:, None] * SKETCH + tl.arange(0, SKETCH)[None, :]
     code = tl.load(at, mask=there[:, None], other=0).to(tl.float32)
     return code * tl.load(scale + place, mask=there, other=0.0).to(tl.float32)[:, None]
 
 
 @triton.jit
-def _keep_sketches(table, scale, stream, row, place, there, code, scales):
-    channel = tl.arange(0, SKETCH)[None, :]
-    at = bytes_at(table, stream, tl.int8, 16) + row[:, None] * SKETCH + channel
+def _keep_sketches(start, scale, row, place, there, code, scales):
+    at = start + row[:, None] * SKETCH + tl.arange(0, SKETCH)[None, :]
     tl.store(at, code, mask=there[:, None])
     tl.store(scale + place, scales, mask=there)
-
-
-@triton.jit
-def _measure(sketch, table, scale, stream, row, place, there, apart, length, at):
-    """How far sketches are from those in `table`, and how long these are."""
-    then = _kept_sketches(table, scale, stream, row, place, there)
-    _, _, now = _rounded(sketch)
-    difference = now - then
-    tl.store(apart + at, tl.sqrt(tl.sum(difference * difference, axis=1)), mask=there)
-    tl.store(length + at, tl.sqrt(tl.sum(then * then, axis=1)), mask=there)
 
 
 @triton.jit(do_not_specialize=["layer", "next_layer"])
@@ -77,40 +65,45 @@ def carry_sketches(
     `place`. These are kept; the others have those that were. Without BRANCH `fresh` are those of the tokens."""
     behind(EARLY)
     stream = tl.program_id(1).to(tl.int64)
-    scale = bytes_at(scales, stream, tl.float16, 2)
-    if tl.load(scales + stream) == 0:
-        return
     token = tl.program_id(0) * R + tl.arange(0, R)
     inside = token < tokens
-    channel = tl.arange(0, SKETCH)[None, :]
     at = stream * tokens + token
-    own = seen + at[:, None] * SKETCH + channel
-    row = (layer * tokens + token).to(tl.int64)
-    from_row = at
-    taken = inside
+    from_row, taken = at, inside
     if ROWS:
         from_row = tl.load(place + at, mask=inside, other=-1).to(tl.int64)
         taken = inside & (from_row >= 0)
     elif ALL == 0:
         taken = inside & (token * 0 + tl.load(counts + stream * 4) > 0)
+    branch_at, then_at = bytes_at(branches, stream, tl.int8, 16), bytes_at(thens, stream, tl.int8, 16)
+    scale = bytes_at(scales, stream, tl.float16, 2)
+    if tl.load(scales + stream) == 0:
+        return
+    # All that is read, before anything is waited for.
+    channel = tl.arange(0, SKETCH)[None, :]
+    own = seen + at[:, None] * SKETCH + channel
+    row, held = (layer * tokens + token).to(tl.int64), (B * layers + layer) * tokens + token
+    then_row, then_held = (next_layer * tokens + token).to(tl.int64), (T * layers + next_layer) * tokens + token
     new = tl.load(fresh + from_row[:, None] * stride + channel, mask=taken[:, None], other=0.0).to(tl.float32) * factor
+    if BRANCH:
+        old = _kept_sketches(branch_at, scale, row, held, inside & (taken == 0))
+        before = tl.load(own, mask=inside[:, None], other=0.0)
+    if KEEP == 0:
+        then = _kept_sketches(then_at, scale, then_row, then_held, inside)
     code, scale_now, sketch = _rounded(new)
     if BRANCH:
-        held = (B * layers + layer) * tokens + token
-        old = _kept_sketches(branches, scale, stream, row, held, inside & (taken == 0))
-        _keep_sketches(branches, scale, stream, row, held, taken, code, scale_now)
-        sketch = tl.where(taken[:, None], sketch, old) + tl.load(own, mask=inside[:, None], other=0.0)
+        _keep_sketches(branch_at, scale, row, held, taken, code, scale_now)
+        sketch = tl.where(taken[:, None], sketch, old) + before
     tl.store(own, sketch, mask=inside[:, None])
+    code, scale_now, now = _rounded(sketch)
+    if KEEP:
+        _keep_sketches(then_at, scale, then_row, then_held, inside, code, scale_now)
+    else:
+        difference = now - then
+        tl.store(apart + at, tl.sqrt(tl.sum(difference * difference, axis=1)), mask=inside)
+        tl.store(length + at, tl.sqrt(tl.sum(then * then, axis=1)), mask=inside)
     part = stream * tl.num_programs(0) + tl.program_id(0)
     some = tl.sum(tl.where(inside[:, None], sketch, 0.0), axis=0)
     tl.store(parts + part * SKETCH + tl.arange(0, SKETCH), some)
-    row = (next_layer * tokens + token).to(tl.int64)
-    held = (T * layers + next_layer) * tokens + token
-    if KEEP:
-        code, scale_now, _ = _rounded(sketch)
-        _keep_sketches(thens, scale, stream, row, held, inside, code, scale_now)
-    else:
-        _measure(sketch, thens, scale, stream, row, held, inside, apart, length, at)
 
 
 @triton.jit
@@ -158,6 +151,10 @@ def choose_rows(
     if address == 0:  # an earlier step may have had a stream here
         tl.store(counts + stream * 4 + tl.arange(0, 4), tl.full((4,), 0, tl.int32))
         return
+    tau = tl.load(address.to(tl.pointer_type(tl.float32)))
+    if TURN:
+        counter = tl.load(turns + stream).to(tl.pointer_type(tl.int32)) + layer
+        turn = tl.load(counter)
     token = tl.arange(0, BLOCK)
     inside = token < tokens
     at = stream * tokens + token
@@ -171,7 +168,6 @@ def choose_rows(
         far = tl.sum(tl.reshape(far, (BLOCK // GROUP, GROUP)), axis=1) / GROUP
         far = tl.maximum(far / tl.maximum(tl.sum(far, axis=0) / units, 1e-12), flat_share)
         change *= tl.exp2(tl.log2(far) * salience)
-    tau = tl.load(address.to(tl.pointer_type(tl.float32)))
     limit = ((tau * STEPS + 0.5).to(tl.int32).to(tl.float32) + 0.5) * mean / STEPS
     steps = tl.minimum(change * (STEPS / mean) + 0.5, 1073741824.0).to(tl.int32)
     steps = tl.where(there & (change >= limit), steps, -1)
@@ -186,8 +182,6 @@ def choose_rows(
     found = tl.where(taken > 0, row, -1)
     if TURN:
         active = (changed > 0).to(tl.int32)
-        counter = tl.load(turns + stream).to(tl.pointer_type(tl.int32)) + layer
-        turn = tl.load(counter)
         number = (token - PINNED) // GROUP
         due = (token < PINNED) | ((token >= PINNED) & ((number + EVERY - turn % EVERY) % EVERY == 0))
         looks = (due & inside).to(tl.int32) * (1 - taken) * active
@@ -212,7 +206,8 @@ def choose_rows(
 
 @triton.jit
 def _count(at, what, inside):
-    tl.store(at, tl.load(at, mask=inside, other=0.0) + what.to(tl.float32), mask=inside)
+    """One is added, and nobody waits for what there was."""
+    tl.atomic_add(at, what.to(tl.float32), mask=inside, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["layer"])
