@@ -35,12 +35,14 @@ FROM_NOTES = (
     "word_before", "changes",
 )  # fmt: skip
 """Forms of questions that notes answer."""
-NOTE_TASKS = {"ever": 3.0, "when": 3.5, "order": 2.0, "since": 3.0, "before": 0.7}
+NOTE_TASKS = {"ever": 3.0, "when": 5.0, "order": 2.0, "since": 3.0, "before": 0.7}
 LONG_S = (150.0, 2400.0)
 """Lengths of long streams, as many of each order."""
 PAUSE_SHARE = 0.8
-"""Of clips whose clock does not begin at zero: between what was noted and the frames in view lies a pause, up to an
-hour and a half. Where all notes are of the last minute, a model learns to answer with that of the newest frame."""
+"""Of clips that are not the beginning of their stream: pauses lie between what was noted, and between that and the
+frames in view, up to an hour and a half in all. Where all notes are of one minute a model learns to answer with that of
+the newest frame, and where they are of two, with either."""
+MOST_PAUSES = 64
 GONE = 3
 """Frames after which a thing has left, and does not merely blink."""
 EDGE = 0.02
@@ -107,8 +109,8 @@ class Script:
     """Number of the first frame in view."""
     frames: int
     offset: int
-    pause: int = 0
-    """Seconds before the first frame in view in which nothing happened, and which `times` leaves out."""
+    lag: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Of each frame before the view, seconds of the pauses up to it, which `times` leaves out."""
     happenings: list[Happening] = field(default_factory=list)
     shown: list[list[str]] = field(default_factory=list)
     """Coloured shapes in view, by frame, from left to right."""
@@ -119,7 +121,7 @@ class Script:
 
     def second(self, number: int) -> float:
         """Stream time of a frame, in seconds."""
-        return float(self.offset + self.times[number] - self.pause * (number < self.start))
+        return float(self.offset + self.times[number] - (self.lag[number] if number < len(self.lag) else 0))
 
     def between(self, after: int, until: int) -> list[Happening]:
         """What became certain after a frame, up to another."""
@@ -227,10 +229,24 @@ def draw_script(seed: int, settings: ToldSettings, rng: random.Random) -> Script
     start = 0 if rng.random() < 0.25 else rng.randrange(max(1, room))
     times = rng.random() * 0.9 + np.arange(start + frames)
     offset = rng.randrange(MAX_OFFSET_S) if rng.random() < 0.7 else 0
-    pause = rng.randrange(offset + 1) if rng.random() < PAUSE_SHARE else 0
-    script = Script(episode, times, start, frames, offset, pause)
+    lag = np.zeros(0)
+    if start and rng.random() < PAUSE_SHARE:
+        offset = rng.randrange(MAX_OFFSET_S)
+        lag = draw_lag(start, offset, rng)
+    script = Script(episode, times, start, frames, offset, lag)
     look_at(script)
     return script
+
+
+def draw_lag(start: int, most_s: int, rng: random.Random) -> np.ndarray:
+    """Pauses before the frames in view, of up to so many seconds together: `[start]`, what each frame lies behind. The
+    last of them is right before the view."""
+    lag, places = np.zeros(start), [start, *(rng.randrange(start + 1) for _ in range(rng.randrange(MOST_PAUSES)))]
+    shares = [rng.random() for _ in places]
+    whole = rng.randrange(most_s + 1) / sum(shares)
+    for place, share in zip(places, shares, strict=True):
+        lag[:place] += int(share * whole)
+    return lag
 
 
 def question(script: Script, task: str, last: int, rng: random.Random) -> tuple[QueryRecord, str, float] | None:

@@ -21,6 +21,7 @@ from recipes.pocket.told import (
     Script,
     ToldSettings,
     Unit,
+    draw_lag,
     draw_script,
     notes_of,
     question,
@@ -71,6 +72,8 @@ def make_row(seed: int, encoder: Encoder, settings: ToldSettings) -> tuple[dict[
     """The row of this seed, its arrays named as those of a clip, and its units."""
     rng = random.Random(f"texts/{settings.split}/{seed}")
     script = draw_script(seed, replace(settings, frames=min(16, settings.frames)), rng)
+    if len(script.lag):  # no frame is in view
+        script.lag = draw_lag(len(script.times) - 1, script.offset, rng)
     units: list[Unit] = []
     room, missed = ROW_TOKENS, 0
     while missed < 6 and len(units) < MOST_UNITS:
