@@ -277,7 +277,7 @@ def test_what_notes_are_asked_for_may_be_long_before_what_is_in_view(encoder: En
             if unit.kind == "recalled" and answer.startswith("[") and script.lag[-1:].sum() > 120:
                 assert unit.record is not None
                 came = unit.record.meta["form"] == "when_appeared"
-                if came and unit.record.evidence[0][0] < script.times[script.start] - 1:
+                if came and unit.record.evidence[0][0] < script.times[script.start] - 2:
                     far += 1
                     assert (seconds(newest) - seconds(answer)) % 6000 >= script.lag[-1]
                     notes = encoder.decode([one for one in unit.ids[: unit.first] if one != NEWLINE])
