@@ -9,23 +9,25 @@ import torch
 from torch import Tensor
 
 from onlooker.compress._batching import STEPS
-from onlooker.compress._likeness import distances, products
+from onlooker.compress._likeness import distances, inner
 from onlooker.kernels import density
 from onlooker.kernels.groups import Groups
 from onlooker.kernels.ranks import kernels_on
 
 
-def density_scores(features: Tensor, among: Tensor | None = None, k: int = 7) -> tuple[Tensor, Tensor]:
+def density_scores(
+    features: Tensor, among: Tensor | None = None, k: int = 7, exact: bool = False
+) -> tuple[Tensor, Tensor]:
     """How much of a centre each token is, `[streams, tokens]`, in whole steps of a share of the greatest, and the
     distances `[streams, tokens, tokens]`.
 
     `features` is `[streams, tokens, dim]`. Tokens outside of `among` (bool `[streams, tokens]`) are far from
-    all and score below 0.
+    all and score below 0. Distances are taken by inner products, or (`exact`) by differences, for what differs by a
+    thousandth of its length.
     """
-    inner = products(features)
-    near = distances(features) if inner is None else inner
+    near = distances(features) if exact else inner(features, features)
     root, kernels = features.shape[2] ** 0.5, kernels_on(features.device.type)
-    return density.density_scores(near, inner is not None, root, among, k, STEPS, kernels)
+    return density.density_scores(near, not exact, root, among, k, STEPS, kernels)
 
 
 def centres_of(scores: Tensor, distance: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from onlooker.kernels.density import by_products
 from onlooker.kernels.likeness import kernels_on, row_likeness
 
 
@@ -28,16 +27,9 @@ def likenesses(one: Tensor, other: Tensor) -> Tensor:
 
 
 def distances(tokens: Tensor) -> Tensor:
-    """The distance of every token from every other (`[streams, tokens, dim]`), float32 `[streams, tokens, tokens]`."""
-    if not _wide(tokens):
-        return torch.cdist(tokens.float(), tokens.float(), compute_mode="donot_use_mm_for_euclid_dist")
-    return by_products(_products(tokens, tokens))
-
-
-def products(tokens: Tensor) -> Tensor | None:
-    """Inner products of tokens of two bytes on a GPU, float32 `[streams, tokens, tokens]`; None: they are not what
-    such tokens are compared by."""
-    return _products(tokens, tokens) if _wide(tokens) else None
+    """The distance of every token from every other (`[streams, tokens, dim]`), by their differences, float32 `[streams,
+    tokens, tokens]`."""
+    return torch.cdist(tokens.float(), tokens.float(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def inner(one: Tensor, other: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def scenes(means: Tensor) -> Parts:
     """Frames of one cluster in a row, of windows by their frames' means (`[windows, frames, dim]`)."""
     windows, frames = means.shape[:2]
     clusters = torch.full((windows,), max(1, round(frames * CLUSTERS)), device=means.device)
-    _, nearest = centres_of(*density_scores(means), clusters)
+    _, nearest = centres_of(*density_scores(means, exact=True), clusters)
     return Parts.opened(torch.nn.functional.pad(nearest[:, 1:] != nearest[:, :-1], (1, 0)))
 
 

@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from onlooker.compress._likeness import by_products, distances, likenesses
+from onlooker.compress._likeness import distances, inner, likenesses
+from onlooker.kernels.density import by_products
 from onlooker.kernels.likeness import likeness_kernels, row_likeness
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -33,8 +34,7 @@ def test_distances_by_products_are_those_by_differences():
     tokens = torch.randn(2, 9, 512, generator=made)
     tokens[0, 4] = tokens[0, 1]
     tokens[1, 5] = tokens[1, 2] + 1e-5
-    products = torch.bmm(tokens, tokens.transpose(1, 2))
-    found, exact = by_products(products), distances(tokens)
+    found, exact = by_products(inner(tokens, tokens)), distances(tokens)
     assert torch.allclose(found, exact, atol=1e-2) and found[0, 4, 1] == 0 == found[1, 5, 2]
     assert (found.diagonal(dim1=1, dim2=2) == 0).all()
 
@@ -46,4 +46,4 @@ def test_products_of_two_bytes_on_a_gpu():
     tokens = torch.randn(2, 50, 3584, generator=made).cuda().bfloat16()
     assert torch.allclose(likenesses(tokens, tokens), likenesses(tokens.float(), tokens.float()), atol=1e-5)
     off = ~torch.eye(50, dtype=torch.bool, device="cuda")
-    assert torch.allclose(distances(tokens)[:, off], distances(tokens.float())[:, off], atol=1e-2)
+    assert torch.allclose(by_products(inner(tokens, tokens))[:, off], distances(tokens)[:, off], atol=1e-2)
