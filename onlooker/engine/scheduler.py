@@ -20,6 +20,7 @@ failed. On a GPU the next step's frames are chosen and seen while this one's wor
 
 import dataclasses
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -57,6 +58,7 @@ from onlooker.engine.turns import Turns
 REALISES = ("streamdiffusionv2",)
 
 LOG = logging.getLogger("onlooker.engine")
+SETTLE_EVERY_S = 0.1
 
 
 class Scheduler:
@@ -93,6 +95,7 @@ class Scheduler:
         self._refused = 0
         self._lags, self._first_tokens, self._questions = Recent(), Recent(), Share()
         self._changed = threading.Condition()
+        self._settled_s = -math.inf
         self._since: float | None = None
         """Since when there has been too much to do (or, on a lower degrade_level, room)."""
 
@@ -186,8 +189,8 @@ class Scheduler:
         """Looks and replies of rules (`Watch.due`, `Watch.begun`): steps move them on with everything else, until they
         are done. What has a lower priority waits until no frame does, and is dropped and counted under load."""
         self._probes.extend(probe for probe in probes if not probe.priority)
-        later = [probe for probe in probes if probe.priority]
-        self._background.add(later, overloaded=self.level > 0 or self._load() > 1.0)
+        if later := [probe for probe in probes if probe.priority]:
+            self._background.add(later, overloaded=self.level > 0 or self._load() > 1.0)
 
     # ------------------------------------------------------------------------------------------------------ working
 
@@ -379,7 +382,10 @@ class Scheduler:
         """Descend or climb the degrade levels when overload, or room, has lasted."""
         if self.cost.steps < LEARNING_STEPS:
             return
-        now, load, slo = self.now(), self._load(), self.slo
+        now, slo = self.now(), self.slo
+        if now - self._settled_s < SETTLE_EVERY_S:  # to ask hundreds of streams takes milliseconds
+            return
+        load, self._settled_s = self._load(), now
         lower, higher = self.level + 1 < len(self.levels), self.level > 0
         # Half, because the degrade_level above may ask for twice the work.
         wanted = +1 if load > 1.0 and lower else -1 if load < 0.5 * min(1.0, slo.most_load) and higher else 0
