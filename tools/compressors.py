@@ -22,7 +22,7 @@ from onlooker.evals.statistics import detectable, holm, paired_gap
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, PICTURE, RESULTS = ROOT / "docs/compressors.md", ROOT / "docs/compressors.png", ROOT / "benchmarks/results"
-COST = RESULTS / "compressor_cost_h100_d_202611.jsonl"
+COST = RESULTS / "compressor_cost_h100_e_202611.jsonl"
 PLAIN = ("uniform", "lower resolution", "fewer frames")
 """Controls that stand for themselves; the seeds of random are one."""
 BESIDE = ("all tokens", "last 4 frames", "mean_pool", "carrier")

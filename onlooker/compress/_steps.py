@@ -168,7 +168,8 @@ class CapturedSteps:
         with torch.no_grad():
             padded = [*parts, *list(parts[-frames:]) * (size - streams)]
             for name, rows in zip(self._columns, self._steps[size].inputs, strict=False):
-                torch.cat([_column(part, name) for part in padded], out=rows)
+                own = name in COLUMNS
+                torch.cat([getattr(part, name) if own else part.extras[name] for part in padded], out=rows)
             past = self._method.recalled(self._shown[size], [*states, *[states[-1]] * (size - streams)])
             for own, new in zip(self._past, past, strict=True):
                 own[:size].copy_(new)

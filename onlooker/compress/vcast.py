@@ -74,15 +74,15 @@ class VCast(Stepped, LongRun):
 
     def passed(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
         """What is kept of the frame before, of each stream; waits for the device once for all of one shape."""
-        mine, outs = [s for s in states if isinstance(s, VcastState)], nothings(batch)
+        mine, outs = [s for s in states if isinstance(s, VcastState)], list(batch)
         for members in alike(batch):
             pairs: dict[int, list[VisualTokens]] = {}
             for i, tokens in zip(members, owned(batch, members), strict=True):
                 waiting, mine[i].waiting = mine[i].waiting, tokens
                 if waiting is not None and (waiting.grid, len(waiting)) == (tokens.grid, len(tokens)):
                     pairs[i] = [waiting, tokens]
-                elif waiting is not None:  # a picture of another size ends the clip
-                    outs[i] = self.plainly([waiting], [mine[i]])[0]
+                else:  # a picture of another size ends the clip
+                    outs[i] = nothings([tokens])[0] if waiting is None else self.plainly([waiting], [mine[i]])[0]
             given = run([one for pair in pairs.values() for one in pair], [mine[i] for i in pairs]) if pairs else []
             for (i, (waiting, _)), out in zip(pairs.items(), given, strict=True):
                 outs[i] = replace(out, whole=waiting.whole) if out.whole else out  # of the one frame, not of both
