@@ -35,7 +35,7 @@ def test_texts_are_lines_and_subtitles(run, tmp_path, kind) -> None:
 
 
 def test_without_a_prompt_a_built_in_model_is_asked_what_it_was_taught(run) -> None:
-    told = run("narrate", "synthetic:2:6", "--device", "cpu")
+    told = run("narrate", "synthetic:2:12", "--device", "cpu")
     lines = told.out.splitlines()
     assert told.code == 0 and lines and all(line.endswith(" came") for line in lines), told.out
     newest = run("narrate", "synthetic:2:5", "--device", "cpu", "--model", "pocket-naive", "--json")
