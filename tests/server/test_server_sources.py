@@ -184,6 +184,23 @@ def test_a_file_is_asked_what_its_encoder_said_where_a_method_listens(tmp_path, 
         assert sum(frame.codec is not None and frame.codec.motion is not None for frame in frames) > 2
 
 
+def test_a_camera_is_asked_what_its_encoder_said_where_a_method_listens(ts):
+    """Pictures without it are those that begin a connection or were encoded anew."""
+
+    def listens() -> Engine:
+        return Engine(models.load("pocket-naive"), encoder="full", compressor="codec:keep=8", memory="full")
+
+    with Camera(ts) as camera:  # noqa: SIM117 - the server needs its address
+        with (
+            running(listens, sources=(Source("cam", camera.url),), source_fps=5.0) as server,
+            server.client() as client,
+        ):
+            stats = "/v1/streaming/sessions/cam/stats"
+            eventually(lambda: client.get(stats).status_code == 200 and client.get(stats).json()["frames"] >= 6)
+            found = client.get(stats).json()
+    assert found["frames_unsaid"] < found["frames"], "the encoder was not asked"
+
+
 def test_what_stood_in_stays_counted_when_a_session_ends():
     """By reason, like what was lost."""
     metrics: Any = Metrics("pocket-naive")
