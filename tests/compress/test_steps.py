@@ -91,6 +91,28 @@ def test_prepared_steps_give_what_the_method_gives(settings: str) -> None:
             same(again, last)
 
 
+def moved(tokens: VisualTokens, device: str) -> VisualTokens:
+    columns: dict[str, Any] = {n: v.to(device) for n, v in vars(tokens).items() if isinstance(v, Tensor)}
+    extras, whole = ({n: v.to(device) for n, v in some.items()} for some in (tokens.extras, tokens.whole))
+    return VisualTokens(**columns, grid=tokens.grid, extras=extras, whole=whole)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_captured_steps_on_a_card_keep_what_plain_ones_keep_on_a_cpu(settings: str) -> None:
+    """Kernels, graphs and all, as the engine runs them."""
+    method = registry.make("compressor", settings)
+    prepared = method.prepare(moved(frame(method, 0), "cuda"), 4, lambda _: None)
+    plain, stepped = ([method.new_state() for _ in range(4)] for _ in range(2))
+    for number in range(8):
+        some = [(0, 1, 2, 3), (1, 2)][number % 2]
+        shown = [frame(method, 100 * number + n) for n in some]
+        wanted = method.compress_streams(shown, [plain[n] for n in some])
+        given = prepared([moved(one, "cuda") for one in shown], [stepped[n] for n in some])
+        for one, other in zip(given, wanted, strict=True):
+            same(moved(one, "cpu"), other)
+
+
 def test_all_methods_that_have_steps_are_in_the_list() -> None:
     named = {settings.partition(":")[0].partition("(")[0] for settings in SETTINGS}
     with_steps = {
