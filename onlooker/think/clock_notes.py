@@ -1,6 +1,6 @@
 """Notes with the time of what they tell, which questions search: for hours in kilobytes.
 
-After every second the model says what came (what left or changed, if asked so), and the clock is put before each line:
+After every second the model says what came, left or changed, and the clock is put before each line:
 "[12:07] red star came" (absolute times in words, as Grounded-VideoLLM, arXiv 2410.03290, has tokens for times relative
 to a video's end, which a stream has not). The model does not write the time itself: it would have to get it right, and
 a note of several seconds is learnt far slower than one of what is new (`docs/log.md`). A question about the past reads
@@ -29,7 +29,7 @@ class ClockNotes(SegmentNotes):
     """Seconds between two notes; what is told has the time of its note, so it is right to within so much."""
     longest: int = 48
     """Most tokens of a note."""
-    prompt: str = "say what comes now."
+    prompt: str = "what came or left or changed now?"
     """What the model is asked each time; `pocket-notes` was taught to answer this one for a second."""
     most: int = 1024
     """Notes that are kept; seconds in which nothing is told have none. The oldest go."""

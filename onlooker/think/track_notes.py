@@ -40,6 +40,8 @@ class Tracked(Kept):
 class TrackNotes(ClockNotes):
     """What came, and when it left."""
 
+    prompt: str = "say what comes now."
+    """What the model is asked first; `pocket-notes` was taught to answer this one for a second."""
     still: str = "how many {0} shapes are visible now?"
     """Asks for a thing: `{}` is the thing, `{0}`, `{1}` are its words. The default is for `pocket-notes`."""
     gone: str = "0"

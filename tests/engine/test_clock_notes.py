@@ -8,7 +8,8 @@ from onlooker.engine import Engine
 from onlooker.engine.sampling import Decoding
 from onlooker.think._search import chosen, words_of
 from onlooker.think.clock_notes import ClockNotes, clock
-from recipes.pocket.told import LIVE
+from onlooker.think.track_notes import TrackNotes
+from recipes.pocket.told import LIVE, NOTE
 
 NOTES = (
     "[00:04] red star came", "[00:12] blue ring came", "[00:20] red star left", "[00:28] green ring came",
@@ -99,7 +100,8 @@ def test_an_answer_that_may_not_end_has_the_tokens_that_were_asked_for(tiny_mode
 
 
 def test_it_asks_as_the_model_that_comes_with_it_was_taught():
-    assert ClockNotes().prompt == LIVE
+    assert ClockNotes().prompt == NOTE
+    assert TrackNotes().prompt == LIVE
 
 
 def test_no_more_notes_are_kept_than_asked_for_and_the_oldest_go(tiny_model):
