@@ -151,7 +151,10 @@ def test_graphs_in_half_precision_at_real_sizes(name, references):
         assert not torch.isnan(got.hidden).any()
         # Where more change alike than may be computed, rounding chooses: a few rows differ, most do not at all.
         apart = (got.hidden.float() - wanted.hidden.float()).norm(dim=-1) / wanted.hidden.float().norm(dim=-1)
-        assert float(apart.median()) < 0.02 and float(apart.square().mean().sqrt()) < 0.15, f"turn {turn}"
+        # The plain form itself differs so from the plain form of frames that are one rounding off: by a median of 0.009
+        # in 8 bits and 0.029 in 4.
+        most = 0.04 if references == "int4" else 0.02
+        assert float(apart.median()) < most and float(apart.square().mean().sqrt()) < 0.15, f"turn {turn}"
         assert got.recomputed is not None and wanted.recomputed is not None
         assert float((got.recomputed - wanted.recomputed).abs().mean()) < 0.03
         for number, tap in got.taps.items():
