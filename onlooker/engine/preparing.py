@@ -1,6 +1,7 @@
 """An engine as a server runs it: its steps of fixed shape are made before the first stream comes."""
 
 import contextlib
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -55,6 +56,8 @@ def prepare(
     engine.prepare(most_frames=most_frames, most_tokens=most, picture=(rows, cols), on_step=on_step)
     if engine.device.type == "cuda":
         rehearse(engine, most_frames, picture.shape, on_step)
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def rehearse(
@@ -74,10 +77,12 @@ def rehearse(
         on_step("watch until a memory is full")
         time_s, decoding = MOST_WATCHED, Decoding(most_frames + 1, temperature=0.0)
         engine.advance([(session, frame(time_s)) for session in sessions], [])
-        asked: list[InFlight] = [session.submit(QUESTION, decoding=decoding) for session in sessions]
+        asked = [session.submit(QUESTION, decoding=decoding) for session in sessions]
+        for request in asked:  # one that is left in flight holds what it sees until garbage is looked for
+            closing.callback(request.cancel)
         for count in range(most_frames, 0, -1):
             time_s += 1
-            requests = [request for request in asked[:count] if not request.done]
+            requests: list[InFlight] = [request for request in asked[:count] if not request.done]
             engine.advance([(session, frame(time_s)) for session in sessions[:count]], requests)
         on_step(f"steps of 1 to {most_frames} frames")
 

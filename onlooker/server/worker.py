@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import gc
 import logging
 import threading
 import time
@@ -165,8 +166,13 @@ class Worker:
             self.started.set_exception(error)
             return
         self.started.set_result(None)
-        with rarely_collected(), self._pauses:
-            self._serve()
+        while self._scheduler is not None and not self._stops.is_set():
+            try:
+                with rarely_collected(), self._pauses:
+                    self._serve(self._scheduler)
+            except Exception as error:
+                LOG.exception("the engine failed")
+                self._start_anew(error)
         scheduler, self._scheduler = self._scheduler, None
         for stream in list(self._streams.values()):
             stream.end("closed", "the server has stopped")
@@ -175,13 +181,9 @@ class Worker:
         if scheduler is not None:
             scheduler.close()
 
-    def _serve(self) -> None:
-        while self._scheduler is not None and not self._stops.is_set():
-            try:
-                self._turn(self._scheduler)
-            except Exception as error:
-                LOG.exception("the engine failed")
-                self._start_anew(error)
+    def _serve(self, scheduler: Scheduler) -> None:
+        while not self._stops.is_set():
+            self._turn(scheduler)
 
     def _make_scheduler(self) -> Scheduler:
         scheduler = Scheduler(ready(self._make_engine, self._slo), self._slo, schedule=self._schedule)
@@ -343,6 +345,8 @@ class Worker:
         self._drop_questions(Refusal(503, "engine_failed", "the engine failed and is started anew", retry_after_s=5))
         if old is not None and old.resizer is not None:
             old.resizer.shutdown(wait=False, cancel_futures=True)
+        old = None
+        gc.collect()  # what failed may hold itself, and with it the device's memory
         while self._scheduler is None and not self._stops.is_set():
             try:
                 self._scheduler = self._make_scheduler()
