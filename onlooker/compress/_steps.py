@@ -75,11 +75,15 @@ class Stepped(Compressor):
         equal frames; states stay as they are."""
         return ()
 
-    def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
-        """Write down what a step found, in memory of its own: that of the step is overwritten by the next."""
+    def remember(self, states: Sequence[StreamState], kept: Kept) -> None:
+        """Write down what a step found, in memory of its own: that of the step is overwritten by the next. Nothing here
+        waits for the device, which is at work on the step."""
         for name, rows in zip(self.remembers, kept.past, strict=True):
             for state, row in zip(states, copies(rows.unbind()), strict=True):
                 setattr(state, name, row)
+
+    def noted(self, states: Sequence[StreamState], outs: Sequence[VisualTokens]) -> None:
+        """Write down what was given out of each stream; `remember` was before."""
 
     @property
     def step_frames(self) -> int:
@@ -96,8 +100,9 @@ class Stepped(Compressor):
         tokens, streams = join(parts), len(states)
         kept = self.step(tokens, streams, len(parts) // streams, self.recalled(tokens, states))
         untouched = kept.tokens is tokens and kept.order is None and len(parts) == streams
+        self.remember(states, kept)
         outs = list(parts) if untouched else kept.given(streams)
-        self.remember(states, kept, outs)
+        self.noted(states, outs)
         return outs
 
     def compress(self, tokens: VisualTokens, state: StreamState) -> VisualTokens:
@@ -175,8 +180,9 @@ class CapturedSteps:
                 own[:size].copy_(new)
             outputs = self._steps[size].replay()
             kept = self._own(self._forms[size](outputs), parts, streams, size)
+            self._method.remember(states, kept)
             outs = kept.given(streams)
-        self._method.remember(states, kept, outs)
+        self._method.noted(states, outs)
         return outs
 
     def _function(self, size: int) -> Callable[..., tuple[Tensor, ...]]:

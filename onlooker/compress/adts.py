@@ -78,7 +78,7 @@ class ADTS(SteppedScorer):
         count = num_kept(features.shape[1], self.keep, self.keep_ratio)
         return picked(features, weight, count) if pruned else None, past
 
-    def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
+    def remember(self, states: Sequence[StreamState], kept: Kept) -> None:
         """One frame more is in the mean."""
         mine = [state for state in states if isinstance(state, AdtsState)]
         for state, mean in zip(mine, copies(kept.past[0].unbind()) if self.event else (), strict=self.event):

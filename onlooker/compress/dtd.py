@@ -109,11 +109,11 @@ class DTD(Stepped):
         reference = torch.where(mask[..., None], now, before.to(now.dtype)) if self.anchored else now
         return masked(tokens, mask, (reference,))
 
-    def remember(self, states: Sequence[StreamState], kept: Kept, outs: Sequence[VisualTokens]) -> None:
-        """The reference, and when a frame was last kept whole."""
-        super().remember(states, kept, outs)
-        for state, row, out in zip([s for s in states if isinstance(s, DtdState)], kept.past[0], outs, strict=True):
-            state.age = 1 if len(out) == len(row) else state.age + 1
+    def noted(self, states: Sequence[StreamState], outs: Sequence[VisualTokens]) -> None:
+        """When a frame was last kept whole."""
+        for state, out in zip(states, outs, strict=True):
+            assert isinstance(state, DtdState) and state.reference is not None
+            state.age = 1 if len(out) == len(state.reference) else state.age + 1
 
     def _compared(self, tokens: VisualTokens, streams: int) -> Tensor:
         some = tokens.extras["pixels"] if self.compared == "pixels" else tokens.features.detach()
