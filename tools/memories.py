@@ -99,8 +99,7 @@ def read() -> tuple[dict[str, dict[str, list[Answer]]], dict[str, dict[str, list
     rows: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
     files = sorted(RESULTS.glob("memories_*hour*.jsonl"))
     for path in files:
-        for text in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(text)
+        for row in kept(path):
             world = "" if row.get("world", "plain") == "plain" else f", {row['world']} world"
             equal = {"tokens": "", "bytes": ", equal bytes", "fresh": ", twelve other streams"}[row["table"]]
             where = ", on a CPU" if row["device"] == "cpu" else ""
@@ -118,6 +117,20 @@ def read() -> tuple[dict[str, dict[str, list[Answer]]], dict[str, dict[str, list
     return answers, rows, [path.relative_to(ROOT).as_posix() for path in files]
 
 
+ASKED = ("task", "age_s", "want")
+"""What a stream's questions are: kept with the first row of a stream in a file."""
+
+
+def kept(path: Path) -> list[dict]:
+    """The rows of a kept file, whole."""
+    rows = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    asked: dict[int, dict] = {}
+    for row in rows:
+        of_stream = asked.setdefault(row["stream"], {name: row["answers"].get(name) for name in ASKED})
+        row["answers"] = {name: row["answers"].get(name, of_stream.get(name)) for name in (*of_stream, *row["answers"])}
+    return rows
+
+
 def told(row: dict) -> list[dict]:
     """The answers of a kept row, one by one."""
     columns = row["answers"]
@@ -125,13 +138,20 @@ def told(row: dict) -> list[dict]:
 
 
 def keep(files: Sequence[Path], into: Path) -> None:
-    """Add rows of `benchmarks.half_hour` to a kept file, their answers as columns: a table has many. Of two of a memory
-    on a stream the newer stays."""
-    rows = [json.loads(text) for path in (into, *files) if path.is_file() for text in path.read_text().splitlines()]
+    """Add rows of `benchmarks.half_hour` to a kept file, with their answers as columns, what was asked once a stream,
+    and no bytes where there are none. Of two of a memory on a stream the newer stays."""
+    rows = kept(into) if into.is_file() else []
+    rows += [json.loads(text) for path in files for text in path.read_text(encoding="utf-8").splitlines()]
     for row in rows:
         if isinstance(row["answers"], list):
             row["answers"] = {name: [one[name] for one in row["answers"]] for name in row["answers"][0]}
-    newest = {(row["memory"], row["stream"]): row for row in rows}
+        for name in {"bytes", "bytes_at_half"} & set(row):
+            row[name] = {part: size for part, size in row[name].items() if size}
+    newest, asked = {(row["memory"], row["stream"]): row for row in rows}, {}
+    for row in newest.values():
+        known = asked.setdefault(row["stream"], row["answers"])
+        if known is not row["answers"] and all(known[name] == row["answers"][name] for name in ASKED):
+            row["answers"] = {name: some for name, some in row["answers"].items() if name not in ASKED}
     into.write_text("".join(json.dumps(row, separators=(",", ":")) + "\n" for row in newest.values()))
 
 
@@ -188,7 +208,7 @@ def held(rows: Sequence[dict]) -> tuple[float, float]:
     """Mean bytes on the device and on the host at the end of a stream."""
     views = ("device_views", "host_rows")
     device = [sum(size for name, size in row["bytes"].items() if name not in views) for row in rows]
-    return float(np.mean(device)), float(np.mean([row["bytes"]["host_rows"] for row in rows]))
+    return float(np.mean(device)), float(np.mean([row["bytes"].get("host_rows", 0) for row in rows]))
 
 
 def size(number: float) -> str:
