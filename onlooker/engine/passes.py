@@ -240,9 +240,11 @@ class LanguageStep:
         count = sum(map(len, embeddings))
         torch.cat(embeddings, out=self._embeddings[:count])
         extras = self._extras(pieces)
-        if self._step is not None:
-            return self._step.replay()[0]
-        return self._forward(self._embeddings, extras)
+        try:
+            return self._forward(self._embeddings, extras) if self._step is None else self._step.replay()[0]
+        finally:
+            # Or what streams have let go of would stay until the next pass of this size.
+            self.tables.segments = ()
 
     def _forward(self, embeddings: Tensor, extras: dict[str, Tensor] | None = None) -> Tensor:
         self._attention.turn(*self._model.rotary(self.tables.positions))
