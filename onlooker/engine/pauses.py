@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-RARELY = (10_000, 10, 100)
+RARELY = (1_000, 10, 1_000)
 """Python looks at young objects when there are so many more, at those of middle age after so many of these times, and
-at all there are after so many of those."""
+at all there are after so many of those. The young are looked at as often as ever: a few of them may hold pictures."""
 
 
 @contextlib.contextmanager

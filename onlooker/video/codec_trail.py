@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onlooker.core.codec import CodecRecord
-from onlooker.video.picture import Turn, turn_of
+from onlooker.video.picture import Turn, side_data_of, turn_of
 from onlooker.video.source import SourceReport
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _in_blocks(field: np.ndarray) -> np.ndarray:
 
 def _vectors_of(frame: "VideoFrame") -> Any:
     try:
-        data: Any = frame.side_data.get("MOTION_VECTORS")
+        data: Any = side_data_of(frame, "MOTION_VECTORS")
     except ValueError:  # PyAV lists nothing where it does not know one kind
         return None
     return None if data is None else data.to_ndarray()

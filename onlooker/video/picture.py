@@ -9,7 +9,7 @@ tone-mapped, which is said. Transparency is dropped. Scaling is bicubic and filt
 import struct
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -56,10 +56,22 @@ _ROTATED = {
 """By the counter-clockwise angle to turn a picture by."""
 
 
+def side_data_of(frame: "VideoFrame", kind: str) -> Any:
+    """What lies beside a picture under a name of `av.sidedata.sidedata.Type`, or None. Raises `ValueError` where one of
+    them is of a kind that PyAV does not know.
+
+    `frame.side_data` would be kept by the frame and keep it: a picture that was once asked would stay until Python
+    looks for garbage, and thousands of large ones with it.
+    """
+    from av.sidedata.sidedata import SideDataContainer
+
+    return SideDataContainer(frame).get(kind)
+
+
 def turn_of(frame: "VideoFrame") -> Turn:
     """Read the display matrix of a frame: x' = a x + c y, y' = b x + d y."""
     try:
-        side_data = frame.side_data.get("DISPLAYMATRIX")
+        side_data = side_data_of(frame, "DISPLAYMATRIX")
     except ValueError:
         # PyAV lists no side data where one is of a kind it does not know (EXIF of a photograph, views of a stereo
         # film). The angle can be had all the same; a mirroring cannot.

@@ -363,6 +363,28 @@ def test_memory_does_not_grow_with_length(tmp_path):
     assert peaks[-1] - peaks[1] < 30, peaks
 
 
+@pytest.mark.parametrize("codec", [False, True])
+def test_decoded_pictures_are_freed_without_looking_for_garbage(tmp_path, codec):
+    """`frame.side_data` and its frame hold each other: a server that rarely looks held gigabytes of them."""
+    path = write(tmp_path / "clip.mp4")
+    gc.collect()
+    before = len(_pictures())
+    gc.disable()
+    try:
+        frames = 0
+        for _ in open_video(path, fps=None, codec=codec):
+            frames += 1
+            assert len(_pictures()) - before <= 16, frames  # what the decoder is ahead by
+        assert frames == Clip().num_frames > 16
+        assert len(_pictures()) <= before + 1, "the one behind the last image"
+    finally:
+        gc.enable()
+
+
+def _pictures() -> list[object]:
+    return [one for one in gc.get_objects() if type(one) is av.VideoFrame]
+
+
 def test_importing_the_room_loads_no_decoder_and_no_torch():
     code = "import sys, onlooker.video; sys.exit(any(name in sys.modules for name in ('av', 'torch')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
