@@ -65,7 +65,8 @@ def side_data_of(frame: "VideoFrame", kind: str) -> Any:
     """
     from av.sidedata.sidedata import SideDataContainer
 
-    return SideDataContainer(frame).get(kind)
+    container: Any = SideDataContainer  # its stub leaves out what it takes
+    return container(frame).get(kind)
 
 
 def turn_of(frame: "VideoFrame") -> Turn:
