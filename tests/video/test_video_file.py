@@ -376,7 +376,6 @@ def test_decoded_pictures_are_freed_without_looking_for_garbage(tmp_path, codec)
             frames += 1
             assert len(_pictures()) - before <= 16, frames  # what the decoder is ahead by
         assert frames == Clip().num_frames > 16
-        assert len(_pictures()) <= before + 1, "the one behind the last image"
     finally:
         gc.enable()
 
