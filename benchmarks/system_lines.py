@@ -129,7 +129,7 @@ LINES = (
     Line("livibench", 1, {"side": "comment"}, ({},), 0.2, tasks=NAMED, equal_tokens=False),
     Line("ppllava", 1, {"refiner": POOLED + "fixed"}, ({"refiner": POOLED + "mean"},), 0.03),
     Line("ppllava", 2, {"refiner": POOLED + "published"}, ({"refiner": POOLED + "mean"},), 0.0, same=True),
-    Line("tifre", 1, {"refiner": "tifre:ratio=0.25"}, ({"refiner": "tifre:ratio=0.25,fold=0"},), 0.02),
+    Line("tifre", 1, {"refiner": "tifre:ratio=0.25,fold=0.25"}, ({"refiner": "tifre:ratio=0.25"},), 0.02),
     Line(
         "b_vllm", 2, {"refiner": "b_vllm:ratio=0.34"},
         ({"compressor": "stc_pruner:keep=1"}, {"compressor": "identity", "fps": "0.0625"}), 0.03,

@@ -37,8 +37,8 @@ BUILT_IN: dict[str, list[dict[str, Any]]] = {
         {**_HELD, "refiner": "b_vllm:ratio=0.25", "name": "b_vllm"},
         *({**_HELD, "refiner": f"ppllava:frames=1,side=2,kernel={k}", "name": f"ppllava, {k}"}
           for k in ("fixed", "published", "mean")),
+        {**_HELD, "refiner": "tifre:ratio=0.25,fold=0.25", "name": "tifre, folded"},
         {**_HELD, "refiner": "tifre:ratio=0.25", "name": "tifre"},
-        {**_HELD, "refiner": "tifre:ratio=0.25,fold=0", "name": "tifre, nothing folded"},
         {**_HELD, "refiner": "iva:fine=4,coarse=8", "name": "iva"},
         *({**_HELD, "compressor": f"random:keep=16,seed={s}", "name": f"random, seed {s}"} for s in range(3)),
         {**_HELD, "compressor": "stc_pruner:keep=16", "name": "stc_pruner"},

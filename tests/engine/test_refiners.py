@@ -10,7 +10,7 @@ from tiny import make_family_folder
 
 from onlooker.core import registry
 from onlooker.core.contracts import Look
-from onlooker.core.errors import ModelError
+from onlooker.core.errors import InputError, ModelError
 from onlooker.core.tokens import VisualTokens
 from onlooker.core.unread import Unread
 from onlooker.engine import Decoding, Engine
@@ -23,8 +23,8 @@ OF_ROWS = [name for name in registry.names("refiner") if "rows" in registry.make
 
 OF_TOKENS = [
     "b_vllm:ratio=0.3",
-    "tifre:ratio=0.5",
-    "tifre:frames=1,fold=0",
+    "tifre:ratio=0.5,fold=0.25",
+    "tifre:frames=1",
     "iva:fine=1",
     "ppllava",
     "ppllava:kernel=published",
@@ -113,17 +113,42 @@ def test_a_refiner_of_what_the_memory_does_not_hold_is_refused(model):
             Engine(model, memory="full", refiner=name)
 
 
-def test_iva_reads_the_frame_that_fits_in_full_and_the_others_coarsely():
-    """The frame whose tokens lie along a word of the question keeps all of them."""
-    made, question = torch.Generator().manual_seed(2), torch.eye(8)[:2]
+def of_frames(made, question, fits, frames=4):
+    """Frames of two by three tokens, of which those in `fits` lie along the second word of the question."""
     recalled = []
-    for number in range(4):
-        features = torch.randn(6, 8, generator=made) * 0.1 + (5.0 * question[1] if number == 2 else 0.0)
+    for number in range(frames):
+        features = torch.randn(6, 8, generator=made) * 0.1 + (5.0 * question[1] if number in fits else 0.0)
         tokens = VisualTokens.of_frame(features, (2, 3), number, float(number))
         recalled.append(Unread(tokens, float(number), float(number)))
+    return recalled
+
+
+def test_iva_reads_the_frame_that_fits_in_full_and_the_others_coarsely():
+    """The frame whose tokens lie along a word of the question keeps all of them."""
+    question = torch.eye(8)[:2]
+    recalled = of_frames(torch.Generator().manual_seed(2), question, {2})
     read = registry.make("refiner", "iva:fine=1,coarse=2").refine(recalled, question)
     assert [len(one.content) for one in read] == [2, 2, 6, 2]
     assert all(float(one.content.weight.sum()) == 6 for one in read)
+
+
+def test_tifre_reads_the_frames_that_fit_as_they_are_unless_it_is_told_to_fold():
+    """Folded: a token of a key frame is the weighted mean of itself and of those at its place in the frames most like it."""
+    question = torch.eye(8)[:2]
+    recalled = of_frames(torch.Generator().manual_seed(3), question, {1, 3}, frames=5)
+    read = registry.make("refiner", "tifre:frames=2").refine(recalled, question)
+    assert len(read) == 2 and read[0] is recalled[1] and read[1] is recalled[3]
+    folded = registry.make("refiner", "tifre:frames=2,fold=0.25").refine(recalled, question)
+    means = torch.stack([one.content.features.mean(0) for one in recalled])
+    likeness = torch.nn.functional.cosine_similarity(means[:, None], means[None, [1, 3]], dim=-1)
+    nearest = torch.tensor([1, 3])[likeness.argmax(1)].tolist()
+    for key, one in zip((1, 3), folded, strict=True):
+        others = [recalled[n].content.features for n in (0, 2, 4) if nearest[n] == key]
+        wanted = (recalled[key].content.features + 0.25 * sum(others)) / (1 + 0.25 * len(others))
+        assert one.start_s == recalled[key].start_s
+        torch.testing.assert_close(one.content.features, wanted)
+    with pytest.raises(InputError, match="weighs from 0 to 1"):
+        registry.make("refiner", "tifre:fold=1.5")
 
 
 @pytest.mark.proves("b_vllm", 1)
