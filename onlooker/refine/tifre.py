@@ -8,8 +8,8 @@ there: the frames that fit the question best are read, the others live on in the
   paper asks a language model for captions and CLIP for their match;
 - tokens are folded, each into the one at its place, and not pictures, which would show ghosts; what has no partner
   (pruned there) is dropped;
-- a folded token weighs `fold` of a key frame's. By default it is 0 and the key frames are read as they are: folding with
-  0.25 gained 1.3 points over that (-0.5 to +3.2, 1,200 questions), less than the two that it would have to be worth.
+- a folded token weighs `fold` of a key frame's. By default it is 0 and the key frames are read as they are: folding
+  with 0.25 gained 1.3 points over that (-0.5 to +3.2, 1,200 questions), less than the two that it would have to.
 
 For memories that hold tokens.
 """

@@ -133,7 +133,7 @@ def test_iva_reads_the_frame_that_fits_in_full_and_the_others_coarsely():
 
 
 def test_tifre_reads_the_frames_that_fit_as_they_are_unless_it_is_told_to_fold():
-    """Folded: a token of a key frame is the weighted mean of itself and of those at its place in the frames most like it."""
+    """Folded: a token of a key frame is the weighted mean of it and those at its place in the frames most like it."""
     question = torch.eye(8)[:2]
     recalled = of_frames(torch.Generator().manual_seed(3), question, {1, 3}, frames=5)
     read = registry.make("refiner", "tifre:frames=2").refine(recalled, question)
