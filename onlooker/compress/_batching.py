@@ -83,7 +83,7 @@ def together(batch: Sequence[VisualTokens], members: Sequence[int]) -> VisualTok
 
 def apart(flat: VisualTokens, counts: Sequence[int]) -> list[VisualTokens]:
     """The parts of a flat list of several streams, so many tokens of each; they share its memory."""
-    columns = [getattr(flat, name).split(counts) for name in COLUMNS]
+    columns = [getattr(flat, name).split_with_sizes(counts) for name in COLUMNS]
     extras, whole = _each(flat.extras, len(counts), counts), _each(flat.whole, len(counts), None)
     return [
         VisualTokens(features, frame, time_s, row, col, flat.grid, weight, more, about)
@@ -95,7 +95,7 @@ def _each(arrays: Mapping[str, Tensor], streams: int, counts: Sequence[int] | No
     """The arrays of each stream, cut to so many rows of each; None: to equally many."""
     if not arrays:
         return [{} for _ in range(streams)]
-    parts = [one.tensor_split(streams) if counts is None else one.split(counts) for one in arrays.values()]
+    parts = [one.tensor_split(streams) if counts is None else one.split_with_sizes(counts) for one in arrays.values()]
     return [dict(zip(arrays, rows, strict=True)) for rows in zip(*parts, strict=True)]
 
 
@@ -112,8 +112,27 @@ def nothings(batch: Sequence[VisualTokens]) -> list[VisualTokens]:
 
 
 def owned(batch: Sequence[VisualTokens], members: Sequence[int]) -> list[VisualTokens]:
-    """Copies of the frames of some streams of one shape: the caller may write the next frame into the same memory."""
-    return apart(together(batch, members), [len(batch[number]) for number in members])
+    """The frames of some streams of one shape with copies of what a caller may write the next frame into: features,
+    extras and what describes whole frames. Where tokens lie is never written again."""
+    some = [batch[number] for number in members]
+    features = torch.cat([one.features for one in some]).split_with_sizes([len(one) for one in some])
+    return [
+        VisualTokens(own, one.frame, one.time_s, one.row, one.col, one.grid, one.weight, extras, about)
+        for one, own, extras, about in zip(
+            some, features, _copied([one.extras for one in some]), _copied([one.whole for one in some]), strict=True
+        )
+    ]
+
+
+def _copied(each: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Copies of the arrays of some streams, those of one name by one launch."""
+    if not each[0]:
+        return [{} for _ in each]
+    made = {
+        name: torch.cat([one[name] for one in each]).split_with_sizes([len(one[name]) for one in each])
+        for name in each[0]
+    }
+    return [{name: rows[place] for name, rows in made.items()} for place in range(len(each))]
 
 
 def selected(batch: Sequence[VisualTokens], members: Sequence[int], index: Tensor) -> list[VisualTokens]:

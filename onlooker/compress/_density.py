@@ -21,11 +21,14 @@ def density_scores(
     """How much of a centre each token is, `[streams, tokens]`, in whole steps of a share of the greatest, and the
     distances `[streams, tokens, tokens]`.
 
-    `features` is `[streams, tokens, dim]`. Tokens outside of `among` (bool `[streams, tokens]`) are far from
-    all and score below 0. Distances are taken by inner products, or (`exact`) by differences, for what differs by a
+    `features` is `[streams, tokens, dim]`. Tokens outside of `among` (bool `[streams, tokens]`) are far from all and
+    score below 0; where it has several times as many rows, each part of it is a choice of its own of the same tokens.
+    Distances are taken by inner products, or (`exact`) by differences, for what differs by a
     thousandth of its length.
     """
     near = distances(features) if exact else inner(features, features)
+    if among is not None and len(among) > len(near):
+        near = near.repeat(len(among) // len(near), 1, 1)
     root, kernels = features.shape[2] ** 0.5, kernels_on(features.device.type)
     return density.density_scores(near, not exact, root, among, k, STEPS, kernels)
 

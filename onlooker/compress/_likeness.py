@@ -21,9 +21,16 @@ def likenesses(one: Tensor, other: Tensor) -> Tensor:
     """The cosine of every token of `one` (`[streams, tokens, dim]`) with every one of `other` of its stream
     (`[streams, others, dim]`), float32 `[streams, tokens, others]`."""
     if _wide(one):
-        lengths = _lengths(one)[:, :, None] * _lengths(other)[:, None, :]
-        return _products(one, other) / lengths.clamp_min(1e-12)
-    return torch.bmm(normalize(one.float(), dim=-1), normalize(other.float(), dim=-1).transpose(1, 2))
+        mine = lengths(one)
+        both = mine[:, :, None] * (mine if other is one else lengths(other))[:, None, :]
+        return _products(one, other) / both.clamp_min(1e-12)
+    unit = normalize(one.float(), dim=-1)
+    return torch.bmm(unit, (unit if other is one else normalize(other.float(), dim=-1)).transpose(1, 2))
+
+
+def lengths(tokens: Tensor) -> Tensor:
+    """The length of every token (`[..., dim]`), float32 `[...]`."""
+    return torch.linalg.vector_norm(tokens, dim=-1, dtype=torch.float32)
 
 
 def distances(tokens: Tensor) -> Tensor:
@@ -45,7 +52,3 @@ def _wide(tokens: Tensor) -> bool:
 
 def _products(one: Tensor, other: Tensor) -> Tensor:
     return torch.bmm(one, other.transpose(1, 2), out_dtype=torch.float32)
-
-
-def _lengths(tokens: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(tokens, dim=-1, dtype=torch.float32)

@@ -40,8 +40,9 @@ class Kept:
             return apart(self.tokens, [len(self.tokens) // streams] * streams)
         if self.counts is None:
             return apart(self.tokens.select(self.order.flatten()), [self.order.shape[1]] * streams)
-        counts = self.counts.tolist()
-        place = torch.cat([row[:count] for row, count in zip(self.order, counts, strict=True)])
+        counts, size = self.counts.tolist(), self.order.shape[1]
+        kept_and_left = [number for count in counts for number in (count, size - count)]
+        place = torch.cat(self.order.flatten().split_with_sizes(kept_and_left)[::2])
         return apart(self.tokens.select(place), counts)
 
 

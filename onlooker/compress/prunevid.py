@@ -83,9 +83,10 @@ def merged_around_centres(tokens: VisualTokens, owner: Tensor, still: Tensor, sh
     dense, owns = averaged(tokens, flat).features.detach().view(frames, count, -1), (flat == itself).view(frames, count)
     first = torch.arange(frames, device=flat.device)[:, None] * count
     into = itself.view(frames, count).clone()
-    for among in (owns & still, owns & ~still):
-        there = among.sum(1)
-        wanted = torch.where(there <= FEW, there, (there * share).long().clamp_min(1))
-        _, nearest = centres_of(*density_scores(dense, among), wanted)
-        into = torch.where(among, nearest + first, into)
+    among = torch.cat([owns & still, owns & ~still])
+    there = among.sum(1)
+    wanted = torch.where(there <= FEW, there, (there * share).long().clamp_min(1))
+    _, nearest = centres_of(*density_scores(dense, among), wanted)
+    for some, centre in zip(among.chunk(2), nearest.chunk(2), strict=True):
+        into = torch.where(some, centre + first, into)
     return into.flatten()[flat]

@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize, pad
+from torch.nn.functional import normalize, pad
 
 from onlooker.compress._batching import LongRun, alike, among_best, held, in_steps, nothings, owned
 from onlooker.compress._likeness import likeness
@@ -107,7 +107,7 @@ class VCast(Stepped, LongRun):
         to, away = here - before, after - here
         moves = (to.norm(dim=1) > self.still) & (away.norm(dim=1) > self.still)
         inside = (sums[:, 1] > 0) & (frames > 1)
-        curvature = ((1 - cosine_similarity(to, away, dim=1)) * moves).masked_fill(~inside, 1)  # 1 at a stream's ends
+        curvature = ((1 - likeness(to[:, None], away[:, None])[:, 0]) * moves).masked_fill(~inside, 1)  # 1 at the ends
         weight = torch.exp(curvature / TEMPERATURE)
         total, number = sums[:, 0] + weight, sums[:, 1] + 1
         wanted = (most * self.keep_ratio * weight * number / total).clamp(1, most) + sums[:, 2]

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from onlooker.compress._batching import among_best, in_steps
 from onlooker.compress._clip import ClipMethod, SteppedWindows
+from onlooker.compress._likeness import lengths, likeness
 from onlooker.compress._steps import Kept, masked
 from onlooker.core.tokens import VisualTokens
 
@@ -30,20 +30,30 @@ class VidCom2(SteppedWindows, ClipMethod):
     def step(self, tokens: VisualTokens, streams: int, frames: int, past: tuple[Tensor, ...]) -> Kept:
         """Of every frame, as many tokens as its share, those that stand out."""
         windows = tokens.features.detach().unflatten(0, (streams, -1))
-        steady = windows.float().var(1, correction=0).argsort(dim=1, stable=True)[:, : max(1, windows.shape[2] // 2)]
-        some = torch.stack([window.index_select(1, channels) for window, channels in zip(windows, steady, strict=True)])
-        unit = normalize(some.float(), dim=-1).unflatten(1, (frames, -1))
-        means = unit.mean(2)
-        of_clip, of_frame = _gaussians(unit, means.mean(1, keepdim=True).expand_as(means)), _gaussians(unit, means)
+        spread = windows.float().var(1, correction=0)
+        half = torch.full((streams,), max(1, windows.shape[2] // 2), device=spread.device)
+        # Channels that vary are silent instead of left out: rows stay as they lie.
+        some = windows * among_best(-spread, half)[:, None]
+        each = some.unflatten(1, (frames, -1)).flatten(0, 1)
+        means = (each / lengths(each).clamp_min(1e-12)[:, :, None]).mean(1).unflatten(0, (streams, frames))
+        middle = means.mean(1, keepdim=True)
+        to_frame = _square(likeness(each, means.flatten(0, 1)[:, None]).unflatten(0, (streams, frames)), means)
+        to_clip = _square(likeness(some, middle).unflatten(1, (frames, -1)), middle)
+        of_clip, of_frame = _gaussians(torch.stack([to_clip, to_frame]))
         share = torch.softmax(-of_clip.mean(2) / TEMPERATURE, dim=1)
         ratio = (self.keep_ratio * (1 + share - share.mean(1, keepdim=True))).clamp_max(1)
-        count = (ratio * unit.shape[2]).round().clamp_min(1)
+        count = (ratio * each.shape[1]).round().clamp_min(1)
         kept = among_best(-in_steps(of_clip + of_frame).flatten(0, 1), count.flatten())
         return masked(tokens, kept.view(streams, -1))
 
 
-def _gaussians(unit: Tensor, anchor: Tensor) -> Tensor:
-    """Likeness of tokens of unit length (`[windows, frames, tokens, dim]`) and the anchor of their frame (`[windows,
-    frames, dim]`), by their distance, summed over five widths."""
-    square = 1 + anchor.square().sum(-1, keepdim=True) - 2 * (unit @ anchor[..., None])[..., 0]
+def _square(cosine: Tensor, anchor: Tensor) -> Tensor:
+    """The square of the distance of tokens of unit length and anchors (`[windows, frames or 1, dim]`), by their cosines
+    (`[windows, frames, tokens]`)."""
+    length = lengths(anchor)[:, :, None]
+    return 1 + length * length - 2 * cosine * length
+
+
+def _gaussians(square: Tensor) -> Tensor:
+    """Likeness by the square of a distance, summed over five widths."""
     return torch.stack([torch.exp(square / (-2 * scale)) for scale in _SCALES]).sum(0)

@@ -37,11 +37,11 @@ class VisualTokens:
 
     def __post_init__(self) -> None:
         # Thousands are made a second: sizes are asked for without making shapes of them.
-        count, columns = self.features.size(0), (self.frame, self.time_s, self.row, self.col, self.weight)
-        columns = (*columns, *self.extras.values()) if self.extras else columns
-        if [value.size(0) for value in columns] != [count] * len(columns):
-            names = ("frame", "time_s", "row", "col", "weight", *self.extras)
-            wrong = {name: len(value) for name, value in zip(names, columns, strict=True) if len(value) != count}
+        count = self.features.size(0)
+        fits = count == self.frame.size(0) == self.time_s.size(0) == self.row.size(0) == self.col.size(0)
+        if not fits or count != self.weight.size(0) or any(one.size(0) != count for one in self.extras.values()):
+            columns = {name: getattr(self, name) for name in ("frame", "time_s", "row", "col", "weight")}
+            wrong = {name: len(one) for name, one in (columns | dict(self.extras)).items() if len(one) != count}
             raise AssertionError(f"{count} tokens, but {wrong}")
 
     @classmethod
@@ -141,16 +141,16 @@ class VisualTokens:
         return replace(self, **{k: v.detach().clone() for k, v in parts.items()}, extras=extras, whole=whole)
 
     def select(self, index: Tensor) -> "VisualTokens":
-        """Keep the tokens at `index` (int64 `[kept]`, strictly ascending)."""
+        """Keep the tokens at `index` (int64 `[kept]`, strictly ascending, where the tokens are)."""
         return VisualTokens(
-            features=self.features[index],
-            frame=self.frame[index],
-            time_s=self.time_s[index],
-            row=self.row[index],
-            col=self.col[index],
+            features=self.features.index_select(0, index),
+            frame=self.frame.index_select(0, index),
+            time_s=self.time_s.index_select(0, index),
+            row=self.row.index_select(0, index),
+            col=self.col.index_select(0, index),
             grid=self.grid,
-            weight=self.weight[index],
-            extras={name: value[index] for name, value in self.extras.items()},
+            weight=self.weight.index_select(0, index),
+            extras={name: value.index_select(0, index) for name, value in self.extras.items()},
             whole=self.whole,
         )
 
