@@ -25,8 +25,8 @@ from onlooker.kernels._parts_triton import (
 from onlooker.kernels._vision_triton import behind
 
 SKETCH = tl.constexpr(64)
-SOME = tl.constexpr(16)
-"""Channels of a sketch that one program reads of all tokens at once."""
+AT_ONCE = tl.constexpr(16)
+"""Limits that a search tries at a time."""
 
 
 @triton.jit
@@ -56,13 +56,14 @@ def _keep_sketches(start, scale, row, place, there, code, scales):
 @triton.jit(do_not_specialize=["layer", "next_layer"])
 def carry_sketches(
     seen, fresh, stride, counts, place, branches, thens, scales, apart, length, parts, tokens, layer, next_layer,
-    layers, factor, B: tl.constexpr, T: tl.constexpr, EARLY: tl.constexpr, BRANCH: tl.constexpr, ROWS: tl.constexpr,
-    ALL: tl.constexpr, KEEP: tl.constexpr, R: tl.constexpr,
+    layers, factor, plane, B: tl.constexpr, T: tl.constexpr, EARLY: tl.constexpr, BRANCH: tl.constexpr,
+    ROWS: tl.constexpr, ALL: tl.constexpr, KEEP: tl.constexpr, EITHER: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """Sketches of tokens, brought from before a branch to behind it, and how far they are then from those in `thens`;
     KEEP: they are those from now on. `fresh` (times `factor`) are sketches of the branch as it was computed: of all
     tokens in streams in which anything changed (by ALL in all streams), or with ROWS, of the tokens that have a row in
-    `place`. These are kept; the others have those that were. Without BRANCH `fresh` are those of the tokens."""
+    `place`. These are kept; the others have those that were. Without BRANCH `fresh` are those of the tokens. Sums of
+    sketches go to `parts`, EITHER: those of `thens` behind them, `plane` further on."""
     behind(EARLY)
     stream = tl.program_id(1).to(tl.int64)
     token = tl.program_id(0) * R + tl.arange(0, R)
@@ -104,32 +105,31 @@ def carry_sketches(
     part = stream * tl.num_programs(0) + tl.program_id(0)
     some = tl.sum(tl.where(inside[:, None], sketch, 0.0), axis=0)
     tl.store(parts + part * SKETCH + tl.arange(0, SKETCH), some)
+    if EITHER and KEEP == 0:
+        tl.store(parts + plane + part * SKETCH + tl.arange(0, SKETCH), tl.sum(then, axis=0))
 
 
 @triton.jit
-def _standing_out(seen, parts, stream, at, inside, tokens, blocks, BLOCK: tl.constexpr, BLOCKS: tl.constexpr):
-    """How far sketches of tokens are from the mean of their frame, whose sum is in `blocks` parts. One program reads a
-    whole stream: that takes less time than one more launch."""
+def _far(sketch, parts, stream, tokens, blocks, BLOCKS: tl.constexpr):
+    """How far sketches `[some, 64]` are from the mean of their frame, whose sum is in `blocks` parts."""
     block = tl.arange(0, BLOCKS)
-    far = tl.full((BLOCK,), 0.0, tl.float32)
-    for first in tl.static_range(0, SKETCH, SOME):  # pyright: ignore[reportGeneralTypeIssues]
-        channel = first + tl.arange(0, SOME)[None, :]
-        part = parts + (stream * blocks + block)[:, None] * SKETCH + channel
-        mean = tl.sum(tl.load(part, mask=(block < blocks)[:, None], other=0.0), axis=0) / tokens
-        value = tl.load(seen + at[:, None] * SKETCH + channel, mask=inside[:, None], other=0.0) - mean[None, :]
-        far += tl.sum(value * value, axis=1)
-    return tl.where(inside, tl.sqrt(far), 0.0)
+    part = parts + (stream * blocks + block)[:, None] * SKETCH + tl.arange(0, SKETCH)[None, :]
+    mean = tl.sum(tl.load(part, mask=(block < blocks)[:, None], other=0.0), axis=0) / tokens
+    away = sketch - mean[None, :]
+    return tl.sqrt(tl.sum(away * away, axis=1))
 
 
 @triton.jit
 def _most(steps, most):
     """The `most` units of the most steps, of equal ones the first, int32."""
     low, high = tl.max(steps, axis=0) * 0, tl.max(steps, axis=0) + 1
-    while high - low > 1:
-        half = low + (high - low) // 2
-        enough = (tl.sum((steps >= half).to(tl.int32), axis=0) >= most).to(tl.int32)
-        low = tl.where(enough > 0, half, low)
-        high = tl.where(enough > 0, high, half)
+    while high - low > 1:  # every time a sixteenth of what is between them
+        wide = (high - low + AT_ONCE - 1) // AT_ONCE
+        limits = low + (tl.arange(0, AT_ONCE) + 1) * wide
+        many = tl.sum((steps[:, None] >= limits[None, :]).to(tl.int32), axis=0)
+        enough = tl.sum((many >= most).to(tl.int32), axis=0)
+        high = tl.minimum(high, low + (enough + 1) * wide)
+        low += enough * wide
     above = (steps > low).to(tl.int32)
     tied = (steps == low).to(tl.int32)
     return above + tied * (tl.cumsum(tied, axis=0) <= most - tl.sum(above, axis=0)).to(tl.int32)
@@ -137,20 +137,42 @@ def _most(steps, most):
 
 @triton.jit(do_not_specialize=["layer"])
 def choose_rows(
-    apart, length, seen, parts, taus, turns, flat, place, counts, times,
-    tokens, units, most, room, layer, salience, flat_share, plane, blocks,
-    TURN: tl.constexpr, PINNED: tl.constexpr, EVERY: tl.constexpr, STEPS: tl.constexpr, GROUP: tl.constexpr,
-    SALIENT: tl.constexpr, EARLY: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
+    apart, length, seen, parts, thens, scales, far, arrived, taus, turns, flat, place, counts, times,
+    tokens, units, most, room, layer, layers, salience, flat_share, plane, blocks, parts_plane,
+    T: tl.constexpr, TURN: tl.constexpr, PINNED: tl.constexpr, EVERY: tl.constexpr, STEPS: tl.constexpr,
+    GROUP: tl.constexpr, SALIENT: tl.constexpr, EITHER: tl.constexpr, EARLY: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """The `most` units of a stream that changed most, of those that changed enough. Their tokens come first in the
     stream's `room` of `flat`; TURN: behind them the pinned ones and those whose turn it is to look, if anything
-    changed. `counts` says how many changed and look; without TURN, how many changed comes last."""
+    changed. `counts` says how many changed and look; without TURN, how many changed comes last.
+
+    SALIENT: a program finds who stands out of R tokens (EITHER: or did, by `thens`), and the one that is the last of
+    its stream to have done so chooses: a launch of its own would take longer, and one program alone as well."""
     behind(EARLY)
-    stream = tl.program_id(0).to(tl.int64)
+    stream = tl.program_id(1).to(tl.int64)
     address = tl.load(taus + stream)
     if address == 0:  # an earlier step may have had a stream here
         tl.store(counts + stream * 4 + tl.arange(0, 4), tl.full((4,), 0, tl.int32))
         return
+    if SALIENT:
+        some = tl.program_id(0) * R + tl.arange(0, R)
+        some_there = some < tokens
+        own = seen + (stream * tokens + some)[:, None] * SKETCH + tl.arange(0, SKETCH)[None, :]
+        away = _far(tl.load(own, mask=some_there[:, None], other=0.0), parts, stream, tokens, blocks, BLOCKS)
+        if EITHER:
+            scale = bytes_at(scales, stream, tl.float16, 2)
+            line, held = (layer * tokens + some).to(tl.int64), (T * layers + layer) * tokens + some
+            then = _kept_sketches(bytes_at(thens, stream, tl.int8, 16), scale, line, held, some_there)
+            away = tl.maximum(away, _far(then, parts + parts_plane, stream, tokens, blocks, BLOCKS))
+        # Where all multiprocessors see it; all of it, before it is said.
+        shared = far.to(tl.pointer_type(tl.int32)) + stream * tokens + some
+        tl.atomic_xchg(shared, away.to(tl.int32, bitcast=True), mask=some_there, sem="relaxed")
+        tl.debug_barrier()
+        arrived_before = tl.atomic_add(arrived + stream, 1, sem="acq_rel")
+        if arrived_before + 1 < tl.num_programs(0):
+            return
+        tl.store(arrived + stream, 0)
     tau = tl.load(address.to(tl.pointer_type(tl.float32)))
     if TURN:
         counter = tl.load(turns + stream).to(tl.pointer_type(tl.int32)) + layer
@@ -164,10 +186,11 @@ def choose_rows(
     change = tl.load(apart + at, mask=inside, other=0.0)
     change = tl.sum(tl.reshape(change, (BLOCK // GROUP, GROUP)), axis=1) / GROUP
     if SALIENT:
-        far = _standing_out(seen, parts, stream, at, inside, tokens, blocks, BLOCK, BLOCKS)
-        far = tl.sum(tl.reshape(far, (BLOCK // GROUP, GROUP)), axis=1) / GROUP
-        far = tl.maximum(far / tl.maximum(tl.sum(far, axis=0) / units, 1e-12), flat_share)
-        change *= tl.exp2(tl.log2(far) * salience)
+        # Not from what this multiprocessor may still hold of an earlier layer.
+        out = tl.load(far + at, mask=inside, other=0.0, cache_modifier=".cg")
+        out = tl.sum(tl.reshape(out, (BLOCK // GROUP, GROUP)), axis=1) / GROUP
+        out = tl.maximum(out / tl.maximum(tl.sum(out, axis=0) / units, 1e-12), flat_share)
+        change *= tl.exp2(tl.log2(out) * salience)
     limit = ((tau * STEPS + 0.5).to(tl.int32).to(tl.float32) + 0.5) * mean / STEPS
     steps = tl.minimum(change * (STEPS / mean) + 0.5, 1073741824.0).to(tl.int32)
     steps = tl.where(there & (change >= limit), steps, -1)

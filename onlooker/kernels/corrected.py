@@ -62,8 +62,8 @@ class SketchStep:
         self.seen = torch.zeros(rows, SKETCH, device=device)
         """Sketch of every token."""
         self.apart, self.length = (torch.zeros(rows, device=device) for _ in range(2))
-        self.parts = torch.zeros(streams, -(-shape.tokens // SKETCHES), SKETCH, device=device)
-        """Sums of some tokens' sketches."""
+        self.parts = torch.zeros(2, streams, -(-shape.tokens // SKETCHES), SKETCH, device=device)
+        """Sums of some tokens' sketches, and of those that they are compared with."""
 
     def at(self, name: str) -> Tensor:
         """Addresses of one kind of tensor, int64 `[streams]`."""
@@ -105,12 +105,14 @@ class SketchStep:
             then[1],
             shape.layers,
             factor,
+            self.parts[0].numel(),
             B=SCALED.index(kind or "entered"),
             T=SCALED.index(then[0]),
             BRANCH=kind is not None,
             ROWS=rows,
             ALL=everyone,
             KEEP=keep,
+            EITHER=shape.rules.either,
             R=many,
             **launched(self.like.device),
         )
@@ -131,6 +133,8 @@ class CorrectedStep(SketchStep):
             torch.zeros(streams * room, dtype=torch.int64, device=device) for room in (shape.room, shape.count)
         )
         self._place = torch.full((rows,), -1, dtype=torch.int32, device=device)
+        self._far = torch.zeros(rows, device=device)
+        self._arrived = torch.zeros(streams, dtype=torch.int32, device=device)
         self._filled = torch.zeros(3, streams, shape.tokens, shape.dim, dtype=self.like.dtype, device=device)
         """Queries, keys and values of all tokens."""
 
@@ -151,12 +155,17 @@ class CorrectedStep(SketchStep):
 
     def choose(self, layer: int, middle: bool = False) -> None:
         """Who changed most of those just measured and, before attention, who looks."""
-        shape, rules = self.shape, self.shape.rules
-        self.others.choose_rows[(shape.streams,)](
+        shape, rules, blocks = self.shape, self.shape.rules, self.parts.shape[2]
+        kind, salient = "middle" if middle else "entered", rules.salience > 0
+        self.others.choose_rows[(blocks if salient else 1, shape.streams)](
             self.apart,
             self.length,
             self.seen,
             self.parts,
+            self.at(kind),
+            self.at("scales"),
+            self._far,
+            self._arrived,
             self.at("tau"),
             self.at("turn"),
             self._working if middle else self._flat,
@@ -168,18 +177,23 @@ class CorrectedStep(SketchStep):
             shape.count // shape.group,
             shape.count if middle else shape.room,
             layer,
+            shape.layers,
             rules.salience,
             rules.flat,
             shape.streams * shape.tokens,
-            self.parts.shape[1],
+            blocks,
+            self.parts[0].numel(),
+            T=SCALED.index(kind),
             TURN=not middle,
             PINNED=shape.pinned,
             EVERY=rules.every,
             STEPS=rules.steps,
             GROUP=shape.group,
-            SALIENT=rules.salience > 0,
+            SALIENT=salient,
+            EITHER=rules.either,
             BLOCK=power_of_two(shape.tokens),
-            BLOCKS=power_of_two(self.parts.shape[1]),
+            BLOCKS=power_of_two(blocks),
+            R=SKETCHES,
             **launched(self.like.device, CHOOSING),
         )
 

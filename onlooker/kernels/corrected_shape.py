@@ -25,6 +25,8 @@ class Rules:
     salience: float
     flat: float
     """Least salience."""
+    either: bool = False
+    """Whether what stood out in the reference counts for salience too."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ METHODS = {
     "fixed": replace(ANEW, tau=0.0, recompute_ratio=0.25),
     "turns": replace(ANEW, tau=0.2, look_every=3, interval=4, salience=0.5),
     "cuts": replace(ANEW, tau=0.3, salience=0, refresh_share=0.9),
+    "either": replace(ANEW, tau=0.2, recompute_ratio=0.25, look_every=4, interval=5, stands_out="either"),
 }
 
 
@@ -84,6 +85,30 @@ def test_everything_that_is_kept_is_what_the_plain_form_keeps(on, ready, dim):
     for name in ("entered", "middle", "attention_sketch", "mlp_sketch", "turn", "work"):
         got, wanted = (of(state, name).float() for state in (ours, plain))
         assert float((got - wanted).norm()) <= 5e-3 * float(wanted.norm()), name
+
+
+@EACH_DEVICE
+@torch.no_grad()
+def test_streams_with_thresholds_of_their_own_choose_by_what_stands_out_or_did(on, ready):
+    """Of 49 tokens two programs find who stands out; ratios of the streams differ, down to nothing."""
+    module, _ = make_tower("siglip", image_size=56, num_layers=2)
+    videos = [make_frames(module, 4, seed=seed).to(on) for seed in range(3)]
+    tower, method = take_apart(module.to(on)), replace(METHODS["either"], interval=None, recompute_ratio=0.5)
+    assert method.has_kernels(tower, videos[0][0])
+    prepared = CorrectedEncoder(method, tower, videos[0][0], 4, lambda step: None, "torch")
+    ours, plain = ([method.new_state() for _ in videos] for _ in range(2))
+    for number in range(4):
+        batch = torch.stack([video[number] for video in videos])
+        got, wanted = prepared.encode(batch, ours), method.encode(tower, batch, plain)
+        assert float((got.hidden - wanted.hidden).norm() / wanted.hidden.norm()) < 2e-3
+        assert got.recomputed is not None and wanted.recomputed is not None
+        torch.testing.assert_close(got.recomputed, wanted.recomputed, rtol=1e-4, atol=1e-4)
+        if number:
+            few, many, none = got.recomputed.mean(1).tolist()
+            assert 0 < few < many and none == 0
+        for states in (ours, plain):
+            for state, tau in zip(states, (0.6, 0.0, 9.0), strict=True):
+                of(state, "tau").fill_(tau)
 
 
 @EACH_DEVICE

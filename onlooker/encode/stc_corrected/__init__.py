@@ -118,8 +118,8 @@ class STCCorrected(STCCacher):
 
     def has_kernels(self, tower: VisionTower, like: Tensor) -> bool:
         """Whether there are kernels for these tokens: every token attends to all others and is not turned by its place,
-        references are in 8 and 4 bits, and changes count in full, by what stands out now."""
-        if not self.in_eight_bits(like) or self.noise_quantile or self.stands_out != "now":
+        references are in 8 and 4 bits, and changes count in full."""
+        if not self.in_eight_bits(like) or self.noise_quantile:
             return False
         if tower.pack is None or tower.group > 1 < tower.pinned:
             return False

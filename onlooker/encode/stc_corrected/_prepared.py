@@ -102,7 +102,7 @@ class CorrectedEncoder:
             heads=heads[0],
             scale=heads[1],
             count=method.recomputed_tokens(tower),
-            rules=Rules(STEPS, method.look_every, method.salience, FLAT),
+            rules=Rules(STEPS, method.look_every, method.salience, FLAT, method.stands_out == "either"),
             group=tower.group,
             pinned=tower.pinned,
         )
