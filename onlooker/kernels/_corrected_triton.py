@@ -120,6 +120,30 @@ def _far(sketch, parts, stream, tokens, blocks, BLOCKS: tl.constexpr):
 
 
 @triton.jit
+def _stand_out(
+    seen, parts, thens, scales, far, arrived, stream, tokens, layer, layers, blocks, parts_plane,
+    T: tl.constexpr, EITHER: tl.constexpr, BLOCKS: tl.constexpr, R: tl.constexpr,
+):  # fmt: skip
+    """How far R tokens are from the mean of their frame (EITHER: or were, by `thens`) goes to `far`; how many programs
+    of the stream have done so."""
+    token = tl.program_id(0) * R + tl.arange(0, R)
+    inside = token < tokens
+    at = stream * tokens + token
+    own = seen + at[:, None] * SKETCH + tl.arange(0, SKETCH)[None, :]
+    away = _far(tl.load(own, mask=inside[:, None], other=0.0), parts, stream, tokens, blocks, BLOCKS)
+    if EITHER:
+        scale = bytes_at(scales, stream, tl.float16, 2)
+        row, held = (layer * tokens + token).to(tl.int64), (T * layers + layer) * tokens + token
+        then = _kept_sketches(bytes_at(thens, stream, tl.int8, 16), scale, row, held, inside)
+        away = tl.maximum(away, _far(then, parts + parts_plane, stream, tokens, blocks, BLOCKS))
+    # Where all multiprocessors see it; all of it, before it is said.
+    shared = far.to(tl.pointer_type(tl.int32)) + at
+    tl.atomic_xchg(shared, away.to(tl.int32, bitcast=True), mask=inside, sem="relaxed")
+    tl.debug_barrier()
+    return tl.atomic_add(arrived + stream, 1, sem="acq_rel") + 1
+
+
+@triton.jit
 def _most(steps, most):
     """The `most` units of the most steps, of equal ones the first, int32."""
     low, high = tl.max(steps, axis=0) * 0, tl.max(steps, axis=0) + 1
@@ -156,21 +180,11 @@ def choose_rows(
         tl.store(counts + stream * 4 + tl.arange(0, 4), tl.full((4,), 0, tl.int32))
         return
     if SALIENT:
-        some = tl.program_id(0) * R + tl.arange(0, R)
-        some_there = some < tokens
-        own = seen + (stream * tokens + some)[:, None] * SKETCH + tl.arange(0, SKETCH)[None, :]
-        away = _far(tl.load(own, mask=some_there[:, None], other=0.0), parts, stream, tokens, blocks, BLOCKS)
-        if EITHER:
-            scale = bytes_at(scales, stream, tl.float16, 2)
-            line, held = (layer * tokens + some).to(tl.int64), (T * layers + layer) * tokens + some
-            then = _kept_sketches(bytes_at(thens, stream, tl.int8, 16), scale, line, held, some_there)
-            away = tl.maximum(away, _far(then, parts + parts_plane, stream, tokens, blocks, BLOCKS))
-        # Where all multiprocessors see it; all of it, before it is said.
-        shared = far.to(tl.pointer_type(tl.int32)) + stream * tokens + some
-        tl.atomic_xchg(shared, away.to(tl.int32, bitcast=True), mask=some_there, sem="relaxed")
-        tl.debug_barrier()
-        arrived_before = tl.atomic_add(arrived + stream, 1, sem="acq_rel")
-        if arrived_before + 1 < tl.num_programs(0):
+        arrived_now = _stand_out(
+            seen, parts, thens, scales, far, arrived, stream, tokens, layer, layers, blocks, parts_plane, T, EITHER,
+            BLOCKS, R,
+        )  # fmt: skip
+        if arrived_now < tl.num_programs(0):
             return
         tl.store(arrived + stream, 0)
     tau = tl.load(address.to(tl.pointer_type(tl.float32)))
