@@ -99,6 +99,10 @@ def ways(new: int, streams: int, singles: int = 0) -> Iterator[tuple[str, Tiles]
             Tiles(128, 64, 1, 8, 2), Tiles(128, 128, 1, 8, 2), Tiles(64, 64, 1, 4, 3), Tiles(64, 64, 1, 4, 2),
             Tiles(64, 128, 1, 4, 2), Tiles(128, 64, 1, 4, 3), Tiles(128, 32, 1, 8, 4), Tiles(128, 64, 2, 8, 3),
         ]  # fmt: skip
+        deep = [Tiles(128, 64, 1, 8, 3), Tiles(128, 128, 1, 8, 3), Tiles(128, 64, 1, 8, 4), Tiles(64, 128, 1, 4, 3)]
+        for tiles in deep:
+            for kind in ("rows", "laid out"):
+                yield kind, tiles
         for tiles in shapes:
             yield "laid out", tiles
         for tiles in shapes[:4]:

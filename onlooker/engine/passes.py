@@ -22,7 +22,7 @@ from onlooker.kernels.packed_attention import (
     RowAttention,
     SegmentRows,
 )
-from onlooker.kernels.tiles import tiles_for
+from onlooker.kernels.tiles import shared_bytes_of, tiles_for
 
 MOST_SEGMENTS = 64
 """Segments of one packed pass: frames, questions and decoding answers together."""
@@ -217,7 +217,7 @@ class LanguageStep:
             spec,
             num_tokens,
             segments,
-            tiles_for(num_tokens, in_codes=form is not None),
+            tiles_for(num_tokens, form is not None, spec.head_dim * spec.dtype.itemsize, shared_bytes_of(spec.device)),
             asked,
             scratch if num_tokens > LEAST_LAID_OUT else None,
         )

@@ -89,17 +89,16 @@ def silu_product(gate, up, out, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def silu_product_8(gate, up, codes, scales, width, BLOCK: tl.constexpr, ROUNDS: tl.constexpr):
-    """`silu(gate) * up` in 8 bits with a scale a row. One program a row, which goes over it twice: the second time it
-    lies in the cache."""
+def silu_product_8(gate, up, codes, scales, width, MAIN: tl.constexpr, REST: tl.constexpr, ROUNDS: tl.constexpr):
+    """`silu(gate) * up` in 8 bits with a scale a row. One program a row, all of which it keeps in registers, in two
+    parts as most widths are no power of two: a loop waited for memory in each of its rounds, and went over the row
+    twice."""
     row = tl.program_id(0).to(tl.int64) * width
-    most = tl.zeros([BLOCK], dtype=tl.float32)
-    for begin in range(0, width, BLOCK):
-        cols = begin + tl.arange(0, BLOCK)
-        most = tl.maximum(most, tl.abs(_silu_product(gate, up, row + cols, cols < width).to(tl.float32)))
-    scale = tl.maximum(tl.max(most, axis=0), 1e-12) / 448.0
+    cols, more = tl.arange(0, MAIN), MAIN + tl.arange(0, REST)
+    main = _silu_product(gate, up, row + cols, cols < width)
+    rest = _silu_product(gate, up, row + more, more < width)
+    most = tl.maximum(tl.max(tl.abs(main.to(tl.float32)), axis=0), tl.max(tl.abs(rest.to(tl.float32)), axis=0))
+    scale = tl.maximum(most, 1e-12) / 448.0
     tl.store(scales + tl.program_id(0), scale)
-    for begin in range(0, width, BLOCK):
-        cols = begin + tl.arange(0, BLOCK)
-        values = _silu_product(gate, up, row + cols, cols < width).to(tl.float32)
-        _store_8(values, scale, codes, row + cols, cols < width, ROUNDS)
+    _store_8(main.to(tl.float32), scale, codes, row + cols, cols < width, ROUNDS)
+    _store_8(rest.to(tl.float32), scale, codes, row + more, more < width, ROUNDS)

@@ -93,11 +93,13 @@ def _turned_queries(queries, cos, sin, token, head, real, head_stride, token_str
 
 
 @triton.jit
-def _taken_in(logits, v, peak, total, acc, PRECISION: tl.constexpr):
-    """The running softmax with one more tile: logits `[M, N]` and values `[N, D]`."""
-    higher = tl.maximum(peak, tl.max(logits, 1))
-    weights = tl.exp2(logits - higher[:, None])
-    shrink = tl.exp2(peak - higher)
+def _taken_in(products, scale, v, peak, total, acc, PRECISION: tl.constexpr):
+    """The running softmax with one more tile: products of queries and keys `[M, N]`, which `scale` makes logits, and
+    values `[N, D]`. The peak is one of products: a loop over many keys waits for its sums beside the matrix units, and
+    so every number is multiplied and added to once, in one instruction."""
+    higher = tl.maximum(peak, tl.max(products, 1))
+    weights = tl.exp2(products * scale - (higher * scale)[:, None])
+    shrink = tl.exp2((peak - higher) * scale)
     total = total * shrink + tl.sum(weights, 1)
     acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
     return higher, total, acc
@@ -115,17 +117,17 @@ def _over_rows(
     for number in range(begin, whole):
         at = number * N + columns
         k = tl.load(keys + at[None, :] * D + dims[:, None])
-        logits = tl.dot(q, k, input_precision=PRECISION) * scale
+        products = tl.dot(q, k, input_precision=PRECISION)
         v = tl.load(values + at[:, None] * D + dims[None, :])
-        peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
+        peak, total, acc = _taken_in(products, scale, v, peak, total, acc, PRECISION)
     for number in range(tl.maximum(begin, whole), end):
         at = number * N + columns
         there = at < rows
         k = tl.load(keys + at[None, :] * D + dims[:, None], mask=there[None, :], other=0.0)
-        logits = tl.dot(q, k, input_precision=PRECISION) * scale
-        logits = tl.where(there[None, :], logits, float("-inf"))
+        products = tl.dot(q, k, input_precision=PRECISION)
+        products = tl.where(there[None, :], products, float("-inf"))
         v = tl.load(values + at[:, None] * D + dims[None, :], mask=there[:, None], other=0.0)
-        peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
+        peak, total, acc = _taken_in(products, scale, v, peak, total, acc, PRECISION)
     return peak, total, acc
 
 
@@ -145,10 +147,10 @@ def _over_codes(
         for number in range(begin, end):
             one = tiles + number * TILE_COLUMNS
             k = tile_keys(one, layer, layers, kv_head, lanes, element, H, D, KIND, GROUP)
-            logits = tl.dot(q, k, input_precision=PRECISION) * scale
-            logits = tl.where((lanes < tl.load(one + 3))[None, :], logits, float("-inf"))
+            products = tl.dot(q, k, input_precision=PRECISION)
+            products = tl.where((lanes < tl.load(one + 3))[None, :], products, float("-inf"))
             v = tile_values(one, layer, layers, kv_head, lanes, element, H, D, KIND, GROUP)
-            peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
+            peak, total, acc = _taken_in(products, scale, v, peak, total, acc, PRECISION)
     return peak, total, acc
 
 
@@ -163,11 +165,11 @@ def _over_own(
         at = number * N + columns
         there = at < last_seen
         k = tl.load(keys + at[None, :] * D + dims[:, None], mask=there[None, :], other=0.0)
-        logits = tl.dot(q, k, input_precision=PRECISION) * scale
+        products = tl.dot(q, k, input_precision=PRECISION)
         seen = (at[None, :] <= last_own[:, None]) & there[None, :]
-        logits = tl.where(seen, logits, float("-inf"))
+        products = tl.where(seen, products, float("-inf"))
         v = tl.load(values + at[:, None] * D + dims[None, :], mask=there[:, None], other=0.0)
-        peak, total, acc = _taken_in(logits, v, peak, total, acc, PRECISION)
+        peak, total, acc = _taken_in(products, scale, v, peak, total, acc, PRECISION)
     return peak, total, acc
 
 
@@ -251,7 +253,7 @@ def attend_rows(
 
     # A share without any tile has nothing to say: total 0, and its logarithm is minus infinity.
     result = acc / tl.where(total > 0, total, 1.0)[:, None]
-    mass = tl.where(total > 0, peak + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
+    mass = tl.where(total > 0, peak * scale + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
     flat = token.to(tl.int64) * HQ + head
     if SPLITS == 1:
         tl.store(out + flat[:, None] * D + dims[None, :], result.to(element), mask=real[:, None])

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onlooker.core.errors import ModelError
+from onlooker.kernels.rows import two_parts
 
 KIND_8 = torch.float8_e4m3fn
 MOST_8 = torch.finfo(KIND_8).max
@@ -116,9 +117,9 @@ def silu_product_8(gate: Tensor, up: Tensor, kernels: Any = None) -> Rows8:
     out = _room_8(gate)
     kernels.silu_product_8[(len(gate),)](
         *(gate, up, out.codes, out.scale, gate.shape[1]),
-        BLOCK=min(4096, _power_of_two(gate.shape[1])),
+        **two_parts(gate.shape[1]),
         ROUNDS=INTERPRETED,
-        num_warps=8,
+        num_warps=16 if gate.shape[1] > 8192 else 8,
     )
     return out
 

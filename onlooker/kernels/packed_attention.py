@@ -21,14 +21,14 @@ from torch import Tensor
 from onlooker.core.contracts import ModelSpec
 from onlooker.core.errors import InputError, ModelError
 from onlooker.kernels.coded_rows import KINDS, CodedRows, Form, Scratch, decode_tiles
-from onlooker.kernels.tiles import Tiles
+from onlooker.kernels.tiles import Tiles, shared_out
 
 COLUMNS = 32
 """Numbers per segment in the table: 0-4 past, 5-9 own rows, 10-12 counts, 13-15 ledger, 16 rows seen of the past, 17
 stride of the ledger's heads, 18-19 raw keys, 20 its first tile, 21 its tokens if they all see each other, 22-25
 queries, 26-29 rows in codes: address of their tiles, tiles, rows, rows before the first, 30 where they are laid out
 (-1: nowhere). Column 31 is a list of its own: the segments that have a ledger, counted from 1, and zeros behind."""
-LAID, ASKING = 30, 31
+FIRST_TILE, LAID, ASKING = 20, 30, 31
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
 """Head sizes the kernels know."""
@@ -102,14 +102,9 @@ class PassTables:
     """
 
     def __init__(
-        self,
-        spec: ModelSpec,
-        num_tokens: int,
-        num_segments: int,
-        tiles: Tiles,
-        asked: bool = False,
+        self, spec: ModelSpec, num_tokens: int, num_segments: int, tiles: Tiles, asked: bool = False,
         scratch: Scratch | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """`asked`: some segments may want the queries of their last rows; costs registers, so not always. `scratch` is
         where rows in codes are laid out that more than one tile of queries reads, as many as it holds."""
         self.asked, self.scratch = asked, scratch
@@ -148,9 +143,9 @@ class PassTables:
         self.segments = tuple(segments)
         self._table[:], self._table[:, LAID] = 0, -1
         self._tokens[:] = self._blocks[:] = -1
-        start = block = num_asking = laid = 0
+        start = num_asking = laid = 0
         for number, (rows, count) in enumerate(zip(segments, counts, strict=True)):
-            facts = _facts(rows, start, block)
+            facts = _facts(rows, start)
             self._table[number, : len(facts)] = facts
             if more := self._laid_out(rows, laid):
                 self._table[number, LAID] = laid
@@ -158,12 +153,13 @@ class PassTables:
             self._tokens[start : start + count] = number
             offsets = self._offsets[:, start : start + count]
             offsets[:] = rows.offset if len(offsets) == 1 else np.reshape(rows.offset, (-1, 1))
-            end = block - (-count * self.groups // self.tiles.queries)
-            self._blocks[block:end] = number
-            start, block = start + count, end
+            start += count
             if rows.ledger is not None:
                 self._table[num_asking, ASKING] = number + 1
                 num_asking += 1
+        slow = [rows.coded is not None and self._table[n, LAID] < 0 for n, rows in enumerate(segments)]
+        for number, own in enumerate(shared_out([n * self.groups for n in counts], self.tiles.queries, slow)):
+            self._table[number, FIRST_TILE], self._blocks[own.start : own.stop] = own.start, number
         upload = torch.from_numpy(self._host)
         if self.spec.device.type == "cuda":
             # A fresh pinned copy each time, from PyTorch's cache: the last one may still be on its way.
@@ -354,8 +350,8 @@ def _turn(states: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     return (states.float() * cos + torch.cat((-second, first), dim=-1) * sin).to(states.dtype)
 
 
-def _facts(rows: SegmentRows, start: int, tile: int) -> list[int]:
-    """What the table says of a segment, as far as it is not zero."""
+def _facts(rows: SegmentRows, start: int) -> list[int]:
+    """What the table says of a segment, as far as it is not zero, but for its tiles."""
     past, own, ledger, counts = rows.past_keys, rows.own_keys, rows.ledger, rows.past_counts
     raw, asked, row = rows.own_raw, rows.own_queries, (own.shape[3], 1)
     past_at, own_at = past.stride(), own.stride()
@@ -381,7 +377,7 @@ def _facts(rows: SegmentRows, start: int, tile: int) -> list[int]:
         0 if counts is None else counts.data_ptr(),
         0 if ledger is None or ledger.ndim == 2 else ledger.stride(1),
         *((0, 0) if raw is None else raw.stride()[:2]),
-        tile,
+        0,
     ]
     if rows.causal and asked is None and rows.coded is None:
         return facts
