@@ -4,8 +4,8 @@ After every second the model says what came, left or changed, and the clock is p
 "[12:07] red star came" (absolute times in words, as Grounded-VideoLLM, arXiv 2410.03290, has tokens for times relative
 to a video's end, which a stream has not). The model does not write the time itself: it would have to get it right, and
 a note of several seconds is learnt far slower than one of what is new (`docs/log.md`). A question about the past reads
-the few lines that share its rarer words. Frames never see a note, and a note is made of frames alone: what is wrong in
-one does not get into the next. For models that were taught it (`pocket-notes`).
+the few lines that share its rarer words, and what was noted around them. Frames never see a note, and a note is made
+of frames alone: what is wrong in one does not get into the next. For models that were taught it (`pocket-notes`).
 """
 
 from collections.abc import Sequence
@@ -33,8 +33,9 @@ class ClockNotes(SegmentNotes):
     """What the model is asked each time; `pocket-notes` was taught to answer this one for a second."""
     most: int = 1024
     """Notes that are kept; seconds in which nothing is told have none. The oldest go."""
-    read_tokens: int = 224
-    """Tokens of notes that a question reads at most; 0 is all."""
+    read_tokens: int = 160
+    """Tokens of notes that a question reads at most: the lines that share its rarer words, and what was noted around
+    them; 0 is all. Of twice as many `pocket-notes` reads an order wrongly more often (`docs/log.md`)."""
 
     def thought(self, since_s: float, until_s: float, notes: Sequence[Noted]) -> Thought:
         """About the newest frames, from frames alone."""

@@ -44,7 +44,8 @@ class SegmentNotes(Segments):
     place: SaidPlace = "behind"
     """Where a note counts its positions; a model that was trained so wants own, gap or overlap."""
     read_tokens: int = 0
-    """Tokens of notes that a question reads at most: those that share its rarer words, then the newest. 0 is all."""
+    """Tokens of notes that a question reads at most: those that share its rarer words, then those around them; 0 is
+    all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -93,7 +93,8 @@ def score(clips: Clips, said: Sequence[Sequence[str]], encoder: Encoder) -> dict
             names = [unit.kind]
             if unit.record is not None:
                 names.append(f"{unit.kind} {unit.record.task}")
-                names += [f"{names[-1]} after a pause"] * (unit.kind == "recalled" and script.lag[-1:].sum() >= 60)
+                if unit.kind == "recalled" and script.lag[-1:].sum() >= 60:
+                    names.append(f"{names[-1]} after a pause")
             for name in names:
                 asked[name] += 1
                 right[name] += text == true

@@ -46,8 +46,8 @@ MOST_PAUSES = 64
 GONE = 3
 """Frames after which a thing has left, and does not merely blink."""
 EDGE = 0.02
-NOTES_TOKENS = 224
-"""Tokens of notes that a question reads, at most."""
+NOTES_TOKENS = 160
+"""Tokens of notes that a question reads, at most, as `clock_notes` has it."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from onlooker.world.lexicon import COLOUR_NAMES, SHAPES
 from recipes.pocket.model import TINY
 from recipes.pocket.notes import Settings, Trainer, train
 from recipes.pocket.notes_feed import Feed
-from recipes.pocket.notes_look import happenings, look, look_at_texts, make_checks
+from recipes.pocket.notes_look import happenings, look, look_at_texts, make_checks, score
 from recipes.pocket.notes_model import Adapted, begin_with, frame_ends, write
 from recipes.pocket.tokenizer import Encoder
 from recipes.pocket.told import KINDS, NEWLINE, ToldSettings, counts, draw_script, make_clip, notes_of
@@ -229,6 +229,17 @@ def test_a_card_is_made_of_the_last_check_and_refused_without_one_before_anythin
     with pytest.raises(InputError, match=r"rows\.jsonl, cut after 1228 steps"):
         notes_card.main(given)
     assert not (tmp_path / "to").exists()
+
+
+def test_questions_long_after_their_notes_are_counted_apart(encoder: Encoder):
+    """A check of a training has them in lines of their own, beside all of their task."""
+    told = replace(TOLD, tokens=1024)
+    clips = [make_clip(seed, encoder, told) for seed in range(40)]
+    said = [[encoder.decode(unit.ids[unit.first :]) for unit in units] for _, _, units in clips]
+    row = score(clips, said, encoder)
+    late = {name: number for name, number in row["units"].items() if name.endswith(" after a pause")}
+    assert late and all(row[name] == 1.0 for name in late)
+    assert all(number <= row["units"][name.removesuffix(" after a pause")] for name, number in late.items())
 
 
 def test_a_text_is_read_as_if_it_stood_alone(trainer: Trainer, encoder: Encoder):
