@@ -88,15 +88,19 @@ def replay(
     to_the_end: bool = True,
     on_outcome: Callable[[Outcome], None] = lambda _: None,
     on_video: Callable[[VideoOutcome], None] = lambda _: None,
+    on_batch: Callable[[list[VideoOutcome]], None] = lambda _: None,
 ) -> list[Outcome]:
     """Watch every video once and ask its questions on the way; `parallel` videos share each step of the system.
-    Without `to_the_end` a video is over with its last answer.
+    Without `to_the_end` a video is over with its last answer. `on_batch` is told of those that were side by side, once
+    all are over, then `on_outcome` and `on_video` of each.
 
     A failure (no room, a broken video, a crash) is an outcome without a reply: it lowers the coverage, never the score.
     """
     runner, outcomes, source = as_system(system, max_new_tokens), [], iter(items)
     while batch := list(itertools.islice(source, parallel)):
-        for video in _Batch(runner, batch, fps, pace, to_the_end).play():
+        videos = _Batch(runner, batch, fps, pace, to_the_end).play()
+        on_batch(videos)
+        for video in videos:
             outcomes += video.outcomes
             for outcome in video.outcomes:
                 on_outcome(outcome)

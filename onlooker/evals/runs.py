@@ -114,15 +114,15 @@ def execute(
     left = [item for item in reading.items if item.video.id not in seen]
     began = time.perf_counter()
 
-    def on_video(video: VideoOutcome) -> None:
+    def on_batch(videos: list[VideoOutcome]) -> None:
         # Answers first: a video counts as done only when all of its answers are on disk.
-        _append(folder / "answers.jsonl", (_answer_line(outcome) for outcome in video.outcomes))
-        row = {"video": json.loads(to_json(video.video)), "stats": video.stats}
-        _append(folder / "videos.jsonl", [json.dumps(row)])
+        _append(folder / "answers.jsonl", (_answer_line(outcome) for video in videos for outcome in video.outcomes))
+        rows = [{"video": json.loads(to_json(video.video)), "stats": video.stats} for video in videos]
+        _append(folder / "videos.jsonl", map(json.dumps, rows))
 
     replay(
         system, left, fps=settings.fps, parallel=settings.parallel, max_new_tokens=settings.max_new_tokens,
-        pace="realtime" if settings.pace == "realtime" else "max", on_outcome=on_outcome, on_video=on_video,
+        pace="realtime" if settings.pace == "realtime" else "max", on_outcome=on_outcome, on_batch=on_batch,
     )  # fmt: skip
     seconds = time.perf_counter() - began
     kept_state = settings.control.split(":")[0] in ("oracle", "crash")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ class Prompt:
 
     def __init__(self, tokenizer: Any, video_ids: Sequence[int], template: str | None = None) -> None:
         self._tokenizer = tokenizer
+        self._control = control_tokens(tokenizer)
         placeholder = "".join(tokenizer.convert_ids_to_tokens(list(video_ids)))
         if template is None and tokenizer.chat_template is None:
             raise ModelError(
@@ -41,6 +43,8 @@ class Prompt:
                 do=f"use a template that puts {placeholder} once, before the text",
             )
         self.prefix_ids = self._ids(before)
+        # The clock of a frame is the same text in every stream.
+        self._text_ids = lru_cache(maxsize=256)(lambda text: tuple(self._ids(harmless(self._control, text))))
 
     @classmethod
     def from_folder(cls, tokenizer: Any, video_ids: Sequence[int], folder: Path) -> "Prompt":
@@ -58,11 +62,11 @@ class Prompt:
 
     def question_ids(self, question: str) -> list[int]:
         """Ids after the frames: the question in its frame of template text."""
-        return self._ids(self._opening + harmless(self._tokenizer, question) + self._closing)
+        return self._ids(self._opening + harmless(self._control, question) + self._closing)
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of bare text."""
-        return self._ids(harmless(self._tokenizer, text))
+        return list(self._text_ids(text))
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
@@ -81,12 +85,13 @@ def _template(path: Path) -> str | None:
     return template.get("default") if isinstance(template, dict) else template
 
 
-def harmless(tokenizer: Any, text: str) -> str:
-    """Text in which no control token is left: a question is data, and must not end the turn or stand for a frame.
+def control_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Added tokens that steer a model. Those that are ordinary words (times, say) are none."""
+    return tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
 
-    Added tokens that are ordinary words (times, say) may stay.
-    """
-    for token in tokenizer.added_tokens_decoder.values():
-        if token.special:
-            text = text.replace(token.content, f"{token.content[:1]} {token.content[1:]}")
+
+def harmless(control: Sequence[str], text: str) -> str:
+    """Text in which no control token is left: a question is data, and must not end the turn or stand for a frame."""
+    for token in control:
+        text = text.replace(token, f"{token[:1]} {token[1:]}")
     return text

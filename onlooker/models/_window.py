@@ -16,7 +16,7 @@ from onlooker.core.contracts import ClipAnswer, ClipModel
 from onlooker.core.errors import ModelError
 from onlooker.models._checkpoint import generation_settings
 from onlooker.models._loading import choose_device, choose_dtype, find_folder, load_network, read_config
-from onlooker.models._prompt import harmless
+from onlooker.models._prompt import control_tokens, harmless
 
 
 def can_load(model_type: str) -> bool:
@@ -83,7 +83,7 @@ class WindowModel(ClipModel):
 
         tokenizer = self._processor.tokenizer
         content = [{"type": "image", "image": Image.fromarray(image)} for image in images]
-        content.append({"type": "text", "text": harmless(tokenizer, question)})
+        content.append({"type": "text", "text": harmless(control_tokens(tokenizer), question)})
         inputs = self._processor.apply_chat_template(
             [{"role": "user", "content": content}],
             add_generation_prompt=True,
