@@ -11,6 +11,7 @@ from onlooker.encode._cost import corrected_flop, dense_flop
 from onlooker.encode.stc_cacher._state import of
 from onlooker.encode.stc_corrected import CorrectedState, STCCorrected
 from onlooker.encode.stc_corrected._state import packed, unpacked
+from onlooker.encode.stc_corrected._step import unusual
 
 EXACT = STCCorrected(tau=0, recompute_ratio=1, look_every=1, project_tau=0, reference_dtype="model")
 NEVER = 250
@@ -20,6 +21,7 @@ VARIANTS = [
     STCCorrected(tau=0, recompute_ratio=0.25, reference_dtype="model"),
     STCCorrected(look_every=2, interval=3, refresh_share=0.9, stands_out="either"),
     STCCorrected(budget=0.4, noise_quantile=0.25),
+    STCCorrected(tau=0.1, recompute_ratio=0.25, first="unusual", stands_out="late", reference_dtype="int8"),
     STCCorrected(attend_anew=True, reference_dtype="int8"),
 ]
 EACH = pytest.mark.parametrize("method", VARIANTS, ids=repr)
@@ -143,6 +145,60 @@ def test_the_ground_that_a_thing_left_does_not_keep_it(stands_out, forgotten):
     method.encode(tower, gone, [state])
     moved = (of(state, "entered")[0] != before).any(-1)
     assert bool(moved[7]) and bool(moved[3]) is forgotten
+
+
+@pytest.mark.parametrize(("first", "chosen"), [("largest", False), ("unusual", True)])
+@torch.no_grad()
+def test_a_change_unlike_the_others_comes_before_larger_ones(first, chosen):
+    """Everything changes along one direction, as under a moving camera; one token a little along another."""
+    tower, frames = seen("siglip", 1)
+    now, then = frames.clone(), frames
+    way, other = torch.randn(2, frames.shape[-1], generator=torch.Generator().manual_seed(4)) * frames.std()
+    now[0] += torch.linspace(1.0, 2.0, frames.shape[1])[:, None] * way
+    now[0, 5] = frames[0, 5] + 0.6 * other
+    method = STCCorrected(tau=0.1, recompute_ratio=0.25, salience=0, first=first, reference_dtype="model")
+    state = method.new_state()
+    method.encode(tower, then, [state])
+    before = of(state, "entered")[0].clone()
+    method.encode(tower, now, [state])
+    moved = (of(state, "entered")[0] != before).any(-1)
+    assert int(moved.sum()) == method.recomputed_tokens(tower) and bool(moved[5]) is chosen
+
+
+def test_how_unusual_a_change_is_equals_a_plain_derivation():
+    """Tokens one by one, by the inverse of the spread; a token that did not change is not unusual."""
+    tower, _ = seen("siglip", 1)
+    then, now = torch.randn(2, 2, tower.num_tokens, 64, generator=torch.Generator().manual_seed(1))
+    now[1, 3] = then[1, 3]
+    got = unusual(now, then, tower)
+    for number in range(2):
+        change = (now[number] - then[number]).double()
+        spread = torch.stack([torch.outer(row, row) for row in change]).mean(0)
+        spread = spread + 0.1 * spread.trace() / 64 * torch.eye(64, dtype=torch.float64)
+        wanted = torch.stack([(row @ spread.inverse() @ row).sqrt() for row in change])
+        torch.testing.assert_close(got[number].double(), wanted, rtol=1e-4, atol=1e-5)
+    assert float(got[1, 3]) == 0
+    assert bool((unusual(then, then, tower) == 0).all())
+
+
+@torch.no_grad()
+def test_what_stood_out_behind_the_last_layer_counts():
+    """Two tokens change alike and are alike at the first layer; of one the tower made something of its own."""
+    tower, frames = seen("siglip", 1)
+    ground = frames.mean(1, keepdim=True) + 0.2 * frames
+    changed = ground.clone()
+    changed[0, [3, 7]] += 0.3 * frames[0, 9]
+    tau, moved = 0.5 * float(frames[0, 9].norm() / ground[0].norm(dim=-1).mean()), {}
+    for stands_out in ("now", "late"):
+        method = STCCorrected(tau=tau, salience=2.0, stands_out=stands_out, reference_dtype="model")
+        state = method.new_state()
+        method.encode(tower, ground, [state])
+        last = of(state, "mlp_sketch")[-1]
+        last[3] += 50 * last.norm(dim=-1).mean()
+        before = of(state, "entered")[0].clone()
+        method.encode(tower, changed, [state])
+        moved[stands_out] = (of(state, "entered")[0] != before).any(-1)[[3, 7]].tolist()
+    assert moved == {"now": [True, True], "late": [True, False]}
 
 
 @torch.no_grad()

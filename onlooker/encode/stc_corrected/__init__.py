@@ -59,9 +59,13 @@ class STCCorrected(STCCacher):
     salience: float = 1.0
     """Changes count by this power of how far a token is from the mean of the frame (as a share of the mean of that, at
     least a quarter); 0: all alike."""
-    stands_out: Literal["now", "either"] = "now"
-    """Which distance from the mean counts for `salience`: the token's own now, or the larger one of that and of its
-    reference's, so that the ground which a thing has left does not keep the thing's reference."""
+    stands_out: Literal["now", "either", "late"] = "now"
+    """Which distance from the mean counts for `salience`: the token's own now; the larger one of that and of its
+    reference's, so that the ground which a thing has left does not keep the thing's reference; or its own now and, as
+    much, that of what the tower made of it last, behind the last layer, where things are told from a strong ground."""
+    first: Literal["largest", "unusual"] = "largest"
+    """Who comes first where more tokens changed than `recompute_ratio` allows: whose change is largest, or most unlike
+    those of the others (see `unusual`): noise and a moving camera change all tokens, and alike."""
     project_tau: float = 0.3
     """A token gets a new output projection when what it attended to moved by more than this share of the mean norm
     since the last one; 0: whenever it moved."""
@@ -118,8 +122,10 @@ class STCCorrected(STCCacher):
 
     def has_kernels(self, tower: VisionTower, like: Tensor) -> bool:
         """Whether there are kernels for these tokens: every token attends to all others and is not turned by its place,
-        references are in 8 and 4 bits, and changes count in full."""
+        references are in 8 and 4 bits, and changes count in full, by their size and by what stands out at a layer."""
         if not self.in_eight_bits(like) or self.noise_quantile:
+            return False
+        if self.stands_out == "late" or self.first != "largest":
             return False
         if tower.pack is None or tower.group > 1 < tower.pinned:
             return False

@@ -120,6 +120,10 @@ class CorrectedState(StreamState):
         """Sketches of the patches that the first layer's keys were computed from, float32 `[tokens, 64]`."""
         return self.sketches("entered", 0)
 
+    def output_sketches(self) -> Tensor:
+        """Sketches of what the tower made of every token last, behind its last layer, float32 `[tokens, 64]`."""
+        return self.sketches("middle", -1) + self.sketches("mlp_sketch", -1)
+
     def keep(self, kind: str, layer: int, rows: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Store one layer's rows `[rows, dim]` of these tokens (int64 `[rows]`; None: of all), and return them as they
         are stored."""

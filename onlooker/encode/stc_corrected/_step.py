@@ -20,6 +20,8 @@ FLAT = 0.25
 """Least salience of a token, as a share of the mean."""
 FORGET = 1.02
 """By how much the noise may grow from frame to frame: a cut is none."""
+RIDGE = 0.1
+"""What is added to the spread of changes in every direction, as a share of the mean one: few tokens tell little."""
 CHUNK = 256
 """Queries whose scores are held at a time."""
 
@@ -38,6 +40,8 @@ class Step:
         """In how many layers each token got a new key and value, looked, got a new MLP; the columns that it was
         corrected in, as shares of all; in how many layers it got a new output projection."""
         self.ones = self.times.new_ones(like.shape[1])
+        self.late = self._apart(state.output_sketches()[None]) if method.stands_out == "late" else None
+        """How far from their mean the tokens were behind the last layer, by what is kept; None: is not asked."""
         self.everyone = torch.arange(like.shape[1], device=like.device)
 
     def layer(self, number: int, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,16 +97,28 @@ class Step:
             floor = change.quantile(self.method.noise_quantile)
             noise.copy_(torch.minimum(noise * FORGET, floor))
             change = (change.square() - noise.square()).clamp_min_(0).sqrt()
-        if self.method.salience:
-            apart = changes(now, now.mean(1, keepdim=True), self.tower)
-            if self.method.stands_out == "either":
-                apart = torch.maximum(apart, changes(then, then.mean(1, keepdim=True), self.tower))
-            apart = (apart / apart.mean().clamp_min(1e-12)).clamp_min(FLAT)
-            change = change * apart**self.method.salience
-        limit = self.thresholds[kind][number : number + 1]
+        weight = self._weight(now, then) if self.method.salience else 1.0
+        limit, change = self.thresholds[kind][number : number + 1], change * weight
+        if self.method.first == "unusual":  # the threshold asks for the size all the same
+            order = unusual(rounded(now, self.int8), then, self.tower) * weight
+            change = torch.where(change >= limit, limit + order * length, 0.0)
         tokens = most_changed(change, length, limit, self.count, self.tower)[0].nonzero()[:, 0]
         state.keep(kind, number, now[0, tokens], tokens)
         return tokens
+
+    def _weight(self, now: Tensor, then: Tensor) -> Tensor:
+        """What changes are multiplied with for what stands out, `[1, units]`; `now` and `then` are sketches."""
+        apart = self._apart(now)
+        if self.method.stands_out == "either":
+            apart = torch.maximum(apart, self._apart(then))
+        apart = apart / apart.mean().clamp_min(1e-12)
+        if self.late is not None:
+            apart = (apart + self.late / self.late.mean().clamp_min(1e-12)) / 2
+        return apart.clamp_min(FLAT) ** self.method.salience
+
+    def _apart(self, sketches: Tensor) -> Tensor:
+        """How far tokens are from their mean, `[1, units]`."""
+        return changes(sketches, sketches.mean(1, keepdim=True), self.tower)
 
     def _projecting(self, number: int, attended: Tensor, changed: Tensor) -> Tensor:
         """Tokens that get a new output projection, int64: those whose attended value moved far, and the changed."""
@@ -242,6 +258,18 @@ class Step:
         # Of a pair corrected twice is counted, of a pair attended to once.
         self.times[3, rows] += len(changed) / x.shape[1] + 0.5 * lost.float().mean(1)
         return fresh.flatten(1), logs
+
+
+def unusual(now: Tensor, then: Tensor, tower: VisionTower) -> Tensor:
+    """How unlike those of the others the changes of tokens are, `[streams, units]`, given sketches now and before,
+    `[streams, tokens, channels]`: their lengths, each direction counted in what changes spread in it (Mahalanobis), as
+    anomalies are found in pictures of many channels (Reed and Yu, IEEE Trans. ASSP 38, 1990). No change has none."""
+    change = now - then
+    spread = change.mT @ change / change.shape[1]
+    ridge = RIDGE * spread.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-12)
+    spread = spread + ridge[:, None, None] * torch.eye(spread.shape[-1], device=spread.device)
+    even = torch.linalg.solve_triangular(torch.linalg.cholesky(spread), change.mT, upper=False).mT
+    return changes(even, torch.zeros_like(even), tower)
 
 
 def log_sums(layer: VisionLayer, queries: Tensor, keys: Tensor, rows: Tensor | None = None) -> Tensor:
