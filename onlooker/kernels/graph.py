@@ -1,7 +1,9 @@
 """Steps of fixed shape: captured once as a CUDA graph and replayed, or run as they are where there are no graphs."""
 
 import functools
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,11 +33,26 @@ def _side(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+@contextmanager
+def _noting_empty() -> Iterator[list[str]]:
+    """What is said of a capture in which nothing was launched; other warnings go on as they are."""
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        yield found
+    for one in told:
+        if "CUDA Graph is empty" in str(one.message):
+            found.append(str(one.message))
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
 class CapturedStep:
     """`function(*inputs)`, a tuple of tensors, for inputs of fixed shape, dtype and device.
 
     On a CUDA device the function is captured when the step is made and replayed at every call, without Python work or
-    launch gaps; elsewhere, or without `capture`, it runs as it is, over the same buffers and by the same rules:
+    launch gaps; elsewhere, without `capture`, or where it launches nothing, it runs as it is, over the same buffers and
+    by the same rules:
 
     - The function reads its inputs and tensors that stay where they are as long as the step lives (weights, caches); it
       may write into such caches. It does not wait for the device (`.item()`, `.tolist()`, a mask as an index).
@@ -105,7 +122,7 @@ class CapturedStep:
                     self._function(*self.inputs)
             current.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, stream=side):
+            with _noting_empty() as empty, torch.cuda.graph(graph, pool=pool, stream=side):
                 outputs = self._function(*self.inputs)
         except Exception as error:  # whatever a library raises there, the remedy is the same
             # The device's random numbers count as being captured until a capture ends well.
@@ -116,4 +133,5 @@ class CapturedStep:
                 given=f"{type(error).__name__}: {error}",
                 do="run without graphs, or report the method that waits for the device",
             ) from error
-        self._graph, self._outputs = graph, outputs
+        if not empty:  # a step without work launches nothing as it is
+            self._graph, self._outputs = graph, outputs

@@ -18,6 +18,7 @@ SETTINGS = (
     "adts:keep=5",
     "adts:keep=5,event=true",
     "carrier",
+    "adts:keep_ratio=1",
     "codec:keep=5",
     "ctr:keep=5",
     "ctr:keep_ratio=1",

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 
 from onlooker.core.errors import InputError, ModelError
+from onlooker.kernels import graph
 from onlooker.kernels.deviation import add_branch, advance, enter, everywhere
 from onlooker.kernels.graph import CapturedStep
 from onlooker.kernels.head_attention import IN_PLACE, WAYS, attend_heads, attend_in_place
@@ -260,3 +262,20 @@ def test_a_step_that_waits_cannot_be_captured():
     with pytest.raises(ModelError, match="sum cannot be captured"):
         CapturedStep("sum", lambda x: (x * float(x.sum()),), [torch.zeros(3, device="cuda")])
     assert float(torch.rand(2, device="cuda").sum()) < 2, "the device is of no use after a failed capture"
+
+
+@pytest.mark.gpu
+def test_a_step_without_work_runs_as_it_is():
+    """The library warns of a graph in which nothing was launched."""
+    step = CapturedStep("nothing", lambda x, y: (x,), [torch.zeros(3, device="cuda"), torch.zeros(2, device="cuda")])
+    ones = torch.ones(3, device="cuda")
+    assert torch.equal(step(ones, torch.zeros(2, device="cuda"))[0], ones)
+    twice = CapturedStep("double", lambda x: (x * 2,), [torch.zeros(3, device="cuda")])
+    assert torch.equal(twice(ones)[0], 2 * ones), "what is captured behind it is of no use"
+
+
+def test_other_warnings_of_a_capture_go_on():
+    with pytest.warns(UserWarning, match="something else"), graph._noting_empty() as empty:
+        warnings.warn("The CUDA Graph is empty. This usually means ...", UserWarning, stacklevel=1)
+        warnings.warn("something else", UserWarning, stacklevel=1)
+    assert len(empty) == 1
