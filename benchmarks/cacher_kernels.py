@@ -48,7 +48,7 @@ class Bench:
         self.step = CorrectedStep(self.shape, table.to(device), like, signs, "torch" if small else "cudnn")
         self.whole = WholeStep(self.shape, self.step.table, like, signs)
         room, rows = self.shape.room, streams * tokens
-        self.step.counts.copy_(torch.tensor([count, room, 0, count]).expand(streams, 4))
+        self.step._counts.copy_(torch.tensor([count, room, 0, count]).expand(2, streams, 4))
         first = (torch.arange(streams, device=device) * tokens)[:, None]
         for flat, place, many in (
             (self.step._flat, self.step._place, room),
@@ -85,7 +85,7 @@ class Bench:
             "fill": 3 * rows * row + kept + fresh,
             "norm_looking": 2 * some * row + changed * sketch,
             "norm_middle": 3 * changed * row + changed * sketch,
-            "finish": rows * (3 * row + four) + changed * (row + eight) + (rows - changed) * eight,
+            "finish": rows * (3 * row + four) + changed * (row + eight) + (rows - changed) * eight + some * row,
             "carry_attention": rows * (2 * sketch + wide * SKETCH + 2 * SKETCH),
             "choose": rows * (sketch + 40),
             "keep_looked": rows * (3 * row + 2 * four + eight),
@@ -95,7 +95,7 @@ class Bench:
             "fill": lambda: step.fill(self.fresh, LAYER),
             "norm_looking": lambda: step.norm_looking(self.x, LAYER, self.norm),
             "norm_middle": lambda: step.norm_middle(self.x, self.made, LAYER, self.norm),
-            "finish": lambda: step.finish(self.x, self.made, self.mlp, LAYER),
+            "finish": lambda: step.finish(self.x, self.made, self.mlp, LAYER - 1, self.norm),
             "carry_attention": lambda: step.carry_attention(self.made[:, dim:], LAYER),
             "keep_looked": lambda: whole.keep_looked(self.wide, LAYER),
             "keep_branch": lambda: whole.keep_branch(self.x, self.made, "attention", LAYER, self.norm),

@@ -1,4 +1,4 @@
-"""Triton kernels of the corrected Cacher beside its attention: sketches, choices, norms, sums, and what is kept.
+"""Triton kernels of the corrected Cacher beside attention and choices: sketches, norms, sums, and what is kept.
 
 Imported only where Triton is there; `corrected` launches them, and the plain form of `stc_corrected` says what they
 must equal. References in 8 and 4 bits are read and written where each stream keeps them; address 0 is no stream.
@@ -25,8 +25,6 @@ from onlooker.kernels._parts_triton import (
 from onlooker.kernels._vision_triton import behind
 
 SKETCH = tl.constexpr(64)
-AT_ONCE = tl.constexpr(16)
-"""Limits that a search tries at a time."""
 
 
 @triton.jit
@@ -39,7 +37,7 @@ def _rounded(sketch):
 
 
 @triton.jit
-def _kept_sketches(start, scale, row, place, there):
+def kept_sketches(start, scale, row, place, there):
     """Kept sketches of some tokens, float32; `place` counts scales through kinds and layers."""
     at = start + row[:, None] * SKETCH + tl.arange(0, SKETCH)[None, :]
     code = tl.load(at, mask=there[:, None], other=0).to(tl.float32)
@@ -86,10 +84,10 @@ def carry_sketches(
     then_row, then_held = (next_layer * tokens + token).to(tl.int64), (T * layers + next_layer) * tokens + token
     new = tl.load(fresh + from_row[:, None] * stride + channel, mask=taken[:, None], other=0.0).to(tl.float32) * factor
     if BRANCH:
-        old = _kept_sketches(branch_at, scale, row, held, inside & (taken == 0))
+        old = kept_sketches(branch_at, scale, row, held, inside & (taken == 0))
         before = tl.load(own, mask=inside[:, None], other=0.0)
     if KEEP == 0:
-        then = _kept_sketches(then_at, scale, then_row, then_held, inside)
+        then = kept_sketches(then_at, scale, then_row, then_held, inside)
     code, scale_now, sketch = _rounded(new)
     if BRANCH:
         _keep_sketches(branch_at, scale, row, held, taken, code, scale_now)
@@ -107,144 +105,6 @@ def carry_sketches(
     tl.store(parts + part * SKETCH + tl.arange(0, SKETCH), some)
     if EITHER and KEEP == 0:
         tl.store(parts + plane + part * SKETCH + tl.arange(0, SKETCH), tl.sum(then, axis=0))
-
-
-@triton.jit
-def _far(sketch, parts, stream, tokens, blocks, BLOCKS: tl.constexpr):
-    """How far sketches `[some, 64]` are from the mean of their frame, whose sum is in `blocks` parts."""
-    block = tl.arange(0, BLOCKS)
-    part = parts + (stream * blocks + block)[:, None] * SKETCH + tl.arange(0, SKETCH)[None, :]
-    mean = tl.sum(tl.load(part, mask=(block < blocks)[:, None], other=0.0), axis=0) / tokens
-    away = sketch - mean[None, :]
-    return tl.sqrt(tl.sum(away * away, axis=1))
-
-
-@triton.jit
-def _stand_out(
-    seen, parts, thens, scales, far, arrived, stream, tokens, layer, layers, blocks, parts_plane,
-    T: tl.constexpr, EITHER: tl.constexpr, BLOCKS: tl.constexpr, R: tl.constexpr,
-):  # fmt: skip
-    """How far R tokens are from the mean of their frame (EITHER: or were, by `thens`) goes to `far`; how many programs
-    of the stream have done so."""
-    token = tl.program_id(0) * R + tl.arange(0, R)
-    inside = token < tokens
-    at = stream * tokens + token
-    own = seen + at[:, None] * SKETCH + tl.arange(0, SKETCH)[None, :]
-    away = _far(tl.load(own, mask=inside[:, None], other=0.0), parts, stream, tokens, blocks, BLOCKS)
-    if EITHER:
-        scale = bytes_at(scales, stream, tl.float16, 2)
-        row, held = (layer * tokens + token).to(tl.int64), (T * layers + layer) * tokens + token
-        then = _kept_sketches(bytes_at(thens, stream, tl.int8, 16), scale, row, held, inside)
-        away = tl.maximum(away, _far(then, parts + parts_plane, stream, tokens, blocks, BLOCKS))
-    # Where all multiprocessors see it; all of it, before it is said.
-    shared = far.to(tl.pointer_type(tl.int32)) + at
-    tl.atomic_xchg(shared, away.to(tl.int32, bitcast=True), mask=inside, sem="relaxed")
-    tl.debug_barrier()
-    return tl.atomic_add(arrived + stream, 1, sem="acq_rel") + 1
-
-
-@triton.jit
-def _most(steps, most):
-    """The `most` units of the most steps, of equal ones the first, int32."""
-    low, high = tl.max(steps, axis=0) * 0, tl.max(steps, axis=0) + 1
-    while high - low > 1:  # every time a sixteenth of what is between them
-        wide = (high - low + AT_ONCE - 1) // AT_ONCE
-        limits = low + (tl.arange(0, AT_ONCE) + 1) * wide
-        many = tl.sum((steps[:, None] >= limits[None, :]).to(tl.int32), axis=0)
-        enough = tl.sum((many >= most).to(tl.int32), axis=0)
-        high = tl.minimum(high, low + (enough + 1) * wide)
-        low += enough * wide
-    above = (steps > low).to(tl.int32)
-    tied = (steps == low).to(tl.int32)
-    return above + tied * (tl.cumsum(tied, axis=0) <= most - tl.sum(above, axis=0)).to(tl.int32)
-
-
-@triton.jit(do_not_specialize=["layer"])
-def choose_rows(
-    apart, length, seen, parts, thens, scales, far, arrived, taus, turns, flat, place, counts, times,
-    tokens, units, most, room, layer, layers, salience, flat_share, plane, blocks, parts_plane,
-    T: tl.constexpr, TURN: tl.constexpr, PINNED: tl.constexpr, EVERY: tl.constexpr, STEPS: tl.constexpr,
-    GROUP: tl.constexpr, SALIENT: tl.constexpr, EITHER: tl.constexpr, EARLY: tl.constexpr, BLOCK: tl.constexpr,
-    BLOCKS: tl.constexpr, R: tl.constexpr,
-):  # fmt: skip
-    """The `most` units of a stream that changed most, of those that changed enough. Their tokens come first in the
-    stream's `room` of `flat`; TURN: behind them the pinned ones and those whose turn it is to look, if anything
-    changed. `counts` says how many changed and look; without TURN, how many changed comes last.
-
-    SALIENT: a program finds who stands out of R tokens (EITHER: or did, by `thens`), and the one that is the last of
-    its stream to have done so chooses: a launch of its own would take longer, and one program alone as well."""
-    behind(EARLY)
-    stream = tl.program_id(1).to(tl.int64)
-    address = tl.load(taus + stream)
-    if address == 0:  # an earlier step may have had a stream here
-        tl.store(counts + stream * 4 + tl.arange(0, 4), tl.full((4,), 0, tl.int32))
-        return
-    if SALIENT:
-        arrived_now = _stand_out(
-            seen, parts, thens, scales, far, arrived, stream, tokens, layer, layers, blocks, parts_plane, T, EITHER,
-            BLOCKS, R,
-        )  # fmt: skip
-        if arrived_now < tl.num_programs(0):
-            return
-        tl.store(arrived + stream, 0)
-    tau = tl.load(address.to(tl.pointer_type(tl.float32)))
-    if TURN:
-        counter = tl.load(turns + stream).to(tl.pointer_type(tl.int32)) + layer
-        turn = tl.load(counter)
-    token = tl.arange(0, BLOCK)
-    inside = token < tokens
-    at = stream * tokens + token
-    unit = tl.arange(0, BLOCK // GROUP)
-    there = unit < units
-    mean = tl.maximum(tl.sum(tl.load(length + at, mask=inside, other=0.0), axis=0) / tokens, 1e-12)
-    change = tl.load(apart + at, mask=inside, other=0.0)
-    change = tl.sum(tl.reshape(change, (BLOCK // GROUP, GROUP)), axis=1) / GROUP
-    if SALIENT:
-        # Not from what this multiprocessor may still hold of an earlier layer.
-        out = tl.load(far + at, mask=inside, other=0.0, cache_modifier=".cg")
-        out = tl.sum(tl.reshape(out, (BLOCK // GROUP, GROUP)), axis=1) / GROUP
-        out = tl.maximum(out / tl.maximum(tl.sum(out, axis=0) / units, 1e-12), flat_share)
-        change *= tl.exp2(tl.log2(out) * salience)
-    limit = ((tau * STEPS + 0.5).to(tl.int32).to(tl.float32) + 0.5) * mean / STEPS
-    steps = tl.minimum(change * (STEPS / mean) + 0.5, 1073741824.0).to(tl.int32)
-    steps = tl.where(there & (change >= limit), steps, -1)
-    taken = (steps >= 0).to(tl.int32)
-    if tl.sum(taken, axis=0) > most:
-        taken = _most(steps, most)
-    spread = tl.reshape(tl.broadcast_to(taken[:, None], (BLOCK // GROUP, GROUP)), (BLOCK,))
-    taken = spread * inside.to(tl.int32)
-    changed = tl.sum(taken, axis=0)
-    row = stream * room + tl.cumsum(taken, axis=0) - 1
-    tl.store(flat + row, at, mask=taken > 0)
-    found = tl.where(taken > 0, row, -1)
-    if TURN:
-        active = (changed > 0).to(tl.int32)
-        number = (token - PINNED) // GROUP
-        due = (token < PINNED) | ((token >= PINNED) & ((number + EVERY - turn % EVERY) % EVERY == 0))
-        looks = (due & inside).to(tl.int32) * (1 - taken) * active
-        looking = changed + tl.sum(looks, axis=0)
-        at_turn = stream * room + changed + tl.cumsum(looks, axis=0) - 1
-        tl.store(flat + at_turn, at, mask=looks > 0)
-        found = tl.where(looks > 0, at_turn, found)
-        rest = inside.to(tl.int32) * (1 - taken) * (1 - looks) * active
-        tl.store(counts + stream * 4, changed)
-        tl.store(counts + stream * 4 + 1, looking)
-        _count(times + at, taken, inside)
-        _count(times + plane + at, taken + looks, inside)
-        _count(times + 3 * plane + at, rest.to(tl.float32) * 0.5, inside)
-        _count(times + 4 * plane + at, taken * 0 + active, inside)
-        tl.debug_barrier()
-        tl.store(counter, (turn + active) % EVERY)
-    else:
-        tl.store(counts + stream * 4 + 3, changed)
-        _count(times + 2 * plane + at, taken, inside)
-    tl.store(place + at, found.to(tl.int32), mask=inside)
-
-
-@triton.jit
-def _count(at, what, inside):
-    """One is added, and nobody waits for what there was."""
-    tl.atomic_add(at, what.to(tl.float32), mask=inside, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -288,14 +148,19 @@ def norm_chosen(
 
 @triton.jit(do_not_specialize=["layer"])
 def finish_corrected(
-    x, total, branch, stride, mlp, working, counts, attention_codes, mlp_codes, scales, tokens, layer, layers, dim,
-    A: tl.constexpr, P: tl.constexpr, EARLY: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+    x, total, branch, stride, mlp, working, counts, attention_codes, mlp_codes, scales,
+    looking, counts_next, seen, thens, weight, bias, normed, tokens, layer, layers, dim, room, eps,
+    A: tl.constexpr, P: tl.constexpr, T: tl.constexpr, NORM: tl.constexpr, RMS: tl.constexpr, EARLY: tl.constexpr,
+    MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
-    """One token behind both branches of a layer, each fresh, which is then kept, or as it is kept."""
+    """One token behind both branches of a layer, each fresh, which is then kept, or as it is kept. NORM: what
+    `norm_chosen` does before a layer is done here for tokens that look in the next one (`looking`: their rows)."""
     behind(EARLY)
     token, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
     source = stream * tokens + token
     worked = tl.load(working + source).to(tl.int64)
+    looked = tl.load(looking + source).to(tl.int64)
+    changed_next = tl.load(counts_next + stream * 4)
     active = (tl.load(counts + stream * 4) > 0).to(tl.int32)
     row = (layer * tokens + token).to(tl.int64)
     attention_at = bytes_at(attention_codes, stream, tl.uint8, 16) + row * (dim // 2)
@@ -318,7 +183,17 @@ def finish_corrected(
     rest = (rest.to(tl.float32) + rest_part).to(x.dtype.element_ty).to(tl.float32)
     main_more = tl.where(works > 0, main_mlp.to(tl.float32), main_old.to(tl.float32) * mlp_held)
     rest_more = tl.where(works > 0, rest_mlp.to(tl.float32), rest_old.to(tl.float32) * mlp_held)
-    store_row(total + source * dim, main + main_more, rest + rest_more, dim, MAIN, REST)
+    main = (main + main_more).to(x.dtype.element_ty).to(tl.float32)
+    rest = (rest + rest_more).to(x.dtype.element_ty).to(tl.float32)
+    store_row(total + source * dim, main, rest, dim, MAIN, REST)
+    if NORM:  # noqa: SIM102 - a constant
+        if looked >= 0:
+            store_norm(normed + looked * dim, main, rest, weight, bias, dim, eps, RMS, MAIN, REST)
+            if looked - stream * room < changed_next:
+                code, now = coded_row(tl.load(seen + source * SKETCH + tl.arange(0, SKETCH)))
+                then_at = bytes_at(thens, stream, tl.int8, 16) + (row + tokens) * SKETCH
+                tl.store(then_at + tl.arange(0, SKETCH), code)
+                tl.store(scale + (T * layers + 1) * tokens, now.to(tl.float16))
     if active > 0:
         main_code, rest_code, now = in_4(main_part, rest_part)
         store_packed(attention_at, main_code, rest_code, dim, MAIN, REST)

@@ -25,13 +25,13 @@ WARPS = 2
 CHOOSING = 16  # warps that choose for a stream
 
 
-def corrected_kernels() -> tuple[ModuleType, ModuleType]:
-    """The kernels of attention, and the others. Raises `ModelError` where Triton is not installed."""
+def corrected_kernels() -> tuple[ModuleType, ModuleType, ModuleType]:
+    """The kernels of attention, of choices, and the others. Raises `ModelError` where Triton is not installed."""
     try:
-        from onlooker.kernels import _corrected_triton, _mend_triton
+        from onlooker.kernels import _choosing_triton, _corrected_triton, _mend_triton
     except ImportError as error:
         raise ModelError("the vision kernels need Triton", given=str(error), do="install triton") from error
-    return _mend_triton, _corrected_triton
+    return _mend_triton, _choosing_triton, _corrected_triton
 
 
 @dataclass
@@ -46,7 +46,7 @@ class SketchStep:
     """Signs of the projection, `[dim, 64]`, +-1 in the model's dtype."""
 
     def __post_init__(self) -> None:
-        self.mending, self.others = corrected_kernels()
+        self.mending, self.choosing, self.others = corrected_kernels()
         shape, device = self.shape, self.like.device
         head = shape.dim // shape.heads
         if shape.dim % 16 or head * self.like.element_size() % 16 or head % 4:
@@ -55,8 +55,9 @@ class SketchStep:
         rows, streams = shape.streams * shape.tokens, shape.streams
         self.times = torch.zeros(5, streams, shape.tokens, device=device)
         """See `stc_corrected._step.Step.times`; float32."""
-        self.counts = torch.zeros(streams, 4, dtype=torch.int32, device=device)
-        """How many tokens of each stream changed, look, and (the last of four) get a new MLP."""
+        self._counts = torch.zeros(2, streams, 4, dtype=torch.int32, device=device)
+        """How many tokens of each stream changed, look, and (the last of four) get a new MLP, in even layers and in odd
+        ones: a layer is finished when the next one's are known."""
         self.work_place = torch.full((rows,), -1, dtype=torch.int32, device=device)
         """Row of every token among those that get a new MLP; -1: none."""
         self.seen = torch.zeros(rows, SKETCH, device=device)
@@ -68,6 +69,10 @@ class SketchStep:
     def at(self, name: str) -> Tensor:
         """Addresses of one kind of tensor, int64 `[streams]`."""
         return self.table[FIELDS.index(name)]
+
+    def counts(self, layer: int) -> Tensor:
+        """How many tokens of each stream changed, look, and (the last of four) get a new MLP, int32 `[streams, 4]`."""
+        return self._counts[layer % 2]
 
     def sums(self, rows: Tensor) -> Tensor:
         """Sums of rows over the signs of the projection, float32 `[rows, 64]`."""
@@ -92,7 +97,7 @@ class SketchStep:
             self.seen,
             fresh,
             fresh.stride(0),
-            self.counts,
+            self.counts(layer),
             self.work_place,
             self.at(kind or "entered"),
             self.at(then[0]),
@@ -157,7 +162,7 @@ class CorrectedStep(SketchStep):
         """Who changed most of those just measured and, before attention, who looks."""
         shape, rules, blocks = self.shape, self.shape.rules, self.parts.shape[2]
         kind, salient = "middle" if middle else "entered", rules.salience > 0
-        self.others.choose_rows[(blocks if salient else 1, shape.streams)](
+        self.choosing.choose_rows[(blocks if salient else 1, shape.streams)](
             self.apart,
             self.length,
             self.seen,
@@ -170,7 +175,7 @@ class CorrectedStep(SketchStep):
             self.at("turn"),
             self._working if middle else self._flat,
             self.work_place if middle else self._place,
-            self.counts,
+            self.counts(layer),
             self.times,
             shape.tokens,
             shape.units,
@@ -215,7 +220,7 @@ class CorrectedStep(SketchStep):
             given,
             given.stride(0),
             self._flat if branch is None else self._working,
-            self.counts,
+            self.counts(layer),
             self.seen,
             self.at("attention"),
             self.at(kind),
@@ -251,7 +256,7 @@ class CorrectedStep(SketchStep):
         self.mending.fill_rows[(shape.tokens, shape.streams, 3)](
             fresh,
             self._place,
-            self.counts,
+            self.counts(layer),
             *(self.at(name) for name in ("queries", "keys", "values", "scales")),
             self._filled,
             shape.tokens,
@@ -265,10 +270,12 @@ class CorrectedStep(SketchStep):
             **launched(fresh.device, WARPS),
         )
 
-    def finish(self, x: Tensor, branch: Tensor, mlp: Tensor, layer: int) -> Tensor:
+    def finish(self, x: Tensor, branch: Tensor, mlp: Tensor, layer: int, norm: Norm | None) -> tuple[Tensor, Tensor]:
         """All tokens behind a layer, `[streams * tokens, dim]`: `x` plus both branches, fresh ones where there are any,
-        which are kept, others as they are kept."""
+        which are kept, others as they are kept. With the next layer's `norm`, for which tokens are chosen by now, also
+        what `norm_looking` makes of them (else anything)."""
         shape, total = self.shape, torch.empty_like(x)
+        normed = total if norm is None else x.new_empty(shape.streams * shape.room, shape.dim)
         self.others.finish_corrected[(shape.tokens, shape.streams)](
             x,
             total,
@@ -276,20 +283,31 @@ class CorrectedStep(SketchStep):
             branch.stride(0),
             mlp,
             self.work_place,
-            self.counts,
+            self.counts(layer),
             self.at("attention"),
             self.at("mlp"),
             self.at("scales"),
+            self._place,
+            self.counts(layer + 1),
+            self.seen,
+            self.at("entered"),
+            *((x, x) if norm is None else norm_weights(norm)),
+            normed,
             shape.tokens,
             layer,
             shape.layers,
             shape.dim,
+            shape.room,
+            0.0 if norm is None else norm.eps,
             A=SCALED.index("attention"),
             P=SCALED.index("mlp"),
+            T=SCALED.index("entered"),
+            NORM=norm is not None,
+            RMS=norm is not None and norm.bias is None,
             **two_parts(shape.dim),
             **launched(x.device, WARPS),
         )
-        return total
+        return total, normed
 
 
 __all__ = ["CorrectedStep", "SketchStep"]

@@ -76,6 +76,9 @@ class STCCorrected(STCCacher):
     """Whether unchanged tokens attend to everything again with the query that is kept, instead of being corrected: the
     same but for what rounding of attended values adds up to, with fewer bytes and more arithmetic. Every token gets a
     new output projection then. Captured steps always do so: a GPU attends in less time than it corrects."""
+    attend_every: int = 1
+    """Where tokens attend anew, an unchanged one does so once in so many frames, in turn, and keeps its attention
+    branch until then; 1: always."""
     captured: bool = True
     """Whether a GPU runs captured steps by kernels, where there are such (`has_kernels`); else plain ones."""
 

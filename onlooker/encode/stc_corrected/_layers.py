@@ -45,17 +45,21 @@ class CorrectedLayers:
         outputs, x, dim = [], hidden.reshape(-1, hidden.shape[2]), hidden.shape[2]
         step.times.zero_()
         step.enter(x)
+        step.choose(0)
+        normed = step.norm_looking(x, 0, self.layers[0].norm)
         for number, layer in enumerate(self.layers):
-            step.choose(number)
-            asking = F.linear(step.norm_looking(x, number, layer.norm), *layer.query_value_key)
+            last = number + 1 == len(self.layers)
+            asking = F.linear(normed, *layer.query_value_key)
             made = F.linear(step.attend(asking, number), *self.outputs[number])
             branch, sketches = made[:, :dim], made[:, dim:]
             step.carry_attention(sketches, number)
             step.choose(number, middle=True)
             mlp = layer.feed(step.norm_middle(x, branch, number, layer.mlp_norm))
             step.carry_mlp(mlp, number)
-            x = step.finish(x, branch, mlp, number)
-            if number + 1 == len(self.layers) or number in self.taps:
+            if not last:
+                step.choose(number + 1)
+            x, normed = step.finish(x, branch, mlp, number, None if last else self.layers[number + 1].norm)
+            if last or number in self.taps:
                 outputs.append(x.view_as(hidden))
         return outputs
 

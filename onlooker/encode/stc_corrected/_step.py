@@ -51,9 +51,13 @@ class Step:
         changed = self._choose("entered", number, seen)
         rows, fresh = changed, x[0, :0]
         if len(changed):
-            attended = (self._attend if corrects else self._attend_anew)(layer, number, x, changed)
-            rows = self._projecting(number, attended, changed) if corrects else self.everyone
-            fresh = layer.out(attended.index_select(0, rows)[None])[0]
+            if corrects:
+                attended = self._attend(layer, number, x, changed)
+                rows = self._projecting(number, attended, changed)
+                attended = attended.index_select(0, rows)
+            else:
+                attended, rows = self._attend_anew(layer, number, x, changed)
+            fresh = layer.out(attended[None])[0]
             state.keep("attention_sketch", number, sketched(fresh, self.int8), rows)
             self._count(4, rows)
         y = x + self._branch("attention", number, x, rows, fresh)
@@ -154,16 +158,31 @@ class Step:
         missed.copy_(torch.hypot(missed.float(), moved))
         return attended
 
-    def _attend_anew(self, layer: VisionLayer, number: int, x: Tensor, changed: Tensor) -> Tensor:
-        """The same where nothing is corrected: all tokens attend to all others, by the query that they keep."""
-        rows, others, normed, _ = self._renewed(layer, number, x, changed)
+    def _attend_anew(self, layer: VisionLayer, number: int, x: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
+        """The same where nothing is corrected: who looks, and of all others those whose turn it is, attend to all
+        others, by the query that they keep; what these attended to, and who they are."""
+        due = self._due(number)
+        rows, _, normed, _ = self._renewed(layer, number, x, changed)
         fresh = layer.queries(normed)
         self.state.keep("queries", number, fresh[0], rows)
+        due[rows] = True
+        attending = due.nonzero()[:, 0]
         queries = self.state.stored("queries", number, x)[None].index_copy(1, rows, fresh)
         self._count(1, rows)
-        self.times[3, others] += 0.5  # of a pair corrected twice is counted
+        self.times[3, attending] += 0.5  # of a pair corrected twice is counted
+        self.times[3, rows] -= 0.5
         keys, values = (self.state.stored(kind, number, x)[None] for kind in ("keys", "values"))
-        return layer.attend(queries, keys, values, self.everyone)[0]
+        return layer.attend(queries[:, attending], keys, values, attending)[0], attending
+
+    def _due(self, number: int) -> Tensor:
+        """Whose turn it is to attend anew, bool `[tokens]`; asked before `_asking`, which ends the turn."""
+        tower, every, turn = self.tower, self.method.attend_every, int(of(self.state, "turn")[number])
+        due = torch.ones(tower.num_tokens, dtype=torch.bool, device=self.ones.device)
+        if every > 1:
+            units = due[tower.pinned :].view(-1, tower.group)
+            units[:] = False
+            units[turn % every :: every] = True
+        return due
 
     def _renewed(
         self, layer: VisionLayer, number: int, x: Tensor, changed: Tensor
@@ -204,7 +223,7 @@ class Step:
         asking[: tower.pinned] = True
         units = asking[tower.pinned :].view(-1, tower.group)
         units[int(turn[number]) % every :: every] = True
-        turn[number] = (turn[number] + 1) % every
+        turn[number] = (turn[number] + 1) % (every * self.method.attend_every)
         return asking
 
     def _whole_units(self, tokens: Tensor, count: int) -> Tensor:
