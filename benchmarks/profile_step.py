@@ -22,6 +22,9 @@ from onlooker.engine import Engine
 from onlooker.models import SHAPES, load, random_model
 from onlooker.world import make_episode
 
+IN_A_ROW = 40
+"""Steps of which only the last is waited for: of the first the device waits for the host."""
+
 
 def main() -> None:
     """Profile, print, and say where it went."""
@@ -64,10 +67,10 @@ def main() -> None:
         spent.append(wall)
         host.append(asked)
     start = time.perf_counter()
-    for _ in spent:
+    for _ in range(IN_A_ROW):
         engine.step(arrivals())
     engine.wait()
-    in_a_row = (time.perf_counter() - start) / len(spent) * 1000
+    in_a_row = (time.perf_counter() - start) / IN_A_ROW * 1000
     result: dict[str, Any] = {
         "frames": options.frames,
         "steps": len(spent),

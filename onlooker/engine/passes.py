@@ -33,6 +33,9 @@ SCRATCH_ROWS = 1 << 18
 """Rows in codes that a packed pass lays out at most: 32 frames over 8,000 rows each, 512 MiB at the sizes of a 7B
 model. What is beyond is read from codes."""
 
+TOLD = 16
+"""Last hidden states are computed of a multiple of so many tokens, of those that somebody asks about."""
+
 LEAST_LAID_OUT = 128
 """Tokens up to which a pass reads codes where they lie: laying them out for one frame takes as long as it saves."""
 
@@ -171,7 +174,7 @@ class PackedPasses(Passes):
     def _run_pack(self, pack: Sequence["_Piece"], heard: dict[int, list[Tensor]]) -> None:
         num_tokens = sum(piece.num_tokens for piece in pack)
         step = self._step_for(num_tokens)
-        hidden = step.run(pack)
+        made = step.run(pack)
         self.counts.passes += 1
         self.counts.tokens += num_tokens
         self.counts.padding += step.num_tokens - num_tokens
@@ -179,9 +182,13 @@ class PackedPasses(Passes):
         ends = itertools.accumulate(piece.num_tokens for piece in pack)
         asked = [(piece, end) for piece, end in zip(pack, ends, strict=True) if piece.num_told]
         if asked:
-            # A copy: the next pass writes into the same memory.
-            rows = torch.cat([hidden[end - piece.num_told : end] for piece, end in asked])
-            for (piece, _), part in zip(asked, rows.split([piece.num_told for piece, _ in asked]), strict=True):
+            counts = [piece.num_told for piece, _ in asked]
+            places = [slice(end - count, end) for (_, end), count in zip(asked, counts, strict=True)]
+            # Copies: the next pass writes into the same memory. With other rows of the pass to fill the last matrix
+            # tile, as products of 8-bit numbers want, and so that few shapes are met.
+            filled = [*places, slice(0, min(step.num_tokens, -sum(counts) % TOLD))]
+            rows = self._model.end_lean(*(torch.cat([part[place] for place in filled]) for part in made))
+            for (piece, _), part in zip(asked, rows[: sum(counts)].split(counts), strict=True):
                 heard[piece.number].append(part)
 
     def _step_for(self, num_tokens: int) -> "LanguageStep":
@@ -230,25 +237,26 @@ class LanguageStep:
             name = f"the language pass over {num_tokens} tokens"
             # The tables describe an empty pass now: trial runs read and write nobody's rows.
             self._step = CapturedStep(
-                name, lambda given: (self._forward(given, self._beside or None),), [self._embeddings], pool=pool
+                name, lambda given: self._forward(given, self._beside or None), [self._embeddings], pool=pool
             )
 
-    def run(self, pieces: Sequence["_Piece"]) -> Tensor:
-        """Last hidden states of the packed pieces, `[num_tokens, hidden_dim]`, until the next pass of the pool."""
-        self.tables.fill([piece.rows for piece in pieces])
+    def run(self, pieces: Sequence["_Piece"]) -> tuple[Tensor, ...]:
+        """What `VideoModel.end_lean` makes last hidden states of, rows of the pieces' tokens, `[num_tokens, ...]` each,
+        until the next pass of the pool. For pieces of which nobody asks nothing was attended to in the last layer."""
+        self.tables.fill([piece.rows for piece in pieces], [piece.num_told > 0 for piece in pieces])
         embeddings = [piece.embeddings for piece in pieces]
         count = sum(map(len, embeddings))
         torch.cat(embeddings, out=self._embeddings[:count])
         extras = self._extras(pieces)
         try:
-            return self._forward(self._embeddings, extras) if self._step is None else self._step.replay()[0]
+            return self._forward(self._embeddings, extras) if self._step is None else self._step.replay()
         finally:
             # Or what streams have let go of would stay until the next pass of this size.
             self.tables.segments = ()
 
-    def _forward(self, embeddings: Tensor, extras: dict[str, Tensor] | None = None) -> Tensor:
+    def _forward(self, embeddings: Tensor, extras: dict[str, Tensor] | None = None) -> tuple[Tensor, ...]:
         self._attention.turn(*self._model.rotary(self.tables.positions))
-        return self._model.extend_lean(embeddings, self._attention, extras)
+        return self._model.begin_lean(embeddings, self._attention, extras)
 
     def _extras(self, pieces: Sequence["_Piece"]) -> dict[str, Tensor] | None:
         """Rows beside some of the tokens, padded with zeros to the size of the pass."""

@@ -111,14 +111,14 @@ class PassTables:
         self.spec, self.num_tokens, self.num_segments, self.tiles = spec, num_tokens, num_segments, tiles
         self.groups = spec.num_query_heads // spec.num_kv_heads
         self.num_blocks = -(-num_tokens * self.groups // tiles.queries) + num_segments
-        sizes = (num_segments * COLUMNS, num_tokens, self.num_blocks, spec.position_axes * num_tokens)
+        sizes = (num_segments * COLUMNS, num_tokens, *[self.num_blocks] * 2, spec.position_axes * num_tokens)
         ends = np.cumsum(sizes)
         self._host = np.zeros(int(ends[-1]), dtype=np.int64)
         self._device = torch.zeros(int(ends[-1]), dtype=torch.int64, device=spec.device)
         cuts = [int(end) for end in ends[:-1]]
-        table, self._tokens, self._blocks, offsets = np.split(self._host, cuts)
+        table, self._tokens, self._blocks, self._last_blocks, offsets = np.split(self._host, cuts)
         self._table, self._offsets = table.reshape(-1, COLUMNS), offsets.reshape(spec.position_axes, -1)
-        self.table, self.tokens, self.blocks, self.offsets = torch.split(self._device, list(sizes))
+        self.table, self.tokens, self.blocks, self.last_blocks, self.offsets = torch.split(self._device, list(sizes))
         self._places = torch.zeros(spec.position_axes, num_tokens, dtype=torch.int64, device=spec.device)
         self.segments: tuple[SegmentRows, ...] = ()
         """What the tables describe now."""
@@ -129,8 +129,9 @@ class PassTables:
         """Positions of all packed tokens, int64 `[axes, tokens]`; computed anew at each use, on the device."""
         return self._places + self.offsets.view_as(self._places)
 
-    def fill(self, segments: Sequence[SegmentRows]) -> None:
-        """Describe a pass. Raises `InputError` when it does not fit. Does not wait for the device."""
+    def fill(self, segments: Sequence[SegmentRows], told: Sequence[bool] | None = None) -> None:
+        """Describe a pass. Raises `InputError` when it does not fit. Does not wait for the device. `told`: the segments
+        that attend in the last layer (None: all), beside those of which is noted where they look."""
         counts = [rows.num_tokens for rows in segments]
         if sum(counts) > self.num_tokens or len(segments) > self.num_segments:
             raise InputError(
@@ -142,7 +143,7 @@ class PassTables:
         assert self.asked or not asks, "these tables were not made for segments that want queries"
         self.segments = tuple(segments)
         self._table[:], self._table[:, LAID] = 0, -1
-        self._tokens[:] = self._blocks[:] = -1
+        self._tokens[:] = self._blocks[:] = self._last_blocks[:] = -1
         start = num_asking = laid = 0
         for number, (rows, count) in enumerate(zip(segments, counts, strict=True)):
             facts = _facts(rows, start)
@@ -160,6 +161,8 @@ class PassTables:
         slow = [rows.coded is not None and self._table[n, LAID] < 0 for n, rows in enumerate(segments)]
         for number, own in enumerate(shared_out([n * self.groups for n in counts], self.tiles.queries, slow)):
             self._table[number, FIRST_TILE], self._blocks[own.start : own.stop] = own.start, number
+            if told is None or told[number] or segments[number].ledger is not None:
+                self._last_blocks[own.start : own.stop] = number
         upload = torch.from_numpy(self._host)
         if self.spec.device.type == "cuda":
             # A fresh pinned copy each time, from PyTorch's cache: the last one may still be on its way.
@@ -228,8 +231,8 @@ class RowAttention:
         self._out = torch.zeros(tokens, heads, dim, dtype=spec.dtype, device=spec.device)
         self._lse = torch.zeros(tokens, heads, dtype=torch.float32, device=spec.device)
         parts = splits if splits > 1 else 0
-        self._split_out = torch.empty(parts, tokens, heads, dim, dtype=torch.float32, device=spec.device)
-        self._split_lse = torch.empty(parts, tokens, heads, dtype=torch.float32, device=spec.device)
+        self._split_out = torch.zeros(parts, tokens, heads, dim, dtype=torch.float32, device=spec.device)
+        self._split_lse = torch.zeros(parts, tokens, heads, dtype=torch.float32, device=spec.device)
         self._angles: tuple[Tensor, Tensor] | None = None
 
     def turn(self, cos: Tensor, sin: Tensor) -> None:
@@ -260,8 +263,9 @@ class RowAttention:
         if tables.scratch is not None and self._codes["KIND"] >= 0:
             decode_tiles(tables.table, tables.num_segments, tables.scratch, layer, spec.num_layers, self._codes, tiles)
         plain, room = (self._out, 0) if tables.scratch is None else (tables.scratch.rows, tables.scratch.num_rows)
+        blocks = tables.blocks if layer + 1 < spec.num_layers else tables.last_blocks
         kernels.attend_rows[(tables.num_blocks, kv_heads, tiles.splits)](
-            *(queries, cos, sin, tables.table, tables.blocks, self._out, self._lse, self._split_out, self._split_lse),
+            *(queries, cos, sin, tables.table, blocks, self._out, self._lse, self._split_out, self._split_lse),
             *(plain, layer, tokens, queries.stride(0), queries.stride(1), scale_2, spec.num_layers, room),
             HQ=heads,
             G=groups,

@@ -203,10 +203,13 @@ class CheckpointModel(VideoModel):
         """The layers laid out for packed serving: made when they are first used, since they copy some weights."""
         return LeanLayers(self._network.get_decoder())
 
-    def extend_lean(
+    def begin_lean(
         self, embeddings: Tensor, attention: Attention, extras: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
-        return self.lean.extend(embeddings, attention)
+    ) -> tuple[Tensor, ...]:
+        return self.lean.begin(embeddings, attention)
+
+    def end_lean(self, *rows: Tensor) -> Tensor:
+        return self.lean.end(*rows)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._network.get_output_embeddings()(hidden).float().masked_fill(self._silent, -torch.inf)

@@ -118,29 +118,46 @@ class LeanLayers:
             rows.check(parts)
         self._joined = [_Products(*map(rows.joined, layer)) for layer in linear]
 
-    def extend(self, embeddings: Tensor, attention: Attention, deepstack: Tensor | None = None) -> Tensor:
-        """As `LanguageLayers.extend`."""
-        hidden, rows = embeddings.clone(), self._arithmetic
-        normed = self._norm(hidden, None, 0)
-        for number, layer in enumerate(self._layers):
-            own, products = layer.self_attn, self._joined[number]
-            heads = rows.product(normed, products.heads).unflatten(-1, (-1, self._head_dim))
-            queries, keys, values = heads.split(self._heads, dim=1)
-            if hasattr(own, "q_norm"):
-                queries, keys = own.q_norm(queries), own.k_norm(keys)
-            turned = (part.transpose(0, 1) for part in (queries, keys, values))
-            attended = attention.attend(number, *turned, own.scaling)
-            after = layer.post_attention_layernorm
-            out = rows.product(rows.ready(attended.flatten(1)), products.out)
-            normed = rows.normed(hidden, out, after.weight, after.variance_epsilon)
-            gated = rows.gated(rows.product(normed, products.gate), rows.product(normed, products.up))
-            more = rows.product(gated, products.down)
-            if deepstack is not None and number < deepstack.shape[1]:
+    def begin(self, embeddings: Tensor, attention: Attention, deepstack: Tensor | None = None) -> tuple[Tensor, ...]:
+        """`LanguageLayers.extend` until the last layer has attended: hidden states before it, what attention found
+        there, and what is added behind it, if anything is."""
+        hidden, last = embeddings.clone(), len(self._layers) - 1
+        normed, levels = self._norm(hidden, None, 0), 0 if deepstack is None else deepstack.shape[1]
+        for number in range(last):
+            more = self._behind(number, hidden, self._attended(number, normed, attention))
+            if deepstack is not None and number < levels:
                 # The stock module rounds after the layer, and then adds.
                 hidden += more
                 more = deepstack[:, number].contiguous()
             normed = self._norm(hidden, more, number + 1)
-        return normed
+        added = () if deepstack is None or last >= levels else (deepstack[:, last],)
+        return hidden, self._attended(last, normed, attention), *added
+
+    def end(self, hidden: Tensor, attended: Tensor, added: Tensor | None = None) -> Tensor:
+        """Last hidden states of tokens, from the rows that `begin` gave of them; `hidden` is written to."""
+        more = self._behind(len(self._layers) - 1, hidden, attended)
+        if added is not None:
+            hidden += more
+            more = added.contiguous()
+        return self._norm(hidden, more, len(self._layers))
+
+    def _attended(self, number: int, normed: Any, attention: Attention) -> Tensor:
+        """What a layer's attention finds for all tokens, `[tokens, heads * head_dim]`."""
+        own: Any = self._layers[number].self_attn
+        heads = self._arithmetic.product(normed, self._joined[number].heads).unflatten(-1, (-1, self._head_dim))
+        queries, keys, values = heads.split(self._heads, dim=1)
+        if hasattr(own, "q_norm"):
+            queries, keys = own.q_norm(queries), own.k_norm(keys)
+        queries, keys, values = (part.transpose(0, 1) for part in (queries, keys, values))
+        return attention.attend(number, queries, keys, values, own.scaling).flatten(1)
+
+    def _behind(self, number: int, hidden: Tensor, attended: Tensor) -> Tensor:
+        """A layer behind its attention, whose branch `hidden` takes in; the other branch is the result."""
+        rows, products, after = self._arithmetic, self._joined[number], self._layers[number].post_attention_layernorm
+        out = rows.product(rows.ready(attended), products.out)
+        normed = rows.normed(hidden, out, after.weight, after.variance_epsilon)
+        gated = rows.gated(rows.product(normed, products.gate), rows.product(normed, products.up))
+        return rows.product(gated, products.down)
 
     def _norm(self, hidden: Tensor, more: Tensor | None, number: int) -> Any:
         norm, rows = self._norms[number], self._arithmetic

@@ -73,7 +73,7 @@ class Qwen3VL(QwenVideoModel):
             return super().extend(embeddings, attention, extras)
         return self._layers.extend(embeddings, attention, (extras or {}).get(DEEPSTACK))
 
-    def extend_lean(
+    def begin_lean(
         self, embeddings: Tensor, attention: Attention, extras: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
-        return self.lean.extend(embeddings, attention, (extras or {}).get(DEEPSTACK))
+    ) -> tuple[Tensor, ...]:
+        return self.lean.begin(embeddings, attention, (extras or {}).get(DEEPSTACK))

@@ -212,3 +212,23 @@ def test_a_block_whose_tokens_all_see_each_other_is_never_cut(any_model):
     for other in keys[1:]:
         for name, wanted in keys[0].items():
             torch.testing.assert_close(other[name], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_last_layer_ends_for_those_who_ask(any_model, monkeypatch):
+    """Of frames only keys and values are wanted: what comes behind the last layer's attention is for words."""
+    ended, end = [], type(any_model).end_lean
+
+    def spied(self, *rows):
+        ended.append(len(rows[0]))
+        return end(self, *rows)
+
+    monkeypatch.setattr(type(any_model), "end_lean", spied)
+    engine = make_engine(any_model, "full", "packed")
+    sessions = [engine.open() for _ in range(3)]
+    ended.clear()
+    for number, image in enumerate(make_frames(2)):
+        engine.step([(session, Frame(image.image, float(number))) for session in sessions])
+    assert ended == []
+    requests = [session.submit(QUESTIONS[0], decoding=Decoding(max_new_tokens=3)) for session in sessions[:2]]
+    engine.step([(sessions[2], Frame(make_frames(3)[2].image, 2.0))], requests)
+    assert ended == [16]

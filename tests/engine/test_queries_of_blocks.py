@@ -79,7 +79,7 @@ def watched(session, frames, first=0):
 def test_the_queries_are_those_that_the_model_asked_with(model, passes, monkeypatch):
     """Layer by layer, as they came out of the layer's own projection and were rotated to where the block lies."""
     seen = []
-    extend = type(model).extend_lean
+    begin = type(model).begin_lean
 
     class Spy:
         def __init__(self, inner):
@@ -91,11 +91,11 @@ def test_the_queries_are_those_that_the_model_asked_with(model, passes, monkeypa
 
     def spied(self, embeddings, attention, extras=None):
         seen.clear()
-        return extend(self, embeddings, Spy(attention), extras)
+        return begin(self, embeddings, Spy(attention), extras)
 
     engine = engine_of(model, passes, compressor="identity")
     session = engine.open()
-    monkeypatch.setattr(type(model), "extend_lean", spied)
+    monkeypatch.setattr(type(model), "begin_lean", spied)
     session.push(make_frames(1)[0])
     state, span = session.states["memory"], session.store.spans[-1]
     told = state.queries[-1]

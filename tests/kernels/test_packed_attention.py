@@ -101,6 +101,7 @@ MIXES = {
     "asked": [(37, 0, 5, False, True, "", 3), (0, 0, 2, False, True, "", 4), (9, 4, 6, True, False, "", 1)],
     "questions": [(40, 0, 9, True, False), (33, 11, 1, True, False), (0, 3, 1, True, False)],
     "mixed": [(20, 0, 6, False, True), (65, 4, 1, True, False), (16, 0, 12, True, False), (3, 0, 1, False, True)],
+    "unasked": [(20, 0, 6, False, True), (65, 4, 1, True, False), (16, 0, 12, False, False), (3, 0, 1, False, True)],
     "together": [(40, 0, 37, False, True, "together"), (0, 0, 7, False, True), (65, 4, 5, True, False, "together")],
     "chosen": [(65, 4, 1, True, False, "heads"), (40, 0, 9, True, False, "rows"), (33, 2, 3, False, False, "heads")],
     "many ask": [(3 + n, n % 3, 1, n % 4 != 3, False) for n in range(24)],
@@ -114,7 +115,8 @@ def run_mix(spec: ModelSpec, mix: str, tiles: Tiles) -> list[tuple[Tensor, Tenso
     counts = [rows.num_tokens for rows in segments]
     total = sum(counts) + 6
     tables = PassTables(spec, total, len(segments) + 2, tiles, asked=mix == "asked")
-    tables.fill(segments)
+    told = [mix != "unasked" or number in (1, 3) for number in range(len(segments))]
+    tables.fill(segments, told)
     attention = RowAttention(tables)
     cos, sin = angles_of(tables.positions, spec.head_dim)
     attention.turn(cos, sin)
@@ -126,11 +128,14 @@ def run_mix(spec: ModelSpec, mix: str, tiles: Tiles) -> list[tuple[Tensor, Tenso
         ]
         got, start = attention.attend(layer, *packed, SCALE), 0
         assert torch.isfinite(got[sum(counts) :]).all()
-        for rows, count in zip(copies, counts, strict=True):
+        for rows, count, is_told in zip(copies, counts, told, strict=True):
             here = slice(start, start + count)
             own = [part[:, here] for part in packed]
             wanted = attend_plainly(layer, *own, SCALE, rows, (cos[here], sin[here]))
-            pairs.append((got[here].float().clone(), wanted.float()))
+            if is_told or layer + 1 < LAYERS:
+                pairs.append((got[here].float().clone(), wanted.float()))
+            else:  # as the layer before left it
+                assert not torch.allclose(got[here].float(), wanted.float())
             start += count
     for rows, copy in zip(segments, copies, strict=True):
         for name in ("own_keys", "own_values", "own_raw", "own_queries", "ledger", "past_keys", "past_values"):

@@ -299,7 +299,20 @@ class VideoModel(ABC):
     ) -> Tensor:
         """As `extend` within rounding, by the fastest way the model has for packed serving; nothing in it may wait for
         the device."""
-        return self.extend(embeddings, attention, extras)
+        return self.end_lean(*self.begin_lean(embeddings, attention, extras))
+
+    def begin_lean(
+        self, embeddings: Tensor, attention: Attention, extras: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        """`extend_lean` up to where tokens have seen each other for the last time: rows of which `end_lean` makes their
+        last hidden states, `[tokens, ...]` each, until the next pass. Whom nobody asks needs no more; behind the last
+        layer's own keys and values, what is found for those may be anything."""
+        return (self.extend(embeddings, attention, extras),)
+
+    def end_lean(self, *rows: Tensor) -> Tensor:
+        """Last hidden states `[tokens, hidden_dim]` of some tokens, from copies of their rows, which may be written
+        to."""
+        return rows[0]
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
