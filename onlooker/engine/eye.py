@@ -103,7 +103,8 @@ class Eye:
         with self._stages("preprocess", sessions, self._device):
             shown = [patch.pictures(count) for _, patch in patches]
             pictures = self._pixels([frame for frames in shown for frame in frames])
-            pixels = [torch.cat(pictures[first : first + count]) for first in range(0, len(pictures), count)]
+            together = [pictures[first : first + count] for first in range(0, len(pictures), count)]
+            pixels = [torch.cat(some) for some in together] if count > 1 else pictures
             beside = [self._pixels_beside(frames) for frames in shown]
         groups: dict[Shapes, list[int]] = defaultdict(list)
         for number, one in enumerate(pixels):
