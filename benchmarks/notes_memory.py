@@ -1,7 +1,8 @@
 """What notes add to a memory of a few seconds: questions whose evidence is older than all that the memory holds.
 
     python -m benchmarks.notes_memory --model pocket-notes --level L2 --seconds 90 --streams 24 --out rows.jsonl
-    python -m benchmarks.notes_memory --model pocket-notes --minutes 35 --streams 8 --out rows.jsonl
+    python -m benchmarks.notes_memory --model pocket-notes --level L2 --seconds 39 --frames 8 --streams 24 --out rows.jsonl
+    python -m benchmarks.notes_memory --model pocket-notes --minutes 33 --early 3 --streams 8 --out rows.jsonl
     python -m benchmarks.notes_memory --table rows.jsonl
 
 Every stream is watched through a sliding window, with notes (`--think`) and without, and through a wider window that
@@ -10,6 +11,10 @@ window: whether, when, in which order, how many; with `--minutes` about things o
 as `half_hour` asks. The arms: the window alone, the wider window, the model's own notes, notes told by the world
 (`oracle`), and those with a fifth of them wrong or missing. A row a stream: every answer of every arm, how many of the
 happenings its notes tell rightly, and for each question whether its own notes tell what it asks about.
+
+Counts are drawn where the world can balance their answers, 0 to 5: at L2 up to 40 seconds (hence `--seconds 39
+--frames 8`), at L4 up to its end; later there are more than five of everything, and none is drawn. What was drawn is
+printed.
 """
 
 import argparse
@@ -108,10 +113,15 @@ def short(seed: int, level: str, seconds: float, before_s: float, most: int) -> 
 
 
 def balanced(records: list[QueryRecord]) -> tuple[QueryRecord, ...]:
-    """As many of "ever" that were as that were not: a habit of yes, or of no, is right in half of them."""
+    """As many of "ever" that were as that were not: a habit of yes, or of no, is right in half of them. And of counts no
+    more that are 0 than are the next frequent number: what never came is asked for most easily."""
     yes, no = ([r for r in records if r.task == "ever" and r.answer == word] for word in ("yes", "no"))
     few = min(len(yes), len(no))
-    return (*yes[:few], *no[:few], *(r for r in records if r.task != "ever"))
+    counts = [r for r in records if r.task == "since"]
+    others = Counter(r.answer for r in counts if r.answer != "0")
+    none = [r for r in counts if r.answer == "0"][: max(others.values(), default=0)]
+    rest = (r for r in records if r.task not in ("ever", "since"))
+    return (*yes[:few], *no[:few], *none, *(r for r in counts if r.answer != "0"), *rest)
 
 
 def long(seed: int, minutes: float, early: float) -> Watched:
@@ -239,6 +249,7 @@ def row(
         "bench": "notes_memory", "stream": watched.episode.seed, "asked": asked, "arms": arms,
         "notes": {"right": len(right), "wanted": wanted, "told": number, "texts": len(own),
                   "bytes": sum(len(note.text.encode()) for note in own)},
+        "wrote": [note.text for note in own],
         "bytes": {"window": stats.memory_bytes, "wider": wide and wide.stats().memory_bytes},
         "thoughts": stats.thoughts, "dropped": stats.thoughts_dropped, **facts,
     }  # fmt: skip
@@ -338,6 +349,8 @@ def main(argv: list[str] | None = None) -> None:
         before_s = given.frames + more + 1.0
         about = (given.level, given.seconds, before_s, given.most)
         streams = [long(seed, given.minutes, given.early) if given.minutes else short(seed, *about) for seed in seeds]
+        drawn = Counter(query.task for watched in streams for query in watched.queries)
+        print(f"questions: {', '.join(f'{task} {drawn[task]}' for task in TASKS)}", flush=True)
         sessions = watch(engine, streams, windows)
         with given.out.open("a", encoding="utf-8") as lines:
             for watched, *opened in zip(streams, *(sessions[window] for window in windows), strict=True):
