@@ -1,7 +1,7 @@
 """What notes add to a memory of a few seconds: questions whose evidence is older than all that the memory holds.
 
     python -m benchmarks.notes_memory --model pocket-notes --level L2 --seconds 90 --streams 24 --out rows.jsonl
-    python -m benchmarks.notes_memory --model pocket-notes --level L2 --seconds 39 --frames 8 --streams 24 --out rows.jsonl
+    python -m benchmarks.notes_memory --model pocket-notes --level L2 --seconds 39 --frames 8 --out rows.jsonl
     python -m benchmarks.notes_memory --model pocket-notes --minutes 33 --early 3 --streams 8 --out rows.jsonl
     python -m benchmarks.notes_memory --table rows.jsonl
 
@@ -113,8 +113,8 @@ def short(seed: int, level: str, seconds: float, before_s: float, most: int) -> 
 
 
 def balanced(records: list[QueryRecord]) -> tuple[QueryRecord, ...]:
-    """As many of "ever" that were as that were not: a habit of yes, or of no, is right in half of them. And of counts no
-    more that are 0 than are the next frequent number: what never came is asked for most easily."""
+    """As many of "ever" that were as that were not: a habit of yes, or of no, is right in half of them. And of counts
+    no more noughts than the most frequent other number has: what never came is asked for most easily."""
     yes, no = ([r for r in records if r.task == "ever" and r.answer == word] for word in ("yes", "no"))
     few = min(len(yes), len(no))
     counts = [r for r in records if r.task == "since"]
