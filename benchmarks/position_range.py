@@ -20,6 +20,7 @@ from benchmarks import half_hour
 from onlooker.evals.run_settings import RunSettings
 from onlooker.evals.statistics import holm, paired_gap
 
+REALISES = ("intp",)
 LONGER = 4.0
 STREAM = ("--fps", "1", "--per-hour", "120", "--present", "8")
 MEMORY = "full"
