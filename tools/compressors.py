@@ -153,6 +153,31 @@ class Grid:
             said.append(f"- **{share:.0%}**: {'; '.join(parts)}. {end}")
         return "\n".join(said) + "\n"
 
+    def standing(self) -> str:
+        """Of each method, at which shares it is above all plain controls, above random, not to be told from it or below
+        it, and at which it is below a plain control, and which that is (corrected over all methods and controls)."""
+        pairs = [
+            (name, share, rival)
+            for name, share in self.against_random
+            for rival in PLAIN
+            if (rival, share) in self.cells
+        ]
+        gaps = [self.gap(self.cells[name, share], self.cells[rival, share]) for name, share, rival in pairs]
+        below: dict[str, dict[str, list[float]]] = {}
+        for (name, share, rival), gap, p in zip(pairs, gaps, holm([gap.p for gap in gaps]), strict=True):
+            if p <= 0.05 and gap.gap < 0:
+                below.setdefault(name, {}).setdefault(rival, []).append(share)
+        body = []
+        for name in self.ranked():
+            groups: dict[str, list[float]] = {"all": [], "better": [], "tie": [], "worse": []}
+            for share in self.shares:
+                if (name, share) in self.against_random:
+                    groups["all" if self.beats_all(name, share) else self.verdict(name, share)].append(share)
+            under = "; ".join(f"{rival} at {_shares(some)}" for rival, some in below.get(name, {}).items()) or "-"
+            body.append([_name(name), *(_shares(some) for some in groups.values()), under])
+        head = ["", "above every plain control", "above random only", "tie with random", "below random"]
+        return _table([*head, "below a plain control"], body) + "\n"
+
     def categories(self, share: float) -> str:
         """Accuracy by category at one share."""
         tasks = sorted(set(self.about["tasks"]))
@@ -350,6 +375,7 @@ def blocks() -> dict[str, str]:
         if path.is_file():
             grid = Grid(path)
             made |= {f"accuracy_{level}": grid.accuracy(), f"words_{level}": grid.words()}
+            made |= {f"standing_{level}": grid.standing()}
             made |= {f"categories_{level}": grid.categories(SHOWN), f"spent_{level}": grid.spent()}
     return made
 
@@ -357,6 +383,10 @@ def blocks() -> dict[str, str]:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     ruler = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ruler, *rows))
+
+
+def _shares(shares: Sequence[float]) -> str:
+    return f"{', '.join(f'{100 * share:g}' for share in shares)} %" if shares else "-"
 
 
 def _name(name: str) -> str:
