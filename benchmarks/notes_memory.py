@@ -3,6 +3,7 @@
     python -m benchmarks.notes_memory --model pocket-notes --level L2 --seconds 90 --streams 24 --out rows.jsonl
     python -m benchmarks.notes_memory --model pocket-notes --level L2 --seconds 39 --frames 8 --out rows.jsonl
     python -m benchmarks.notes_memory --model pocket-notes --minutes 33 --early 3 --streams 8 --out rows.jsonl
+    python -m benchmarks.notes_memory --model pocket-notes --minutes 33 --early 3 --streams 8 --reading --out rows.jsonl
     python -m benchmarks.notes_memory --table rows.jsonl
 
 Every stream is watched through a sliding window, with notes (`--think`) and without, and through a wider window that
@@ -45,6 +46,7 @@ from onlooker.evals.statistics import estimate, holm, paired_gap
 from onlooker.think.none import NoThinker
 from onlooker.think.segment_notes import SegmentNotes
 from onlooker.world import Episode, make_episode
+from onlooker.world.episode import Split
 from recipes.pocket.notes_look import happenings
 from recipes.pocket.told import FROM_NOTES, Happening, Script, look_at, notes_of
 
@@ -93,9 +95,9 @@ class Given(Thinker):
         return self.notes.read(filled, question, tokens)
 
 
-def short(seed: int, level: str, seconds: float, before_s: float, most: int) -> Watched:
+def short(seed: int, level: str, seconds: float, before_s: float, most: int, split: Split = "test") -> Watched:
     """A stream of a level, and questions about what is older than `before_s`."""
-    episode = make_episode(seed, "test", seconds, "long" if level == "L0" else "mixed", level=level)
+    episode = make_episode(seed, split, seconds, "long" if level == "L0" else "mixed", level=level)
     script = scripted(episode)
     rng, end_s, found = random.Random(f"notes/{seed}"), float(script.times[-1]), {}
     for number in range(60 * most):
@@ -124,9 +126,9 @@ def balanced(records: list[QueryRecord]) -> tuple[QueryRecord, ...]:
     return (*yes[:few], *no[:few], *none, *(r for r in counts if r.answer != "0"), *rest)
 
 
-def long(seed: int, minutes: float, early: float) -> Watched:
+def long(seed: int, minutes: float, early: float, split: Split = "test") -> Watched:
     """A stream as `half_hour` has it, and its questions about what came in its first `early` minutes."""
-    stream = Stream.of_seed(seed, "test", minutes, early, per_hour=16.0)
+    stream = Stream.of_seed(seed, split, minutes, early, per_hour=16.0)
     return Watched(stream.episode, scripted(stream.episode), stream.queries)
 
 
@@ -184,16 +186,21 @@ def open_with(engine: Engine, memory: str) -> Session:
     return session
 
 
-def watch(engine: Engine, streams: Sequence[Watched], windows: Sequence[int]) -> dict[int, list[Session]]:
-    """Watch streams to their ends, with notes through the first window, through others without."""
+def watch(
+    engine: Engine, streams: Sequence[Watched], windows: Sequence[int], from_s: float | None = None
+) -> dict[int, list[Session]]:
+    """Watch streams to their ends, with notes through the first window, through others without; or from a time on,
+    without any."""
     sessions = {}
     for place, window in enumerate(windows):
         sessions[window] = [open_with(engine, f"sliding_window:window_tokens={window}") for _ in streams]
-        for session in sessions[window] if place else ():
+        for session in sessions[window] if place or from_s is not None else ():
             session.thinker = NoThinker()
             session.states["think"] = session.thinker.new_state()
     shown = time.monotonic()
     for frames in zip(*(one.episode.frames(fps=1.0, size=(128, 128)) for one in streams), strict=True):
+        if frames[0].time_s < (from_s or 0.0):
+            continue
         arrivals = [(s, f) for some in sessions.values() for s, f in zip(some, frames, strict=True)]
         failed = [event for event in engine.step(arrivals) if isinstance(event, Failed)]
         if failed:
@@ -229,14 +236,16 @@ def row(
     thinker = engine.serving.thinker
     assert isinstance(thinker, SegmentNotes), "notes that questions search"
     queries = watched.queries
-    own = list(thinker.kept(near.states["think"]))  # pyright: ignore[reportArgumentType] - the state is its own
+    wrote = isinstance(near.thinker, SegmentNotes)
+    own = list(thinker.kept(near.states["think"])) if wrote else []  # pyright: ignore[reportArgumentType] - its own
     right, wanted, number = right_ones(watched.script, own)
     arms = {
         "window": ask(engine, near, NoThinker(), queries),
-        "own notes": ask(engine, near, None, queries),
         "oracle notes": ask(engine, near, Given(thinker, told(watched, 0.0)), queries),
         "notes, a fifth wrong": ask(engine, near, Given(thinker, told(watched, WRONG)), queries),
     }
+    if wrote:
+        arms["own notes"] = ask(engine, near, None, queries)
     if wide is not None:
         arms["wider"] = ask(engine, wide, NoThinker(), queries)
     asked = [
@@ -289,7 +298,8 @@ def by_note(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Answers from own notes where these tell what is asked about, and where they do not; and the notes' own worth."""
     found: dict[str, list[float]] = {"told": [], "not told": []}
     for one in rows:
-        for asked, said in zip(one["asked"], one["arms"]["own notes"], strict=True):
+        own = one["arms"].get("own notes")
+        for asked, said in zip(one["asked"], own, strict=True) if own else ():
             if asked["told"] is not None:
                 found["told" if asked["told"] else "not told"].append(said["worth"])
     sums = {name: sum(one["notes"][name] for one in rows) for name in ("right", "wanted", "told", "bytes")}
@@ -314,6 +324,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--together", type=int, default=8, help="streams watched in the same steps")
     parser.add_argument("--frames", type=int, default=16, help="frames that the window holds")
     parser.add_argument("--most", type=int, default=8, help="questions of a task in a short stream")
+    parser.add_argument("--split", choices=("test", "validation"), default="test")
+    parser.add_argument("--reading", action="store_true", help="watch only the end, read given notes: minutes on a CPU")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--limit-s", type=float, default=3600.0, help="begin no streams that would end later")
     parser.add_argument("--out", type=Path, default=Path("notes_memory.jsonl"))
@@ -334,7 +346,8 @@ def main(argv: list[str] | None = None) -> None:
     # Of what came half an hour ago a window that is a second wider holds no more.
     windows = (window,) if given.minutes else (window, window + more * FRAME_TOKENS)
     facts = {
-        "model": given.model, "think": given.think, "level": "L0" if given.minutes else given.level,
+        "model": given.model, "think": given.think, "split": given.split,
+        "level": "L0" if given.minutes else given.level,
         "seconds": 60 * given.minutes or given.seconds, "frames": given.frames, "windows": windows,
         "device": torch.cuda.get_device_name() if model.spec.device.type == "cuda" else "cpu",
         "commit": provenance.commit(), "versions": provenance.versions(),
@@ -347,11 +360,15 @@ def main(argv: list[str] | None = None) -> None:
             break
         seeds = range(first, min(last, first + given.together))
         before_s = given.frames + more + 1.0
-        about = (given.level, given.seconds, before_s, given.most)
-        streams = [long(seed, given.minutes, given.early) if given.minutes else short(seed, *about) for seed in seeds]
+        if given.minutes:
+            streams = [long(seed, given.minutes, given.early, given.split) for seed in seeds]
+        else:
+            about = (given.level, given.seconds, before_s, given.most, given.split)
+            streams = [short(seed, *about) for seed in seeds]
         drawn = Counter(query.task for watched in streams for query in watched.queries)
         print(f"questions: {', '.join(f'{task} {drawn[task]}' for task in TASKS)}", flush=True)
-        sessions = watch(engine, streams, windows)
+        end_s = float(streams[0].script.times[-1])
+        sessions = watch(engine, streams, windows, end_s - before_s if given.reading else None)
         with given.out.open("a", encoding="utf-8") as lines:
             for watched, *opened in zip(streams, *(sessions[window] for window in windows), strict=True):
                 wide = opened[1] if len(opened) > 1 else None
