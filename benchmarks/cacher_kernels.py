@@ -107,8 +107,8 @@ class Bench:
     def attention(self) -> Callable[[], Any]:
         """All tokens' attention, by the way that a step takes."""
         step, shape = self.step, self.shape
-        queries, keys, values = step._filled
-        return lambda: corrected.attend_heads(queries, keys, values, shape.heads, shape.scale, step.way)
+        keys, values = step.filled
+        return lambda: corrected.attend_heads(step.asked, keys, values, shape.heads, shape.scale, step.way)
 
 
 def timed_us(run: Callable[[], Any]) -> float:

@@ -53,6 +53,12 @@ def _stand_out(
 
 
 @triton.jit
+def _of_units(tokens, GROUP: tl.constexpr, BLOCK: tl.constexpr):
+    """Means of numbers of tokens, `[BLOCK]`, over the units that are chosen as a whole."""
+    return tl.sum(tl.reshape(tokens, (BLOCK // GROUP, GROUP)), axis=1) / GROUP
+
+
+@triton.jit
 def _most(steps, most):
     """The `most` units of the most steps, of equal ones the first, int32."""
     low, high = tl.max(steps, axis=0) * 0, tl.max(steps, axis=0) + 1
@@ -70,15 +76,16 @@ def _most(steps, most):
 
 @triton.jit(do_not_specialize=["layer"])
 def choose_rows(
-    apart, length, seen, parts, thens, scales, far, arrived, taus, turns, flat, place, counts, times,
-    tokens, units, most, room, layer, layers, salience, flat_share, plane, blocks, parts_plane,
-    T: tl.constexpr, TURN: tl.constexpr, PINNED: tl.constexpr, EVERY: tl.constexpr, STEPS: tl.constexpr,
-    GROUP: tl.constexpr, SALIENT: tl.constexpr, EITHER: tl.constexpr, EARLY: tl.constexpr, BLOCK: tl.constexpr,
-    BLOCKS: tl.constexpr, R: tl.constexpr,
+    apart, length, seen, parts, thens, scales, far, arrived, taus, turns, flat, place, attends, counts,
+    times, tokens, units, most, room, asking, layer, layers, salience, flat_share, plane, blocks, parts_plane,
+    T: tl.constexpr, TURN: tl.constexpr, PINNED: tl.constexpr, EVERY: tl.constexpr, ATTEND: tl.constexpr,
+    STEPS: tl.constexpr, GROUP: tl.constexpr, SALIENT: tl.constexpr, EITHER: tl.constexpr, EARLY: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCKS: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """The `most` units of a stream that changed most, of those that changed enough. Their tokens come first in the
     stream's `room` of `flat`; TURN: behind them the pinned ones and those whose turn it is to look, if anything
-    changed. `counts` says how many changed and look; without TURN, how many changed comes last.
+    changed. `counts` says how many changed and look; without TURN, how many changed comes last. ATTEND above 1: of all
+    others those attend whose turn it is. Who attends has a row of the stream's `asking` in `attends`.
 
     SALIENT: a program finds who stands out of R tokens (EITHER: or did, by `thens`), and the one that is the last of
     its stream to have done so chooses: a launch of its own would take longer, and one program alone as well."""
@@ -103,15 +110,12 @@ def choose_rows(
     token = tl.arange(0, BLOCK)
     inside = token < tokens
     at = stream * tokens + token
-    unit = tl.arange(0, BLOCK // GROUP)
-    there = unit < units
+    there = tl.arange(0, BLOCK // GROUP) < units
     mean = tl.maximum(tl.sum(tl.load(length + at, mask=inside, other=0.0), axis=0) / tokens, 1e-12)
-    change = tl.load(apart + at, mask=inside, other=0.0)
-    change = tl.sum(tl.reshape(change, (BLOCK // GROUP, GROUP)), axis=1) / GROUP
+    change = _of_units(tl.load(apart + at, mask=inside, other=0.0), GROUP, BLOCK)
     if SALIENT:
         # Not from what this multiprocessor may still hold of an earlier layer.
-        out = tl.load(far + at, mask=inside, other=0.0, cache_modifier=".cg")
-        out = tl.sum(tl.reshape(out, (BLOCK // GROUP, GROUP)), axis=1) / GROUP
+        out = _of_units(tl.load(far + at, mask=inside, other=0.0, cache_modifier=".cg"), GROUP, BLOCK)
         out = tl.maximum(out / tl.maximum(tl.sum(out, axis=0) / units, 1e-12), flat_share)
         change *= tl.exp2(tl.log2(out) * salience)
     limit = ((tau * STEPS + 0.5).to(tl.int32).to(tl.float32) + 0.5) * mean / STEPS
@@ -120,8 +124,7 @@ def choose_rows(
     taken = (steps >= 0).to(tl.int32)
     if tl.sum(taken, axis=0) > most:
         taken = _most(steps, most)
-    spread = tl.reshape(tl.broadcast_to(taken[:, None], (BLOCK // GROUP, GROUP)), (BLOCK,))
-    taken = spread * inside.to(tl.int32)
+    taken = tl.reshape(tl.broadcast_to(taken[:, None], (BLOCK // GROUP, GROUP)), (BLOCK,)) * inside.to(tl.int32)
     changed = tl.sum(taken, axis=0)
     row = stream * room + tl.cumsum(taken, axis=0) - 1
     tl.store(flat + row, at, mask=taken > 0)
@@ -136,18 +139,28 @@ def choose_rows(
         tl.store(flat + at_turn, at, mask=looks > 0)
         found = tl.where(looks > 0, at_turn, found)
         rest = inside.to(tl.int32) * (1 - taken) * (1 - looks) * active
+        if ATTEND > 1:
+            rest *= ((token >= PINNED) & ((number + ATTEND - turn % ATTEND) % ATTEND == 0)).to(tl.int32)
+            _tell_attending(attends + at, found - stream * room, rest, looking, stream * asking, inside)
         tl.store(counts + stream * 4, changed)
         tl.store(counts + stream * 4 + 1, looking)
         _count(times + at, taken, inside)
         _count(times + plane + at, taken + looks, inside)
         _count(times + 3 * plane + at, rest.to(tl.float32) * 0.5, inside)
-        _count(times + 4 * plane + at, taken * 0 + active, inside)
+        _count(times + 4 * plane + at, rest + taken + looks, inside)
         tl.debug_barrier()
-        tl.store(counter, (turn + active) % EVERY)
+        tl.store(counter, (turn + active) % (EVERY * ATTEND))
     else:
         tl.store(counts + stream * 4 + 3, changed)
         _count(times + 2 * plane + at, taken, inside)
     tl.store(place + at, found.to(tl.int32), mask=inside)
+
+
+@triton.jit
+def _tell_attending(attends, looked, rest, looking, first, inside):
+    """Rows of those that attend, from `first`: who looks has the same place (`looked`), the `rest` come behind."""
+    asked = tl.where(rest > 0, looking + tl.cumsum(rest, axis=0) - 1, looked)
+    tl.store(attends, tl.where(asked >= 0, first + asked, -1), mask=inside)
 
 
 @triton.jit

@@ -109,13 +109,13 @@ def carry_sketches(
 
 @triton.jit(do_not_specialize=["layer"])
 def norm_chosen(
-    x, branch, stride, flat, counts, seen, codes, thens, scales, weight, bias, normed,
+    x, branch, stride, attends, flat, counts, seen, codes, thens, scales, weight, bias, normed,
     tokens, layer, layers, dim, room, eps,
-    A: tl.constexpr, T: tl.constexpr, MIDDLE: tl.constexpr, RMS: tl.constexpr, EARLY: tl.constexpr,
+    A: tl.constexpr, T: tl.constexpr, MIDDLE: tl.constexpr, SOME: tl.constexpr, RMS: tl.constexpr, EARLY: tl.constexpr,
     MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """The norm of chosen rows, MIDDLE: behind their attention branch, which is fresh in streams in which anything
-    changed. The sketches of those that changed are kept in `thens`."""
+    changed (SOME: of tokens that have a row in `attends`). The sketches of those that changed are kept in `thens`."""
     behind(EARLY)
     slot, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
     row = stream * room + slot
@@ -131,11 +131,14 @@ def norm_chosen(
     main, rest = load_row(x + source * dim, dim, MAIN, REST)
     main, rest = main.to(tl.float32), rest.to(tl.float32)
     if MIDDLE:
-        fresh = (active > 0).to(tl.int32)
+        made, fresh = source, (active > 0).to(tl.int32)
+        if SOME:
+            made = tl.load(attends + source).to(tl.int64)
+            fresh *= (made >= 0).to(tl.int32)
         kept_at = bytes_at(codes, stream, tl.uint8, 16) + at * (dim // 2)
         main_kept, rest_kept = load_packed_if(1 - fresh, kept_at, dim, MAIN, REST)
         held = tl.load(scale + (A * layers + layer) * tokens + token).to(tl.float32)
-        main_part, rest_part = load_row_if(fresh, branch + source * stride, dim, MAIN, REST)
+        main_part, rest_part = load_row_if(fresh, branch + made * stride, dim, MAIN, REST)
         main += tl.where(fresh > 0, main_part.to(tl.float32), main_kept.to(tl.float32) * held)
         rest += tl.where(fresh > 0, rest_part.to(tl.float32), rest_kept.to(tl.float32) * held)
         main, rest = main.to(x.dtype.element_ty).to(tl.float32), rest.to(x.dtype.element_ty).to(tl.float32)
@@ -148,13 +151,13 @@ def norm_chosen(
 
 @triton.jit(do_not_specialize=["layer"])
 def finish_corrected(
-    x, total, branch, stride, mlp, working, counts, attention_codes, mlp_codes, scales,
+    x, total, branch, stride, attends, mlp, working, counts, attention_codes, mlp_codes, scales,
     looking, counts_next, seen, thens, weight, bias, normed, tokens, layer, layers, dim, room, eps,
-    A: tl.constexpr, P: tl.constexpr, T: tl.constexpr, NORM: tl.constexpr, RMS: tl.constexpr, EARLY: tl.constexpr,
-    MAIN: tl.constexpr, REST: tl.constexpr,
+    A: tl.constexpr, P: tl.constexpr, T: tl.constexpr, SOME: tl.constexpr, NORM: tl.constexpr, RMS: tl.constexpr,
+    EARLY: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
-    """One token behind both branches of a layer, each fresh, which is then kept, or as it is kept. NORM: what
-    `norm_chosen` does before a layer is done here for tokens that look in the next one (`looking`: their rows)."""
+    """One token behind both branches of a layer, each fresh, which is then kept, or as it is kept: see `norm_chosen`.
+    NORM: what that does before a layer is done here for tokens that look in the next one (`looking`: their rows)."""
     behind(EARLY)
     token, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
     source = stream * tokens + token
@@ -162,6 +165,10 @@ def finish_corrected(
     looked = tl.load(looking + source).to(tl.int64)
     changed_next = tl.load(counts_next + stream * 4)
     active = (tl.load(counts + stream * 4) > 0).to(tl.int32)
+    made = source
+    if SOME:
+        made = tl.load(attends + source).to(tl.int64)
+        active *= (made >= 0).to(tl.int32)
     row = (layer * tokens + token).to(tl.int64)
     attention_at = bytes_at(attention_codes, stream, tl.uint8, 16) + row * (dim // 2)
     mlp_at = bytes_at(mlp_codes, stream, tl.int8, 16) + row * dim
@@ -171,7 +178,7 @@ def finish_corrected(
     attention_scale, mlp_scale = scale + A * layers * tokens, scale + P * layers * tokens
     works = (worked >= 0).to(tl.int32)
     main, rest = load_row(x + source * dim, dim, MAIN, REST)
-    main_branch, rest_branch = load_row_if(active, branch + source * stride, dim, MAIN, REST)
+    main_branch, rest_branch = load_row_if(active, branch + made * stride, dim, MAIN, REST)
     main_kept, rest_kept = load_packed_if(1 - active, attention_at, dim, MAIN, REST)
     held = tl.load(attention_scale).to(tl.float32)
     main_mlp, rest_mlp = load_row_if(works, mlp + worked * dim, dim, MAIN, REST)

@@ -60,19 +60,23 @@ def _fill(
 
 @triton.jit(do_not_specialize=["layer"])
 def fill_rows(
-    fresh, looking, counts, queries, keys, values, scales, filled, tokens, layer, layers, dim, room, plane,
-    Q: tl.constexpr, K: tl.constexpr, V: tl.constexpr, EARLY: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+    fresh, looking, attends, counts, queries, keys, values, scales, asked, filled, tokens, layer, layers, dim, room,
+    plane, SOME: tl.constexpr, Q: tl.constexpr, K: tl.constexpr, V: tl.constexpr, EARLY: tl.constexpr,
+    MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
-    """Queries, keys and values of all tokens of streams in which anything changed, `[query, key or value, streams *
-    tokens, dim]`. `fresh` are queries, values and keys of the rows that look, `[streams * room, 3 * dim]` (`looking`:
-    which row a token has, -1: none). Their queries are kept, and serve as they are; keys and values of those that
-    changed, which come first, are kept, and serve as they are kept. A program does one of the three. Q, K and V are
-    places of scales among kinds."""
+    """Queries of all tokens of streams in which anything changed (SOME: of those with a row in `attends`), `asked`, and
+    keys and values of all, `filled` (`[key or value, streams * tokens, dim]`). `fresh` are queries, values and keys of
+    the rows that look, `[streams * room, 3 * dim]` (`looking`: which row a token has, -1: none). Their queries are
+    kept, and serve as they are; keys and values of those that changed, which come first, are kept, and serve as they
+    are kept. A program does one of the three. Q, K and V are places of scales among kinds."""
     behind(EARLY)
     token, stream, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     source = stream * tokens + token
     changed = tl.load(counts + stream * 4)
     at = tl.load(looking + source).to(tl.int64)
+    ask = source
+    if SOME:
+        ask = tl.load(attends + source).to(tl.int64)
     row = (layer * tokens + token).to(tl.int64)
     query_at = bytes_at(queries, stream, tl.uint8, 16) + row * (dim // 2)
     key_at = bytes_at(keys, stream, tl.uint8, 16) + row * (dim // 2)
@@ -82,11 +86,12 @@ def fill_rows(
         return
     each = layers * tokens
     fresh += at * 3 * dim
-    to = filled + part * plane + source * dim
+    to = filled + source * dim
     new = (at >= 0) & (at - stream * room < changed)
     if part == 0:
-        _fill(fresh, at >= 0, query_at, scale + Q * each, to, dim, True, True, MAIN, REST)
+        if ask >= 0:
+            _fill(fresh, at >= 0, query_at, scale + Q * each, asked + ask * dim, dim, True, True, MAIN, REST)
     elif part == 1:
         _fill(fresh + 2 * dim, new, key_at, scale + K * each, to, dim, False, True, MAIN, REST)
     else:
-        _fill(fresh + dim, new, value_at, scale + V * each, to, dim, False, False, MAIN, REST)
+        _fill(fresh + dim, new, value_at, scale + V * each, to + plane, dim, False, False, MAIN, REST)

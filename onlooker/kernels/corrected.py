@@ -88,17 +88,18 @@ class SketchStep:
         layer: int,
         then: tuple[str, int],
         rows: bool = False,
+        place: Tensor | None = None,
         keep: bool = False,
         everyone: bool = False,
     ) -> None:
-        """Sketches go behind a branch: see `carry_sketches`."""
+        """Sketches go behind a branch: see `carry_sketches`. `place`: None, for `work_place`."""
         shape, many = self.shape, SKETCHES
         self.others.carry_sketches[(-(-shape.tokens // many), shape.streams)](
             self.seen,
             fresh,
             fresh.stride(0),
             self.counts(layer),
-            self.work_place,
+            self.work_place if place is None else place,
             self.at(kind or "entered"),
             self.at(then[0]),
             self.at("scales"),
@@ -140,8 +141,17 @@ class CorrectedStep(SketchStep):
         self._place = torch.full((rows,), -1, dtype=torch.int32, device=device)
         self._far = torch.zeros(rows, device=device)
         self._arrived = torch.zeros(streams, dtype=torch.int32, device=device)
-        self._filled = torch.zeros(3, streams, shape.tokens, shape.dim, dtype=self.like.dtype, device=device)
-        """Queries, keys and values of all tokens."""
+        self._attends = torch.full((2, rows), -1, dtype=torch.int32, device=device)
+        """Row of every token among those that attend, in even layers and in odd ones; -1: none. Where all attend, it is
+        not looked at."""
+        self.asked = torch.zeros(streams, shape.asking, shape.dim, dtype=self.like.dtype, device=device)
+        """Queries of those that attend."""
+        self.filled = torch.zeros(2, streams, shape.tokens, shape.dim, dtype=self.like.dtype, device=device)
+        """Keys and values of all tokens."""
+
+    @property
+    def _some(self) -> bool:
+        return self.shape.rules.attend_every > 1
 
     def enter(self, x: Tensor) -> None:
         """Sketches of the tokens before the first layer, `[streams * tokens, dim]`, compared with those that keys were
@@ -149,9 +159,10 @@ class CorrectedStep(SketchStep):
         self.carry(self.sums(x), SKETCH**-0.5, None, 0, ("entered", 0), everyone=True)
 
     def carry_attention(self, sketches: Tensor, layer: int) -> None:
-        """Sketches go behind attention, of which `sketches` (`[streams * tokens, 64]`, rows may lie apart) are the
+        """Sketches go behind attention, of which `sketches` (`[streams * asking, 64]`, rows may lie apart) are the
         fresh ones, and are compared with those that MLPs were computed from."""
-        self.carry(sketches, 1.0, "attention_sketch", layer, ("middle", layer))
+        then, place = ("middle", layer), self._attends[layer % 2]
+        self.carry(sketches, 1.0, "attention_sketch", layer, then, rows=self._some, place=place)
 
     def carry_mlp(self, mlp: Tensor, layer: int) -> None:
         """The same behind the MLP, of which `mlp` are the fresh rows, to the next layer."""
@@ -175,12 +186,14 @@ class CorrectedStep(SketchStep):
             self.at("turn"),
             self._working if middle else self._flat,
             self.work_place if middle else self._place,
+            self._attends[layer % 2],
             self.counts(layer),
             self.times,
             shape.tokens,
             shape.units,
             shape.count // shape.group,
             shape.count if middle else shape.room,
+            shape.asking,
             layer,
             shape.layers,
             rules.salience,
@@ -192,6 +205,7 @@ class CorrectedStep(SketchStep):
             TURN=not middle,
             PINNED=shape.pinned,
             EVERY=rules.every,
+            ATTEND=rules.attend_every,
             STEPS=rules.steps,
             GROUP=shape.group,
             SALIENT=salient,
@@ -219,6 +233,7 @@ class CorrectedStep(SketchStep):
             x,
             given,
             given.stride(0),
+            self._attends[layer % 2],
             self._flat if branch is None else self._working,
             self.counts(layer),
             self.seen,
@@ -236,6 +251,7 @@ class CorrectedStep(SketchStep):
             A=SCALED.index("attention"),
             T=SCALED.index(kind),
             MIDDLE=branch is not None,
+            SOME=self._some,
             RMS=norm.bias is None,
             **two_parts(shape.dim),
             **launched(x.device, WARPS),
@@ -243,28 +259,31 @@ class CorrectedStep(SketchStep):
         return normed
 
     def attend(self, fresh: Tensor, layer: int) -> Tensor:
-        """What all tokens attend to, before its output projection, `[streams * tokens, dim]`, given queries, values and
-        keys of the rows that look, `[streams * room, 3 * dim]`, which are kept. In streams in which nothing changed it
-        is anything."""
+        """What those that attend attend to, before its output projection, `[streams * asking, dim]`, given queries,
+        values and keys of the rows that look, `[streams * room, 3 * dim]`, which are kept. In streams in which nothing
+        changed it is anything."""
         self.fill(fresh, layer)
-        queries, keys, values = self._filled
-        return attend_heads(queries, keys, values, self.shape.heads, self.shape.scale, self.way).flatten(0, 1)
+        keys, values = self.filled
+        return attend_heads(self.asked, keys, values, self.shape.heads, self.shape.scale, self.way).flatten(0, 1)
 
     def fill(self, fresh: Tensor, layer: int) -> None:
-        """Fresh rows are kept; queries, keys and values of all tokens are put side by side."""
+        """Fresh rows are kept; queries of those that attend, and keys and values of all, are put side by side."""
         shape = self.shape
         self.mending.fill_rows[(shape.tokens, shape.streams, 3)](
             fresh,
             self._place,
+            self._attends[layer % 2],
             self.counts(layer),
             *(self.at(name) for name in ("queries", "keys", "values", "scales")),
-            self._filled,
+            self.asked,
+            self.filled,
             shape.tokens,
             layer,
             shape.layers,
             shape.dim,
             shape.room,
-            self._filled[0].numel(),
+            self.filled[0].numel(),
+            SOME=self._some,
             **PLACES,
             **two_parts(shape.dim),
             **launched(fresh.device, WARPS),
@@ -281,6 +300,7 @@ class CorrectedStep(SketchStep):
             total,
             branch,
             branch.stride(0),
+            self._attends[layer % 2],
             mlp,
             self.work_place,
             self.counts(layer),
@@ -302,6 +322,7 @@ class CorrectedStep(SketchStep):
             A=SCALED.index("attention"),
             P=SCALED.index("mlp"),
             T=SCALED.index("entered"),
+            SOME=self._some,
             NORM=norm is not None,
             RMS=norm is not None and norm.bias is None,
             **two_parts(shape.dim),

@@ -27,6 +27,8 @@ class Rules:
     """Least salience."""
     either: bool = False
     """Whether what stood out in the reference counts for salience too."""
+    attend_every: int = 1
+    """Frames in which every unchanged token has had a turn to attend anew."""
 
 
 @dataclass(frozen=True)
@@ -56,3 +58,10 @@ class Shape:
         """Rows of a stream that may look."""
         turns = -(-self.units // self.rules.every) * self.group
         return min(self.tokens, self.count + self.pinned + turns)
+
+    @property
+    def asking(self) -> int:
+        """Queries of a stream."""
+        if self.rules.attend_every == 1:
+            return self.tokens
+        return min(self.tokens, self.room + -(-self.units // self.rules.attend_every) * self.group)

@@ -23,6 +23,7 @@ METHODS = {
     "turns": replace(ANEW, tau=0.2, look_every=3, interval=4, salience=0.5),
     "cuts": replace(ANEW, tau=0.3, salience=0, refresh_share=0.9),
     "either": replace(ANEW, tau=0.2, recompute_ratio=0.25, look_every=4, interval=5, stands_out="either"),
+    "in_turn": replace(ANEW, tau=0.2, recompute_ratio=0.25, look_every=4, interval=5, attend_every=3),
 }
 
 

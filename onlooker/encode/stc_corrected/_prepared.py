@@ -102,7 +102,9 @@ class CorrectedEncoder:
             heads=heads[0],
             scale=heads[1],
             count=method.recomputed_tokens(tower),
-            rules=Rules(STEPS, method.look_every, method.salience, FLAT, method.stands_out == "either"),
+            rules=Rules(
+                STEPS, method.look_every, method.salience, FLAT, method.stands_out == "either", method.attend_every
+            ),
             group=tower.group,
             pinned=tower.pinned,
         )
