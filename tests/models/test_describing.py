@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import make_folder, make_qwen_folder
 
+from onlooker.compress import LongVLM
 from onlooker.core.contracts import Compressor
 from onlooker.core.errors import ModelError
 from onlooker.core.frame import Frame
@@ -147,6 +148,37 @@ def test_it_is_right_behind_every_encoder_prepared_too(model, encoder):
         torch.testing.assert_close(one.extras["saliency"], two.extras["saliency"], rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(one.whole["global"], two.whole["global"], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(plain[0].extras["saliency"], dense[0].extras["saliency"], rtol=1e-4, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Segments(LongVLM):
+    """LongVLM, and what it gave out."""
+
+    given = []
+
+    def clips(self, tokens, frames, states):
+        outs = super().clips(tokens, frames, states)
+        self.given.extend(outs)
+        return outs
+
+
+@torch.no_grad()
+def test_longvlm_remembers_the_stream_by_the_towers_class_tokens(model):
+    """Before every segment: a row for each layer of a tower with a class token (CLIP), else one."""
+    frames, method = clip(8), Segments(frames=4, keep_ratio=0.01, global_rows=True)
+    told = torch.stack([seen.whole["global"][0] for seen in seen_by_a_compressor(model, "full", frames)])
+    method.given.clear()
+    engine = Engine(model, encoder="full", compressor=method, memory="full")
+    session = engine.open()
+    for frame in frames:
+        session.push(frame)
+    tower = model.tower(tuple(model.preprocess([frames[0].image])[0].shape))
+    assert len(method.given) == 2 and told.shape[1] == (len(tower.layers) if tower.pinned else 1)
+    for number, out in enumerate(method.given):
+        put = out.weight == 0
+        torch.testing.assert_close(out.features[put], told[: 4 * (number + 1)].mean(0), rtol=1e-4, atol=1e-5)
+        assert (out.frame[put] == 4 * number).all() and out.weight.sum() == 4 * out.grid[0] * out.grid[1]
+    assert session.ask("What is there?", max_new_tokens=2).text is not None
 
 
 def test_nothing_is_computed_unless_a_method_needs_it(model):
