@@ -117,7 +117,7 @@ class PackedPasses(Passes):
     def __init__(self, model: VideoModel, *, kernels: bool, form: Form | None = None, asked: bool = False) -> None:
         """`form`: how rows in codes lie, for the kernels; `asked`: whether queries may be wanted."""
         super().__init__()
-        self.scratch = Scratch(model.spec, SCRATCH_ROWS) if kernels and form else None
+        self.scratch = Scratch(model.spec, SCRATCH_ROWS, singles=True) if kernels and form else None
         self._model, self._kernels, self._how = model, kernels, {"form": form, "asked": asked, "scratch": self.scratch}
         self._steps: dict[int, LanguageStep] = {}
         self._sizes: tuple[int, ...] | None = None

@@ -109,7 +109,8 @@ class Scratch:
 
     def __init__(self, spec: ModelSpec, num_rows: int, singles: bool = False) -> None:
         """`singles`: also of segments that one tile of queries reads, such as words of answers. Nothing is read twice
-        there, but a program that reads codes takes longer than one that reads rows, and a pass waits for its last."""
+        there, but a program that reads codes takes longer than one that reads rows, and a pass waits for its last: a
+        layer of 32 frames beside 12 words took 800 us, and 759 with theirs laid out (H100, int4)."""
         self.num_rows, self.singles = num_rows, singles
         self.rows = torch.empty(2, spec.num_kv_heads, num_rows, spec.head_dim, dtype=spec.dtype, device=spec.device)
         """Keys and values, `[2, kv_heads, rows, head_dim]`."""

@@ -21,9 +21,9 @@ class Tiles:
     """Programs that share the keys of one tile; a power of two."""
     warps: int = 8
     stages: int = 3
-    shares: int = 16
+    shares: int = 32
     """Programs that lay out one segment's rows in codes, in one head."""
-    share_warps: int = 8
+    share_warps: int = 4
 
     def shared_bytes(self, row_bytes: int) -> int:
         """What a tile of queries, and those of keys and values of all stages, take of a program's shared memory."""

@@ -76,10 +76,29 @@ class Pixels:
             if shape[:2] != (size := self.fit(*shape[:2])):
                 batch = F.interpolate(batch, size=size, mode=self.mode, antialias=True)
                 batch = batch.pin_memory() if pinned else batch
-            pixels = (batch.to(device, non_blocking=True).float() - mean) / std
+            pixels = (_uploaded(batch, device).float() - mean) / std
             for place, picture in zip(places, pixels, strict=True):
                 done[place] = picture
         return [picture for picture in done if picture is not None]
+
+
+def _uploaded(batch: Tensor, device: torch.device) -> Tensor:
+    """Pinned pictures on the device. On a queue of their own, so that they come up while the device is still at work on
+    the step before, behind which all that is asked of it next has to wait."""
+    if device.type != "cuda":
+        return batch.to(device)
+    here, beside = torch.cuda.current_stream(device), _uploads(device)
+    with torch.cuda.stream(beside):
+        moved = batch.to(device, non_blocking=True)
+    here.wait_stream(beside)
+    moved.record_stream(here)  # or its memory would be given out again behind the copy
+    return moved
+
+
+@functools.cache
+def _uploads(device: torch.device) -> torch.cuda.Stream:
+    """The queue of all uploads to a device."""
+    return torch.cuda.Stream(device)
 
 
 @functools.lru_cache(maxsize=32)
