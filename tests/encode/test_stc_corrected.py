@@ -23,6 +23,7 @@ VARIANTS = [
     STCCorrected(budget=0.4, noise_quantile=0.25),
     STCCorrected(tau=0.1, recompute_ratio=0.25, first="unusual", stands_out="late", reference_dtype="int8"),
     STCCorrected(attend_anew=True, reference_dtype="int8"),
+    STCCorrected(attend_anew=True, attend_every=2, look_every=4),
 ]
 EACH = pytest.mark.parametrize("method", VARIANTS, ids=repr)
 
@@ -53,6 +54,24 @@ def test_the_corrected_attention_is_attention_over_the_mixed_keys_and_values(kin
             parts = (of(state, name)[place][None] for name in ("queries", "keys", "values"))
             assert relative(of(state, "attended")[place], layer.attend(*parts)[0]) < 2e-5, (number, place)
     assert corrected > 0.1, "nobody was corrected"
+
+
+@torch.no_grad()
+def test_unchanged_tokens_attend_anew_in_turn():
+    """Of the layer's attention branches every other one is as it was kept, the others in the frame after."""
+    tower, frames = seen("siglip")
+    method = STCCorrected(
+        tau=0, recompute_ratio=0.1, look_every=NEVER, attend_anew=True, attend_every=2, reference_dtype="model"
+    )
+    state, moved = method.new_state(), []
+    for number in (0, 1, 2):
+        before = None if state.attention is None else state.attention[0].clone()
+        method.encode(tower, frames[number][None], [state])
+        if before is not None:
+            moved.append((of(state, "attention")[0] != before).any(-1))
+            share = float(moved[-1].float().mean())
+            assert 0.4 < share < 0.75 and float(of(state, "work")[4]) == pytest.approx(share, abs=0.1)
+    assert bool((moved[0] | moved[1]).all()) and not bool(moved[0].all())
 
 
 @pytest.mark.parametrize("kind", KINDS)

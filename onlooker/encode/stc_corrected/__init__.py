@@ -88,6 +88,7 @@ class STCCorrected(STCCacher):
             ("reference_dtype", self.reference_dtype != "int4", "use int8: those that bear it are in 4 bits then"),
             ("salience", 0 <= self.salience <= 4, "use 0 to 4"),
             ("noise_quantile", 0 <= self.noise_quantile < 1, "use 0.25, or 0 to count changes in full"),
+            ("attend_every", self.attend_every >= 1, "use 1 for every frame, or 2"),
             ("project_tau", 0 <= self.project_tau < 16, "use 0.3, or 0 to project whatever moved"),
         ):
             if not valid:
@@ -97,7 +98,8 @@ class STCCorrected(STCCacher):
         if self.budget is not None:
             return self.budget
         most, looking = (n / tower.num_tokens for n in (self.recomputed_tokens(tower), self.looking_tokens(tower)))
-        work = (most, looking, most, (1 - looking) * (0.5 if self.attend_anew else most), 1.0)
+        others = (1 - looking) / (self.attend_every if self.attend_anew else 1)
+        work = (most, looking, most, others * (0.5 if self.attend_anew else most), looking + others)
         share = min(1.0, corrected_flop(tower, *work) / dense_flop(tower))
         return share if not self.interval else (1 + (self.interval - 1) * share) / self.interval
 
