@@ -14,6 +14,8 @@ from onlooker.kernels._corrected_triton import SKETCH, kept_sketches
 from onlooker.kernels._mend_triton import bytes_at
 from onlooker.kernels._vision_triton import behind
 
+HALF = tl.constexpr(32768)
+"""More than tokens of a frame."""
 AT_ONCE = tl.constexpr(16)
 """Limits that a search tries at a time."""
 
@@ -61,11 +63,12 @@ def _of_units(tokens, GROUP: tl.constexpr, BLOCK: tl.constexpr):
 @triton.jit
 def _most(steps, most):
     """The `most` units of the most steps, of equal ones the first, int32."""
-    low, high = tl.max(steps, axis=0) * 0, tl.max(steps, axis=0) + 1
+    high = tl.max(steps, axis=0) + 1
+    low, column = high * 0, steps[:, None]
     while high - low > 1:  # every time a sixteenth of what is between them
         wide = (high - low + AT_ONCE - 1) // AT_ONCE
         limits = low + (tl.arange(0, AT_ONCE) + 1) * wide
-        many = tl.sum((steps[:, None] >= limits[None, :]).to(tl.int32), axis=0)
+        many = tl.sum((column >= limits[None, :]).to(tl.int32), axis=0)
         enough = tl.sum((many >= most).to(tl.int32), axis=0)
         high = tl.minimum(high, low + (enough + 1) * wide)
         low += enough * wide
@@ -125,33 +128,34 @@ def choose_rows(
     if tl.sum(taken, axis=0) > most:
         taken = _most(steps, most)
     taken = tl.reshape(tl.broadcast_to(taken[:, None], (BLOCK // GROUP, GROUP)), (BLOCK,)) * inside.to(tl.int32)
-    changed = tl.sum(taken, axis=0)
-    row = stream * room + tl.cumsum(taken, axis=0) - 1
-    tl.store(flat + row, at, mask=taken > 0)
-    found = tl.where(taken > 0, row, -1)
     if TURN:
-        active = (changed > 0).to(tl.int32)
         number = (token - PINNED) // GROUP
         due = (token < PINNED) | ((token >= PINNED) & ((number + EVERY - turn % EVERY) % EVERY == 0))
-        looks = (due & inside).to(tl.int32) * (1 - taken) * active
-        looking = changed + tl.sum(looks, axis=0)
-        at_turn = stream * room + changed + tl.cumsum(looks, axis=0) - 1
-        tl.store(flat + at_turn, at, mask=looks > 0)
-        found = tl.where(looks > 0, at_turn, found)
+        looks = (due & inside).to(tl.int32) * (1 - taken)
+        # Both counted at once, in the halves of a number.
+        together = taken + looks * HALF
+        total, places = tl.sum(together, axis=0), tl.cumsum(together, axis=0)
+        changed = total % HALF
+        active = (changed > 0).to(tl.int32)
+        looks *= active
+        looking = changed + total // HALF * active
+        row = stream * room + tl.where(taken > 0, places % HALF, changed + places // HALF) - 1
+        found = tl.where(taken + looks > 0, row, -1)
+        tl.store(flat + row, at, mask=taken + looks > 0)
         rest = inside.to(tl.int32) * (1 - taken) * (1 - looks) * active
         if ATTEND > 1:
             rest *= ((token >= PINNED) & ((number + ATTEND - turn % ATTEND) % ATTEND == 0)).to(tl.int32)
             _tell_attending(attends + at, found - stream * room, rest, looking, stream * asking, inside)
         tl.store(counts + stream * 4, changed)
         tl.store(counts + stream * 4 + 1, looking)
-        _count(times + at, taken, inside)
-        _count(times + plane + at, taken + looks, inside)
-        _count(times + 3 * plane + at, rest.to(tl.float32) * 0.5, inside)
-        _count(times + 4 * plane + at, rest + taken + looks, inside)
+        _count_looking(times + at, plane, taken, looks, rest, inside)
         tl.debug_barrier()
         tl.store(counter, (turn + active) % (EVERY * ATTEND))
     else:
-        tl.store(counts + stream * 4 + 3, changed)
+        row = stream * room + tl.cumsum(taken, axis=0) - 1
+        found = tl.where(taken > 0, row, -1)
+        tl.store(flat + row, at, mask=taken > 0)
+        tl.store(counts + stream * 4 + 3, tl.sum(taken, axis=0))
         _count(times + 2 * plane + at, taken, inside)
     tl.store(place + at, found.to(tl.int32), mask=inside)
 
@@ -167,3 +171,12 @@ def _tell_attending(attends, looked, rest, looking, first, inside):
 def _count(at, what, inside):
     """One is added, and nobody waits for what there was."""
     tl.atomic_add(at, what.to(tl.float32), mask=inside, sem="relaxed")
+
+
+@triton.jit
+def _count_looking(times, plane, taken, looks, rest, inside):
+    """New keys and values, looks, columns of those that only attend, and output projections."""
+    _count(times, taken, inside)
+    _count(times + plane, taken + looks, inside)
+    _count(times + 3 * plane, rest.to(tl.float32) * 0.5, inside)
+    _count(times + 4 * plane, rest + taken + looks, inside)

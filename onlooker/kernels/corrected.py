@@ -20,6 +20,8 @@ from onlooker.kernels.rows import launched, norm_weights, power_of_two, two_part
 
 SKETCHES = 32
 """Of how many tokens a program carries the sketches."""
+STANDING = 128
+"""Of how many tokens a program finds who stands out: with fewer, not all programs of 16 streams run at once."""
 WARPS = 2
 """Warps that share a row: with more, they wait for each other's sums longer than they read."""
 CHOOSING = 16  # warps that choose for a stream
@@ -49,6 +51,7 @@ class SketchStep:
         self.mending, self.choosing, self.others = corrected_kernels()
         shape, device = self.shape, self.like.device
         head = shape.dim // shape.heads
+        assert shape.tokens < 1 << 15, "two counts of tokens share a number"
         if shape.dim % 16 or head * self.like.element_size() % 16 or head % 4:
             given = f"rows of {shape.dim}, heads of {head}"
             raise ModelError("these kernels read heads by 16 bytes", given=given, do="use no graphs")
@@ -173,7 +176,8 @@ class CorrectedStep(SketchStep):
         """Who changed most of those just measured and, before attention, who looks."""
         shape, rules, blocks = self.shape, self.shape.rules, self.parts.shape[2]
         kind, salient = "middle" if middle else "entered", rules.salience > 0
-        self.choosing.choose_rows[(blocks if salient else 1, shape.streams)](
+        programs = -(-shape.tokens // STANDING) if salient else 1
+        self.choosing.choose_rows[(programs, shape.streams)](
             self.apart,
             self.length,
             self.seen,
@@ -212,7 +216,7 @@ class CorrectedStep(SketchStep):
             EITHER=rules.either,
             BLOCK=power_of_two(shape.tokens),
             BLOCKS=power_of_two(blocks),
-            R=SKETCHES,
+            R=STANDING,
             **launched(self.like.device, CHOOSING),
         )
 

@@ -14,6 +14,7 @@ from onlooker.encode.full import Full
 from onlooker.encode.stc_cacher._state import of
 from onlooker.encode.stc_corrected import STCCorrected
 from onlooker.encode.stc_corrected._prepared import CorrectedEncoder
+from onlooker.kernels import corrected
 from onlooker.kernels.corrected_shape import SCALED
 from onlooker.models._siglip import take_apart
 
@@ -90,8 +91,9 @@ def test_everything_that_is_kept_is_what_the_plain_form_keeps(on, ready, dim):
 
 @EACH_DEVICE
 @torch.no_grad()
-def test_streams_with_thresholds_of_their_own_choose_by_what_stands_out_or_did(on, ready):
-    """Of 49 tokens two programs find who stands out; ratios of the streams differ, down to nothing."""
+def test_streams_with_thresholds_of_their_own_choose_by_what_stands_out_or_did(on, ready, monkeypatch):
+    """Of 49 tokens four programs find who stands out; ratios of the streams differ, down to nothing."""
+    monkeypatch.setattr(corrected, "STANDING", 16)
     module, _ = make_tower("siglip", image_size=56, num_layers=2)
     videos = [make_frames(module, 4, seed=seed).to(on) for seed in range(3)]
     tower, method = take_apart(module.to(on)), replace(METHODS["either"], interval=None, recompute_ratio=0.5)
