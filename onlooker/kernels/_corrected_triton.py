@@ -157,13 +157,15 @@ def finish_corrected(
     EARLY: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """One token behind both branches of a layer, each fresh, which is then kept, or as it is kept: see `norm_chosen`.
-    NORM: what that does before a layer is done here for tokens that look in the next one (`looking`: their rows)."""
-    behind(EARLY)
+    NORM: what that does before a layer is done here for tokens that look in the next one (`looking`: their rows).
+
+    The kernel in front, which chooses these tokens, is waited for only then. Whatever was launched before it has ended
+    by now: it let this one start after its own wait for that (see `behind`)."""
     token, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    if tl.load(scales + stream) == 0:
+        return
     source = stream * tokens + token
     worked = tl.load(working + source).to(tl.int64)
-    looked = tl.load(looking + source).to(tl.int64)
-    changed_next = tl.load(counts_next + stream * 4)
     active = (tl.load(counts + stream * 4) > 0).to(tl.int32)
     made = source
     if SOME:
@@ -172,8 +174,6 @@ def finish_corrected(
     row = (layer * tokens + token).to(tl.int64)
     attention_at = bytes_at(attention_codes, stream, tl.uint8, 16) + row * (dim // 2)
     mlp_at = bytes_at(mlp_codes, stream, tl.int8, 16) + row * dim
-    if tl.load(scales + stream) == 0:
-        return
     scale = bytes_at(scales, stream, tl.float16, 2) + layer * tokens + token
     attention_scale, mlp_scale = scale + A * layers * tokens, scale + P * layers * tokens
     works = (worked >= 0).to(tl.int32)
@@ -193,14 +193,6 @@ def finish_corrected(
     main = (main + main_more).to(x.dtype.element_ty).to(tl.float32)
     rest = (rest + rest_more).to(x.dtype.element_ty).to(tl.float32)
     store_row(total + source * dim, main, rest, dim, MAIN, REST)
-    if NORM:  # noqa: SIM102 - a constant
-        if looked >= 0:
-            store_norm(normed + looked * dim, main, rest, weight, bias, dim, eps, RMS, MAIN, REST)
-            if looked - stream * room < changed_next:
-                code, now = coded_row(tl.load(seen + source * SKETCH + tl.arange(0, SKETCH)))
-                then_at = bytes_at(thens, stream, tl.int8, 16) + (row + tokens) * SKETCH
-                tl.store(then_at + tl.arange(0, SKETCH), code)
-                tl.store(scale + (T * layers + 1) * tokens, now.to(tl.float16))
     if active > 0:
         main_code, rest_code, now = in_4(main_part, rest_part)
         store_packed(attention_at, main_code, rest_code, dim, MAIN, REST)
@@ -209,6 +201,16 @@ def finish_corrected(
         main_code, rest_code, now = in_8(main_more, rest_more)
         store_row(mlp_at, main_code, rest_code, dim, MAIN, REST)
         tl.store(mlp_scale, now.to(tl.float16))
+    behind(EARLY)
+    if NORM:
+        looked = tl.load(looking + source).to(tl.int64)
+        if looked >= 0:
+            store_norm(normed + looked * dim, main, rest, weight, bias, dim, eps, RMS, MAIN, REST)
+            if looked - stream * room < tl.load(counts_next + stream * 4):
+                code, now = coded_row(tl.load(seen + source * SKETCH + tl.arange(0, SKETCH)))
+                then_at = bytes_at(thens, stream, tl.int8, 16) + (row + tokens) * SKETCH
+                tl.store(then_at + tl.arange(0, SKETCH), code)
+                tl.store(scale + (T * layers + 1) * tokens, now.to(tl.float16))
 
 
 @triton.jit
