@@ -1,9 +1,9 @@
 """What methods share that work on many streams at once: groups of like frames, and tokens chosen without loops."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,21 @@ STEPS = 1 << 15
 """Steps of a score from 0 to 1 (see `in_steps`)."""
 COLUMNS = ("features", "frame", "time_s", "row", "col", "weight")
 """Arrays that every list of tokens has, in the order in which `apart` gives them."""
+
+
+class Run(Protocol):
+    """What does a step: frames of some streams, one stream after the other, to what is kept of each. `meanwhile` is
+    done while the device is at work, where there is one, and at the end otherwise."""
+
+    def __call__(
+        self, parts: Sequence[VisualTokens], states: Sequence[StreamState], meanwhile: Callable[[], None] = ...
+    ) -> list[VisualTokens]:
+        """The tokens of each stream."""
+        ...
+
+
+def nothing() -> None:
+    """Nothing to do meanwhile."""
 
 
 class Batched(Compressor):
@@ -122,6 +137,14 @@ def owned(batch: Sequence[VisualTokens], members: Sequence[int]) -> list[VisualT
             some, features, _copied([one.extras for one in some]), _copied([one.whole for one in some]), strict=True
         )
     ]
+
+
+def keep_waiting(
+    batch: Sequence[VisualTokens], states: Sequence[StreamState], members: Sequence[int], keep: Callable[..., None]
+) -> None:
+    """Let each of some streams `keep` (its state, the frame) a frame of one shape, as `owned` gives it."""
+    for i, tokens in zip(members, owned(batch, members) if members else (), strict=True):
+        keep(states[i], tokens)
 
 
 def _copied(each: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:

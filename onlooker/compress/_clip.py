@@ -1,19 +1,20 @@
 """Methods that look at several frames together: a window of the stream is a clip to them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from onlooker.compress._batching import alike, apart, nothings, owned
+from onlooker.compress._batching import Run, alike, apart, keep_waiting, nothing, nothings
 from onlooker.compress._blending import taken_over
 from onlooker.compress._keep import check_keep
 from onlooker.compress._steps import Kept, Stepped, masked
 from onlooker.core.checks import whole
-from onlooker.core.contracts import Compress, Compressor
+from onlooker.core.contracts import Compressor
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens, join
 from onlooker.kernels.groups import Groups
@@ -65,37 +66,50 @@ class WindowMethod(Compressor):
         """The windows of those streams whose frame completes one; those of one shape together."""
         return self.passed(batch, states, self._whole)
 
-    def passed(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
+    def passed(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Run) -> list[VisualTokens]:
         """`run` gets the frames of windows that are complete, one window after the other."""
         outs = nothings(batch)
         for members in alike(batch):
-            full: list[int] = []
-            for i, tokens in zip(members, owned(batch, members), strict=True):
-                state = states[i]
-                assert isinstance(state, ClipState)
-                if state.waiting and (state.waiting[0].grid, len(state.waiting[0])) != (tokens.grid, len(tokens)):
-                    outs[i] = self.flush(state) or outs[i]
-                state.waiting = [*state.waiting, tokens]
-                full += [i] if len(state.waiting) == self.frames else []
-            for i, out in zip(full, self._given([states[i] for i in full], run) if full else (), strict=True):
+            full, rest = list[int](), list[int]()
+            for i in members:
+                held, tokens = _waiting(states[i]), batch[i]
+                if held and (held[0].grid, len(held[0])) != (tokens.grid, len(tokens)):
+                    outs[i], held = self.flush(states[i]) or outs[i], []
+                (full if len(held) + 1 == self.frames else rest).append(i)
+            complete, keep = [states[i] for i in full], partial(keep_waiting, batch, states, rest, _add)
+            given = self._given(complete, run, [batch[i] for i in full], keep)
+            for i, out in zip(full, given, strict=True):
                 outs[i] = out
         return outs
 
     def flush(self, state: StreamState) -> VisualTokens | None:
         """The window as it is."""
-        assert isinstance(state, ClipState)
-        return self._given([state], self._whole)[0] if state.waiting else None
+        return self._given([state], self._whole)[0] if _waiting(state) else None
 
-    def _given(self, states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
-        """What is kept of windows of one shape, which are empty then."""
-        parts = [one for state in states for one in _waiting(state)]
+    def _given(
+        self,
+        states: Sequence[StreamState],
+        run: Run,
+        last: Sequence[VisualTokens] = (),
+        meanwhile: Callable[[], None] = nothing,
+    ) -> list[VisualTokens]:
+        """What is kept of windows of one shape, perhaps with a last frame each, which are empty then."""
+        if not states:
+            meanwhile()
+            return []
+        ends = [[one] for one in last] or [[]] * len(states)
+        parts = [one for state, end in zip(states, ends, strict=True) for one in (*_waiting(state), *end)]
         for state in states:
             _waiting(state).clear()
-        return run(parts, states)
+        return run(parts, states, meanwhile)
 
-    def _whole(self, parts: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+    def _whole(
+        self, parts: Sequence[VisualTokens], states: Sequence[StreamState], meanwhile: Callable[[], None] = nothing
+    ) -> list[VisualTokens]:
         mine = [state for state in states if isinstance(state, ClipState)]
-        return self.clips(join(parts), len(parts) // len(mine), mine)
+        outs = self.clips(join(parts), len(parts) // len(mine), mine)
+        meanwhile()
+        return outs
 
     def clips(self, tokens: VisualTokens, frames: int, states: Sequence[ClipState]) -> list[VisualTokens]:
         """What is kept of the windows of several streams, one after the other in `tokens`, of so many frames each.
@@ -127,6 +141,11 @@ class ClipMethod(WindowMethod):
 def _waiting(state: StreamState) -> list[VisualTokens]:
     assert isinstance(state, ClipState)
     return state.waiting
+
+
+def _add(state: StreamState, tokens: VisualTokens) -> None:
+    assert isinstance(state, ClipState)
+    state.waiting = [*state.waiting, tokens]
 
 
 class SteppedWindows(WindowMethod, Stepped):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from onlooker.compress._batching import COLUMNS, alike, apart, copies
+from onlooker.compress._batching import COLUMNS, Run, alike, apart, copies, nothing
 from onlooker.core.contracts import Compress, Compressor
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens, join
@@ -96,12 +96,15 @@ class Stepped(Compressor):
         """Whether a step can be captured under these settings."""
         return True
 
-    def plainly(self, parts: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+    def plainly(
+        self, parts: Sequence[VisualTokens], states: Sequence[StreamState], meanwhile: Callable[[], None] = nothing
+    ) -> list[VisualTokens]:
         """A step as it is, over the frames of some streams of one shape."""
         tokens, streams = join(parts), len(states)
         kept = self.step(tokens, streams, len(parts) // streams, self.recalled(tokens, states))
         untouched = kept.tokens is tokens and kept.order is None and len(parts) == streams
         self.remember(states, kept)
+        meanwhile()
         outs = list(parts) if untouched else kept.given(streams)
         self.noted(states, outs)
         return outs
@@ -114,7 +117,7 @@ class Stepped(Compressor):
         """One frame of each stream, those of one shape together."""
         return self.passed(batch, states, self.plainly)
 
-    def passed(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
+    def passed(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Run) -> list[VisualTokens]:
         """One frame of each stream, by a step that `run` does."""
         return by_shape(batch, states, run)
 
@@ -129,7 +132,7 @@ class Stepped(Compressor):
         return partial(self.passed, run=steps.run)
 
 
-def by_shape(batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
+def by_shape(batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Run) -> list[VisualTokens]:
     """One frame of each stream, those of one shape together; frames without tokens stay as they are."""
     outs = list(batch)
     for members in alike(batch):
@@ -165,12 +168,14 @@ class CapturedSteps:
             self._steps[size] = CapturedStep(name, self._function(size), inputs, pool=pool, capture=capture)
             on_step(name)
 
-    def run(self, parts: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
+    def run(
+        self, parts: Sequence[VisualTokens], states: Sequence[StreamState], meanwhile: Callable[[], None] = nothing
+    ) -> list[VisualTokens]:
         """As `Stepped.plainly`, by a captured step; plainly where none fits."""
         streams, frames = len(states), len(self._like)
         size = next((size for size in sorted(self._steps) if size >= streams), None)
         if size is None or len(parts) != streams * frames or not self._fits(parts[0]):
-            return self._method.plainly(parts, states)
+            return self._method.plainly(parts, states, meanwhile)
         with torch.no_grad():
             padded = [*parts, *list(parts[-frames:]) * (size - streams)]
             for name, rows in zip(self._columns, self._steps[size].inputs, strict=False):
@@ -182,6 +187,7 @@ class CapturedSteps:
             outputs = self._steps[size].replay()
             kept = self._own(self._forms[size](outputs), parts, streams, size)
             self._method.remember(states, kept)
+            meanwhile()
             outs = kept.given(streams)
         self._method.noted(states, outs)
         return outs

@@ -9,22 +9,21 @@ a frame those tokens stay that are least like its mean and longest: `1 - cos(x, 
 - a frame is given out when the next one has come, since its curvature needs that: a look-ahead of one frame;
 - a softmax over the clip needs its end: a frame gets `keep_ratio` times its weight over the mean weight so far, and
   what rounding leaves over goes to the next frame;
-- steps shorter than `still` have no direction: between two frames that are the same but for noise they point back and
-  forth, and curvature would be largest where nothing happens (1.5 for pure noise, 1 for a cut).
+- steps shorter than `still` have no direction: pure noise points back and forth (1.5, a cut has 1).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from onlooker.compress._batching import LongRun, alike, among_best, held, in_steps, nothings, owned
+from onlooker.compress._batching import LongRun, Run, alike, among_best, held, in_steps, keep_waiting, nothings
 from onlooker.compress._likeness import likeness
 from onlooker.compress._steps import Kept, Stepped, masked
-from onlooker.core.contracts import Compress
 from onlooker.core.state import StreamState
 from onlooker.core.tokens import VisualTokens
 
@@ -72,18 +71,19 @@ class VCast(Stepped, LongRun):
         """The frame that is given out, and the one that it waited for."""
         return 2
 
-    def passed(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
+    def passed(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Run) -> list[VisualTokens]:
         """What is kept of the frame before, of each stream; waits for the device once for all of one shape."""
         mine, outs = [s for s in states if isinstance(s, VcastState)], list(batch)
         for members in alike(batch):
             pairs: dict[int, list[VisualTokens]] = {}
-            for i, tokens in zip(members, owned(batch, members), strict=True):
-                waiting, mine[i].waiting = mine[i].waiting, tokens
+            for i, waiting, tokens in ((i, mine[i].waiting, batch[i]) for i in members):
                 if waiting is not None and (waiting.grid, len(waiting)) == (tokens.grid, len(tokens)):
                     pairs[i] = [waiting, tokens]
                 else:  # a picture of another size ends the clip
                     outs[i] = nothings([tokens])[0] if waiting is None else self.plainly([waiting], [mine[i]])[0]
-            given = run([one for pair in pairs.values() for one in pair], [mine[i] for i in pairs]) if pairs else []
+            keep = partial(keep_waiting, batch, mine, members, lambda state, new: setattr(state, "waiting", new))
+            parts = [one for pair in pairs.values() for one in pair]
+            given = run(parts, [mine[i] for i in pairs], keep) if parts else keep() or []
             for (i, (waiting, _)), out in zip(pairs.items(), given, strict=True):
                 outs[i] = replace(out, whole=waiting.whole) if out.whole else out  # of the one frame, not of both
         return outs
