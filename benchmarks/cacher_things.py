@@ -2,7 +2,7 @@
 
     python -m benchmarks.cacher_things --level L2 --clips 8 --first-seed 7000 --out rows.jsonl
 
-What a question asks about lies on a twentieth of the tokens, so the mean error of a tower hardly says what answers
+What a question asks about lies on a few of the tokens, so the mean error of a tower hardly says what answers
 lose. Relative error of the tower's output (root of the mean square, against a mean token's norm) over frames after the
 first, by what the world truly shows there, and the arithmetic of those frames at the sizes of SigLIP-so400m. A variant
 `truth:SETTINGS` is `stc_corrected:SETTINGS` told where things are and were a frame ago: a bound on choices, no method.
