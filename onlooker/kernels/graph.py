@@ -1,6 +1,7 @@
 """Steps of fixed shape: captured once as a CUDA graph and replayed, or run as they are where there are no graphs."""
 
 import functools
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,18 @@ def _noting_empty() -> Iterator[list[str]]:
             found.append(str(one.message))
         else:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
+@contextmanager
+def _collecting_nothing() -> Iterator[None]:
+    """Garbage waits: where an earlier step is part of it, letting go of its graph would end a capture."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 class CapturedStep:
@@ -122,7 +135,11 @@ class CapturedStep:
                     self._function(*self.inputs)
             current.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with _noting_empty() as empty, torch.cuda.graph(graph, pool=pool, stream=side):
+            with (
+                _collecting_nothing(),
+                _noting_empty() as empty,
+                torch.cuda.graph(graph, pool=pool, stream=side),
+            ):
                 outputs = self._function(*self.inputs)
         except Exception as error:  # whatever a library raises there, the remedy is the same
             # The device's random numbers count as being captured until a capture ends well.

@@ -1,5 +1,6 @@
 """Vision kernels equal their plain forms: in Triton's interpreter on a CPU, compiled on a GPU. And captured steps."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -272,6 +273,38 @@ def test_a_step_without_work_runs_as_it_is():
     assert torch.equal(step(ones, torch.zeros(2, device="cuda"))[0], ones)
     twice = CapturedStep("double", lambda x: (x * 2,), [torch.zeros(3, device="cuda")])
     assert torch.equal(twice(ones)[0], 2 * ones), "what is captured behind it is of no use"
+
+
+@pytest.mark.gpu
+def test_a_step_that_is_garbage_does_not_end_a_capture():
+    old: list[object] = [CapturedStep("double", lambda x: (x * 2,), [torch.zeros(3, device="cuda")])]
+    old.append(old)
+    del old
+
+    def three_times(x):
+        assert len([[number] for number in range(5000)]) == 5000, "so many containers call for a look at garbage"
+        return (x * 3,)
+
+    thrice = CapturedStep("thrice", three_times, [torch.zeros(3, device="cuda")])
+    ones = torch.ones(3, device="cuda")
+    assert torch.equal(thrice(ones)[0], 3 * ones)
+
+
+def test_garbage_waits_for_a_capture():
+    class Told:
+        def __del__(self):
+            gone.append(1)
+
+    gone: list[int] = []
+    with graph._collecting_nothing():
+        told = Told()
+        told.itself = told  # pyright: ignore[reportAttributeAccessIssue]
+        del told
+        kept = [[number] for number in range(5000)]
+        assert not gone and not gc.isenabled()
+    assert gc.isenabled() and len(kept) == 5000
+    gc.collect()
+    assert gone == [1]
 
 
 def test_other_warnings_of_a_capture_go_on():
