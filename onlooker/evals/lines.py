@@ -49,8 +49,13 @@ def add(path: Path, run: Run) -> None:
         raise InputError("the runs of this file were asked other questions", given=str(path), do="name a new file")
     with path.open("a", encoding="utf-8") as file:
         if first:
-            file.write(json.dumps(about) + "\n")
-        file.write(json.dumps(line(run)) + "\n")
+            file.write(_dumped(about))
+        file.write(_dumped(line(run)))
+
+
+def _dumped(row: dict[str, Any]) -> str:
+    """Without what a file of a hundred runs is mostly made of otherwise: spaces."""
+    return json.dumps(row, separators=(",", ":")) + "\n"
 
 
 def line(run: Run) -> dict[str, Any]:
@@ -72,7 +77,7 @@ def line(run: Run) -> dict[str, Any]:
         "compress_ms": latency_ms(run).get("compress", (None,))[0],
         "lane": run.lane,
         "failed": sum(bool(outcome.failure) for outcome in outcomes),
-        "worth": [None if (value := worth(outcome)) is None else round(value, 4) for outcome in outcomes],
+        "worth": [_short(worth(outcome)) for outcome in outcomes],
         "seconds": round(run.done["seconds"], 2) if run.done else None,
         "commit": run.environment["commit"],
         "versions": provenance.versions(),
@@ -80,6 +85,11 @@ def line(run: Run) -> dict[str, Any]:
         if run.settings.device.startswith("cuda")
         else f"cpu ({run.environment['machine']})",
     }
+
+
+def _short(value: float | None) -> float | None:
+    """Most are 0 or 1."""
+    return value if value is None else int(value) if value in (0, 1) else round(value, 4)
 
 
 def _told(settings: RunSettings) -> dict[str, Any]:
