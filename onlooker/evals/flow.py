@@ -133,10 +133,16 @@ def answered(model: VideoModel, sample: Sample, ids: Sequence[int]) -> Sample:
 
 
 @torch.no_grad()
+def states_of(model: VideoModel, sample: Sample, cut: Cut) -> Tensor:
+    """The decoder's states that `scores_of` scores, `[n, hidden_dim]`."""
+    hidden = model.extend(sample.embeddings, _CutAttention(model, sample, cut), sample.extras)
+    return hidden[-max(1, len(sample.answer)) :]
+
+
+@torch.no_grad()
 def scores_of(model: VideoModel, sample: Sample, cut: Cut) -> Tensor:
     """Scores of what comes behind the question, and behind each token of the answer that is read, `[n, vocabulary]`."""
-    hidden = model.extend(sample.embeddings, _CutAttention(model, sample, cut), sample.extras)
-    return model.logits(hidden[-max(1, len(sample.answer)) :])
+    return model.logits(states_of(model, sample, cut))
 
 
 def probability(model: VideoModel, sample: Sample, cut: Cut) -> tuple[float, bool]:
