@@ -157,10 +157,8 @@ def finish_corrected(
     EARLY: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """One token behind both branches of a layer, each fresh, which is then kept, or as it is kept: see `norm_chosen`.
-    NORM: what that does before a layer is done here for tokens that look in the next one (`looking`: their rows).
-
-    The kernel in front, which chooses these tokens, is waited for only then. Whatever was launched before it has ended
-    by now: it let this one start after its own wait for that (see `behind`)."""
+    NORM: what that does before a layer is done here for tokens that look in the next one (`looking`: their rows)."""
+    behind(EARLY)
     token, stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
     if tl.load(scales + stream) == 0:
         return
@@ -201,7 +199,6 @@ def finish_corrected(
         main_code, rest_code, now = in_8(main_more, rest_more)
         store_row(mlp_at, main_code, rest_code, dim, MAIN, REST)
         tl.store(mlp_scale, now.to(tl.float16))
-    behind(EARLY)
     if NORM:
         looked = tl.load(looking + source).to(tl.int64)
         if looked >= 0:

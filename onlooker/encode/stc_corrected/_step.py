@@ -43,6 +43,8 @@ class Step:
         self.late = self._apart(state.output_sketches()[None]) if method.stands_out == "late" else None
         """How far from their mean the tokens were behind the last layer, by what is kept; None: is not asked."""
         self.everyone = torch.arange(like.shape[1], device=like.device)
+        self.turns: list[int] = of(state, "turn").tolist()
+        """Whose turn it is to look, of every layer."""
 
     def layer(self, number: int, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's output `[1, tokens, dim]` and its sketch, given its input and the sketch of that."""
@@ -88,6 +90,7 @@ class Step:
         """What was spent, written into the state; the share of every token, `[1, tokens]`."""
         layers, tower = len(self.tower.layers), self.tower
         of(self.state, "work").copy_(self.times.mean(1) / layers)
+        of(self.state, "turn").copy_(self.times.new_tensor(self.turns))
         each = [corrected_flop(tower, *kind) / dense_flop(tower) for kind in torch.eye(5).tolist()]
         return (self.times.new_tensor(each) @ self.times / layers)[None]
 
@@ -118,7 +121,8 @@ class Step:
         apart = apart / apart.mean().clamp_min(1e-12)
         if self.late is not None:
             apart = (apart + self.late / self.late.mean().clamp_min(1e-12)) / 2
-        return apart.clamp_min(FLAT) ** self.method.salience
+        apart = apart.clamp_min_(FLAT)
+        return apart if self.method.salience == 1 else apart**self.method.salience
 
     def _apart(self, sketches: Tensor) -> Tensor:
         """How far tokens are from their mean, `[1, units]`."""
@@ -161,40 +165,44 @@ class Step:
     def _attend_anew(self, layer: VisionLayer, number: int, x: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
         """The same where nothing is corrected: who looks, and of all others those whose turn it is, attend to all
         others, by the query that they keep; what these attended to, and who they are."""
+        attending = self.everyone if self.method.attend_every == 1 else None
         due = self._due(number)
-        rows, _, normed, _ = self._renewed(layer, number, x, changed)
+        rows, _, normed, _ = self._renewed(layer, number, x, changed, False)
         fresh = layer.queries(normed)
         self.state.keep("queries", number, fresh[0], rows)
-        due[rows] = True
-        attending = due.nonzero()[:, 0]
-        queries = self.state.stored("queries", number, x)[None].index_copy(1, rows, fresh)
+        queries, keys, values = (self.state.stored(kind, number, x)[None] for kind in ("queries", "keys", "values"))
+        if self.int8:  # fresh ones as they are; elsewhere that is how they are kept
+            queries = queries.index_copy(1, rows, fresh)
+        if attending is None:
+            due[rows] = True
+            attending = due.nonzero()[:, 0]
+            queries = queries.index_select(1, attending)
         self._count(1, rows)
-        self.times[3, attending] += 0.5  # of a pair corrected twice is counted
-        self.times[3, rows] -= 0.5
-        keys, values = (self.state.stored(kind, number, x)[None] for kind in ("keys", "values"))
-        return layer.attend(queries[:, attending], keys, values, attending)[0], attending
+        # Of a pair corrected twice is counted.
+        self.times[3].index_add_(0, attending, self.ones[: len(attending)], alpha=0.5)
+        self.times[3].index_add_(0, rows, self.ones[: len(rows)], alpha=-0.5)
+        return layer.attend(queries, keys, values, attending)[0], attending
 
     def _due(self, number: int) -> Tensor:
         """Whose turn it is to attend anew, bool `[tokens]`; asked before `_asking`, which ends the turn."""
-        tower, every, turn = self.tower, self.method.attend_every, int(of(self.state, "turn")[number])
-        due = torch.ones(tower.num_tokens, dtype=torch.bool, device=self.ones.device)
-        if every > 1:
-            units = due[tower.pinned :].view(-1, tower.group)
-            units[:] = False
-            units[turn % every :: every] = True
+        tower, every = self.tower, self.method.attend_every
+        due = torch.zeros(tower.num_tokens, dtype=torch.bool, device=self.ones.device)
+        due[tower.pinned :].view(-1, tower.group)[self.turns[number] % every :: every] = True
         return due
 
     def _renewed(
-        self, layer: VisionLayer, number: int, x: Tensor, changed: Tensor
+        self, layer: VisionLayer, number: int, x: Tensor, changed: Tensor, corrects: bool = True
     ) -> tuple[Tensor, Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         """Tokens that look, all others, the norm of the former, and keys and values of the changed ones, which are
-        computed and kept, as they were and as they are."""
+        computed and kept, as they were and as they are; the others and how keys and values were only if one
+        `corrects`."""
         asking, pairs = self._asking(number, changed), []
-        rows, others = asking.nonzero()[:, 0], (~asking).nonzero()[:, 0]
+        rows = asking.nonzero()[:, 0]
+        others = (~asking).nonzero()[:, 0] if corrects else rows[:0]
         normed = layer.norm(x.index_select(1, rows))
         mine = normed.index_select(1, torch.searchsorted(rows, changed))
         for kind, made in (("keys", layer.keys), ("values", layer.values)):
-            old = self.state.stored(kind, number, x, changed)
+            old = self.state.stored(kind, number, x, changed) if corrects else x[0, :0]
             pairs.append((old, self.state.keep(kind, number, made(mine)[0], changed)))
         return rows, others, normed, pairs
 
@@ -217,13 +225,13 @@ class Step:
 
     def _asking(self, number: int, changed: Tensor) -> Tensor:
         """Who looks: changed tokens, those that stand for the whole frame, and whose turn it is; bool `[tokens]`."""
-        tower, every, turn = self.tower, self.method.look_every, of(self.state, "turn")
+        tower, every, turn = self.tower, self.method.look_every, self.turns[number]
         asking = torch.zeros(tower.num_tokens, dtype=torch.bool, device=changed.device)
         asking[changed] = True
         asking[: tower.pinned] = True
         units = asking[tower.pinned :].view(-1, tower.group)
-        units[int(turn[number]) % every :: every] = True
-        turn[number] = (turn[number] + 1) % (every * self.method.attend_every)
+        units[turn % every :: every] = True
+        self.turns[number] = (turn + 1) % (every * self.method.attend_every)
         return asking
 
     def _whole_units(self, tokens: Tensor, count: int) -> Tensor:
