@@ -17,7 +17,7 @@ FORMATS = (".vtt", ".srt")
 
 
 @app.command()
-@options.takes_methods(memory="streaming_vlm")
+@options.takes_methods(memory="streaming_vlm", compressor="identity")
 def narrate(
     source: options.Source,
     prompt: Annotated[
@@ -53,7 +53,8 @@ def narrate(
 
     Example: onlooker narrate synthetic:2 --subtitles told.vtt
 
-    What was said stays in the memory longer than what was seen (--memory streaming_vlm unless another is given). The
+    What was said stays in the memory longer than what was seen (--memory streaming_vlm unless another is given), and
+    frames are read whole (--compressor identity): a model that comments was taught so, and tells less of others. The
     same words are not said twice in a row. Without --prompt a built-in model is asked what it was taught, any other
     what happens now. With --json every text is one line, and so is the summary at the end.
     """
