@@ -53,10 +53,9 @@ def narrate(
 
     Example: onlooker narrate synthetic:2 --subtitles told.vtt
 
-    What was said stays in the memory longer than what was seen (--memory streaming_vlm unless another is given), and
-    frames are read whole (--compressor identity): a model that comments was taught so, and tells less of others. The
-    same words are not said twice in a row. Without --prompt a built-in model is asked what it was taught, any other
-    what happens now. With --json every text is one line, and so is the summary at the end.
+    What was said stays in the memory longer than what was seen (streaming_vlm) and frames are read whole (identity)
+    unless others are given. The same words are not said twice in a row. Without --prompt a built-in model is asked what
+    it was taught, any other what happens now. With --json every text is one line, and so is the summary at the end.
     """
     if subtitles is not None and subtitles.suffix.lower() not in FORMATS:
         raise InputError("subtitles are a .vtt or .srt file", given=str(subtitles), do="--subtitles told.vtt")
