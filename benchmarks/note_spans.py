@@ -67,7 +67,7 @@ def found_by(queries: Sequence[QueryRecord], answers: Sequence[Mapping[str, Any]
     return told
 
 
-def row(answers: Mapping[str, Mapping[str, list[float]]]) -> dict[str, Any]:
+def row(answers: Mapping[int, Mapping[str, list[float]]]) -> dict[str, Any]:
     """What each arm finds, by stream."""
     out: dict[str, Any] = {"bench": "note_spans", "streams": len(answers)}
     names = [str(seed) for seed, arms in answers.items() for _ in arms["oracle notes"]]

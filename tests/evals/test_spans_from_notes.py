@@ -1,6 +1,7 @@
 """Spans that two answers make, and what counts as found."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_overlap_is_intersection_over_union(one, other, wanted):
 
 
 def test_a_span_wants_both_of_its_times():
-    queries = [SimpleNamespace(meta={"seconds": second}) for second in (5.0, 65.0, 10.0, 20.0)]
+    queries: list[Any] = [SimpleNamespace(meta={"seconds": second}) for second in (5.0, 65.0, 10.0, 20.0)]
     said = [{"said": text} for text in ("[00:05]", "at 01:05", "[00:10]", "never")]
     assert found_by(queries, said) == [1.0, 0.0]
 
