@@ -31,21 +31,6 @@ class Run(Protocol):
         ...
 
 
-def on_its_way(values: Tensor) -> Callable[[], list[float]]:
-    """Reads numbers that are on their way to the host; what the device is asked to do after them is not waited for."""
-    if not values.is_cuda:
-        return values.tolist
-    host, arrived = torch.empty(values.shape, dtype=values.dtype, pin_memory=True), torch.cuda.Event()
-    host.copy_(values, non_blocking=True)
-    arrived.record(torch.cuda.current_stream(values.device))
-
-    def read() -> list[float]:
-        arrived.synchronize()
-        return host.tolist()
-
-    return read
-
-
 def nothing() -> None:
     """Nothing to do meanwhile."""
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from onlooker.compress._batching import Batched, on_its_way
+from onlooker.compress._batching import Batched
 from onlooker.compress.dtd import DTD
 from onlooker.core.checks import number
 from onlooker.core.contracts import Compress, Compressor, VideoModel
@@ -75,7 +75,7 @@ class Rate(Batched):
         return RateState(self.inner.new_state())
 
     def compress_streams(self, batch: Sequence[VisualTokens], states: Sequence[StreamState]) -> list[VisualTokens]:
-        """One frame of each stream, as the method within does."""
+        """One frame of each stream, as the method within does; waits for the device once for their times."""
         return self._pass(batch, states, self.inner.compress_streams)
 
     def prepare(
@@ -86,10 +86,10 @@ class Rate(Batched):
 
     def _pass(self, batch: Sequence[VisualTokens], states: Sequence[StreamState], run: Compress) -> list[VisualTokens]:
         mine = [state for state in states if isinstance(state, RateState)]
-        there = [n for n, tokens in enumerate(batch) if len(tokens)]
-        times = on_its_way(torch.stack([batch[n].time_s[0] for n in there])) if there else list
         kept = run(batch, [state.inner for state in mine])
-        for n, now in zip(there, times(), strict=True):
+        there = [n for n, tokens in enumerate(batch) if len(tokens)]
+        times = torch.stack([batch[n].time_s[0] for n in there]).tolist() if there else []
+        for n, now in zip(there, times, strict=True):
             state = mine[n]
             inner: Any = state.inner  # it has a threshold: that was looked for when the method was made
             if state.time_s is not None:
