@@ -5,16 +5,23 @@
 For every codec: bytes of a block of this model and of one of LLaVA-OneVision-7B with 60 tokens, as a share of 16 bits;
 the relative error of keys and values (root of the mean square, of all blocks); and that of the attention's output of
 random queries over all blocks of a clip. One JSON line a codec.
+
+    python -m benchmarks.kv_codecs --answers benchmarks/results/kv_codecs_hour_2cores_202611.jsonl
+
+What codecs cost in answers, from rows of `benchmarks.half_hour`: each codec of a memory against the same memory without
+one, intervals and p over streams.
 """
 
 import argparse
 import json
+from pathlib import Path
 
 import torch
 
 from onlooker.core import provenance, registry
 from onlooker.core.frame import Frame
 from onlooker.engine import Engine
+from onlooker.evals.statistics import paired_gap
 from onlooker.models import load
 from onlooker.world import make_episode
 
@@ -28,7 +35,11 @@ def main() -> None:
     parser.add_argument("--model", default="pocket-aware")
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--seconds", type=int, default=24)
+    parser.add_argument("--answers", type=Path, help="print what codecs cost in these rows and stop")
     options = parser.parse_args()
+    if options.answers is not None:
+        tell(options.answers)
+        return
     model = load(options.model, device="cpu")
     clips = [_blocks(model, seed, options.seconds) for seed in range(options.clips)]
     layers, heads, tokens, dim = SEVEN
@@ -41,6 +52,26 @@ def main() -> None:
         told = {"codec": name, "model": options.model, "clips": options.clips, "seconds": options.seconds}
         told |= {"versions": provenance.versions(), "commit": provenance.commit()}
         print(json.dumps({**told, "share_of_16_bits_at_7b": round(size / plain, 4), **errors}), flush=True)
+
+
+def tell(path: Path) -> None:
+    """A line for every memory and task: answers right, and points against the same memory without a codec."""
+    worths: dict[str, dict[tuple, float]] = {}
+    held: dict[str, list[int]] = {}
+    for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        given = row["answers"]
+        keys = [(row["stream"], number, task) for number, task in enumerate(given["task"])]
+        worths.setdefault(row["memory"], {}).update(zip(keys, given["worth"], strict=True))
+        held.setdefault(row["memory"], []).append(row["bytes"].get("host_rows", 0))
+    for memory, ours in worths.items():
+        plain = worths[memory.partition(" ")[0]]
+        for task in ("", "ever", "when"):
+            keys = [key for key in plain if task in ("", key[2])]
+            gap = paired_gap([ours[key] - plain[key] for key in keys], [str(key[0]) for key in keys])
+            told = {"memory": memory, "task": task or "all", "questions": len(keys)}
+            told |= {"right": round(sum(ours[key] for key in keys) / len(keys), 3)}
+            told |= {"points": [round(100 * one, 1) for one in (gap.gap, gap.low, gap.high)], "p": round(gap.p, 3)}
+            print(json.dumps(told | {"host_mb": round(sum(held[memory]) / len(held[memory]) / 1e6, 1)}))
 
 
 def _blocks(model, seed: int, seconds: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
